@@ -1,0 +1,61 @@
+"""pcflow: compile probabilistic circuits and query them exactly.
+
+A *region graph* says how variables are split; a *circuit* puts layers of sum, product and input
+units on it and is proved smooth and decomposable as it is built; a *compiled circuit* runs it. Every
+query is one upward pass over *evidence* and at most one downward pass. Begin with `passes.py`.
+"""
+
+from pcflow import structure
+from pcflow.build import build_circuit, hmm
+from pcflow.circuit import Circuit, InputLayer, Parameter, ProductLayer, SumLayer
+from pcflow.compiled import CompiledCircuit, compile
+from pcflow.errors import (
+    EvidenceError,
+    FileFormatError,
+    NoMassError,
+    NotDecomposable,
+    NotSmooth,
+    PcflowError,
+    PropertyRequired,
+    StructureError,
+)
+from pcflow.evidence import Evidence
+from pcflow.inputs import Bernoulli, Categorical, Gaussian, Indicator
+from pcflow.projection import ProjectedEvidence
+from pcflow.properties import is_deterministic
+from pcflow.queries import MPE
+from pcflow.reference import reference_log_prob
+from pcflow.region_graph import Partition, Region, RegionGraph
+
+__all__ = [
+    "MPE",
+    "Bernoulli",
+    "Categorical",
+    "Circuit",
+    "CompiledCircuit",
+    "Evidence",
+    "EvidenceError",
+    "FileFormatError",
+    "Gaussian",
+    "Indicator",
+    "InputLayer",
+    "NoMassError",
+    "NotDecomposable",
+    "NotSmooth",
+    "Parameter",
+    "Partition",
+    "PcflowError",
+    "ProductLayer",
+    "ProjectedEvidence",
+    "PropertyRequired",
+    "Region",
+    "RegionGraph",
+    "StructureError",
+    "SumLayer",
+    "build_circuit",
+    "compile",
+    "hmm",
+    "is_deterministic",
+    "reference_log_prob",
+    "structure",
+]

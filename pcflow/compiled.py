@@ -1,0 +1,238 @@
+"""The compiled circuit: an nn.Module with one method per query.
+
+Legend: B batch, D variables, V categories.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from pcflow import queries
+from pcflow.circuit import Circuit, Parameter
+from pcflow.engine import Engine
+from pcflow.evidence import Evidence
+from pcflow.passes import Pool
+from pcflow.plan import Plan, make_plan
+from pcflow.projection import ProjectedEvidence, project
+from pcflow.properties import is_deterministic
+from pcflow.queries import MPE
+from pcflow.tables import Tables
+
+
+class CompiledCircuit(nn.Module):
+    """A circuit as a few batched tensor operations; make one with `compile`.
+
+    Its parameters are the circuit's, stacked: one tensor per bank of the plan. They are
+    unconstrained logits, so any torch optimizer may move them. Evidence is always an argument:
+    no query leaves anything behind on the model.
+    """
+
+    def __init__(self, circuit: Circuit, plan: Plan, dtype: torch.dtype) -> None:
+        """Stack the circuit's parameters into the plan's banks."""
+        super().__init__()
+        self._circuit = circuit
+        self._plan = plan
+        stacks = (torch.stack([p.value for p in bank]) for bank in plan.banks)
+        self.banks = nn.ParameterList(nn.Parameter(s.to(dtype)) for s in stacks)
+        self._like = nn.Buffer(torch.empty(0, dtype=dtype), persistent=False)
+        self._exported: tuple[list[tuple[Tensor, int]], Circuit] | None = None
+        self._connect()
+
+    @property
+    def plan(self) -> Plan:
+        """The steps that a query runs, and how many rows it has evaluated; print it."""
+        return self._engine.plan
+
+    @property
+    def num_variables(self) -> int:
+        """D."""
+        return self._circuit.num_variables
+
+    @property
+    def num_categories(self) -> tuple[int | None, ...]:
+        """Per variable its number of categories, None if it has no finite range."""
+        return self._circuit.num_categories
+
+    @property
+    def circuit(self) -> Circuit:
+        """The circuit with the parameters as they are now."""
+        version = [(bank, bank._version) for bank in self.banks]
+        kept = self._exported
+        if kept is None or not all(a is b and v == w for (a, v), (b, w) in zip(kept[0], version)):
+            kept = (version, self._circuit.replace(self._values()))
+            self._exported = kept
+        return kept[1]
+
+    def forward(self, evidence: Evidence | Tensor) -> Tensor:
+        """The same as `log_prob`."""
+        return self.log_prob(evidence)
+
+    def log_prob(self, evidence: Evidence | Tensor) -> Tensor:
+        """Log-probability [B] (nats) of evidence; differentiable in parameters and potentials.
+
+        Args:
+            evidence: values [B, D], NaN where missing, or `Evidence`.
+
+        Returns:
+            log sum_x p(x) prod_i lambda_i(x_i) over everything that is not observed; -inf where
+            nothing is possible. There is no floor.
+
+        Raises:
+            EvidenceError: if the evidence does not fit the circuit.
+
+        Example:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
+            >>> model.log_prob(torch.tensor([[0, 2, 1, 1]])).shape
+            torch.Size([1])
+        """
+        return queries.log_prob(self._engine, evidence)
+
+    @torch.no_grad()
+    def marginals(self, evidence: Evidence | Tensor) -> Tensor:
+        """Posterior log-probabilities [B, D, V] (nats) of every variable given the evidence.
+
+        An observed variable has all its mass on its value; categories that a variable does not
+        have are -inf. Not differentiable.
+
+        Raises:
+            PropertyRequired: if a variable has no finite range.
+            NoMassError: if some row of the evidence is impossible.
+            EvidenceError: if the evidence does not fit the circuit.
+
+        Example:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
+            >>> x = torch.tensor([[0.0, torch.nan, 1.0, 1.0]])
+            >>> model.marginals(x)[0, 0].exp()
+            tensor([1., 0., 0.])
+        """
+        return queries.marginals(self._engine, evidence)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        evidence: Evidence | Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Exact draws [n, D], or [n, B, D] given evidence; observed values are kept.
+
+        Args:
+            n: number of draws (per row of evidence).
+            evidence: values, missing ones and potentials to condition on.
+            generator: source of randomness; torch's global one by default.
+
+        Raises:
+            NoMassError: if some row of the evidence is impossible.
+            EvidenceError: if the evidence does not fit the circuit.
+
+        Example:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
+            >>> model.sample(5).shape
+            torch.Size([5, 4])
+        """
+        return queries.sample(self._engine, n, evidence, generator)
+
+    @torch.no_grad()
+    def mpe(self, evidence: Evidence | Tensor) -> MPE:
+        """The most probable completion of the evidence, by max-product with backtracking.
+
+        Exact if the circuit is proved deterministic. Otherwise (the problem is NP-hard) it is the
+        best joint state of variables and latents, and its value a lower bound. The value is that
+        of the returned state, by sum-product.
+
+        Raises:
+            NoMassError: if some row of the evidence is impossible.
+            EvidenceError: if the evidence does not fit the circuit.
+
+        Example:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
+            >>> values, log_value, exact = model.mpe(torch.full((1, 4), torch.nan))
+            >>> exact
+            False
+        """
+        return queries.mpe(self._engine, evidence, is_deterministic(self.circuit))
+
+    def project(
+        self, evidence: Evidence | Tensor, marginals: Tensor, sweeps: int = 2
+    ) -> ProjectedEvidence:
+        """Evidence whose potentials give the unobserved variables these marginals.
+
+        Of all distributions with these marginals, the one that the returned evidence conditions the
+        circuit to is the closest to the circuit's own posterior in KL divergence, once the sweeps
+        have converged. Chains (`hmm`) are swept position by position; other circuits take damped
+        simultaneous steps, which need many more sweeps. Not differentiable.
+
+        Args:
+            evidence: what is observed; its potentials, if any, are where fitting starts.
+            marginals: target log-probabilities [B, D, V], normalised here; not read where observed.
+            sweeps: how often every variable is visited.
+
+        Raises:
+            PropertyRequired: if a variable has no finite range.
+            EvidenceError: if evidence or marginals do not fit the circuit.
+
+        Example:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(3, states=2, inputs=pf.Bernoulli()), dtype=torch.float64)
+            >>> target = torch.tensor([[[0.1, 0.9], [0.5, 0.5], [0.8, 0.2]]]).log()
+            >>> nothing = pf.Evidence(missing=torch.ones(1, 3, dtype=torch.bool))
+            >>> fitted = model.project(nothing, target, sweeps=50)
+            >>> torch.allclose(model.marginals(fitted).exp(), target.exp().double(), atol=1e-6)
+            True
+        """
+        return project(self._engine, evidence, marginals, sweeps)
+
+    def _values(self) -> dict[Parameter, Tensor]:
+        return {
+            parameter: value.detach().cpu()
+            for bank, members in zip(self.banks, self.plan.banks, strict=True)
+            for parameter, value in zip(members, bank, strict=True)
+        }
+
+    def _connect(self) -> None:
+        """Build the engine on the device where the parameters are now."""
+        tables = Tables(cast(Sequence[Tensor], self.banks), self._like)
+        self._engine = Engine(self._circuit, self._plan.to(self._like.device), tables, Pool())
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CompiledCircuit:
+        super()._apply(fn, recurse)
+        self._connect()
+        return self
+
+
+def compile(
+    circuit: Circuit,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    fold: bool = True,
+) -> CompiledCircuit:
+    """Compile a circuit to batched tensor operations.
+
+    Args:
+        circuit: any circuit; it is not changed.
+        device: where to put the parameters.
+        dtype: float32 or float64; torch's default by default.
+        fold: False runs every layer by itself, to check the folding.
+
+    Raises:
+        TypeError: if `circuit` is not a Circuit or `dtype` is not float32 or float64.
+
+    Example:
+        >>> import pcflow as pf
+        >>> compile(pf.hmm(4, states=2, inputs=pf.Categorical(3))).num_variables
+        4
+    """
+    dtype = dtype or torch.get_default_dtype()
+    if not isinstance(circuit, Circuit):
+        raise TypeError(f"compile needs a Circuit, got {type(circuit).__name__}")
+    if dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"dtype must be float32 or float64, got {dtype}")
+    return CompiledCircuit(circuit, make_plan(circuit, fold), dtype).to(device)

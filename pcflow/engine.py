@@ -1,0 +1,104 @@
+"""A plan with its parameters: evaluates evidence, and sends doubtful rows through log space.
+
+Legend: B batch, D variables, V categories.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pcflow.circuit import Circuit
+from pcflow.evidence import CheckedEvidence, Evidence, as_evidence
+from pcflow.passes import Flows, Pool, Tape, flows, follow, up
+from pcflow.plan import Plan
+from pcflow.routes import Route
+from pcflow.semiring import LOG_SUM_PRODUCT, RAISED, SCALED, floor_of
+from pcflow.tables import Tables
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What every query needs: the circuit's variables, its plan, its parameters and memory."""
+
+    circuit: Circuit
+    plan: Plan
+    tables: Tables
+    pool: Pool
+
+    def check(self, evidence: Evidence | Tensor) -> CheckedEvidence:
+        """Evidence that fits the circuit, on the model's device and in its precision."""
+        like = self.tables.like
+        return as_evidence(evidence).check(self.circuit.num_categories, like.device, like.dtype)
+
+    def nothing(self, rows: int = 1) -> CheckedEvidence:
+        """Evidence in which everything is missing."""
+        missing = torch.ones(rows, self.circuit.num_variables, dtype=torch.bool)
+        return self.check(Evidence(missing=missing))
+
+    def evaluate(self, evidence: CheckedEvidence) -> Evaluation:
+        """One upward pass; rows that underflow may have spoiled go through log space as well."""
+        scaled = up(self.plan, self.tables, evidence, SCALED, self.pool)
+        self.plan.rows.seen += len(evidence.values)
+        rows = self._doubtful(scaled, evidence)
+        if rows is None:
+            return Evaluation(scaled.log_value, scaled, None, None)
+        self.plan.rows.log_space += len(rows)
+        exact = up(self.plan, self.tables, evidence.rows(rows), LOG_SUM_PRODUCT, self.pool)
+        log_value = scaled.log_value.index_copy(0, rows, exact.log_value)
+        return Evaluation(log_value, scaled, exact, rows)
+
+    def _doubtful(self, scaled: Tape, evidence: CheckedEvidence) -> Tensor | None:
+        """Rows with a unit near underflow whose upper bound is not the value; None if none."""
+        dtype = scaled.log_value.dtype
+        low = (scaled.lowest < floor_of(dtype)).nonzero().squeeze(-1)
+        if len(low) == 0:
+            return None
+        value = scaled.log_value[low]
+        bound = up(self.plan, self.tables, evidence.rows(low), RAISED, self.pool).log_value
+        relative = 1e-6 if dtype == torch.float32 else 1e-12
+        tolerance = relative * bound.abs().clamp_min(1.0)
+        certain = (bound - value <= tolerance) | (bound == -torch.inf)
+        return None if certain.all() else low[~certain]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of an upward pass.
+
+    Attributes:
+        log_value: [B] (nats).
+        scaled: the tape of all rows.
+        exact: the log-space tape of the doubtful rows, if there are any.
+        doubtful: their indices.
+    """
+
+    log_value: Tensor
+    scaled: Tape
+    exact: Tape | None
+    doubtful: Tensor | None
+
+    def flows(self, root_flow: Tensor) -> Iterator[tuple[Tape, Flows, Tensor | None]]:
+        """Each tape with its flows and the rows it stands for (None: all, doubtful ones zero)."""
+        if self.exact is None or self.doubtful is None:
+            yield self.scaled, flows(self.scaled, root_flow), None
+            return
+        trusted = root_flow.index_fill(0, self.doubtful, 0.0)
+        yield self.scaled, flows(self.scaled, trusted), None
+        yield self.exact, flows(self.exact, root_flow[self.doubtful]), self.doubtful
+
+    def follow(self, route: Route, rows: Tensor) -> Tensor:
+        """Values [S, D] along chosen inputs, sample s given the evidence of row `rows[s]`."""
+        if self.exact is None or self.doubtful is None:
+            return follow(self.scaled, route, rows)
+        place = torch.full_like(self.log_value, -1, dtype=torch.long)
+        place[self.doubtful] = torch.arange(len(self.doubtful), device=place.device)
+        exact = place[rows] >= 0
+        trusted = follow(self.scaled, route, rows[~exact])
+        values = trusted.new_empty(len(rows), trusted.shape[1])
+        values[~exact] = trusted
+        values[exact] = follow(self.exact, route, place[rows[exact]])
+        return values

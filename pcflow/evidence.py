@@ -1,0 +1,188 @@
+"""Evidence: what a query knows about each variable of each row: observed, missing or soft.
+
+Evidence is an argument of a query, checked at the door and never stored on a model.
+Legend: B batch, D variables, V categories.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pcflow.errors import EvidenceError
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What is known about each variable, per row; every combination of the three is allowed.
+
+    A variable is *observed* where it has a value, *missing* where `missing` is true, where its value
+    is NaN, or where there are no values at all. A missing variable with potentials is *soft*: the
+    query computes log sum_x p(x) prod_i lambda_i(x_i) over what is not observed. Potentials of
+    observed variables are not read.
+
+    Args:
+        values: [B, D], integers or floats; NaN is missing.
+        missing: [B, D] bool.
+        log_potentials: [B, D, V], log lambda (nats), -inf allowed. V is the largest number of
+            categories in the circuit; entries past a variable's own number are not read.
+
+    Example:
+        >>> import pcflow as pf
+        >>> circuit = pf.hmm(2, states=2, inputs=pf.Categorical(3))
+        >>> nothing = pf.Evidence(missing=torch.ones(1, 2, dtype=torch.bool))
+        >>> bool(pf.compile(circuit).log_prob(nothing).abs() < 1e-6)
+        True
+    """
+
+    values: Tensor | None = None
+    missing: Tensor | None = None
+    log_potentials: Tensor | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """Number of rows, B.
+
+        Raises:
+            EvidenceError: if nothing is given, or the numbers of rows differ.
+        """
+        fields = {
+            "values": self.values,
+            "missing": self.missing,
+            "log_potentials": self.log_potentials,
+        }
+        given = {name: t for name, t in fields.items() if t is not None}
+        rows = {t.shape[0] for t in given.values() if t.dim() > 0}
+        if len(rows) != 1:
+            shapes = {name: tuple(t.shape) for name, t in given.items()}
+            raise EvidenceError(f"evidence needs one common number of rows, got shapes {shapes}")
+        return int(rows.pop())
+
+    def check(
+        self, num_categories: Sequence[int | None], device: torch.device, dtype: torch.dtype
+    ) -> CheckedEvidence:
+        """Validate against the variables of a circuit and bring to its device and precision.
+
+        Args:
+            num_categories: per variable, its number of categories or None.
+            device: where the model lives.
+            dtype: the model's floating type.
+
+        Raises:
+            EvidenceError: naming the argument, and where it applies the row, variable and value.
+        """
+        batch, width = self.batch_size, len(num_categories)
+        values = _values(self.values, batch, width)
+        missing = values.isnan() if values.is_floating_point() else torch.zeros_like(values).bool()
+        if self.values is None:
+            missing = torch.ones_like(missing)
+        if self.missing is not None:
+            missing = missing | _mask(self.missing, batch, width).to(missing.device)
+        clean = values.masked_fill(missing, 0)
+        _check_values(clean, num_categories)
+        finite = all(v is not None for v in num_categories)
+        potentials = _potentials(self.log_potentials, missing, num_categories)
+        return CheckedEvidence(
+            clean.to(device=device, dtype=torch.long if finite else dtype),
+            missing.to(device),
+            None if potentials is None else potentials.to(device=device, dtype=dtype),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class CheckedEvidence:
+    """Evidence that fits its circuit: `values` [B, D] (0 where missing), `missing` [B, D] and
+    `log_potentials` [B, D, V] or None."""
+
+    values: Tensor
+    missing: Tensor
+    log_potentials: Tensor | None
+
+    def rows(self, index: Tensor) -> CheckedEvidence:
+        """The rows of `index`."""
+        soft = self.log_potentials
+        return CheckedEvidence(
+            self.values[index], self.missing[index], None if soft is None else soft[index]
+        )
+
+
+def as_evidence(given: Evidence | Tensor) -> Evidence:
+    """Evidence from a bare tensor of values.
+
+    Raises:
+        EvidenceError: if it is neither.
+    """
+    if isinstance(given, Evidence):
+        return given
+    if not isinstance(given, Tensor):
+        raise EvidenceError(f"evidence must be a tensor or an Evidence, got {type(given).__name__}")
+    return Evidence(values=given)
+
+
+def _values(values: Tensor | None, batch: int, width: int) -> Tensor:
+    if values is None:
+        return torch.zeros(batch, width, dtype=torch.long)
+    if values.shape != (batch, width):
+        raise EvidenceError(
+            f"values must be [B, {width}] for {width} variables, got {tuple(values.shape)}"
+        )
+    if values.is_complex():
+        raise EvidenceError("values must be real")
+    return values.detach().long() if values.dtype == torch.bool else values.detach()
+
+
+def _mask(missing: Tensor, batch: int, width: int) -> Tensor:
+    if missing.shape != (batch, width) or missing.dtype != torch.bool:
+        raise EvidenceError(
+            f"missing must be bool [{batch}, {width}], got {missing.dtype} {tuple(missing.shape)}"
+        )
+    return missing
+
+
+def _check_values(values: Tensor, num_categories: Sequence[int | None]) -> None:
+    limit = torch.tensor([torch.inf if v is None else v for v in num_categories]).to(values.device)
+    finite = limit.isfinite()
+    _refuse(values, (values < 0) & finite | (values >= limit), num_categories)
+    if values.is_floating_point():
+        _refuse(values, ~values.isfinite() | (finite & (values != values.round())), num_categories)
+
+
+def _refuse(values: Tensor, wrong: Tensor, num_categories: Sequence[int | None]) -> None:
+    if not wrong.any():
+        return
+    row, variable = (int(i) for i in wrong.nonzero()[0])
+    categories = num_categories[variable]
+    wanted = "a finite number" if categories is None else f"an integer in 0..{categories - 1}"
+    raise EvidenceError(
+        f"values: row {row}, variable {variable} is {values[row, variable].item()}, "
+        f"but must be {wanted}"
+    )
+
+
+def _potentials(
+    potentials: Tensor | None, missing: Tensor, num_categories: Sequence[int | None]
+) -> Tensor | None:
+    if potentials is None:
+        return None
+    largest = max((v for v in num_categories if v is not None), default=0)
+    if potentials.shape != (*missing.shape, largest):
+        wanted = (*missing.shape, largest)
+        raise EvidenceError(f"log_potentials must be {wanted}, got {tuple(potentials.shape)}")
+    if not potentials.is_floating_point():
+        raise EvidenceError(f"log_potentials must be floating point, got {potentials.dtype}")
+    peak = potentials.detach().amax(dim=-1).to(missing.device)  # [B, D]; NaN and +inf survive amax
+    _refuse_potential(peak, peak.isnan() | (peak == torch.inf), "NaN or +inf")
+    dense = torch.tensor([v is None for v in num_categories], device=missing.device)
+    if dense.any():
+        shaped = (potentials.detach() != 0).any(dim=-1).to(missing.device)
+        _refuse_potential(peak, shaped & missing & dense, "not 0, but it has no finite range")
+    return potentials
+
+
+def _refuse_potential(peak: Tensor, wrong: Tensor, what: str) -> None:
+    if wrong.any():
+        row, variable = (int(i) for i in wrong.nonzero()[0])
+        raise EvidenceError(f"log_potentials: row {row}, variable {variable} is {what}")

@@ -1,0 +1,113 @@
+"""What an input family is, and how to add one.
+
+A family is a frozen dataclass (equal settings compare equal, so that layers can be folded) that
+knows how to read its parameters. Two kinds exist:
+
+* a `FiniteFamily` has `num_categories` values 0, 1, ...; it writes down its whole table of
+  log-probabilities, and the engine does the rest: gathers, soft evidence, sampling, mode;
+* a `DensityFamily` has values without a finite table; it writes its log-density, mode, draw and
+  sufficient statistics.
+
+To add a family: write one file with a subclass of either, implement the abstract methods, and enter
+it in `FAMILIES`. Parameters are unconstrained tensors whose last axis counts units.
+
+Legend: P parameter sets, F folds, B batch, V categories, K units, S statistics, N draws.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+Params = Mapping[str, Tensor]
+
+
+class InputFamily(ABC):
+    """A univariate distribution with unconstrained parameters, `units` of them side by side.
+
+    Attributes:
+        num_categories: number of values, or None if they are not 0, 1, ..., V - 1.
+    """
+
+    num_categories: int | None
+
+    @abstractmethod
+    def parameter_shapes(self, units: int) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every parameter of a layer with `units` units; the last axis is units.
+
+        Raises:
+            StructureError: if the family cannot have that many units.
+        """
+
+    @abstractmethod
+    def initial(self, units: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Random parameters to start learning from, in the shapes of `parameter_shapes`."""
+
+
+class FiniteFamily(InputFamily):
+    """A family over the values 0, 1, ..., V - 1."""
+
+    num_categories: int
+
+    @abstractmethod
+    def log_table(self, params: Params) -> Tensor:
+        """Normalised log-probabilities [P, V, K] (nats) from parameters [P, ...]; differentiable."""
+
+    def table(self, params: Params) -> Tensor:
+        """Probabilities [P, V, K]."""
+        return self.log_table(params).exp()
+
+    def table_gradient(self, params: Params, table: Tensor, flow: Tensor) -> dict[str, Tensor]:
+        """Gradient of the parameters from `flow` [P, V, K], the gradient of the log-table."""
+        with torch.enable_grad():
+            leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
+            log_table = self.log_table(leaves)
+        # A value of probability zero has no flow; its log-table entry may have no finite slope.
+        grads = torch.autograd.grad(log_table, list(leaves.values()), flow)
+        return {name: g.nan_to_num(nan=0.0) for name, g in zip(leaves, grads, strict=True)}
+
+    @abstractmethod
+    def maximize(self, params: Params, flow: Tensor, pseudocount: float) -> dict[str, Tensor]:
+        """EM update: the parameters that maximise sum flow * log-table, smoothed.
+
+        Args:
+            params: the present parameters [P, ...], kept where a unit has no flow at all.
+            flow: expected counts [P, V, K], nonnegative.
+            pseudocount: added to every count.
+        """
+
+
+class DensityFamily(InputFamily):
+    """A family whose values are not a finite range: real numbers, unbounded counts."""
+
+    num_categories = None
+
+    @abstractmethod
+    def log_prob(self, params: Params, x: Tensor) -> Tensor:
+        """Log-density [F, B, K] (nats) of values [F, B] under parameters [F, ...]."""
+
+    @abstractmethod
+    def mode(self, params: Params) -> Tensor:
+        """The most probable value [P, K] of every unit."""
+
+    @abstractmethod
+    def sample(self, params: Params, generator: torch.Generator | None = None) -> Tensor:
+        """One draw [N] from each of N single units; parameters [N, ...] without the unit axis."""
+
+    @abstractmethod
+    def statistics(self, x: Tensor) -> Tensor:
+        """Sufficient statistics [F, B, S] of values [F, B]."""
+
+    @abstractmethod
+    def expected_statistics(self, params: Params) -> Tensor:
+        """Their expectation [P, S, K] under every unit: what a missing value counts for in EM."""
+
+    @abstractmethod
+    def maximize(
+        self, params: Params, weight: Tensor, statistics: Tensor, pseudocount: float
+    ) -> dict[str, Tensor]:
+        """EM update from total flow `weight` [P, K] and flow-weighted statistics [P, S, K].
+
+        `pseudocount` observations distributed as the present parameters are added.
+        """

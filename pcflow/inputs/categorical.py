@@ -1,0 +1,61 @@
+"""The categorical distribution."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pcflow.errors import StructureError
+from pcflow.inputs.base import FiniteFamily, Params
+
+
+@dataclass(frozen=True)
+class Categorical(FiniteFamily):
+    """`num_categories` values 0, 1, ... with free probabilities.
+
+    Parameter: `logits` [V, K]; probabilities are their softmax over V. A logit of -inf is a hard
+    zero and stays one.
+
+    Raises:
+        StructureError: if there is no category.
+
+    Example:
+        >>> family = Categorical(3)
+        >>> family.table({"logits": torch.zeros(1, 3, 1)}).flatten()
+        tensor([0.3333, 0.3333, 0.3333])
+    """
+
+    num_categories: int
+
+    def __post_init__(self) -> None:
+        """Check the size."""
+        if self.num_categories < 1:
+            raise StructureError(f"num_categories must be at least 1, got {self.num_categories}")
+
+    def parameter_shapes(self, units: int) -> dict[str, tuple[int, ...]]:
+        """`logits` [V, K]."""
+        return {"logits": (self.num_categories, units)}
+
+    def initial(self, units: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Standard normal logits."""
+        return {"logits": torch.randn(self.num_categories, units, generator=generator)}
+
+    def log_table(self, params: Params) -> Tensor:
+        """Log-softmax of the logits over V."""
+        return torch.log_softmax(params["logits"], dim=-2)
+
+    def table(self, params: Params) -> Tensor:
+        """Softmax of the logits over V."""
+        return torch.softmax(params["logits"], dim=-2)
+
+    def table_gradient(self, params: Params, table: Tensor, flow: Tensor) -> dict[str, Tensor]:
+        """The softmax's own gradient, without a second pass over the logits."""
+        total = flow.sum(dim=-2, keepdim=True)  # [P, 1, K]
+        return {"logits": torch.addcmul(flow, table, total, value=-1.0)}
+
+    def maximize(self, params: Params, flow: Tensor, pseudocount: float) -> dict[str, Tensor]:
+        """Smoothed relative counts, as log-probabilities; hard zeros are kept."""
+        possible = params["logits"] > -torch.inf
+        counts = (flow + pseudocount).masked_fill(~possible, 0.0)
+        total = counts.sum(dim=-2, keepdim=True)  # [P, 1, K]
+        return {"logits": torch.where(total > 0, (counts / total).log(), params["logits"])}

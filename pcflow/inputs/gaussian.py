@@ -1,0 +1,83 @@
+"""The normal distribution."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pcflow.errors import StructureError
+from pcflow.inputs.base import DensityFamily, Params
+
+
+@dataclass(frozen=True)
+class Gaussian(DensityFamily):
+    """Real values with mean and standard deviation.
+
+    Parameters: `mean` [K] and `log_std` [K].
+
+    Args:
+        min_std: EM never goes below this standard deviation.
+
+    Raises:
+        StructureError: if `min_std` is not positive.
+
+    Example:
+        >>> zero = torch.zeros(1, 1)
+        >>> Gaussian().log_prob({"mean": zero, "log_std": zero}, torch.zeros(1, 1)).item()
+        -0.9189...
+    """
+
+    min_std: float = 1e-3
+
+    def __post_init__(self) -> None:
+        """Check the floor."""
+        if not self.min_std > 0:
+            raise StructureError(f"min_std must be positive, got {self.min_std}")
+
+    def parameter_shapes(self, units: int) -> dict[str, tuple[int, ...]]:
+        """`mean` [K], `log_std` [K]."""
+        return {"mean": (units,), "log_std": (units,)}
+
+    def initial(self, units: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Standard normal means, unit variance."""
+        return {"mean": torch.randn(units, generator=generator), "log_std": torch.zeros(units)}
+
+    def log_prob(self, params: Params, x: Tensor) -> Tensor:
+        """Normal log-density."""
+        mean, log_std = params["mean"].unsqueeze(-2), params["log_std"].unsqueeze(-2)  # [F, 1, K]
+        score = (x.unsqueeze(-1) - mean) * torch.exp(-log_std)  # [F, B, K]
+        return -0.5 * score.square() - log_std - 0.5 * math.log(2 * math.pi)
+
+    def mode(self, params: Params) -> Tensor:
+        """The mean."""
+        return params["mean"]
+
+    def sample(self, params: Params, generator: torch.Generator | None = None) -> Tensor:
+        """Mean plus scaled standard normal noise."""
+        mean = params["mean"]
+        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        return mean + params["log_std"].exp() * noise
+
+    def statistics(self, x: Tensor) -> Tensor:
+        """Value and square."""
+        return torch.stack([x, x.square()], dim=-1)  # [F, B, 2]
+
+    def expected_statistics(self, params: Params) -> Tensor:
+        """First and second moment."""
+        mean, variance = params["mean"], (2 * params["log_std"]).exp()
+        return torch.stack([mean, mean.square() + variance], dim=-2)  # [P, 2, K]
+
+    def maximize(
+        self, params: Params, weight: Tensor, statistics: Tensor, pseudocount: float
+    ) -> dict[str, Tensor]:
+        """Weighted mean and standard deviation; a unit without flow keeps its parameters."""
+        total = (weight + pseudocount).unsqueeze(-2)  # [P, 1, K]
+        moments = statistics + pseudocount * self.expected_statistics(params)
+        mean, square = (moments / total).unbind(dim=-2)  # [P, K]
+        variance = (square - mean.square()).clamp_min(self.min_std**2)
+        used = weight + pseudocount > 0
+        return {
+            "mean": torch.where(used, mean, params["mean"]),
+            "log_std": torch.where(used, 0.5 * variance.log(), params["log_std"]),
+        }

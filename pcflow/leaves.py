@@ -1,0 +1,339 @@
+"""The bottom of both passes: evidence into input units, and flows of input units back out.
+
+One leaf object per input step of a plan; it keeps what the way down needs. `FiniteLeaf` reads a
+table: an observation is a gather, soft evidence one matrix product over the soft entries, a
+missing value is one. `DensityLeaf` evaluates log-densities.
+
+Legend: F folds, B batch, D variables, V categories, K units, N entries (fold, row).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from pcflow.evidence import CheckedEvidence
+from pcflow.inputs import DensityFamily, FiniteFamily
+from pcflow.plan import InputStep
+from pcflow.routes import Route
+from pcflow.semiring import LOG_BLOCK, MAX_PRODUCT, LogSumProduct, Scaled, Semiring, Value
+from pcflow.tables import Tables
+
+
+def make_leaf(
+    step: InputStep, tables: Tables, evidence: CheckedEvidence, semiring: Semiring
+) -> FiniteLeaf | DensityLeaf:
+    """The leaf of an input step."""
+    finite = isinstance(step.family, FiniteFamily)
+    return (FiniteLeaf if finite else DensityLeaf)(step, tables, evidence, semiring)
+
+
+class Leaf(ABC):
+    """The evidence of one input step, fold by fold, and the unit values it leads to."""
+
+    out: Value
+
+    def __init__(
+        self, step: InputStep, tables: Tables, evidence: CheckedEvidence, semiring: Semiring
+    ) -> None:
+        """Look up the values of the step's variables."""
+        self.step, self.tables, self.semiring = step, tables, semiring
+        self.x = evidence.values.t()[step.variables]  # [F, B]
+        self.missing = evidence.missing.t()[step.variables]  # [F, B]
+        self.any_missing = bool(self.missing.any())
+
+    @abstractmethod
+    def up(self, out: Value) -> None:
+        """Write the values of the units into `out`."""
+
+    @abstractmethod
+    def choose(self, unit: Tensor, fold: Tensor, row: Tensor, route: Route) -> Tensor:
+        """Values [N] of chosen units: the observation where there is one, else a choice."""
+
+    def observed_flow(self, flow: Tensor) -> Tensor:
+        """The flow [F, B, K] of the entries that were observed, zero elsewhere."""
+        return flow.masked_fill(self.missing.unsqueeze(-1), 0.0) if self.any_missing else flow
+
+
+class FiniteLeaf(Leaf):
+    """Input units that read a table [F or 1, V, K].
+
+    What is not observed is handled entry by entry: with a table shared by all folds the entries are
+    just the missing ones, otherwise all of them, fold by fold, so that products can be batched.
+    """
+
+    def __init__(
+        self, step: InputStep, tables: Tables, evidence: CheckedEvidence, semiring: Semiring
+    ) -> None:
+        """Look up the values, and which entries are not observed."""
+        super().__init__(step, tables, evidence, semiring)
+        assert isinstance(step.family, FiniteFamily)
+        self.x = self.x.long()
+        self.categories = step.family.num_categories
+        self.table = tables.table(step, semiring.in_log_space)
+        self.shared = len(self.table) == 1
+        self.log_potentials = evidence.log_potentials if self.any_missing else None
+        if self.any_missing:
+            entries = self.missing if self.shared else torch.ones_like(self.missing)
+            self.fold, self.row = entries.nonzero(as_tuple=True)  # [N] each
+        self.potential: Tensor | None = None  # [N, V], linear, largest entry 1
+
+    def up(self, out: Value) -> None:
+        """Gather observations, weigh potentials, and set missing units to one."""
+        self.out = out
+        index = self._table_rows().flatten()
+        torch.index_select(self.table.flatten(0, 1), 0, index, out=out.units.flatten(0, 1))
+        if self.semiring.in_log_space:
+            self._up_log()
+        else:
+            self._up_scaled()
+
+    def gradients(self, flow: Tensor, potentials: Tensor | None = None) -> Tensor:
+        """Expected counts [F or 1, V, K] of table entries from unit flows [F, B, K].
+
+        Missing values without potentials are not counted. The gradient of the log-potentials is
+        written into `potentials` [B, D, V] if that is given.
+        """
+        counts = torch.zeros_like(self.table)
+        observed = self.observed_flow(flow).flatten(0, 1)
+        counts.flatten(0, 1).index_add_(0, self._table_rows().flatten(), observed)
+        if self.log_potentials is None:
+            return counts
+        soft = self._unobserved_flow(flow)  # [N, K]
+        if self.semiring.in_log_space:
+            gradient = self._soft_log(soft, counts)
+        else:
+            gradient = self._soft_scaled(soft, counts)
+        if potentials is not None:
+            index = (self.row, self.step.variables[self.fold])
+            potentials[..., : self.categories].index_put_(index, gradient, accumulate=True)
+        return counts
+
+    def idle(self, flow: Tensor) -> Tensor:
+        """Flow [F, K] of missing entries without potentials; EM spreads it as the table does."""
+        if self.log_potentials is not None or not self.any_missing:
+            return flow.new_zeros(flow.shape[0], flow.shape[2])
+        return (flow - self.observed_flow(flow)).sum(dim=1)
+
+    def log_posterior(self, flow: Tensor, out: Tensor) -> None:
+        """Add this step's share of every variable's posterior into `out` [B, D, V], as logs."""
+        one_hot = torch.nn.functional.one_hot(self.x, self.categories).to(out.dtype).log()
+        log_q = one_hot  # [F, B, V]
+        if self.any_missing:
+            unobserved = self._log_slope(flow[self.fold, self.row])  # [N, V]
+            if self.log_potentials is not None:
+                unobserved = unobserved + self._log_potential()
+            unobserved = unobserved.log_softmax(dim=-1).nan_to_num(nan=-torch.inf)
+            log_q = one_hot.index_put((self.fold, self.row), unobserved)
+            log_q = torch.where(self.missing.unsqueeze(-1), log_q, one_hot)
+        log_q = (log_q + flow.sum(dim=-1).log().unsqueeze(-1)).transpose(0, 1)  # [B, F, V]
+        for folds in self._distinct_variables():
+            variables = self.step.variables[folds]
+            present = out[:, variables, : self.categories]
+            out[:, variables, : self.categories] = torch.logaddexp(present, log_q[:, folds])
+
+    def choose(self, unit: Tensor, fold: Tensor, row: Tensor, route: Route) -> Tensor:
+        """Values [N] of chosen units; unobserved ones by their table entry times potential."""
+        table = self.tables.table(self.step, in_log_space=True)
+        values = self.x[fold, row]
+        unobserved = self.missing[fold, row].nonzero().squeeze(-1)
+        for some in unobserved.split(max(1, LOG_BLOCK // self.categories)):
+            f, b = fold[some], row[some]
+            scores = table[0].t()[unit[some]] if self.shared else table[f, :, unit[some]]  # [N, V]
+            if self.log_potentials is not None:
+                variable = self.step.variables[f]
+                scores = scores + self.log_potentials[b, variable, : self.categories]
+            values[some] = route.index(scores, in_log_space=True)
+        return values
+
+    def _unobserved_flow(self, flow: Tensor) -> Tensor:
+        """Flow [N, K] of the entries, zero for those that are observed after all."""
+        entries = flow[self.fold, self.row]
+        return entries * self.missing[self.fold, self.row].unsqueeze(-1)
+
+    def _up_scaled(self) -> None:
+        out, unobserved = self.out, self.missing.unsqueeze(-1)
+        out.scale.zero_()
+        if self.log_potentials is None:
+            if self.any_missing:
+                out.units.masked_fill_(unobserved, 1.0)
+        else:
+            log_potential = self._log_potential()
+            peak = log_potential.amax(dim=-1, keepdim=True).nan_to_num(neginf=0.0)  # [N, 1]
+            self.potential = (log_potential - peak).exp_()
+            units = self._rows_times_table(self.potential)  # [N, K]
+            put(out.units, self.fold, self.row, units, self.missing)
+            put(out.scale, self.fold, self.row, peak.squeeze(-1), self.missing)
+        self._mark_exact_zeros()
+        assert isinstance(self.semiring, Scaled)
+        self.semiring.raise_(out.units, out.scale)
+
+    def _mark_exact_zeros(self) -> None:
+        """Scale -inf where all units are zero in log space too, not just too small to hold."""
+        dead = self.out.units.amax(dim=-1) == 0  # [F, B]
+        if not dead.any():
+            return
+        log_table = self.tables.table(self.step, in_log_space=True)
+        fold, row = dead.nonzero(as_tuple=True)
+        score = log_table[0 if self.shared else fold].amax(dim=-1)  # [N, V] or [V]
+        known = torch.zeros(len(fold), self.categories, device=score.device, dtype=score.dtype)
+        if self.log_potentials is not None:
+            variable = self.step.variables[fold]
+            known = self.log_potentials[row, variable, : self.categories]
+        one_hot = torch.nn.functional.one_hot(self.x[fold, row], self.categories).log()
+        known = torch.where(self.missing[fold, row].unsqueeze(-1), known, one_hot)
+        exact = (score + known).amax(dim=-1) == -torch.inf
+        self.out.scale[fold[exact], row[exact]] = -torch.inf
+
+    def _up_log(self) -> None:
+        assert isinstance(self.semiring, LogSumProduct)
+        if self.log_potentials is None and self.semiring is not MAX_PRODUCT:
+            self.out.units.masked_fill_(self.missing.unsqueeze(-1), 0.0)
+        elif self.any_missing:
+            for some, joint in self._log_joint():
+                units = self.semiring.reduce(joint.transpose(-1, -2))  # [N, K]
+                put(self.out.units, self.fold[some], self.row[some], units, self.missing)
+
+    def _soft_scaled(self, flow: Tensor, counts: Tensor) -> Tensor:
+        """Add the counts of soft entries; return the gradient [N, V] of their log-potentials."""
+        assert self.potential is not None
+        units = self.out.units[self.fold, self.row]
+        slope = flow / units.clamp_min(torch.finfo(units.dtype).tiny)  # [N, K]
+        if self.shared:
+            counts[0] += self.table[0] * (self.potential.t() @ slope)
+            return self.potential * (slope @ self.table[0].t())
+        shape = (self.missing.shape[0], -1)
+        potential, slope = self.potential.unflatten(0, shape), slope.unflatten(0, shape)
+        counts += self.table * torch.bmm(potential.transpose(1, 2), slope)
+        return (potential * torch.bmm(slope, self.table.transpose(1, 2))).flatten(0, 1)
+
+    def _soft_log(self, flow: Tensor, counts: Tensor) -> Tensor:
+        """The same from logarithms, edge by edge."""
+        gradient = flow.new_zeros(len(flow), self.categories)
+        for some, joint in self._log_joint():
+            fold, row = self.fold[some], self.row[some]
+            share = (joint - self.out.units[fold, row].unsqueeze(-2)).exp().nan_to_num(nan=0.0)
+            edges = share * flow[some].unsqueeze(-2)  # [N, V, K]
+            counts.index_add_(0, torch.zeros_like(fold) if self.shared else fold, edges)
+            gradient[some] = edges.sum(dim=-1)
+        return gradient
+
+    def _log_slope(self, flow: Tensor) -> Tensor:
+        """Log of sum_k (flow_k / unit_k) theta_vk, up to a constant per entry: [N, V]."""
+        units = self.out.units[self.fold, self.row]  # [N, K]
+        if not self.semiring.in_log_space:
+            slope = flow / units.clamp_min(torch.finfo(units.dtype).tiny)
+            peak = slope.amax(dim=-1, keepdim=True)
+            return self._rows_times_table(slope / peak.masked_fill(peak == 0, 1.0), True).log()
+        slope = (flow.log() - units).nan_to_num(nan=-torch.inf)
+        blocks = [
+            (joint + slope[some].unsqueeze(-2)).logsumexp(-1)
+            for some, joint in self._log_joint(potentials=False)
+        ]
+        return torch.cat(blocks)
+
+    def _rows_times_table(self, rows: Tensor, transposed: bool = False) -> Tensor:
+        """rows [N, V] @ table -> [N, K], or rows [N, K] @ table^T -> [N, V]."""
+        table = self.table.transpose(1, 2) if transposed else self.table
+        if self.shared:
+            return torch.mm(rows, table[0])
+        return torch.bmm(rows.unflatten(0, (len(table), -1)), table).flatten(0, 1)
+
+    def _log_joint(self, potentials: bool = True) -> Iterator[tuple[slice, Tensor]]:
+        """Blocks of entries with log-table plus log-potential [N, V, K]."""
+        size = max(1, LOG_BLOCK // (self.categories * self.table.shape[-1]))
+        for start in range(0, len(self.fold), size):
+            some = slice(start, start + size)
+            joint = self.table[0 if self.shared else self.fold[some]]
+            joint = joint.expand(len(self.fold[some]), -1, -1)
+            if potentials and self.log_potentials is not None:
+                joint = joint + self._log_potential(some).unsqueeze(-1)
+            yield some, joint
+
+    def _log_potential(self, some: slice = slice(None)) -> Tensor:
+        assert self.log_potentials is not None
+        _, width, categories = self.log_potentials.shape  # [B, D, V]
+        place = self.row[some] * width + self.step.variables[self.fold[some]]
+        rows = self.log_potentials.reshape(-1, categories).index_select(0, place)
+        return rows[:, : self.categories]  # [N, V]
+
+    def _distinct_variables(self) -> list[Tensor]:
+        """The folds in groups that hold each variable at most once."""
+        groups: list[list[int]] = []
+        count: dict[int, int] = {}
+        for fold, variable in enumerate(self.step.variables.tolist()):
+            seen = count.get(variable, 0)
+            count[variable] = seen + 1
+            if seen == len(groups):
+                groups.append([])
+            groups[seen].append(fold)
+        return [torch.tensor(g, device=self.x.device) for g in groups]
+
+    def _table_rows(self) -> Tensor:
+        """Row of the flattened table that every entry [F, B] reads."""
+        if self.shared:
+            return self.x
+        folds = torch.arange(len(self.x), device=self.x.device)
+        return self.x + folds.unsqueeze(-1) * self.categories
+
+
+class DensityLeaf(Leaf):
+    """Input units that evaluate a log-density."""
+
+    def up(self, out: Value) -> None:
+        """Log-densities, split into a scale and a mantissa; missing entries are one."""
+        self.out = out
+        log_prob = self.log_prob(self.params())
+        if not isinstance(self.semiring, Scaled):
+            out.units.copy_(log_prob)
+            return
+        scale = log_prob.amax(dim=-1)  # [F, B]
+        out.scale.copy_(scale)
+        torch.exp(log_prob - scale.nan_to_num(neginf=0.0).unsqueeze(-1), out=out.units)
+        self.semiring.raise_(out.units, out.scale)
+
+    def params(self) -> dict[str, Tensor]:
+        """Raw parameters, detached."""
+        return {n: p.detach() for n, p in self.tables.parameters(self.step).items()}
+
+    def log_prob(self, params: dict[str, Tensor]) -> Tensor:
+        """Log of the unit values [F, B, K]; at the mode where max-product meets a missing value."""
+        assert isinstance(self.step.family, DensityFamily)
+        log_prob = self.step.family.log_prob(params, self.x)
+        if not self.any_missing:
+            return log_prob
+        idle = torch.zeros_like(log_prob)
+        if self.semiring is MAX_PRODUCT:
+            idle = torch.diagonal(
+                self.step.family.log_prob(params, self.step.family.mode(params)), dim1=-2, dim2=-1
+            ).unsqueeze(-2)  # [F, 1, K]
+        return torch.where(self.missing.unsqueeze(-1), idle, log_prob)
+
+    def gradients(self, flow: Tensor) -> dict[str, Tensor]:
+        """Gradient of every raw parameter [F or 1, ...] from unit flows [F, B, K]."""
+        with torch.enable_grad():
+            leaves = {n: p.requires_grad_() for n, p in self.params().items()}
+            log_prob = self.log_prob(leaves)
+        grads = torch.autograd.grad(log_prob, list(leaves.values()), flow)
+        return dict(zip(leaves, grads, strict=True))
+
+    def choose(self, unit: Tensor, fold: Tensor, row: Tensor, route: Route) -> Tensor:
+        """Values [N] of chosen units; unobserved ones drawn from, or at the mode of, the density."""
+        assert isinstance(self.step.family, DensityFamily)
+        values = self.x[fold, row]
+        some = self.missing[fold, row]
+        params = {
+            name: p.expand(len(self.x), *p.shape[1:])[fold[some], ..., unit[some]]
+            for name, p in self.params().items()
+        }
+        values[some] = route.value(self.step.family, params)
+        return values
+
+
+def put(out: Tensor, fold: Tensor, row: Tensor, values: Tensor, where: Tensor) -> None:
+    """Write values [N, ...] to entries (fold, row) of `out`, those for which `where` holds."""
+    keep = where[fold, row]
+    out[fold[keep], row[keep]] = values[keep]

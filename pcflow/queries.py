@@ -1,0 +1,108 @@
+"""Every query: a few lines over one upward pass and at most one downward pass.
+
+Legend: B batch, D variables, V categories, S samples.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pcflow.autograd import differentiable_log_prob
+from pcflow.engine import Engine
+from pcflow.errors import NoMassError, PropertyRequired
+from pcflow.evidence import Evidence, as_evidence
+from pcflow.leaves import FiniteLeaf
+from pcflow.passes import follow, up
+from pcflow.routes import Best, Drawn
+from pcflow.semiring import MAX_PRODUCT
+
+
+class MPE(NamedTuple):
+    """A most probable state.
+
+    Attributes:
+        values: [B, D], observed values kept.
+        log_value: [B], log p(values) plus the log-potentials of the values that were chosen (nats).
+        exact: whether no state can be better; False means `log_value` is a lower bound.
+    """
+
+    values: Tensor
+    log_value: Tensor
+    exact: bool
+
+
+def log_prob(engine: Engine, evidence: Evidence | Tensor) -> Tensor:
+    """Log-probability [B] of evidence."""
+    return differentiable_log_prob(engine, engine.check(evidence))
+
+
+def marginals(engine: Engine, evidence: Evidence | Tensor) -> Tensor:
+    """Posterior log-probabilities [B, D, V] of every variable."""
+    dense = [v for v, n in enumerate(engine.circuit.num_categories) if n is None]
+    if dense:
+        raise PropertyRequired(
+            f"marginals lists the probabilities of every category, but variable {dense[0]} has no "
+            "finite range; use log_prob with a value for it, or sample"
+        )
+    checked = engine.check(evidence)
+    evaluation = engine.evaluate(checked)
+    refuse_impossible(evaluation.log_value, "marginals")
+    batch, width = checked.values.shape
+    categories = max(n for n in engine.circuit.num_categories if n is not None)
+    out = engine.tables.like.detach().new_full((batch, width, categories), -torch.inf)
+    for tape, flow, rows in evaluation.flows(torch.ones_like(evaluation.log_value)):
+        part = out if rows is None else out[rows].fill_(-torch.inf)
+        for number, leaf in tape.leaves.items():
+            assert isinstance(leaf, FiniteLeaf)
+            leaf.log_posterior(flow.inputs[number], part)
+        if rows is not None:
+            out[rows] = part
+    return out - out.logsumexp(dim=-1, keepdim=True)
+
+
+def sample(
+    engine: Engine, n: int, evidence: Evidence | Tensor | None, generator: torch.Generator | None
+) -> Tensor:
+    """Draws [n, D], or [n, B, D] given evidence."""
+    if n < 0:
+        raise ValueError(f"n must not be negative, got {n}")
+    checked = engine.nothing() if evidence is None else engine.check(evidence)
+    evaluation = engine.evaluate(checked)
+    refuse_impossible(evaluation.log_value, "sample")
+    batch, width = checked.values.shape
+    rows = torch.arange(batch, device=checked.values.device).repeat(n)
+    route = Drawn(generator)
+    blocks = [evaluation.follow(route, some) for some in rows.split(engine.plan.samples_at_a_time)]
+    values = torch.cat(blocks) if blocks else checked.values[:0]
+    return values if evidence is None else values.view(n, batch, width)
+
+
+def mpe(engine: Engine, evidence: Evidence | Tensor, deterministic: bool) -> MPE:
+    """The most probable completion of evidence; exact if the circuit is deterministic."""
+    given = as_evidence(evidence)
+    checked = engine.check(given)
+    tape = up(engine.plan, engine.tables, checked, MAX_PRODUCT, engine.pool)
+    refuse_impossible(tape.log_value, "mpe")
+    rows = torch.arange(len(checked.values), device=checked.values.device)
+    values = follow(tape, Best(), rows)
+    with torch.no_grad():
+        log_value = log_prob(engine, Evidence(values=values))
+    if checked.log_potentials is not None:
+        index = values.long().clamp_max(checked.log_potentials.shape[-1] - 1).unsqueeze(-1)
+        chosen = checked.log_potentials.detach().gather(-1, index).squeeze(-1)  # [B, D]
+        log_value = log_value + chosen.masked_fill(~checked.missing, 0.0).sum(dim=-1)
+    return MPE(values, log_value, deterministic)
+
+
+def refuse_impossible(log_value: Tensor, query: str) -> None:
+    """Raise if some row has no mass.
+
+    Raises:
+        NoMassError: naming the rows.
+    """
+    impossible = log_value == -torch.inf
+    if impossible.any():
+        raise NoMassError(impossible.nonzero().squeeze(-1).tolist(), query)

@@ -1,0 +1,96 @@
+"""The plain evaluator: one line per layer, float64, ordinary autograd.
+
+It shares nothing with the engine but the circuit, so it is the oracle of the engine's tests, and
+the way to second derivatives. Slow on purpose. Legend: B batch, K units, V categories.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, SumLayer
+from pcflow.evidence import CheckedEvidence, Evidence, as_evidence
+from pcflow.inputs import DensityFamily, FiniteFamily
+
+
+def reference_log_prob(
+    circuit: Circuit,
+    evidence: Evidence | Tensor,
+    parameters: Mapping[Parameter, Tensor] | None = None,
+) -> Tensor:
+    """Log-probability [B] (nats, float64) of the evidence, layer by layer.
+
+    Args:
+        circuit: any circuit.
+        evidence: values [B, D] or Evidence.
+        parameters: tensors to use in place of the circuit's own values, for derivatives.
+
+    Raises:
+        EvidenceError: if the evidence does not fit the circuit.
+
+    Example:
+        >>> import pcflow as pf
+        >>> circuit = pf.hmm(3, states=2, inputs=pf.Bernoulli())
+        >>> reference_log_prob(circuit, torch.zeros(4, 3)).shape
+        torch.Size([4])
+    """
+    given = parameters or {}
+    values = {p: given.get(p, p.value).to(torch.float64) for p in circuit.parameters}
+    device = next(iter(values.values())).device if values else torch.device("cpu")
+    known = as_evidence(evidence).check(circuit.num_categories, device, torch.float64)
+    logs: dict[Layer, Tensor] = {}
+    for layer in circuit.layers:
+        below = [logs[child] for child in layer.inputs]
+        logs[layer] = (
+            _input(layer, known, values)
+            if isinstance(layer, InputLayer)
+            else (
+                _sum(layer, below, values)
+                if isinstance(layer, SumLayer)
+                else _product(layer.kind, below)
+            )
+        )
+    return logs[circuit.root].squeeze(-1)
+
+
+def _input(layer: InputLayer, known: CheckedEvidence, values: Mapping[Parameter, Tensor]) -> Tensor:
+    params = {name: values[p].unsqueeze(0) for name, p in layer.parameters.items()}
+    x, missing = known.values[:, layer.variable], known.missing[:, layer.variable]
+    family = layer.family
+    if isinstance(family, DensityFamily):
+        observed = family.log_prob(params, x.unsqueeze(0)).squeeze(0)  # [B, K]
+        return observed.masked_fill(missing.unsqueeze(-1), 0.0)
+    assert isinstance(family, FiniteFamily)
+    table = family.log_table(params).squeeze(0)  # [V, K]
+    one_hot = torch.nn.functional.one_hot(x.long(), len(table)).to(torch.float64).log()  # [B, V]
+    soft = torch.zeros_like(one_hot)
+    if known.log_potentials is not None:
+        soft = known.log_potentials[:, layer.variable, : len(table)]
+    potential = torch.where(missing.unsqueeze(-1), soft, one_hot)
+    return logsumexp(potential.unsqueeze(-1) + table.to(potential), dim=-2)  # [B, K]
+
+
+def _sum(layer: SumLayer, below: list[Tensor], values: Mapping[Parameter, Tensor]) -> Tensor:
+    weight = values[layer.weight].log_softmax(dim=-1)
+    if layer.mixing:
+        return logsumexp(torch.stack(below, dim=-1) + weight, dim=-1)
+    return logsumexp(torch.cat(below, dim=-1).unsqueeze(-2) + weight, dim=-1)  # [B, K]
+
+
+def _product(kind: str, below: list[Tensor]) -> Tensor:
+    out = below[0]
+    for factor in below[1:]:
+        if kind == "hadamard":
+            out = out + factor
+        else:
+            out = (out.unsqueeze(-1) + factor.unsqueeze(-2)).flatten(-2)
+    return out
+
+
+def logsumexp(x: Tensor, dim: int) -> Tensor:
+    """Log-sum-exp whose derivative is zero, not NaN, where everything is -inf."""
+    peak = x.detach().amax(dim, keepdim=True).nan_to_num(neginf=0.0)
+    total = (x - peak).exp().sum(dim)
+    positive = torch.where(total > 0, total, 1.0)
+    return torch.where(total > 0, positive.log() + peak.squeeze(dim), -torch.inf)

@@ -1,0 +1,161 @@
+"""Region graphs: how the variables of a circuit are split, before any unit exists.
+
+A region is a set of variables; a partition splits one region into disjoint smaller ones. A region
+graph is a rooted directed acyclic graph of both (Peharz et al. 2020, "Random Sum-Product Networks").
+Nothing here knows about torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import networkx as nx
+
+from pcflow.errors import NotDecomposable, StructureError
+
+
+@dataclass(frozen=True)
+class Region:
+    """A set of variables; two regions with the same variables are the same region.
+
+    Args:
+        variables: variable indices; stored sorted.
+
+    Raises:
+        StructureError: if it is empty, repeats a variable or names a negative one.
+
+    Example:
+        >>> Region([2, 0])
+        Region(variables=(0, 2))
+    """
+
+    variables: tuple[int, ...]
+
+    def __init__(self, variables: Iterable[int]) -> None:
+        """Sort and check the variables."""
+        given = sorted(int(v) for v in variables)
+        if not given or given[0] < 0 or len(set(given)) != len(given):
+            raise StructureError(f"a region needs distinct variables >= 0, got {given[:8]}")
+        object.__setattr__(self, "variables", tuple(given))
+
+    def __len__(self) -> int:
+        """Number of variables."""
+        return len(self.variables)
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A split of `region` into `parts`, whose order is the order of a product's inputs.
+
+    Raises:
+        NotDecomposable: if two parts share a variable.
+        StructureError: if the parts do not cover the region, or there are fewer than two.
+
+    Example:
+        >>> Partition(Region([0, 1]), (Region([0]), Region([1]))).parts[1]
+        Region(variables=(1,))
+    """
+
+    region: Region
+    parts: tuple[Region, ...]
+
+    def __post_init__(self) -> None:
+        """Check that the parts are disjoint and cover the region."""
+        if len(self.parts) < 2:
+            raise StructureError(f"a partition needs at least two parts, got {len(self.parts)}")
+        together = [v for part in self.parts for v in part.variables]
+        if len(set(together)) != len(together):
+            raise NotDecomposable("a partition", [p.variables for p in self.parts])
+        if sorted(together) != list(self.region.variables):
+            raise StructureError(f"the parts of {self.region} do not cover it")
+
+
+@dataclass(frozen=True)
+class RegionGraph:
+    """A root region and the partitions below it.
+
+    Args:
+        root: the region of all variables.
+        partitions: every partition of the graph; a region may be split in several ways.
+            A region without a partition is a leaf.
+
+    Raises:
+        StructureError: if a partition cannot be reached from the root.
+
+    Example:
+        >>> a, b = Region([0]), Region([1])
+        >>> rg = RegionGraph(Region([0, 1]), [Partition(Region([0, 1]), (a, b))])
+        >>> [len(region) for region in rg.regions]
+        [1, 1, 2]
+    """
+
+    root: Region
+    partitions: tuple[Partition, ...]
+    _splits: dict[Region, tuple[Partition, ...]] = field(repr=False, compare=False)
+    _order: tuple[Region, ...] = field(repr=False, compare=False)
+
+    def __init__(self, root: Region, partitions: Iterable[Partition] = ()) -> None:
+        """Index the partitions by region and sort the regions topologically."""
+        splits: dict[Region, tuple[Partition, ...]] = {}
+        unique = tuple(dict.fromkeys(partitions))
+        for partition in unique:
+            splits[partition.region] = (*splits.get(partition.region, ()), partition)
+        object.__setattr__(self, "root", root)
+        object.__setattr__(self, "partitions", unique)
+        object.__setattr__(self, "_splits", splits)
+        object.__setattr__(self, "_order", tuple(self._bottom_up()))
+        lost = splits.keys() - set(self._order)
+        if lost:
+            raise StructureError(f"{next(iter(lost))} cannot be reached from the root")
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """All regions, parts before wholes; the root is last."""
+        return self._order
+
+    @property
+    def leaves(self) -> tuple[Region, ...]:
+        """Regions that are not split further."""
+        return tuple(region for region in self._order if not self.splits(region))
+
+    @property
+    def num_variables(self) -> int:
+        """Number of variables of the root region."""
+        return len(self.root)
+
+    def splits(self, region: Region) -> tuple[Partition, ...]:
+        """The partitions of `region`; empty for a leaf."""
+        return self._splits.get(region, ())
+
+    def to_networkx(self) -> nx.DiGraph:
+        """The graph for networkx: nodes are Region and Partition, edges point to the parts.
+
+        Example:
+            >>> graph = RegionGraph(Region([0])).to_networkx()
+            >>> graph.number_of_nodes()
+            1
+        """
+        graph = nx.DiGraph()
+        graph.add_nodes_from(self.regions)
+        for partition in self.partitions:
+            graph.add_edge(partition.region, partition)
+            graph.add_edges_from((partition, part) for part in partition.parts)
+        return graph
+
+    def _bottom_up(self) -> Iterator[Region]:
+        """Depth-first postorder without recursion: chains are as deep as they are long."""
+        seen = {self.root}
+        stack = [(self.root, self._parts(self.root))]
+        while stack:
+            region, parts = stack[-1]
+            part = next(parts, None)
+            if part is None:
+                stack.pop()
+                yield region
+            elif part not in seen:
+                seen.add(part)
+                stack.append((part, self._parts(part)))
+
+    def _parts(self, region: Region) -> Iterator[Region]:
+        return (part for split in self.splits(region) for part in split.parts)

@@ -1,0 +1,67 @@
+"""Which input a sum unit follows on the way down, when it follows one: drawn or best.
+
+Exactly three combinations of arithmetic and route exist. EXPECTED (sum-product, all inputs by their
+share) gives flows, posteriors and gradients; SAMPLE (sum-product, drawn) and MPE (max-product, best)
+follow one input. `argmax` over sum-product values would look like MPE and be wrong.
+
+Legend: N entries, X alternatives, K units.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from pcflow.inputs import DensityFamily
+from pcflow.inputs.base import Params
+
+
+class Route(Protocol):
+    """How to pick one of several alternatives."""
+
+    def index(self, scores: Tensor, in_log_space: bool) -> Tensor:
+        """Pick an alternative [N] from scores [N, X]."""
+        ...
+
+    def value(self, family: DensityFamily, params: Params) -> Tensor:
+        """Pick a value [N] of single units with parameters [N, ...]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Pick in proportion to the scores."""
+
+    generator: torch.Generator | None = None
+
+    def index(self, scores: Tensor, in_log_space: bool) -> Tensor:
+        """Inverse of the cumulative sum at a uniform number; never an impossible alternative."""
+        if in_log_space:
+            scores = (scores - scores.amax(dim=-1, keepdim=True)).exp()
+        total = scores.cumsum(dim=-1)  # [N, X]
+        last = total[:, -1:]
+        uniform = torch.rand(
+            last.shape, generator=self.generator, dtype=last.dtype, device=last.device
+        )
+        below = torch.nextafter(last, torch.zeros_like(last))
+        point = torch.minimum(uniform * last, below)
+        return torch.searchsorted(total, point, right=True).squeeze(-1)
+
+    def value(self, family: DensityFamily, params: Params) -> Tensor:
+        """Draw."""
+        return family.sample(params, self.generator)
+
+
+@dataclass(frozen=True)
+class Best:
+    """Pick the highest score."""
+
+    def index(self, scores: Tensor, in_log_space: bool) -> Tensor:
+        """The first of the largest."""
+        return scores.argmax(dim=-1)
+
+    def value(self, family: DensityFamily, params: Params) -> Tensor:
+        """Take the mode of a single unit, seen as a layer of one unit."""
+        single = {name: p.unsqueeze(-1) for name, p in params.items()}
+        return family.mode(single).squeeze(-1)

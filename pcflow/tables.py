@@ -1,0 +1,86 @@
+"""Normalised weights and tables from raw parameters, computed once per parameter change.
+
+Parameters are unconstrained; the passes need linear (or log) weights that sum to one. Each is kept
+until the parameter it came from is edited in place or replaced, so a frozen circuit pays once.
+
+Legend: F folds, P parameters of a bank, V categories, K units of the layer, J units read by a sum.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from pcflow.inputs import FiniteFamily
+from pcflow.plan import BankRead, InputStep, SumStep
+from pcflow.semiring import Weight
+
+_Version = list[tuple[Tensor, int]]
+
+
+class Tables:
+    """The parameters of a plan as its steps read them.
+
+    Args:
+        banks: one tensor per bank of the plan. Edits must be in place (`copy_`, optimizers, under
+            `torch.no_grad()`) or replace the tensor; an edit through `.data` goes unnoticed.
+    """
+
+    def __init__(self, banks: Sequence[Tensor], like: Tensor) -> None:
+        """Start with nothing computed; `like` has the model's dtype and device."""
+        self.banks, self.like = banks, like
+        self._kept: dict[tuple[str, tuple[int, ...]], tuple[_Version, Tensor]] = {}
+
+    def weight(self, step: SumStep, in_log_space: bool) -> Weight:
+        """Weights [F, K, J] of a sum step ([F, K, H] if mixing); F is 1 if all folds share them."""
+        kind = "log weight" if in_log_space else "weight"
+        normalise = torch.log_softmax if in_log_space else torch.softmax
+        bank = step.weight.bank
+        tensor = self._keep(kind, (bank,), lambda: normalise(self.banks[bank], -1))
+        return Weight(_select(tensor, step.weight), step.mixing)
+
+    def weight_gradient(self, bank: int, flow: Tensor) -> Tensor:
+        """Gradient of a bank of logits from the flow of its weights: the softmax's adjoint."""
+        weight = self._keep("weight", (bank,), lambda: torch.softmax(self.banks[bank], -1))
+        return torch.addcmul(flow, weight, flow.sum(dim=-1, keepdim=True), value=-1.0)
+
+    def table(self, step: InputStep, in_log_space: bool) -> Tensor:
+        """Probabilities [F, V, K] of a finite input step; F is 1 if all folds share them."""
+        family = step.family
+        assert isinstance(family, FiniteFamily)
+        if not step.parameters:  # a fixed table, such as an indicator's
+            fixed = family.log_table({}) if in_log_space else family.table({})
+            return fixed.to(self.like)
+        kind = f"log table {step.out}" if in_log_space else f"table {step.out}"
+        make = family.log_table if in_log_space else family.table
+        banks = tuple(read.bank for read in step.parameters.values())
+        return self._keep(kind, banks, lambda: make(self.parameters(step)))
+
+    def parameters(self, step: InputStep) -> dict[str, Tensor]:
+        """Raw parameters of an input step, each [F, ...]; F is 1 if all folds share it."""
+        return {n: _select(self.banks[r.bank], r) for n, r in step.parameters.items()}
+
+    def _keep(self, kind: str, banks: tuple[int, ...], make: Callable[[], Tensor]) -> Tensor:
+        kept = self._kept.get((kind, banks))
+        if kept is None or not all(self._is_current(b, *v) for b, v in zip(banks, kept[0])):
+            with torch.no_grad():
+                kept = ([(self.banks[b], self.banks[b]._version) for b in banks], make())
+            self._kept[(kind, banks)] = kept
+        return kept[1]
+
+    def _is_current(self, bank: int, tensor: Tensor, version: int) -> bool:
+        return self.banks[bank] is tensor and tensor._version == version
+
+
+def _select(bank: Tensor, read: BankRead) -> Tensor:
+    return bank[read.rows] if isinstance(read.rows, slice) else bank.index_select(0, read.rows)
+
+
+def accumulate(bank: Tensor, read: BankRead, folds: Tensor) -> None:
+    """Add per-fold numbers [F, ...] to the bank rows that the folds read."""
+    if read.shared:
+        bank[read.rows] += folds.sum(dim=0)
+    elif isinstance(read.rows, slice):
+        bank[read.rows] += folds
+    else:
+        bank.index_add_(0, read.rows, folds)
