@@ -21,6 +21,8 @@ from pcflow.errors import (
 )
 from pcflow.evidence import Evidence
 from pcflow.inputs import Bernoulli, Categorical, Gaussian, Indicator
+from pcflow.io import load, save
+from pcflow.learn import EM, FitResult, Gradient, fit
 from pcflow.projection import ProjectedEvidence
 from pcflow.properties import is_deterministic
 from pcflow.queries import MPE
@@ -28,6 +30,7 @@ from pcflow.reference import reference_log_prob
 from pcflow.region_graph import Partition, Region, RegionGraph
 
 __all__ = [
+    "EM",
     "MPE",
     "Bernoulli",
     "Categorical",
@@ -36,7 +39,9 @@ __all__ = [
     "Evidence",
     "EvidenceError",
     "FileFormatError",
+    "FitResult",
     "Gaussian",
+    "Gradient",
     "Indicator",
     "InputLayer",
     "NoMassError",
@@ -54,8 +59,11 @@ __all__ = [
     "SumLayer",
     "build_circuit",
     "compile",
+    "fit",
     "hmm",
     "is_deterministic",
+    "load",
     "reference_log_prob",
+    "save",
     "structure",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -19,8 +20,8 @@ from pcflow.tables import accumulate
 
 def differentiable_log_prob(engine: Engine, evidence: CheckedEvidence) -> Tensor:
     """Log-probability [B] (nats), differentiable once in the parameters and log-potentials."""
-    result: Tensor = _LogProb.apply(engine, evidence, evidence.log_potentials, *engine.tables.banks)
-    return result
+    apply = cast(Callable[..., Tensor], _LogProb.apply)
+    return apply(engine, evidence, evidence.log_potentials, *engine.tables.banks)
 
 
 class _LogProb(torch.autograd.Function):
@@ -75,7 +76,7 @@ def _input_gradient(
 ) -> dict[str, Tensor]:
     if isinstance(leaf, DensityLeaf):
         return leaf.gradients(flow)
-    counts = leaf.gradients(flow, potentials)
+    counts = leaf.counts(flow, potentials)
     family = leaf.step.family
     assert isinstance(family, FiniteFamily)
     table = engine.tables.table(leaf.step, in_log_space=False)

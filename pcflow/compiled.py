@@ -29,6 +29,10 @@ class CompiledCircuit(nn.Module):
     Its parameters are the circuit's, stacked: one tensor per bank of the plan. They are
     unconstrained logits, so any torch optimizer may move them. Evidence is always an argument:
     no query leaves anything behind on the model.
+
+    Attributes:
+        banks: the parameters; edit them in place under `torch.no_grad()`, not through `.data`.
+        engine: plan, weights and memory, for code that needs the passes themselves.
     """
 
     def __init__(self, circuit: Circuit, plan: Plan, dtype: torch.dtype) -> None:
@@ -45,7 +49,7 @@ class CompiledCircuit(nn.Module):
     @property
     def plan(self) -> Plan:
         """The steps that a query runs, and how many rows it has evaluated; print it."""
-        return self._engine.plan
+        return self.engine.plan
 
     @property
     def num_variables(self) -> int:
@@ -90,7 +94,7 @@ class CompiledCircuit(nn.Module):
             >>> model.log_prob(torch.tensor([[0, 2, 1, 1]])).shape
             torch.Size([1])
         """
-        return queries.log_prob(self._engine, evidence)
+        return queries.log_prob(self.engine, evidence)
 
     @torch.no_grad()
     def marginals(self, evidence: Evidence | Tensor) -> Tensor:
@@ -111,7 +115,7 @@ class CompiledCircuit(nn.Module):
             >>> model.marginals(x)[0, 0].exp()
             tensor([1., 0., 0.])
         """
-        return queries.marginals(self._engine, evidence)
+        return queries.marginals(self.engine, evidence)
 
     @torch.no_grad()
     def sample(
@@ -137,7 +141,7 @@ class CompiledCircuit(nn.Module):
             >>> model.sample(5).shape
             torch.Size([5, 4])
         """
-        return queries.sample(self._engine, n, evidence, generator)
+        return queries.sample(self.engine, n, evidence, generator)
 
     @torch.no_grad()
     def mpe(self, evidence: Evidence | Tensor) -> MPE:
@@ -158,7 +162,7 @@ class CompiledCircuit(nn.Module):
             >>> exact
             False
         """
-        return queries.mpe(self._engine, evidence, is_deterministic(self.circuit))
+        return queries.mpe(self.engine, evidence, is_deterministic(self.circuit))
 
     def project(
         self, evidence: Evidence | Tensor, marginals: Tensor, sweeps: int = 2
@@ -188,7 +192,7 @@ class CompiledCircuit(nn.Module):
             >>> torch.allclose(model.marginals(fitted).exp(), target.exp().double(), atol=1e-6)
             True
         """
-        return project(self._engine, evidence, marginals, sweeps)
+        return project(self.engine, evidence, marginals, sweeps)
 
     def _values(self) -> dict[Parameter, Tensor]:
         return {
@@ -200,10 +204,10 @@ class CompiledCircuit(nn.Module):
     def _connect(self) -> None:
         """Build the engine on the device where the parameters are now."""
         tables = Tables(cast(Sequence[Tensor], self.banks), self._like)
-        self._engine = Engine(self._circuit, self._plan.to(self._like.device), tables, Pool())
+        self.engine = Engine(self._circuit, self._plan.to(self._like.device), tables, Pool())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CompiledCircuit:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._connect()
         return self
 

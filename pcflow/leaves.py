@@ -91,7 +91,7 @@ class FiniteLeaf(Leaf):
         else:
             self._up_scaled()
 
-    def gradients(self, flow: Tensor, potentials: Tensor | None = None) -> Tensor:
+    def counts(self, flow: Tensor, potentials: Tensor | None = None) -> Tensor:
         """Expected counts [F or 1, V, K] of table entries from unit flows [F, B, K].
 
         Missing values without potentials are not counted. The gradient of the log-potentials is
@@ -111,6 +111,10 @@ class FiniteLeaf(Leaf):
             index = (self.row, self.step.variables[self.fold])
             potentials[..., : self.categories].index_put_(index, gradient, accumulate=True)
         return counts
+
+    def linear_table(self) -> Tensor:
+        """The table [F or 1, V, K] as probabilities, whatever the arithmetic of this pass."""
+        return self.tables.table(self.step, in_log_space=False)
 
     def idle(self, flow: Tensor) -> Tensor:
         """Flow [F, K] of missing entries without potentials; EM spreads it as the table does."""
@@ -305,12 +309,22 @@ class DensityLeaf(Leaf):
         log_prob = self.step.family.log_prob(params, self.x)
         if not self.any_missing:
             return log_prob
-        idle = torch.zeros_like(log_prob)
+        idle = log_prob.new_zeros(())
         if self.semiring is MAX_PRODUCT:
             idle = torch.diagonal(
                 self.step.family.log_prob(params, self.step.family.mode(params)), dim1=-2, dim2=-1
             ).unsqueeze(-2)  # [F, 1, K]
         return torch.where(self.missing.unsqueeze(-1), idle, log_prob)
+
+    def counts(self, flow: Tensor) -> tuple[Tensor, Tensor]:
+        """Total flow [F, K] and flow-weighted statistics [F, S, K]; missing values as expected."""
+        assert isinstance(self.step.family, DensityFamily)
+        observed = self.observed_flow(flow)
+        statistics = self.step.family.statistics(self.x)  # [F, B, S]
+        weighed = torch.einsum("fbs,fbk->fsk", statistics, observed)
+        idle = (flow - observed).sum(dim=1).unsqueeze(-2)  # [F, 1, K]
+        expected = self.step.family.expected_statistics(self.params())
+        return flow.sum(dim=1), weighed + idle * expected
 
     def gradients(self, flow: Tensor) -> dict[str, Tensor]:
         """Gradient of every raw parameter [F or 1, ...] from unit flows [F, B, K]."""

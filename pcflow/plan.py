@@ -34,7 +34,7 @@ from pcflow.inputs import InputFamily
 Rows = slice | Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Read:
     """Where a step finds one of its inputs: `rows` of the arena of `width` units.
 
@@ -47,7 +47,7 @@ class Read:
     fresh: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BankRead:
     """Which parameters a step uses: `rows` of a bank, one per fold; one row if all share it."""
 
@@ -56,7 +56,7 @@ class BankRead:
     shared: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class InputStep:
     """Input units of one family: fold f is over variable `variables[f]`."""
 
@@ -68,7 +68,7 @@ class InputStep:
     out: slice
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SumStep:
     """Sums over the units of `inputs`, read side by side."""
 
@@ -80,7 +80,7 @@ class SumStep:
     out: slice
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ProductStep:
     """Hadamard or Kronecker products of `inputs`."""
 

@@ -1,0 +1,195 @@
+"""pcflow's own format: one safetensors file whose metadata holds the circuit as JSON.
+
+The file stores the circuit, not the plan: it does not depend on how the circuit was compiled.
+Parameters of one shape are stacked into one tensor. Nothing in a file is ever executed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, SumLayer
+from pcflow.compiled import CompiledCircuit, compile
+from pcflow.errors import FileFormatError, PcflowError
+from pcflow.inputs import FAMILIES, InputFamily
+
+VERSION = "1"
+MOST_CATEGORIES = 1 << 24
+"""Files with a larger variable are refused: its table alone could exhaust the memory."""
+
+Json = dict[str, Any]
+
+
+def save(model: CompiledCircuit, path: str | os.PathLike[str]) -> None:
+    """Write a model's circuit and present parameters; an old file is replaced only when done.
+
+    Args:
+        model: the compiled circuit.
+        path: the file to write, usually named *.safetensors.
+
+    Raises:
+        TypeError: if `model` is not a CompiledCircuit.
+        OSError: if the file cannot be written; an existing one is left as it was.
+
+    Example:
+        >>> import tempfile, pcflow as pf
+        >>> model = pf.compile(pf.hmm(3, states=2, inputs=pf.Categorical(4)))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     pf.save(model, f"{folder}/hmm.safetensors")
+        ...     pf.load(f"{folder}/hmm.safetensors").num_variables
+        3
+    """
+    if not isinstance(model, CompiledCircuit):
+        raise TypeError(f"save needs a CompiledCircuit, got {type(model).__name__}")
+    circuit = model.circuit
+    tensors, places = _stack(circuit.parameters)
+    header = {
+        "format": "pcflow",
+        "version": VERSION,
+        "circuit": json.dumps(_encode(circuit, places)),
+    }
+    target = Path(path)
+    handle, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    os.close(handle)
+    try:
+        save_file(tensors, scratch, metadata=header)
+        os.replace(scratch, target)
+    except BaseException:
+        os.unlink(scratch)
+        raise
+
+
+def load(path: str | os.PathLike[str], device: torch.device | str | None = None) -> CompiledCircuit:
+    """Read a file written by `save`, prove its circuit again, and compile it.
+
+    Args:
+        path: the file.
+        device: where to put the parameters.
+
+    Returns:
+        A compiled circuit in the precision that it was saved in.
+
+    Raises:
+        FileFormatError: if the file is truncated, of another format, or does not describe a smooth
+            and decomposable circuit; the message names the file and the reason.
+        OSError: if it cannot be read.
+    """
+    header, tensors = _read(Path(path))
+    try:
+        circuit = _decode(json.loads(header["circuit"]), tensors)
+    except (PcflowError, KeyError, IndexError, TypeError, ValueError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise FileFormatError(f"{path}: does not describe a circuit ({reason})") from error
+    dtype = next(iter(tensors.values())).dtype if tensors else None
+    return compile(circuit, device, dtype)
+
+
+def _read(path: Path) -> tuple[Mapping[str, str], dict[str, Tensor]]:
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start[:2] == b"PK" or start[:1] == b"\x80":
+        raise FileFormatError(f"{path}: looks like a pickle or a zip archive, which is never read")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise FileFormatError(f"{path}: truncated or not a safetensors file ({error})") from error
+    if header.get("format") != "pcflow" or header.get("version") != VERSION:
+        found = f"{header.get('format')!r} version {header.get('version')!r}"
+        raise FileFormatError(f"{path}: not a pcflow file of version {VERSION}, but {found}")
+    if len({t.dtype for t in tensors.values()} - {torch.float32, torch.float64}) > 0:
+        raise FileFormatError(f"{path}: parameters must be float32 or float64")
+    return header, tensors
+
+
+def _stack(
+    parameters: tuple[Parameter, ...],
+) -> tuple[dict[str, Tensor], dict[Parameter, list[Any]]]:
+    """Stacked tensors by name, and for every parameter its [name, row]."""
+    shapes: dict[tuple[int, ...], list[Parameter]] = defaultdict(list)
+    for parameter in parameters:
+        shapes[parameter.shape].append(parameter)
+    tensors, places = {}, {}
+    for shape, members in shapes.items():
+        name = "x".join(map(str, shape))
+        tensors[name] = torch.stack([p.value for p in members])
+        places.update({p: [name, row] for row, p in enumerate(members)})
+    return tensors, places
+
+
+def _encode(circuit: Circuit, places: dict[Parameter, list[Any]]) -> list[Json]:
+    number = {layer: i for i, layer in enumerate(circuit.layers)}
+
+    def one(layer: Layer) -> Json:
+        inputs = [number[child] for child in layer.inputs]
+        match layer:
+            case InputLayer():
+                family = {f.name: getattr(layer.family, f.name) for f in _settings(layer.family)}
+                return {
+                    "kind": "input",
+                    "variable": layer.variable,
+                    "family": type(layer.family).__name__,
+                    "settings": family,
+                    "units": layer.units,
+                    "parameters": {name: places[p] for name, p in layer.parameters.items()},
+                }
+            case SumLayer():
+                weight = places[layer.weight]
+                return {"kind": "sum", "inputs": inputs, "weight": weight, "mixing": layer.mixing}
+            case ProductLayer():
+                return {"kind": layer.kind, "inputs": inputs}
+
+    return [one(layer) for layer in circuit.layers]
+
+
+def _decode(described: list[Json], tensors: Mapping[str, Tensor]) -> Circuit:
+    known: dict[tuple[str, int], Parameter] = {}
+    layers: list[Layer] = []
+
+    def parameter(place: list[Any]) -> Parameter:
+        name, row = str(place[0]), _count(place[1])
+        return known.setdefault((name, row), Parameter(tensors[name][row]))
+
+    for entry in described:
+        inputs = [layers[_count(i)] for i in entry.get("inputs", [])]
+        if entry["kind"] == "input":
+            named = {str(n): parameter(place) for n, place in entry["parameters"].items()}
+            family = _family(entry["family"], entry["settings"])
+            layers.append(
+                InputLayer(_count(entry["variable"]), family, _count(entry["units"]), named)
+            )
+        elif entry["kind"] == "sum":
+            layers.append(SumLayer(inputs, parameter(entry["weight"]), entry["mixing"] is True))
+        else:
+            layers.append(ProductLayer(inputs, entry["kind"]))
+    return Circuit(layers[-1])
+
+
+def _family(name: str, settings: Json) -> InputFamily:
+    family = FAMILIES[name](**settings)
+    if (family.num_categories or 0) > MOST_CATEGORIES:
+        raise ValueError(f"{family.num_categories} categories are more than {MOST_CATEGORIES}")
+    return family
+
+
+def _settings(family: InputFamily) -> list[Any]:
+    return [f for f in fields(family) if f.init]  # type: ignore[arg-type]
+
+
+def _count(number: object) -> int:
+    if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+        raise ValueError(f"expected a number >= 0, found {number!r}")
+    return number
