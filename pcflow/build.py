@@ -40,7 +40,7 @@ def build_circuit(
     Example:
         >>> from pcflow import Categorical, structure
         >>> build_circuit(structure.random_binary_tree(4), Categorical(3), units=2)
-        Circuit(4 variables, 14 layers, 56 parameters)
+        Circuit(4 variables, 14 layers, 50 parameters)
     """
     if units < 1:
         raise StructureError(f"units must be at least 1, got {units}")

@@ -20,6 +20,7 @@ from pcflow.plan import Plan, make_plan
 from pcflow.projection import ProjectedEvidence, project
 from pcflow.properties import is_deterministic
 from pcflow.queries import MPE
+from pcflow.routes import Drawn
 from pcflow.tables import Tables
 
 
@@ -123,6 +124,8 @@ class CompiledCircuit(nn.Module):
         n: int,
         evidence: Evidence | Tensor | None = None,
         generator: torch.Generator | None = None,
+        *,
+        temperature: float = 1.0,
     ) -> Tensor:
         """Exact draws [n, D], or [n, B, D] given evidence; observed values are kept.
 
@@ -130,6 +133,9 @@ class CompiledCircuit(nn.Module):
             n: number of draws (per row of evidence).
             evidence: values, missing ones and potentials to condition on.
             generator: source of randomness; torch's global one by default.
+            temperature: other than 1, draw the latent path as it is and then every finite variable
+                from its distribution given the path to the power 1 / temperature; zero takes the
+                most probable value (CoDD, arXiv 2603.00045, Sec. 5.1).
 
         Raises:
             NoMassError: if some row of the evidence is impossible.
@@ -141,7 +147,7 @@ class CompiledCircuit(nn.Module):
             >>> model.sample(5).shape
             torch.Size([5, 4])
         """
-        return queries.sample(self.engine, n, evidence, generator)
+        return queries.sample(self.engine, n, evidence, Drawn(generator, temperature))
 
     @torch.no_grad()
     def mpe(self, evidence: Evidence | Tensor) -> MPE:

@@ -95,7 +95,8 @@ class Evidence:
 @dataclass(frozen=True, eq=False)
 class CheckedEvidence:
     """Evidence that fits its circuit: `values` [B, D] (0 where missing), `missing` [B, D] and
-    `log_potentials` [B, D, V] or None."""
+    `log_potentials` [B, D, V] or None.
+    """
 
     values: Tensor
     missing: Tensor

@@ -150,7 +150,7 @@ class FiniteLeaf(Leaf):
             if self.log_potentials is not None:
                 variable = self.step.variables[f]
                 scores = scores + self.log_potentials[b, variable, : self.categories]
-            values[some] = route.index(scores, in_log_space=True)
+            values[some] = route.category(scores)
         return values
 
     def _unobserved_flow(self, flow: Tensor) -> Tensor:
@@ -240,11 +240,12 @@ class FiniteLeaf(Leaf):
         return torch.cat(blocks)
 
     def _rows_times_table(self, rows: Tensor, transposed: bool = False) -> Tensor:
-        """rows [N, V] @ table -> [N, K], or rows [N, K] @ table^T -> [N, V]."""
+        """Rows [N, V] @ table -> [N, K], or rows [N, K] @ table^T -> [N, V]."""
         table = self.table.transpose(1, 2) if transposed else self.table
         if self.shared:
             return torch.mm(rows, table[0])
-        return torch.bmm(rows.unflatten(0, (len(table), -1)), table).flatten(0, 1)
+        product: Tensor = torch.bmm(rows.unflatten(0, (len(table), -1)), table)
+        return product.flatten(0, 1)
 
     def _log_joint(self, potentials: bool = True) -> Iterator[tuple[slice, Tensor]]:
         """Blocks of entries with log-table plus log-potential [N, V, K]."""

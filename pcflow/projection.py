@@ -101,7 +101,8 @@ class _Link:
 
 class _Chain:
     """Gauss-Seidel sweeps along a chain: messages from the right, then left to right, mending each
-    position's potential from its present marginal before moving on."""
+    position's potential from its present marginal before moving on.
+    """
 
     def __init__(self, engine: Engine, checked: CheckedEvidence, links: list[_Link]) -> None:
         self.engine, self.checked, self.links = engine, checked, links

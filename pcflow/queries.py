@@ -63,18 +63,15 @@ def marginals(engine: Engine, evidence: Evidence | Tensor) -> Tensor:
     return out - out.logsumexp(dim=-1, keepdim=True)
 
 
-def sample(
-    engine: Engine, n: int, evidence: Evidence | Tensor | None, generator: torch.Generator | None
-) -> Tensor:
+def sample(engine: Engine, n: int, evidence: Evidence | Tensor | None, route: Drawn) -> Tensor:
     """Draws [n, D], or [n, B, D] given evidence."""
-    if n < 0:
-        raise ValueError(f"n must not be negative, got {n}")
+    if n < 0 or not route.temperature >= 0:
+        raise ValueError(f"must not be negative: {n=}, temperature={route.temperature}")
     checked = engine.nothing() if evidence is None else engine.check(evidence)
     evaluation = engine.evaluate(checked)
     refuse_impossible(evaluation.log_value, "sample")
     batch, width = checked.values.shape
     rows = torch.arange(batch, device=checked.values.device).repeat(n)
-    route = Drawn(generator)
     blocks = [evaluation.follow(route, some) for some in rows.split(engine.plan.samples_at_a_time)]
     values = torch.cat(blocks) if blocks else checked.values[:0]
     return values if evidence is None else values.view(n, batch, width)

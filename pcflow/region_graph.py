@@ -128,7 +128,7 @@ class RegionGraph:
         """The partitions of `region`; empty for a leaf."""
         return self._splits.get(region, ())
 
-    def to_networkx(self) -> nx.DiGraph:
+    def to_networkx(self) -> nx.DiGraph[Region | Partition]:
         """The graph for networkx: nodes are Region and Partition, edges point to the parts.
 
         Example:
@@ -136,7 +136,7 @@ class RegionGraph:
             >>> graph.number_of_nodes()
             1
         """
-        graph = nx.DiGraph()
+        graph: nx.DiGraph[Region | Partition] = nx.DiGraph()
         graph.add_nodes_from(self.regions)
         for partition in self.partitions:
             graph.add_edge(partition.region, partition)

@@ -24,6 +24,10 @@ class Route(Protocol):
         """Pick an alternative [N] from scores [N, X]."""
         ...
 
+    def category(self, scores: Tensor) -> Tensor:
+        """Pick a value [N] of a finite variable from log-scores [N, V]."""
+        ...
+
     def value(self, family: DensityFamily, params: Params) -> Tensor:
         """Pick a value [N] of single units with parameters [N, ...]."""
         ...
@@ -31,9 +35,16 @@ class Route(Protocol):
 
 @dataclass(frozen=True)
 class Drawn:
-    """Pick in proportion to the scores."""
+    """Pick in proportion to the scores.
+
+    Args:
+        generator: source of randomness; torch's global one by default.
+        temperature: categories are drawn from scores to the power 1 / temperature; zero takes the
+            highest. The latent path is always drawn as it is (CoDD, arXiv 2603.00045, Sec. 5.1).
+    """
 
     generator: torch.Generator | None = None
+    temperature: float = 1.0
 
     def index(self, scores: Tensor, in_log_space: bool) -> Tensor:
         """Inverse of the cumulative sum at a uniform number; never an impossible alternative."""
@@ -48,6 +59,12 @@ class Drawn:
         point = torch.minimum(uniform * last, below)
         return torch.searchsorted(total, point, right=True).squeeze(-1)
 
+    def category(self, scores: Tensor) -> Tensor:
+        """Draw from the tempered scores."""
+        if self.temperature == 0.0:
+            return scores.argmax(dim=-1)
+        return self.index(scores / self.temperature, in_log_space=True)
+
     def value(self, family: DensityFamily, params: Params) -> Tensor:
         """Draw."""
         return family.sample(params, self.generator)
@@ -58,6 +75,10 @@ class Best:
     """Pick the highest score."""
 
     def index(self, scores: Tensor, in_log_space: bool) -> Tensor:
+        """The first of the largest."""
+        return scores.argmax(dim=-1)
+
+    def category(self, scores: Tensor) -> Tensor:
         """The first of the largest."""
         return scores.argmax(dim=-1)
 

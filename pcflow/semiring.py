@@ -227,7 +227,7 @@ def outer_add(a: Tensor, b: Tensor) -> Tensor:
 
 
 def matmul(x: Tensor, weight: Tensor, out: Tensor) -> None:
-    """x [F, B, J] @ weight [F or 1, J, K] into out [F, B, K]; one flat product if weights are shared."""
+    """X [F, B, J] @ weight [F or 1, J, K] into out [F, B, K]; one flat product if weights are shared."""
     if weight.shape[0] == 1 and out.is_contiguous() and x.is_contiguous():
         torch.mm(x.flatten(0, 1), weight[0], out=out.flatten(0, 1))
     elif weight.shape[0] == 1:

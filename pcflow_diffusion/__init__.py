@@ -1,0 +1,50 @@
+"""pcflow_diffusion: a probabilistic circuit as the output layer of a masked diffusion LM.
+
+A masked diffusion language model gives one distribution per masked token; drawing several tokens
+independently mixes up what belongs together. `CircuitHead` couples them through a circuit
+(CoDD, arXiv 2603.00045): a joint distribution, exactly normalised and exactly sampled.
+"""
+
+from pcflow_diffusion.backbones import (
+    Backbone,
+    Denoiser,
+    DenoiserConfig,
+    dream,
+    llada,
+    load_denoiser,
+    mdlm,
+    save_denoiser,
+)
+from pcflow_diffusion.coupling import Coupling, LogLinear, Projection
+from pcflow_diffusion.decode import generate
+from pcflow_diffusion.errors import DiffusionError
+from pcflow_diffusion.head import CircuitHead
+from pcflow_diffusion.objective import (
+    elbo_weights,
+    mask_exactly,
+    mask_tokens,
+    masked_diffusion_loss,
+    sample_times,
+)
+
+__all__ = [
+    "Backbone",
+    "CircuitHead",
+    "Coupling",
+    "Denoiser",
+    "DenoiserConfig",
+    "DiffusionError",
+    "LogLinear",
+    "Projection",
+    "dream",
+    "elbo_weights",
+    "generate",
+    "llada",
+    "load_denoiser",
+    "mask_exactly",
+    "mask_tokens",
+    "masked_diffusion_loss",
+    "mdlm",
+    "sample_times",
+    "save_denoiser",
+]

@@ -1,0 +1,1 @@
+"""The checkpoints that are shipped, each beside the script that made it."""

@@ -1,0 +1,214 @@
+"""`CircuitHead`: a circuit as the output layer of a masked diffusion language model.
+
+Legend: B batch, L positions (as many as the circuit has variables), V tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pcflow import CompiledCircuit, Evidence
+from pcflow_diffusion.coupling import Coupling, LogLinear, coupling_by_name, log_linear
+from pcflow_diffusion.errors import CouplingError, ShapeMismatch, TokenOutOfRange
+
+
+class CircuitHead(nn.Module):
+    """Backbone logits and visible tokens to a joint distribution of the masked tokens.
+
+    The backbone's marginals become potentials on the circuit's variables, and the circuit is
+    conditioned on the visible tokens; probabilities, draws and marginals of the result are exact
+    (CoDD, arXiv 2603.00045, Sec. 4; the couplings beyond the product are our own).
+
+    Args:
+        model: a compiled circuit over L token positions of V tokens each.
+        mask_token_id: the id that stands for a masked token in `x`; V or a token below it, which
+            then has no mass.
+        coupling: "product", "ratio", "projection", or a `Coupling`.
+
+    Raises:
+        CouplingError: if the coupling is unknown.
+        ShapeMismatch: if the circuit's variables do not all have the same number of categories.
+
+    Example:
+        >>> import pcflow as pf
+        >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(5)))
+        >>> head = CircuitHead(model, mask_token_id=5)
+        >>> tokens, confidence = head.sample(torch.zeros(1, 4, 5), torch.tensor([[3, 5, 5, 1]]))
+        >>> tokens[0, 0].item(), tokens[0, 3].item()
+        (3, 1)
+    """
+
+    def __init__(
+        self, model: CompiledCircuit, mask_token_id: int, coupling: str | Coupling = "projection"
+    ) -> None:
+        """Check the circuit and look up the coupling."""
+        super().__init__()
+        sizes = set(model.num_categories)
+        if len(sizes) != 1 or None in sizes:
+            raise ShapeMismatch(f"the circuit must have one vocabulary at every position: {sizes}")
+        self.model, self.mask_token_id = model, mask_token_id
+        self.vocabulary_size = int(model.num_categories[0] or 0)
+        self.coupling = coupling_by_name(coupling) if isinstance(coupling, str) else coupling
+
+    def forward(self, logits: Tensor, x: Tensor) -> Tensor:
+        """Log-marginals of the coupled joint at masked positions: for code that expects logits.
+
+        Args:
+            logits: the backbone's, [B, L, V].
+            x: tokens with masks, [B, L].
+
+        Returns:
+            [B, L, V]; visible positions keep the backbone's logits. Not differentiable.
+
+        Raises:
+            ShapeMismatch: if shapes do not fit; TokenOutOfRange: if a token does not.
+            NoMassError: if the visible tokens are impossible under the circuit.
+        """
+        log_q = self.model.marginals(self.couple(logits, x)).to(logits.dtype)
+        return torch.where((x == self.mask_token_id).unsqueeze(-1), log_q, logits)
+
+    def couple(self, logits: Tensor, x: Tensor) -> Evidence:
+        """The evidence that turns the circuit into the coupled joint.
+
+        Args:
+            logits: the backbone's, [B, L, V].
+            x: tokens with masks, [B, L].
+
+        Raises:
+            ShapeMismatch: if shapes do not fit; TokenOutOfRange: if a token does not.
+        """
+        return self.coupling.couple(
+            self.model, self._visible(logits, x), self.log_marginals(logits)
+        )
+
+    def log_marginals(self, logits: Tensor) -> Tensor:
+        """The backbone's normalised log-probabilities [B, L, V], in the circuit's precision."""
+        logits = logits.to(self.model.banks[0].dtype)
+        if self.mask_token_id < self.vocabulary_size:
+            never = torch.arange(self.vocabulary_size, device=logits.device) == self.mask_token_id
+            logits = logits.masked_fill(never, -torch.inf)
+        return logits.log_softmax(dim=-1)
+
+    def log_prob(self, logits: Tensor, x: Tensor, x0: Tensor) -> Tensor:
+        """Log q(x0 | x) [B] (nats) of the masked tokens under the coupled joint.
+
+        Two upward passes: one with the tokens observed, one with the potentials. Differentiable in
+        the logits and the circuit, with r and the projection's potentials held fixed.
+
+        Args:
+            logits: the backbone's, [B, L, V].
+            x: tokens with masks, [B, L].
+            x0: the tokens, [B, L]; only those at masked positions are read.
+
+        Raises:
+            ShapeMismatch: if shapes do not fit; TokenOutOfRange: if a token does not.
+        """
+        coupled = self.couple(logits, x)
+        return self._log_prob(coupled, x, x0)
+
+    def sample(
+        self,
+        logits: Tensor,
+        x: Tensor,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Draw all masked tokens at once from the coupled joint.
+
+        The latent path is drawn at temperature 1, then each token from its distribution given the
+        path to the power 1 / temperature (CoDD Sec. 5.1); zero takes the most probable token.
+
+        Args:
+            logits: the backbone's, [B, L, V].
+            x: tokens with masks, [B, L].
+            temperature: not negative.
+            generator: source of randomness; torch's global one by default.
+
+        Returns:
+            Tokens [B, L], visible ones kept, and confidence [B, L]: the probability of each token
+            under the coupled joint's marginals, before temperature; 1 where visible.
+
+        Raises:
+            ShapeMismatch: if shapes do not fit; TokenOutOfRange: if a token does not.
+            NoMassError: if the visible tokens are impossible under the circuit.
+        """
+        tokens, log_q = self.draw(logits, x, temperature, generator)
+        confidence = log_q.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).exp()
+        return tokens, confidence
+
+    def draw(
+        self, logits: Tensor, x: Tensor, temperature: float, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """Like `sample`, but with the log-marginals [B, L, V] instead of the confidence."""
+        with torch.no_grad():
+            coupled = self.couple(logits, x)
+            tokens = self.model.sample(1, coupled, generator, temperature=temperature)[0]
+            return tokens, self.model.marginals(coupled)
+
+    def fit_coupling(self, logits: Tensor, x: Tensor, x0: Tensor) -> LogLinear:
+        """Set the coupling to the `LogLinear` that is best on held-out examples.
+
+        The log-likelihood is concave in (a, b), so the maximum is the global one.
+
+        Args:
+            logits: the backbone's, [N, L, V].
+            x: tokens with masks, [N, L].
+            x0: the tokens, [N, L].
+
+        Returns:
+            The coupling, which the head uses from now on.
+
+        Raises:
+            ShapeMismatch: if shapes do not fit; TokenOutOfRange: if a token does not.
+            CouplingError: if nothing is masked.
+        """
+        visible, log_m = self._visible(logits, x), self.log_marginals(logits.detach())
+        if visible.missing is None or not bool(visible.missing.any()):
+            raise CouplingError("fit_coupling needs examples with masked tokens")
+        log_r = self.model.marginals(visible)
+        powers = torch.tensor([1.0, 0.5], dtype=log_m.dtype, device=log_m.device)
+        powers.requires_grad_()
+        optimizer = torch.optim.LBFGS([powers], max_iter=15, line_search_fn="strong_wolfe")
+
+        def loss() -> Tensor:
+            optimizer.zero_grad()
+            potentials = log_linear(log_m, log_r, powers[0], powers[1])
+            coupled = Evidence(visible.values, visible.missing, potentials)
+            value = -self._log_prob(coupled, x, x0).mean()
+            value.backward()
+            return value
+
+        optimizer.step(loss)
+        a, b = powers.tolist()
+        self.coupling = LogLinear(a, b)
+        return self.coupling
+
+    def _log_prob(self, coupled: Evidence, x: Tensor, x0: Tensor) -> Tensor:
+        """Score x0 under potentials: circuit plus potentials, less the normaliser."""
+        masked = x == self.mask_token_id
+        tokens = torch.where(masked, x0, x)
+        self._check_tokens("x0", tokens)
+        assert coupled.log_potentials is not None
+        chosen = coupled.log_potentials.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)  # [B, L]
+        score = chosen.masked_fill(~masked, 0.0).sum(dim=-1)
+        return self.model.log_prob(tokens) + score - self.model.log_prob(coupled)
+
+    def _visible(self, logits: Tensor, x: Tensor) -> Evidence:
+        """The visible tokens as observations."""
+        wanted = (*x.shape, self.vocabulary_size)
+        if x.dim() != 2 or x.shape[1] != self.model.num_variables or logits.shape != wanted:
+            raise ShapeMismatch(
+                f"x must be [B, {self.model.num_variables}] and logits [B, "
+                f"{self.model.num_variables}, {self.vocabulary_size}], got {tuple(x.shape)} and "
+                f"{tuple(logits.shape)}"
+            )
+        masked = x == self.mask_token_id
+        values = x.masked_fill(masked, 0)
+        self._check_tokens("x", values)
+        return Evidence(values, masked)
+
+    def _check_tokens(self, name: str, tokens: Tensor) -> None:
+        outside = (tokens < 0) | (tokens >= self.vocabulary_size)
+        if bool(outside.any()):
+            raise TokenOutOfRange(name, int(tokens[outside][0]), self.vocabulary_size)

@@ -1,0 +1,235 @@
+"""Characters as tokens, a text that every Python carries, and the windows cut from it.
+
+The default text is the English documentation in `pydoc_data.topics`. Many of its topics repeat
+whole paragraphs of others, so a split by topic alone would put a third of the held-out text into
+the training text as well; every paragraph is therefore kept once, and the held-out side keeps it.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pcflow_diffusion.errors import ShapeMismatch, TextError, TokenOutOfRange
+
+REPLACEMENT = "\ufffd"
+CONTEXT, BLOCK = 96, 32
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text in two disjoint parts.
+
+    Attributes:
+        train: the part to learn from.
+        held_out: the part to judge on.
+    """
+
+    train: str
+    held_out: str
+
+
+@dataclass(frozen=True)
+class CharacterTokenizer:
+    r"""Characters to token ids; a character outside the vocabulary becomes U+FFFD.
+
+    Args:
+        characters: the vocabulary; token `i` is `characters[i]`. Holds U+FFFD once, no repeats.
+
+    Raises:
+        TextError: if a character repeats or U+FFFD is missing.
+
+    Example:
+        >>> tokenizer = CharacterTokenizer.fit("banana!", minimum_count=2)
+        >>> tokenizer.characters
+        'an\ufffd'
+        >>> tokenizer.decode(tokenizer.encode("nab"))
+        'na\ufffd'
+    """
+
+    characters: str
+
+    def __post_init__(self) -> None:
+        """Check the vocabulary."""
+        if len(set(self.characters)) != len(self.characters) or REPLACEMENT not in self.characters:
+            raise TextError("characters must be distinct and include U+FFFD")
+
+    @classmethod
+    def fit(cls, text: str, minimum_count: int = 5) -> CharacterTokenizer:
+        """The sorted characters that occur at least `minimum_count` times, and U+FFFD."""
+        frequent = {c for c, n in Counter(text).items() if n >= minimum_count}
+        return cls("".join(sorted(frequent | {REPLACEMENT})))
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {c: i for i, c in enumerate(self.characters)}
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of real tokens V; the mask token of a `Denoiser` is V."""
+        return len(self.characters)
+
+    @property
+    def mask_token_id(self) -> int:
+        """The id after the last real token."""
+        return len(self.characters)
+
+    def encode(self, text: str) -> Tensor:
+        """Token ids, long [len(text)]."""
+        unknown = self._ids[REPLACEMENT]
+        return torch.tensor([self._ids.get(c, unknown) for c in text], dtype=torch.long)
+
+    def decode(self, tokens: Tensor | Sequence[int], mask: str = "_") -> str:
+        """The text of one row of tokens; the mask token prints as `mask`.
+
+        Raises:
+            ShapeMismatch: if `tokens` has more than one axis.
+            TokenOutOfRange: if a token is neither in the vocabulary nor the mask token.
+        """
+        row = torch.as_tensor(tokens)
+        if row.ndim != 1:
+            raise ShapeMismatch(f"decode takes one row of tokens, got shape {tuple(row.shape)}")
+        symbols = [*self.characters, mask]
+        for token in row.tolist():
+            if not 0 <= token < len(symbols):
+                raise TokenOutOfRange("tokens", token, len(symbols))
+        return "".join(symbols[token] for token in row.tolist())
+
+
+def is_held_out(topic: str) -> bool:
+    """Whether a topic belongs to the held-out tenth: by its name only, alike on every machine.
+
+    Example:
+        >>> is_held_out("power"), is_held_out("lambda")
+        (True, False)
+    """
+    return zlib.crc32(topic.encode()) % 10 == 0
+
+
+def split_topics(topics: Mapping[str, str]) -> Text:
+    r"""Split topics by the hash of their names and keep every paragraph once.
+
+    Paragraphs that differ in white space only count as equal. The held-out part is collected first,
+    so no paragraph of it is in the training part. Topics are joined in the order of their names.
+
+    Example:
+        >>> split_topics({"power": "a\n\nb", "lambda": "b\n\nc\n\nc"})
+        Text(train='c', held_out='a\n\nb')
+    """
+    seen: set[str] = set()
+    held_out = _join((topics[t] for t in sorted(topics) if is_held_out(t)), seen)
+    train = _join((topics[t] for t in sorted(topics) if not is_held_out(t)), seen)
+    return Text(train, held_out)
+
+
+def _join(texts: Iterable[str], seen: set[str]) -> str:
+    """The paragraphs not in `seen`, which they join."""
+    kept = []
+    for paragraph in (p for text in texts for p in re.split(r"\n\s*\n", text.strip())):
+        key = " ".join(paragraph.split())
+        if key and key not in seen:
+            seen.add(key)
+            kept.append(paragraph.strip("\n"))
+    return "\n\n".join(kept)
+
+
+def load_text(path: str | Path | None = None) -> Text:
+    """The text of a UTF-8 file, or by default Python's own documentation.
+
+    Args:
+        path: a file, whose last tenth is held out; None for `pydoc_data.topics`, split by topic.
+
+    Raises:
+        TextError: if the file is not UTF-8, or holds fewer than ten characters.
+        FileNotFoundError: if there is no such file.
+
+    Example:
+        >>> len(load_text().train) > 5 * len(load_text().held_out) > 0
+        True
+    """
+    if path is None:
+        from pydoc_data.topics import topics
+
+        return split_topics(topics)
+    return _split_by_position(_read(Path(path)))
+
+
+def _read(path: Path) -> str:
+    """The text of a file, with universal newlines."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise TextError(f"{path} is not UTF-8 text: byte {error.start}") from error
+
+
+def _split_by_position(text: str) -> Text:
+    """The last tenth is held out."""
+    if len(text) < 10:
+        raise TextError(f"a text needs at least 10 characters to be split, got {len(text)}")
+    cut = len(text) - len(text) // 10
+    return Text(text[:cut], text[cut:])
+
+
+def windows(tokens: Tensor, length: int, stride: int) -> Tensor:
+    """All windows of `length` tokens that start at a multiple of `stride`.
+
+    Args:
+        tokens: [N].
+        length: tokens per window, L.
+        stride: distance between the starts of two windows.
+
+    Returns:
+        [1 + (N - L) // stride, L]; a view, so do not write to it.
+
+    Raises:
+        ShapeMismatch: if `tokens` is not one row.
+        TextError: if the text is shorter than one window, or length or stride is not positive.
+
+    Example:
+        >>> windows(torch.arange(5), length=3, stride=2).tolist()
+        [[0, 1, 2], [2, 3, 4]]
+    """
+    if tokens.ndim != 1:
+        raise ShapeMismatch(f"windows takes one row of tokens, got shape {tuple(tokens.shape)}")
+    if length < 1 or stride < 1:
+        raise TextError(f"length and stride must be positive, got {length} and {stride}")
+    if len(tokens) < length:
+        raise TextError(f"a window of {length} tokens does not fit in a text of {len(tokens)}")
+    return tokens.unfold(0, length, stride)  # [windows, L]
+
+
+def blocks(
+    tokens: Tensor, count: int | None = None, context: int = CONTEXT, block: int = BLOCK
+) -> Tensor:
+    """Windows of `context` tokens followed by a block; no two blocks overlap.
+
+    Args:
+        tokens: [N].
+        count: how many, spread evenly over the text; None for all.
+        context: visible tokens before the block.
+        block: tokens in the block.
+
+    Returns:
+        [count, context + block]; the block is the last `block` columns.
+
+    Raises:
+        TextError: if the text holds fewer blocks than asked for.
+
+    Example:
+        >>> blocks(torch.arange(9), context=2, block=3).tolist()
+        [[0, 1, 2, 3, 4], [3, 4, 5, 6, 7]]
+    """
+    found = windows(tokens, context + block, block)
+    if count is None:
+        return found
+    if not 1 <= count <= len(found):
+        raise TextError(f"asked for {count} blocks, the text holds {len(found)}")
+    return found[torch.arange(count) * len(found) // count]
