@@ -1,8 +1,9 @@
 """pcflow: compile probabilistic circuits and query them exactly.
 
 A *region graph* says how variables are split; a *circuit* puts layers of sum, product and input
-units on it and is proved smooth and decomposable as it is built; a *compiled circuit* runs it. Every
-query is one upward pass over *evidence* and at most one downward pass. Begin with `passes.py`.
+units on it and is proved smooth and decomposable as it is built; a *compiled circuit* runs it.
+Every query is one upward pass over *evidence* and at most one downward pass. To read the code,
+begin with `passes.py`.
 """
 
 from pcflow import structure

@@ -37,7 +37,7 @@ def build_circuit(
     Raises:
         StructureError: if `units` is below 1, `layer` unknown, or `inputs` too few.
 
-    Example:
+    Examples:
         >>> from pcflow import Categorical, structure
         >>> build_circuit(structure.random_binary_tree(4), Categorical(3), units=2)
         Circuit(4 variables, 14 layers, 50 parameters)
@@ -76,7 +76,7 @@ def hmm(
     Raises:
         StructureError: if a size is below 1, or emissions that differ are to be shared.
 
-    Example:
+    Examples:
         >>> from pcflow import Categorical
         >>> hmm(5, states=2, inputs=Categorical(3))
         Circuit(5 variables, 14 layers, 12 parameters)

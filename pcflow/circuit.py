@@ -32,7 +32,7 @@ class Parameter:
     Raises:
         StructureError: if it contains NaN.
 
-    Example:
+    Examples:
         >>> Parameter.from_probs([[0.6, 0.4]]).value.softmax(-1)
         tensor([[0.6000, 0.4000]], dtype=torch.float64)
     """
@@ -80,7 +80,7 @@ class InputLayer:
     Raises:
         StructureError: if a parameter is missing, unknown or of the wrong shape.
 
-    Example:
+    Examples:
         >>> from pcflow.inputs import Bernoulli
         >>> odds = torch.logit(torch.tensor([0.45, 0.99]))
         >>> InputLayer(0, Bernoulli(), units=2, parameters={"logits": Parameter(odds)})
@@ -138,7 +138,7 @@ class SumLayer:
     Raises:
         StructureError: if the weight's shape does not fit, or a row has no weight at all.
 
-    Example:
+    Examples:
         >>> from pcflow.inputs import Indicator
         >>> either = [InputLayer(0, Indicator(v)) for v in (0, 1)]
         >>> SumLayer(either, Parameter.from_probs([[0.6, 0.4]]))
@@ -200,7 +200,7 @@ class ProductLayer:
     Raises:
         StructureError: if there are fewer than two inputs, or units differ under "hadamard".
 
-    Example:
+    Examples:
         >>> from pcflow.inputs import Gaussian
         >>> ProductLayer([InputLayer.random(v, Gaussian(), 2) for v in range(2)], "kronecker")
         ProductLayer(kronecker, 2 inputs, 4 units)
@@ -255,7 +255,7 @@ class Circuit:
         num_variables: D.
         num_categories: for each variable its number of categories, None if it has no finite range.
 
-    Example:
+    Examples:
         >>> from pcflow.inputs import Bernoulli
         >>> coins = [InputLayer.random(v, Bernoulli()) for v in range(2)]
         >>> Circuit(ProductLayer(coins))

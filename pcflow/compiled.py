@@ -67,7 +67,7 @@ class CompiledCircuit(nn.Module):
         """The circuit with the parameters as they are now."""
         version = [(bank, bank._version) for bank in self.banks]
         kept = self._exported
-        if kept is None or not all(a is b and v == w for (a, v), (b, w) in zip(kept[0], version)):
+        if kept is None or not _same(kept[0], version):
             kept = (version, self._circuit.replace(self._values()))
             self._exported = kept
         return kept[1]
@@ -89,7 +89,7 @@ class CompiledCircuit(nn.Module):
         Raises:
             EvidenceError: if the evidence does not fit the circuit.
 
-        Example:
+        Examples:
             >>> import pcflow as pf
             >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
             >>> model.log_prob(torch.tensor([[0, 2, 1, 1]])).shape
@@ -109,7 +109,7 @@ class CompiledCircuit(nn.Module):
             NoMassError: if some row of the evidence is impossible.
             EvidenceError: if the evidence does not fit the circuit.
 
-        Example:
+        Examples:
             >>> import pcflow as pf
             >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
             >>> x = torch.tensor([[0.0, torch.nan, 1.0, 1.0]])
@@ -141,7 +141,7 @@ class CompiledCircuit(nn.Module):
             NoMassError: if some row of the evidence is impossible.
             EvidenceError: if the evidence does not fit the circuit.
 
-        Example:
+        Examples:
             >>> import pcflow as pf
             >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
             >>> model.sample(5).shape
@@ -161,7 +161,7 @@ class CompiledCircuit(nn.Module):
             NoMassError: if some row of the evidence is impossible.
             EvidenceError: if the evidence does not fit the circuit.
 
-        Example:
+        Examples:
             >>> import pcflow as pf
             >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
             >>> values, log_value, exact = model.mpe(torch.full((1, 4), torch.nan))
@@ -189,7 +189,7 @@ class CompiledCircuit(nn.Module):
             PropertyRequired: if a variable has no finite range.
             EvidenceError: if evidence or marginals do not fit the circuit.
 
-        Example:
+        Examples:
             >>> import pcflow as pf
             >>> model = pf.compile(pf.hmm(3, states=2, inputs=pf.Bernoulli()), dtype=torch.float64)
             >>> target = torch.tensor([[[0.1, 0.9], [0.5, 0.5], [0.8, 0.2]]]).log()
@@ -218,6 +218,12 @@ class CompiledCircuit(nn.Module):
         return self
 
 
+def _same(before: list[tuple[Tensor, int]], now: list[tuple[Tensor, int]]) -> bool:
+    """Whether no bank was replaced or edited."""
+    pairs = zip(before, now, strict=True)
+    return all(a is b and v == w for (a, v), (b, w) in pairs)
+
+
 def compile(
     circuit: Circuit,
     device: torch.device | str | None = None,
@@ -235,7 +241,7 @@ def compile(
     Raises:
         TypeError: if `circuit` is not a Circuit or `dtype` is not float32 or float64.
 
-    Example:
+    Examples:
         >>> import pcflow as pf
         >>> compile(pf.hmm(4, states=2, inputs=pf.Categorical(3))).num_variables
         4

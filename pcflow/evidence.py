@@ -19,9 +19,9 @@ from pcflow.errors import EvidenceError
 class Evidence:
     """What is known about each variable, per row; every combination of the three is allowed.
 
-    A variable is *observed* where it has a value, *missing* where `missing` is true, where its value
-    is NaN, or where there are no values at all. A missing variable with potentials is *soft*: the
-    query computes log sum_x p(x) prod_i lambda_i(x_i) over what is not observed. Potentials of
+    A variable is *observed* where it has a value, *missing* where `missing` is true, where its
+    value is NaN, or where there are no values at all. A missing variable with potentials is *soft*:
+    the query computes log sum_x p(x) prod_i lambda_i(x_i) over what is not observed. Potentials of
     observed variables are not read.
 
     Args:
@@ -30,7 +30,7 @@ class Evidence:
         log_potentials: [B, D, V], log lambda (nats), -inf allowed. V is the largest number of
             categories in the circuit; entries past a variable's own number are not read.
 
-    Example:
+    Examples:
         >>> import pcflow as pf
         >>> circuit = pf.hmm(2, states=2, inputs=pf.Categorical(3))
         >>> nothing = pf.Evidence(missing=torch.ones(1, 2, dtype=torch.bool))
@@ -94,8 +94,12 @@ class Evidence:
 
 @dataclass(frozen=True, eq=False)
 class CheckedEvidence:
-    """Evidence that fits its circuit: `values` [B, D] (0 where missing), `missing` [B, D] and
-    `log_potentials` [B, D, V] or None.
+    """Evidence that fits its circuit.
+
+    Attributes:
+        values: [B, D], zero where missing.
+        missing: [B, D] bool.
+        log_potentials: [B, D, V] or None.
     """
 
     values: Tensor

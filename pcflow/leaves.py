@@ -212,7 +212,8 @@ class FiniteLeaf(Leaf):
         shape = (self.missing.shape[0], -1)
         potential, slope = self.potential.unflatten(0, shape), slope.unflatten(0, shape)
         counts += self.table * torch.bmm(potential.transpose(1, 2), slope)
-        return (potential * torch.bmm(slope, self.table.transpose(1, 2))).flatten(0, 1)
+        gradient: Tensor = potential * torch.bmm(slope, self.table.transpose(1, 2))
+        return gradient.flatten(0, 1)
 
     def _soft_log(self, flow: Tensor, counts: Tensor) -> Tensor:
         """The same from logarithms, edge by edge."""
@@ -245,7 +246,8 @@ class FiniteLeaf(Leaf):
         if self.shared:
             return torch.mm(rows, table[0])
         product: Tensor = torch.bmm(rows.unflatten(0, (len(table), -1)), table)
-        return product.flatten(0, 1)
+        flat: Tensor = product.flatten(0, 1)
+        return flat
 
     def _log_joint(self, potentials: bool = True) -> Iterator[tuple[slice, Tensor]]:
         """Blocks of entries with log-table plus log-potential [N, V, K]."""
@@ -336,7 +338,7 @@ class DensityLeaf(Leaf):
         return dict(zip(leaves, grads, strict=True))
 
     def choose(self, unit: Tensor, fold: Tensor, row: Tensor, route: Route) -> Tensor:
-        """Values [N] of chosen units; unobserved ones drawn from, or at the mode of, the density."""
+        """Values [N] of chosen units; unobserved ones are draws, or modes, of the density."""
         assert isinstance(self.step.family, DensityFamily)
         values = self.x[fold, row]
         some = self.missing[fold, row]

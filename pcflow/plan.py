@@ -167,7 +167,7 @@ def make_plan(circuit: Circuit, fold: bool = True) -> Plan:
         circuit: the circuit.
         fold: False gives every layer a step of its own (to check the folding).
 
-    Example:
+    Examples:
         >>> import pcflow as pf
         >>> circuit = pf.build_circuit(pf.structure.quad_tree((4, 4)), pf.Bernoulli(), units=2)
         >>> [step.folds for step in make_plan(circuit).steps]
@@ -235,9 +235,7 @@ class _Writer:
     def plan(self, circuit: Circuit) -> Plan:
         outs = [self.allocate(group) for group in self.groups]
         fresh = self.fresh()
-        steps = tuple(
-            self.step(group, out, reads) for group, out, reads in zip(self.groups, outs, fresh)
-        )
+        steps = tuple(map(self.step, self.groups, outs, fresh))
         banks = tuple(map(tuple, self.banks))
         return Plan(steps, banks, dict(self.arenas), circuit.num_variables, RowCount())
 

@@ -100,8 +100,10 @@ class _Link:
 
 
 class _Chain:
-    """Gauss-Seidel sweeps along a chain: messages from the right, then left to right, mending each
-    position's potential from its present marginal before moving on.
+    """Gauss-Seidel sweeps along a chain.
+
+    A sweep collects messages from the right, then goes from left to right and mends each position's
+    potential from its present marginal before moving on.
     """
 
     def __init__(self, engine: Engine, checked: CheckedEvidence, links: list[_Link]) -> None:

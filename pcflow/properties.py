@@ -25,7 +25,7 @@ def is_deterministic(circuit: Circuit) -> bool:
 
     A deterministic circuit answers MPE exactly (Choi and Darwiche 2017). False means "not proved".
 
-    Example:
+    Examples:
         >>> import pcflow as pf
         >>> either = [pf.InputLayer(0, pf.Indicator(v)) for v in (0, 1)]
         >>> weight = pf.Parameter.from_probs([[0.6, 0.4]])

@@ -29,7 +29,7 @@ def reference_log_prob(
     Raises:
         EvidenceError: if the evidence does not fit the circuit.
 
-    Example:
+    Examples:
         >>> import pcflow as pf
         >>> circuit = pf.hmm(3, states=2, inputs=pf.Bernoulli())
         >>> reference_log_prob(circuit, torch.zeros(4, 3)).shape

@@ -1,7 +1,7 @@
 """Region graphs: how the variables of a circuit are split, before any unit exists.
 
 A region is a set of variables; a partition splits one region into disjoint smaller ones. A region
-graph is a rooted directed acyclic graph of both (Peharz et al. 2020, "Random Sum-Product Networks").
+graph is a rooted directed acyclic graph of both (Peharz et al. 2020, RAT-SPN).
 Nothing here knows about torch.
 """
 
@@ -25,7 +25,7 @@ class Region:
     Raises:
         StructureError: if it is empty, repeats a variable or names a negative one.
 
-    Example:
+    Examples:
         >>> Region([2, 0])
         Region(variables=(0, 2))
     """
@@ -52,7 +52,7 @@ class Partition:
         NotDecomposable: if two parts share a variable.
         StructureError: if the parts do not cover the region, or there are fewer than two.
 
-    Example:
+    Examples:
         >>> Partition(Region([0, 1]), (Region([0]), Region([1]))).parts[1]
         Region(variables=(1,))
     """
@@ -83,7 +83,7 @@ class RegionGraph:
     Raises:
         StructureError: if a partition cannot be reached from the root.
 
-    Example:
+    Examples:
         >>> a, b = Region([0]), Region([1])
         >>> rg = RegionGraph(Region([0, 1]), [Partition(Region([0, 1]), (a, b))])
         >>> [len(region) for region in rg.regions]
@@ -131,7 +131,7 @@ class RegionGraph:
     def to_networkx(self) -> nx.DiGraph[Region | Partition]:
         """The graph for networkx: nodes are Region and Partition, edges point to the parts.
 
-        Example:
+        Examples:
             >>> graph = RegionGraph(Region([0])).to_networkx()
             >>> graph.number_of_nodes()
             1

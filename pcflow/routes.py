@@ -1,8 +1,8 @@
 """Which input a sum unit follows on the way down, when it follows one: drawn or best.
 
 Exactly three combinations of arithmetic and route exist. EXPECTED (sum-product, all inputs by their
-share) gives flows, posteriors and gradients; SAMPLE (sum-product, drawn) and MPE (max-product, best)
-follow one input. `argmax` over sum-product values would look like MPE and be wrong.
+share) gives flows, posteriors and gradients; SAMPLE (sum-product, drawn) and MPE (max-product,
+best) follow one input. `argmax` over sum-product values would look like MPE and be wrong.
 
 Legend: N entries, X alternatives, K units.
 """

@@ -7,8 +7,8 @@
 A sum is one batched matrix product, a product is elementwise, logarithms touch scales only. A unit
 far below the largest of its row can underflow, and a later product can make just that unit matter.
 Two checks guard against it. `lowest` records the smallest unit of every product: while it stays
-above a floor, nothing can have been lost, because sums and products of numbers that are not negative
-keep relative accuracy. Rows that fall below are evaluated once more with every unit raised to at
+above a floor, nothing can have been lost, because sums and products of nonnegative numbers keep
+relative accuracy. Rows that fall below are evaluated once more with every unit raised to at
 least the floor. Since sums and products only grow with their inputs, the two results bracket the
 truth; rows for which they differ are evaluated a last time by `LogSumProduct`, which is slow and
 never underflows. `MaxProduct` computes with maxima in place of sums, for MPE.
@@ -227,7 +227,7 @@ def outer_add(a: Tensor, b: Tensor) -> Tensor:
 
 
 def matmul(x: Tensor, weight: Tensor, out: Tensor) -> None:
-    """X [F, B, J] @ weight [F or 1, J, K] into out [F, B, K]; one flat product if weights are shared."""
+    """Write x [F, B, J] @ weight [F or 1, J, K] to out [F, B, K], flat if weights are shared."""
     if weight.shape[0] == 1 and out.is_contiguous() and x.is_contiguous():
         torch.mm(x.flatten(0, 1), weight[0], out=out.flatten(0, 1))
     elif weight.shape[0] == 1:

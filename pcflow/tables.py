@@ -62,13 +62,14 @@ class Tables:
 
     def _keep(self, kind: str, banks: tuple[int, ...], make: Callable[[], Tensor]) -> Tensor:
         kept = self._kept.get((kind, banks))
-        if kept is None or not all(self._is_current(b, *v) for b, v in zip(banks, kept[0])):
+        if kept is None or not all(map(self._is_current, banks, kept[0])):
             with torch.no_grad():
                 kept = ([(self.banks[b], self.banks[b]._version) for b in banks], make())
             self._kept[(kind, banks)] = kept
         return kept[1]
 
-    def _is_current(self, bank: int, tensor: Tensor, version: int) -> bool:
+    def _is_current(self, bank: int, kept: tuple[Tensor, int]) -> bool:
+        tensor, version = kept
         return self.banks[bank] is tensor and tensor._version == version
 
 

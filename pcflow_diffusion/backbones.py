@@ -51,7 +51,7 @@ def llada(model: Callable[[Tensor], Any]) -> Backbone:
     Args:
         model: maps tokens to logits [B, L, V], or to an object with `.logits`.
 
-    Example:
+    Examples:
         >>> backbone = llada(lambda tokens: torch.zeros(*tokens.shape, 5))
         >>> backbone(torch.tensor([[1, 2, 3]])).shape
         torch.Size([1, 3, 5])
@@ -67,7 +67,7 @@ def dream(model: Callable[[Tensor], Any]) -> Backbone:
     Args:
         model: maps tokens to logits [B, L, V], or to an object with `.logits`.
 
-    Example:
+    Examples:
         >>> backbone = dream(lambda tokens: tokens[..., None].float())
         >>> backbone(torch.tensor([[5, 6, 7]]))[0, :, 0]
         tensor([5., 5., 6.])
@@ -89,7 +89,7 @@ def mdlm(model: Callable[[Tensor], Any], mask_token_id: int) -> Backbone:
         model: maps tokens to logits [B, L, V] whose V counts the mask, or an object with `.logits`.
         mask_token_id: the id of the mask.
 
-    Example:
+    Examples:
         >>> backbone = mdlm(lambda tokens: torch.zeros(*tokens.shape, 3), mask_token_id=2)
         >>> backbone(torch.tensor([[2, 0]])).exp()
         tensor([[[0.5000, 0.5000, 0.0000],
@@ -122,7 +122,7 @@ class DenoiserConfig:
     Raises:
         ShapeMismatch: if the numbers do not fit together.
 
-    Example:
+    Examples:
         >>> DenoiserConfig(vocabulary_size=26).mask_token_id
         26
     """
@@ -157,7 +157,7 @@ class Denoiser(nn.Module):
     Args:
         config: its shape. The caller's random state gives the initial weights.
 
-    Example:
+    Examples:
         >>> model = Denoiser(DenoiserConfig(vocabulary_size=7, width=16, depth=1, heads=2))
         >>> model(torch.tensor([[7, 3, 7]])).shape  # 7 is the mask
         torch.Size([1, 3, 7])
@@ -269,7 +269,7 @@ def save_denoiser(model: Denoiser, path: str | Path, vocabulary: Sequence[str]) 
     Raises:
         CheckpointError: if `vocabulary` does not have V entries.
 
-    Example:
+    Examples:
         >>> model = Denoiser(DenoiserConfig(vocabulary_size=2, width=8, depth=1, heads=1))
         >>> path = Path(tempfile.mkdtemp()) / "tiny.safetensors"
         >>> save_denoiser(model, path, vocabulary="ab")

@@ -46,7 +46,7 @@ class LogLinear:
         a: power of the backbone's marginals.
         b: power of the circuit's own marginals, divided out.
 
-    Example:
+    Examples:
         >>> LogLinear(1.0, 0.0) == coupling_by_name("product")
         True
     """
@@ -74,7 +74,7 @@ class Projection:
     Raises:
         CouplingError: if `sweeps` is below 1.
 
-    Example:
+    Examples:
         >>> Projection() == coupling_by_name("projection")
         True
     """
@@ -92,12 +92,12 @@ class Projection:
 
 
 def coupling_by_name(name: str) -> Coupling:
-    """ "product" (the paper), "ratio" or "projection".
+    """Look up "product" (the paper), "ratio" or "projection".
 
     Raises:
         CouplingError: if there is no such coupling.
 
-    Example:
+    Examples:
         >>> coupling_by_name("ratio")
         LogLinear(a=1.0, b=1.0)
     """

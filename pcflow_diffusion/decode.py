@@ -26,7 +26,7 @@ def generate(
     steps: int,
     gen_length: int,
     block_length: int,
-    mask_token_id: int,
+    mask_token_id: int | None = None,
     ranking: Ranking = "low_confidence",
     temperature: float = 0.0,
     context: int | None = None,
@@ -45,7 +45,7 @@ def generate(
         steps: backbone calls in all, spread evenly over the blocks.
         gen_length: number of tokens to generate.
         block_length: tokens per block, L.
-        mask_token_id: the backbone's mask.
+        mask_token_id: the backbone's mask; by default the head's, or `backbone.mask_token_id`.
         ranking: which positions to commit first: "low_confidence" those whose drawn token is the
             most probable, "margin" the largest distance between the two best tokens, "entropy" the
             lowest entropy, "random" any.
@@ -59,7 +59,7 @@ def generate(
     Raises:
         GenerationError: if the lengths, steps or the ranking do not fit together.
 
-    Example:
+    Examples:
         >>> backbone = lambda tokens: torch.zeros(*tokens.shape, 4)
         >>> prompt = torch.zeros(2, 3, dtype=torch.long)
         >>> settings = dict(steps=2, gen_length=4, block_length=2, mask_token_id=4)
@@ -67,9 +67,10 @@ def generate(
         torch.Size([2, 7])
     """
     blocks = _blocks(steps, gen_length, block_length, ranking, head)
+    mask = _mask_id(mask_token_id, head, backbone)
     tokens = prompt
     for _ in range(blocks):
-        block = prompt.new_full((len(prompt), block_length), mask_token_id)
+        block = prompt.new_full((len(prompt), block_length), mask)
         seen = tokens if context is None else tokens[:, max(0, tokens.shape[1] - context) :]
         for step in range(steps // blocks):
             shown = torch.cat([seen, block], dim=1)
@@ -79,7 +80,7 @@ def generate(
             else:
                 drawn, log_q = head.draw(logits, block, temperature, generator)
             score = _scores(ranking, log_q, drawn, generator)
-            commit = _best(score, block == mask_token_id, steps // blocks - step)
+            commit = _best(score, block == mask, steps // blocks - step)
             block = torch.where(commit, drawn, block)
         tokens = torch.cat([tokens, block], dim=1)
     return tokens
@@ -105,6 +106,14 @@ def _blocks(
     return blocks
 
 
+def _mask_id(given: int | None, head: CircuitHead | None, backbone: Backbone) -> int:
+    found = given if given is not None or head is None else head.mask_token_id
+    found = getattr(backbone, "mask_token_id", None) if found is None else found
+    if not isinstance(found, int):
+        raise GenerationError("mask_token_id is needed: neither head nor backbone has one")
+    return found
+
+
 def _independent(
     logits: Tensor, temperature: float, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
@@ -127,10 +136,11 @@ def _scores(
         case "low_confidence":
             return log_q.gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
         case "margin":
-            best, second = log_q.exp().topk(2, dim=-1).values.unbind(dim=-1)
-            return best - second
+            best = log_q.exp().topk(2, dim=-1).values  # [B, L, 2]
+            return best[..., 0] - best[..., 1]
         case "entropy":
-            return torch.special.entr(log_q.exp()).sum(dim=-1).neg()
+            entropy: Tensor = torch.special.entr(log_q.exp()).sum(dim=-1)
+            return -entropy
 
 
 def _best(score: Tensor, masked: Tensor, steps_left: int) -> Tensor:

@@ -30,7 +30,7 @@ class CircuitHead(nn.Module):
         CouplingError: if the coupling is unknown.
         ShapeMismatch: if the circuit's variables do not all have the same number of categories.
 
-    Example:
+    Examples:
         >>> import pcflow as pf
         >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(5)))
         >>> head = CircuitHead(model, mask_token_id=5)

@@ -34,7 +34,7 @@ def mask_tokens(
         ShapeMismatch: if `x0` is not [B, L] or `ratio` not [B].
         RatioOutOfRange: if a ratio is outside [0, 1].
 
-    Example:
+    Examples:
         >>> mask_tokens(torch.tensor([[5, 6], [7, 8]]), torch.tensor([0.0, 1.0]), 9).tolist()
         [[5, 6], [9, 9]]
     """
@@ -61,7 +61,7 @@ def mask_exactly(
         ShapeMismatch: if `x0` is not [B, L] or `ratio` not [B].
         RatioOutOfRange: if a ratio is outside [0, 1].
 
-    Example:
+    Examples:
         >>> x0 = torch.zeros(3, 8, dtype=torch.long)
         >>> (mask_exactly(x0, 0.5, mask_token_id=1) == 1).sum(dim=1).tolist()
         [4, 4, 4]
@@ -106,7 +106,7 @@ def sample_times(
     Raises:
         ShapeMismatch: if `batch` is not positive.
 
-    Example:
+    Examples:
         >>> t = sample_times(4, torch.Generator().manual_seed(0)).sort().values
         >>> t.diff()
         tensor([0.2500, 0.2500, 0.2500])
@@ -133,7 +133,7 @@ def elbo_weights(times: Tensor) -> Tensor:
     Raises:
         RatioOutOfRange: if a time is outside (0, 1].
 
-    Example:
+    Examples:
         >>> elbo_weights(torch.tensor([0.25, 1.0]))
         tensor([4., 1.])
     """
@@ -165,7 +165,7 @@ def masked_diffusion_loss(
         ShapeMismatch: if the shapes do not agree.
         TokenOutOfRange: if a masked token of `x0` is outside the V categories of the logits.
 
-    Example:
+    Examples:
         >>> x0, x = torch.tensor([[0, 1, 1]]), torch.tensor([[0, 4, 4]])
         >>> masked_diffusion_loss(torch.zeros(1, 3, 4), x, x0, mask_token_id=4)  # 2 log 4
         tensor([2.7726])

@@ -47,7 +47,7 @@ class CharacterTokenizer:
     Raises:
         TextError: if a character repeats or U+FFFD is missing.
 
-    Example:
+    Examples:
         >>> tokenizer = CharacterTokenizer.fit("banana!", minimum_count=2)
         >>> tokenizer.characters
         'an\ufffd'
@@ -107,7 +107,7 @@ class CharacterTokenizer:
 def is_held_out(topic: str) -> bool:
     """Whether a topic belongs to the held-out tenth: by its name only, alike on every machine.
 
-    Example:
+    Examples:
         >>> is_held_out("power"), is_held_out("lambda")
         (True, False)
     """
@@ -120,7 +120,7 @@ def split_topics(topics: Mapping[str, str]) -> Text:
     Paragraphs that differ in white space only count as equal. The held-out part is collected first,
     so no paragraph of it is in the training part. Topics are joined in the order of their names.
 
-    Example:
+    Examples:
         >>> split_topics({"power": "a\n\nb", "lambda": "b\n\nc\n\nc"})
         Text(train='c', held_out='a\n\nb')
     """
@@ -151,7 +151,7 @@ def load_text(path: str | Path | None = None) -> Text:
         TextError: if the file is not UTF-8, or holds fewer than ten characters.
         FileNotFoundError: if there is no such file.
 
-    Example:
+    Examples:
         >>> len(load_text().train) > 5 * len(load_text().held_out) > 0
         True
     """
@@ -193,7 +193,7 @@ def windows(tokens: Tensor, length: int, stride: int) -> Tensor:
         ShapeMismatch: if `tokens` is not one row.
         TextError: if the text is shorter than one window, or length or stride is not positive.
 
-    Example:
+    Examples:
         >>> windows(torch.arange(5), length=3, stride=2).tolist()
         [[0, 1, 2], [2, 3, 4]]
     """
@@ -223,7 +223,7 @@ def blocks(
     Raises:
         TextError: if the text holds fewer blocks than asked for.
 
-    Example:
+    Examples:
         >>> blocks(torch.arange(9), context=2, block=3).tolist()
         [[0, 1, 2, 3, 4], [3, 4, 5, 6, 7]]
     """

@@ -111,7 +111,7 @@ def train_denoiser(
         DiffusionError: unless exactly one of `minutes` and `steps` is given, and positive.
         TextError: if the text is shorter than one window.
 
-    Example:
+    Examples:
         >>> text = torch.arange(400) % 5
         >>> config = DenoiserConfig(5, width=16, depth=1, heads=2)
         >>> model = train_denoiser(text, config, steps=2, progress=False)
@@ -183,7 +183,7 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = self.how.learning_rate * _schedule(step, spent, self.how.warmup)
         self.optimizer.zero_grad()
-        bound.backward()  # type: ignore[no-untyped-call]
+        bound.backward()
         clip_grad_norm_(self.model.parameters(), self.how.gradient_clip)
         self.optimizer.step()
         self.average.update_parameters(self.model)
@@ -264,7 +264,7 @@ def block_loss(
     Returns:
         Nats per masked token.
 
-    Example:
+    Examples:
         >>> model = Denoiser(DenoiserConfig(5, width=16, depth=1, heads=2))
         >>> block_loss(model, torch.zeros(2, 40, dtype=torch.long), ratio=1.0) > 0
         True

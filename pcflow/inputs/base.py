@@ -52,7 +52,7 @@ class FiniteFamily(InputFamily):
 
     @abstractmethod
     def log_table(self, params: Params) -> Tensor:
-        """Normalised log-probabilities [P, V, K] (nats) from parameters [P, ...]; differentiable."""
+        """Normalised log-probabilities [P, V, K] (nats), differentiable in parameters [P, ...]."""
 
     def table(self, params: Params) -> Tensor:
         """Probabilities [P, V, K]."""

@@ -15,7 +15,7 @@ class Bernoulli(FiniteFamily):
 
     Parameter: `logits` [K], the log-odds of value 1; plus or minus infinity makes a point mass.
 
-    Example:
+    Examples:
         >>> Bernoulli().table({"logits": torch.zeros(1, 1)}).flatten()
         tensor([0.5000, 0.5000])
     """

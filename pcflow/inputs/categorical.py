@@ -19,7 +19,7 @@ class Categorical(FiniteFamily):
     Raises:
         StructureError: if there is no category.
 
-    Example:
+    Examples:
         >>> family = Categorical(3)
         >>> family.table({"logits": torch.zeros(1, 3, 1)}).flatten()
         tensor([0.3333, 0.3333, 0.3333])

@@ -22,7 +22,7 @@ class Gaussian(DensityFamily):
     Raises:
         StructureError: if `min_std` is not positive.
 
-    Example:
+    Examples:
         >>> zero = torch.zeros(1, 1)
         >>> Gaussian().log_prob({"mean": zero, "log_std": zero}, torch.zeros(1, 1)).item()
         -0.9189...

@@ -21,7 +21,7 @@ class Indicator(FiniteFamily):
     Raises:
         StructureError: if a value is not in 0, ..., num_categories - 1.
 
-    Example:
+    Examples:
         >>> Indicator(7, num_categories=10).values
         (7,)
     """

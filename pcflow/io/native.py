@@ -43,7 +43,7 @@ def save(model: CompiledCircuit, path: str | os.PathLike[str]) -> None:
         TypeError: if `model` is not a CompiledCircuit.
         OSError: if the file cannot be written; an existing one is left as it was.
 
-    Example:
+    Examples:
         >>> import tempfile, pcflow as pf
         >>> model = pf.compile(pf.hmm(3, states=2, inputs=pf.Categorical(4)))
         >>> with tempfile.TemporaryDirectory() as folder:

@@ -34,7 +34,7 @@ class EM:
     Raises:
         ValueError: if the pseudocount is negative.
 
-    Example:
+    Examples:
         >>> import pcflow as pf
         >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
         >>> result = pf.fit(model, torch.randint(3, (50, 4)), pf.EM(), epochs=3, progress=False)
@@ -84,10 +84,10 @@ class _Counts:
             for number, leaf in tape.leaves.items():
                 if leaf.step.parameters:
                     found = _leaf_counts(leaf, flow.inputs[number])
-                    before = self.inputs.get(leaf.step)
-                    self.inputs[leaf.step] = (
-                        found if before is None else [a + b for a, b in zip(before, found)]
-                    )
+                    zeros = [torch.zeros_like(t) for t in found]
+                    before = self.inputs.get(leaf.step, zeros)
+                    pairs = zip(before, found, strict=True)
+                    self.inputs[leaf.step] = [a + b for a, b in pairs]
         return evaluation.log_value
 
     def write(self, pseudocount: float) -> None:

@@ -73,7 +73,7 @@ def fit(
         NoMassError: if the model gives a training row probability zero.
         ValueError: if a number is out of range.
 
-    Example:
+    Examples:
         >>> import pcflow as pf
         >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
         >>> x = torch.randint(3, (80, 4))
@@ -107,7 +107,7 @@ def mean_log_prob(model: CompiledCircuit, x: Tensor, batch_size: int = 512) -> f
     Raises:
         EvidenceError: if the rows do not fit the circuit.
 
-    Example:
+    Examples:
         >>> import pcflow as pf
         >>> model = pf.compile(pf.hmm(2, states=2, inputs=pf.Bernoulli()))
         >>> abs(mean_log_prob(model, torch.full((3, 2), torch.nan))) < 1e-5

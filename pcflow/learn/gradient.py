@@ -23,7 +23,7 @@ class Gradient:
         optimizer: makes the optimizer from the model's parameters; Adam with step size 0.05 by
             default. It is made once per model and keeps its state between epochs.
 
-    Example:
+    Examples:
         >>> import pcflow as pf
         >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
         >>> learner = pf.Gradient(lambda parameters: torch.optim.SGD(parameters, lr=0.1))

@@ -10,7 +10,7 @@ def fully_factorized(num_variables: int) -> RegionGraph:
     Raises:
         StructureError: if `num_variables` is below 1.
 
-    Example:
+    Examples:
         >>> len(fully_factorized(3).leaves)
         3
     """
@@ -25,7 +25,7 @@ def chain(num_variables: int) -> RegionGraph:
     Raises:
         StructureError: if `num_variables` is below 1.
 
-    Example:
+    Examples:
         >>> [len(region) for region in chain(3).regions]
         [1, 1, 1, 2, 3]
     """

@@ -21,7 +21,7 @@ def quad_tree(shape: tuple[int, int]) -> RegionGraph:
     Raises:
         StructureError: if a side is below 1.
 
-    Example:
+    Examples:
         >>> rg = quad_tree((4, 4))
         >>> len(rg.partitions), len(rg.partitions[0].parts)
         (5, 4)
@@ -38,7 +38,7 @@ def quad_graph(shape: tuple[int, int]) -> RegionGraph:
     Raises:
         StructureError: if a side is below 1.
 
-    Example:
+    Examples:
         >>> rg = quad_graph((2, 2))
         >>> len(rg.splits(rg.root))
         2

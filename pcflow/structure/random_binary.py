@@ -21,7 +21,7 @@ def random_binary_tree(
     Raises:
         StructureError: if an argument is below 1 (`depth`: below 0).
 
-    Example:
+    Examples:
         >>> rg = random_binary_tree(8, depth=2, seed=1)
         >>> [len(region) for region in rg.leaves]
         [2, 2, 2, 2]

@@ -1,0 +1,209 @@
+"""How much of the gap between one-step and sequential decoding a coupling closes.
+
+Everything is measured on the same blocks with the same masks, in nats per masked token.
+Legend: N blocks, C context length, L positions of a block, V tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pcflow import CompiledCircuit, Evidence
+from pcflow_diffusion.backbones import Backbone
+from pcflow_diffusion.head import CircuitHead
+from pcflow_diffusion.objective import mask_exactly, masked_diffusion_loss
+
+FACTORISED, SEQUENTIAL, CIRCUIT = "factorised, one step", "sequential, any order", "circuit alone"
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Blocks with masks, and what the backbone says of them.
+
+    Attributes:
+        rows: context and block, [N, C + L].
+        x: blocks with masks, [N, L].
+        x0: the blocks, [N, L].
+        logits: the backbone's on the block, [N, L, V].
+        mask_token_id: the mask.
+    """
+
+    rows: Tensor
+    x: Tensor
+    x0: Tensor
+    logits: Tensor
+    mask_token_id: int
+
+    @property
+    def masked(self) -> Tensor:
+        """Which positions are masked, [N, L]."""
+        return self.x == self.mask_token_id
+
+
+@torch.no_grad()
+def backbone_logits(backbone: Backbone, context: Tensor, x: Tensor, batch_size: int = 64) -> Tensor:
+    """The backbone's logits [N, L, V] on blocks after their contexts, a batch at a time.
+
+    Args:
+        backbone: maps tokens to logits.
+        context: visible tokens, [N, C].
+        x: blocks with masks, [N, L].
+        batch_size: rows per call.
+
+    Examples:
+        >>> zeros = torch.zeros(3, 2, dtype=torch.long)
+        >>> backbone_logits(lambda tokens: torch.zeros(*tokens.shape, 5), zeros, zeros).shape
+        torch.Size([3, 2, 5])
+    """
+    shown = torch.cat([context, x], dim=1).split(batch_size)
+    return torch.cat([backbone(tokens)[:, -x.shape[1] :] for tokens in shown])
+
+
+def make_examples(
+    backbone: Backbone,
+    rows: Tensor,
+    block: int,
+    ratio: float | Tensor,
+    mask_token_id: int,
+    generator: torch.Generator | None = None,
+) -> Examples:
+    """Mask exactly `ratio` of the last `block` tokens of every row and ask the backbone.
+
+    Args:
+        backbone: maps tokens to logits.
+        rows: context and block, [N, C + L].
+        block: L.
+        ratio: share to mask, one number or one per row.
+        mask_token_id: the mask.
+        generator: source of the masks.
+
+    Raises:
+        ShapeMismatch: if `rows` is not a matrix; RatioOutOfRange: if a ratio is not in [0, 1].
+    """
+    context, x0 = rows[:, :-block], rows[:, -block:]
+    x = mask_exactly(x0, ratio, mask_token_id, generator)
+    return Examples(rows, x, x0, backbone_logits(backbone, context, x), mask_token_id)
+
+
+def factorised_nats(examples: Examples) -> float:
+    """Nats per masked token if every token is drawn independently."""
+    loss = masked_diffusion_loss(examples.logits, examples.x, examples.x0, examples.mask_token_id)
+    return float(loss.sum() / examples.masked.sum())
+
+
+def sequential_nats(
+    backbone: Backbone,
+    examples: Examples,
+    generator: torch.Generator | None = None,
+    progress: bool = False,
+) -> float:
+    """Nats per masked token of the backbone's own joint: tokens are revealed one by one.
+
+    The order is random, and every step costs one call of the backbone.
+    """
+    x, context = examples.x.clone(), examples.rows[:, : -examples.x.shape[1]]
+    order = torch.rand(x.shape, generator=generator).masked_fill(~examples.masked, 2.0).argsort(1)
+    total = 0.0
+    for place in tqdm(range(int(examples.masked.sum(1).max())), disable=not progress, leave=False):
+        position = order[:, place : place + 1]  # [N, 1]
+        still = x.gather(1, position).squeeze(1) == examples.mask_token_id
+        log_m = backbone_logits(backbone, context, x).log_softmax(dim=-1)
+        token = examples.x0.gather(1, position)
+        nats = -log_m.gather(1, position.unsqueeze(-1).expand(-1, -1, log_m.shape[-1]))
+        total += float(nats.squeeze(1).gather(1, token).squeeze(1)[still].sum())
+        x.scatter_(1, position, token)
+    return total / int(examples.masked.sum())
+
+
+@torch.no_grad()
+def circuit_nats(model: CompiledCircuit, examples: Examples) -> float:
+    """Nats per masked token of the circuit alone, given the visible tokens of the block."""
+    values = examples.x.masked_fill(examples.masked, 0)
+    visible = Evidence(values, examples.masked)
+    joint = model.log_prob(examples.x0) - model.log_prob(visible)
+    return float(-joint.sum() / examples.masked.sum())
+
+
+@torch.no_grad()
+def coupled_nats(head: CircuitHead, examples: Examples) -> float:
+    """Nats per masked token of the coupled joint, in one step."""
+    joint = head.log_prob(examples.logits, examples.x, examples.x0)
+    return float(-joint.sum() / examples.masked.sum())
+
+
+def gap_closed(factorised: float, sequential: float, coupled: float) -> float:
+    """The share of the gap between factorised and sequential decoding that a coupling closes.
+
+    Examples:
+        >>> gap_closed(factorised=3.0, sequential=2.0, coupled=2.25)
+        0.75
+    """
+    return (factorised - coupled) / (factorised - sequential)
+
+
+def gap_table(
+    backbone: Backbone,
+    circuit: CompiledCircuit,
+    heads: Mapping[str, CircuitHead],
+    rows: Tensor,
+    ratios: list[float],
+    *,
+    generator: torch.Generator,
+    progress: bool = True,
+) -> dict[str, list[float]]:
+    """Nats per masked token of every method at every mask ratio, on the same masks.
+
+    Args:
+        backbone: maps tokens to logits.
+        circuit: the circuit to show alone.
+        heads: the couplings by name.
+        rows: context and block, [N, C + L]; the block is as long as the circuit.
+        ratios: shares of the block to mask.
+        generator: source of masks and orders.
+        progress: whether to show progress bars.
+
+    Returns:
+        By method, one number per ratio.
+    """
+    table: dict[str, list[float]] = {n: [] for n in (FACTORISED, SEQUENTIAL, CIRCUIT, *heads)}
+    any_head = next(iter(heads.values()))
+    for ratio in tqdm(ratios, disable=not progress, desc="mask ratios", unit="ratio"):
+        block, mask = circuit.num_variables, any_head.mask_token_id
+        examples = make_examples(backbone, rows, block, ratio, mask, generator)
+        table[FACTORISED].append(factorised_nats(examples))
+        table[SEQUENTIAL].append(sequential_nats(backbone, examples, generator, progress))
+        table[CIRCUIT].append(circuit_nats(circuit, examples))
+        for name, head in heads.items():
+            table[name].append(coupled_nats(head, examples))
+    return table
+
+
+def markdown(table: Mapping[str, list[float]], ratios: list[float]) -> str:
+    """The table in Markdown: nats, and in brackets the share of the gap closed.
+
+    Examples:
+        >>> print(markdown({FACTORISED: [3.0], SEQUENTIAL: [2.0], "ours": [2.25]}, [0.5]))
+        | nats per masked token (share of the gap closed) | 50 % |
+        |---|---|
+        | factorised, one step | 3.000 |
+        | sequential, any order | 2.000 |
+        | ours | 2.250 (75 %) |
+    """
+    return "\n".join(_lines(table, ratios))
+
+
+def _lines(table: Mapping[str, list[float]], ratios: list[float]) -> Iterator[str]:
+    percents = " | ".join(f"{ratio * 100:.0f} %" for ratio in ratios)
+    yield f"| nats per masked token (share of the gap closed) | {percents} |"
+    yield "|---|" + "---|" * len(ratios)
+    for name, nats in table.items():
+        cells = [f"{value:.3f}" for value in nats]
+        if name not in (FACTORISED, SEQUENTIAL):
+            shares = map(gap_closed, table[FACTORISED], table[SEQUENTIAL], nats)
+            cells = [f"{c} ({s * 100:.0f} %)" for c, s in zip(cells, shares, strict=True)]
+        yield f"| {name} | {' | '.join(cells)} |"

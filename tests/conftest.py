@@ -1,0 +1,29 @@
+"""The Hypothesis profile and the device; the seed is set in the conftest.py above."""
+
+import os
+
+import pytest
+import torch
+from hypothesis import register_random, settings
+
+
+class TorchRandom:
+    """torch's global generator: Hypothesis resets it before each example, so failures replay."""
+
+    seed = staticmethod(torch.manual_seed)
+    getstate = staticmethod(torch.get_rng_state)
+    setstate = staticmethod(torch.set_rng_state)
+
+
+TORCH_RANDOM = TorchRandom()  # Hypothesis keeps only a weak reference
+register_random(TORCH_RANDOM)
+
+settings.register_profile(
+    "pcflow", deadline=None, max_examples=50, derandomize=bool(os.environ.get("CI"))
+)
+settings.load_profile("pcflow")
+
+
+@pytest.fixture
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

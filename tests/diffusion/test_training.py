@@ -1,0 +1,97 @@
+"""Laws of training: it learns, it repeats itself, and the shipped checkpoint is what it says."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from pcflow_diffusion.backbones import Denoiser, DenoiserConfig, load_denoiser
+from pcflow_diffusion.checkpoints import make_pydoc
+from pcflow_diffusion.errors import DiffusionError
+from pcflow_diffusion.text import CharacterTokenizer, blocks, load_text
+from pcflow_diffusion.training import TrainingConfig, block_loss, train_denoiser
+
+CONFIG = DenoiserConfig(vocabulary_size=5, width=16, depth=1, heads=2, dropout=0.0)
+HOW = TrainingConfig(batch_size=8, learning_rate=1e-2, warmup=5, average=0.5, bfloat16=False)
+
+
+def periodic(length: int = 600) -> Tensor:
+    """A text whose every token follows from any neighbour."""
+    return torch.arange(length) % 5
+
+
+def train(steps: int, seed: int = 0) -> Denoiser:
+    """A short run."""
+    return train_denoiser(periodic(), CONFIG, steps=steps, seed=seed, training=HOW, progress=False)
+
+
+def test_training_learns_a_periodic_text() -> None:
+    rows = blocks(periodic())
+    before, after = block_loss(train(1), rows, 0.5), block_loss(train(60), rows, 0.5)
+    assert before > 1.2
+    assert after < 0.3
+
+
+def test_the_same_seed_gives_the_same_weights_and_leaves_the_callers_draws_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first, second, other = train(3), train(3), train(3, seed=1)
+    assert torch.equal(torch.rand(3), expected)
+    for name, weight in first.state_dict().items():
+        assert torch.equal(weight, second.state_dict()[name])
+    assert not torch.equal(first.head.weight, other.head.weight)
+
+
+def test_checkpoints_come_while_training_and_at_the_end() -> None:
+    calls: list[bool] = []
+
+    def checkpoint(model: Denoiser) -> None:
+        calls.append(model.training)
+
+    train_denoiser(
+        periodic(), CONFIG, steps=4, training=HOW, checkpoint=checkpoint, checkpoint_minutes=0.0,
+        progress=False,
+    )  # fmt: skip
+    assert calls == [False] * 4
+
+
+def test_a_budget_of_minutes_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    train_denoiser(
+        periodic(), CONFIG, minutes=0.005, training=HOW, held_out=periodic(300), progress=True
+    )
+    assert "held-out=" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("budget", [{}, {"minutes": 1.0, "steps": 2}, {"steps": 0}])
+def test_budgets_that_say_nothing_or_two_things_are_refused(budget: dict[str, int]) -> None:
+    with pytest.raises(DiffusionError, match="minutes or steps"):
+        train_denoiser(periodic(), CONFIG, **budget)
+
+
+def test_block_loss_of_a_uniform_denoiser_is_log_five() -> None:
+    model = train(1)
+    torch.nn.init.zeros_(model.head.weight)
+    torch.nn.init.zeros_(model.head.bias)
+    for ratio in (0.15, 1.0):
+        assert block_loss(model, blocks(periodic()), ratio) == pytest.approx(1.609438)
+
+
+def test_the_script_writes_a_file_that_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(make_pydoc, "DenoiserConfig", lambda v: DenoiserConfig(v, 16, 1, 2))
+    path = tmp_path / "out.safetensors"
+    make_pydoc.main(["--steps", "1", "--out", str(path)])
+    _, vocabulary = load_denoiser(path)
+    assert "".join(vocabulary) == CharacterTokenizer.fit(load_text().train).characters
+    assert "held-out nats per masked character: 15%" in capsys.readouterr().out
+
+
+def test_the_shipped_checkpoint_is_small_and_knows_english() -> None:
+    model, vocabulary = load_denoiser(make_pydoc.PATH)
+    tokenizer = CharacterTokenizer("".join(vocabulary))
+    rows = blocks(tokenizer.encode(load_text().held_out), 32)
+    assert make_pydoc.PATH.stat().st_size < 4_000_000
+    assert block_loss(model, rows, 0.5) < 1.9
