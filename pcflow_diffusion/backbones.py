@@ -9,8 +9,6 @@ Tensor letters: B batch, L positions, V categories (real tokens), W width, H hea
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pcflow_diffusion.errors import BackboneError, CheckpointError, ShapeMismatch, TokenOutOfRange
+from pcflow_diffusion.files import replace_file
 
 FORMAT = "pcflow_diffusion.denoiser.1"
 
@@ -271,6 +270,7 @@ def save_denoiser(model: Denoiser, path: str | Path, vocabulary: Sequence[str]) 
 
     Examples:
         >>> model = Denoiser(DenoiserConfig(vocabulary_size=2, width=8, depth=1, heads=1))
+        >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "tiny.safetensors"
         >>> save_denoiser(model, path, vocabulary="ab")
         >>> load_denoiser(path)[1]
@@ -282,20 +282,7 @@ def save_denoiser(model: Denoiser, path: str | Path, vocabulary: Sequence[str]) 
     tensors = {name: w.detach().half().contiguous() for name, w in model.state_dict().items()}
     config, tokens = json.dumps(asdict(model.config)), json.dumps(list(vocabulary))
     metadata = {"format": FORMAT, "config": config, "vocabulary": tokens}
-    _replace(Path(path), save(tensors, metadata=metadata))
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file beside `path` and move it there."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    replace_file(Path(path), save(tensors, metadata=metadata))
 
 
 def load_denoiser(

@@ -100,16 +100,19 @@ def sequential_nats(
     backbone: Backbone,
     examples: Examples,
     generator: torch.Generator | None = None,
-    progress: bool = False,
+    left_to_right: bool = False,
 ) -> float:
     """Nats per masked token of the backbone's own joint: tokens are revealed one by one.
 
-    The order is random, and every step costs one call of the backbone.
+    The order is random, or from left to right, and every step costs one call of the backbone.
     """
     x, context = examples.x.clone(), examples.rows[:, : -examples.x.shape[1]]
-    order = torch.rand(x.shape, generator=generator).masked_fill(~examples.masked, 2.0).argsort(1)
+    turn = torch.rand(x.shape, generator=generator)
+    if left_to_right:
+        turn = torch.linspace(0.0, 1.0, x.shape[1]).expand_as(turn)
+    order = turn.masked_fill(~examples.masked, 2.0).argsort(dim=1)
     total = 0.0
-    for place in tqdm(range(int(examples.masked.sum(1).max())), disable=not progress, leave=False):
+    for place in range(int(examples.masked.sum(dim=1).max())):
         position = order[:, place : place + 1]  # [N, 1]
         still = x.gather(1, position).squeeze(1) == examples.mask_token_id
         log_m = backbone_logits(backbone, context, x).log_softmax(dim=-1)
@@ -170,17 +173,34 @@ def gap_table(
     Returns:
         By method, one number per ratio.
     """
+    block, mask = circuit.num_variables, next(iter(heads.values())).mask_token_id
     table: dict[str, list[float]] = {n: [] for n in (FACTORISED, SEQUENTIAL, CIRCUIT, *heads)}
-    any_head = next(iter(heads.values()))
-    for ratio in tqdm(ratios, disable=not progress, desc="mask ratios", unit="ratio"):
-        block, mask = circuit.num_variables, any_head.mask_token_id
-        examples = make_examples(backbone, rows, block, ratio, mask, generator)
-        table[FACTORISED].append(factorised_nats(examples))
-        table[SEQUENTIAL].append(sequential_nats(backbone, examples, generator, progress))
-        table[CIRCUIT].append(circuit_nats(circuit, examples))
-        for name, head in heads.items():
-            table[name].append(coupled_nats(head, examples))
+    with tqdm(total=len(ratios) * len(table), disable=not progress, unit="cell") as bar:
+        for ratio in ratios:
+            bar.set_description(f"{ratio:.0%} masked")
+            examples = make_examples(backbone, rows, block, ratio, mask, generator)
+            for name in table:
+                table[name].append(_nats(name, backbone, circuit, heads, examples, generator))
+                bar.update()
     return table
+
+
+def _nats(
+    method: str,
+    backbone: Backbone,
+    circuit: CompiledCircuit,
+    heads: Mapping[str, CircuitHead],
+    examples: Examples,
+    generator: torch.Generator,
+) -> float:
+    """One cell of the table."""
+    if method == FACTORISED:
+        return factorised_nats(examples)
+    if method == SEQUENTIAL:
+        return sequential_nats(backbone, examples, generator)
+    if method == CIRCUIT:
+        return circuit_nats(circuit, examples)
+    return coupled_nats(heads[method], examples)
 
 
 def markdown(table: Mapping[str, list[float]], ratios: list[float]) -> str:

@@ -65,6 +65,7 @@ def save(model: CompiledCircuit, path: str | os.PathLike[str]) -> None:
     os.close(handle)
     try:
         save_file(tensors, scratch, metadata=header)
+        os.chmod(scratch, 0o644)  # a temporary file starts private
         os.replace(scratch, target)
     except BaseException:
         os.unlink(scratch)

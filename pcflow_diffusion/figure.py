@@ -1,0 +1,86 @@
+"""The demo's picture: nats in one step by mask ratio, and quality of text by number of steps."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pcflow_diffusion.evaluate import CIRCUIT, FACTORISED, SEQUENTIAL
+from pcflow_diffusion.files import replace_file
+
+Curves = Mapping[str, Sequence[float]]
+
+_PLAIN = {FACTORISED: ("black", "-"), SEQUENTIAL: ("black", ":"), CIRCUIT: ("grey", "--")}
+
+
+def draw_demo(
+    path: str | os.PathLike[str],
+    table: Curves,
+    ratios: Sequence[float],
+    nats: Curves,
+    words: Curves,
+    steps: Sequence[int],
+) -> None:
+    """Draw both results of the demo side by side; an old file is replaced when the PNG is done.
+
+    Args:
+        path: where to.
+        table: by method, nats per masked token at every mask ratio (see `gap_table`).
+        ratios: mask ratios.
+        nats: by decoder, nats per character of its text at every number of steps; a decoder that
+            is a method of the table has that method's colour.
+        words: by decoder, the share of its words that are known, likewise.
+        steps: steps per block.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    coupled = [name for name in table if name not in _PLAIN]
+    colours = {name: f"C{number}" for number, name in enumerate(coupled)}
+    figure = Figure(figsize=(11.0, 4.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _draw_gap(left, table, ratios, colours)
+    _draw_text(right, nats, words, steps, colours)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=150)
+    replace_file(Path(path), image.getvalue())
+
+
+def _draw_gap(
+    axes: Axes, table: Curves, ratios: Sequence[float], colours: Mapping[str, str]
+) -> None:
+    for name, values in table.items():
+        if name in _PLAIN:
+            colour, line = _PLAIN[name]
+            axes.plot(ratios, values, label=name, color=colour, linestyle=line)
+        else:
+            axes.plot(ratios, values, label=name, color=colours[name], marker="o")
+    axes.set_title("Held-out text in one step")
+    axes.set_xlabel("share of the block that is masked")
+    axes.set_ylabel("nats per masked token")
+    axes.set_xticks(ratios, [f"{ratio:.0%}" for ratio in ratios])
+    axes.legend(fontsize="small")
+
+
+def _draw_text(
+    axes: Axes, nats: Curves, words: Curves, steps: Sequence[int], colours: Mapping[str, str]
+) -> None:
+    known = axes.twinx()
+    for name, values in nats.items():
+        colour = colours.get(name, "black")
+        axes.plot(steps, values, label=f"{name}: nats", color=colour, marker="o")
+        label = f"{name}: words"
+        known.plot(steps, words[name], label=label, color=colour, linestyle="--", marker="s")
+    axes.set_title("Text in few steps")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(steps, [str(count) for count in steps])
+    axes.set_xlabel("steps per block")
+    axes.set_ylabel("nats per character under the denoiser")
+    known.set_ylabel("share of words known from the training text")
+    lines = [*axes.lines, *known.lines]
+    axes.legend(lines, [str(line.get_label()) for line in lines], fontsize="small", loc="right")
