@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -165,15 +166,15 @@ def follow(tape: Tape, route: Route, rows: Tensor) -> Tensor:
     shape = {width: (count, len(rows)) for width, count in plan.arenas.items()}
     chosen = {width: rows.new_full(s, -1) for width, s in shape.items()}  # unit of every fold
     chosen[1][plan.steps[-1].out] = 0
-    leaf_values = next(iter(tape.leaves.values())).x
-    values = leaf_values.new_zeros(len(rows), plan.num_variables)
+    dtype = reduce(torch.promote_types, (leaf.x.dtype for leaf in tape.leaves.values()))
+    values = torch.zeros(len(rows), plan.num_variables, dtype=dtype, device=rows.device)
     for number, step in reversed(list(enumerate(plan.steps))):
         here = chosen[step.units][step.out]  # [F, S]
         fold, sample = (here >= 0).nonzero(as_tuple=True)  # [N] each
         unit = here[fold, sample]
         if isinstance(step, InputStep):
             found = tape.leaves[number].choose(unit, fold, rows[sample], route)
-            values[sample, step.variables[fold]] = found
+            values[sample, step.variables[fold]] = found.to(dtype)
         elif isinstance(step, ProductStep):
             for read, part in zip(step.inputs, _factor_units(step, unit), strict=True):
                 chosen[read.width][_row(read.rows, fold), sample] = part
