@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import reduce
+from math import prod
 
 import torch
 from torch import Tensor
@@ -25,22 +26,29 @@ from pcflow.tables import Tables, accumulate
 
 
 class Pool:
-    """Memory that later calls use again, so that no fresh pages are touched."""
+    """Memory that later calls use again, so that no fresh pages are touched.
+
+    It never holds more pieces than were once in use at the same time.
+    """
 
     def __init__(self) -> None:
         """Start empty."""
-        self._free: dict[object, list[Tensor]] = {}
+        self._free: list[torch.UntypedStorage] = []
 
     def take(self, shape: Iterable[int], like: Tensor) -> Tensor:
-        """An uninitialised tensor, recycled if one of that kind is free."""
+        """An uninitialised tensor in the smallest free piece that is large enough."""
         shape = tuple(shape)
-        free = self._free.get((shape, like.dtype, like.device))
-        return free.pop() if free else like.new_empty(shape)
+        size, count = prod(shape) * like.element_size(), len(self._free)
+        self._free.sort(key=torch.UntypedStorage.nbytes)
+        place = next((i for i, p in enumerate(self._free) if p.nbytes() >= size), count)
+        if place == count:  # a larger piece takes the place of the largest
+            del self._free[-1:]
+            return like.new_empty(shape)
+        return like.new_empty(0).set_(self._free.pop(place))[: prod(shape)].view(shape)
 
     def give(self, tensor: Tensor) -> None:
         """Hand a tensor back; nobody may read it any more."""
-        key = (tuple(tensor.shape), tensor.dtype, tensor.device)
-        self._free.setdefault(key, []).append(tensor)
+        self._free.append(tensor.untyped_storage())
 
     def __deepcopy__(self, memo: object) -> Pool:
         """A copied model starts with a pool of its own."""
