@@ -118,6 +118,9 @@ def prepare(path: Path | None, train: bool, minutes: float, seed: int) -> Materi
         TextError: if the text is too short to be judged on.
     """
     text = load_text(path)
+    least = CONTEXT + 32 * BLOCK
+    if len(text.held_out) < least:
+        raise TextError(f"the held-out tenth has {len(text.held_out)} characters, needs {least}")
     if path is None and not train:
         denoiser, vocabulary = load_denoiser(CHECKPOINT)
         tokenizer = CharacterTokenizer("".join(vocabulary))
@@ -128,8 +131,6 @@ def prepare(path: Path | None, train: bool, minutes: float, seed: int) -> Materi
         tokens, held_out = tokenizer.encode(text.train), tokenizer.encode(text.held_out)
         denoiser = train_denoiser(tokens, config, held_out=held_out, minutes=minutes, seed=seed)
     held_out = blocks(tokenizer.encode(text.held_out))
-    if len(held_out) < 32:
-        raise TextError(f"the held-out tenth has {len(held_out)} blocks of {BLOCK}, needs 32")
     spread = torch.arange(min(256, len(held_out))) * len(held_out) // min(256, len(held_out))
     judged, calibration = held_out[spread[::2]], held_out[spread[1::2]]
     return Material(tokenizer, denoiser, tokenizer.encode(text.train), judged, calibration)
