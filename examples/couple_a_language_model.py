@@ -1,4 +1,4 @@
-"""Put a circuit on a model that fills in tokens independently, so that it stops mixing cities up."""
+"""Put a circuit on a model that fills in tokens one by one, so that it stops mixing up cities."""
 
 import torch
 
