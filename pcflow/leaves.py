@@ -130,7 +130,9 @@ class FiniteLeaf(Leaf):
             unobserved = self._log_slope(flow[self.fold, self.row])  # [N, V]
             if self.log_potentials is not None:
                 unobserved = unobserved + self._log_potential()
-            unobserved = unobserved.log_softmax(dim=-1).nan_to_num(nan=-torch.inf)
+            unobserved = unobserved.log_softmax(dim=-1).nan_to_num(
+                nan=-torch.inf, neginf=-torch.inf
+            )
             log_q = one_hot.index_put((self.fold, self.row), unobserved)
             log_q = torch.where(self.missing.unsqueeze(-1), log_q, one_hot)
         log_q = (log_q + flow.sum(dim=-1).log().unsqueeze(-1)).transpose(0, 1)  # [B, F, V]
@@ -233,7 +235,7 @@ class FiniteLeaf(Leaf):
             slope = flow / units.clamp_min(torch.finfo(units.dtype).tiny)
             peak = slope.amax(dim=-1, keepdim=True)
             return self._rows_times_table(slope / peak.masked_fill(peak == 0, 1.0), True).log()
-        slope = (flow.log() - units).nan_to_num(nan=-torch.inf)
+        slope = (flow.log() - units).nan_to_num(nan=-torch.inf, neginf=-torch.inf)
         blocks = [
             (joint + slope[some].unsqueeze(-2)).logsumexp(-1)
             for some, joint in self._log_joint(potentials=False)

@@ -79,9 +79,13 @@ def _damped(
     for _ in range(sweeps):
         log_q = queries.marginals(engine, Evidence(checked.values, checked.missing, potentials))
         mismatch = _mismatch(log_q, target, checked.missing)
-        step = (target - log_q).nan_to_num(nan=-torch.inf, posinf=-torch.inf)
-        potentials = potentials + step / count
+        potentials = potentials + _less(target, log_q) / count
     return potentials, mismatch
+
+
+def _less(target: Tensor, log_q: Tensor) -> Tensor:
+    """Log-ratio of two distributions; what either rules out stays ruled out."""
+    return (target - log_q).masked_fill((target == -torch.inf) | (log_q == -torch.inf), -torch.inf)
 
 
 def _mismatch(log_q: Tensor, target: Tensor, missing: Tensor) -> Tensor:
@@ -142,7 +146,7 @@ class _Chain:
         log_r = (_normalise(state) @ table.t()).log()  # [B, V]
         wanted, present = target[:, variable, :width], potentials[:, variable, :width]
         mismatch = _mismatch((present + log_r).log_softmax(dim=-1), wanted, missing)
-        ratio = (wanted - log_r).nan_to_num(nan=-torch.inf, posinf=-torch.inf)
+        ratio = _less(wanted, log_r)
         ratio = ratio - ratio.amax(dim=-1, keepdim=True).nan_to_num(neginf=0.0)
         mended = missing.unsqueeze(-1)
         potentials[:, variable, :width] = torch.where(mended, ratio, present)

@@ -153,10 +153,10 @@ def couple(
     """Every coupling by name; all but one share the circuit that was trained on text."""
     mask = material.tokenizer.mask_token_id
     every = windows(material.train, CONTEXT + BLOCK, 1)
-    rows = every[torch.randint(len(every), (2_048,), generator=generator)]
+    rows = every[torch.randint(len(every), (4_096,), generator=generator)]
     seen = material.examples(rows, generator)
     against = CircuitHead(copy.deepcopy(circuit), mask, "product")
-    fit_conditional(against, seen.logits, seen.x, seen.x0, steps=400, generator=generator)
+    fit_conditional(against, seen.logits, seen.x, seen.x0, steps=800, generator=generator)
 
     log_linear = CircuitHead(circuit, mask, "product")
     fresh = material.examples(material.calibration, generator)

@@ -1,0 +1,139 @@
+"""Brute force: every query by adding up all states of a circuit, in float64.
+
+A complete state is scored by `reference_log_prob`; everything else is sums and maxima over states.
+Legend: S states, B batch, D variables, V categories.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from pcflow.circuit import Circuit
+from pcflow.errors import PropertyRequired
+from pcflow.evidence import Evidence, as_evidence
+from pcflow.reference import reference_log_prob
+
+MOST_STATES = 1 << 20
+
+
+def enumerate_states(circuit: Circuit) -> Tensor:
+    """All complete states [S, D], the last variable running fastest.
+
+    Raises:
+        PropertyRequired: if a variable has no finite range, or there are more than 2^20 states.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> enumerate_states(pf.hmm(2, states=1, inputs=pf.Bernoulli())).tolist()
+        [[0, 0], [0, 1], [1, 0], [1, 1]]
+    """
+    sizes = [n for n in circuit.num_categories if n is not None]
+    if len(sizes) < circuit.num_variables:
+        raise PropertyRequired("enumeration needs every variable to have a finite range")
+    if prod(sizes) > MOST_STATES:
+        raise PropertyRequired(f"{prod(sizes)} states are too many to enumerate")
+    return torch.cartesian_prod(*map(torch.arange, sizes)).reshape(-1, len(sizes))
+
+
+@dataclass(frozen=True, eq=False)
+class Enumeration:
+    """Every state, and how much it weighs in every row of the evidence.
+
+    Attributes:
+        states: [S, D].
+        log_weight: [B, S], log p(x) plus the log-potentials of x where it agrees with what is
+            observed, -inf elsewhere.
+    """
+
+    states: Tensor
+    log_weight: Tensor
+
+
+def enumerate_weights(circuit: Circuit, evidence: Evidence | Tensor) -> Enumeration:
+    """Score every state under every row of the evidence.
+
+    Raises:
+        PropertyRequired: if a variable has no finite range, or there are too many states.
+        EvidenceError: if the evidence does not fit the circuit.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> circuit = pf.hmm(2, states=2, inputs=pf.Bernoulli())
+        >>> enumerate_weights(circuit, torch.tensor([[1.0, torch.nan]])).log_weight.isinf().tolist()
+        [[True, True, False, False]]
+    """
+    states = enumerate_states(circuit)
+    like = torch.zeros((), dtype=torch.float64)
+    known = as_evidence(evidence).check(circuit.num_categories, like.device, like.dtype)
+    log_weight = reference_log_prob(circuit, states).expand(len(known.values), -1)  # [B, S]
+    agrees = known.missing.unsqueeze(1) | (known.values.unsqueeze(1) == states)  # [B, S, D]
+    log_weight = log_weight.masked_fill(~agrees.all(dim=-1), -torch.inf)
+    if known.log_potentials is not None:
+        variables = torch.arange(states.shape[1])
+        potentials = known.log_potentials[:, variables, states]  # [B, S, D]
+        log_weight = log_weight + potentials.masked_fill(~known.missing.unsqueeze(1), 0.0).sum(-1)
+    return Enumeration(states, log_weight)
+
+
+def enumerate_log_prob(circuit: Circuit, evidence: Evidence | Tensor) -> Tensor:
+    """Log-probability [B] (nats, float64) of the evidence: what `log_prob` must return.
+
+    Raises:
+        PropertyRequired: if a variable has no finite range, or there are too many states.
+        EvidenceError: if the evidence does not fit the circuit.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> circuit = pf.hmm(3, states=2, inputs=pf.Categorical(3))
+        >>> bool(enumerate_log_prob(circuit, torch.full((1, 3), torch.nan)).abs() < 1e-12)
+        True
+    """
+    return enumerate_weights(circuit, evidence).log_weight.logsumexp(dim=-1)
+
+
+def enumerate_marginals(circuit: Circuit, evidence: Evidence | Tensor) -> Tensor:
+    """Posterior log-probabilities [B, D, V] (nats, float64): what `marginals` must return.
+
+    Rows without mass are NaN.
+
+    Raises:
+        PropertyRequired: if a variable has no finite range, or there are too many states.
+        EvidenceError: if the evidence does not fit the circuit.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> circuit = pf.hmm(3, states=2, inputs=pf.Categorical(3))
+        >>> enumerate_marginals(circuit, torch.full((1, 3), torch.nan)).exp().sum(-1).round()
+        tensor([[1., 1., 1.]], dtype=torch.float64)
+    """
+    found = enumerate_weights(circuit, evidence)
+    probability = found.log_weight.softmax(dim=-1)  # [B, S]
+    largest = max(n or 0 for n in circuit.num_categories)
+    one_hot = torch.nn.functional.one_hot(found.states, largest).double()  # [S, D, V]
+    return torch.einsum("bs,sdv->bdv", probability, one_hot).log()
+
+
+def enumerate_mpe(circuit: Circuit, evidence: Evidence | Tensor) -> tuple[Tensor, Tensor]:
+    """The most probable completion [B, D] of every row, and its log-weight [B] (nats, float64).
+
+    Potentials count. Of several best states the first is given.
+
+    Raises:
+        PropertyRequired: if a variable has no finite range, or there are too many states.
+        EvidenceError: if the evidence does not fit the circuit.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> odds = pf.Parameter(torch.logit(torch.tensor([0.3])))
+        >>> coin = pf.InputLayer(0, pf.Bernoulli(), parameters={"logits": odds})
+        >>> values, log_value = enumerate_mpe(pf.Circuit(coin), torch.tensor([[torch.nan]]))
+        >>> values.item(), round(log_value.exp().item(), 6)
+        (0, 0.7)
+    """
+    found = enumerate_weights(circuit, evidence)
+    log_value, state = found.log_weight.max(dim=-1)
+    return found.states[state], log_value

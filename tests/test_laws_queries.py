@@ -1,0 +1,195 @@
+"""Laws of the queries: over generated circuits and evidence, against enumeration in float64.
+
+Legend: B batch, S states, D variables, V categories.
+"""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import pcflow as pf
+from pcflow.testing import (
+    circuits,
+    deterministic_circuits,
+    enumerate_log_prob,
+    enumerate_marginals,
+    enumerate_mpe,
+    enumerate_states,
+    evidence,
+    mixed_families,
+)
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
+DTYPES = st.sampled_from([torch.float64, torch.float32])
+
+
+def compiled(circuit: pf.Circuit, dtype: torch.dtype = torch.float64) -> pf.CompiledCircuit:
+    return pf.compile(circuit, DEVICE, dtype)
+
+
+def assert_close(found: Tensor, wanted: Tensor) -> None:
+    """Equal up to the precision of `found`, relative to 1 or to the number if that is larger."""
+    tolerance = TOLERANCE[found.dtype]
+    torch.testing.assert_close(
+        found.double().cpu(), wanted.double(), rtol=tolerance, atol=tolerance, equal_nan=True
+    )
+
+
+def possible(circuit: pf.Circuit, about: pf.Evidence) -> pf.Evidence | None:
+    """The rows of the evidence that have any mass; None if there are none."""
+    rows = (enumerate_log_prob(circuit, about) > -torch.inf).nonzero().squeeze(-1)
+    if len(rows) == 0:
+        return None
+    fields = (about.values, about.missing, about.log_potentials)
+    return pf.Evidence(*(None if t is None else t[rows] for t in fields))
+
+
+@given(circuits(), DTYPES)
+def test_a_circuit_sums_to_one(circuit: pf.Circuit, dtype: torch.dtype) -> None:
+    total = compiled(circuit, dtype).log_prob(enumerate_states(circuit)).logsumexp(0)
+    assert_close(total, torch.zeros(()))
+
+
+@given(st.data(), circuits(), DTYPES)
+def test_log_prob_is_the_sum_over_what_is_not_observed(
+    data: st.DataObject, circuit: pf.Circuit, dtype: torch.dtype
+) -> None:
+    about = data.draw(evidence(circuit))
+    assert_close(compiled(circuit, dtype).log_prob(about), enumerate_log_prob(circuit, about))
+
+
+@given(st.data(), circuits(families=mixed_families()))
+def test_log_prob_is_the_reference_with_densities_too(
+    data: st.DataObject, circuit: pf.Circuit
+) -> None:
+    values = data.draw(st.integers(0, 2**31 - 1).map(_values_for(circuit)))
+    wanted = pf.reference_log_prob(circuit, values)
+    assert_close(compiled(circuit).log_prob(values), wanted)
+    narrow = compiled(circuit, torch.float32).log_prob(values).double().cpu()
+    torch.testing.assert_close(narrow, wanted, rtol=1e-5, atol=1e-5)
+
+
+def _values_for(circuit: pf.Circuit):  # type: ignore[no-untyped-def]
+    """Random complete and incomplete rows [4, D], whatever the variables' ranges."""
+
+    def make(seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        columns = [
+            torch.randn(4, generator=generator, dtype=torch.float64)
+            if n is None
+            else torch.randint(n, (4,), generator=generator).double()
+            for n in circuit.num_categories
+        ]
+        values = torch.stack(columns, dim=1)
+        return values.masked_fill(torch.rand(values.shape, generator=generator) < 0.3, torch.nan)
+
+    return make
+
+
+@given(st.data(), circuits(), DTYPES)
+def test_marginals_are_the_posterior_of_every_variable(
+    data: st.DataObject, circuit: pf.Circuit, dtype: torch.dtype
+) -> None:
+    about = possible(circuit, data.draw(evidence(circuit)))
+    if about is not None:
+        found = compiled(circuit, dtype).marginals(about)
+        assert_close(found.exp(), enumerate_marginals(circuit, about).exp())
+
+
+@given(st.data(), circuits())
+def test_unlikely_values_have_accurate_marginals_too(
+    data: st.DataObject, circuit: pf.Circuit
+) -> None:
+    about = possible(circuit, data.draw(evidence(circuit)))
+    if about is not None:
+        assert_close(compiled(circuit).marginals(about), enumerate_marginals(circuit, about))
+
+
+@given(st.data(), circuits())
+def test_mpe_is_a_bound_and_its_value_is_that_of_the_state(
+    data: st.DataObject, circuit: pf.Circuit
+) -> None:
+    about = possible(circuit, data.draw(evidence(circuit)))
+    if about is None:
+        return
+    values, log_value, exact = compiled(circuit).mpe(about)
+    best = enumerate_mpe(circuit, about)[1]
+    assert (log_value.cpu() <= best + 1e-9).all()
+    assert_close(log_value, score(circuit, about, values.cpu()))
+    if exact:
+        assert_close(log_value, best)
+
+
+@given(st.data(), deterministic_circuits())
+def test_mpe_of_a_deterministic_circuit_is_exact(data: st.DataObject, circuit: pf.Circuit) -> None:
+    about = possible(circuit, data.draw(evidence(circuit)))
+    if about is not None:
+        found = compiled(circuit).mpe(about)
+        assert found.exact
+        assert_close(found.log_value, enumerate_mpe(circuit, about)[1])
+
+
+def score(circuit: pf.Circuit, about: pf.Evidence, values: Tensor) -> Tensor:
+    """Log-weight [B] of complete states, whose observed values must be those of the evidence."""
+    assert about.values is not None
+    assert about.missing is not None
+    kept = about.missing | (about.values == values)
+    assert kept.all()
+    if about.log_potentials is None:
+        return pf.reference_log_prob(circuit, values)
+    chosen = about.log_potentials.gather(-1, values.long().unsqueeze(-1)).squeeze(-1)
+    soft = chosen.double().masked_fill(~about.missing, 0.0).sum(-1)
+    return pf.reference_log_prob(circuit, values) + soft
+
+
+@given(st.data(), circuits())
+def test_draws_keep_what_is_observed_and_are_possible(
+    data: st.DataObject, circuit: pf.Circuit
+) -> None:
+    about = possible(circuit, data.draw(evidence(circuit)))
+    if about is None:
+        return
+    drawn = compiled(circuit).sample(20, about).cpu()  # [20, B, D]
+    for values in drawn:
+        assert (score(circuit, about, values) > -torch.inf).all()
+
+
+@given(st.data(), circuits(), st.sampled_from([torch.float64, torch.float32]))
+def test_folding_changes_nothing(
+    data: st.DataObject, circuit: pf.Circuit, dtype: torch.dtype
+) -> None:
+    about = data.draw(evidence(circuit))
+    folded, plain = (pf.compile(circuit, DEVICE, dtype, fold=fold) for fold in (True, False))
+    assert_close(folded.log_prob(about), plain.log_prob(about).cpu())
+    some = possible(circuit, about)
+    if some is not None:
+        assert_close(folded.marginals(some).exp(), plain.marginals(some).exp().cpu())
+
+
+@settings(max_examples=25)
+@given(st.data(), st.integers(2, 5), st.integers(1, 4), st.sampled_from([2, 3]))
+def test_projection_on_a_chain_reaches_its_marginals(
+    data: st.DataObject, length: int, states: int, categories: int
+) -> None:
+    seed = data.draw(st.integers(0, 2**31 - 1))
+    generator = torch.Generator().manual_seed(seed)
+    circuit = pf.hmm(length, states, pf.Categorical(categories), generator=generator)
+    model = compiled(circuit)
+    shape = (3, length)
+    values = torch.randint(categories, shape, generator=generator)
+    missing = torch.rand(shape, generator=generator) < 0.7
+    target = torch.randn(*shape, categories, generator=generator).double().log_softmax(-1)
+    fitted = model.project(pf.Evidence(values, missing), target, sweeps=300)
+    found = enumerate_marginals(
+        circuit,
+        pf.Evidence(
+            values,
+            missing,
+            fitted.log_potentials.cpu() if fitted.log_potentials is not None else None,
+        ),
+    )
+    assert_close(found[missing].exp(), target[missing].exp())
+    assert fitted.mismatch is not None
+    assert (fitted.mismatch < 1e-9).all()
