@@ -99,8 +99,9 @@ def load(path: str | os.PathLike[str], device: torch.device | str | None = None)
 
 def _read(path: Path) -> tuple[Mapping[str, str], dict[str, Tensor]]:
     with path.open("rb") as file:
-        start = file.read(4)
-    if start[:2] == b"PK" or start[:1] == b"\x80":
+        start = file.read(9)
+    is_safetensors = start[8:] == b"{"  # after eight bytes of length, which may look like anything
+    if not is_safetensors and start.startswith((b"PK", b"\x80")):
         raise FileFormatError(f"{path}: looks like a pickle or a zip archive, which is never read")
     try:
         with safe_open(path, framework="pt") as file:
