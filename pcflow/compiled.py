@@ -177,8 +177,8 @@ class CompiledCircuit(nn.Module):
 
         Of all distributions with these marginals, the one that the returned evidence conditions the
         circuit to is the closest to the circuit's own posterior in KL divergence, once the sweeps
-        have converged. Chains (`hmm`) are swept position by position; other circuits take damped
-        simultaneous steps, which need many more sweeps. Not differentiable.
+        have converged. Chains (`hmm`) are swept position by position; other circuits take
+        simultaneous steps with a line search. Not differentiable.
 
         Args:
             evidence: what is observed; its potentials, if any, are where fitting starts.

@@ -112,16 +112,6 @@ class FiniteLeaf(Leaf):
             potentials[..., : self.categories].index_put_(index, gradient, accumulate=True)
         return counts
 
-    def linear_table(self) -> Tensor:
-        """The table [F or 1, V, K] as probabilities, whatever the arithmetic of this pass."""
-        return self.tables.table(self.step, in_log_space=False)
-
-    def idle(self, flow: Tensor) -> Tensor:
-        """Flow [F, K] of missing entries without potentials; EM spreads it as the table does."""
-        if self.log_potentials is not None or not self.any_missing:
-            return flow.new_zeros(flow.shape[0], flow.shape[2])
-        return (flow - self.observed_flow(flow)).sum(dim=1)
-
     def log_posterior(self, flow: Tensor, out: Tensor) -> None:
         """Add this step's share of every variable's posterior into `out` [B, D, V], as logs."""
         one_hot = torch.nn.functional.one_hot(self.x, self.categories).to(out.dtype).log()
@@ -322,14 +312,11 @@ class DensityLeaf(Leaf):
         return torch.where(self.missing.unsqueeze(-1), idle, log_prob)
 
     def counts(self, flow: Tensor) -> tuple[Tensor, Tensor]:
-        """Total flow [F, K] and flow-weighted statistics [F, S, K]; missing values as expected."""
+        """Observed flow [F, K] and flow-weighted statistics [F, S, K]."""
         assert isinstance(self.step.family, DensityFamily)
         observed = self.observed_flow(flow)
         statistics = self.step.family.statistics(self.x)  # [F, B, S]
-        weighed = torch.einsum("fbs,fbk->fsk", statistics, observed)
-        idle = (flow - observed).sum(dim=1).unsqueeze(-2)  # [F, 1, K]
-        expected = self.step.family.expected_statistics(self.params())
-        return flow.sum(dim=1), weighed + idle * expected
+        return observed.sum(dim=1), torch.einsum("fbs,fbk->fsk", statistics, observed)
 
     def gradients(self, flow: Tensor) -> dict[str, Tensor]:
         """Gradient of every raw parameter [F or 1, ...] from unit flows [F, B, K]."""

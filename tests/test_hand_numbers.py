@@ -174,3 +174,34 @@ def test_log_space_rows_have_right_gradients_marginals_and_draws() -> None:
     drawn = model.sample(20_000, hidden)[:, 0, 5].double().mean().item()
     assert drawn == pytest.approx(0.9 * LOW, abs=0.02)
     assert model.mpe(hidden).log_value.item() == pytest.approx(deep_logs()[0].item(), rel=1e-5)
+
+
+def test_an_impossible_row_is_known_to_be_impossible_without_log_space() -> None:
+    model = pf.compile(deep_zeros(), DEVICE, torch.float32)
+    impossible = pf.Evidence(
+        torch.ones(1, 2 * HALF),
+        missing=torch.ones(1, 2 * HALF, dtype=torch.bool),
+        log_potentials=torch.full((1, 2 * HALF, 2), -torch.inf),
+    )
+    assert model.log_prob(impossible).item() == -math.inf
+    assert model.plan.rows.log_space == 0
+
+
+def test_a_unit_lost_in_the_middle_is_found_even_if_the_root_looks_healthy() -> None:
+    def part(variable: int, ratio: float) -> Layer:
+        """Two units, whose values at 0 are 0.5 and 0.5 * ratio, or the other way round."""
+        units = [0.5, 0.5 * ratio] if ratio < 1 else [0.5 / ratio, 0.5]
+        table = torch.tensor([units, [1 - u for u in units]], dtype=torch.float64)
+        logits = {"logits": pf.Parameter.from_probs(table)}
+        return pf.InputLayer(variable, pf.Categorical(2), 2, logits)
+
+    # After two products unit 1 is 1e-60 of unit 0, after the other two they are equal again.
+    layer = part(0, 1e-30)
+    for variable, ratio in enumerate((1e-30, 1e30, 1e30), start=1):
+        layer = pf.ProductLayer([layer, part(variable, ratio)])
+    circuit = pf.Circuit(pf.SumLayer([layer], pf.Parameter.from_probs([[0.5, 0.5]])))
+    model = pf.compile(circuit, DEVICE, torch.float32)
+    found = model.log_prob(torch.zeros(1, 4)).item()
+    by_hand = 4 * math.log(0.5) + 2 * math.log(1e-30)
+    assert found == pytest.approx(by_hand, abs=1e-3)  # without unit 1 it is 0.69 less
+    assert model.plan.rows.log_space == 1

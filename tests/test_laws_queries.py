@@ -169,27 +169,19 @@ def test_folding_changes_nothing(
 
 
 @settings(max_examples=25)
-@given(st.data(), st.integers(2, 5), st.integers(1, 4), st.sampled_from([2, 3]))
-def test_projection_on_a_chain_reaches_its_marginals(
-    data: st.DataObject, length: int, states: int, categories: int
+@given(st.data(), circuits(max_variables=4))
+def test_projection_reaches_any_marginals_that_potentials_can_make(
+    data: st.DataObject, circuit: pf.Circuit
 ) -> None:
-    seed = data.draw(st.integers(0, 2**31 - 1))
-    generator = torch.Generator().manual_seed(seed)
-    circuit = pf.hmm(length, states, pf.Categorical(categories), generator=generator)
-    model = compiled(circuit)
-    shape = (3, length)
-    values = torch.randint(categories, shape, generator=generator)
-    missing = torch.rand(shape, generator=generator) < 0.7
-    target = torch.randn(*shape, categories, generator=generator).double().log_softmax(-1)
-    fitted = model.project(pf.Evidence(values, missing), target, sweeps=300)
-    found = enumerate_marginals(
-        circuit,
-        pf.Evidence(
-            values,
-            missing,
-            fitted.log_potentials.cpu() if fitted.log_potentials is not None else None,
-        ),
-    )
-    assert_close(found[missing].exp(), target[missing].exp())
+    about = possible(circuit, data.draw(evidence(circuit)))
+    if about is None:
+        return
+    target = enumerate_marginals(circuit, about)
+    visible = pf.Evidence(about.values, about.missing)
+    fitted = compiled(circuit).project(visible, target, sweeps=200)
+    assert fitted.log_potentials is not None
+    soft = pf.Evidence(about.values, about.missing, fitted.log_potentials.cpu())
+    found = enumerate_marginals(circuit, soft)
+    torch.testing.assert_close(found.exp(), target.exp(), rtol=1e-6, atol=1e-6)
     assert fitted.mismatch is not None
-    assert (fitted.mismatch < 1e-9).all()
+    assert (fitted.mismatch < 1e-6).all()

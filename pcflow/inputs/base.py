@@ -100,10 +100,6 @@ class DensityFamily(InputFamily):
         """Sufficient statistics [F, B, S] of values [F, B]."""
 
     @abstractmethod
-    def expected_statistics(self, params: Params) -> Tensor:
-        """Their expectation [P, S, K] under every unit: what a missing value counts for in EM."""
-
-    @abstractmethod
     def maximize(
         self, params: Params, weight: Tensor, statistics: Tensor, pseudocount: float
     ) -> dict[str, Tensor]:

@@ -25,8 +25,9 @@ class EM:
     """Full-batch expectation maximisation (Choi, Vergari, Van den Broeck 2020).
 
     One epoch sums expected counts over all batches and then replaces every weight by its relative
-    count. Without pseudocounts the log-likelihood never falls. Missing values count as expected.
-    Hard zeros stay, and so do the parameters of units that no row ever uses.
+    count. Without pseudocounts the log-likelihood never falls. A missing value says nothing about
+    its input unit and is not counted there. Hard zeros stay, and so do the parameters of units that
+    no row ever uses.
 
     Args:
         pseudocount: added to every expected count.
@@ -114,12 +115,7 @@ class _Counts:
 
 
 def _leaf_counts(leaf: FiniteLeaf | DensityLeaf, flow: Tensor) -> list[Tensor]:
-    if isinstance(leaf, DensityLeaf):
-        return list(leaf.counts(flow))
-    idle = leaf.idle(flow)  # [F, K]
-    if leaf.shared:
-        idle = idle.sum(dim=0, keepdim=True)
-    return [leaf.counts(flow) + leaf.linear_table() * idle.unsqueeze(-2)]
+    return list(leaf.counts(flow)) if isinstance(leaf, DensityLeaf) else [leaf.counts(flow)]
 
 
 def _tie(folds: Tensor, read: BankRead, size: int) -> Tensor:
