@@ -1,0 +1,198 @@
+"""The compiled circuit as a torch module: parameters, devices, caches, randomness, refusals."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+
+import pcflow as pf
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture
+def circuit() -> pf.Circuit:
+    regions = pf.structure.random_binary_tree(5, replicas=2)
+    return pf.build_circuit(regions, pf.Categorical(3), units=2)
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.randint(3, (6, 5))
+
+
+def test_log_prob_follows_every_way_of_changing_parameters(circuit: pf.Circuit, x: Tensor) -> None:
+    model = pf.compile(circuit, DEVICE, torch.float64)
+    seen = [model.log_prob(x).detach()]
+
+    def changed() -> None:
+        now = model.log_prob(x).detach()
+        wanted = pf.reference_log_prob(model.circuit, x)
+        torch.testing.assert_close(now.cpu(), wanted, rtol=1e-9, atol=1e-9)
+        assert not any(torch.equal(now, before) for before in seen)
+        seen.append(now)
+
+    with torch.no_grad():
+        for bank in model.banks:
+            bank.mul_(0.5)
+    changed()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    (-model.log_prob(x).mean()).backward()
+    optimizer.step()
+    changed()
+    other = pf.compile(circuit.replace({}), DEVICE, torch.float64)
+    with torch.no_grad():
+        for bank in other.banks:
+            bank.normal_()
+    model.load_state_dict(other.state_dict())
+    changed()
+    model.banks[0] = torch.nn.Parameter(torch.randn_like(model.banks[0]))
+    changed()
+
+
+def test_precision_can_be_changed_later(circuit: pf.Circuit, x: Tensor) -> None:
+    model = pf.compile(circuit, DEVICE, torch.float32)
+    assert model.log_prob(x).dtype == torch.float32
+    wide = model.to(torch.float64)
+    assert wide.log_prob(x).dtype == torch.float64
+    wanted = pf.reference_log_prob(wide.circuit, x)
+    torch.testing.assert_close(wide.log_prob(x).detach().cpu(), wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_a_copy_is_independent(circuit: pf.Circuit, x: Tensor) -> None:
+    model = pf.compile(circuit, DEVICE)
+    before = model.log_prob(x).detach()
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for bank in twin.banks:
+            bank.normal_()
+    assert not torch.allclose(twin.log_prob(x), before)
+    assert torch.equal(model.log_prob(x).detach(), before)
+    assert twin.circuit is not model.circuit
+    wanted = pf.reference_log_prob(twin.circuit, x)
+    torch.testing.assert_close(
+        twin.log_prob(x).detach().double().cpu(), wanted, rtol=1e-5, atol=1e-5
+    )
+
+
+def test_gradients_accumulate_and_graphs_are_independent(circuit: pf.Circuit, x: Tensor) -> None:
+    model = pf.compile(circuit, DEVICE, torch.float64)
+    first, second = model.log_prob(x[:3]), model.log_prob(x[3:])
+    second.sum().backward()  # in the order that recycled memory would spoil
+    first.sum().backward()
+    apart = [bank.grad.clone() for bank in model.banks if bank.grad is not None]
+    model.zero_grad()
+    model.log_prob(x).sum().backward()
+    for bank, grad in zip(model.banks, apart, strict=True):
+        torch.testing.assert_close(bank.grad, grad, rtol=1e-9, atol=1e-12)
+
+
+def test_a_frozen_circuit_passes_gradients_to_potentials_only(circuit: pf.Circuit) -> None:
+    model = pf.compile(circuit, DEVICE).requires_grad_(False)
+    potentials = torch.randn(2, 5, 3, requires_grad=True)
+    nothing = torch.ones(2, 5, dtype=torch.bool)
+    model.log_prob(pf.Evidence(missing=nothing, log_potentials=potentials)).sum().backward()
+    assert potentials.grad is not None
+    # every variable hands down all of its mass
+    torch.testing.assert_close(potentials.grad.sum(-1), torch.ones(2, 5))
+    assert all(bank.grad is None for bank in model.banks)
+
+
+def test_editing_parameters_before_backward_is_refused(circuit: pf.Circuit, x: Tensor) -> None:
+    model = pf.compile(circuit, DEVICE)
+    found = model.log_prob(x).sum()
+    with torch.no_grad():
+        model.banks[0].add_(1.0)
+    with pytest.raises(RuntimeError, match="edited between log_prob and backward"):
+        found.backward()
+
+
+def test_the_same_generator_gives_the_same_draws(circuit: pf.Circuit, x: Tensor) -> None:
+    model = pf.compile(circuit, DEVICE)
+    partial = x.float().masked_fill(torch.rand(6, 5) < 0.5, torch.nan)
+    for about in (None, partial):
+        one, two, three = (
+            model.sample(50, about, torch.Generator(DEVICE).manual_seed(seed)) for seed in (1, 1, 2)
+        )
+        assert torch.equal(one, two)
+        assert not torch.equal(one, three)
+    torch.manual_seed(7)
+    first = model.sample(50)
+    torch.manual_seed(7)
+    assert torch.equal(model.sample(50), first)
+
+
+def test_draws_of_mixed_columns_are_real_numbers() -> None:
+    columns = [pf.Categorical(3), pf.Gaussian(), pf.Bernoulli()]
+    model = pf.compile(pf.build_circuit(pf.structure.chain(3), columns, units=2), DEVICE)
+    drawn = model.sample(200)
+    assert drawn.is_floating_point()
+    assert set(drawn[:, 0].tolist()) <= {0.0, 1.0, 2.0}
+    assert len(set(drawn[:, 1].tolist())) == 200
+    best = model.mpe(torch.tensor([[torch.nan, torch.nan, 1.0]]))
+    assert best.values[0, 2] == 1.0
+    torch.testing.assert_close(
+        best.log_value, model.log_prob(best.values).detach(), rtol=1e-6, atol=1e-6
+    )
+
+
+def test_temperature_sharpens_values_and_keeps_the_latent_path() -> None:
+    one_path = pf.compile(pf.hmm(3, states=1, inputs=pf.Categorical(4)), DEVICE)
+    cold = one_path.sample(30, temperature=0.0)
+    assert torch.equal(cold, one_path.mpe(torch.full((1, 3), torch.nan)).values.expand(30, -1))
+    probability = one_path.marginals(torch.full((1, 3), torch.nan))[0, 0].exp()
+    sharp = probability**2 / (probability**2).sum()
+    drawn = one_path.sample(20_000, temperature=0.5)[:, 0]
+    frequency = torch.bincount(drawn, minlength=4) / 20_000
+    torch.testing.assert_close(frequency, sharp, rtol=0.0, atol=0.02)
+
+
+def test_a_batch_without_rows_gives_answers_without_rows(circuit: pf.Circuit) -> None:
+    model = pf.compile(circuit, DEVICE)
+    none = torch.empty(0, 5)
+    assert model.log_prob(none).shape == (0,)
+    assert model.marginals(none).shape == (0, 5, 3)
+    assert model.sample(4, none).shape == (4, 0, 5)
+    assert model.mpe(none).values.shape == (0, 5)
+    assert model.sample(0).shape == (0, 5)
+
+
+def test_impossible_rows_are_named() -> None:
+    either = [pf.InputLayer(0, pf.Indicator(v, 3)) for v in (0, 1)]
+    circuit = pf.Circuit(pf.SumLayer(either, pf.Parameter.from_probs([[0.5, 0.5]])))
+    model = pf.compile(circuit, DEVICE)
+    x = torch.tensor([[0], [2], [1], [2]])
+    assert model.log_prob(x).exp().tolist() == [0.5, 0.0, 0.5, 0.0]
+    for query in (model.marginals, model.mpe, lambda x: model.sample(1, x)):
+        with pytest.raises(pf.NoMassError, match="row 1, 3") as refused:
+            query(x)
+        assert refused.value.rows == (1, 3)
+
+
+def test_queries_say_what_they_need(circuit: pf.Circuit) -> None:
+    columns = [pf.Categorical(3), pf.Gaussian()]
+    model = pf.compile(pf.build_circuit(pf.structure.chain(2), columns), DEVICE)
+    nothing = torch.full((1, 2), torch.nan)
+    with pytest.raises(pf.PropertyRequired, match="finite range"):
+        model.marginals(nothing)
+    with pytest.raises(pf.PropertyRequired, match="finite range"):
+        model.project(nothing, torch.zeros(1, 2, 3))
+    plain = pf.compile(circuit, DEVICE)
+    with pytest.raises(ValueError, match="sweeps"):
+        plain.project(torch.full((1, 5), torch.nan), torch.zeros(1, 5, 3), sweeps=0)
+    with pytest.raises(pf.EvidenceError, match="row 0, variable 2 has no mass"):
+        target = torch.zeros(1, 5, 3)
+        target[0, 2] = -torch.inf
+        plain.project(torch.full((1, 5), torch.nan), target)
+    with pytest.raises(ValueError, match="negative"):
+        plain.sample(-1)
+    with pytest.raises(ValueError, match="negative"):
+        plain.sample(1, temperature=-0.5)
+
+
+def test_compile_refuses_what_it_cannot_run(circuit: pf.Circuit) -> None:
+    with pytest.raises(TypeError, match="Circuit"):
+        pf.compile(pf.structure.chain(3))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="float16"):
+        pf.compile(circuit, dtype=torch.float16)
