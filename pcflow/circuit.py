@@ -268,11 +268,11 @@ class Circuit:
             raise StructureError(f"the root must have one unit, {root} has {root.units}")
         self.root = root
         self.layers: tuple[Layer, ...] = tuple(_bottom_up(root))
+        self.num_categories = self._categories()
+        self.num_variables = len(self.num_categories)
         self._scopes: dict[Layer, int] = {}
         for layer in self.layers:
             self._scopes[layer] = _scope(layer, [self._scopes[child] for child in layer.inputs])
-        self.num_variables = self._scopes[root].bit_count()
-        self.num_categories = self._categories()
 
     def scope(self, layer: Layer) -> tuple[int, ...]:
         """The variables below a layer, sorted."""
@@ -313,8 +313,8 @@ class Circuit:
                         f"variable {layer.variable} has {found[layer.variable]} categories in one "
                         f"input layer and {categories} in another"
                     )
-        if found.keys() != set(range(len(found))):
-            absent = min(set(range(max(found))) - found.keys())
+        absent = next(v for v in range(len(found) + 1) if v not in found)
+        if absent < len(found):
             raise StructureError(f"variables must be 0..{max(found)}, but {absent} is in no input")
         return tuple(found[v] for v in range(len(found)))
 

@@ -25,11 +25,22 @@ from pcflow.compiled import CompiledCircuit, compile
 from pcflow.errors import FileFormatError, PcflowError
 from pcflow.inputs import FAMILIES, InputFamily
 
-VERSION = "1"
+VERSION = 1
 MOST_CATEGORIES = 1 << 24
 """Files with a larger variable are refused: its table alone could exhaust the memory."""
 
 Json = dict[str, Any]
+
+# what reading a description that is not one can end in
+_MALFORMED = (
+    PcflowError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 def save(model: CompiledCircuit, path: str | os.PathLike[str]) -> None:
@@ -55,11 +66,8 @@ def save(model: CompiledCircuit, path: str | os.PathLike[str]) -> None:
         raise TypeError(f"save needs a CompiledCircuit, got {type(model).__name__}")
     circuit = model.circuit
     tensors, places = _stack(circuit.parameters)
-    header = {
-        "format": "pcflow",
-        "version": VERSION,
-        "circuit": json.dumps(_encode(circuit, places)),
-    }
+    described = {"version": VERSION, "layers": _encode(circuit, places)}
+    header = {"pcflow": json.dumps(described)}  # one entry: safetensors keeps no order of several
     target = Path(path)
     handle, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     os.close(handle)
@@ -87,17 +95,17 @@ def load(path: str | os.PathLike[str], device: torch.device | str | None = None)
             and decomposable circuit; the message names the file and the reason.
         OSError: if it cannot be read.
     """
-    header, tensors = _read(Path(path))
+    described, tensors = _read(Path(path))
     try:
-        circuit = _decode(json.loads(header["circuit"]), tensors)
-    except (PcflowError, KeyError, IndexError, TypeError, ValueError, RecursionError) as error:
+        circuit = _decode(described["layers"], tensors)
+    except _MALFORMED as error:
         reason = f"{type(error).__name__}: {error}"
         raise FileFormatError(f"{path}: does not describe a circuit ({reason})") from error
     dtype = next(iter(tensors.values())).dtype if tensors else None
     return compile(circuit, device, dtype)
 
 
-def _read(path: Path) -> tuple[Mapping[str, str], dict[str, Tensor]]:
+def _read(path: Path) -> tuple[Json, dict[str, Tensor]]:
     with path.open("rb") as file:
         start = file.read(9)
     is_safetensors = start[8:] == b"{"  # after eight bytes of length, which may look like anything
@@ -109,12 +117,23 @@ def _read(path: Path) -> tuple[Mapping[str, str], dict[str, Tensor]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise FileFormatError(f"{path}: truncated or not a safetensors file ({error})") from error
-    if header.get("format") != "pcflow" or header.get("version") != VERSION:
-        found = f"{header.get('format')!r} version {header.get('version')!r}"
-        raise FileFormatError(f"{path}: not a pcflow file of version {VERSION}, but {found}")
     if len({t.dtype for t in tensors.values()} - {torch.float32, torch.float64}) > 0:
         raise FileFormatError(f"{path}: parameters must be float32 or float64")
-    return header, tensors
+    return _describe(path, header), tensors
+
+
+def _describe(path: Path, header: Mapping[str, str]) -> Json:
+    """The JSON of the header, of the version that is read here."""
+    if "pcflow" not in header:
+        raise FileFormatError(f"{path}: not a pcflow file")
+    try:
+        described = json.loads(header["pcflow"])
+    except (ValueError, RecursionError) as error:
+        raise FileFormatError(f"{path}: its description is not JSON ({error})") from error
+    version = described.get("version") if isinstance(described, dict) else None
+    if version != VERSION:
+        raise FileFormatError(f"{path}: has version {version!r}, not {VERSION}")
+    return dict(described)
 
 
 def _stack(
