@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pcflow.compiled import CompiledCircuit
-from pcflow.errors import EvidenceError
+from pcflow.errors import EvidenceError, NoMassError
 from pcflow.learn.em import EM
 
 
@@ -85,8 +85,11 @@ def fit(
     result, best = FitResult(), _Best(model)
     with tqdm(range(epochs), disable=not progress, unit="epoch", desc="fit") as bar:
         for epoch in bar:
-            batches = _batches(train, batch_size, learner.shuffle, generator)
-            result.train.append(learner.epoch(model, batches))
+            batches = _Batches(train, batch_size, learner.shuffle, generator)
+            try:
+                result.train.append(learner.epoch(model, batches))
+            except NoMassError as error:
+                raise batches.rename(error) from None
             shown = {"train": f"{result.train[-1]:.4f}"}
             result.best_epoch = epoch
             if validation is not None:
@@ -139,15 +142,26 @@ class _Best:
                 parameter.copy_(value)
 
 
-def _batches(
-    x: Tensor, size: int, shuffle: bool, generator: torch.Generator | None
-) -> Iterator[Tensor]:
-    if not shuffle:
-        yield from x.split(size)
-        return
-    device = None if generator is None else generator.device
-    order = torch.randperm(len(x), generator=generator, device=device).to(x.device)
-    yield from (x[rows] for rows in order.split(size))
+class _Batches:
+    """Rows of the data, a batch at a time, which remembers where it is."""
+
+    def __init__(
+        self, x: Tensor, size: int, shuffle: bool, generator: torch.Generator | None
+    ) -> None:
+        device = x.device if generator is None else generator.device
+        self.x, self.size, self.now = x, size, torch.arange(0)
+        self.order = torch.arange(len(x))
+        if shuffle:
+            self.order = torch.randperm(len(x), generator=generator, device=device)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for rows in self.order.to(self.x.device).split(self.size):
+            self.now = rows
+            yield self.x[rows]
+
+    def rename(self, error: NoMassError) -> NoMassError:
+        """The same error with rows of the data in place of rows of the batch."""
+        return NoMassError(self.now[list(error.rows)].tolist(), "fit")
 
 
 def _check(

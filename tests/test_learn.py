@@ -1,0 +1,267 @@
+"""Learning: closed forms, textbook updates, and what `fit` promises."""
+
+import math
+from collections.abc import Iterable, Iterator
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor
+
+import pcflow as pf
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def factorised(family: pf.Categorical | pf.Bernoulli | pf.Gaussian) -> pf.CompiledCircuit:
+    circuit = pf.build_circuit(pf.structure.fully_factorized(3), family, units=1)
+    return pf.compile(circuit, DEVICE, torch.float64)
+
+
+def test_em_finds_frequencies_at_once() -> None:
+    x = torch.randint(4, (200, 3))
+    model = factorised(pf.Categorical(4))
+    pf.fit(model, x, pf.EM(), epochs=1, progress=False)
+    wanted = torch.stack([torch.bincount(column, minlength=4) for column in x.t()]).double() / 200
+    nothing = torch.full((1, 3), torch.nan)
+    found = model.marginals(nothing)[0].exp().cpu()
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_em_with_gaps_finds_frequencies_of_what_is_there() -> None:
+    x = torch.randint(2, (200, 3)).double().masked_fill(torch.rand(200, 3) < 0.4, torch.nan)
+    model = factorised(pf.Bernoulli())
+    pf.fit(model, x, pf.EM(), epochs=1, progress=False)
+    found = model.marginals(torch.full((1, 3), torch.nan))[0, :, 1].exp().cpu()
+    torch.testing.assert_close(found, x.nanmean(0), rtol=1e-9, atol=1e-9)
+
+
+def test_em_finds_means_and_deviations_at_once() -> None:
+    x = 3.0 * torch.randn(500, 3, dtype=torch.float64) + torch.tensor([1.0, -2.0, 50.0])
+    model = factorised(pf.Gaussian())
+    pf.fit(model, x, pf.EM(), epochs=1, progress=False)
+    wanted = torch.distributions.Normal(x.mean(0), x.std(0, correction=0))
+    torch.testing.assert_close(
+        model.log_prob(x[:5]).detach().cpu(), wanted.log_prob(x[:5]).sum(-1), rtol=1e-9, atol=1e-9
+    )
+
+
+def test_em_never_makes_a_gaussian_narrower_than_allowed() -> None:
+    model = factorised(pf.Gaussian(min_std=0.25))
+    pf.fit(model, torch.ones(10, 3), pf.EM(), epochs=2, progress=False)
+    peak = -3 * math.log(0.25 * math.sqrt(2 * math.pi))
+    assert model.log_prob(torch.ones(1, 3)).item() == pytest.approx(peak)
+
+
+def test_a_pseudocount_is_added_to_every_count() -> None:
+    x = torch.tensor([[0, 0, 0], [0, 1, 2]])
+    model = factorised(pf.Categorical(3))
+    pf.fit(model, x, pf.EM(pseudocount=0.5), epochs=1, progress=False)
+    found = model.marginals(torch.full((1, 3), torch.nan))[0].exp().cpu()
+    counts = torch.tensor([[2.0, 0, 0], [1, 1, 0], [1, 0, 1]], dtype=torch.float64)
+    torch.testing.assert_close(found, (counts + 0.5) / 3.5, rtol=1e-9, atol=1e-9)
+
+
+def test_one_step_of_em_on_a_hidden_markov_model_is_baum_welch() -> None:
+    length, states, symbols = 4, 2, 3
+    circuit = pf.hmm(length, states, pf.Categorical(symbols))
+    model = pf.compile(circuit, DEVICE, torch.float64)
+    start, move, emit = (torch.empty(0),) * 3
+    for layer in circuit.layers:
+        if isinstance(layer, pf.InputLayer):
+            emit = layer.parameters["logits"].value.double().softmax(0)  # [V, K]
+        elif layer is circuit.root:
+            start = layer.weight.value.double().softmax(-1)[0]  # type: ignore[union-attr]
+        elif isinstance(layer, pf.SumLayer):
+            move = layer.weight.value.double().softmax(-1)
+    x = torch.randint(symbols, (5, length))
+    starts, moves, emits = (torch.zeros_like(t) for t in (start, move, emit))
+    for row in x.tolist():
+        weights = {}
+        for path in product(range(states), repeat=length):
+            weight = start[path[0]] * emit[row[0], path[0]]
+            for t in range(1, length):
+                weight = weight * move[path[t - 1], path[t]] * emit[row[t], path[t]]
+            weights[path] = weight
+        total = sum(weights.values())
+        for path, weight in weights.items():
+            share = weight / total
+            starts[path[0]] += share
+            for t in range(length):
+                emits[row[t], path[t]] += share
+                if t:
+                    moves[path[t - 1], path[t]] += share
+    pf.fit(model, x, pf.EM(), epochs=1, batch_size=2, progress=False)
+    learned = model.circuit
+    for layer in learned.layers:
+        if isinstance(layer, pf.InputLayer):
+            found, wanted = layer.parameters["logits"].value.softmax(0), emits / emits.sum(0)
+        elif layer is learned.root:
+            assert isinstance(layer, pf.SumLayer)
+            found, wanted = layer.weight.value.softmax(-1)[0], starts / starts.sum()
+        elif isinstance(layer, pf.SumLayer):
+            found, wanted = layer.weight.value.softmax(-1), moves / moves.sum(-1, keepdim=True)
+        else:
+            continue
+        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_hard_zeros_stay() -> None:
+    either = [pf.InputLayer.random(0, pf.Bernoulli()) for _ in range(3)]
+    weight = pf.Parameter.from_probs([[0.5, 0.0, 0.5]])
+    model = pf.compile(pf.Circuit(pf.SumLayer(either, weight)), DEVICE)
+    for learner in (pf.EM(pseudocount=1.0), pf.Gradient()):
+        pf.fit(model, torch.tensor([[0], [1]]), learner, epochs=3, progress=False)
+        root = model.circuit.root
+        assert isinstance(root, pf.SumLayer)
+        assert (root.weight.value == -math.inf).tolist() == [[False, True, False]]
+
+
+def small_hmm() -> pf.CompiledCircuit:
+    torch.manual_seed(0)
+    return pf.compile(pf.hmm(4, states=3, inputs=pf.Categorical(3)), DEVICE, torch.float64)
+
+
+DATA = torch.tensor([[0, 1, 2, 0], [1, 1, 1, 1], [2, 0, 1, 2], [0, 0, 0, 0]] * 8)
+
+
+def test_gradient_does_what_a_loop_with_that_optimizer_does() -> None:
+    by_fit, by_hand = small_hmm(), small_hmm()
+    pf.fit(
+        by_fit,
+        DATA,
+        pf.Gradient(lambda parameters: torch.optim.SGD(parameters, lr=0.5, momentum=0.9)),
+        epochs=3,
+        batch_size=len(DATA),
+        progress=False,
+    )
+    optimizer = torch.optim.SGD(by_hand.parameters(), lr=0.5, momentum=0.9)
+    for _ in range(3):
+        optimizer.zero_grad()
+        (-by_hand.log_prob(DATA).mean()).backward()
+        optimizer.step()
+    for a, b in zip(by_fit.banks, by_hand.banks, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_a_gradient_learner_raises_the_likelihood() -> None:
+    model = small_hmm()
+    result = pf.fit(model, DATA, pf.Gradient(), epochs=20, batch_size=8, progress=False)
+    assert result.train[-1] > result.train[0] + 0.5
+    assert len(result.train) == 20
+
+
+class Scripted:
+    """A learner that makes state 0 more and more absorbing, epoch by epoch."""
+
+    shuffle = False
+
+    def __init__(self, scales: list[float]) -> None:
+        self.scales = iter(scales)
+
+    @torch.no_grad()
+    def epoch(self, model: pf.CompiledCircuit, batches: Iterable[Tensor]) -> float:
+        list(batches)
+        scale = next(self.scales)
+        move = next(bank for bank in model.banks if bank.shape[1:] == (3, 3))
+        move.zero_()[..., 0] = scale
+        return scale
+
+
+def test_fit_keeps_the_best_parameters_and_stops_when_patience_ends() -> None:
+    scales = [0.0, 0.5, 20.0, 30.0, 40.0]  # moving always to state 0 fits worse and worse
+    model = small_hmm()
+    learner = Scripted(scales)
+    result = pf.fit(model, DATA, learner, epochs=5, validation=DATA[:4], patience=2, progress=False)
+    best = result.best_epoch
+    assert best < 2
+    assert result.validation[best] == max(result.validation)
+    assert len(result.validation) == best + 3
+    assert model.log_prob(DATA[:4]).mean().item() == pytest.approx(max(result.validation))
+
+
+def test_the_same_seed_gives_the_same_model() -> None:
+    ends = []
+    for seed in (1, 1, 2):
+        model = small_hmm()
+        generator = torch.Generator().manual_seed(seed)
+        pf.fit(
+            model, DATA, pf.Gradient(), epochs=2, batch_size=8, generator=generator, progress=False
+        )
+        ends.append(torch.cat([bank.detach().flatten() for bank in model.banks]))
+    assert torch.equal(ends[0], ends[1])
+    assert not torch.equal(ends[0], ends[2])
+
+
+def test_batches_do_not_change_em() -> None:
+    ends = []
+    for size in (len(DATA), 5):
+        model = small_hmm()
+        pf.fit(model, DATA, pf.EM(), epochs=3, batch_size=size, progress=False)
+        ends.append(torch.cat([bank.detach().flatten() for bank in model.banks]).softmax(0))
+    torch.testing.assert_close(ends[0], ends[1], rtol=1e-9, atol=1e-12)
+
+
+def test_an_interrupted_fit_leaves_a_model_that_works() -> None:
+    class Interrupted(pf.EM):
+        count = 0
+
+        def epoch(self, model: pf.CompiledCircuit, batches: Iterable[Tensor]) -> float:
+            if Interrupted.count == 2:
+                raise KeyboardInterrupt
+            Interrupted.count += 1
+            return super().epoch(model, batches)
+
+    stopped, whole = small_hmm(), small_hmm()
+    with pytest.raises(KeyboardInterrupt):
+        pf.fit(stopped, DATA, Interrupted(), epochs=5, progress=False)
+    pf.fit(whole, DATA, pf.EM(), epochs=2, progress=False)
+    assert torch.equal(stopped.log_prob(DATA), whole.log_prob(DATA))
+
+
+def test_the_bar_shows_and_is_quiet_when_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    pf.fit(small_hmm(), DATA, epochs=2, progress=False)
+    assert capsys.readouterr() == ("", "")
+    pf.fit(small_hmm(), DATA, epochs=2, validation=DATA)
+    shown = capsys.readouterr().err
+    assert "2/2" in shown
+    assert "valid=" in shown
+
+
+def test_fit_refuses_what_it_cannot_use() -> None:
+    model = small_hmm()
+    with pytest.raises(pf.EvidenceError, match=r"train must be \[N, 4\]"):
+        pf.fit(model, DATA[:, :3], progress=False)
+    with pytest.raises(pf.EvidenceError, match="at least one row"):
+        pf.fit(model, DATA[:0], progress=False)
+    with pytest.raises(pf.EvidenceError, match="validation must be"):
+        pf.fit(model, DATA, validation=DATA[:, :2], progress=False)
+    with pytest.raises(pf.EvidenceError, match="no observed value"):
+        pf.fit(model, torch.full((3, 4), torch.nan), progress=False)
+    with pytest.raises(pf.EvidenceError, match="row 0, variable 0 is 7"):
+        pf.fit(model, DATA + 7, progress=False)
+    with pytest.raises(ValueError, match="epochs=0"):
+        pf.fit(model, DATA, epochs=0, progress=False)
+    with pytest.raises(ValueError, match="patience needs validation"):
+        pf.fit(model, DATA, patience=3, progress=False)
+    with pytest.raises(ValueError, match="pseudocount"):
+        pf.EM(pseudocount=-1.0)
+
+
+def _still(parameters: Iterator[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.0)
+
+
+def test_an_impossible_row_is_named_and_nothing_changes() -> None:
+    literal = pf.Circuit(
+        pf.ProductLayer(
+            [pf.InputLayer(0, pf.Indicator(1)), pf.InputLayer.random(1, pf.Bernoulli())]
+        )
+    )
+    x = torch.tensor([[1, 0], [1, 1], [1, 0], [0, 1]])
+    for learner in (pf.EM(), pf.Gradient(_still)):
+        model = pf.compile(literal, DEVICE)
+        before = [bank.detach().clone() for bank in model.banks]
+        with pytest.raises(pf.NoMassError, match=r"fit.* row 3"):
+            pf.fit(model, x, learner, epochs=1, batch_size=2, progress=False)
+        assert all(torch.equal(a, b) for a, b in zip(model.banks, before, strict=True))
