@@ -27,7 +27,10 @@ def random_binary_tree(
         [2, 2, 2, 2]
     """
     if num_variables < 1 or replicas < 1 or (depth is not None and depth < 0):
-        raise StructureError(f"bad size: {num_variables=}, {depth=}, {replicas=}")
+        raise StructureError(
+            "num_variables and replicas must be at least 1 and depth at least 0, got "
+            f"{num_variables}, {replicas} and {depth}"
+        )
     generator = random.Random(seed)
     root = Region(range(num_variables))
     levels = num_variables if depth is None else depth

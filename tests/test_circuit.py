@@ -1,0 +1,212 @@
+"""The representation: what is refused, with which witness; ties; sizes; builders; determinism."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given
+
+import pcflow as pf
+from pcflow.testing import circuits, enumerate_states
+
+BIT = pf.Bernoulli()
+
+
+def bit(variable: int, units: int = 1) -> pf.InputLayer:
+    return pf.InputLayer.random(variable, BIT, units)
+
+
+def test_a_sum_over_other_variables_is_not_smooth() -> None:
+    layer = pf.SumLayer.random([bit(0), bit(1)])
+    with pytest.raises(pf.NotSmooth, match=r"\{0\} and \{1\}") as refused:
+        pf.Circuit(layer)
+    assert refused.value.layer is layer
+    assert refused.value.scopes == ((0,), (1,))
+
+
+def test_a_product_that_reads_a_layer_twice_is_not_decomposable() -> None:
+    twice = bit(0)
+    layer = pf.ProductLayer([twice, twice])
+    with pytest.raises(pf.NotDecomposable, match="share variable 0") as refused:
+        pf.Circuit(layer)
+    assert refused.value.layer is layer
+
+
+def test_structure_is_proved_deep_down() -> None:
+    bad = pf.ProductLayer([bit(1), bit(1)])
+    fine = pf.ProductLayer([bad, bit(0)])
+    with pytest.raises(pf.NotDecomposable) as refused:
+        pf.Circuit(pf.SumLayer.random([fine, fine]))
+    assert refused.value.layer is bad
+
+
+def test_circuits_refuse_gaps_and_disagreements() -> None:
+    with pytest.raises(pf.StructureError, match=r"0..2, but 1 is in no input"):
+        pf.Circuit(pf.ProductLayer([bit(0), bit(2)]))
+    with pytest.raises(pf.StructureError, match="one unit"):
+        pf.Circuit(bit(0, units=2))
+    three = pf.InputLayer.random(0, pf.Categorical(3))
+    with pytest.raises(pf.StructureError, match=r"variable 0 has 2 categories .* 3 in another"):
+        pf.Circuit(pf.SumLayer.random([bit(0), three]))
+
+
+def test_layers_refuse_shapes_that_do_not_fit() -> None:
+    refused = pf.StructureError
+    with pytest.raises(refused, match="needs parameters"):
+        pf.InputLayer(0, BIT, 2, {"logits": pf.Parameter(torch.zeros(3))})
+    with pytest.raises(refused, match="needs parameters"):
+        pf.InputLayer(0, BIT, 1, {"odds": pf.Parameter(torch.zeros(1))})
+    with pytest.raises(refused, match="variable >= 0"):
+        bit(-1)
+    with pytest.raises(refused, match=r"weight must be \[K, 3\], got \(1, 2\)"):
+        pf.SumLayer([bit(0, 2), bit(0)], pf.Parameter(torch.zeros(1, 2)))
+    with pytest.raises(refused, match="mixing needs inputs of 2 units"):
+        pf.SumLayer([bit(0, 2), bit(0, 3)], pf.Parameter(torch.zeros(2, 2)), mixing=True)
+    with pytest.raises(refused, match="no weight at all"):
+        pf.SumLayer([bit(0)], pf.Parameter(torch.tensor([[-torch.inf]])))
+    with pytest.raises(refused, match="at least one input"):
+        pf.SumLayer([], pf.Parameter(torch.zeros(1, 0)))
+    with pytest.raises(refused, match="at least two inputs"):
+        pf.ProductLayer([bit(0)])
+    with pytest.raises(refused, match="equal units"):
+        pf.ProductLayer([bit(0, 2), bit(1, 3)])
+    with pytest.raises(refused, match="'outer'"):
+        pf.ProductLayer([bit(0), bit(1)], "outer")  # type: ignore[arg-type]
+    with pytest.raises(refused, match="NaN"):
+        pf.Parameter(torch.tensor([torch.nan]))
+    with pytest.raises(refused, match="negative"):
+        pf.Parameter.from_probs([[1.5, -0.5]])
+
+
+def test_a_parameter_is_a_copy() -> None:
+    given = torch.zeros(1)
+    parameter = pf.Parameter(given)
+    given.fill_(5.0)
+    assert parameter.value.item() == 0.0
+    assert copy.deepcopy(parameter) is parameter
+
+
+def test_replace_keeps_ties_and_structure() -> None:
+    circuit = pf.hmm(4, states=2, inputs=pf.Categorical(3))
+    old = circuit.parameters
+    new = circuit.replace({old[0]: torch.zeros_like(old[0].value)})
+    assert len(new.parameters) == len(old) == 3
+    assert (new.parameters[0].value == 0).all()
+    assert torch.equal(new.parameters[1].value, old[1].value)
+    assert [repr(layer) for layer in new.layers] == [repr(layer) for layer in circuit.layers]
+    assert (old[0].value != 0).any()
+
+
+def test_scopes_are_sorted_and_layers_come_inputs_first() -> None:
+    circuit = pf.build_circuit(pf.structure.quad_graph((2, 3)), BIT, units=2)
+    place = {layer: i for i, layer in enumerate(circuit.layers)}
+    for layer in circuit.layers:
+        below = {v for child in layer.inputs for v in circuit.scope(child)}
+        assert circuit.scope(layer) == tuple(sorted(below)) or not layer.inputs
+        assert all(place[child] < place[layer] for child in layer.inputs)
+    assert circuit.scope(circuit.root) == tuple(range(6))
+
+
+def test_deep_circuits_need_no_recursion() -> None:
+    circuit = pf.hmm(3_000, states=1, inputs=BIT)
+    assert circuit.num_variables == 3_000
+    model = pf.compile(circuit, dtype=torch.float64)
+    x = torch.randint(2, (2, 3_000))
+    wanted = pf.reference_log_prob(circuit, x)
+    torch.testing.assert_close(model.log_prob(x).detach(), wanted, rtol=1e-9, atol=1e-9)
+    model.log_prob(x).sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("layer", "weights"),
+    [
+        ("cp", 2 * 3 * 3 + 3),  # a 3 x 3 sum per part, and the root over 3
+        ("tucker", 3 * 9 + 3),  # 3 sums over 3 x 3 products, and the root over 3
+    ],
+)
+def test_sizes_of_built_circuits_by_hand(layer: str, weights: int) -> None:
+    graph = pf.structure.chain(2)
+    circuit = pf.build_circuit(graph, pf.Categorical(4), units=3, layer=layer)  # type: ignore[arg-type]
+    assert sum(p.value.numel() for p in circuit.parameters) == 2 * 4 * 3 + weights
+
+
+def test_an_hmm_has_one_transition_and_one_emission() -> None:
+    tied = pf.hmm(6, states=4, inputs=pf.Categorical(5))
+    assert sorted(p.shape for p in tied.parameters) == [(1, 4), (4, 4), (5, 4)]
+    free = pf.hmm(6, states=4, inputs=pf.Categorical(5), homogeneous=False)
+    assert len(free.parameters) == 1 + 5 + 6
+
+
+def test_builders_are_reproducible() -> None:
+    graph = pf.structure.quad_graph((2, 2))
+    for build in (
+        lambda g: pf.build_circuit(graph, BIT, units=2, generator=g),
+        lambda g: pf.hmm(3, 2, pf.Gaussian(), generator=g),
+    ):
+        one, two, three = (build(torch.Generator().manual_seed(s)).parameters for s in (1, 1, 2))
+        assert all(torch.equal(a.value, b.value) for a, b in zip(one, two, strict=True))
+        assert not all(torch.equal(a.value, b.value) for a, b in zip(one, three, strict=True))
+
+
+def test_builders_refuse_arguments_by_name() -> None:
+    graph = pf.structure.chain(3)
+    with pytest.raises(pf.StructureError, match="units"):
+        pf.build_circuit(graph, BIT, units=0)
+    with pytest.raises(pf.StructureError, match="'dense'"):
+        pf.build_circuit(graph, BIT, layer="dense")  # type: ignore[arg-type]
+    with pytest.raises(pf.StructureError, match="3 variables need as many inputs, got 2"):
+        pf.build_circuit(graph, [BIT, BIT])
+    with pytest.raises(pf.StructureError, match="length and states"):
+        pf.hmm(0, 2, BIT)
+    with pytest.raises(pf.StructureError, match="same input family"):
+        pf.hmm(2, 2, [BIT, pf.Categorical(3)])
+
+
+@given(circuits())
+def test_proved_determinism_is_determinism(circuit: pf.Circuit) -> None:
+    """At most one input of every sum is positive, for every complete state."""
+    if not pf.is_deterministic(circuit):
+        return
+    states = enumerate_states(circuit)
+    for layer in circuit.layers:
+        if not isinstance(layer, pf.SumLayer) or layer.mixing:
+            continue
+        positive = torch.zeros(layer.units, len(states))
+        allowed = (layer.weight.value > -torch.inf).double()  # [K, J]
+        inputs = torch.cat([_values(circuit, child, states) for child in layer.inputs], dim=-1)
+        positive = (inputs > -torch.inf).double() @ allowed.t()
+        assert (positive <= 1).all()
+
+
+def _values(circuit: pf.Circuit, layer: object, states: torch.Tensor) -> torch.Tensor:
+    """Log-values [S, K] of the units of a layer: a circuit per unit, on the layer's scope."""
+    assert isinstance(layer, pf.InputLayer | pf.SumLayer | pf.ProductLayer)
+    columns = []
+    for unit in range(layer.units):
+        one_hot = torch.full((1, layer.units), -torch.inf)
+        one_hot[0, unit] = 0.0
+        others = [v for v in range(circuit.num_variables) if v not in circuit.scope(layer)]
+        flat = [_uniform(v, circuit.num_categories[v] or 1) for v in others]
+        top: pf.SumLayer | pf.ProductLayer = pf.SumLayer([layer], pf.Parameter(one_hot))
+        if flat:
+            top = pf.ProductLayer([top, *flat])
+        columns.append(pf.reference_log_prob(pf.Circuit(top), states))
+    return torch.stack(columns, dim=-1)
+
+
+def _uniform(variable: int, categories: int) -> pf.InputLayer:
+    logits = {"logits": pf.Parameter(torch.zeros(categories, 1))}
+    return pf.InputLayer(variable, pf.Categorical(categories), 1, logits)
+
+
+def test_determinism_is_proved_from_zeros_only() -> None:
+    literals = [pf.InputLayer(0, pf.Indicator(v)) for v in (0, 1)]
+    weight = pf.Parameter(torch.zeros(1, 2))
+    assert pf.is_deterministic(pf.Circuit(pf.SumLayer(literals, weight)))
+    assert not pf.is_deterministic(pf.Circuit(pf.SumLayer([bit(0), bit(0)], weight)))
+    certain = pf.InputLayer(0, BIT, 1, {"logits": pf.Parameter(torch.tensor([torch.inf]))})
+    never = pf.InputLayer(0, BIT, 1, {"logits": pf.Parameter(torch.tensor([-torch.inf]))})
+    assert pf.is_deterministic(pf.Circuit(pf.SumLayer([certain, never], weight)))
+    assert not pf.is_deterministic(pf.Circuit(pf.SumLayer([certain, certain], weight)))
+    one = pf.Parameter.from_probs([[1.0, 0.0]])
+    assert pf.is_deterministic(pf.Circuit(pf.SumLayer([bit(0), bit(0)], one)))

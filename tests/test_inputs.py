@@ -1,0 +1,118 @@
+"""One set of laws for every input family."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import pcflow as pf
+from pcflow.inputs import DensityFamily, FiniteFamily
+
+FINITE: list[FiniteFamily] = [pf.Categorical(4), pf.Bernoulli(), pf.Indicator([1, 0, 1], 3)]
+DENSITIES: list[DensityFamily] = [pf.Gaussian()]
+UNITS = 3
+
+
+def random_params(family: pf.inputs.InputFamily) -> dict[str, Tensor]:
+    """Two parameter sets [2, ..., 3] in float64."""
+    draws = [family.initial(UNITS) for _ in range(2)]
+    return {name: torch.stack([d[name] for d in draws]).double() for name in draws[0]}
+
+
+@pytest.mark.parametrize("family", FINITE, ids=repr)
+def test_tables_are_normalised_and_agree(family: FiniteFamily) -> None:
+    params = random_params(family)
+    log_table = family.log_table(params).double()
+    assert log_table.shape[1:] == (family.num_categories, UNITS)
+    total = log_table.logsumexp(dim=1)
+    torch.testing.assert_close(total, torch.zeros_like(total), rtol=0.0, atol=1e-12)
+    torch.testing.assert_close(family.table(params).double(), log_table.exp())
+
+
+@pytest.mark.parametrize("family", [*FINITE, *DENSITIES], ids=repr)
+def test_shapes_are_those_that_initial_gives(family: pf.inputs.InputFamily) -> None:
+    shapes = {name: tuple(value.shape) for name, value in family.initial(UNITS).items()}
+    assert shapes == family.parameter_shapes(UNITS)
+    again = [family.initial(UNITS, torch.Generator().manual_seed(1)) for _ in range(2)]
+    assert all(torch.equal(again[0][name], again[1][name]) for name in shapes)
+
+
+@pytest.mark.parametrize("family", FINITE[:2], ids=repr)
+def test_table_gradients_are_those_of_autograd(family: FiniteFamily) -> None:
+    params = random_params(family)
+    leaves = {name: value.clone().requires_grad_() for name, value in params.items()}
+    log_table = family.log_table(leaves)
+    flow = torch.rand_like(log_table)
+    wanted = torch.autograd.grad(log_table, list(leaves.values()), flow)
+    found = family.table_gradient(params, family.table(params), flow)
+    for name, gradient in zip(leaves, wanted, strict=True):
+        torch.testing.assert_close(found[name], gradient, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("family", FINITE[:2], ids=repr)
+def test_the_finite_update_is_the_maximum(family: FiniteFamily) -> None:
+    params = random_params(family)
+    flow = torch.rand(2, family.num_categories, UNITS, dtype=torch.float64)
+    best = family.maximize(params, flow, pseudocount=0.0)
+    wanted = flow / flow.sum(dim=1, keepdim=True)
+    torch.testing.assert_close(family.table(best), wanted, rtol=1e-9, atol=1e-12)
+    smooth = family.maximize(params, flow, pseudocount=2.0)
+    wanted = (flow + 2.0) / (flow + 2.0).sum(dim=1, keepdim=True)
+    torch.testing.assert_close(family.table(smooth), wanted, rtol=1e-9, atol=1e-12)
+    kept = family.maximize(params, torch.zeros_like(flow), pseudocount=0.0)
+    assert all(torch.equal(kept[name], params[name]) for name in params)
+
+
+def test_infinite_log_odds_are_point_masses_with_gradient_zero() -> None:
+    params = {"logits": torch.tensor([[torch.inf, -torch.inf]])}
+    table = pf.Bernoulli().table(params)
+    assert table.tolist() == [[[0.0, 1.0], [1.0, 0.0]]]
+    gradient = pf.Bernoulli().table_gradient(params, table, table)
+    assert gradient["logits"].tolist() == [[0.0, 0.0]]
+    kept = pf.Bernoulli().maximize(params, table, pseudocount=1.0)
+    assert torch.equal(kept["logits"], params["logits"])
+
+
+@pytest.mark.parametrize("family", DENSITIES, ids=repr)
+def test_densities_integrate_to_one_and_peak_at_the_mode(family: DensityFamily) -> None:
+    params = random_params(family)
+    grid = torch.linspace(-12, 12, 20_001, dtype=torch.float64).expand(2, -1)
+    density = family.log_prob(params, grid).exp()  # [2, N, K]
+    total = torch.trapezoid(density, grid.unsqueeze(-1), dim=1)
+    torch.testing.assert_close(total, torch.ones_like(total), rtol=0.0, atol=1e-9)
+    at_mode = family.log_prob(params, family.mode(params)).diagonal(dim1=-2, dim2=-1)
+    assert (at_mode.exp() >= density.amax(dim=1) - 1e-12).all()
+
+
+def test_gaussian_draws_have_its_moments() -> None:
+    params = {"mean": torch.full((50_000,), 2.0), "log_std": torch.full((50_000,), math.log(3.0))}
+    drawn = pf.Gaussian().sample(params, torch.Generator().manual_seed(0))
+    assert drawn.mean().item() == pytest.approx(2.0, abs=0.07)
+    assert drawn.std().item() == pytest.approx(3.0, abs=0.07)
+    again = pf.Gaussian().sample(params, torch.Generator().manual_seed(0))
+    assert torch.equal(drawn, again)
+
+
+def test_the_gaussian_update_is_the_weighted_mean_and_deviation() -> None:
+    family = pf.Gaussian()
+    params, x = random_params(family), torch.randn(2, 40, dtype=torch.float64)
+    flow = torch.rand(2, 40, UNITS, dtype=torch.float64)
+    statistics = torch.einsum("fbs,fbk->fsk", family.statistics(x), flow)
+    best = family.maximize(params, flow.sum(1), statistics, pseudocount=0.0)
+    weight = flow / flow.sum(dim=1, keepdim=True)
+    mean = (weight * x.unsqueeze(-1)).sum(1)
+    deviation = (weight * (x.unsqueeze(-1) - mean.unsqueeze(1)).square()).sum(1).sqrt()
+    torch.testing.assert_close(best["mean"], mean, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(best["log_std"].exp(), deviation, rtol=1e-7, atol=1e-12)
+
+
+def test_families_refuse_settings_that_make_no_sense() -> None:
+    with pytest.raises(pf.StructureError, match="at least"):
+        pf.Categorical(0)
+    with pytest.raises(pf.StructureError, match="min_std"):
+        pf.Gaussian(min_std=0.0)
+    with pytest.raises(pf.StructureError, match=r"\(3,\) must lie in 0..2"):
+        pf.Indicator(3, num_categories=3)
+    with pytest.raises(pf.StructureError, match="has 2 units, not 1"):
+        pf.InputLayer(0, pf.Indicator([0, 1]), 1)

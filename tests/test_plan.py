@@ -1,0 +1,65 @@
+"""The plan: what is folded, what is stored once, what it says of itself."""
+
+import pytest
+import torch
+
+import pcflow as pf
+from pcflow.plan import make_plan
+
+
+@pytest.mark.parametrize("side", [2, 4, 8, 16])
+def test_folding_makes_steps_logarithmic(side: int) -> None:
+    circuit = pf.build_circuit(pf.structure.quad_tree((side, side)), pf.Bernoulli(), units=2)
+    levels = side.bit_length() - 1
+    # per level one step of sums and one of products; the inputs and the root
+    assert len(make_plan(circuit).steps) == 2 * levels + 2
+    assert len(make_plan(circuit, fold=False).steps) == len(circuit.layers)
+
+
+def test_a_tree_reads_by_views_only() -> None:
+    circuit = pf.build_circuit(pf.structure.quad_tree((8, 8)), pf.Categorical(3), units=4)
+    for step in make_plan(circuit).steps:
+        reads = getattr(step, "inputs", ())
+        assert all(isinstance(read.rows, slice) for read in reads)
+
+
+def test_every_parameter_is_stored_once() -> None:
+    circuit = pf.hmm(50, states=4, inputs=pf.Categorical(7))
+    model = pf.compile(circuit)
+    stored = [p for bank in model.plan.banks for p in bank]
+    assert sorted(map(id, stored)) == sorted(map(id, circuit.parameters))
+    assert sum(p.numel() for p in model.parameters()) == 4 + 16 + 28
+    assert model.plan.parameter_count == 4 + 16 + 28
+
+
+def test_costs_by_hand() -> None:
+    circuit = pf.build_circuit(pf.structure.chain(2), pf.Bernoulli(), units=3)
+    plan = make_plan(circuit)
+    # two 3 x 3 sums, three products of two, one sum of three; a multiply-add counts two
+    assert plan.flops == 2 * 2 * 9 + 3 * 2 + 2 * 3
+    # inputs 2 x 3, sums 2 x 3, products 3, root 1; scale and lowest unit with every vector
+    assert plan.numbers_per_row == 6 + 6 + 3 + 1 + 2 * 6
+
+
+def test_the_plan_prints_itself() -> None:
+    model = pf.compile(pf.build_circuit(pf.structure.quad_graph((2, 2)), pf.Bernoulli(), units=2))
+    model.log_prob(torch.zeros(7, 4))
+    shown = str(model.plan)
+    for what in ("input Bernoulli", "product hadamard", "mixing sum", "4 variables"):
+        assert what in shown
+    assert "rows: 7 seen, 0 of them in log space" in shown
+    long = str(make_plan(pf.hmm(100, 2, pf.Bernoulli())))
+    assert "more steps" in long
+    assert len(long.splitlines()) < 60
+
+
+def test_memory_is_used_again_and_does_not_pile_up() -> None:
+    model = pf.compile(pf.hmm(8, states=16, inputs=pf.Categorical(5)))
+    held = []
+    for rows in (50, 1, 7, 200, 3, 200, 50, 1) * 3:
+        x = torch.randint(5, (rows, 8))
+        model.log_prob(x).sum().backward()
+        with torch.no_grad():
+            model.log_prob(x)
+        held.append(sum(piece.nbytes() for piece in model.engine.pool._free))
+    assert held[-1] == held[len(held) // 3 - 1]
