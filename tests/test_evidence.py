@@ -86,6 +86,12 @@ def test_nan_mask_and_absence_mean_missing_alike(model: pf.CompiledCircuit) -> N
     assert absent.item() == pytest.approx(0.0, abs=1e-6)
 
 
+def test_a_mask_adds_to_the_nans(model: pf.CompiledCircuit) -> None:
+    mask = torch.tensor([[True, False, False]])
+    found = model.log_prob(pf.Evidence(torch.tensor([[1.0, NAN, 0.3]]), mask))
+    assert torch.equal(found, model.log_prob(torch.tensor([[NAN, NAN, 0.3]])))
+
+
 def test_masked_values_are_not_looked_at(model: pf.CompiledCircuit) -> None:
     mask = torch.tensor([[True, False, False]])
     wild = model.log_prob(pf.Evidence(torch.tensor([[99.0, 1.0, 0.3]]), mask))

@@ -168,12 +168,35 @@ def test_folding_changes_nothing(
         assert_close(folded.marginals(some).exp(), plain.marginals(some).exp().cpu())
 
 
-@settings(max_examples=25)
-@given(st.data(), circuits(max_variables=4))
+@st.composite
+def tilted(draw: st.DrawFn, circuit: pf.Circuit) -> pf.Evidence:
+    """Evidence with two soft variables or more, if there are as many."""
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31 - 1)))
+    sizes = torch.tensor([int(n or 0) for n in circuit.num_categories])
+    shape = (3, len(sizes))
+    values = (torch.rand(shape, generator=generator) * sizes).long()
+    missing = torch.rand(shape, generator=generator) < 0.7
+    missing[:, :2] = True
+    soft = torch.randn(*shape, int(sizes.max()), generator=generator)
+    return pf.Evidence(values, missing, soft)
+
+
+CHAINS = st.builds(
+    lambda length, states, seed: pf.hmm(
+        length, states, pf.Categorical(3), generator=torch.Generator().manual_seed(seed)
+    ),
+    st.integers(2, 5),
+    st.integers(2, 3),
+    st.integers(0, 10**6),
+)
+
+
+@settings(max_examples=40)
+@given(st.data(), CHAINS | circuits(max_variables=4))
 def test_projection_reaches_any_marginals_that_potentials_can_make(
     data: st.DataObject, circuit: pf.Circuit
 ) -> None:
-    about = possible(circuit, data.draw(evidence(circuit)))
+    about = possible(circuit, data.draw(tilted(circuit)))
     if about is None:
         return
     target = enumerate_marginals(circuit, about)
