@@ -1,0 +1,148 @@
+"""The figures of the gap table against exact numbers, and training on Eq. 7."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+
+import pcflow as pf
+from pcflow_diffusion import CircuitHead
+from pcflow_diffusion.conditional import fit_conditional
+from pcflow_diffusion.errors import ShapeMismatch
+from pcflow_diffusion.evaluate import (
+    CIRCUIT,
+    FACTORISED,
+    SEQUENTIAL,
+    circuit_nats,
+    coupled_nats,
+    factorised_nats,
+    gap_closed,
+    gap_table,
+    make_examples,
+    markdown,
+    sequential_nats,
+)
+
+CONTEXT, LENGTH, V = 2, 4, 3
+MASK = V
+
+
+@pytest.fixture
+def model() -> pf.CompiledCircuit:
+    torch.manual_seed(1)
+    return pf.compile(pf.hmm(LENGTH, 3, pf.Categorical(V)), dtype=torch.float64)
+
+
+def exact_backbone(model: pf.CompiledCircuit):  # type: ignore[no-untyped-def]
+    """A denoiser that knows the world: the circuit's true posteriors, whatever the context."""
+
+    def backbone(tokens: Tensor) -> Tensor:
+        block = tokens[:, -LENGTH:]
+        masked = block == MASK
+        log_q = model.marginals(pf.Evidence(block.masked_fill(masked, 0), masked))
+        return torch.cat([torch.zeros(len(tokens), tokens.shape[1] - LENGTH, V), log_q], dim=1)
+
+    return backbone
+
+
+def rows_of(model: pf.CompiledCircuit, count: int = 60) -> Tensor:
+    context = torch.zeros(count, CONTEXT, dtype=torch.long)
+    return torch.cat([context, model.sample(count)], dim=1)
+
+
+@pytest.mark.parametrize("ratio", [0.25, 0.5, 1.0])
+@pytest.mark.parametrize("left_to_right", [False, True])
+def test_the_chain_rule_joins_sequential_and_joint(
+    model: pf.CompiledCircuit, ratio: float, left_to_right: bool
+) -> None:
+    backbone = exact_backbone(model)
+    examples = make_examples(backbone, rows_of(model), LENGTH, ratio, MASK)
+    assert (examples.masked.sum(1) == ratio * LENGTH).all()
+    generator = torch.Generator().manual_seed(3)
+    sequential = sequential_nats(backbone, examples, generator, left_to_right=left_to_right)
+    assert sequential == pytest.approx(circuit_nats(model, examples), rel=1e-9)
+
+
+def test_factorised_is_the_cross_entropy_of_masked_tokens(model: pf.CompiledCircuit) -> None:
+    examples = make_examples(exact_backbone(model), rows_of(model), LENGTH, 0.5, MASK)
+    log_m = examples.logits.log_softmax(-1).gather(-1, examples.x0.unsqueeze(-1)).squeeze(-1)
+    assert factorised_nats(examples) == pytest.approx(-log_m[examples.masked].mean().item())
+
+
+def test_coupled_is_the_joint_per_masked_token(model: pf.CompiledCircuit) -> None:
+    examples = make_examples(exact_backbone(model), rows_of(model), LENGTH, 0.75, MASK)
+    for coupling in ("ratio", "projection"):  # exact, because the marginals are
+        head = CircuitHead(model, MASK, coupling)
+        assert coupled_nats(head, examples) == pytest.approx(circuit_nats(model, examples))
+
+
+def test_the_table_closes_the_whole_gap_where_the_circuit_is_the_truth(
+    model: pf.CompiledCircuit,
+) -> None:
+    heads = {name: CircuitHead(model, MASK, name) for name in ("product", "ratio")}
+    ratios = [0.5, 1.0]
+    table = gap_table(
+        exact_backbone(model),
+        model,
+        heads,
+        rows_of(model, 200),
+        ratios,
+        generator=torch.Generator().manual_seed(0),
+        progress=False,
+    )
+    assert list(table) == [FACTORISED, SEQUENTIAL, CIRCUIT, "product", "ratio"]
+    for place in range(2):
+        factorised, sequential = table[FACTORISED][place], table[SEQUENTIAL][place]
+        assert sequential < factorised
+        closed = gap_closed(factorised, sequential, table["ratio"][place])
+        assert closed == pytest.approx(1.0, abs=1e-6)
+        assert gap_closed(factorised, sequential, table["product"][place]) < 0.9
+    lines = markdown(table, ratios).splitlines()
+    assert lines[0].endswith("| 50 % | 100 % |")
+    assert lines[-1].count("(100 %)") == 2
+    assert len(lines) == 7
+
+
+def test_eq_7_improves_the_product_on_new_examples_and_the_loss_is_its_own(
+    model: pf.CompiledCircuit,
+) -> None:
+    backbone = exact_backbone(model)
+    seen = make_examples(backbone, rows_of(model, 400), LENGTH, 0.75, MASK)
+    fresh = make_examples(backbone, rows_of(model, 400), LENGTH, 0.75, MASK)
+    head = CircuitHead(copy.deepcopy(model), MASK, "product")
+    before = coupled_nats(head, fresh)
+    logits = seen.logits.clone()
+    losses = fit_conditional(
+        head,
+        logits,
+        seen.x,
+        seen.x0,
+        steps=150,
+        progress=False,
+        generator=torch.Generator().manual_seed(0),
+    )
+    assert torch.equal(logits, seen.logits)
+    assert losses[0] == pytest.approx(before, abs=0.15)
+    best = circuit_nats(model, fresh)  # the truth itself
+    assert before - coupled_nats(head, fresh) > 0.3 * (before - best)
+
+
+def test_eq_7_is_reproducible_shows_a_bar_and_refuses_visible_blocks(
+    model: pf.CompiledCircuit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    examples = make_examples(exact_backbone(model), rows_of(model), LENGTH, 0.5, MASK)
+
+    def run(progress: bool) -> list[float]:
+        head = CircuitHead(copy.deepcopy(model), MASK, "product")
+        generator = torch.Generator().manual_seed(5)
+        arguments = (head, examples.logits, examples.x, examples.x0)
+        return fit_conditional(*arguments, steps=4, progress=progress, generator=generator)
+
+    assert run(progress=False) == run(progress=False)
+    assert capsys.readouterr().err == ""
+    run(progress=True)
+    assert "4/4" in capsys.readouterr().err
+    head = CircuitHead(model, MASK, "product")
+    with pytest.raises(ShapeMismatch, match="masked"):
+        fit_conditional(head, examples.logits, examples.x0, examples.x0, steps=1)
