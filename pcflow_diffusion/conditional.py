@@ -64,7 +64,7 @@ def fit_conditional(
     losses: list[float] = []
     with tqdm(range(steps), disable=not progress, unit="step", desc="circuit, Eq. 7") as bar:
         for _ in bar:
-            rows = torch.randint(len(x), (batch_size,), generator=generator)
+            rows = torch.randint(len(x), (batch_size,), generator=generator, device=x.device)
             masked = (x[rows] == head.mask_token_id).sum().clamp_min(1)
             loss = -head.log_prob(logits[rows], x[rows], x0[rows]).sum() / masked
             optimizer.zero_grad(set_to_none=True)
@@ -72,5 +72,6 @@ def fit_conditional(
             optimizer.step()
             decay.step()
             losses.append(float(loss.detach()))
-            bar.set_postfix(nats=f"{sum(losses[-20:]) / len(losses[-20:]):.3f}")
+            recent = losses[-20:]
+            bar.set_postfix(refresh=False, nats=f"{sum(recent) / len(recent):.3f}")
     return losses

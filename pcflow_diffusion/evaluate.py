@@ -107,9 +107,9 @@ def sequential_nats(
     The order is random, or from left to right, and every step costs one call of the backbone.
     """
     x, context = examples.x.clone(), examples.rows[:, : -examples.x.shape[1]]
-    turn = torch.rand(x.shape, generator=generator)
+    turn = torch.rand(x.shape, generator=generator, device=x.device)
     if left_to_right:
-        turn = torch.linspace(0.0, 1.0, x.shape[1]).expand_as(turn)
+        turn = torch.linspace(0.0, 1.0, x.shape[1], device=x.device).expand_as(turn)
     order = turn.masked_fill(~examples.masked, 2.0).argsort(dim=1)
     total = 0.0
     for place in range(int(examples.masked.sum(dim=1).max())):

@@ -96,7 +96,7 @@ def fit(
                 result.validation.append(mean_log_prob(model, validation, batch_size))
                 shown["valid"] = f"{result.validation[-1]:.4f}"
                 result.best_epoch = best.see(epoch, result.validation[-1])
-            bar.set_postfix(shown)
+            bar.set_postfix(shown, refresh=False)
             if patience is not None and epoch - result.best_epoch >= patience:
                 break
     best.restore()
