@@ -165,7 +165,7 @@ class FiniteLeaf(Leaf):
             put(out.scale, self.fold, self.row, peak.squeeze(-1), self.missing)
         self._mark_exact_zeros()
         assert isinstance(self.semiring, Scaled)
-        self.semiring.raise_(out.units, out.scale)
+        self.semiring.raise_(out.units)
 
     def _mark_exact_zeros(self) -> None:
         """Scale -inf where all units are zero in log space too, not just too small to hold."""
@@ -292,7 +292,7 @@ class DensityLeaf(Leaf):
         scale = log_prob.amax(dim=-1)  # [F, B]
         out.scale.copy_(scale)
         torch.exp(log_prob - scale.nan_to_num(neginf=0.0).unsqueeze(-1), out=out.units)
-        self.semiring.raise_(out.units, out.scale)
+        self.semiring.raise_(out.units)
 
     def params(self) -> dict[str, Tensor]:
         """Raw parameters, detached."""

@@ -98,18 +98,17 @@ class Scaled:
                 self._rescale(units, out)
 
     def _rescale(self, units: Tensor, out: Value) -> None:
-        self.raise_(units, out.scale)
+        self.raise_(units)
         torch.minimum(out.lowest, units.amin(dim=-1), out=out.lowest)
         peak = units.amax(dim=-1)  # [F, B]
         peak.masked_fill_(peak == 0, 1.0)
         units.div_(peak.unsqueeze(-1))
         out.scale.add_(peak.log_())
 
-    def raise_(self, units: Tensor, scale: Tensor) -> None:
-        """Raise units to the floor, except where a scale of -inf says that zero is exact."""
+    def raise_(self, units: Tensor) -> None:
+        """Raise units to the floor. Exact zeros stay zeros: their rows have a scale of -inf."""
         if self.raised:
             units.clamp_min_(floor_of(units.dtype))
-            units.masked_fill_((scale == -torch.inf).unsqueeze(-1), 0.0)
 
     def read(self, xs: list[Value], mixing: bool) -> Value:
         """Inputs of one sum relative to the largest of their scales."""
@@ -129,7 +128,7 @@ class Scaled:
         else:
             matmul(x.units, weight.tensor.transpose(-1, -2), out.units)
         out.scale.copy_(x.scale)
-        self.raise_(out.units, out.scale)
+        self.raise_(out.units)
 
     def flow(self, x: Value, weight: Weight, units: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
         """Slope = flow / value; a unit too small to divide by has no flow that counts."""

@@ -147,4 +147,4 @@ def _best(score: Tensor, masked: Tensor, steps_left: int) -> Tensor:
     """The positions [B, L] to commit now: an equal share of those that are still masked."""
     count = (masked.sum(dim=-1, keepdim=True) + steps_left - 1) // steps_left  # [B, 1]
     order = score.masked_fill(~masked, -torch.inf).argsort(dim=-1, descending=True)
-    return (order.argsort(dim=-1) < count) & masked
+    return order.argsort(dim=-1) < count

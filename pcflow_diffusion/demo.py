@@ -96,13 +96,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _say("A copy of it against the denoiser (Eq. 7), and the two numbers of log-linear.")
     heads = couple(circuit, material, generator)
     _say("Held-out text in one step.")
-    table = gap_table(
-        material.denoiser, circuit, heads, material.judged, RATIOS, generator=generator
-    )
+    masks = torch.Generator().manual_seed(given.seed)  # whatever training drew
+    table = gap_table(material.denoiser, circuit, heads, material.judged, RATIOS, generator=masks)
     print(f"\n{markdown(table, RATIOS)}")
     _say("Text in few steps.")
     best = next(name for name in heads if name.startswith("log-linear"))
-    written = write(material, {"factorised": None, best: heads[best]}, generator)
+    written = write(material, {"factorised": None, best: heads[best]}, masks)
     print(f"\n{report(written)}")
 
     nats = {name: [text.nats for text in texts] for name, texts in written.items()}

@@ -165,7 +165,8 @@ def gap_table(
         backbone: maps tokens to logits.
         circuit: the circuit to show alone.
         heads: the couplings by name.
-        rows: context and block, [N, C + L]; the block is as long as the circuit.
+        rows: context and block, [N, C + L]; the block is as long as the circuit. At low ratios
+            every row is used several times with other masks, so that figures are equally sure.
         ratios: shares of the block to mask.
         generator: source of masks and orders.
         progress: whether to show progress bars.
@@ -178,7 +179,8 @@ def gap_table(
     with tqdm(total=len(ratios) * len(table), disable=not progress, unit="cell") as bar:
         for ratio in ratios:
             bar.set_description(f"{ratio:.0%} masked")
-            examples = make_examples(backbone, rows, block, ratio, mask, generator)
+            again = rows.repeat(max(1, round(0.6 / ratio)), 1)  # few masks in a block: more blocks
+            examples = make_examples(backbone, again, block, ratio, mask, generator)
             for name in table:
                 table[name].append(_nats(name, backbone, circuit, heads, examples, generator))
                 bar.update()

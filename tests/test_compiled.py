@@ -170,6 +170,24 @@ def test_impossible_rows_are_named() -> None:
         assert refused.value.rows == (1, 3)
 
 
+def test_projection_shortens_steps_that_would_overshoot() -> None:
+    """Eight copies of one bit: together, full steps ask for eight times the change, and swing."""
+    table = pf.Parameter.from_probs([[0.999, 0.001], [0.001, 0.999]])
+    copies = [pf.InputLayer(v, pf.Categorical(2), 2, {"logits": table}) for v in range(8)]
+    either = pf.SumLayer([pf.ProductLayer(copies)], pf.Parameter.from_probs([[0.5, 0.5]]))
+    model = pf.compile(pf.Circuit(either), DEVICE, torch.float64)
+    target = torch.tensor([0.9, 0.1], dtype=torch.float64).log().expand(1, 8, 2)
+    fitted = model.project(torch.full((1, 8), torch.nan), target, sweeps=30)
+    assert fitted.mismatch is not None
+    assert fitted.mismatch.item() < 1e-3
+    torch.testing.assert_close(
+        model.marginals(fitted)[..., 0].exp().cpu(),
+        torch.full((1, 8), 0.9, dtype=torch.float64),
+        rtol=0.0,
+        atol=1e-3,
+    )
+
+
 def test_queries_say_what_they_need(circuit: pf.Circuit) -> None:
     columns = [pf.Categorical(3), pf.Gaussian()]
     model = pf.compile(pf.build_circuit(pf.structure.chain(2), columns), DEVICE)

@@ -64,6 +64,15 @@ def test_the_chain_rule_joins_sequential_and_joint(
     assert sequential == pytest.approx(circuit_nats(model, examples), rel=1e-9)
 
 
+def test_sequential_counts_masked_tokens_only_where_rows_have_different_numbers_of_them(
+    model: pf.CompiledCircuit,
+) -> None:
+    backbone, share = exact_backbone(model), torch.tensor([0.25, 0.75, 1.0]).repeat(20)
+    examples = make_examples(backbone, rows_of(model), LENGTH, share, MASK)
+    sequential = sequential_nats(backbone, examples)
+    assert sequential == pytest.approx(circuit_nats(model, examples), rel=1e-9)
+
+
 def test_factorised_is_the_cross_entropy_of_masked_tokens(model: pf.CompiledCircuit) -> None:
     examples = make_examples(exact_backbone(model), rows_of(model), LENGTH, 0.5, MASK)
     log_m = examples.logits.log_softmax(-1).gather(-1, examples.x0.unsqueeze(-1)).squeeze(-1)
