@@ -1,6 +1,7 @@
 """A circuit of `libcirkit`, with its parameters, as a circuit of pcflow.
 
-Both sides of a benchmark must run the same function. Only what `image_data` builds is read:
+Both sides of a benchmark must run the same function. Only what region graphs with
+`LogitsFactory` build is read:
 categorical inputs, dense and mixing sums, Hadamard and Kronecker products, softmax everywhere.
 """
 
@@ -16,6 +17,7 @@ from cirkit.symbolic.parameters import (
     Parameter,
     SoftmaxParameter,
     TensorParameter,
+    mixing_weight_factory,
 )
 
 import pcflow as pf
@@ -34,6 +36,10 @@ class LogitsFactory:
         logits[..., 0] += lift
         values = TensorParameter(*shape, initializer=ConstantTensorInitializer(logits))
         return Parameter.from_unary(SoftmaxParameter(shape), values)
+
+    def mixing(self, shape: tuple[int, ...]) -> Parameter:
+        """The same for sums that weigh whole inputs, unit by unit."""
+        return mixing_weight_factory(shape, param_factory=self)
 
 
 def from_cirkit(circuit: SymbolicCircuit) -> pf.Circuit:

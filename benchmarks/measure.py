@@ -1,13 +1,23 @@
-"""Interleaved timing of two sides, and the floors of the machine."""
+"""Workloads, interleaved timing of two sides, memory of each in a process of its own, floors."""
 
 from __future__ import annotations
 
+import gc
+import os
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
 import torch
+from torch import Tensor, nn
+from torch.autograd.graph import increment_version
+
+Run = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -21,14 +31,18 @@ class Workload:
         theirs: runs the peer once.
         flops: the least arithmetic of one run, in floating-point operations.
         numbers: the least memory traffic of one run, in float32 numbers read or written.
+        per: how many answers one run of ours and of theirs gives, if not equally many.
+        goal: theirs / ours that pcflow promises; None for rows that are only shown.
     """
 
     name: str
     peer: str
-    ours: Callable[[], object]
-    theirs: Callable[[], object]
-    flops: float
-    numbers: float
+    ours: Run
+    theirs: Run
+    flops: float = 0.0
+    numbers: float = 0.0
+    per: tuple[int, int] = (1, 1)
+    goal: float | None = None
 
 
 @dataclass(frozen=True)
@@ -59,26 +73,100 @@ def measure_machine(repeats: int) -> Machine:
     return Machine(2 * 1024**3 / gemm, 2 * source.numel() / copy)
 
 
-def interleaved(sides: list[Callable[[], object]], repeats: int) -> list[float]:
-    """Median seconds of every side, run by turns so that a busy moment hits all alike."""
+def interleaved(sides: list[Run], repeats: int, seconds: float = 20.0) -> list[float]:
+    """Median seconds of every side, run by turns so that a busy moment hits all alike.
+
+    Two turns warm up. Then as many as asked for, or as fit into `seconds`, but at least three.
+    """
     times: list[list[float]] = [[] for _ in sides]
-    for turn in range(repeats + 3):
+    began = time.perf_counter()
+    for turn in range(repeats + 2):
+        if turn >= 5 and time.perf_counter() - began > seconds:
+            break
         for side, found in zip(sides, times, strict=True):
             start = time.perf_counter()
             side()
-            if turn >= 3:  # the first turns warm up
+            if turn >= 2:
                 found.append(time.perf_counter() - start)
     return [median(found) for found in times]
 
 
-def table(workloads: list[Workload], machine: Machine, repeats: int) -> str:
-    """Measure every workload; one Markdown row each."""
-    lines = [
-        "| workload | peer | pcflow is faster by | time over the floor |",
-        "|---|---|---|---|",
-    ]
-    for work in workloads:
-        ours, theirs = interleaved([work.ours, work.theirs], repeats)
-        over = ours / machine.floor(work)
-        lines.append(f"| {work.name} | {work.peer} | {theirs / ours:.2f} x | {over:.1f} x |")
-    return "\n".join(lines)
+HEADER = (
+    "| workload | peer | pcflow is faster by | promised | time over the floor | "
+    "memory, MiB | memory of the peer |\n|---|---|---|---|---|---|---|"
+)
+
+
+def row(work: Workload, machine: Machine, repeats: int, peaks: tuple[str, str]) -> str:
+    """Measure a workload; one Markdown row."""
+    ours, theirs = interleaved([work.ours, work.theirs], repeats)
+    ratio = (theirs / work.per[1]) / (ours / work.per[0])
+    floor = machine.floor(work)
+    over = f"{ours / floor:.1f} x" if floor > 0 else ""
+    goal = "" if work.goal is None else f"{work.goal:.2f} x"
+    cells = [work.name, work.peer, f"{ratio:.2f} x", goal, over, *peaks]
+    return f"| {' | '.join(cells)} |"
+
+
+def peaks(script: Path, name: str) -> tuple[str, str]:
+    """MiB that a first run of either side adds, each in a fresh process that runs `script`."""
+    return _peak_in_process(script, name, "ours"), _peak_in_process(script, name, "theirs")
+
+
+def _peak_in_process(script: Path, name: str, side: str) -> str:
+    command = [sys.executable, str(script), "--peak", side, "--only", f"^{re.escape(name)}$"]
+    everything_large_is_given_back = {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    env = os.environ | everything_large_is_given_back
+    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=env)
+    return run.stdout.split()[-1]
+
+
+def peak(run: Run) -> float:
+    """MiB by which the run makes the memory of this process larger, at its peak (Linux only)."""
+    torch.mm(torch.ones(256, 256), torch.ones(256, 256))  # starts the threads
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = _status("VmRSS")
+    run()
+    return (_status("VmHWM") - before) / 1024
+
+
+def _status(field: str) -> int:
+    """A figure of this process in KiB."""
+    found = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1])
+
+
+def agree(ours: Callable[[], Tensor], theirs: Callable[[], Tensor]) -> None:
+    """Refuse to time two sides that compute different things."""
+    if "--peak" in sys.argv:  # what a first run adds is about to be measured
+        return
+    with torch.no_grad():
+        torch.testing.assert_close(ours(), theirs(), rtol=1e-5, atol=0.0)
+
+
+def forward(run: Callable[[], Tensor]) -> Run:
+    """Without gradients."""
+    return torch.no_grad()(run)
+
+
+def backward(module: nn.Module, run: Callable[[], Tensor]) -> Run:
+    """With the gradients of all parameters."""
+
+    def both() -> None:
+        module.zero_grad(set_to_none=True)
+        run().mean().backward()
+
+    return both
+
+
+def renewed(module: nn.Module, run: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """Run as after an optimizer's step: nothing computed from the parameters may be kept."""
+
+    def fresh() -> Tensor:
+        for parameter in module.parameters():
+            increment_version(parameter)
+        return run()
+
+    return fresh

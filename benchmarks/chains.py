@@ -1,0 +1,206 @@
+"""Hidden Markov models: scoring, EM, soft evidence and posteriors.
+
+Peers: hmmlearn and pomegranate; a bare scaled loop in torch, which is what one writes by hand and
+keeps nothing; and single matrix products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+from hmmlearn.hmm import CategoricalHMM
+from measure import Run, Workload, agree, forward, renewed
+from pomegranate.distributions import Categorical
+from pomegranate.hmm import DenseHMM
+from torch import Tensor
+
+import pcflow as pf
+
+STATES, SYMBOLS, BATCH = 256, 1000, 64
+LENGTH, WIDE, TOKENS = 32, 1024, 32_768  # a diffusion block
+
+
+def workloads() -> dict[str, Callable[[], Workload]]:
+    """Builders by name."""
+    found: dict[str, Callable[[], Workload]] = {}
+    for length in (32, 1024):
+        name = f"HMM {length} x {STATES} states x {SYMBOLS} symbols B={BATCH}: log_prob"
+        found[name] = partial(against_loop, name, length, 1 / 1.3 if length == 32 else None)
+    name = f"HMM 32 x {STATES} states x {SYMBOLS} symbols B={BATCH}: log_prob "
+    found[name] = partial(against_hmmlearn, name, 150.0)
+    found[name + " "] = partial(against_pomegranate, name + " ")
+    name = f"HMM 32 x {STATES} states x {SYMBOLS} symbols B={BATCH}: a step of EM"
+    found[name] = partial(em_step, name)
+    for batch in (1, 8):
+        for share, goal in ((1.0, 1 / 1.4), (0.5, None)):
+            name = _soft_name(batch, share) + "log Z"
+            found[name] = partial(soft, name, batch, share, goal if batch == 1 else None)
+    name = _soft_name(1, 1.0) + "posteriors"
+    found[name] = partial(posteriors, name)
+    name = _soft_name(1, 0.5) + "log Z "
+    found[name] = partial(half, name)
+    return found
+
+
+def _soft_name(batch: int, share: float) -> str:
+    masked = "all masked" if share == 1.0 else f"{share:.0%} masked"
+    return f"HMM {LENGTH} x {WIDE:,} states x {TOKENS:,} tokens B={batch}, soft, {masked}: "
+
+
+def against_loop(name: str, length: int, goal: float | None) -> Workload:
+    """The loop keeps one vector per row and normalised tables, as pcflow does."""
+    model, start, move, emit = _hmm(length)
+    x = torch.randint(SYMBOLS, (BATCH, length))
+    emit_by_symbol = emit.t().contiguous()  # [V, N]
+
+    def loop() -> Tensor:
+        symbols = x.t().contiguous()
+        units, scale = emit_by_symbol[symbols[-1]], torch.zeros(BATCH)
+        for t in range(length - 2, -1, -1):
+            units = (units @ move.t()).mul_(emit_by_symbol[symbols[t]])
+            peak = units.amax(dim=-1)
+            units.div_(peak.unsqueeze(-1))
+            scale.add_(peak.log_())
+        return (units @ start).log() + scale
+
+    agree(lambda: model.log_prob(x), loop)
+    flops = 2.0 * length * BATCH * STATES**2
+    ours = forward(lambda: model.log_prob(x))
+    return Workload(name, "bare scaled loop", ours, forward(loop), flops, goal=goal)
+
+
+def against_hmmlearn(name: str, goal: float) -> Workload:
+    """Its score runs over rows one by one, in compiled code."""
+    model, start, move, emit = _hmm(LENGTH)
+    x = torch.randint(SYMBOLS, (BATCH, LENGTH))
+    theirs = CategoricalHMM(STATES)
+    theirs.startprob_, theirs.transmat_ = _stochastic(start), _stochastic(move)
+    theirs.emissionprob_ = _stochastic(emit)
+    theirs.n_features = SYMBOLS
+    column, lengths = x.reshape(-1, 1).numpy(), [LENGTH] * BATCH
+    agree(
+        lambda: model.log_prob(x).sum(), lambda: torch.tensor(theirs.score(column, lengths)).float()
+    )
+    return Workload(
+        name,
+        "hmmlearn",
+        forward(lambda: model.log_prob(x)),
+        lambda: theirs.score(column, lengths),
+        2.0 * LENGTH * BATCH * STATES**2,
+        goal=goal,
+    )
+
+
+def against_pomegranate(name: str) -> Workload:
+    """In log space, on torch."""
+    model, start, move, emit = _hmm(LENGTH)
+    x = torch.randint(SYMBOLS, (BATCH, LENGTH))
+    theirs = _pomegranate(start, move, emit)
+    rows = x.unsqueeze(-1)
+    # it has probabilities of ending, the same for all states here
+    agree(lambda: model.log_prob(x), lambda: theirs.log_probability(rows) + EXTRA)
+    return Workload(
+        name,
+        "pomegranate",
+        forward(lambda: model.log_prob(x)),
+        forward(lambda: theirs.log_probability(rows)),
+        2.0 * LENGTH * BATCH * STATES**2,
+    )
+
+
+def em_step(name: str) -> Workload:
+    """Expected counts and new parameters; the peer's M step is left out in its favour."""
+    model, start, move, emit = _hmm(LENGTH)
+    x = torch.randint(SYMBOLS, (BATCH, LENGTH))
+    theirs = _pomegranate(start, move, emit)
+    rows = x.unsqueeze(-1)
+    learner = pf.EM()
+    return Workload(
+        name,
+        "pomegranate",
+        lambda: learner.epoch(model, [x]),
+        forward(lambda: theirs.summarize(rows)),
+        6.0 * LENGTH * BATCH * STATES**2,
+    )
+
+
+def soft(name: str, batch: int, share: float, goal: float | None) -> Workload:
+    """Log Z of a language model's potentials, against the matrix product it cannot do without."""
+    model, evidence, rows, matrix = _soft(batch, share)
+    out = torch.empty(len(rows), WIDE)
+    return Workload(
+        name,
+        "one bare matrix product",
+        forward(lambda: model.log_prob(evidence)),
+        lambda: torch.mm(rows, matrix, out=out),
+        2.0 * len(rows) * TOKENS * WIDE,
+        float(TOKENS * WIDE),
+        goal=goal,
+    )
+
+
+def half(name: str) -> Workload:
+    """Visible positions must cost nothing."""
+    model, evidence, rows, _ = _soft(1, 0.5)
+    _, all_masked, _, _ = _soft(1, 1.0)
+    return Workload(
+        name,
+        "pcflow, all masked",
+        forward(lambda: model.log_prob(evidence)),
+        forward(lambda: model.log_prob(all_masked)),
+        2.0 * len(rows) * TOKENS * WIDE,
+        float(TOKENS * WIDE),
+        goal=1 / 0.6,
+    )
+
+
+def posteriors(name: str) -> Workload:
+    """One-site posteriors of every position: two products with the table."""
+    model, evidence, rows, matrix = _soft(1, 1.0)
+    out = torch.empty(len(rows), WIDE)
+    return Workload(
+        name,
+        "one bare matrix product",
+        forward(lambda: model.marginals(evidence)),
+        lambda: torch.mm(rows, matrix, out=out),
+        4.0 * len(rows) * TOKENS * WIDE,
+        2.0 * TOKENS * WIDE,
+        goal=1 / 3,
+    )
+
+
+def _hmm(length: int) -> tuple[pf.CompiledCircuit, Tensor, Tensor, Tensor]:
+    """A model; start [N], transitions [N, N] and emissions [N, V] of its states."""
+    circuit = pf.hmm(length, STATES, pf.Categorical(SYMBOLS))
+    values = {p.shape: p.value for p in circuit.parameters}
+    emit = values[(SYMBOLS, STATES)].softmax(dim=0).t()
+    move = values[(STATES, STATES)].softmax(dim=1)
+    return pf.compile(circuit), values[(1, STATES)].softmax(dim=1)[0], move, emit
+
+
+def _soft(batch: int, share: float) -> tuple[pf.CompiledCircuit, pf.Evidence, Tensor, Tensor]:
+    """A model, evidence, and what the bare product multiplies: [N, V] and [V, K]."""
+    model = pf.compile(pf.hmm(LENGTH, WIDE, pf.Categorical(TOKENS)))
+    potentials = torch.randn(batch, LENGTH, TOKENS).log_softmax(dim=-1)
+    missing = (torch.arange(LENGTH) % 2 < 2 * share - 0.5).expand(batch, -1)
+    evidence = pf.Evidence(torch.zeros(batch, LENGTH), missing, potentials)
+    return model, evidence, potentials[missing].exp(), torch.rand(TOKENS, WIDE)
+
+
+def _stochastic(matrix: Tensor) -> np.ndarray:
+    """Rows that sum to one in float64."""
+    exact = matrix.double().numpy()
+    return exact / exact.sum(axis=-1, keepdims=True)
+
+
+def _pomegranate(start: Tensor, move: Tensor, emit: Tensor) -> DenseHMM:
+    stay = 1 - 1 / STATES  # it counts ending among the transitions
+    return DenseHMM(
+        [Categorical(row.unsqueeze(0)) for row in emit],
+        edges=move * stay,
+        starts=start,
+        ends=torch.full((STATES,), 1 / STATES),
+    )
