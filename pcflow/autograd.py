@@ -1,4 +1,4 @@
-"""The whole circuit as one differentiable function: forward is `up`, backward is `flows`."""
+"""The whole circuit as one differentiable function: forward is `up`, backward is `down`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pcflow.engine import Engine
 from pcflow.evidence import CheckedEvidence
 from pcflow.inputs import FiniteFamily
 from pcflow.leaves import DensityLeaf, FiniteLeaf
-from pcflow.passes import Flows, Tape
+from pcflow.passes import Slopes, Tape
 from pcflow.plan import InputStep
 from pcflow.tables import accumulate
 
@@ -47,19 +47,19 @@ class _LogProb(torch.autograd.Function):
         wanted = ctx.needs_input_grad
         slope = torch.zeros_like(potentials) if wanted[2] else None
         grads = [torch.zeros_like(b) if w else None for b, w in zip(banks, wanted[3:], strict=True)]
-        for tape, flow, rows in ctx.evaluation.flows(grad):
+        for tape, slopes, rows in ctx.evaluation.down(grad):
             part = slope if rows is None or slope is None else torch.zeros_like(slope[rows])
-            _backward(engine, tape, flow, part, grads)
+            _backward(engine, tape, slopes, part, grads)
             if slope is not None and part is not None and rows is not None:
                 slope[rows] = part
         return None, None, slope, *grads
 
 
 def _backward(
-    engine: Engine, tape: Tape, flow: Flows, potentials: Tensor | None, grads: list[Tensor | None]
+    engine: Engine, tape: Tape, slopes: Slopes, potentials: Tensor | None, grads: list[Tensor | None]
 ) -> None:
     """Add one tape's share to the gradients."""
-    for bank, weights in flow.weights.items():
+    for bank, weights in slopes.weights.items():
         grad = grads[bank]
         if grad is not None:
             grad += engine.tables.weight_gradient(bank, weights)
@@ -67,16 +67,16 @@ def _backward(
         step = leaf.step
         learns = any(grads[read.bank] is not None for read in step.parameters.values())
         if learns or potentials is not None:
-            found = _input_gradient(engine, leaf, flow.inputs[number], potentials)
+            found = _input_gradient(engine, leaf, slopes.sheet.outs[number].units, potentials)
             _accumulate(step, found, grads)
 
 
 def _input_gradient(
-    engine: Engine, leaf: FiniteLeaf | DensityLeaf, flow: Tensor, potentials: Tensor | None
+    engine: Engine, leaf: FiniteLeaf | DensityLeaf, slope: Tensor, potentials: Tensor | None
 ) -> dict[str, Tensor]:
     if isinstance(leaf, DensityLeaf):
-        return leaf.gradients(flow)
-    counts = leaf.counts(flow, potentials)
+        return leaf.gradients(slope)
+    counts = leaf.counts(slope, potentials)
     family = leaf.step.family
     assert isinstance(family, FiniteFamily)
     table = engine.tables.table(leaf.step, in_log_space=False)

@@ -15,7 +15,7 @@ from pcflow import queries
 from pcflow.circuit import Circuit, Parameter
 from pcflow.engine import Engine
 from pcflow.evidence import Evidence
-from pcflow.passes import Pool
+from pcflow.memory import Pool
 from pcflow.plan import Plan, make_plan
 from pcflow.projection import ProjectedEvidence, project
 from pcflow.properties import is_deterministic
@@ -209,8 +209,9 @@ class CompiledCircuit(nn.Module):
 
     def _connect(self) -> None:
         """Build the engine on the device where the parameters are now."""
-        tables = Tables(cast(Sequence[Tensor], self.banks), self._like)
-        self.engine = Engine(self._circuit, self._plan.to(self._like.device), tables, Pool())
+        plan = self._plan.to(self._like.device)
+        tables = Tables(plan, cast(Sequence[Tensor], self.banks), self._like)
+        self.engine = Engine(self._circuit, plan, tables, Pool())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CompiledCircuit:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from pcflow.circuit import Circuit
 from pcflow.evidence import CheckedEvidence, Evidence, as_evidence
-from pcflow.passes import Flows, Pool, Tape, flows, follow, up
+from pcflow.memory import Pool
+from pcflow.passes import Slopes, Tape, down, follow, up
 from pcflow.plan import Plan
 from pcflow.routes import Route
 from pcflow.semiring import LOG_SUM_PRODUCT, RAISED, SCALED, floor_of
@@ -81,14 +82,14 @@ class Evaluation:
     exact: Tape | None
     doubtful: Tensor | None
 
-    def flows(self, root_flow: Tensor) -> Iterator[tuple[Tape, Flows, Tensor | None]]:
-        """Each tape with its flows and the rows it stands for (None: all, doubtful ones zero)."""
+    def down(self, root_flow: Tensor) -> Iterator[tuple[Tape, Slopes, Tensor | None]]:
+        """Each tape with its slopes and the rows it stands for (None: all, doubtful ones zero)."""
         if self.exact is None or self.doubtful is None:
-            yield self.scaled, flows(self.scaled, root_flow), None
+            yield self.scaled, down(self.scaled, root_flow), None
             return
         trusted = root_flow.index_fill(0, self.doubtful, 0.0)
-        yield self.scaled, flows(self.scaled, trusted), None
-        yield self.exact, flows(self.exact, root_flow[self.doubtful]), self.doubtful
+        yield self.scaled, down(self.scaled, trusted), None
+        yield self.exact, down(self.exact, root_flow[self.doubtful]), self.doubtful
 
     def follow(self, route: Route, rows: Tensor) -> Tensor:
         """Values [S, D] along chosen inputs, sample s given the evidence of row `rows[s]`."""

@@ -53,8 +53,9 @@ class Leaf(ABC):
     def choose(self, unit: Tensor, fold: Tensor, row: Tensor, route: Route) -> Tensor:
         """Values [N] of chosen units: the observation where there is one, else a choice."""
 
-    def observed_flow(self, flow: Tensor) -> Tensor:
+    def observed_flow(self, slope: Tensor) -> Tensor:
         """The flow [F, B, K] of the entries that were observed, zero elsewhere."""
+        flow = self.semiring.flow(self.out.units, slope)
         return flow.masked_fill(self.missing.unsqueeze(-1), 0.0) if self.any_missing else flow
 
 
@@ -91,18 +92,19 @@ class FiniteLeaf(Leaf):
         else:
             self._up_scaled()
 
-    def counts(self, flow: Tensor, potentials: Tensor | None = None) -> Tensor:
-        """Expected counts [F or 1, V, K] of table entries from unit flows [F, B, K].
+    def counts(self, slope: Tensor, potentials: Tensor | None = None) -> Tensor:
+        """Expected counts [F or 1, V, K] of table entries from unit slopes [F, B, K].
 
         Missing values without potentials are not counted. The gradient of the log-potentials is
         written into `potentials` [B, D, V] if that is given.
         """
         counts = torch.zeros_like(self.table)
-        observed = self.observed_flow(flow).flatten(0, 1)
+        observed = self.observed_flow(slope).flatten(0, 1)
         counts.flatten(0, 1).index_add_(0, self._table_rows().flatten(), observed)
         if self.log_potentials is None:
             return counts
-        soft = self._unobserved_flow(flow)  # [N, K]
+        soft = slope[self.fold, self.row]  # [N, K]
+        soft.mul_(self.missing[self.fold, self.row].unsqueeze(-1))
         if self.semiring.in_log_space:
             gradient = self._soft_log(soft, counts)
         else:
@@ -112,12 +114,12 @@ class FiniteLeaf(Leaf):
             potentials[..., : self.categories].index_put_(index, gradient, accumulate=True)
         return counts
 
-    def log_posterior(self, flow: Tensor, out: Tensor) -> None:
+    def log_posterior(self, slope: Tensor, out: Tensor) -> None:
         """Add this step's share of every variable's posterior into `out` [B, D, V], as logs."""
         one_hot = torch.nn.functional.one_hot(self.x, self.categories).to(out.dtype).log()
         log_q = one_hot  # [F, B, V]
         if self.any_missing:
-            unobserved = self._log_slope(flow[self.fold, self.row])  # [N, V]
+            unobserved = self._log_slope(slope[self.fold, self.row])  # [N, V]
             if self.log_potentials is not None:
                 unobserved = unobserved + self._log_potential()
             unobserved = unobserved.log_softmax(dim=-1).nan_to_num(
@@ -125,7 +127,8 @@ class FiniteLeaf(Leaf):
             )
             log_q = one_hot.index_put((self.fold, self.row), unobserved)
             log_q = torch.where(self.missing.unsqueeze(-1), log_q, one_hot)
-        log_q = (log_q + flow.sum(dim=-1).log().unsqueeze(-1)).transpose(0, 1)  # [B, F, V]
+        weight = self.semiring.flow(self.out.units, slope).sum(dim=-1).log()  # [F, B]
+        log_q = (log_q + weight.unsqueeze(-1)).transpose(0, 1)  # [B, F, V]
         for folds in self._distinct_variables():
             variables = self.step.variables[folds]
             present = out[:, variables, : self.categories]
@@ -144,11 +147,6 @@ class FiniteLeaf(Leaf):
                 scores = scores + self.log_potentials[b, variable, : self.categories]
             values[some] = route.category(scores)
         return values
-
-    def _unobserved_flow(self, flow: Tensor) -> Tensor:
-        """Flow [N, K] of the entries, zero for those that are observed after all."""
-        entries = flow[self.fold, self.row]
-        return entries * self.missing[self.fold, self.row].unsqueeze(-1)
 
     def _up_scaled(self) -> None:
         out, unobserved = self.out, self.missing.unsqueeze(-1)
@@ -193,11 +191,9 @@ class FiniteLeaf(Leaf):
                 units = self.semiring.reduce(joint.transpose(-1, -2))  # [N, K]
                 put(self.out.units, self.fold[some], self.row[some], units, self.missing)
 
-    def _soft_scaled(self, flow: Tensor, counts: Tensor) -> Tensor:
+    def _soft_scaled(self, slope: Tensor, counts: Tensor) -> Tensor:
         """Add the counts of soft entries; return the gradient [N, V] of their log-potentials."""
         assert self.potential is not None
-        units = self.out.units[self.fold, self.row]
-        slope = flow / units.clamp_min(torch.finfo(units.dtype).tiny)  # [N, K]
         if self.shared:
             counts[0] += self.table[0] * (self.potential.t() @ slope)
             return self.potential * (slope @ self.table[0].t())
@@ -218,14 +214,13 @@ class FiniteLeaf(Leaf):
             gradient[some] = edges.sum(dim=-1)
         return gradient
 
-    def _log_slope(self, flow: Tensor) -> Tensor:
+    def _log_slope(self, slope: Tensor) -> Tensor:
         """Log of sum_k (flow_k / unit_k) theta_vk, up to a constant per entry: [N, V]."""
-        units = self.out.units[self.fold, self.row]  # [N, K]
         if not self.semiring.in_log_space:
-            slope = flow / units.clamp_min(torch.finfo(units.dtype).tiny)
             peak = slope.amax(dim=-1, keepdim=True)
             return self._rows_times_table(slope / peak.masked_fill(peak == 0, 1.0), True).log()
-        slope = (flow.log() - units).nan_to_num(nan=-torch.inf, neginf=-torch.inf)
+        units = self.out.units[self.fold, self.row]  # [N, K]
+        slope = (slope.log() - units).nan_to_num(nan=-torch.inf, neginf=-torch.inf)
         blocks = [
             (joint + slope[some].unsqueeze(-2)).logsumexp(-1)
             for some, joint in self._log_joint(potentials=False)
@@ -311,15 +306,16 @@ class DensityLeaf(Leaf):
             ).unsqueeze(-2)  # [F, 1, K]
         return torch.where(self.missing.unsqueeze(-1), idle, log_prob)
 
-    def counts(self, flow: Tensor) -> tuple[Tensor, Tensor]:
+    def counts(self, slope: Tensor) -> tuple[Tensor, Tensor]:
         """Observed flow [F, K] and flow-weighted statistics [F, S, K]."""
         assert isinstance(self.step.family, DensityFamily)
-        observed = self.observed_flow(flow)
+        observed = self.observed_flow(slope)
         statistics = self.step.family.statistics(self.x)  # [F, B, S]
         return observed.sum(dim=1), torch.einsum("fbs,fbk->fsk", statistics, observed)
 
-    def gradients(self, flow: Tensor) -> dict[str, Tensor]:
-        """Gradient of every raw parameter [F or 1, ...] from unit flows [F, B, K]."""
+    def gradients(self, slope: Tensor) -> dict[str, Tensor]:
+        """Gradient of every raw parameter [F or 1, ...] from unit slopes [F, B, K]."""
+        flow = self.semiring.flow(self.out.units, slope)
         with torch.enable_grad():
             leaves = {n: p.requires_grad_() for n, p in self.params().items()}
             log_prob = self.log_prob(leaves)

@@ -1,6 +1,6 @@
 """The heart: one pass up and one pass down over the arenas of a plan.
 
-`up` writes the value of every unit, inputs first, and returns a `Tape` of what it wrote. `flows`
+`up` writes the value of every unit, inputs first, and returns a `Tape` of what it wrote. `down`
 hands the root's flow down by shares: expected counts, posteriors and gradients are this pass.
 `follow` goes down along one chosen input per sum: samples and most probable states are this pass.
 
@@ -9,50 +9,19 @@ Legend: F folds, B batch, K units of the layer, J units read by a sum, S samples
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import reduce
-from math import prod
 
 import torch
 from torch import Tensor
 
 from pcflow.evidence import CheckedEvidence
 from pcflow.leaves import DensityLeaf, FiniteLeaf, make_leaf
-from pcflow.plan import InputStep, Plan, ProductStep, Read, Rows, SumStep
+from pcflow.memory import Pool, Sheet
+from pcflow.plan import InputStep, Plan, ProductStep, Rows, SumStep
 from pcflow.routes import Route
-from pcflow.semiring import Semiring, Value
+from pcflow.semiring import Semiring
 from pcflow.tables import Tables, accumulate
-
-
-class Pool:
-    """Memory that later calls use again, so that no fresh pages are touched.
-
-    It never holds more pieces than were once in use at the same time.
-    """
-
-    def __init__(self) -> None:
-        """Start empty."""
-        self._free: list[torch.UntypedStorage] = []
-
-    def take(self, shape: Iterable[int], like: Tensor) -> Tensor:
-        """An uninitialised tensor in the smallest free piece that is large enough."""
-        shape = tuple(shape)
-        size, count = prod(shape) * like.element_size(), len(self._free)
-        self._free.sort(key=torch.UntypedStorage.nbytes)
-        place = next((i for i, p in enumerate(self._free) if p.nbytes() >= size), count)
-        if place == count:  # a larger piece takes the place of the largest
-            del self._free[-1:]
-            return like.new_empty(shape)
-        return like.new_empty(0).set_(self._free.pop(place))[: prod(shape)].view(shape)
-
-    def give(self, tensor: Tensor) -> None:
-        """Hand a tensor back; nobody may read it any more."""
-        self._free.append(tensor.untyped_storage())
-
-    def __deepcopy__(self, memo: object) -> Pool:
-        """A copied model starts with a pool of its own."""
-        return Pool()
 
 
 @dataclass
@@ -60,8 +29,7 @@ class Tape:
     """What an upward pass wrote down. Its memory returns to the pool with the last reference.
 
     Attributes:
-        arenas: per width the units [R, B, K] of all folds, with the scale and lowest unit [R, B].
-        reads: per sum step its inputs, side by side.
+        sheet: the value of every unit.
         leaves: per input step its leaf.
         log_value: [B] (nats).
         lowest: [B], the smallest unit of any product of the row, and of the root.
@@ -71,31 +39,32 @@ class Tape:
     tables: Tables
     semiring: Semiring
     pool: Pool
-    arenas: dict[int, Value]
-    reads: dict[int, Value] = field(default_factory=dict)
+    sheet: Sheet
     leaves: dict[int, FiniteLeaf | DensityLeaf] = field(default_factory=dict)
     log_value: Tensor = field(init=False)
     lowest: Tensor = field(init=False)
 
     def __del__(self) -> None:
-        """Recycle the arenas."""
-        for tensor in (t for arena in self.arenas.values() for t in arena):
-            self.pool.give(tensor)
+        """Recycle the sheet."""
+        self.pool.give(self.sheet)
 
 
 @dataclass
-class Flows:
-    """Flows of the input units per input step [F, B, K], and of the weights per bank [P, K, J]."""
+class Slopes:
+    """What a downward pass wrote down: how the log-value changes with every unit and weight.
+
+    Attributes:
+        sheet: the slope of every unit, see `Semiring`.
+        weights: flows of the weights per bank [P, K, J].
+    """
 
     pool: Pool
-    arenas: dict[int, Tensor]
-    inputs: dict[int, Tensor] = field(default_factory=dict)
+    sheet: Sheet
     weights: dict[int, Tensor] = field(default_factory=dict)
 
     def __del__(self) -> None:
-        """Recycle the arenas."""
-        for tensor in self.arenas.values():
-            self.pool.give(tensor)
+        """Recycle the sheet."""
+        self.pool.give(self.sheet)
 
 
 def up(
@@ -108,60 +77,52 @@ def up(
         tables: weights and input tables.
         evidence: checked against the circuit.
         semiring: the arithmetic.
-        pool: where the arenas' memory comes from.
+        pool: where the sheet comes from.
     """
-    batch, like = len(evidence.values), tables.like
-    arenas = {
-        width: Value(*(pool.take(shape, like) for shape in ((r, batch, width), *[(r, batch)] * 2)))
-        for width, r in plan.arenas.items()
-    }
-    tape = Tape(plan, tables, semiring, pool, arenas)
+    sheet = pool.take(plan, len(evidence.values), tables.like)
+    tape = Tape(plan, tables, semiring, pool, sheet)
+    weights = tables.weights(semiring.in_log_space)
     for number, step in enumerate(plan.steps):
-        out = _rows(arenas[step.units], step.out)
+        out = sheet.outs[number]
         if isinstance(step, InputStep):
             tape.leaves[number] = make_leaf(step, tables, evidence, semiring)
             tape.leaves[number].up(out)
-            continue
-        inputs = [_rows(arenas[read.width], read.rows) for read in step.inputs]
-        if isinstance(step, ProductStep):
-            semiring.product(inputs, out, step.kronecker)
+        elif isinstance(step, ProductStep):
+            semiring.product(sheet.inputs(number, step), out, step.kronecker)
         else:
-            tape.reads[number] = semiring.read(inputs, step.mixing)
-            semiring.sum(tape.reads[number], tables.weight(step, semiring.in_log_space), out)
+            x = semiring.read(sheet.inputs(number, step), step.mixing)
+            semiring.sum(x, weights[number], out)
     _conclude(tape)
     return tape
 
 
-def flows(tape: Tape, root_flow: Tensor) -> Flows:
+def down(tape: Tape, root_flow: Tensor) -> Slopes:
     """Hand `root_flow` [B] down: a sum splits its flow by shares, a product passes it to all.
 
     With a root flow of one, the flow of a unit or weight is the expected number of times that the
     evidence uses it, and the derivative of the log-value with respect to its logarithm
     (Choi, Vergari, Van den Broeck 2020).
     """
-    plan, semiring = tape.plan, tape.semiring
-    arenas = {w: tape.pool.take(a.units.shape, a.units) for w, a in tape.arenas.items()}
-    found = Flows(tape.pool, arenas)
+    plan, semiring, values = tape.plan, tape.semiring, tape.sheet
+    sheet = tape.pool.take(plan, values.batch, tape.tables.like)
+    found = Slopes(tape.pool, sheet)
     for width in {r.width for s in _inner(plan) for r in s.inputs if not r.fresh}:
-        arenas[width].zero_()
-    arenas[1][plan.steps[-1].out] = root_flow.unsqueeze(-1)
+        sheet.arenas[width].units.zero_()
+    sheet.outs[-1].units[0, :, 0] = semiring.slope(values.outs[-1].units[0, :, 0], root_flow)
+    weights = tape.tables.weights(semiring.in_log_space)
     for number, step in reversed(list(enumerate(plan.steps))):
-        flow = arenas[step.units][step.out]  # [F, B, K]
         if isinstance(step, InputStep):
-            found.inputs[number] = flow
-        elif isinstance(step, ProductStep):
-            for read, part in zip(step.inputs, _factors(step, flow), strict=True):
-                _add(arenas[read.width], read, part)
+            continue
+        units, slope = values.outs[number].units, sheet.outs[number].units
+        inputs, into = values.inputs(number, step), _Into(sheet, number, step)
+        if isinstance(step, ProductStep):
+            semiring.down_product(inputs, semiring.flow(units, slope), step.kronecker, into)
         else:
-            weight = tape.tables.weight(step, semiring.in_log_space)
-            units = tape.arenas[step.units].units[step.out]
-            inner, edges = semiring.flow(tape.reads[number], weight, units, flow)
-            parts = (
-                inner.unbind(-1) if step.mixing else inner.split([r.width for r in step.inputs], -1)
-            )
-            for read, part in zip(step.inputs, parts, strict=True):
-                _add(arenas[read.width], read, part)
+            edges = semiring.down_sum(inputs, weights[number], units, slope, into)
             _add_edges(found.weights, step, edges, tape.tables)
+    if not semiring.in_log_space:
+        for bank, edges in found.weights.items():
+            edges.mul_(tape.tables.linear(bank))
     return found
 
 
@@ -171,6 +132,7 @@ def follow(tape: Tape, route: Route, rows: Tensor) -> Tensor:
     Every variable is reached exactly once, because products are decomposable.
     """
     plan = tape.plan
+    weights = tape.tables.weights(tape.semiring.in_log_space)
     shape = {width: (count, len(rows)) for width, count in plan.arenas.items()}
     chosen = {width: rows.new_full(s, -1) for width, s in shape.items()}  # unit of every fold
     chosen[1][plan.steps[-1].out] = 0
@@ -187,36 +149,60 @@ def follow(tape: Tape, route: Route, rows: Tensor) -> Tensor:
             for read, part in zip(step.inputs, _factor_units(step, unit), strict=True):
                 chosen[read.width][_row(read.rows, fold), sample] = part
         else:
-            slot, below = _pick(tape, number, step, route, (unit, fold, rows[sample]))
+            at = (unit, fold, rows[sample])
+            slot, below = _pick(tape, number, step, weights[number].tensor, route, at)
             for i, read in enumerate(step.inputs):
                 some = (slot == i).nonzero().squeeze(-1) if len(step.inputs) > 1 else slice(None)
                 chosen[read.width][_row(read.rows, fold[some]), sample[some]] = below[some]
     return values
 
 
+class _Into:
+    """Slopes of the inputs of one step, on their way into a sheet."""
+
+    def __init__(self, sheet: Sheet, number: int, step: SumStep | ProductStep) -> None:
+        self.sheet, self.number, self.step = sheet, number, step
+
+    def place(self, slot: int) -> Tensor | None:
+        return self.sheet.place(self.number, slot) if self.step.inputs[slot].fresh else None
+
+    def add(self, slot: int, slope: Tensor) -> None:
+        read = self.step.inputs[slot]
+        units = self.sheet.arenas[read.width].units
+        if isinstance(read.rows, slice):
+            rows = units[read.rows]
+            rows.copy_(slope) if read.fresh else rows.add_(slope)
+        elif read.fresh:
+            units.index_copy_(0, read.rows, slope)
+        else:
+            units.index_add_(0, read.rows, slope)
+
+
 def _conclude(tape: Tape) -> None:
     """Read the root's log-value, and the smallest unit that could have underflowed."""
-    root = _rows(tape.arenas[1], tape.plan.steps[-1].out)
+    root = tape.sheet.outs[-1]
     units = root.units[0, :, 0]  # [B]
     if tape.semiring.in_log_space:
         tape.log_value = tape.lowest = units.clone()
         return
     tape.log_value, tape.lowest = units.log() + root.scale[0], units.clone()
-    for step in tape.plan.steps:
-        if isinstance(step, ProductStep):
-            lowest = tape.arenas[step.units].lowest[step.out].amin(dim=0)
-            tape.lowest = torch.minimum(tape.lowest, lowest)
+    for arena in tape.sheet.arenas.values():
+        tape.lowest = torch.minimum(tape.lowest, arena.lowest.amin(dim=0))
 
 
 def _pick(
-    tape: Tape, number: int, step: SumStep, route: Route, at: tuple[Tensor, Tensor, Tensor]
+    tape: Tape,
+    number: int,
+    step: SumStep,
+    weight: Tensor,
+    route: Route,
+    at: tuple[Tensor, Tensor, Tensor],
 ) -> tuple[Tensor, Tensor]:
     """Which input layer [N] and which of its units [N] the sums (unit, fold, row) follow."""
     unit, fold, row = at
     in_log_space = tape.semiring.in_log_space
-    weight = tape.tables.weight(step, in_log_space).tensor
     edges = weight[fold if len(weight) > 1 else 0, unit]  # [N, J]
-    read = tape.reads[number].units
+    read = tape.semiring.read(tape.sheet.inputs(number, step), step.mixing).units
     units = read[fold, row, unit] if step.mixing else read[fold, row]  # [N, J]
     index = route.index(edges + units if in_log_space else edges * units, in_log_space)
     if step.mixing:
@@ -224,15 +210,6 @@ def _pick(
     starts = torch.tensor([0, *(r.width for r in step.inputs)], device=index.device).cumsum(0)
     slot = torch.bucketize(index, starts[1:-1], right=True)
     return slot, index - starts[slot]
-
-
-def _factors(step: ProductStep, flow: Tensor) -> list[Tensor]:
-    """The flow that a product gives to each of its inputs: [F, B, K of that input]."""
-    if not step.kronecker:
-        return [flow] * len(step.inputs)
-    grid = flow.unflatten(-1, [read.width for read in step.inputs])
-    axes = range(2, grid.dim())
-    return [grid.sum([a for a in axes if a != axis]) for axis in axes]
 
 
 def _factor_units(step: ProductStep, unit: Tensor) -> list[Tensor]:
@@ -246,26 +223,16 @@ def _factor_units(step: ProductStep, unit: Tensor) -> list[Tensor]:
     return found[::-1]
 
 
-def _add(arena: Tensor, read: Read, flow: Tensor) -> None:
-    if isinstance(read.rows, slice):
-        rows = arena[read.rows]
-        rows.copy_(flow) if read.fresh else rows.add_(flow)
-    elif read.fresh:  # the flow may be a view of the same arena
-        arena.index_copy_(0, read.rows, flow.clone())
-    else:
-        arena.index_add_(0, read.rows, flow.clone())
-
-
-def _add_edges(weights: dict[int, Tensor], step: SumStep, edges: Tensor, tables: Tables) -> None:
-    read = step.weight
+def _add_edges(
+    weights: dict[int, Tensor], step: SumStep, edges: Tensor, tables: Tables
+) -> None:
+    read, bank = step.weight, tables.banks[step.weight.bank]
     if read.bank not in weights:
-        weights[read.bank] = torch.zeros_like(tables.banks[read.bank])
+        if len(edges) == len(bank) and isinstance(read.rows, slice):  # every parameter, once
+            weights[read.bank] = edges
+            return
+        weights[read.bank] = torch.zeros_like(bank)
     accumulate(weights[read.bank], read, edges)
-
-
-def _rows(arena: Value, rows: Rows) -> Value:
-    """Rows of an arena: views for a slice, copies for an index."""
-    return Value(*(t[rows] for t in arena))
 
 
 def _row(rows: Rows, fold: Tensor) -> Tensor:

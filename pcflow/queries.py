@@ -53,11 +53,11 @@ def marginals(engine: Engine, evidence: Evidence | Tensor) -> Tensor:
     batch, width = checked.values.shape
     categories = max(n for n in engine.circuit.num_categories if n is not None)
     out = engine.tables.like.detach().new_full((batch, width, categories), -torch.inf)
-    for tape, flow, rows in evaluation.flows(torch.ones_like(evaluation.log_value)):
+    for tape, slopes, rows in evaluation.down(torch.ones_like(evaluation.log_value)):
         part = out if rows is None else out[rows].fill_(-torch.inf)
         for number, leaf in tape.leaves.items():
             assert isinstance(leaf, FiniteLeaf)
-            leaf.log_posterior(flow.inputs[number], part)
+            leaf.log_posterior(slopes.sheet.outs[number].units, part)
         if rows is not None:
             out[rows] = part
     return out - out.logsumexp(dim=-1, keepdim=True)

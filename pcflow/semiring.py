@@ -16,6 +16,8 @@ never underflows. `MaxProduct` computes with maxima in place of sums, for MPE.
 Legend: F folds, B batch, K units of the layer, J units read by a sum, H inputs of a layer.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -35,14 +37,23 @@ class Value(NamedTuple):
 
 
 class Weight(NamedTuple):
-    """Weights of a sum step: linear or log; dense [F, K, J] or mixing [F, K, H]; F may be 1."""
+    """Weights of a sum step: linear or log; dense [F, K, J] or mixing [F, K, H]; F may be 1.
+
+    `columns` is the transposed view, as a matrix product reads it.
+    """
 
     tensor: Tensor
+    columns: Tensor
     mixing: bool
 
 
 class Semiring(Protocol):
-    """Sums and products of values, written into `out`."""
+    """Sums and products of values, written into `out`, and what goes back down through them.
+
+    What goes down is the *slope* of a unit: the derivative of the result with respect to the unit
+    as it is stored. For units stored as logarithms that is the unit's flow; for linear ones it is
+    flow / unit, so that sums hand it down by a matrix product alone.
+    """
 
     in_log_space: bool
 
@@ -58,12 +69,38 @@ class Semiring(Protocol):
         """Weigh and add what `read` returned."""
         ...
 
-    def flow(self, x: Value, weight: Weight, units: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
-        """Split the flow [F, B, K] of sums with values `units` by each input's share.
+    def flow(self, units: Tensor, slope: Tensor) -> Tensor:
+        """How often units are used, from their slope; both [F, B, K]."""
+        ...
 
-        Returns the flow of what `read` returned, and the flow of every weight, summed over rows
-        (and over folds where they share the weight).
+    def slope(self, units: Tensor, flow: Tensor) -> Tensor:
+        """The other way round."""
+        ...
+
+    def down_product(self, xs: list[Value], flow: Tensor, kronecker: bool, into: Into) -> None:
+        """Hand a product's flow to its inputs."""
+        ...
+
+    def down_sum(
+        self, xs: list[Value], weight: Weight, units: Tensor, slope: Tensor, into: Into
+    ) -> Tensor:
+        """Hand a sum's slope to its inputs.
+
+        Returns for every weight the derivative by it [F, K, J] (in log space: its flow), summed
+        over rows, and over folds where they share it.
         """
+        ...
+
+
+class Into(Protocol):
+    """Where slopes of inputs go."""
+
+    def place(self, slot: int) -> Tensor | None:
+        """Memory to write the slope of an input into, if nobody else hands it any."""
+        ...
+
+    def add(self, slot: int, slope: Tensor) -> None:
+        """Add the slope of an input that has no such place."""
         ...
 
 
@@ -86,8 +123,7 @@ class Scaled:
     def product(self, xs: list[Value], out: Value, kronecker: bool) -> None:
         """Multiply, and divide every row by its largest unit."""
         torch.add(xs[0].scale, xs[1].scale, out=out.scale)
-        out.lowest.fill_(1.0)
-        units = xs[0].units
+        units, lowest = xs[0].units, None
         for count, x in enumerate(xs[1:], start=2):
             if count > 2:
                 out.scale.add_(x.scale)
@@ -95,15 +131,19 @@ class Scaled:
             into = out.units if last or not kronecker else None
             units = multiply(units, x.units, kronecker, into)
             if last or count % 4 == 0:  # long products must not underflow on the way
-                self._rescale(units, out)
+                lowest = self._rescale(units, out, lowest)
 
-    def _rescale(self, units: Tensor, out: Value) -> None:
+    def _rescale(self, units: Tensor, out: Value, lowest: Tensor | None) -> Tensor:
         self.raise_(units)
-        torch.minimum(out.lowest, units.amin(dim=-1), out=out.lowest)
+        if lowest is None:
+            torch.amin(units, -1, out=out.lowest)
+        else:
+            torch.minimum(out.lowest, units.amin(dim=-1), out=out.lowest)
         peak = units.amax(dim=-1)  # [F, B]
-        peak.masked_fill_(peak == 0, 1.0)
+        peak.clamp_min_(torch.finfo(peak.dtype).tiny)
         units.div_(peak.unsqueeze(-1))
         out.scale.add_(peak.log_())
+        return out.lowest
 
     def raise_(self, units: Tensor) -> None:
         """Raise units to the floor. Exact zeros stay zeros: their rows have a scale of -inf."""
@@ -126,25 +166,50 @@ class Scaled:
         if weight.mixing:
             torch.sum(x.units * weight.tensor.unsqueeze(-3), dim=-1, out=out.units)
         else:
-            matmul(x.units, weight.tensor.transpose(-1, -2), out.units)
+            matmul(x.units, weight.columns, out.units)
         out.scale.copy_(x.scale)
         self.raise_(out.units)
 
-    def flow(self, x: Value, weight: Weight, units: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
-        """Slope = flow / value; a unit too small to divide by has no flow that counts."""
-        slope = flow / units.clamp_min(torch.finfo(units.dtype).tiny)  # [F, B, K]
+    def flow(self, units: Tensor, slope: Tensor) -> Tensor:
+        """Slope times unit."""
+        return slope * units
+
+    def slope(self, units: Tensor, flow: Tensor) -> Tensor:
+        """Flow over unit; a unit too small to divide by has no flow that counts."""
+        return flow / units.clamp_min(torch.finfo(units.dtype).tiny)
+
+    def down_product(self, xs: list[Value], flow: Tensor, kronecker: bool, into: Into) -> None:
+        """Every input has the product's flow; of a Kronecker product, what its own unit gets."""
+        flows = marginal_flows(flow, xs) if kronecker else [flow] * len(xs)
+        for slot, (x, part) in enumerate(zip(xs, flows, strict=True)):
+            place = into.place(slot)
+            units = torch.clamp_min(x.units, torch.finfo(part.dtype).tiny, out=place)
+            torch.div(part, units, out=units)
+            if place is None:
+                into.add(slot, units)
+
+    def down_sum(
+        self, xs: list[Value], weight: Weight, units: Tensor, slope: Tensor, into: Into
+    ) -> Tensor:
+        """Two matrix products."""
+        x = self.read(xs, weight.mixing)
         if weight.mixing:
-            shares = x.units * slope.unsqueeze(-1)  # [F, B, K, H]
-            edges = weight.tensor * shares.sum(dim=1)
-            inner = shares.mul_(weight.tensor.unsqueeze(-3))
-            return inner, edges
-        if len(weight.tensor) == 1:
-            table = weight.tensor[0]
-            inner = (slope @ table).mul_(x.units)
-            edges = table * (slope.flatten(0, 1).t() @ x.units.flatten(0, 1))
-            return inner, edges.unsqueeze(0)
-        inner = torch.bmm(slope, weight.tensor).mul_(x.units)
-        return inner, weight.tensor * torch.bmm(slope.transpose(1, 2), x.units)
+            parts = (slope.unsqueeze(-1) * weight.tensor.unsqueeze(-3)).unbind(-1)
+            edges = (x.units * slope.unsqueeze(-1)).sum(dim=1)
+        else:
+            edges = outer(slope, x.units, shared=len(weight.tensor) == 1)
+            place = into.place(0) if len(xs) == 1 else None
+            inner = torch.empty_like(x.units) if place is None else place
+            matmul(slope, weight.tensor, inner)
+            if place is not None:
+                return edges
+            parts = inner.split([part.units.shape[-1] for part in xs], dim=-1)
+        base = x.scale.nan_to_num(neginf=0.0)
+        for slot, (part, given) in enumerate(zip(xs, parts, strict=True)):
+            if len(xs) > 1:  # by the unit as it is stored, before `read` rescaled it
+                given = given * (part.scale - base).exp_().unsqueeze(-1)
+            into.add(slot, given)
+        return edges
 
 
 class LogSumProduct:
@@ -170,16 +235,36 @@ class LogSumProduct:
         for rows in row_blocks(x.units, weight.tensor):
             out.units[:, rows] = self.reduce(log_terms(x.units[:, rows], weight))
 
-    def flow(self, x: Value, weight: Weight, units: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
+    def flow(self, units: Tensor, slope: Tensor) -> Tensor:
+        """The derivative by a logarithm is the flow."""
+        return slope
+
+    def slope(self, units: Tensor, flow: Tensor) -> Tensor:
+        """The same."""
+        return flow
+
+    def down_product(self, xs: list[Value], flow: Tensor, kronecker: bool, into: Into) -> None:
+        """Pass it to all."""
+        for slot, part in enumerate(marginal_flows(flow, xs) if kronecker else [flow] * len(xs)):
+            into.add(slot, part)
+
+    def down_sum(
+        self, xs: list[Value], weight: Weight, units: Tensor, slope: Tensor, into: Into
+    ) -> Tensor:
         """Edge by edge: the share is exp(log-weight + log-input - log-value)."""
+        x = self.read(xs, weight.mixing)
         inner, edges = torch.zeros_like(x.units), torch.zeros_like(weight.tensor)
         for rows in row_blocks(x.units, weight.tensor):
             shares = log_terms(x.units[:, rows], weight) - units[:, rows].unsqueeze(-1)
-            shares = shares.exp_().nan_to_num_(nan=0.0).mul_(flow[:, rows].unsqueeze(-1))
+            shares = shares.exp_().nan_to_num_(nan=0.0).mul_(slope[:, rows].unsqueeze(-1))
             inner[:, rows] = shares if weight.mixing else shares.sum(dim=-2)
             total = shares.sum(dim=1)  # [F, K, J]
             edges += total if len(edges) > 1 else total.sum(dim=0, keepdim=True)
-        return inner, edges
+        widths = [part.units.shape[-1] for part in xs]
+        parts = inner.unbind(-1) if weight.mixing else inner.split(widths, dim=-1)
+        for slot, part in enumerate(parts):
+            into.add(slot, part)
+        return edges
 
     def reduce(self, terms: Tensor) -> Tensor:
         """Log-sum-exp over the last axis."""
@@ -227,9 +312,23 @@ def outer_add(a: Tensor, b: Tensor) -> Tensor:
 
 def matmul(x: Tensor, weight: Tensor, out: Tensor) -> None:
     """Write x [F, B, J] @ weight [F or 1, J, K] to out [F, B, K], flat if weights are shared."""
-    if weight.shape[0] == 1 and out.is_contiguous() and x.is_contiguous():
-        torch.mm(x.flatten(0, 1), weight[0], out=out.flatten(0, 1))
-    elif weight.shape[0] == 1:
-        out.copy_(x @ weight[0])
-    else:
+    if len(weight) == len(x):
         torch.bmm(x, weight, out=out)
+    elif out.is_contiguous() and x.is_contiguous():
+        torch.mm(x.flatten(0, 1), weight[0], out=out.flatten(0, 1))
+    else:
+        out.copy_(x @ weight[0])
+
+
+def outer(a: Tensor, b: Tensor, shared: bool) -> Tensor:
+    """Sum of a [F, B, K] x b [F, B, J] over B: [F, K, J], or [1, K, J] over F too if shared."""
+    if shared and len(a) > 1:
+        return (a.flatten(0, 1).t() @ b.flatten(0, 1)).unsqueeze(0)
+    return torch.bmm(a.transpose(1, 2), b)
+
+
+def marginal_flows(flow: Tensor, xs: list[Value]) -> list[Tensor]:
+    """The flow of a Kronecker product summed over the units of all inputs but one, for each."""
+    grid = flow.unflatten(-1, [x.units.shape[-1] for x in xs])
+    axes = range(2, grid.dim())
+    return [grid.sum([a for a in axes if a != axis]) for axis in axes]

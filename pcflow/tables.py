@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pcflow.inputs import FiniteFamily
-from pcflow.plan import BankRead, InputStep, SumStep
+from pcflow.plan import BankRead, InputStep, Plan, SumStep
 from pcflow.semiring import Weight
 
 _Version = list[tuple[Tensor, int]]
@@ -22,27 +22,45 @@ class Tables:
     """The parameters of a plan as its steps read them.
 
     Args:
+        plan: the steps that read them.
         banks: one tensor per bank of the plan. Edits must be in place (`copy_`, optimizers, under
             `torch.no_grad()`) or replace the tensor; an edit through `.data` goes unnoticed.
     """
 
-    def __init__(self, banks: Sequence[Tensor], like: Tensor) -> None:
+    def __init__(self, plan: Plan, banks: Sequence[Tensor], like: Tensor) -> None:
         """Start with nothing computed; `like` has the model's dtype and device."""
-        self.banks, self.like = banks, like
+        self.plan, self.banks, self.like = plan, banks, like
+        self._weights: dict[bool, tuple[_Version, dict[int, Weight]]] = {}
         self._kept: dict[tuple[str, tuple[int, ...]], tuple[_Version, Tensor]] = {}
+
+    def weights(self, in_log_space: bool) -> dict[int, Weight]:
+        """The weights of every sum step, by its number."""
+        kept = self._weights.get(in_log_space)
+        if kept is None or not all(map(self._is_current, range(len(self.banks)), kept[0])):
+            steps = {n: s for n, s in enumerate(self.plan.steps) if isinstance(s, SumStep)}
+            made = {n: self.weight(step, in_log_space) for n, step in steps.items()}
+            kept = ([(bank, bank._version) for bank in self.banks], made)
+            self._weights[in_log_space] = kept
+        return kept[1]
 
     def weight(self, step: SumStep, in_log_space: bool) -> Weight:
         """Weights [F, K, J] of a sum step ([F, K, H] if mixing); F is 1 if all folds share them."""
-        kind = "log weight" if in_log_space else "weight"
-        normalise = torch.log_softmax if in_log_space else torch.softmax
         bank = step.weight.bank
-        tensor = self._keep(kind, (bank,), lambda: normalise(self.banks[bank], -1))
-        return Weight(_select(tensor, step.weight), step.mixing)
+        tensor = self._log(bank) if in_log_space else self.linear(bank)
+        tensor = _select(tensor, step.weight)
+        return Weight(tensor, tensor.transpose(-1, -2), step.mixing)
+
+    def linear(self, bank: int) -> Tensor:
+        """Normalised weights [P, K, J] of a bank."""
+        return self._keep("weight", (bank,), lambda: torch.softmax(self.banks[bank], -1))
+
+    def _log(self, bank: int) -> Tensor:
+        return self._keep("log weight", (bank,), lambda: torch.log_softmax(self.banks[bank], -1))
 
     def weight_gradient(self, bank: int, flow: Tensor) -> Tensor:
         """Gradient of a bank of logits from the flow of its weights: the softmax's adjoint."""
-        weight = self._keep("weight", (bank,), lambda: torch.softmax(self.banks[bank], -1))
-        return torch.addcmul(flow, weight, flow.sum(dim=-1, keepdim=True), value=-1.0)
+        total = flow.sum(dim=-1, keepdim=True)
+        return torch.addcmul(flow, self.linear(bank), total, value=-1.0)
 
     def table(self, step: InputStep, in_log_space: bool) -> Tensor:
         """Probabilities [F, V, K] of a finite input step; F is 1 if all folds share them."""

@@ -26,6 +26,7 @@ ORDER = (  # the modules and packages in pcflow: each may import only from those
     "routes",
     "tables",
     "leaves",
+    "memory",
     "passes",
     "engine",
     "autograd",

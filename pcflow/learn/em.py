@@ -79,12 +79,12 @@ class _Counts:
         """Add the counts of some rows; returns their log-likelihoods [B]."""
         evaluation = self.engine.evaluate(self.engine.check(x))
         refuse_impossible(evaluation.log_value, "fit")
-        for tape, flow, _ in evaluation.flows(torch.ones_like(evaluation.log_value)):
-            for bank, weights in flow.weights.items():
+        for tape, slopes, _ in evaluation.down(torch.ones_like(evaluation.log_value)):
+            for bank, weights in slopes.weights.items():
                 self.weights[bank] = self.weights.get(bank, 0.0) + weights
             for number, leaf in tape.leaves.items():
                 if leaf.step.parameters:
-                    found = _leaf_counts(leaf, flow.inputs[number])
+                    found = _leaf_counts(leaf, slopes.sheet.outs[number].units)
                     zeros = [torch.zeros_like(t) for t in found]
                     before = self.inputs.get(leaf.step, zeros)
                     pairs = zip(before, found, strict=True)
@@ -114,8 +114,8 @@ class _Counts:
         return step.family.maximize(params, tied[0], pseudocount)
 
 
-def _leaf_counts(leaf: FiniteLeaf | DensityLeaf, flow: Tensor) -> list[Tensor]:
-    return list(leaf.counts(flow)) if isinstance(leaf, DensityLeaf) else [leaf.counts(flow)]
+def _leaf_counts(leaf: FiniteLeaf | DensityLeaf, slope: Tensor) -> list[Tensor]:
+    return list(leaf.counts(slope)) if isinstance(leaf, DensityLeaf) else [leaf.counts(slope)]
 
 
 def _tie(folds: Tensor, read: BankRead, size: int) -> Tensor:
