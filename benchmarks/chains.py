@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 import torch
 from hmmlearn.hmm import CategoricalHMM
-from measure import Run, Workload, agree, forward, renewed
+from measure import Workload, agree, forward
 from pomegranate.distributions import Categorical
 from pomegranate.hmm import DenseHMM
 from torch import Tensor

@@ -73,9 +73,10 @@ def workloads() -> dict[str, Callable[[], Workload]]:
         (TREE_128, 128, (6.0, 4.0)),
         (TUCKER_16, 128, (None, None)),
     ]:
-        for kind, goal in zip((infer, train), faster, strict=True):
-            name = f"{structure.name} B={batch}: {kind.__doc__}"
-            found[name] = partial(kind, name, structure, batch, goal)
+        name = f"{structure.name} B={batch}: forward"
+        found[name] = partial(infer, name, structure, batch, faster[0])
+        name = f"{structure.name} B={batch}: forward and backward"
+        found[name] = partial(train, name, structure, batch, faster[1])
     name = f"{TREE_32.name} B=128: forward, parameters new each time"
     found[name] = partial(infer_renewed, name, TREE_32, 128)
     found[f"{TREE_32.name}: a sample"] = partial(samples, TREE_32)
@@ -88,7 +89,7 @@ def workloads() -> dict[str, Callable[[], Workload]]:
 
 
 def infer(name: str, structure: Structure, batch: int, goal: float | None) -> Workload:
-    """forward"""
+    """One pass up."""
     model, theirs, x = both(structure, batch)
     flops, numbers = _floor(model, batch)
     return Workload(
@@ -103,7 +104,7 @@ def infer(name: str, structure: Structure, batch: int, goal: float | None) -> Wo
 
 
 def train(name: str, structure: Structure, batch: int, goal: float | None) -> Workload:
-    """forward and backward"""
+    """One pass up, and one down for all gradients; parameters are new each time."""
     model, theirs, x = both(structure, batch)
     flops, numbers = _floor(model, batch)
     return Workload(

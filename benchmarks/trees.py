@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from measure import Workload, agree, backward, forward, renewed
+from measure import Run, Workload, agree, backward, forward, renewed
 from spflow.learn.expectation_maximization import expectation_maximization
 from spflow.modules.leaves import Normal
 from spflow.modules.products import ElementwiseProduct
@@ -22,30 +22,35 @@ NAME = f"binary tree of {COLUMNS} Gaussians K={UNITS} B={BATCH}: "
 
 def workloads() -> dict[str, Callable[[], Workload]]:
     """Builders by name."""
-    kinds = [infer, train, em_step, completion]
-    return {NAME + str(kind.__doc__): partial(_named, kind) for kind in kinds}
+    kinds = {
+        "forward": infer,
+        "forward and backward": train,
+        "a step of EM": em_step,
+        "MPE of half the columns": completion,
+    }
+    return {NAME + what: partial(_named, NAME + what, kind) for what, kind in kinds.items()}
 
 
-def _named(kind: Callable[[], tuple[Callable[[], object], Callable[[], object]]]) -> Workload:
+def _named(name: str, kind: Callable[[], tuple[Run, Run]]) -> Workload:
     ours, theirs = kind()
-    return Workload(NAME + str(kind.__doc__), "spflow", ours, theirs)
+    return Workload(name, "spflow", ours, theirs)
 
 
-def infer() -> tuple[Callable[[], object], Callable[[], object]]:
-    """forward"""
+def infer() -> tuple[Run, Run]:
+    """One pass up."""
     model, theirs, x = both()
     return forward(lambda: model.log_prob(x)), forward(lambda: theirs.log_likelihood(x))
 
 
-def train() -> tuple[Callable[[], object], Callable[[], object]]:
-    """forward and backward"""
+def train() -> tuple[Run, Run]:
+    """One pass up and one down."""
     model, theirs, x = both()
     ours = backward(model, renewed(model, lambda: model.log_prob(x)))
     return ours, backward(theirs, renewed(theirs, lambda: theirs.log_likelihood(x)))
 
 
-def em_step() -> tuple[Callable[[], object], Callable[[], object]]:
-    """a step of EM"""
+def em_step() -> tuple[Run, Run]:
+    """Expected counts and new parameters."""
     model, theirs, x = both()
     learner = pf.EM()
     return (
@@ -54,8 +59,8 @@ def em_step() -> tuple[Callable[[], object], Callable[[], object]]:
     )
 
 
-def completion() -> tuple[Callable[[], object], Callable[[], object]]:
-    """MPE of half the columns (the peer's takes heaviest branches)"""
+def completion() -> tuple[Run, Run]:
+    """Max-product and backtracking; the peer follows heaviest branches, which is not MPE."""
     model, theirs, x = both()
     x = x.masked_fill(torch.rand(x.shape) < 0.5, torch.nan)
     return lambda: model.mpe(x), forward(lambda: theirs.sample_with_evidence(x.clone(), True))

@@ -56,7 +56,11 @@ class _LogProb(torch.autograd.Function):
 
 
 def _backward(
-    engine: Engine, tape: Tape, slopes: Slopes, potentials: Tensor | None, grads: list[Tensor | None]
+    engine: Engine,
+    tape: Tape,
+    slopes: Slopes,
+    potentials: Tensor | None,
+    grads: list[Tensor | None],
 ) -> None:
     """Add one tape's share to the gradients."""
     for bank, weights in slopes.weights.items():

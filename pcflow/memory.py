@@ -5,7 +5,6 @@ Legend: F folds, B batch, K units, R rows of an arena.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from pcflow.plan import InputStep, Plan, Rows, Step
@@ -40,10 +39,10 @@ class Sheet:
     def inputs(self, number: int, step: Step) -> list[Value]:
         """What step `number` reads: views where its rows lie side by side, copies elsewhere."""
         assert not isinstance(step, InputStep)
-        pairs = zip(self._ins[number], step.inputs, strict=True)
+        views = self._ins[number]
         return [
-            view if view is not None else gather(self.arenas[read.width], read.rows)
-            for view, read in pairs
+            view or _gather(self.arenas[step.inputs[slot].width], step.inputs[slot].rows)
+            for slot, view in enumerate(views)
         ]
 
     def place(self, number: int, slot: int) -> Tensor | None:
@@ -61,31 +60,36 @@ class Sheet:
 
 
 class Pool:
-    """Sheets that later calls use again."""
+    """Sheets that later calls use again.
+
+    Attributes:
+        free: those that nobody uses, the latest first.
+    """
 
     def __init__(self) -> None:
         """Start empty."""
-        self._free: list[Sheet] = []
+        self.free: list[Sheet] = []
 
     def take(self, plan: Plan, batch: int, like: Tensor) -> Sheet:
         """A sheet with anything on it."""
-        for place, sheet in enumerate(self._free):
+        for place, sheet in enumerate(self.free):
             if sheet.batch == batch:
-                return self._free.pop(place)
+                return self.free.pop(place)
         return Sheet(plan, batch, like)
 
     def give(self, sheet: Sheet) -> None:
         """Hand a sheet back; nobody may read it any more."""
-        self._free = [sheet, *self._free][:MOST_FREE]
+        self.free = [sheet, *self.free][:MOST_FREE]
 
     def __deepcopy__(self, memo: object) -> Pool:
         """A copied model starts with a pool of its own."""
         return Pool()
 
 
-def gather(arena: Value, rows: Rows) -> Value:
+def _gather(arena: Value, rows: Rows) -> Value:
     """Copies of arena rows; `lowest` is left behind."""
-    units, scale = arena.units[rows], arena.scale[rows]
+    assert not isinstance(rows, slice)
+    units, scale = arena.units.index_select(0, rows), arena.scale.index_select(0, rows)
     return Value(units, scale, scale)
 
 

@@ -90,8 +90,7 @@ def up(
         elif isinstance(step, ProductStep):
             semiring.product(sheet.inputs(number, step), out, step.kronecker)
         else:
-            x = semiring.read(sheet.inputs(number, step), step.mixing)
-            semiring.sum(x, weights[number], out)
+            semiring.sum(sheet.inputs(number, step), weights[number], out)
     _conclude(tape)
     return tape
 
@@ -202,7 +201,7 @@ def _pick(
     unit, fold, row = at
     in_log_space = tape.semiring.in_log_space
     edges = weight[fold if len(weight) > 1 else 0, unit]  # [N, J]
-    read = tape.semiring.read(tape.sheet.inputs(number, step), step.mixing).units
+    read = tape.semiring.read(tape.sheet.inputs(number, step), step.mixing)
     units = read[fold, row, unit] if step.mixing else read[fold, row]  # [N, J]
     index = route.index(edges + units if in_log_space else edges * units, in_log_space)
     if step.mixing:
@@ -223,9 +222,7 @@ def _factor_units(step: ProductStep, unit: Tensor) -> list[Tensor]:
     return found[::-1]
 
 
-def _add_edges(
-    weights: dict[int, Tensor], step: SumStep, edges: Tensor, tables: Tables
-) -> None:
+def _add_edges(weights: dict[int, Tensor], step: SumStep, edges: Tensor, tables: Tables) -> None:
     read, bank = step.weight, tables.banks[step.weight.bank]
     if read.bank not in weights:
         if len(edges) == len(bank) and isinstance(read.rows, slice):  # every parameter, once

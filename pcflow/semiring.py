@@ -39,7 +39,7 @@ class Value(NamedTuple):
 class Weight(NamedTuple):
     """Weights of a sum step: linear or log; dense [F, K, J] or mixing [F, K, H]; F may be 1.
 
-    `columns` is the transposed view, as a matrix product reads it.
+    `columns` is how a pass up reads it: transposed, [F, J, K] or [H, F, K].
     """
 
     tensor: Tensor
@@ -61,12 +61,12 @@ class Semiring(Protocol):
         """Multiply the inputs."""
         ...
 
-    def read(self, xs: list[Value], mixing: bool) -> Value:
-        """Bring a sum's inputs to one scale, side by side: units [F, B, J], mixing [F, B, K, H]."""
+    def sum(self, xs: list[Value], weight: Weight, out: Value) -> None:
+        """Weigh and add the inputs."""
         ...
 
-    def sum(self, x: Value, weight: Weight, out: Value) -> None:
-        """Weigh and add what `read` returned."""
+    def read(self, xs: list[Value], mixing: bool) -> Tensor:
+        """A sum's inputs at one scale, side by side: [F, B, J], mixing [F, B, K, H]."""
         ...
 
     def flow(self, units: Tensor, slope: Tensor) -> Tensor:
@@ -150,25 +150,45 @@ class Scaled:
         if self.raised:
             units.clamp_min_(floor_of(units.dtype))
 
-    def read(self, xs: list[Value], mixing: bool) -> Value:
-        """Inputs of one sum relative to the largest of their scales."""
+    def sum(self, xs: list[Value], weight: Weight, out: Value) -> None:
+        """One (batched) matrix product, or one product for each input that is mixed."""
         if len(xs) == 1:
-            x = xs[0]
-            return x._replace(units=x.units.unsqueeze(-1)) if mixing else x
-        scale = torch.stack([x.scale for x in xs]).amax(dim=0)  # [F, B]
-        base = scale.nan_to_num(neginf=0.0)
-        parts = [x.units * (x.scale - base).exp_().unsqueeze(-1) for x in xs]
-        units = torch.stack(parts, dim=-1) if mixing else torch.cat(parts, dim=-1)
-        return Value(units, scale, scale)
-
-    def sum(self, x: Value, weight: Weight, out: Value) -> None:
-        """One (batched) matrix product."""
+            out.scale.copy_(xs[0].scale)
         if weight.mixing:
-            torch.sum(x.units * weight.tensor.unsqueeze(-3), dim=-1, out=out.units)
+            self._mix(xs, weight.columns, out)
         else:
-            matmul(x.units, weight.columns, out.units)
-        out.scale.copy_(x.scale)
+            matmul(self._beside(xs, out), weight.columns, out.units)
         self.raise_(out.units)
+
+    def _mix(self, xs: list[Value], columns: Tensor, out: Value) -> None:
+        torch.mul(xs[0].units, columns[0].unsqueeze(-2), out=out.units)
+        if len(xs) == 1:
+            return
+        factors = self._align(xs, out.scale)
+        out.units.mul_(factors[0])
+        for x, column, factor in zip(xs[1:], columns[1:], factors[1:], strict=True):
+            out.units.addcmul_(x.units * column.unsqueeze(-2), factor)
+
+    def _beside(self, xs: list[Value], out: Value) -> Tensor:
+        if len(xs) == 1:
+            return xs[0].units
+        factors = self._align(xs, out.scale)
+        return torch.cat([x.units * f for x, f in zip(xs, factors, strict=True)], dim=-1)
+
+    def _align(self, xs: list[Value], scale: Tensor | None = None) -> list[Tensor]:
+        """Factors [F, B, 1] that bring inputs to the largest of their scales, which is written."""
+        top = torch.stack([x.scale for x in xs]).amax(dim=0)  # [F, B]
+        if scale is not None:
+            scale.copy_(top)
+        top.nan_to_num_(neginf=0.0)
+        return [(x.scale - top).exp_().unsqueeze(-1) for x in xs]
+
+    def read(self, xs: list[Value], mixing: bool) -> Tensor:
+        """Inputs relative to the largest of their scales."""
+        if len(xs) == 1:
+            return xs[0].units.unsqueeze(-1) if mixing else xs[0].units
+        parts = [x.units * f for x, f in zip(xs, self._align(xs), strict=True)]
+        return torch.stack(parts, dim=-1) if mixing else torch.cat(parts, dim=-1)
 
     def flow(self, units: Tensor, slope: Tensor) -> Tensor:
         """Slope times unit."""
@@ -191,25 +211,32 @@ class Scaled:
     def down_sum(
         self, xs: list[Value], weight: Weight, units: Tensor, slope: Tensor, into: Into
     ) -> Tensor:
-        """Two matrix products."""
-        x = self.read(xs, weight.mixing)
+        """Two matrix products; where inputs are mixed, two products for each."""
         if weight.mixing:
-            parts = (slope.unsqueeze(-1) * weight.tensor.unsqueeze(-3)).unbind(-1)
-            edges = (x.units * slope.unsqueeze(-1)).sum(dim=1)
-        else:
-            edges = outer(slope, x.units, shared=len(weight.tensor) == 1)
-            place = into.place(0) if len(xs) == 1 else None
-            inner = torch.empty_like(x.units) if place is None else place
-            matmul(slope, weight.tensor, inner)
-            if place is not None:
-                return edges
-            parts = inner.split([part.units.shape[-1] for part in xs], dim=-1)
-        base = x.scale.nan_to_num(neginf=0.0)
-        for slot, (part, given) in enumerate(zip(xs, parts, strict=True)):
-            if len(xs) > 1:  # by the unit as it is stored, before `read` rescaled it
-                given = given * (part.scale - base).exp_().unsqueeze(-1)
-            into.add(slot, given)
-        return edges
+            return self._down_mix(xs, weight.columns, slope, into)
+        x = self.read(xs, mixing=False)
+        place = into.place(0) if len(xs) == 1 else None
+        inner = torch.empty_like(x) if place is None else place
+        matmul(slope, weight.tensor, inner)
+        if len(xs) == 1 and place is None:
+            into.add(0, inner)
+        elif len(xs) > 1:
+            parts = inner.split([x.units.shape[-1] for x in xs], dim=-1)
+            for slot, (part, factor) in enumerate(zip(parts, self._align(xs), strict=True)):
+                into.add(slot, part * factor)
+        return outer(slope, x, shared=len(weight.tensor) == 1)
+
+    def _down_mix(self, xs: list[Value], columns: Tensor, slope: Tensor, into: Into) -> Tensor:
+        factors = self._align(xs) if len(xs) > 1 else [slope.new_ones(1)]
+        edges = []
+        for slot, (x, column, factor) in enumerate(zip(xs, columns, factors, strict=True)):
+            scaled = slope * factor
+            edges.append((x.units * scaled).sum(dim=1))  # [F, K]
+            place = into.place(slot)
+            given = torch.mul(scaled, column.unsqueeze(-2), out=place)
+            if place is None:
+                into.add(slot, given)
+        return torch.stack(edges, dim=-1)
 
 
 class LogSumProduct:
@@ -224,16 +251,16 @@ class LogSumProduct:
             units = outer_add(units, x.units) if kronecker else units + x.units
         out.units.copy_(units)
 
-    def read(self, xs: list[Value], mixing: bool) -> Value:
+    def sum(self, xs: list[Value], weight: Weight, out: Value) -> None:
+        """Reduce weight + input over the inputs, a block of rows at a time."""
+        x = self.read(xs, weight.mixing)
+        for rows in row_blocks(x, weight.tensor):
+            out.units[:, rows] = self.reduce(log_terms(x[:, rows], weight))
+
+    def read(self, xs: list[Value], mixing: bool) -> Tensor:
         """Nothing to align."""
         units = [x.units for x in xs]
-        joined = torch.stack(units, dim=-1) if mixing else torch.cat(units, dim=-1)
-        return xs[0]._replace(units=joined)
-
-    def sum(self, x: Value, weight: Weight, out: Value) -> None:
-        """Reduce weight + input over the inputs, a block of rows at a time."""
-        for rows in row_blocks(x.units, weight.tensor):
-            out.units[:, rows] = self.reduce(log_terms(x.units[:, rows], weight))
+        return torch.stack(units, dim=-1) if mixing else torch.cat(units, dim=-1)
 
     def flow(self, units: Tensor, slope: Tensor) -> Tensor:
         """The derivative by a logarithm is the flow."""
@@ -253,9 +280,9 @@ class LogSumProduct:
     ) -> Tensor:
         """Edge by edge: the share is exp(log-weight + log-input - log-value)."""
         x = self.read(xs, weight.mixing)
-        inner, edges = torch.zeros_like(x.units), torch.zeros_like(weight.tensor)
-        for rows in row_blocks(x.units, weight.tensor):
-            shares = log_terms(x.units[:, rows], weight) - units[:, rows].unsqueeze(-1)
+        inner, edges = torch.zeros_like(x), torch.zeros_like(weight.tensor)
+        for rows in row_blocks(x, weight.tensor):
+            shares = log_terms(x[:, rows], weight) - units[:, rows].unsqueeze(-1)
             shares = shares.exp_().nan_to_num_(nan=0.0).mul_(slope[:, rows].unsqueeze(-1))
             inner[:, rows] = shares if weight.mixing else shares.sum(dim=-2)
             total = shares.sum(dim=1)  # [F, K, J]

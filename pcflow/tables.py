@@ -48,7 +48,8 @@ class Tables:
         bank = step.weight.bank
         tensor = self._log(bank) if in_log_space else self.linear(bank)
         tensor = _select(tensor, step.weight)
-        return Weight(tensor, tensor.transpose(-1, -2), step.mixing)
+        columns = tensor.movedim(-1, 0).contiguous() if step.mixing else tensor.transpose(-1, -2)
+        return Weight(tensor, columns, step.mixing)
 
     def linear(self, bank: int) -> Tensor:
         """Normalised weights [P, K, J] of a bank."""
