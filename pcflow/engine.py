@@ -82,14 +82,16 @@ class Evaluation:
     exact: Tape | None
     doubtful: Tensor | None
 
-    def down(self, root_flow: Tensor) -> Iterator[tuple[Tape, Slopes, Tensor | None]]:
+    def down(
+        self, root_flow: Tensor, weights: bool = True
+    ) -> Iterator[tuple[Tape, Slopes, Tensor | None]]:
         """Each tape with its slopes and the rows it stands for (None: all, doubtful ones zero)."""
         if self.exact is None or self.doubtful is None:
-            yield self.scaled, down(self.scaled, root_flow), None
+            yield self.scaled, down(self.scaled, root_flow, weights), None
             return
         trusted = root_flow.index_fill(0, self.doubtful, 0.0)
-        yield self.scaled, down(self.scaled, trusted), None
-        yield self.exact, down(self.exact, root_flow[self.doubtful]), self.doubtful
+        yield self.scaled, down(self.scaled, trusted, weights), None
+        yield self.exact, down(self.exact, root_flow[self.doubtful], weights), self.doubtful
 
     def follow(self, route: Route, rows: Tensor) -> Tensor:
         """Values [S, D] along chosen inputs, sample s given the evidence of row `rows[s]`."""

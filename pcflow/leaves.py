@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pcflow.evidence import CheckedEvidence
 from pcflow.inputs import DensityFamily, FiniteFamily
+from pcflow.kernels import rows_times_table, rows_times_transposed
 from pcflow.plan import InputStep
 from pcflow.routes import Route
 from pcflow.semiring import LOG_BLOCK, MAX_PRODUCT, LogSumProduct, Scaled, Semiring, Value
@@ -114,25 +115,35 @@ class FiniteLeaf(Leaf):
             potentials[..., : self.categories].index_put_(index, gradient, accumulate=True)
         return counts
 
-    def log_posterior(self, slope: Tensor, out: Tensor) -> None:
-        """Add this step's share of every variable's posterior into `out` [B, D, V], as logs."""
-        one_hot = torch.nn.functional.one_hot(self.x, self.categories).to(out.dtype).log()
-        log_q = one_hot  # [F, B, V]
-        if self.any_missing:
-            unobserved = self._log_slope(slope[self.fold, self.row])  # [N, V]
-            if self.log_potentials is not None:
-                unobserved = unobserved + self._log_potential()
-            unobserved = unobserved.log_softmax(dim=-1).nan_to_num(
-                nan=-torch.inf, neginf=-torch.inf
-            )
-            log_q = one_hot.index_put((self.fold, self.row), unobserved)
-            log_q = torch.where(self.missing.unsqueeze(-1), log_q, one_hot)
+    def log_posterior(self, slope: Tensor, out: Tensor, alone: bool) -> None:
+        """Add this step's share of every variable's posterior into `out` [B, D, V], as logs.
+
+        An observed variable has all mass on its value. `alone` says that no other fold, here or in
+        another step, is over the same variable.
+        """
+        variables = self.step.variables
+        fold, row = (~self.missing).nonzero(as_tuple=True)
+        out[row, variables[fold], self.x[fold, row]] = 0.0
+        if not self.any_missing:
+            return
+        log_q = self._log_slope(slope[self.fold, self.row])  # [N, V]
+        if self.log_potentials is not None:
+            log_q += self._log_potential()
+        log_q = log_q.log_softmax(dim=-1)
+        fold, row = self.fold, self.row
+        if not self.shared:
+            keep = self.missing[fold, row]
+            fold, row, log_q = fold[keep], row[keep], log_q[keep]
+        if alone:
+            out[row, variables[fold], : self.categories] = log_q
+            return
         weight = self.semiring.flow(self.out.units, slope).sum(dim=-1).log()  # [F, B]
-        log_q = (log_q + weight.unsqueeze(-1)).transpose(0, 1)  # [B, F, V]
-        for folds in self._distinct_variables():
-            variables = self.step.variables[folds]
-            present = out[:, variables, : self.categories]
-            out[:, variables, : self.categories] = torch.logaddexp(present, log_q[:, folds])
+        log_q = log_q + weight[fold, row].unsqueeze(-1)
+        log_q = log_q.nan_to_num_(nan=-torch.inf, neginf=-torch.inf)
+        rank = self._rank_over_same_variable()[fold]
+        for some in (rank == i for i in range(int(rank.max()) + 1 if len(rank) else 0)):
+            place = (row[some], variables[fold[some]], slice(self.categories))
+            out[place] = torch.logaddexp(out[place], log_q[some])
 
     def choose(self, unit: Tensor, fold: Tensor, row: Tensor, route: Route) -> Tensor:
         """Values [N] of chosen units; unobserved ones by their table entry times potential."""
@@ -157,7 +168,7 @@ class FiniteLeaf(Leaf):
         else:
             log_potential = self._log_potential()
             peak = log_potential.amax(dim=-1, keepdim=True).nan_to_num(neginf=0.0)  # [N, 1]
-            self.potential = (log_potential - peak).exp_()
+            self.potential = log_potential.sub_(peak).exp_()
             units = self._rows_times_table(self.potential)  # [N, K]
             put(out.units, self.fold, self.row, units, self.missing)
             put(out.scale, self.fold, self.row, peak.squeeze(-1), self.missing)
@@ -196,7 +207,7 @@ class FiniteLeaf(Leaf):
         assert self.potential is not None
         if self.shared:
             counts[0] += self.table[0] * (self.potential.t() @ slope)
-            return self.potential * (slope @ self.table[0].t())
+            return self.potential * rows_times_transposed(slope, self.table[0])
         shape = (self.missing.shape[0], -1)
         potential, slope = self.potential.unflatten(0, shape), slope.unflatten(0, shape)
         counts += self.table * torch.bmm(potential.transpose(1, 2), slope)
@@ -229,9 +240,10 @@ class FiniteLeaf(Leaf):
 
     def _rows_times_table(self, rows: Tensor, transposed: bool = False) -> Tensor:
         """Rows [N, V] @ table -> [N, K], or rows [N, K] @ table^T -> [N, V]."""
-        table = self.table.transpose(1, 2) if transposed else self.table
         if self.shared:
-            return torch.mm(rows, table[0])
+            times = rows_times_transposed if transposed else rows_times_table
+            return times(rows, self.table[0])
+        table = self.table.transpose(1, 2) if transposed else self.table
         product: Tensor = torch.bmm(rows.unflatten(0, (len(table), -1)), table)
         flat: Tensor = product.flatten(0, 1)
         return flat
@@ -254,17 +266,14 @@ class FiniteLeaf(Leaf):
         rows = self.log_potentials.reshape(-1, categories).index_select(0, place)
         return rows[:, : self.categories]  # [N, V]
 
-    def _distinct_variables(self) -> list[Tensor]:
-        """The folds in groups that hold each variable at most once."""
-        groups: list[list[int]] = []
+    def _rank_over_same_variable(self) -> Tensor:
+        """For every fold [F], how many folds before it are over the same variable."""
         count: dict[int, int] = {}
-        for fold, variable in enumerate(self.step.variables.tolist()):
-            seen = count.get(variable, 0)
-            count[variable] = seen + 1
-            if seen == len(groups):
-                groups.append([])
-            groups[seen].append(fold)
-        return [torch.tensor(g, device=self.x.device) for g in groups]
+        ranks = []
+        for variable in self.step.variables.tolist():
+            ranks.append(count.get(variable, 0))
+            count[variable] = ranks[-1] + 1
+        return torch.tensor(ranks, device=self.x.device)
 
     def _table_rows(self) -> Tensor:
         """Row of the flattened table that every entry [F, B] reads."""

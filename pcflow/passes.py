@@ -95,12 +95,12 @@ def up(
     return tape
 
 
-def down(tape: Tape, root_flow: Tensor) -> Slopes:
+def down(tape: Tape, root_flow: Tensor, weights: bool = True) -> Slopes:
     """Hand `root_flow` [B] down: a sum splits its flow by shares, a product passes it to all.
 
     With a root flow of one, the flow of a unit or weight is the expected number of times that the
     evidence uses it, and the derivative of the log-value with respect to its logarithm
-    (Choi, Vergari, Van den Broeck 2020).
+    (Choi, Vergari, Van den Broeck 2020). `weights=False` leaves the flows of weights out.
     """
     plan, semiring, values = tape.plan, tape.semiring, tape.sheet
     sheet = tape.pool.take(plan, values.batch, tape.tables.like)
@@ -108,7 +108,7 @@ def down(tape: Tape, root_flow: Tensor) -> Slopes:
     for width in {r.width for s in _inner(plan) for r in s.inputs if not r.fresh}:
         sheet.arenas[width].units.zero_()
     sheet.outs[-1].units[0, :, 0] = semiring.slope(values.outs[-1].units[0, :, 0], root_flow)
-    weights = tape.tables.weights(semiring.in_log_space)
+    of_step = tape.tables.weights(semiring.in_log_space)
     for number, step in reversed(list(enumerate(plan.steps))):
         if isinstance(step, InputStep):
             continue
@@ -117,8 +117,10 @@ def down(tape: Tape, root_flow: Tensor) -> Slopes:
         if isinstance(step, ProductStep):
             semiring.down_product(inputs, semiring.flow(units, slope), step.kronecker, into)
         else:
-            edges = semiring.down_sum(inputs, weights[number], units, slope, into)
-            _add_edges(found.weights, step, edges, tape.tables)
+            semiring.down_sum(inputs, of_step[number], units, slope, into)
+            if weights:
+                edges = semiring.edges(inputs, of_step[number], units, slope)
+                _add_edges(found.weights, step, edges, tape.tables)
     if not semiring.in_log_space:
         for bank, edges in found.weights.items():
             edges.mul_(tape.tables.linear(bank))

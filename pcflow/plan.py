@@ -136,6 +136,12 @@ class Plan:
         return sum(rows * (width + 2) for width, rows in self.arenas.items())
 
     @property
+    def one_input_each(self) -> bool:
+        """Whether no two folds of input units are over the same variable."""
+        folds = sum(step.folds for step in self.steps if isinstance(step, InputStep))
+        return folds == self.num_variables
+
+    @property
     def samples_at_a_time(self) -> int:
         """Samples whose widest step, one weight per input and fold, stays near 64 MB."""
         inner = (s for s in self.steps if not isinstance(s, InputStep))

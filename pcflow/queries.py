@@ -53,14 +53,16 @@ def marginals(engine: Engine, evidence: Evidence | Tensor) -> Tensor:
     batch, width = checked.values.shape
     categories = max(n for n in engine.circuit.num_categories if n is not None)
     out = engine.tables.like.detach().new_full((batch, width, categories), -torch.inf)
-    for tape, slopes, rows in evaluation.down(torch.ones_like(evaluation.log_value)):
+    alone = engine.plan.one_input_each
+    root_flow = torch.ones_like(evaluation.log_value)
+    for tape, slopes, rows in evaluation.down(root_flow, weights=False):
         part = out if rows is None else out[rows].fill_(-torch.inf)
         for number, leaf in tape.leaves.items():
             assert isinstance(leaf, FiniteLeaf)
-            leaf.log_posterior(slopes.sheet.outs[number].units, part)
+            leaf.log_posterior(slopes.sheet.outs[number].units, part, alone)
         if rows is not None:
             out[rows] = part
-    return out - out.logsumexp(dim=-1, keepdim=True)
+    return out if alone else out - out.logsumexp(dim=-1, keepdim=True)
 
 
 def sample(engine: Engine, n: int, evidence: Evidence | Tensor | None, route: Drawn) -> Tensor:

@@ -18,11 +18,14 @@ Legend: F folds, B batch, K units of the layer, J units read by a sum, H inputs 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+from pcflow.kernels import matmul, multiply, outer, outer_add
 
 LOG_BLOCK = 1 << 24
 """Largest number of elements that a broadcast in log space may hold at a time."""
@@ -83,11 +86,14 @@ class Semiring(Protocol):
 
     def down_sum(
         self, xs: list[Value], weight: Weight, units: Tensor, slope: Tensor, into: Into
-    ) -> Tensor:
-        """Hand a sum's slope to its inputs.
+    ) -> None:
+        """Hand a sum's slope to its inputs."""
+        ...
 
-        Returns for every weight the derivative by it [F, K, J] (in log space: its flow), summed
-        over rows, and over folds where they share it.
+    def edges(self, xs: list[Value], weight: Weight, units: Tensor, slope: Tensor) -> Tensor:
+        """The derivative by every weight of a sum [F, K, J] (in log space: its flow).
+
+        It is summed over rows, and over folds where they share the weight.
         """
         ...
 
@@ -210,33 +216,34 @@ class Scaled:
 
     def down_sum(
         self, xs: list[Value], weight: Weight, units: Tensor, slope: Tensor, into: Into
-    ) -> Tensor:
-        """Two matrix products; where inputs are mixed, two products for each."""
+    ) -> None:
+        """A matrix product; where inputs are mixed, a product for each."""
+        factors = self._align(xs) if len(xs) > 1 else None
         if weight.mixing:
-            return self._down_mix(xs, weight.columns, slope, into)
-        x = self.read(xs, mixing=False)
-        place = into.place(0) if len(xs) == 1 else None
-        inner = torch.empty_like(x) if place is None else place
+            for slot, column in enumerate(weight.columns):
+                place = into.place(slot)
+                part = torch.mul(slope, column.unsqueeze(-2), out=place)
+                if factors is not None:
+                    part.mul_(factors[slot])
+                if place is None:
+                    into.add(slot, part)
+            return
+        place = into.place(0) if factors is None else None
+        width = weight.tensor.shape[-1]
+        inner = slope.new_empty(*slope.shape[:-1], width) if place is None else place
         matmul(slope, weight.tensor, inner)
-        if len(xs) == 1 and place is None:
-            into.add(0, inner)
-        elif len(xs) > 1:
+        if place is None:
             parts = inner.split([x.units.shape[-1] for x in xs], dim=-1)
-            for slot, (part, factor) in enumerate(zip(parts, self._align(xs), strict=True)):
-                into.add(slot, part * factor)
-        return outer(slope, x, shared=len(weight.tensor) == 1)
+            for slot, part in enumerate(parts):
+                into.add(slot, part if factors is None else part * factors[slot])
 
-    def _down_mix(self, xs: list[Value], columns: Tensor, slope: Tensor, into: Into) -> Tensor:
+    def edges(self, xs: list[Value], weight: Weight, units: Tensor, slope: Tensor) -> Tensor:
+        """A matrix product; where inputs are mixed, a product and a sum for each."""
+        if not weight.mixing:
+            return outer(slope, self.read(xs, mixing=False), shared=len(weight.tensor) == 1)
         factors = self._align(xs) if len(xs) > 1 else [slope.new_ones(1)]
-        edges = []
-        for slot, (x, column, factor) in enumerate(zip(xs, columns, factors, strict=True)):
-            scaled = slope * factor
-            edges.append((x.units * scaled).sum(dim=1))  # [F, K]
-            place = into.place(slot)
-            given = torch.mul(scaled, column.unsqueeze(-2), out=place)
-            if place is None:
-                into.add(slot, given)
-        return torch.stack(edges, dim=-1)
+        parts = [(x.units * slope).mul_(f).sum(dim=1) for x, f in zip(xs, factors, strict=True)]
+        return torch.stack(parts, dim=-1)
 
 
 class LogSumProduct:
@@ -277,21 +284,33 @@ class LogSumProduct:
 
     def down_sum(
         self, xs: list[Value], weight: Weight, units: Tensor, slope: Tensor, into: Into
-    ) -> Tensor:
-        """Edge by edge: the share is exp(log-weight + log-input - log-value)."""
+    ) -> None:
+        """Edge by edge: every input gets its share."""
         x = self.read(xs, weight.mixing)
-        inner, edges = torch.zeros_like(x), torch.zeros_like(weight.tensor)
-        for rows in row_blocks(x, weight.tensor):
-            shares = log_terms(x[:, rows], weight) - units[:, rows].unsqueeze(-1)
-            shares = shares.exp_().nan_to_num_(nan=0.0).mul_(slope[:, rows].unsqueeze(-1))
+        inner = torch.empty_like(x)
+        for rows, shares in self._shares(x, weight, units, slope):
             inner[:, rows] = shares if weight.mixing else shares.sum(dim=-2)
-            total = shares.sum(dim=1)  # [F, K, J]
-            edges += total if len(edges) > 1 else total.sum(dim=0, keepdim=True)
-        widths = [part.units.shape[-1] for part in xs]
+        widths = [x.units.shape[-1] for x in xs]
         parts = inner.unbind(-1) if weight.mixing else inner.split(widths, dim=-1)
         for slot, part in enumerate(parts):
             into.add(slot, part)
-        return edges
+
+    def edges(self, xs: list[Value], weight: Weight, units: Tensor, slope: Tensor) -> Tensor:
+        """The same shares, summed over rows."""
+        total = torch.zeros_like(weight.tensor)
+        for _, shares in self._shares(self.read(xs, weight.mixing), weight, units, slope):
+            part = shares.sum(dim=1)  # [F, K, J]
+            total += part if len(total) > 1 else part.sum(dim=0, keepdim=True)
+        return total
+
+    def _shares(
+        self, x: Tensor, weight: Weight, units: Tensor, slope: Tensor
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """A block of rows at a time, exp(log-weight + log-input - log-value) times slope."""
+        for rows in row_blocks(x, weight.tensor):
+            shares = log_terms(x[:, rows], weight) - units[:, rows].unsqueeze(-1)
+            shares = shares.exp_().nan_to_num_(nan=0.0)
+            yield rows, shares.mul_(slope[:, rows].unsqueeze(-1))
 
     def reduce(self, terms: Tensor) -> Tensor:
         """Log-sum-exp over the last axis."""
@@ -322,36 +341,6 @@ def row_blocks(units: Tensor, weight: Tensor) -> list[slice]:
     edges = folds * weight.shape[-1] * weight.shape[-2]
     size = max(1, LOG_BLOCK // max(1, edges))
     return [slice(start, start + size) for start in range(0, batch, size)]
-
-
-def multiply(a: Tensor, b: Tensor, kronecker: bool, out: Tensor | None = None) -> Tensor:
-    """Hadamard or Kronecker product over the last axis."""
-    if not kronecker:
-        return torch.mul(a, b, out=out)
-    into = None if out is None else out.unflatten(-1, (a.shape[-1], b.shape[-1]))
-    return torch.mul(a.unsqueeze(-1), b.unsqueeze(-2), out=into).flatten(-2)
-
-
-def outer_add(a: Tensor, b: Tensor) -> Tensor:
-    """Kronecker product of logarithms."""
-    return (a.unsqueeze(-1) + b.unsqueeze(-2)).flatten(-2)
-
-
-def matmul(x: Tensor, weight: Tensor, out: Tensor) -> None:
-    """Write x [F, B, J] @ weight [F or 1, J, K] to out [F, B, K], flat if weights are shared."""
-    if len(weight) == len(x):
-        torch.bmm(x, weight, out=out)
-    elif out.is_contiguous() and x.is_contiguous():
-        torch.mm(x.flatten(0, 1), weight[0], out=out.flatten(0, 1))
-    else:
-        out.copy_(x @ weight[0])
-
-
-def outer(a: Tensor, b: Tensor, shared: bool) -> Tensor:
-    """Sum of a [F, B, K] x b [F, B, J] over B: [F, K, J], or [1, K, J] over F too if shared."""
-    if shared and len(a) > 1:
-        return (a.flatten(0, 1).t() @ b.flatten(0, 1)).unsqueeze(0)
-    return torch.bmm(a.transpose(1, 2), b)
 
 
 def marginal_flows(flow: Tensor, xs: list[Value]) -> list[Tensor]:

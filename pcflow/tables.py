@@ -99,7 +99,7 @@ def _select(bank: Tensor, read: BankRead) -> Tensor:
 def accumulate(bank: Tensor, read: BankRead, folds: Tensor) -> None:
     """Add per-fold numbers [F, ...] to the bank rows that the folds read."""
     if read.shared:
-        bank[read.rows] += folds.sum(dim=0)
+        bank[read.rows] += folds if len(folds) == 1 else folds.sum(dim=0)
     elif isinstance(read.rows, slice):
         bank[read.rows] += folds
     else:

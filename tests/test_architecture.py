@@ -21,6 +21,7 @@ ORDER = (  # the modules and packages in pcflow: each may import only from those
     "transform",
     "evidence",
     "reference",
+    "kernels",
     "semiring",
     "plan",
     "routes",
