@@ -11,6 +11,9 @@ from torch import Tensor
 BLOCK = 1024
 """Categories at a time, where few rows meet a large table on a CPU."""
 
+ENTRIES = 1 << 13
+"""Sums or inputs at a time that choose: few enough to stay in a cache, on a CPU."""
+
 
 def multiply(a: Tensor, b: Tensor, kronecker: bool, out: Tensor | None = None) -> Tensor:
     """Hadamard or Kronecker product over the last axis."""
@@ -69,3 +72,44 @@ def rows_times_transposed(rows: Tensor, table: Tensor) -> Tensor:
     if split < len(table):
         out[:, split:] = rows @ table[split:].t()
     return out
+
+
+def first_at_least(sums: Tensor, point: Tensor) -> Tensor:
+    """The first place [N] of rising sums [N, X] that is at least point [N, 1]."""
+    if sums.shape[-1] > 64:
+        return torch.searchsorted(sums, point).squeeze(-1)
+    below = torch.lt(sums, point, out=torch.empty_like(sums))  # counting them needs no branches
+    return below.sum(dim=-1).long()
+
+
+class Cumulative:
+    """Running sums of the columns of a table, to find where one reaches a given point.
+
+    Two levels of about the square root of V: the sums at the ends of blocks, and the blocks.
+
+    Args:
+        table: nonnegative, [F, V, K].
+    """
+
+    def __init__(self, table: Tensor) -> None:
+        """Add up."""
+        folds, categories, units = table.shape
+        self.units, self.last = units, categories - 1
+        size = max(1, round(categories**0.5))
+        sums = table.transpose(1, 2).reshape(folds * units, categories).cumsum(dim=-1)
+        self.total = sums[:, -1].clone()  # [F K]
+        padded = torch.nn.functional.pad(sums, (0, -categories % size), value=torch.inf)
+        self.blocks = padded.view(-1, size)  # [F K blocks, size]
+        self.ends = self.blocks[:, -1].reshape(folds * units, -1).contiguous()  # [F K, blocks]
+
+    def first_at_least(self, column: Tensor, point: Tensor) -> Tensor:
+        """The first place [N] where the sum of column [N] is at least point [N]."""
+        blocks = zip(column.split(ENTRIES), point.split(ENTRIES), strict=True)
+        return torch.cat([self._first(*block) for block in blocks])
+
+    def _first(self, column: Tensor, point: Tensor) -> Tensor:
+        point = point.unsqueeze(-1)
+        block = first_at_least(self.ends.index_select(0, column), point)
+        inside = self.blocks.index_select(0, column * self.ends.shape[1] + block)
+        place = block * self.blocks.shape[1] + first_at_least(inside, point)
+        return place.clamp_max_(self.last)

@@ -147,16 +147,25 @@ class FiniteLeaf(Leaf):
 
     def choose(self, unit: Tensor, fold: Tensor, row: Tensor, route: Route) -> Tensor:
         """Values [N] of chosen units; unobserved ones by their table entry times potential."""
-        table = self.tables.table(self.step, in_log_space=True)
         values = self.x[fold, row]
         unobserved = self.missing[fold, row].nonzero().squeeze(-1)
-        for some in unobserved.split(max(1, LOG_BLOCK // self.categories)):
-            f, b = fold[some], row[some]
-            scores = table[0].t()[unit[some]] if self.shared else table[f, :, unit[some]]  # [N, V]
+        fold, row, unit = fold[unobserved], row[unobserved], unit[unobserved]
+        columns = len(self.table) * self.table.shape[-1]
+        if self.log_potentials is None and 4 * len(unit) >= columns:  # else tables cost more
+            place = torch.zeros_like(fold) if self.shared else fold
+            found = route.unit_value(self.tables, self.step, place, unit)
+            if found is not None:
+                return values.index_copy_(0, unobserved, found)
+        table = self.tables.table(self.step, in_log_space=True)
+        for some in torch.arange(len(unit), device=unit.device).split(
+            max(1, LOG_BLOCK // self.categories)
+        ):
+            f, k = fold[some], unit[some]
+            scores = table[0].t()[k] if self.shared else table[f, :, k]  # [N, V]
             if self.log_potentials is not None:
                 variable = self.step.variables[f]
-                scores = scores + self.log_potentials[b, variable, : self.categories]
-            values[some] = route.category(scores)
+                scores = scores + self.log_potentials[row[some], variable, : self.categories]
+            values[unobserved[some]] = route.category(scores)
         return values
 
     def _up_scaled(self) -> None:

@@ -5,9 +5,10 @@ Legend: F folds, B batch, K units, R rows of an arena.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from pcflow.plan import InputStep, Plan, Rows, Step
+from pcflow.plan import InputStep, Plan, Read, Step
 from pcflow.semiring import Value
 
 MOST_FREE = 2
@@ -25,30 +26,37 @@ class Sheet:
     def __init__(self, plan: Plan, batch: int, like: Tensor) -> None:
         """Allocate, and cut the views."""
         self.batch = batch
-        self.arenas = {
-            width: Value(
-                like.new_empty(rows, batch, width),
-                like.new_zeros(rows, batch),
-                like.new_ones(rows, batch),
-            )
-            for width, rows in plan.arenas.items()
-        }
+        self.arenas = {w: _allocate(rows, batch, w, like) for w, rows in plan.arenas.items()}
         self.outs = [_view(self.arenas[step.units], step.out) for step in plan.steps]
         self._ins = [self._views(step) for step in plan.steps]
+        self._copies = {
+            (slot, width): _allocate(rows, batch, width, like)
+            for (slot, width), rows in plan.gathered.items()
+        }
 
     def inputs(self, number: int, step: Step) -> list[Value]:
-        """What step `number` reads: views where its rows lie side by side, copies elsewhere."""
+        """What step `number` reads: views where its rows lie side by side, copies elsewhere.
+
+        The copies hold until the next step asks.
+        """
         assert not isinstance(step, InputStep)
-        views = self._ins[number]
         return [
-            view or _gather(self.arenas[step.inputs[slot].width], step.inputs[slot].rows)
-            for slot, view in enumerate(views)
+            view or self._copy(slot, step.inputs[slot])
+            for slot, view in enumerate(self._ins[number])
         ]
 
     def place(self, number: int, slot: int) -> Tensor | None:
         """The units that an input of step `number` reads, if they lie side by side."""
         view = self._ins[number][slot]
         return None if view is None else view.units
+
+    def _copy(self, slot: int, read: Read) -> Value:
+        assert not isinstance(read.rows, slice)
+        arena, copy = self.arenas[read.width], self._copies[slot, read.width]
+        folds = len(read.rows)
+        units = torch.index_select(arena.units, 0, read.rows, out=copy.units[:folds])
+        scale = torch.index_select(arena.scale, 0, read.rows, out=copy.scale[:folds])
+        return Value(units, scale, copy.lowest[:folds])
 
     def _views(self, step: Step) -> list[Value | None]:
         if isinstance(step, InputStep):
@@ -86,12 +94,10 @@ class Pool:
         return Pool()
 
 
-def _gather(arena: Value, rows: Rows) -> Value:
-    """Copies of arena rows; `lowest` is left behind."""
-    assert not isinstance(rows, slice)
-    units, scale = arena.units.index_select(0, rows), arena.scale.index_select(0, rows)
-    return Value(units, scale, scale)
+def _allocate(rows: int, batch: int, width: int, like: Tensor) -> Value:
+    units, scale = like.new_empty(rows, batch, width), like.new_zeros(rows, batch)
+    return Value(units, scale, like.new_ones(rows, batch))
 
 
-def _view(arena: Value, rows: Rows) -> Value:
+def _view(arena: Value, rows: slice) -> Value:
     return Value(*(tensor[rows] for tensor in arena))

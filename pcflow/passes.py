@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from pcflow.evidence import CheckedEvidence
+from pcflow.kernels import ENTRIES
 from pcflow.leaves import DensityLeaf, FiniteLeaf, make_leaf
 from pcflow.memory import Pool, Sheet
-from pcflow.plan import InputStep, Plan, ProductStep, Rows, SumStep
-from pcflow.routes import Route
+from pcflow.plan import InputStep, Plan, ProductStep, SumStep
+from pcflow.routes import Reached, Route
 from pcflow.semiring import Semiring
 from pcflow.tables import Tables, accumulate
 
@@ -140,21 +141,20 @@ def follow(tape: Tape, route: Route, rows: Tensor) -> Tensor:
     dtype = reduce(torch.promote_types, (leaf.x.dtype for leaf in tape.leaves.values()))
     values = torch.zeros(len(rows), plan.num_variables, dtype=dtype, device=rows.device)
     for number, step in reversed(list(enumerate(plan.steps))):
-        here = chosen[step.units][step.out]  # [F, S]
-        fold, sample = (here >= 0).nonzero(as_tuple=True)  # [N] each
-        unit = here[fold, sample]
+        reached = Reached(chosen[step.units][step.out], plan.is_tree)
+        row = rows[reached.sample]
         if isinstance(step, InputStep):
-            found = tape.leaves[number].choose(unit, fold, rows[sample], route)
-            values[sample, step.variables[fold]] = found.to(dtype)
+            found = tape.leaves[number].choose(reached.unit, reached.fold, row, route)
+            values[reached.sample, step.variables[reached.fold]] = found.to(dtype)
         elif isinstance(step, ProductStep):
-            for read, part in zip(step.inputs, _factor_units(step, unit), strict=True):
-                chosen[read.width][_row(read.rows, fold), sample] = part
+            for read, part in zip(step.inputs, _factor_units(step, reached.unit), strict=True):
+                reached.pass_on(part, read.rows, chosen[read.width])
         else:
-            at = (unit, fold, rows[sample])
+            at = (reached.unit, reached.fold, row)
             slot, below = _pick(tape, number, step, weights[number].tensor, route, at)
             for i, read in enumerate(step.inputs):
-                some = (slot == i).nonzero().squeeze(-1) if len(step.inputs) > 1 else slice(None)
-                chosen[read.width][_row(read.rows, fold[some]), sample[some]] = below[some]
+                some = (slot == i).nonzero().squeeze(-1) if len(step.inputs) > 1 else None
+                reached.pass_on(below, read.rows, chosen[read.width], some)
     return values
 
 
@@ -200,17 +200,30 @@ def _pick(
     at: tuple[Tensor, Tensor, Tensor],
 ) -> tuple[Tensor, Tensor]:
     """Which input layer [N] and which of its units [N] the sums (unit, fold, row) follow."""
-    unit, fold, row = at
     in_log_space = tape.semiring.in_log_space
-    edges = weight[fold if len(weight) > 1 else 0, unit]  # [N, J]
     read = tape.semiring.read(tape.sheet.inputs(number, step), step.mixing)
-    units = read[fold, row, unit] if step.mixing else read[fold, row]  # [N, J]
-    index = route.index(edges + units if in_log_space else edges * units, in_log_space)
+    found = []
+    for unit, fold, row in zip(*(t.split(ENTRIES) for t in at), strict=True):
+        edges = _take(weight, (fold, unit) if len(weight) > 1 else (unit,))  # [N, J]
+        units = _take(read, (fold, row, unit) if step.mixing else (fold, row))  # [N, J]
+        scores = edges.add_(units) if in_log_space else edges.mul_(units)
+        found.append(route.index(scores, in_log_space))
+    index = torch.cat(found) if found else at[0]
     if step.mixing:
-        return index, unit
+        return index, at[0]
+    if len(step.inputs) == 1:
+        return index, index
     starts = torch.tensor([0, *(r.width for r in step.inputs)], device=index.device).cumsum(0)
     slot = torch.bucketize(index, starts[1:-1], right=True)
     return slot, index - starts[slot]
+
+
+def _take(table: Tensor, place: tuple[Tensor, ...]) -> Tensor:
+    """Rows [N, J] of a table [..., J] at places of its last axes before J; much faster than []."""
+    index = place[0]
+    for part, size in zip(place[1:], table.shape[-len(place) : -1], strict=True):
+        index = index * size + part
+    return table.flatten(0, -2).index_select(0, index)
 
 
 def _factor_units(step: ProductStep, unit: Tensor) -> list[Tensor]:
@@ -232,10 +245,6 @@ def _add_edges(weights: dict[int, Tensor], step: SumStep, edges: Tensor, tables:
             return
         weights[read.bank] = torch.zeros_like(bank)
     accumulate(weights[read.bank], read, edges)
-
-
-def _row(rows: Rows, fold: Tensor) -> Tensor:
-    return fold + rows.start if isinstance(rows, slice) else rows[fold]
 
 
 def _inner(plan: Plan) -> list[SumStep | ProductStep]:

@@ -136,6 +136,23 @@ class Plan:
         return sum(rows * (width + 2) for width, rows in self.arenas.items())
 
     @property
+    def gathered(self) -> dict[tuple[int, int], int]:
+        """Most folds that any step copies, because they do not lie side by side; by slot, width."""
+        most: dict[tuple[int, int], int] = {}
+        for step in self.steps:
+            for slot, read in enumerate(() if isinstance(step, InputStep) else step.inputs):
+                if not isinstance(read.rows, slice):
+                    most[slot, read.width] = max(len(read.rows), most.get((slot, read.width), 0))
+        return most
+
+    @property
+    def is_tree(self) -> bool:
+        """Whether every fold is read by one other, and every sum reads one: no way to choose."""
+        inner = [step for step in self.steps if not isinstance(step, InputStep)]
+        one = all(len(step.inputs) == 1 for step in inner if isinstance(step, SumStep))
+        return one and all(read.fresh for step in inner for read in step.inputs)
+
+    @property
     def one_input_each(self) -> bool:
         """Whether no two folds of input units are over the same variable."""
         folds = sum(step.folds for step in self.steps if isinstance(step, InputStep))

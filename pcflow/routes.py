@@ -7,6 +7,8 @@ best) follow one input. `argmax` over sum-product values would look like MPE and
 Legend: N entries, X alternatives, K units.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +17,9 @@ from torch import Tensor
 
 from pcflow.inputs import DensityFamily
 from pcflow.inputs.base import Params
+from pcflow.kernels import first_at_least
+from pcflow.plan import InputStep, Rows
+from pcflow.tables import Tables
 
 
 class Route(Protocol):
@@ -26,6 +31,15 @@ class Route(Protocol):
 
     def category(self, scores: Tensor) -> Tensor:
         """Pick a value [N] of a finite variable from log-scores [N, V]."""
+        ...
+
+    def unit_value(
+        self, tables: Tables, step: InputStep, fold: Tensor, unit: Tensor
+    ) -> Tensor | None:
+        """Pick a value [N] of finite units by a table kept for all of them; None if there is none.
+
+        `fold` is zero where all folds share their table.
+        """
         ...
 
     def value(self, family: DensityFamily, params: Params) -> Tensor:
@@ -49,21 +63,35 @@ class Drawn:
     def index(self, scores: Tensor, in_log_space: bool) -> Tensor:
         """Inverse of the cumulative sum at a uniform number; never an impossible alternative."""
         if in_log_space:
-            scores = (scores - scores.amax(dim=-1, keepdim=True)).exp()
+            scores = (scores - scores.amax(dim=-1, keepdim=True)).exp_()
         total = scores.cumsum(dim=-1)  # [N, X]
-        last = total[:, -1:]
+        return first_at_least(total, self.point(total[:, -1:]))
+
+    def point(self, total: Tensor) -> Tensor:
+        """Uniform numbers above 0, at most `total`: the first cumulative sum to reach one is it."""
         uniform = torch.rand(
-            last.shape, generator=self.generator, dtype=last.dtype, device=last.device
+            total.shape, generator=self.generator, dtype=total.dtype, device=total.device
         )
-        below = torch.nextafter(last, torch.zeros_like(last))
-        point = torch.minimum(uniform * last, below)
-        return torch.searchsorted(total, point, right=True).squeeze(-1)
+        return (1.0 - uniform).mul_(total)
 
     def category(self, scores: Tensor) -> Tensor:
         """Draw from the tempered scores."""
         if self.temperature == 0.0:
             return scores.argmax(dim=-1)
-        return self.index(scores / self.temperature, in_log_space=True)
+        scores = scores if self.temperature == 1.0 else scores / self.temperature
+        return self.index(scores, in_log_space=True)
+
+    def unit_value(
+        self, tables: Tables, step: InputStep, fold: Tensor, unit: Tensor
+    ) -> Tensor | None:
+        """Inverse of the cumulative table; the mode at temperature zero."""
+        if self.temperature == 0.0:
+            return Best().unit_value(tables, step, fold, unit)
+        if self.temperature != 1.0:
+            return None
+        table = tables.cumulative(step)
+        column = fold * table.units + unit
+        return table.first_at_least(column, self.point(table.total[column]))
 
     def value(self, family: DensityFamily, params: Params) -> Tensor:
         """Draw."""
@@ -82,7 +110,46 @@ class Best:
         """The first of the largest."""
         return scores.argmax(dim=-1)
 
+    def unit_value(
+        self, tables: Tables, step: InputStep, fold: Tensor, unit: Tensor
+    ) -> Tensor | None:
+        """The mode of the unit."""
+        return tables.modes(step)[fold, unit]
+
     def value(self, family: DensityFamily, params: Params) -> Tensor:
         """Take the mode of a single unit, seen as a layer of one unit."""
         single = {name: p.unsqueeze(-1) for name, p in params.items()}
         return family.mode(single).squeeze(-1)
+
+
+class Reached:
+    """The units of one step that samples reach on their way down, as N entries.
+
+    Args:
+        here: which unit of every fold, -1 if none, [F, S].
+        everywhere: whether every sample reaches every fold, as in a tree.
+    """
+
+    def __init__(self, here: Tensor, everywhere: bool) -> None:
+        """List the entries: fold, sample and unit."""
+        self.shape = here.shape if everywhere else None
+        if everywhere:
+            folds, samples = here.shape
+            self.fold = torch.arange(folds, device=here.device).repeat_interleave(samples)
+            self.sample = torch.arange(samples, device=here.device).repeat(folds)
+            self.unit = here.flatten()
+        else:
+            self.fold, self.sample = (here >= 0).nonzero(as_tuple=True)
+            self.unit = here[self.fold, self.sample]
+
+    def pass_on(self, unit: Tensor, rows: Rows, chosen: Tensor, some: Tensor | None = None) -> None:
+        """Write the unit below each entry (or `some` of them) into rows of `chosen` [R, S]."""
+        if self.shape is not None:
+            below = unit.view(self.shape)
+            chosen[rows] = below if isinstance(rows, slice) else below.clone()
+            return
+        fold, sample = self.fold, self.sample
+        if some is not None:
+            fold, sample, unit = fold[some], sample[some], unit[some]
+        place = fold + rows.start if isinstance(rows, slice) else rows[fold]
+        chosen[place, sample] = unit

@@ -7,15 +7,18 @@ Legend: F folds, P parameters of a bank, V categories, K units of the layer, J u
 """
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from pcflow.inputs import FiniteFamily
+from pcflow.kernels import Cumulative
 from pcflow.plan import BankRead, InputStep, Plan, SumStep
 from pcflow.semiring import Weight
 
 _Version = list[tuple[Tensor, int]]
+T = TypeVar("T")
 
 
 class Tables:
@@ -31,7 +34,7 @@ class Tables:
         """Start with nothing computed; `like` has the model's dtype and device."""
         self.plan, self.banks, self.like = plan, banks, like
         self._weights: dict[bool, tuple[_Version, dict[int, Weight]]] = {}
-        self._kept: dict[tuple[str, tuple[int, ...]], tuple[_Version, Tensor]] = {}
+        self._kept: dict[tuple[str, tuple[int, ...]], tuple[_Version, object]] = {}
 
     def weights(self, in_log_space: bool) -> dict[int, Weight]:
         """The weights of every sum step, by its number."""
@@ -75,17 +78,29 @@ class Tables:
         banks = tuple(read.bank for read in step.parameters.values())
         return self._keep(kind, banks, lambda: make(self.parameters(step)))
 
+    def cumulative(self, step: InputStep) -> Cumulative:
+        """Running sums over V of the table of a finite step."""
+        return self._of_table("cumulative", step, Cumulative)
+
+    def modes(self, step: InputStep) -> Tensor:
+        """The most probable value of every unit of a finite step: [F, K]."""
+        return self._of_table("modes", step, lambda table: table.argmax(dim=1))
+
+    def _of_table(self, kind: str, step: InputStep, make: Callable[[Tensor], T]) -> T:
+        banks = tuple(read.bank for read in step.parameters.values())
+        return self._keep(f"{kind} {step.out}", banks, lambda: make(self.table(step, False)))
+
     def parameters(self, step: InputStep) -> dict[str, Tensor]:
         """Raw parameters of an input step, each [F, ...]; F is 1 if all folds share it."""
         return {n: _select(self.banks[r.bank], r) for n, r in step.parameters.items()}
 
-    def _keep(self, kind: str, banks: tuple[int, ...], make: Callable[[], Tensor]) -> Tensor:
+    def _keep(self, kind: str, banks: tuple[int, ...], make: Callable[[], T]) -> T:
         kept = self._kept.get((kind, banks))
         if kept is None or not all(map(self._is_current, banks, kept[0])):
             with torch.no_grad():
                 kept = ([(self.banks[b], self.banks[b]._version) for b in banks], make())
             self._kept[(kind, banks)] = kept
-        return kept[1]
+        return cast(T, kept[1])
 
     def _is_current(self, bank: int, kept: tuple[Tensor, int]) -> bool:
         tensor, version = kept
