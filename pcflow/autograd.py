@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -11,17 +11,21 @@ from torch.autograd.function import once_differentiable
 
 from pcflow.engine import Engine
 from pcflow.evidence import CheckedEvidence
-from pcflow.inputs import FiniteFamily
-from pcflow.leaves import DensityLeaf, FiniteLeaf
-from pcflow.passes import Slopes, Tape
-from pcflow.plan import InputStep
-from pcflow.tables import accumulate
+from pcflow.leaves import Leaf
+from pcflow.plan import BankRead
+from pcflow.tables import BankSums
 
 
 def differentiable_log_prob(engine: Engine, evidence: CheckedEvidence) -> Tensor:
     """Log-probability [B] (nats), differentiable once in the parameters and log-potentials."""
+    banks = engine.tables.banks
+    learns = any(
+        tensor.requires_grad for tensor in (*banks, evidence.log_potentials) if tensor is not None
+    )
+    if not (learns and torch.is_grad_enabled()):
+        return engine.log_value(evidence)
     apply = cast(Callable[..., Tensor], _LogProb.apply)
-    return apply(engine, evidence, evidence.log_potentials, *engine.tables.banks)
+    return apply(engine, evidence, evidence.log_potentials, *banks)
 
 
 class _LogProb(torch.autograd.Function):
@@ -29,12 +33,11 @@ class _LogProb(torch.autograd.Function):
     def forward(
         ctx: Any, engine: Engine, evidence: CheckedEvidence, potentials: Tensor, *banks: Tensor
     ) -> Tensor:
-        evaluation = engine.evaluate(evidence)
-        if any(ctx.needs_input_grad):
-            ctx.engine, ctx.evaluation = engine, evaluation
-            ctx.versions = [bank._version for bank in banks]
-            ctx.save_for_backward(potentials)
-        return evaluation.log_value.clone()
+        ctx.engine, ctx.evaluation = engine, engine.evaluate(evidence)
+        ctx.versions = [bank._version for bank in banks]
+        ctx.save_for_backward(potentials)
+        log_value: Tensor = ctx.evaluation.log_value.clone()
+        return log_value
 
     @staticmethod
     @once_differentiable
@@ -45,51 +48,41 @@ class _LogProb(torch.autograd.Function):
             raise RuntimeError("parameters were edited between log_prob and backward")
         (potentials,) = ctx.saved_tensors
         wanted = ctx.needs_input_grad
-        slope = torch.zeros_like(potentials) if wanted[2] else None
-        grads = [torch.zeros_like(b) if w else None for b, w in zip(banks, wanted[3:], strict=True)]
-        for tape, slopes, rows in ctx.evaluation.down(grad):
-            part = slope if rows is None or slope is None else torch.zeros_like(slope[rows])
-            _backward(engine, tape, slopes, part, grads)
-            if slope is not None and part is not None and rows is not None:
-                slope[rows] = part
-        return None, None, slope, *grads
+        gradients = _Gradients(engine, wanted[3:], potentials if wanted[2] else None)
+        ctx.evaluation.down(grad, gradients)
+        return None, None, gradients.potentials, *map(gradients.of_bank, range(len(banks)))
 
 
-def _backward(
-    engine: Engine,
-    tape: Tape,
-    slopes: Slopes,
-    potentials: Tensor | None,
-    grads: list[Tensor | None],
-) -> None:
-    """Add one tape's share to the gradients."""
-    for bank, weights in slopes.weights.items():
-        grad = grads[bank]
-        if grad is not None:
-            grad += engine.tables.weight_gradient(bank, weights)
-    for number, leaf in tape.leaves.items():
-        step = leaf.step
-        learns = any(grads[read.bank] is not None for read in step.parameters.values())
-        if learns or potentials is not None:
-            found = _input_gradient(engine, leaf, slopes.sheet.outs[number].units, potentials)
-            _accumulate(step, found, grads)
+class _Gradients:
+    """Gradients of banks and potentials, from what a way down finds."""
 
+    def __init__(self, engine: Engine, wanted: Sequence[bool], potentials: Tensor | None) -> None:
+        self.engine, self.wanted = engine, wanted
+        self.wants_weights = any(wanted)
+        self.potentials = None if potentials is None else torch.zeros_like(potentials)
+        self.sums = BankSums(engine.plan)
 
-def _input_gradient(
-    engine: Engine, leaf: FiniteLeaf | DensityLeaf, slope: Tensor, potentials: Tensor | None
-) -> dict[str, Tensor]:
-    if isinstance(leaf, DensityLeaf):
-        return leaf.gradients(slope)
-    counts = leaf.counts(slope, potentials)
-    family = leaf.step.family
-    assert isinstance(family, FiniteFamily)
-    table = engine.tables.table(leaf.step, in_log_space=False)
-    return family.table_gradient(engine.tables.parameters(leaf.step), table, counts)
+    def of_bank(self, bank: int) -> Tensor | None:
+        """The gradient of a bank, if it is wanted."""
+        if not self.wanted[bank]:
+            return None
+        found = self.sums.found.get(bank)
+        return torch.zeros_like(self.engine.tables.banks[bank]) if found is None else found
 
+    def at_weights(self, read: BankRead, flow: Tensor) -> None:
+        """By the adjoint of the softmax."""
+        if self.wanted[read.bank]:
+            total = flow.sum(dim=-1, keepdim=True)
+            weights = self.engine.tables.linear(read.bank)[read.rows]
+            self.sums.add(read, flow.addcmul_(weights, total, value=-1.0))
 
-def _accumulate(step: InputStep, found: dict[str, Tensor], grads: list[Tensor | None]) -> None:
-    for name, gradient in found.items():
-        read = step.parameters[name]
-        grad = grads[read.bank]
-        if grad is not None:
-            accumulate(grad, read, gradient)
+    def at_leaf(self, leaf: Leaf, slope: Tensor) -> None:
+        """By the family's own rule."""
+        learns = any(self.wanted[read.bank] for read in leaf.step.parameters.values())
+        soft, rows = self.potentials, leaf.rows
+        part = soft if soft is None or rows is None else torch.zeros_like(soft[rows])
+        for name, gradient in leaf.gradients(slope, part, learns).items():
+            if self.wanted[leaf.step.parameters[name].bank]:
+                self.sums.add(leaf.step.parameters[name], gradient)
+        if soft is not None and part is not None and rows is not None:
+            soft[rows] += part

@@ -5,7 +5,6 @@ Legend: B batch, D variables, V categories.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 from pcflow.circuit import Circuit
 from pcflow.evidence import CheckedEvidence, Evidence, as_evidence
 from pcflow.memory import Pool
-from pcflow.passes import Slopes, Tape, down, follow, up
+from pcflow.passes import Collector, Tape, down, follow, up
 from pcflow.plan import Plan
 from pcflow.routes import Route
 from pcflow.semiring import LOG_SUM_PRODUCT, RAISED, SCALED, floor_of
@@ -40,15 +39,22 @@ class Engine:
         missing = torch.ones(rows, self.circuit.num_variables, dtype=torch.bool)
         return self.check(Evidence(missing=missing))
 
+    def log_value(self, evidence: CheckedEvidence) -> Tensor:
+        """The log-value [B] (nats) alone, on the lean plan."""
+        return self._evaluate(self.plan.lean, evidence).log_value
+
     def evaluate(self, evidence: CheckedEvidence) -> Evaluation:
         """One upward pass; rows that underflow may have spoiled go through log space as well."""
-        scaled = up(self.plan, self.tables, evidence, SCALED, self.pool)
-        self.plan.rows.seen += len(evidence.values)
+        return self._evaluate(self.plan, evidence)
+
+    def _evaluate(self, plan: Plan, evidence: CheckedEvidence) -> Evaluation:
+        scaled = up(plan, self.tables, evidence, SCALED, self.pool)
+        plan.rows.seen += len(evidence.values)
         rows = self._doubtful(scaled, evidence)
         if rows is None:
             return Evaluation(scaled.log_value, scaled, None, None)
-        self.plan.rows.log_space += len(rows)
-        exact = up(self.plan, self.tables, evidence.rows(rows), LOG_SUM_PRODUCT, self.pool)
+        plan.rows.log_space += len(rows)
+        exact = up(plan, self.tables, evidence.rows(rows), LOG_SUM_PRODUCT, self.pool)
         log_value = scaled.log_value.index_copy(0, rows, exact.log_value)
         return Evaluation(log_value, scaled, exact, rows)
 
@@ -59,7 +65,7 @@ class Engine:
         if len(low) == 0:
             return None
         value = scaled.log_value[low]
-        bound = up(self.plan, self.tables, evidence.rows(low), RAISED, self.pool).log_value
+        bound = up(scaled.plan, self.tables, evidence.rows(low), RAISED, self.pool).log_value
         relative = 1e-6 if dtype == torch.float32 else 1e-12
         tolerance = relative * bound.abs().clamp_min(1.0)
         certain = (bound - value <= tolerance) | (bound == -torch.inf)
@@ -82,16 +88,13 @@ class Evaluation:
     exact: Tape | None
     doubtful: Tensor | None
 
-    def down(
-        self, root_flow: Tensor, weights: bool = True
-    ) -> Iterator[tuple[Tape, Slopes, Tensor | None]]:
-        """Each tape with its slopes and the rows it stands for (None: all, doubtful ones zero)."""
+    def down(self, root_flow: Tensor, collector: Collector) -> None:
+        """Go down on every tape; doubtful rows have no slope on the first."""
         if self.exact is None or self.doubtful is None:
-            yield self.scaled, down(self.scaled, root_flow, weights), None
+            down(self.scaled, root_flow, collector)
             return
-        trusted = root_flow.index_fill(0, self.doubtful, 0.0)
-        yield self.scaled, down(self.scaled, trusted, weights), None
-        yield self.exact, down(self.exact, root_flow[self.doubtful], weights), self.doubtful
+        down(self.scaled, root_flow.index_fill(0, self.doubtful, 0.0), collector)
+        down(self.exact, root_flow[self.doubtful], collector)
 
     def follow(self, route: Route, rows: Tensor) -> Tensor:
         """Values [S, D] along chosen inputs, sample s given the evidence of row `rows[s]`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -76,13 +77,10 @@ class Evidence:
         """
         batch, width = self.batch_size, len(num_categories)
         values = _values(self.values, batch, width)
-        missing = values.isnan() if values.is_floating_point() else torch.zeros_like(values).bool()
-        if self.values is None:
-            missing = torch.ones_like(missing)
-        if self.missing is not None:
-            missing = missing | _mask(self.missing, batch, width).to(missing.device)
-        clean = values.masked_fill(missing, 0)
+        missing = self._missing(values)
+        clean = values if missing is None else values.masked_fill(missing, 0)
         _check_values(clean, num_categories)
+        missing = torch.zeros(batch, width, dtype=torch.bool) if missing is None else missing
         finite = all(v is not None for v in num_categories)
         potentials = _potentials(self.log_potentials, missing, num_categories)
         return CheckedEvidence(
@@ -90,6 +88,16 @@ class Evidence:
             missing.to(device),
             None if potentials is None else potentials.to(device=device, dtype=dtype),
         )
+
+    def _missing(self, values: Tensor) -> Tensor | None:
+        """What is missing [B, D]; None if nothing can be."""
+        if self.values is None:
+            return torch.ones_like(values, dtype=torch.bool)
+        given = None if self.missing is None else _mask(self.missing, *values.shape)
+        if not values.is_floating_point():
+            return None if given is None else given.to(values.device)
+        absent = values.isnan()
+        return absent if given is None else absent | given.to(values.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,18 +108,29 @@ class CheckedEvidence:
         values: [B, D], zero where missing.
         missing: [B, D] bool.
         log_potentials: [B, D, V] or None.
+        origin: which rows of a larger batch these are; None if they are not.
     """
 
     values: Tensor
     missing: Tensor
     log_potentials: Tensor | None
+    origin: Tensor | None = None
+
+    @cached_property
+    def any_missing(self) -> bool:
+        """Whether anything is missing."""
+        return bool(self.missing.any())
+
+    @cached_property
+    def by_variable(self) -> tuple[Tensor, Tensor]:
+        """Values and missing, [D, B] each."""
+        return self.values.t().contiguous(), self.missing.t().contiguous()
 
     def rows(self, index: Tensor) -> CheckedEvidence:
         """The rows of `index`."""
         soft = self.log_potentials
-        return CheckedEvidence(
-            self.values[index], self.missing[index], None if soft is None else soft[index]
-        )
+        soft = None if soft is None else soft[index]
+        return CheckedEvidence(self.values[index], self.missing[index], soft, index)
 
 
 def as_evidence(given: Evidence | Tensor) -> Evidence:
@@ -148,6 +167,10 @@ def _mask(missing: Tensor, batch: int, width: int) -> Tensor:
 
 
 def _check_values(values: Tensor, num_categories: Sequence[int | None]) -> None:
+    if not values.is_floating_point() and values.numel():
+        least, most = (int(v) for v in torch.aminmax(values))
+        if least >= 0 and most < min(v or 0 for v in num_categories):
+            return
     limit = torch.tensor([torch.inf if v is None else v for v in num_categories]).to(values.device)
     finite = limit.isfinite()
     _refuse(values, (values < 0) & finite | (values >= limit), num_categories)

@@ -5,11 +5,15 @@ Legend: F folds, B batch, K units of the layer, J units read by a sum, N entries
 
 from __future__ import annotations
 
+from math import e, log2
+
 import torch
 from torch import Tensor
 
 BLOCK = 1024
 """Categories at a time, where few rows meet a large table on a CPU."""
+
+LOG2_E = log2(e)
 
 ENTRIES = 1 << 13
 """Sums or inputs at a time that choose: few enough to stay in a cache, on a CPU."""
@@ -72,6 +76,18 @@ def rows_times_transposed(rows: Tensor, table: Tensor) -> Tensor:
     if split < len(table):
         out[:, split:] = rows @ table[split:].t()
     return out
+
+
+def exp_(x: Tensor) -> Tensor:
+    """Exponential in place, by way of exp2, which torch computes four times as fast on a CPU."""
+    return x.mul_(LOG2_E).exp2_()
+
+
+def log_normalizer(logits: Tensor) -> tuple[Tensor, float]:
+    """Log-sum-exp [F, 1, K] over V of logits [F, V, K]; and the smallest log-softmax."""
+    peak = logits.amax(dim=1, keepdim=True)
+    log_total = exp_(logits - peak).sum(dim=1, keepdim=True).log_().add_(peak)
+    return log_total, float((logits.amin(dim=1, keepdim=True) - log_total).min())
 
 
 def first_at_least(sums: Tensor, point: Tensor) -> Tensor:

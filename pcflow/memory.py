@@ -1,6 +1,6 @@
 """The memory that a pass writes on, kept between calls so that no fresh pages are touched.
 
-Legend: F folds, B batch, K units, R rows of an arena.
+Legend: F folds, B batch, K units, R rows of an arena, P products.
 """
 
 from __future__ import annotations
@@ -19,15 +19,20 @@ class Sheet:
     """An arena per width for one batch size, and the views of it that steps write and read.
 
     Attributes:
-        arenas: by width; units [R, B, K], scale and lowest [R, B].
-        outs: what each step writes. Only products write `lowest`; it is one everywhere else.
+        arenas: by width; units [R, B, K] and scale [R, B].
+        lowest: [P, B], the smallest unit of every product.
+        outs: what each step writes.
     """
 
     def __init__(self, plan: Plan, batch: int, like: Tensor) -> None:
         """Allocate, and cut the views."""
-        self.batch = batch
+        self.plan, self.batch = plan, batch
         self.arenas = {w: _allocate(rows, batch, w, like) for w, rows in plan.arenas.items()}
-        self.outs = [_view(self.arenas[step.units], step.out) for step in plan.steps]
+        self.lowest = like.new_ones(sum(plan.products), batch)
+        self.outs = [
+            _view(self.arenas[step.units], step.out, lowest)
+            for step, lowest in zip(plan.steps, self.lowest.split(plan.products), strict=True)
+        ]
         self._ins = [self._views(step) for step in plan.steps]
         self._copies = {
             (slot, width): _allocate(rows, batch, width, like)
@@ -56,7 +61,7 @@ class Sheet:
         folds = len(read.rows)
         units = torch.index_select(arena.units, 0, read.rows, out=copy.units[:folds])
         scale = torch.index_select(arena.scale, 0, read.rows, out=copy.scale[:folds])
-        return Value(units, scale, copy.lowest[:folds])
+        return Value(units, scale, copy.lowest)
 
     def _views(self, step: Step) -> list[Value | None]:
         if isinstance(step, InputStep):
@@ -81,7 +86,7 @@ class Pool:
     def take(self, plan: Plan, batch: int, like: Tensor) -> Sheet:
         """A sheet with anything on it."""
         for place, sheet in enumerate(self.free):
-            if sheet.batch == batch:
+            if sheet.plan is plan and sheet.batch == batch:
                 return self.free.pop(place)
         return Sheet(plan, batch, like)
 
@@ -96,8 +101,8 @@ class Pool:
 
 def _allocate(rows: int, batch: int, width: int, like: Tensor) -> Value:
     units, scale = like.new_empty(rows, batch, width), like.new_zeros(rows, batch)
-    return Value(units, scale, like.new_ones(rows, batch))
+    return Value(units, scale, like.new_empty(0))
 
 
-def _view(arena: Value, rows: slice) -> Value:
-    return Value(*(tensor[rows] for tensor in arena))
+def _view(arena: Value, rows: slice, lowest: Tensor | None = None) -> Value:
+    return Value(arena.units[rows], arena.scale[rows], arena.lowest if lowest is None else lowest)

@@ -11,18 +11,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import reduce
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from pcflow.evidence import CheckedEvidence
 from pcflow.kernels import ENTRIES
-from pcflow.leaves import DensityLeaf, FiniteLeaf, make_leaf
+from pcflow.leaves import Leaf, make_leaf
 from pcflow.memory import Pool, Sheet
-from pcflow.plan import InputStep, Plan, ProductStep, SumStep
+from pcflow.plan import BankRead, InputStep, Plan, ProductStep, SumStep
 from pcflow.routes import Reached, Route
 from pcflow.semiring import Semiring
-from pcflow.tables import Tables, accumulate
+from pcflow.tables import BankSums, Tables
 
 
 @dataclass
@@ -41,27 +42,9 @@ class Tape:
     semiring: Semiring
     pool: Pool
     sheet: Sheet
-    leaves: dict[int, FiniteLeaf | DensityLeaf] = field(default_factory=dict)
+    leaves: dict[int, Leaf] = field(default_factory=dict)
     log_value: Tensor = field(init=False)
     lowest: Tensor = field(init=False)
-
-    def __del__(self) -> None:
-        """Recycle the sheet."""
-        self.pool.give(self.sheet)
-
-
-@dataclass
-class Slopes:
-    """What a downward pass wrote down: how the log-value changes with every unit and weight.
-
-    Attributes:
-        sheet: the slope of every unit, see `Semiring`.
-        weights: flows of the weights per bank [P, K, J].
-    """
-
-    pool: Pool
-    sheet: Sheet
-    weights: dict[int, Tensor] = field(default_factory=dict)
 
     def __del__(self) -> None:
         """Recycle the sheet."""
@@ -74,7 +57,7 @@ def up(
     """Evaluate every unit, inputs first.
 
     Args:
-        plan: the steps, on the device of the tables.
+        plan: the steps, on the device of the tables; the lean plan if nobody goes down again.
         tables: weights and input tables.
         evidence: checked against the circuit.
         semiring: the arithmetic.
@@ -82,11 +65,11 @@ def up(
     """
     sheet = pool.take(plan, len(evidence.values), tables.like)
     tape = Tape(plan, tables, semiring, pool, sheet)
-    weights = tables.weights(semiring.in_log_space)
+    weights, keep = tables.weights(semiring.in_log_space), plan is not plan.lean
     for number, step in enumerate(plan.steps):
         out = sheet.outs[number]
         if isinstance(step, InputStep):
-            tape.leaves[number] = make_leaf(step, tables, evidence, semiring)
+            tape.leaves[number] = make_leaf(step, tables, evidence, semiring, keep)
             tape.leaves[number].up(out)
         elif isinstance(step, ProductStep):
             semiring.product(sheet.inputs(number, step), out, step.kronecker)
@@ -96,36 +79,53 @@ def up(
     return tape
 
 
-def down(tape: Tape, root_flow: Tensor, weights: bool = True) -> Slopes:
+class Collector(Protocol):
+    """What becomes of the slopes and flows that a way down finds."""
+
+    wants_weights: bool
+
+    def at_leaf(self, leaf: Leaf, slope: Tensor) -> None:
+        """A leaf, and the slopes [F, B, K] of its units (see `Semiring`); not valid afterwards."""
+        ...
+
+    def at_weights(self, read: BankRead, flow: Tensor) -> None:
+        """Flows [F, K, J] of the weights that `read` names, to be kept or edited."""
+        ...
+
+
+def down(tape: Tape, root_flow: Tensor, collector: Collector) -> None:
     """Hand `root_flow` [B] down: a sum splits its flow by shares, a product passes it to all.
 
     With a root flow of one, the flow of a unit or weight is the expected number of times that the
     evidence uses it, and the derivative of the log-value with respect to its logarithm
-    (Choi, Vergari, Van den Broeck 2020). `weights=False` leaves the flows of weights out.
+    (Choi, Vergari, Van den Broeck 2020). The tape must not be one of a lean plan.
     """
     plan, semiring, values = tape.plan, tape.semiring, tape.sheet
-    sheet = tape.pool.take(plan, values.batch, tape.tables.like)
-    found = Slopes(tape.pool, sheet)
-    for width in {r.width for s in _inner(plan) for r in s.inputs if not r.fresh}:
-        sheet.arenas[width].units.zero_()
-    sheet.outs[-1].units[0, :, 0] = semiring.slope(values.outs[-1].units[0, :, 0], root_flow)
-    of_step = tape.tables.weights(semiring.in_log_space)
-    for number, step in reversed(list(enumerate(plan.steps))):
-        if isinstance(step, InputStep):
-            continue
+    sheet = tape.pool.take(plan.lean, values.batch, tape.tables.like)
+    root = values.outs[-1].units[0, :, 0]
+    sheet.outs[-1].units[0, :, 0] = semiring.slope(root, root_flow)
+    weights, tied = tape.tables.weights(semiring.in_log_space), BankSums(plan)
+    for number, step in reversed(list(enumerate(plan.lean.steps))):
         units, slope = values.outs[number].units, sheet.outs[number].units
-        inputs, into = values.inputs(number, step), _Into(sheet, number, step)
+        if isinstance(step, InputStep):
+            collector.at_leaf(tape.leaves[number], slope)
+            continue
+        inputs, into = values.inputs(number, plan.steps[number]), _Into(sheet, number, step)
         if isinstance(step, ProductStep):
             semiring.down_product(inputs, semiring.flow(units, slope), step.kronecker, into)
-        else:
-            semiring.down_sum(inputs, of_step[number], units, slope, into)
-            if weights:
-                edges = semiring.edges(inputs, of_step[number], units, slope)
-                _add_edges(found.weights, step, edges, tape.tables)
-    if not semiring.in_log_space:
-        for bank, edges in found.weights.items():
-            edges.mul_(tape.tables.linear(bank))
-    return found
+            continue
+        semiring.down_sum(inputs, weights[number], units, slope, into)
+        if collector.wants_weights:
+            edges = semiring.edges(inputs, weights[number], units, slope)
+            if step.weight.bank in plan.untied:
+                flow = semiring.flow(weights[number].tensor, edges)
+                collector.at_weights(step.weight, flow)
+            else:
+                tied.add(step.weight, edges)
+    tape.pool.give(sheet)
+    for bank, edges in tied.found.items():
+        flow = semiring.flow(tape.tables.linear(bank), edges)
+        collector.at_weights(BankRead(bank, slice(0, len(edges)), False), flow)
 
 
 def follow(tape: Tape, route: Route, rows: Tensor) -> Tensor:
@@ -163,6 +163,9 @@ class _Into:
 
     def __init__(self, sheet: Sheet, number: int, step: SumStep | ProductStep) -> None:
         self.sheet, self.number, self.step = sheet, number, step
+        for read in step.inputs:
+            if len(read.first):
+                sheet.arenas[read.width].units.index_fill_(0, read.first, 0.0)
 
     def place(self, slot: int) -> Tensor | None:
         return self.sheet.place(self.number, slot) if self.step.inputs[slot].fresh else None
@@ -187,8 +190,8 @@ def _conclude(tape: Tape) -> None:
         tape.log_value = tape.lowest = units.clone()
         return
     tape.log_value, tape.lowest = units.log() + root.scale[0], units.clone()
-    for arena in tape.sheet.arenas.values():
-        tape.lowest = torch.minimum(tape.lowest, arena.lowest.amin(dim=0))
+    if len(tape.sheet.lowest):
+        tape.lowest = torch.minimum(tape.lowest, tape.sheet.lowest.amin(dim=0))
 
 
 def _pick(
@@ -235,17 +238,3 @@ def _factor_units(step: ProductStep, unit: Tensor) -> list[Tensor]:
         found.append(unit % read.width)
         unit = unit // read.width
     return found[::-1]
-
-
-def _add_edges(weights: dict[int, Tensor], step: SumStep, edges: Tensor, tables: Tables) -> None:
-    read, bank = step.weight, tables.banks[step.weight.bank]
-    if read.bank not in weights:
-        if len(edges) == len(bank) and isinstance(read.rows, slice):  # every parameter, once
-            weights[read.bank] = edges
-            return
-        weights[read.bank] = torch.zeros_like(bank)
-    accumulate(weights[read.bank], read, edges)
-
-
-def _inner(plan: Plan) -> list[SumStep | ProductStep]:
-    return [step for step in plan.steps if not isinstance(step, InputStep)]

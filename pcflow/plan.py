@@ -1,18 +1,20 @@
 """From a circuit to a plan: which batched tensor operations evaluate it, in which order.
 
-Layers of equal shape at equal depth are folded into one step. All folds of one width live in one
-arena [rows, B, K], so every step reads and writes rows of arenas: a slice where the folds lie side
-by side, an index otherwise. Folds are ordered by the layer that reads them, so that a tree is read
-in slices only. Parameters of equal shape used by the same step are stacked into one bank. A plan is
-a plain value that prints as a table.
+Layers that run together (see `schedule`) are folded into one step. All folds of one width live in
+one arena [rows, B, K], so every step reads and writes rows of arenas: a slice where the folds lie
+side by side, an index otherwise. Parameters of equal shape used by the same group are stacked into
+one bank. A plan is a plain value that prints as a table.
+
+In a plan every fold has a row of its own, for queries that go down again. Its `lean` twin has the
+same steps on fewer rows, which are written over once nobody reads them any more.
 
 Legend: F folds, B batch, K units of the layer, J units read by a sum, P parameters of a bank.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -30,8 +32,11 @@ from pcflow.circuit import (
 )
 from pcflow.errors import StructureError
 from pcflow.inputs import InputFamily
+from pcflow.rows import assign_rows
+from pcflow.schedule import Schedule, make_schedule
 
 Rows = slice | Tensor
+NONE = torch.empty(0, dtype=torch.long)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,12 +44,14 @@ class Read:
     """Where a step finds one of its inputs: `rows` of the arena of `width` units.
 
     `fresh` says that on the way down nobody has written these rows before, and no row occurs twice,
-    so that flows can be copied instead of added.
+    so that slopes can be copied instead of added. Where they are added, the rows `first` are
+    met for the first time.
     """
 
     width: int
     rows: Rows
     fresh: bool
+    first: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,16 +116,25 @@ class Plan:
     Attributes:
         steps: what to do, in order.
         banks: the parameters behind every bank, in row order.
+        untied: the banks of which every parameter is read by one fold only.
         arenas: number of rows per width.
         num_variables: D.
         rows: running count of evaluated rows.
+        twin: the lean plan, if this is not one.
     """
 
     steps: tuple[Step, ...]
     banks: tuple[tuple[Parameter, ...], ...]
+    untied: frozenset[int]
     arenas: dict[int, int]
     num_variables: int
     rows: RowCount
+    twin: Plan | None = None
+
+    @property
+    def lean(self) -> Plan:
+        """The same steps on rows that are used again."""
+        return self.twin or self
 
     @property
     def parameter_count(self) -> int:
@@ -132,8 +148,15 @@ class Plan:
 
     @property
     def numbers_per_row(self) -> int:
-        """Numbers that an upward pass writes down for one row: units, scales and errors."""
-        return sum(rows * (width + 2) for width, rows in self.arenas.items())
+        """Numbers that an upward pass needs room for, per row: units, scales, smallest units."""
+        copies = sum((width + 1) * folds for (_, width), folds in self.gathered.items())
+        arenas = sum(rows * (width + 1) for width, rows in self.arenas.items())
+        return arenas + copies + sum(self.products)
+
+    @property
+    def products(self) -> list[int]:
+        """Folds of every step that multiplies, zero for the others."""
+        return [step.folds if isinstance(step, ProductStep) else 0 for step in self.steps]
 
     @property
     def gathered(self) -> dict[tuple[int, int], int]:
@@ -167,7 +190,11 @@ class Plan:
 
     def to(self, device: torch.device) -> Plan:
         """The same plan with its index tensors on `device`."""
-        return replace(self, steps=tuple(_to(step, device) for step in self.steps))
+        moved = {read: _move_bank(read, device) for read in _bank_reads(self.steps)}
+        return replace(self._to(device, moved), twin=self.lean._to(device, moved))
+
+    def _to(self, device: torch.device, moved: Mapping[BankRead, BankRead]) -> Plan:
+        return replace(self, steps=tuple(_to(step, device, moved) for step in self.steps))
 
     def __str__(self) -> str:
         """A table of the steps and the totals."""
@@ -177,14 +204,15 @@ class Plan:
             lines.append(f"      ... {len(self.steps) - 40} more steps")
         lines.append(
             f"{self.num_variables} variables, {self.parameter_count:,} parameters; per row "
-            f"{self.flops / 1e6:.3g} MFLOP and {self.numbers_per_row:,} numbers written"
+            f"{self.flops / 1e6:.3g} MFLOP and {self.numbers_per_row:,} numbers, of which "
+            f"{self.lean.numbers_per_row:,} at a time"
         )
         lines.append(f"rows: {self.rows.seen} seen, {self.rows.log_space} of them in log space")
         return "\n".join(lines)
 
 
 def make_plan(circuit: Circuit, fold: bool = True) -> Plan:
-    """Level, fold and order the layers of a circuit.
+    """Decide where the values of a circuit's layers are stored.
 
     Args:
         circuit: the circuit.
@@ -196,126 +224,100 @@ def make_plan(circuit: Circuit, fold: bool = True) -> Plan:
         >>> [step.folds for step in make_plan(circuit).steps]
         [16, 16, 4, 4, 1, 1]
     """
-    groups = _order(_groups(circuit, fold))
-    return _Writer(groups).plan(circuit)
+    schedule = make_schedule(circuit, fold)
+    banks = _Banks(schedule.groups)
+    plan, lean = (_Writer(schedule, banks, reuse).plan(circuit) for reuse in (False, True))
+    return replace(plan, twin=replace(lean, rows=plan.rows))
 
 
-def _groups(circuit: Circuit, fold: bool) -> list[list[Layer]]:
-    """Layers that can be one step, bottom up."""
-    depth: dict[Layer, int] = {}
-    levels: dict[int, dict[object, list[Layer]]] = defaultdict(lambda: defaultdict(list))
-    for layer in circuit.layers:
-        depth[layer] = 1 + max((depth[child] for child in layer.inputs), default=-1)
-        levels[depth[layer]][_signature(layer) if fold else layer].append(layer)
-    home: dict[Parameter, int] = {}
-    groups: list[list[Layer]] = []
-    for level in sorted(levels):
-        for members in levels[level].values():
-            split: dict[tuple[int | None, ...], list[Layer]] = defaultdict(list)
-            for layer in members:  # parameters of one step must come from one bank
-                split[tuple(home.get(p) for p in layer_parameters(layer))].append(layer)
-            for group in split.values():
-                for parameter in (p for layer in group for p in layer_parameters(layer)):
-                    home.setdefault(parameter, len(groups))
-                groups.append(group)
-    return groups
+class _Banks:
+    """Gives parameters their bank rows."""
 
+    def __init__(self, groups: list[list[Layer]]) -> None:
+        self.members: list[tuple[Parameter, ...]] = []
+        self.home: dict[Parameter, tuple[int, int]] = {}
+        self.uses: Counter[Parameter] = Counter()
+        self.reads: dict[tuple[Parameter, ...], BankRead] = {}
+        for group in groups:
+            for roles in zip(*map(layer_parameters, group), strict=True):
+                self._store(roles)
 
-def _signature(layer: Layer) -> object:
-    widths = tuple(child.units for child in layer.inputs)
-    match layer:
-        case InputLayer():
-            return layer.family, layer.units
-        case SumLayer():
-            return "sum", layer.mixing, layer.units, widths
-        case ProductLayer():
-            return "product", layer.kind, widths
+    @property
+    def untied(self) -> frozenset[int]:
+        """Banks without a parameter that is used twice."""
+        numbered = enumerate(self.members)
+        return frozenset(n for n, bank in numbered if all(self.uses[p] == 1 for p in bank))
 
+    def read(self, parameters: Iterable[Parameter]) -> BankRead:
+        """Where a step finds the parameters of its folds; the same for plan and lean plan."""
+        wanted = tuple(parameters)
+        if wanted not in self.reads:
+            places = [self.home[p] for p in wanted]
+            if len({bank for bank, _ in places}) > 1:
+                raise StructureError(f"{wanted[0]} is tied across parameters of different roles")
+            rows = [row for _, row in places]
+            shared = len(set(rows)) == 1
+            self.reads[wanted] = BankRead(places[0][0], _rows(rows[:1] if shared else rows), shared)
+        return self.reads[wanted]
 
-def _order(groups: list[list[Layer]]) -> list[list[Layer]]:
-    """Sort the folds of each group by the place where they are first read from above."""
-    place: dict[Layer, tuple[int, int, int]] = {}
-    ordered = []
-    for distance, group in enumerate(reversed(groups)):
-        members = sorted(group, key=lambda layer: place.get(layer, (0, 0, 0)))
-        for fold, layer in enumerate(members):
-            for slot, child in enumerate(layer.inputs):
-                place.setdefault(child, (distance, slot, fold))
-        ordered.append(members)
-    return ordered[::-1]
+    def _store(self, parameters: tuple[Parameter, ...]) -> None:
+        self.uses.update(parameters)
+        members = tuple(p for p in dict.fromkeys(parameters) if p not in self.home)
+        if members:
+            self.home.update({p: (len(self.members), row) for row, p in enumerate(members)})
+            self.members.append(members)
 
 
 class _Writer:
-    """Gives folds their arena rows and parameters their bank rows, and writes the steps."""
+    """Gives folds their arena rows, and writes the steps."""
 
-    def __init__(self, groups: list[list[Layer]]) -> None:
-        self.groups = groups
-        self.arenas: dict[int, int] = defaultdict(int)
-        self.row: dict[Layer, int] = {}
-        self.banks: list[list[Parameter]] = []
-        self.home: dict[Parameter, tuple[int, int]] = {}
+    def __init__(self, schedule: Schedule, banks: _Banks, reuse: bool) -> None:
+        self.strips, self.banks = schedule.strips, banks
+        self.rows = assign_rows(self.strips, reuse)
 
     def plan(self, circuit: Circuit) -> Plan:
-        outs = [self.allocate(group) for group in self.groups]
-        fresh = self.fresh()
-        steps = tuple(map(self.step, self.groups, outs, fresh))
-        banks = tuple(map(tuple, self.banks))
-        return Plan(steps, banks, dict(self.arenas), circuit.num_variables, RowCount())
+        steps = tuple(map(self.step, self.strips, self.firsts()))
+        members = tuple(self.banks.members)
+        return Plan(
+            steps, members, self.banks.untied, self.rows.counts, circuit.num_variables, RowCount()
+        )
 
-    def allocate(self, group: list[Layer]) -> slice:
-        width = group[0].units
-        start = self.arenas[width]
-        for offset, layer in enumerate(group):
-            self.row[layer] = start + offset
-        self.arenas[width] += len(group)
-        return slice(start, start + len(group))
-
-    def fresh(self) -> list[list[bool]]:
-        """For every step and input: is it the first, seen from above, to touch these rows?"""
+    def firsts(self) -> list[list[list[Layer]]]:
+        """For every step and input, the layers that it is the first, seen from above, to read."""
         touched: set[Layer] = set()
         answers = []
-        for group in reversed(self.groups):
+        for strip in reversed(self.strips):
             answer = []
-            for slot in range(len(group[0].inputs)):
-                children = [layer.inputs[slot] for layer in group]
-                distinct = set(children)
-                answer.append(len(distinct) == len(children) and touched.isdisjoint(distinct))
-                touched |= distinct
+            for slot in range(len(strip[0].inputs)):
+                children = dict.fromkeys(layer.inputs[slot] for layer in strip)
+                answer.append([child for child in children if child not in touched])
+                touched.update(children)
             answers.append(answer)
         return answers[::-1]
 
-    def step(self, group: list[Layer], out: slice, fresh: Sequence[bool]) -> Step:
-        reads = tuple(
-            Read(child.units, _rows(self.row[layer.inputs[slot]] for layer in group), fresh[slot])
-            for slot, child in enumerate(group[0].inputs)
-        )
-        folds, units, first = len(group), group[0].units, group[0]
+    def step(self, strip: list[Layer], firsts: list[list[Layer]]) -> Step:
+        row, folds, units, first = self.rows.of, len(strip), strip[0].units, strip[0]
+        out = slice(row[first], row[first] + folds)
+        reads = tuple(self.read(strip, slot, met) for slot, met in enumerate(firsts))
+        roles = [self.banks.read(p) for p in zip(*map(layer_parameters, strip), strict=True)]
         match first:
             case InputLayer():
-                layers = [layer for layer in group if isinstance(layer, InputLayer)]
+                layers = [layer for layer in strip if isinstance(layer, InputLayer)]
                 variables = torch.tensor([layer.variable for layer in layers])
-                named = {
-                    name: self.bank([layer.parameters[name] for layer in layers])
-                    for name in first.parameters
-                }
+                named = dict(zip(first.parameters, roles, strict=True))
                 return InputStep(first.family, variables, named, folds, units, out)
             case SumLayer():
-                weight = self.bank([p for layer in group for p in layer_parameters(layer)])
-                return SumStep(reads, weight, first.mixing, folds, units, out)
+                return SumStep(reads, roles[0], first.mixing, folds, units, out)
             case ProductLayer():
                 return ProductStep(reads, first.kind == "kronecker", folds, units, out)
 
-    def bank(self, parameters: list[Parameter]) -> BankRead:
-        members = [p for p in dict.fromkeys(parameters) if p not in self.home]
-        if members:
-            self.home.update({p: (len(self.banks), row) for row, p in enumerate(members)})
-            self.banks.append(members)
-        places = [self.home[p] for p in parameters]
-        if len({bank for bank, _ in places}) > 1:
-            raise StructureError(f"{parameters[0]} is tied across parameters of different roles")
-        rows = [row for _, row in places]
-        shared = len(set(rows)) == 1
-        return BankRead(places[0][0], _rows(rows[:1] if shared else rows), shared)
+    def read(self, strip: list[Layer], slot: int, met: list[Layer]) -> Read:
+        """One input of a step; `met` are the layers that nobody above reads."""
+        row, width = self.rows.of, strip[0].inputs[slot].units
+        rows = _rows(row[layer.inputs[slot]] for layer in strip)
+        if len(met) == len(strip):
+            return Read(width, rows, True, NONE)
+        return Read(width, rows, False, torch.tensor([row[layer] for layer in met]).long())
 
 
 def _rows(rows: Iterable[int]) -> Rows:
@@ -353,14 +355,27 @@ def _line(index: int, step: Step) -> str:
     )
 
 
-def _to(step: Step, device: torch.device) -> Step:
-    def move(rows: Rows) -> Rows:
-        return rows if isinstance(rows, slice) else rows.to(device)
+def _bank_reads(steps: Iterable[Step]) -> set[BankRead]:
+    inputs = {r for s in steps if isinstance(s, InputStep) for r in s.parameters.values()}
+    return inputs | {s.weight for s in steps if isinstance(s, SumStep)}
 
+
+def _move_bank(read: BankRead, device: torch.device) -> BankRead:
+    return replace(read, rows=_move(read.rows, device))
+
+
+def _move(rows: Rows, device: torch.device) -> Rows:
+    return rows if isinstance(rows, slice) else rows.to(device)
+
+
+def _to(step: Step, device: torch.device, banks: Mapping[BankRead, BankRead]) -> Step:
     if isinstance(step, InputStep):
-        named = {n: replace(b, rows=move(b.rows)) for n, b in step.parameters.items()}
+        named = {name: banks[read] for name, read in step.parameters.items()}
         return replace(step, variables=step.variables.to(device), parameters=named)
-    moved = replace(step, inputs=tuple(replace(r, rows=move(r.rows)) for r in step.inputs))
-    if isinstance(moved, SumStep):
-        return replace(moved, weight=replace(moved.weight, rows=move(moved.weight.rows)))
-    return moved
+    inputs = tuple(
+        replace(read, rows=_move(read.rows, device), first=read.first.to(device))
+        for read in step.inputs
+    )
+    if isinstance(step, SumStep):
+        return replace(step, inputs=inputs, weight=banks[step.weight])
+    return replace(step, inputs=inputs)

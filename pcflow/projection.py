@@ -100,7 +100,7 @@ def _step_size(
     def dual(candidate: Tensor) -> Tensor:
         soft = CheckedEvidence(checked.values, checked.missing, candidate)
         linear = weight * candidate.masked_fill(weight == 0, 0.0)  # [B, D, V]
-        return linear.sum(dim=(1, 2)) - engine.evaluate(soft).log_value
+        return linear.sum(dim=(1, 2)) - engine.log_value(soft)
 
     promise = (weight * step.masked_fill(~reachable, 0.0)).sum(dim=(1, 2))  # [B]
     before, least = dual(potentials), 1.0 / checked.missing.sum(dim=-1).clamp_min(1)

@@ -14,8 +14,9 @@ from pcflow.autograd import differentiable_log_prob
 from pcflow.engine import Engine
 from pcflow.errors import NoMassError, PropertyRequired
 from pcflow.evidence import Evidence, as_evidence
-from pcflow.leaves import FiniteLeaf
+from pcflow.leaves import FiniteLeaf, Leaf
 from pcflow.passes import follow, up
+from pcflow.plan import BankRead
 from pcflow.routes import Best, Drawn
 from pcflow.semiring import MAX_PRODUCT
 
@@ -53,16 +54,28 @@ def marginals(engine: Engine, evidence: Evidence | Tensor) -> Tensor:
     batch, width = checked.values.shape
     categories = max(n for n in engine.circuit.num_categories if n is not None)
     out = engine.tables.like.detach().new_full((batch, width, categories), -torch.inf)
-    alone = engine.plan.one_input_each
-    root_flow = torch.ones_like(evaluation.log_value)
-    for tape, slopes, rows in evaluation.down(root_flow, weights=False):
-        part = out if rows is None else out[rows].fill_(-torch.inf)
-        for number, leaf in tape.leaves.items():
-            assert isinstance(leaf, FiniteLeaf)
-            leaf.log_posterior(slopes.sheet.outs[number].units, part, alone)
-        if rows is not None:
-            out[rows] = part
-    return out if alone else out - out.logsumexp(dim=-1, keepdim=True)
+    found = _Posteriors(out, engine.plan.one_input_each)
+    evaluation.down(torch.ones_like(evaluation.log_value), found)
+    return out if found.alone else out - out.logsumexp(dim=-1, keepdim=True)
+
+
+class _Posteriors:
+    """Writes posteriors into `out` [B, D, V]; `alone` if no variable has two folds of inputs."""
+
+    wants_weights = False
+
+    def __init__(self, out: Tensor, alone: bool) -> None:
+        self.out, self.alone = out, alone
+
+    def at_leaf(self, leaf: Leaf, slope: Tensor) -> None:
+        assert isinstance(leaf, FiniteLeaf)
+        part = self.out if leaf.rows is None else self.out[leaf.rows]
+        leaf.log_posterior(slope, part, self.alone)
+        if leaf.rows is not None:
+            self.out[leaf.rows] = part
+
+    def at_weights(self, read: BankRead, flow: Tensor) -> None:
+        raise AssertionError("not wanted")
 
 
 def sample(engine: Engine, n: int, evidence: Evidence | Tensor | None, route: Drawn) -> Tensor:

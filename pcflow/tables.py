@@ -6,19 +6,36 @@ until the parameter it came from is edited in place or replaced, so a frozen cir
 Legend: F folds, P parameters of a bank, V categories, K units of the layer, J units read by a sum.
 """
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar, cast
+from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from pcflow.inputs import FiniteFamily
-from pcflow.kernels import Cumulative
+from pcflow.kernels import Cumulative, exp_, log_normalizer
 from pcflow.plan import BankRead, InputStep, Plan, SumStep
-from pcflow.semiring import Weight
+from pcflow.semiring import Weight, floor_of
 
 _Version = list[tuple[Tensor, int]]
 T = TypeVar("T")
+
+
+class Normalizer(NamedTuple):
+    """Log-probabilities without their table: logits [F, V, K] less `log_total` [F, 1, K].
+
+    Attributes:
+        lowest: the smallest of them.
+    """
+
+    logits: Tensor
+    log_total: Tensor
+    lowest: float
+
+    def table(self, in_log_space: bool) -> Tensor:
+        """All of them [F, V, K], or the probabilities."""
+        log_table = self.logits - self.log_total
+        return log_table if in_log_space else exp_(log_table)
 
 
 class Tables:
@@ -34,7 +51,7 @@ class Tables:
         """Start with nothing computed; `like` has the model's dtype and device."""
         self.plan, self.banks, self.like = plan, banks, like
         self._weights: dict[bool, tuple[_Version, dict[int, Weight]]] = {}
-        self._kept: dict[tuple[str, tuple[int, ...]], tuple[_Version, object]] = {}
+        self._kept: dict[tuple[str, Hashable], tuple[_Version, object]] = {}
 
     def weights(self, in_log_space: bool) -> dict[int, Weight]:
         """The weights of every sum step, by its number."""
@@ -56,15 +73,10 @@ class Tables:
 
     def linear(self, bank: int) -> Tensor:
         """Normalised weights [P, K, J] of a bank."""
-        return self._keep("weight", (bank,), lambda: torch.softmax(self.banks[bank], -1))
+        return self._keep("weight", bank, [bank], lambda: torch.softmax(self.banks[bank], -1))
 
     def _log(self, bank: int) -> Tensor:
-        return self._keep("log weight", (bank,), lambda: torch.log_softmax(self.banks[bank], -1))
-
-    def weight_gradient(self, bank: int, flow: Tensor) -> Tensor:
-        """Gradient of a bank of logits from the flow of its weights: the softmax's adjoint."""
-        total = flow.sum(dim=-1, keepdim=True)
-        return torch.addcmul(flow, self.linear(bank), total, value=-1.0)
+        return self._keep("log", bank, [bank], lambda: torch.log_softmax(self.banks[bank], -1))
 
     def table(self, step: InputStep, in_log_space: bool) -> Tensor:
         """Probabilities [F, V, K] of a finite input step; F is 1 if all folds share them."""
@@ -73,10 +85,28 @@ class Tables:
         if not step.parameters:  # a fixed table, such as an indicator's
             fixed = family.log_table({}) if in_log_space else family.table({})
             return fixed.to(self.like)
-        kind = f"log table {step.out}" if in_log_space else f"table {step.out}"
         make = family.log_table if in_log_space else family.table
-        banks = tuple(read.bank for read in step.parameters.values())
-        return self._keep(kind, banks, lambda: make(self.parameters(step)))
+        kind = "log table" if in_log_space else "table"
+        return self._of_step(kind, step, lambda: make(self.parameters(step)))
+
+    def is_shared(self, step: InputStep) -> bool:
+        """Whether all folds of a step read the same table."""
+        return all(read.shared for read in step.parameters.values())
+
+    def has_zeros(self, step: InputStep) -> bool:
+        """Whether a probability of a finite step is zero, or too small to hold."""
+        floor = floor_of(self.like.dtype)
+        return self._of_step("zeros", step, lambda: bool((self.table(step, False) < floor).any()))
+
+    def normalizer(self, step: InputStep) -> Normalizer | None:
+        """How single entries of the log-table follow from the parameters, if they do so simply."""
+        family = step.family
+        assert isinstance(family, FiniteFamily)
+        if family.logits is None:
+            return None
+        logits = self.parameters(step)[family.logits].detach()
+        log_total, lowest = self._of_step("normalizer", step, lambda: log_normalizer(logits))
+        return Normalizer(logits, log_total, lowest)
 
     def cumulative(self, step: InputStep) -> Cumulative:
         """Running sums over V of the table of a finite step."""
@@ -87,19 +117,22 @@ class Tables:
         return self._of_table("modes", step, lambda table: table.argmax(dim=1))
 
     def _of_table(self, kind: str, step: InputStep, make: Callable[[Tensor], T]) -> T:
-        banks = tuple(read.bank for read in step.parameters.values())
-        return self._keep(f"{kind} {step.out}", banks, lambda: make(self.table(step, False)))
+        return self._of_step(kind, step, lambda: make(self.table(step, False)))
+
+    def _of_step(self, kind: str, step: InputStep, make: Callable[[], T]) -> T:
+        reads = tuple(step.parameters.values())
+        return self._keep(kind, (step.family, reads), [read.bank for read in reads], make)
 
     def parameters(self, step: InputStep) -> dict[str, Tensor]:
         """Raw parameters of an input step, each [F, ...]; F is 1 if all folds share it."""
         return {n: _select(self.banks[r.bank], r) for n, r in step.parameters.items()}
 
-    def _keep(self, kind: str, banks: tuple[int, ...], make: Callable[[], T]) -> T:
-        kept = self._kept.get((kind, banks))
+    def _keep(self, kind: str, key: Hashable, banks: list[int], make: Callable[[], T]) -> T:
+        kept = self._kept.get((kind, key))
         if kept is None or not all(map(self._is_current, banks, kept[0])):
             with torch.no_grad():
                 kept = ([(self.banks[b], self.banks[b]._version) for b in banks], make())
-            self._kept[(kind, banks)] = kept
+            self._kept[(kind, key)] = kept
         return cast(T, kept[1])
 
     def _is_current(self, bank: int, kept: tuple[Tensor, int]) -> bool:
@@ -111,11 +144,39 @@ def _select(bank: Tensor, read: BankRead) -> Tensor:
     return bank[read.rows] if isinstance(read.rows, slice) else bank.index_select(0, read.rows)
 
 
-def accumulate(bank: Tensor, read: BankRead, folds: Tensor) -> None:
-    """Add per-fold numbers [F, ...] to the bank rows that the folds read."""
-    if read.shared:
-        bank[read.rows] += folds if len(folds) == 1 else folds.sum(dim=0)
-    elif isinstance(read.rows, slice):
-        bank[read.rows] += folds
-    else:
-        bank.index_add_(0, read.rows, folds)
+class BankSums:
+    """Sums of numbers per fold, over the folds that read the same parameter.
+
+    Attributes:
+        found: by bank, [P, ...].
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        """Start with nothing."""
+        self.plan = plan
+        self.found: dict[int, Tensor] = {}
+        self._seen: set[BankRead] = set()
+
+    def add(self, read: BankRead, folds: Tensor) -> None:
+        """Add numbers [F, ...] of the folds of a step; or their sum [1, ...], if shared.
+
+        What comes first to parameters that no other fold reads may be kept as it is.
+        """
+        size = len(self.plan.banks[read.bank])
+        alone = read.bank in self.plan.untied and read not in self._seen
+        self._seen.add(read)
+        if alone and len(folds) == size and isinstance(read.rows, slice):
+            self.found[read.bank] = folds
+            return
+        if read.bank not in self.found:
+            make = folds.new_empty if alone else folds.new_zeros
+            self.found[read.bank] = make(size, *folds.shape[1:])
+        bank = self.found[read.bank]
+        if alone:
+            bank[read.rows] = folds
+        elif read.shared:
+            bank[read.rows] += folds if len(folds) == 1 else folds.sum(dim=0)
+        elif isinstance(read.rows, slice):
+            bank[read.rows] += folds
+        else:
+            bank.index_add_(0, read.rows, folds)

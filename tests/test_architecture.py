@@ -23,6 +23,8 @@ ORDER = (  # the modules and packages in pcflow: each may import only from those
     "reference",
     "kernels",
     "semiring",
+    "schedule",
+    "rows",
     "plan",
     "tables",
     "routes",

@@ -16,6 +16,7 @@ Legend: P parameter sets, F folds, B batch, V categories, K units, S statistics,
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -49,6 +50,9 @@ class FiniteFamily(InputFamily):
     """A family over the values 0, 1, ..., V - 1."""
 
     num_categories: int
+    logits: ClassVar[str | None] = None
+    """Name of the parameter whose log-softmax over V is the log-table, if there is such a one: some
+    of its entries can then be had without the whole table."""
 
     @abstractmethod
     def log_table(self, params: Params) -> Tensor:

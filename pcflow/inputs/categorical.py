@@ -1,6 +1,7 @@
 """The categorical distribution."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ class Categorical(FiniteFamily):
     """
 
     num_categories: int
+    logits: ClassVar[str | None] = "logits"
 
     def __post_init__(self) -> None:
         """Check the size."""

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from pcflow.compiled import CompiledCircuit
 from pcflow.errors import StructureError
-from pcflow.inputs import DensityFamily, FiniteFamily
-from pcflow.leaves import DensityLeaf, FiniteLeaf
+from pcflow.inputs import DensityFamily, FiniteFamily, InputFamily
+from pcflow.leaves import DensityLeaf, FiniteLeaf, Leaf
 from pcflow.plan import BankRead, InputStep
 from pcflow.queries import refuse_impossible
-from pcflow.tables import accumulate
+from pcflow.tables import BankSums
 
 
 @dataclass(frozen=True)
@@ -69,60 +69,61 @@ class EM:
 class _Counts:
     """Expected counts of every parameter of a model."""
 
+    wants_weights = True
+
     def __init__(self, model: CompiledCircuit) -> None:
         self.engine = model.engine
-        self.weights: dict[int, Tensor] = {}
-        self.inputs: dict[InputStep, list[Tensor]] = {}
-        _refuse_mixed_ties([s for s in self.engine.plan.steps if isinstance(s, InputStep)])
+        self.weights = BankSums(self.engine.plan)
+        self.kinds = _input_kinds(s for s in self.engine.plan.steps if isinstance(s, InputStep))
+        # of inputs, what `_leaf_counts` finds, kept under the first bank of the family
+        self.inputs = [BankSums(self.engine.plan) for _ in range(2)]
 
     def add(self, x: Tensor) -> Tensor:
         """Add the counts of some rows; returns their log-likelihoods [B]."""
         evaluation = self.engine.evaluate(self.engine.check(x))
         refuse_impossible(evaluation.log_value, "fit")
-        for tape, slopes, _ in evaluation.down(torch.ones_like(evaluation.log_value)):
-            for bank, weights in slopes.weights.items():
-                self.weights[bank] = self.weights.get(bank, 0.0) + weights
-            for number, leaf in tape.leaves.items():
-                if leaf.step.parameters:
-                    found = _leaf_counts(leaf, slopes.sheet.outs[number].units)
-                    zeros = [torch.zeros_like(t) for t in found]
-                    before = self.inputs.get(leaf.step, zeros)
-                    pairs = zip(before, found, strict=True)
-                    self.inputs[leaf.step] = [a + b for a, b in pairs]
+        ones = torch.ones_like(evaluation.log_value)
+        evaluation.down(ones, self)
         return evaluation.log_value
 
     def write(self, pseudocount: float) -> None:
         """Replace the parameters by smoothed relative counts."""
         banks = self.engine.tables.banks
-        for bank, weights in self.weights.items():
+        for bank, weights in self.weights.found.items():
             banks[bank].copy_(_normalise(weights, banks[bank], pseudocount))
-        for step, counts in self.inputs.items():
-            for name, value in self._maximize(step, counts, pseudocount).items():
-                banks[step.parameters[name].bank].copy_(value)
+        for family, named in self.kinds:
+            for name, value in self._maximize(family, named, pseudocount).items():
+                banks[named[name]].copy_(value)
+
+    def at_weights(self, read: BankRead, flow: Tensor) -> None:
+        """Add up."""
+        self.weights.add(read, flow)
+
+    def at_leaf(self, leaf: Leaf, slope: Tensor) -> None:
+        """Add up what the family needs."""
+        if leaf.step.parameters:
+            read = next(iter(leaf.step.parameters.values()))
+            for sums, counts in zip(self.inputs, _leaf_counts(leaf, slope), strict=False):
+                sums.add(read, counts)
 
     def _maximize(
-        self, step: InputStep, counts: list[Tensor], pseudocount: float
+        self, family: InputFamily, named: dict[str, int], pseudocount: float
     ) -> dict[str, Tensor]:
-        banks = self.engine.tables.banks
-        params = {name: banks[read.bank].detach() for name, read in step.parameters.items()}
-        read = next(iter(step.parameters.values()))
-        tied = [_tie(c, read, len(banks[read.bank])) for c in counts]
-        if isinstance(step.family, DensityFamily):
-            weight, statistics = tied
-            return step.family.maximize(params, weight, statistics, pseudocount)
-        assert isinstance(step.family, FiniteFamily)
-        return step.family.maximize(params, tied[0], pseudocount)
+        params = {name: self.engine.tables.banks[bank].detach() for name, bank in named.items()}
+        first = next(iter(named.values()))
+        if isinstance(family, DensityFamily):
+            weight, statistics = (sums.found[first] for sums in self.inputs)
+            return family.maximize(params, weight, statistics, pseudocount)
+        assert isinstance(family, FiniteFamily)
+        return family.maximize(params, self.inputs[0].found[first], pseudocount)
 
 
-def _leaf_counts(leaf: FiniteLeaf | DensityLeaf, slope: Tensor) -> list[Tensor]:
-    return list(leaf.counts(slope)) if isinstance(leaf, DensityLeaf) else [leaf.counts(slope)]
-
-
-def _tie(folds: Tensor, read: BankRead, size: int) -> Tensor:
-    """Counts per fold [F or 1, ...] to counts per parameter of the bank [P, ...]."""
-    bank = folds.new_zeros(size, *folds.shape[1:])
-    accumulate(bank, read, folds)
-    return bank
+def _leaf_counts(leaf: Leaf, slope: Tensor) -> list[Tensor]:
+    """Per fold: of a finite family its counts, of a density total flow and statistics."""
+    if isinstance(leaf, DensityLeaf):
+        return list(leaf.counts(slope))
+    assert isinstance(leaf, FiniteLeaf)
+    return [leaf.counts(slope)]
 
 
 def _normalise(counts: Tensor, logits: Tensor, pseudocount: float) -> Tensor:
@@ -132,17 +133,21 @@ def _normalise(counts: Tensor, logits: Tensor, pseudocount: float) -> Tensor:
     return torch.where(total > 0, (smoothed / total).log(), logits)
 
 
-def _refuse_mixed_ties(steps: list[InputStep]) -> None:
-    """EM counts per layer, so all parameters of a layer must be tied alike, in one step only."""
-    used: set[int] = set()
+def _input_kinds(steps: Iterable[InputStep]) -> list[tuple[InputFamily, dict[str, int]]]:
+    """Families with the banks of their parameters, by name.
+
+    EM counts per layer, so all parameters of a layer must be tied alike.
+    """
+    kinds: dict[int, tuple[InputFamily, dict[str, int]]] = {}
     for step in steps:
         reads = list(step.parameters.values())
+        kind = step.family, {name: read.bank for name, read in step.parameters.items()}
         alike = all(_same_rows(read, reads[0]) for read in reads)
-        if not alike or used & {read.bank for read in reads}:
+        if not alike or any(kinds.setdefault(read.bank, kind) != kind for read in reads):
             raise StructureError(
                 f"EM cannot update {step.family}: its parameters are tied in different ways"
             )
-        used |= {read.bank for read in reads}
+    return [kind for bank, kind in kinds.items() if bank == next(iter(kind[1].values()))]
 
 
 def _same_rows(a: BankRead, b: BankRead) -> bool:

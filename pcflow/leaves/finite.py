@@ -1,63 +1,33 @@
-"""The bottom of both passes: evidence into input units, and flows of input units back out.
-
-One leaf object per input step of a plan; it keeps what the way down needs. `FiniteLeaf` reads a
-table: an observation is a gather, soft evidence one matrix product over the soft entries, a
-missing value is one. `DensityLeaf` evaluates log-densities.
+"""Input units that read a table.
 
 Legend: F folds, B batch, D variables, V categories, K units, N entries (fold, row).
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from functools import cached_property
+from math import log
 
 import torch
 from torch import Tensor
 
 from pcflow.evidence import CheckedEvidence
-from pcflow.inputs import DensityFamily, FiniteFamily
-from pcflow.kernels import rows_times_table, rows_times_transposed
+from pcflow.inputs import FiniteFamily
+from pcflow.kernels import exp_, rows_times_table, rows_times_transposed
+from pcflow.leaves.base import Leaf
 from pcflow.plan import InputStep
 from pcflow.routes import Route
-from pcflow.semiring import LOG_BLOCK, MAX_PRODUCT, LogSumProduct, Scaled, Semiring, Value
-from pcflow.tables import Tables
-
-
-def make_leaf(
-    step: InputStep, tables: Tables, evidence: CheckedEvidence, semiring: Semiring
-) -> FiniteLeaf | DensityLeaf:
-    """The leaf of an input step."""
-    finite = isinstance(step.family, FiniteFamily)
-    return (FiniteLeaf if finite else DensityLeaf)(step, tables, evidence, semiring)
-
-
-class Leaf(ABC):
-    """The evidence of one input step, fold by fold, and the unit values it leads to."""
-
-    out: Value
-
-    def __init__(
-        self, step: InputStep, tables: Tables, evidence: CheckedEvidence, semiring: Semiring
-    ) -> None:
-        """Look up the values of the step's variables."""
-        self.step, self.tables, self.semiring = step, tables, semiring
-        self.x = evidence.values.t()[step.variables]  # [F, B]
-        self.missing = evidence.missing.t()[step.variables]  # [F, B]
-        self.any_missing = bool(self.missing.any())
-
-    @abstractmethod
-    def up(self, out: Value) -> None:
-        """Write the values of the units into `out`."""
-
-    @abstractmethod
-    def choose(self, unit: Tensor, fold: Tensor, row: Tensor, route: Route) -> Tensor:
-        """Values [N] of chosen units: the observation where there is one, else a choice."""
-
-    def observed_flow(self, slope: Tensor) -> Tensor:
-        """The flow [F, B, K] of the entries that were observed, zero elsewhere."""
-        flow = self.semiring.flow(self.out.units, slope)
-        return flow.masked_fill(self.missing.unsqueeze(-1), 0.0) if self.any_missing else flow
+from pcflow.semiring import (
+    LOG_BLOCK,
+    MAX_PRODUCT,
+    LogSumProduct,
+    Scaled,
+    Semiring,
+    Value,
+    floor_of,
+)
+from pcflow.tables import Normalizer, Tables
 
 
 class FiniteLeaf(Leaf):
@@ -68,52 +38,114 @@ class FiniteLeaf(Leaf):
     """
 
     def __init__(
-        self, step: InputStep, tables: Tables, evidence: CheckedEvidence, semiring: Semiring
+        self,
+        step: InputStep,
+        tables: Tables,
+        evidence: CheckedEvidence,
+        semiring: Semiring,
+        keep: bool,
     ) -> None:
         """Look up the values, and which entries are not observed."""
-        super().__init__(step, tables, evidence, semiring)
+        super().__init__(step, tables, evidence, semiring, keep)
         assert isinstance(step.family, FiniteFamily)
         self.x = self.x.long()
         self.categories = step.family.num_categories
-        self.table = tables.table(step, semiring.in_log_space)
-        self.shared = len(self.table) == 1
+        self.shared = tables.is_shared(step)
         self.log_potentials = evidence.log_potentials if self.any_missing else None
+        self.normalizer = self._normalizer(keep)
         if self.any_missing:
             entries = self.missing if self.shared else torch.ones_like(self.missing)
             self.fold, self.row = entries.nonzero(as_tuple=True)  # [N] each
         self.potential: Tensor | None = None  # [N, V], linear, largest entry 1
 
+    @cached_property
+    def table(self) -> Tensor:
+        """Probabilities or their logarithms, [F or 1, V, K]; if few are wanted, not kept for long."""
+        in_log_space = self.semiring.in_log_space
+        if self.normalizer is not None:
+            return self.normalizer.table(in_log_space)
+        return self.tables.table(self.step, in_log_space)
+
+    def _normalizer(self, keep: bool) -> Normalizer | None:
+        """What makes log-probabilities of parameters, where few of the table's are wanted."""
+        whole = keep or self.shared or self.log_potentials is not None
+        if whole or self.x.shape[1] >= self.categories:
+            return None
+        return self.tables.normalizer(self.step)
+
     def up(self, out: Value) -> None:
         """Gather observations, weigh potentials, and set missing units to one."""
         self.out = out
-        index = self._table_rows().flatten()
-        torch.index_select(self.table.flatten(0, 1), 0, index, out=out.units.flatten(0, 1))
+        flat, index = out.units.flatten(0, 1), self._table_rows().flatten()
+        if self.normalizer is not None:
+            torch.index_select(self.normalizer.logits.flatten(0, 1), 0, index, out=flat)
+            out.units.sub_(self.normalizer.log_total)
+            if not self.semiring.in_log_space:
+                exp_(out.units)
+        else:
+            torch.index_select(self.table.flatten(0, 1), 0, index, out=flat)
         if self.semiring.in_log_space:
             self._up_log()
         else:
             self._up_scaled()
 
-    def counts(self, slope: Tensor, potentials: Tensor | None = None) -> Tensor:
+    def counts(self, slope: Tensor) -> Tensor:
         """Expected counts [F or 1, V, K] of table entries from unit slopes [F, B, K].
 
-        Missing values without potentials are not counted. The gradient of the log-potentials is
-        written into `potentials` [B, D, V] if that is given.
+        Missing values without potentials are not counted.
         """
-        counts = torch.zeros_like(self.table)
-        observed = self.observed_flow(slope).flatten(0, 1)
-        counts.flatten(0, 1).index_add_(0, self._table_rows().flatten(), observed)
-        if self.log_potentials is None:
-            return counts
-        soft = slope[self.fold, self.row]  # [N, K]
-        soft.mul_(self.missing[self.fold, self.row].unsqueeze(-1))
-        if self.semiring.in_log_space:
-            gradient = self._soft_log(soft, counts)
-        else:
-            gradient = self._soft_scaled(soft, counts)
-        if potentials is not None:
-            index = (self.row, self.step.variables[self.fold])
-            potentials[..., : self.categories].index_put_(index, gradient, accumulate=True)
+        counts = self._no_counts(slope)
+        self._add_observed(counts, self.observed_flow(slope))
+        if self.log_potentials is not None:
+            soft = self._soft_slope(slope)
+            if self.semiring.in_log_space:
+                self._add_soft_log(soft, counts)
+            else:
+                counts += self._potential_times(soft).mul_(self.table)
         return counts
+
+    def gradients(
+        self, slope: Tensor, potentials: Tensor | None, learns: bool
+    ) -> dict[str, Tensor]:
+        """From the counts; for logits without writing these down."""
+        if potentials is not None and self.log_potentials is not None:
+            index = (self.row, self.step.variables[self.fold])
+            gradient = self._potential_gradient(self._soft_slope(slope))
+            potentials[..., : self.categories].index_put_(index, gradient, accumulate=True)
+        if not learns:
+            return {}
+        family = self.step.family
+        assert isinstance(family, FiniteFamily)
+        if family.logits is not None and not self.semiring.in_log_space:
+            return {family.logits: self._logit_gradient(slope)}
+        table = self.table.exp() if self.semiring.in_log_space else self.table
+        return family.table_gradient(self.tables.parameters(self.step), table, self.counts(slope))
+
+    def _logit_gradient(self, slope: Tensor) -> Tensor:
+        """Counts less the table times their total."""
+        observed = self.observed_flow(slope)
+        total = observed.sum(dim=(0, 1) if self.shared else 1).view(-1, 1, slope.shape[-1])
+        if self.log_potentials is None:
+            gradient = self.table * total.neg_()
+        else:
+            gradient = self._potential_times(self._soft_slope(slope))
+            total += torch.einsum("fvk,fvk->fk", gradient, self.table).unsqueeze(1)
+            gradient.sub_(total).mul_(self.table)
+        self._add_observed(gradient, observed)
+        return gradient
+
+    def _no_counts(self, like: Tensor) -> Tensor:
+        folds = 1 if self.shared else len(self.x)
+        return like.new_zeros(folds, self.categories, like.shape[-1])
+
+    def _add_observed(self, counts: Tensor, observed: Tensor) -> None:
+        """Add flows [F, B, K] of observed entries to [F or 1, V, K]."""
+        counts.flatten(0, 1).index_add_(0, self._table_rows().flatten(), observed.flatten(0, 1))
+
+    def _soft_slope(self, slope: Tensor) -> Tensor:
+        """Slopes [N, K] of soft entries, zero for observed ones among them."""
+        soft = slope[self.fold, self.row]
+        return soft if self.shared else soft.mul_(self.missing.flatten().unsqueeze(-1))
 
     def log_posterior(self, slope: Tensor, out: Tensor, alone: bool) -> None:
         """Add this step's share of every variable's posterior into `out` [B, D, V], as logs.
@@ -187,6 +219,8 @@ class FiniteLeaf(Leaf):
 
     def _mark_exact_zeros(self) -> None:
         """Scale -inf where all units are zero in log space too, not just too small to hold."""
+        if self.log_potentials is None and not self._has_zeros():
+            return
         dead = self.out.units.amax(dim=-1) == 0  # [F, B]
         if not dead.any():
             return
@@ -202,6 +236,11 @@ class FiniteLeaf(Leaf):
         exact = (score + known).amax(dim=-1) == -torch.inf
         self.out.scale[fold[exact], row[exact]] = -torch.inf
 
+    def _has_zeros(self) -> bool:
+        if self.normalizer is not None:
+            return self.normalizer.lowest < log(floor_of(self.out.units.dtype))
+        return self.tables.has_zeros(self.step)
+
     def _up_log(self) -> None:
         assert isinstance(self.semiring, LogSumProduct)
         if self.log_potentials is None and self.semiring is not MAX_PRODUCT:
@@ -211,26 +250,31 @@ class FiniteLeaf(Leaf):
                 units = self.semiring.reduce(joint.transpose(-1, -2))  # [N, K]
                 put(self.out.units, self.fold[some], self.row[some], units, self.missing)
 
-    def _soft_scaled(self, slope: Tensor, counts: Tensor) -> Tensor:
-        """Add the counts of soft entries; return the gradient [N, V] of their log-potentials."""
+    def _potential_times(self, slope: Tensor) -> Tensor:
+        """Sum of potential [N, V] x slope [N, K] over entries: [F or 1, V, K]."""
         assert self.potential is not None
         if self.shared:
-            counts[0] += self.table[0] * (self.potential.t() @ slope)
-            return self.potential * rows_times_transposed(slope, self.table[0])
-        shape = (self.missing.shape[0], -1)
-        potential, slope = self.potential.unflatten(0, shape), slope.unflatten(0, shape)
-        counts += self.table * torch.bmm(potential.transpose(1, 2), slope)
-        gradient: Tensor = potential * torch.bmm(slope, self.table.transpose(1, 2))
-        return gradient.flatten(0, 1)
+            return (self.potential.t() @ slope).unsqueeze(0)
+        shape = (len(self.missing), -1)
+        potential = self.potential.unflatten(0, shape)
+        return torch.bmm(potential.transpose(1, 2), slope.unflatten(0, shape))
 
-    def _soft_log(self, flow: Tensor, counts: Tensor) -> Tensor:
-        """The same from logarithms, edge by edge."""
+    def _potential_gradient(self, slope: Tensor) -> Tensor:
+        """Flow [N, V] through every category of soft entries."""
+        if self.semiring.in_log_space:
+            return self._add_soft_log(slope, None)
+        assert self.potential is not None
+        return self.potential * self._rows_times_table(slope, transposed=True)
+
+    def _add_soft_log(self, flow: Tensor, counts: Tensor | None) -> Tensor:
+        """The same from logarithms, edge by edge; and expected counts."""
         gradient = flow.new_zeros(len(flow), self.categories)
         for some, joint in self._log_joint():
             fold, row = self.fold[some], self.row[some]
             share = (joint - self.out.units[fold, row].unsqueeze(-2)).exp().nan_to_num(nan=0.0)
             edges = share * flow[some].unsqueeze(-2)  # [N, V, K]
-            counts.index_add_(0, torch.zeros_like(fold) if self.shared else fold, edges)
+            if counts is not None:
+                counts.index_add_(0, torch.zeros_like(fold) if self.shared else fold, edges)
             gradient[some] = edges.sum(dim=-1)
         return gradient
 
@@ -290,67 +334,6 @@ class FiniteLeaf(Leaf):
             return self.x
         folds = torch.arange(len(self.x), device=self.x.device)
         return self.x + folds.unsqueeze(-1) * self.categories
-
-
-class DensityLeaf(Leaf):
-    """Input units that evaluate a log-density."""
-
-    def up(self, out: Value) -> None:
-        """Log-densities, split into a scale and a mantissa; missing entries are one."""
-        self.out = out
-        log_prob = self.log_prob(self.params())
-        if not isinstance(self.semiring, Scaled):
-            out.units.copy_(log_prob)
-            return
-        scale = log_prob.amax(dim=-1)  # [F, B]
-        out.scale.copy_(scale)
-        torch.exp(log_prob - scale.nan_to_num(neginf=0.0).unsqueeze(-1), out=out.units)
-        self.semiring.raise_(out.units)
-
-    def params(self) -> dict[str, Tensor]:
-        """Raw parameters, detached."""
-        return {n: p.detach() for n, p in self.tables.parameters(self.step).items()}
-
-    def log_prob(self, params: dict[str, Tensor]) -> Tensor:
-        """Log of the unit values [F, B, K]; at the mode where max-product meets a missing value."""
-        assert isinstance(self.step.family, DensityFamily)
-        log_prob = self.step.family.log_prob(params, self.x)
-        if not self.any_missing:
-            return log_prob
-        idle = log_prob.new_zeros(())
-        if self.semiring is MAX_PRODUCT:
-            idle = torch.diagonal(
-                self.step.family.log_prob(params, self.step.family.mode(params)), dim1=-2, dim2=-1
-            ).unsqueeze(-2)  # [F, 1, K]
-        return torch.where(self.missing.unsqueeze(-1), idle, log_prob)
-
-    def counts(self, slope: Tensor) -> tuple[Tensor, Tensor]:
-        """Observed flow [F, K] and flow-weighted statistics [F, S, K]."""
-        assert isinstance(self.step.family, DensityFamily)
-        observed = self.observed_flow(slope)
-        statistics = self.step.family.statistics(self.x)  # [F, B, S]
-        return observed.sum(dim=1), torch.einsum("fbs,fbk->fsk", statistics, observed)
-
-    def gradients(self, slope: Tensor) -> dict[str, Tensor]:
-        """Gradient of every raw parameter [F or 1, ...] from unit slopes [F, B, K]."""
-        flow = self.semiring.flow(self.out.units, slope)
-        with torch.enable_grad():
-            leaves = {n: p.requires_grad_() for n, p in self.params().items()}
-            log_prob = self.log_prob(leaves)
-        grads = torch.autograd.grad(log_prob, list(leaves.values()), flow)
-        return dict(zip(leaves, grads, strict=True))
-
-    def choose(self, unit: Tensor, fold: Tensor, row: Tensor, route: Route) -> Tensor:
-        """Values [N] of chosen units; unobserved ones are draws, or modes, of the density."""
-        assert isinstance(self.step.family, DensityFamily)
-        values = self.x[fold, row]
-        some = self.missing[fold, row]
-        params = {
-            name: p.expand(len(self.x), *p.shape[1:])[fold[some], ..., unit[some]]
-            for name, p in self.params().items()
-        }
-        values[some] = route.value(self.step.family, params)
-        return values
 
 
 def put(out: Tensor, fold: Tensor, row: Tensor, values: Tensor, where: Tensor) -> None:

@@ -1,0 +1,25 @@
+"""The bottom of both passes: evidence into input units, and flows of input units back out.
+
+One leaf object per input step of a plan; it keeps what the way down needs. `FiniteLeaf` reads a
+table: an observation is a gather, soft evidence one matrix product over the soft entries, a
+missing value is one. `DensityLeaf` evaluates log-densities.
+"""
+
+from pcflow.evidence import CheckedEvidence
+from pcflow.inputs import FiniteFamily
+from pcflow.leaves.base import Leaf
+from pcflow.leaves.density import DensityLeaf
+from pcflow.leaves.finite import FiniteLeaf
+from pcflow.plan import InputStep
+from pcflow.semiring import Semiring
+from pcflow.tables import Tables
+
+__all__ = ["DensityLeaf", "FiniteLeaf", "Leaf", "make_leaf"]
+
+
+def make_leaf(
+    step: InputStep, tables: Tables, evidence: CheckedEvidence, semiring: Semiring, keep: bool
+) -> Leaf:
+    """The leaf of an input step; with `keep`, ready for the way down."""
+    finite = isinstance(step.family, FiniteFamily)
+    return (FiniteLeaf if finite else DensityLeaf)(step, tables, evidence, semiring, keep)
