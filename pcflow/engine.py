@@ -13,11 +13,12 @@ from torch import Tensor
 from pcflow.circuit import Circuit
 from pcflow.evidence import CheckedEvidence, Evidence, as_evidence
 from pcflow.memory import Pool
-from pcflow.passes import Collector, Tape, down, follow, up
+from pcflow.passes import Collector, down, follow, up
 from pcflow.plan import Plan
 from pcflow.routes import Route
 from pcflow.semiring import LOG_SUM_PRODUCT, RAISED, SCALED, floor_of
 from pcflow.tables import Tables
+from pcflow.tape import Tape
 
 
 @dataclass(frozen=True)
@@ -96,15 +97,10 @@ class Evaluation:
         down(self.scaled, root_flow.index_fill(0, self.doubtful, 0.0), collector)
         down(self.exact, root_flow[self.doubtful], collector)
 
-    def follow(self, route: Route, rows: Tensor) -> Tensor:
-        """Values [S, D] along chosen inputs, sample s given the evidence of row `rows[s]`."""
-        if self.exact is None or self.doubtful is None:
-            return follow(self.scaled, route, rows)
-        place = torch.full_like(self.log_value, -1, dtype=torch.long)
-        place[self.doubtful] = torch.arange(len(self.doubtful), device=place.device)
-        exact = place[rows] >= 0
-        trusted = follow(self.scaled, route, rows[~exact])
-        values = trusted.new_empty(len(rows), trusted.shape[1])
-        values[~exact] = trusted
-        values[exact] = follow(self.exact, route, place[rows[exact]])
+    def follow(self, route: Route, copies: int) -> Tensor:
+        """Values [C, B, D] along chosen inputs, C copies of every row."""
+        values: Tensor = follow(self.scaled, route, copies).unflatten(0, (copies, -1))
+        if self.exact is not None and self.doubtful is not None:
+            exact = follow(self.exact, route, copies).unflatten(0, (copies, -1))
+            values.index_copy_(1, self.doubtful, exact)
         return values

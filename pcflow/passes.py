@@ -4,51 +4,25 @@
 hands the root's flow down by shares: expected counts, posteriors and gradients are this pass.
 `follow` goes down along one chosen input per sum: samples and most probable states are this pass.
 
-Legend: F folds, B batch, K units of the layer, J units read by a sum, S samples, V categories.
+Legend: F folds, B batch, K units of the layer, J units read by a sum, C copies, D variables.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import reduce
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from pcflow.descent import GraphDescent, TreeDescent
 from pcflow.evidence import CheckedEvidence
-from pcflow.kernels import ENTRIES
 from pcflow.leaves import Leaf, make_leaf
 from pcflow.memory import Pool, Sheet
 from pcflow.plan import BankRead, InputStep, Plan, ProductStep, SumStep
-from pcflow.routes import Reached, Route
+from pcflow.routes import Route
 from pcflow.semiring import Semiring
 from pcflow.tables import BankSums, Tables
-
-
-@dataclass
-class Tape:
-    """What an upward pass wrote down. Its memory returns to the pool with the last reference.
-
-    Attributes:
-        sheet: the value of every unit.
-        leaves: per input step its leaf.
-        log_value: [B] (nats).
-        lowest: [B], the smallest unit of any product of the row, and of the root.
-    """
-
-    plan: Plan
-    tables: Tables
-    semiring: Semiring
-    pool: Pool
-    sheet: Sheet
-    leaves: dict[int, Leaf] = field(default_factory=dict)
-    log_value: Tensor = field(init=False)
-    lowest: Tensor = field(init=False)
-
-    def __del__(self) -> None:
-        """Recycle the sheet."""
-        self.pool.give(self.sheet)
+from pcflow.tape import Tape
 
 
 def up(
@@ -128,34 +102,20 @@ def down(tape: Tape, root_flow: Tensor, collector: Collector) -> None:
         collector.at_weights(BankRead(bank, slice(0, len(edges)), False), flow)
 
 
-def follow(tape: Tape, route: Route, rows: Tensor) -> Tensor:
-    """Values [S, D] found by going down along one input per sum, sample s in row `rows[s]`.
+def follow(tape: Tape, route: Route, copies: int) -> Tensor:
+    """Values [C B, D] found by going down along one input per sum, C times for every row.
 
     Every variable is reached exactly once, because products are decomposable.
     """
-    plan = tape.plan
-    weights = tape.tables.weights(tape.semiring.in_log_space)
-    shape = {width: (count, len(rows)) for width, count in plan.arenas.items()}
-    chosen = {width: rows.new_full(s, -1) for width, s in shape.items()}  # unit of every fold
-    chosen[1][plan.steps[-1].out] = 0
-    dtype = reduce(torch.promote_types, (leaf.x.dtype for leaf in tape.leaves.values()))
-    values = torch.zeros(len(rows), plan.num_variables, dtype=dtype, device=rows.device)
-    for number, step in reversed(list(enumerate(plan.steps))):
-        reached = Reached(chosen[step.units][step.out], plan.is_tree)
-        row = rows[reached.sample]
+    descent = (TreeDescent if tape.plan.is_tree else GraphDescent)(tape, route, copies)
+    for number, step in reversed(list(enumerate(tape.plan.steps))):
         if isinstance(step, InputStep):
-            found = tape.leaves[number].choose(reached.unit, reached.fold, row, route)
-            values[reached.sample, step.variables[reached.fold]] = found.to(dtype)
+            descent.leaf(number, step)
         elif isinstance(step, ProductStep):
-            for read, part in zip(step.inputs, _factor_units(step, reached.unit), strict=True):
-                reached.pass_on(part, read.rows, chosen[read.width])
+            descent.product(step)
         else:
-            at = (reached.unit, reached.fold, row)
-            slot, below = _pick(tape, number, step, weights[number].tensor, route, at)
-            for i, read in enumerate(step.inputs):
-                some = (slot == i).nonzero().squeeze(-1) if len(step.inputs) > 1 else None
-                reached.pass_on(below, read.rows, chosen[read.width], some)
-    return values
+            descent.sum(number, step)
+    return descent.values.t().contiguous()
 
 
 class _Into:
@@ -192,49 +152,3 @@ def _conclude(tape: Tape) -> None:
     tape.log_value, tape.lowest = units.log() + root.scale[0], units.clone()
     if len(tape.sheet.lowest):
         tape.lowest = torch.minimum(tape.lowest, tape.sheet.lowest.amin(dim=0))
-
-
-def _pick(
-    tape: Tape,
-    number: int,
-    step: SumStep,
-    weight: Tensor,
-    route: Route,
-    at: tuple[Tensor, Tensor, Tensor],
-) -> tuple[Tensor, Tensor]:
-    """Which input layer [N] and which of its units [N] the sums (unit, fold, row) follow."""
-    in_log_space = tape.semiring.in_log_space
-    read = tape.semiring.read(tape.sheet.inputs(number, step), step.mixing)
-    found = []
-    for unit, fold, row in zip(*(t.split(ENTRIES) for t in at), strict=True):
-        edges = _take(weight, (fold, unit) if len(weight) > 1 else (unit,))  # [N, J]
-        units = _take(read, (fold, row, unit) if step.mixing else (fold, row))  # [N, J]
-        scores = edges.add_(units) if in_log_space else edges.mul_(units)
-        found.append(route.index(scores, in_log_space))
-    index = torch.cat(found) if found else at[0]
-    if step.mixing:
-        return index, at[0]
-    if len(step.inputs) == 1:
-        return index, index
-    starts = torch.tensor([0, *(r.width for r in step.inputs)], device=index.device).cumsum(0)
-    slot = torch.bucketize(index, starts[1:-1], right=True)
-    return slot, index - starts[slot]
-
-
-def _take(table: Tensor, place: tuple[Tensor, ...]) -> Tensor:
-    """Rows [N, J] of a table [..., J] at places of its last axes before J; much faster than []."""
-    index = place[0]
-    for part, size in zip(place[1:], table.shape[-len(place) : -1], strict=True):
-        index = index * size + part
-    return table.flatten(0, -2).index_select(0, index)
-
-
-def _factor_units(step: ProductStep, unit: Tensor) -> list[Tensor]:
-    """The unit [N] of each input that makes up a product's unit."""
-    if not step.kronecker:
-        return [unit] * len(step.inputs)
-    found = []
-    for read in reversed(step.inputs):
-        found.append(unit % read.width)
-        unit = unit // read.width
-    return found[::-1]

@@ -85,11 +85,11 @@ def sample(engine: Engine, n: int, evidence: Evidence | Tensor | None, route: Dr
     checked = engine.nothing() if evidence is None else engine.check(evidence)
     evaluation = engine.evaluate(checked)
     refuse_impossible(evaluation.log_value, "sample")
-    batch, width = checked.values.shape
-    rows = torch.arange(batch, device=checked.values.device).repeat(n)
-    blocks = [evaluation.follow(route, some) for some in rows.split(engine.plan.samples_at_a_time)]
-    values = torch.cat(blocks) if blocks else checked.values[:0]
-    return values if evidence is None else values.view(n, batch, width)
+    most = max(1, engine.plan.samples_at_a_time // max(1, len(checked.values)))
+    copies = [min(most, n - done) for done in range(0, n, most)]
+    blocks = [evaluation.follow(route, some) for some in copies]  # [C, B, D] each
+    values = torch.cat(blocks) if blocks else checked.values.expand(0, *checked.values.shape)
+    return values[:, 0] if evidence is None else values
 
 
 def mpe(engine: Engine, evidence: Evidence | Tensor, deterministic: bool) -> MPE:
@@ -98,8 +98,7 @@ def mpe(engine: Engine, evidence: Evidence | Tensor, deterministic: bool) -> MPE
     checked = engine.check(given)
     tape = up(engine.plan, engine.tables, checked, MAX_PRODUCT, engine.pool)
     refuse_impossible(tape.log_value, "mpe")
-    rows = torch.arange(len(checked.values), device=checked.values.device)
-    values = follow(tape, Best(), rows)
+    values = follow(tape, Best(), copies=1)
     with torch.no_grad():
         log_value = log_prob(engine, Evidence(values=values))
     if checked.log_potentials is not None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from pcflow.inputs import DensityFamily
 from pcflow.inputs.base import Params
 from pcflow.kernels import first_at_least
-from pcflow.plan import InputStep, Rows
+from pcflow.plan import InputStep
 from pcflow.tables import Tables
 
 
@@ -26,7 +26,7 @@ class Route(Protocol):
     """How to pick one of several alternatives."""
 
     def index(self, scores: Tensor, in_log_space: bool) -> Tensor:
-        """Pick an alternative [N] from scores [N, X]."""
+        """Pick an alternative [...] from scores [..., X]."""
         ...
 
     def category(self, scores: Tensor) -> Tensor:
@@ -64,8 +64,8 @@ class Drawn:
         """Inverse of the cumulative sum at a uniform number; never an impossible alternative."""
         if in_log_space:
             scores = (scores - scores.amax(dim=-1, keepdim=True)).exp_()
-        total = scores.cumsum(dim=-1)  # [N, X]
-        return first_at_least(total, self.point(total[:, -1:]))
+        total = scores.cumsum(dim=-1)  # [..., X]
+        return first_at_least(total, self.point(total[..., -1:]))
 
     def point(self, total: Tensor) -> Tensor:
         """Uniform numbers above 0, at most `total`: the first cumulative sum to reach one is it."""
@@ -120,36 +120,3 @@ class Best:
         """Take the mode of a single unit, seen as a layer of one unit."""
         single = {name: p.unsqueeze(-1) for name, p in params.items()}
         return family.mode(single).squeeze(-1)
-
-
-class Reached:
-    """The units of one step that samples reach on their way down, as N entries.
-
-    Args:
-        here: which unit of every fold, -1 if none, [F, S].
-        everywhere: whether every sample reaches every fold, as in a tree.
-    """
-
-    def __init__(self, here: Tensor, everywhere: bool) -> None:
-        """List the entries: fold, sample and unit."""
-        self.shape = here.shape if everywhere else None
-        if everywhere:
-            folds, samples = here.shape
-            self.fold = torch.arange(folds, device=here.device).repeat_interleave(samples)
-            self.sample = torch.arange(samples, device=here.device).repeat(folds)
-            self.unit = here.flatten()
-        else:
-            self.fold, self.sample = (here >= 0).nonzero(as_tuple=True)
-            self.unit = here[self.fold, self.sample]
-
-    def pass_on(self, unit: Tensor, rows: Rows, chosen: Tensor, some: Tensor | None = None) -> None:
-        """Write the unit below each entry (or `some` of them) into rows of `chosen` [R, S]."""
-        if self.shape is not None:
-            below = unit.view(self.shape)
-            chosen[rows] = below if isinstance(rows, slice) else below.clone()
-            return
-        fold, sample = self.fold, self.sample
-        if some is not None:
-            fold, sample, unit = fold[some], sample[some], unit[some]
-        place = fold + rows.start if isinstance(rows, slice) else rows[fold]
-        chosen[place, sample] = unit

@@ -96,7 +96,7 @@ class Tables:
     def has_zeros(self, step: InputStep) -> bool:
         """Whether a probability of a finite step is zero, or too small to hold."""
         floor = floor_of(self.like.dtype)
-        return self._of_step("zeros", step, lambda: bool((self.table(step, False) < floor).any()))
+        return self._of_step("zeros", step, lambda: bool(self.table(step, False).min() < floor))
 
     def normalizer(self, step: InputStep) -> Normalizer | None:
         """How single entries of the log-table follow from the parameters, if they do so simply."""

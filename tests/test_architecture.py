@@ -30,6 +30,8 @@ ORDER = (  # the modules and packages in pcflow: each may import only from those
     "routes",
     "leaves",
     "memory",
+    "tape",
+    "descent",
     "passes",
     "engine",
     "autograd",

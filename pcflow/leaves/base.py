@@ -59,8 +59,8 @@ class Leaf(ABC):
         """
 
     @abstractmethod
-    def choose(self, unit: Tensor, fold: Tensor, row: Tensor, route: Route) -> Tensor:
-        """Values [N] of chosen units: the observation where there is one, else a choice."""
+    def draw(self, unit: Tensor, fold: Tensor, row: Tensor, route: Route) -> Tensor:
+        """Values [N] of chosen units where nothing is observed."""
 
     def observed_flow(self, slope: Tensor) -> Tensor:
         """The flow [F, B, K] of the entries that were observed, zero elsewhere."""

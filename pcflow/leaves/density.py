@@ -66,14 +66,11 @@ class DensityLeaf(Leaf):
         grads = torch.autograd.grad(log_prob, list(leaves.values()), flow)
         return dict(zip(leaves, grads, strict=True))
 
-    def choose(self, unit: Tensor, fold: Tensor, row: Tensor, route: Route) -> Tensor:
-        """Values [N] of chosen units; unobserved ones are draws, or modes, of the density."""
+    def draw(self, unit: Tensor, fold: Tensor, row: Tensor, route: Route) -> Tensor:
+        """Draws, or modes, of the density."""
         assert isinstance(self.step.family, DensityFamily)
-        values = self.x[fold, row]
-        some = self.missing[fold, row]
         params = {
-            name: p.expand(len(self.x), *p.shape[1:])[fold[some], ..., unit[some]]
+            name: p.expand(len(self.x), *p.shape[1:])[fold, ..., unit]
             for name, p in self.params().items()
         }
-        values[some] = route.value(self.step.family, params)
-        return values
+        return route.value(self.step.family, params)

@@ -60,7 +60,7 @@ class FiniteLeaf(Leaf):
 
     @cached_property
     def table(self) -> Tensor:
-        """Probabilities or their logarithms, [F or 1, V, K]; if few are wanted, not kept for long."""
+        """Probabilities or their logarithms, [F or 1, V, K]; not kept long if few are wanted."""
         in_log_space = self.semiring.in_log_space
         if self.normalizer is not None:
             return self.normalizer.table(in_log_space)
@@ -177,18 +177,16 @@ class FiniteLeaf(Leaf):
             place = (row[some], variables[fold[some]], slice(self.categories))
             out[place] = torch.logaddexp(out[place], log_q[some])
 
-    def choose(self, unit: Tensor, fold: Tensor, row: Tensor, route: Route) -> Tensor:
-        """Values [N] of chosen units; unobserved ones by their table entry times potential."""
-        values = self.x[fold, row]
-        unobserved = self.missing[fold, row].nonzero().squeeze(-1)
-        fold, row, unit = fold[unobserved], row[unobserved], unit[unobserved]
-        columns = len(self.table) * self.table.shape[-1]
+    def draw(self, unit: Tensor, fold: Tensor, row: Tensor, route: Route) -> Tensor:
+        """By the unit's table entries, times potentials if there are any."""
+        columns = (1 if self.shared else len(self.x)) * self.step.units
         if self.log_potentials is None and 4 * len(unit) >= columns:  # else tables cost more
             place = torch.zeros_like(fold) if self.shared else fold
             found = route.unit_value(self.tables, self.step, place, unit)
             if found is not None:
-                return values.index_copy_(0, unobserved, found)
+                return found
         table = self.tables.table(self.step, in_log_space=True)
+        values = torch.empty_like(unit)
         for some in torch.arange(len(unit), device=unit.device).split(
             max(1, LOG_BLOCK // self.categories)
         ):
@@ -197,7 +195,7 @@ class FiniteLeaf(Leaf):
             if self.log_potentials is not None:
                 variable = self.step.variables[f]
                 scores = scores + self.log_potentials[row[some], variable, : self.categories]
-            values[unobserved[some]] = route.category(scores)
+            values[some] = route.category(scores)
         return values
 
     def _up_scaled(self) -> None:
