@@ -1,0 +1,193 @@
+"""The way down along one input per sum, step by step.
+
+A tree is descended everywhere at once: every sample reaches every fold, so units are whole arrays.
+Elsewhere the folds that a sample reaches are looked up first.
+
+Legend: F folds, B batch, C copies, S = C B samples, K units, J units read by a sum, N entries.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from pcflow.leaves import Leaf
+from pcflow.plan import InputStep, ProductStep, Rows, SumStep
+from pcflow.routes import Route
+from pcflow.tape import Tape
+
+CHOICES = 1 << 19
+"""Alternatives that are weighed at a time: few enough to stay in a cache, on a CPU."""
+
+
+class Descent(ABC):
+    """Samples on their way down.
+
+    Args:
+        tape: of an upward pass.
+        route: how to choose.
+        copies: samples of every row; sample c B + b is of row b.
+
+    Attributes:
+        chosen: by width, the unit [R, S] of every fold; -1 where a sample does not come.
+        values: [D, S].
+    """
+
+    def __init__(self, tape: Tape, route: Route, copies: int) -> None:
+        """Begin at the root."""
+        self.tape, self.route, self.copies = tape, route, copies
+        self.in_log_space = tape.semiring.in_log_space
+        self.weights = tape.tables.weights(self.in_log_space)
+        plan, leaves = tape.plan, tape.leaves.values()
+        self.batch, device = tape.sheet.batch, tape.log_value.device
+        samples = copies * self.batch
+        self.chosen = {
+            width: torch.full((rows, samples), -1, device=device)
+            for width, rows in plan.arenas.items()
+        }
+        self.chosen[1][plan.steps[-1].out] = 0
+        dtype = reduce(torch.promote_types, (leaf.x.dtype for leaf in leaves))
+        self.values = torch.zeros(plan.num_variables, samples, dtype=dtype, device=device)
+
+    @abstractmethod
+    def leaf(self, number: int, step: InputStep) -> None:
+        """Write values."""
+
+    @abstractmethod
+    def product(self, step: ProductStep) -> None:
+        """Go to every input."""
+
+    @abstractmethod
+    def sum(self, number: int, step: SumStep) -> None:
+        """Choose a unit of an input and go there."""
+
+    def inputs(self, number: int, step: SumStep) -> Tensor:
+        """What a sum reads, side by side: [F, B, J], mixing [F, B, K, H]."""
+        return self.tape.semiring.read(self.tape.sheet.inputs(number, step), step.mixing)
+
+    def choose(self, edges: Tensor, units: Tensor) -> Tensor:
+        """One of J alternatives [...] by weights and units [..., J]; `edges` is written over."""
+        scores = edges.add_(units) if self.in_log_space else edges.mul_(units)
+        return self.route.index(scores, self.in_log_space)
+
+    def draw(self, leaf: Leaf, unit: Tensor, fold: Tensor, row: Tensor) -> Tensor:
+        """Values [N] of unobserved entries, in the type of all values."""
+        return leaf.draw(unit, fold, row, self.route).to(self.values.dtype)
+
+
+class TreeDescent(Descent):
+    """Every sample reaches every fold."""
+
+    def leaf(self, number: int, step: InputStep) -> None:
+        """Observed values, and draws for the others."""
+        leaf = self.tape.leaves[number]
+        values = leaf.x.to(self.values.dtype).repeat(1, self.copies)  # [F, S]
+        if leaf.any_missing:
+            samples = values.shape[1]
+            entry = leaf.missing.repeat(1, self.copies).flatten().nonzero().squeeze(-1)  # [N]
+            fold, row = entry // samples, entry % self.batch
+            unit = self.chosen[step.units][step.out].flatten().index_select(0, entry)
+            values.view(-1).index_copy_(0, entry, self.draw(leaf, unit, fold, row))
+        self.values.index_copy_(0, step.variables, values)
+
+    def product(self, step: ProductStep) -> None:
+        """The same samples go to every input."""
+        here = self.chosen[step.units][step.out]
+        for read, unit in zip(step.inputs, factor_units(step, here), strict=True):
+            self.chosen[read.width][read.rows] = unit
+
+    def sum(self, number: int, step: SumStep) -> None:
+        """Choose for all folds of a block at once; rows that are copied share their units."""
+        (read,), weight = step.inputs, self.weights[number].tensor
+        here = self.chosen[step.units][step.out]
+        if step.mixing:
+            self.chosen[read.width][read.rows] = here
+            return
+        units = self.inputs(number, step).unsqueeze(1)  # [F, 1, B, J]
+        shape = (-1, self.copies, self.batch, read.width)
+        size = max(1, CHOICES // (here.shape[1] * read.width))
+        below = []
+        for start in range(0, step.folds, size):
+            some = slice(start, start + size)
+            table = weight if len(weight) == 1 else weight[some]  # [F or 1, K, J]
+            first = torch.arange(len(table), device=here.device).mul_(step.units).unsqueeze(-1)
+            edges = table.flatten(0, 1).index_select(0, (here[some] + first).flatten())
+            below.append(self.choose(edges.view(shape), units[some]))
+        self.chosen[read.width][read.rows] = torch.cat(below).flatten(1)  # [F, S]
+
+
+class GraphDescent(Descent):
+    """Entries (fold, sample) are looked up, step by step."""
+
+    def leaf(self, number: int, step: InputStep) -> None:
+        """Observed values, and draws for the others."""
+        leaf, (unit, fold, sample) = self.tape.leaves[number], self.reached(step)
+        row = sample % self.batch
+        values = leaf.x[fold, row].to(self.values.dtype)
+        some = leaf.missing[fold, row].nonzero().squeeze(-1)
+        values[some] = self.draw(leaf, unit[some], fold[some], row[some])
+        self.values[step.variables[fold], sample] = values
+
+    def product(self, step: ProductStep) -> None:
+        """The same samples go to every input."""
+        unit, fold, sample = self.reached(step)
+        for read, below in zip(step.inputs, factor_units(step, unit), strict=True):
+            self.chosen[read.width][_rows(read.rows, fold), sample] = below
+
+    def sum(self, number: int, step: SumStep) -> None:
+        """Choose among all units of all inputs."""
+        unit, fold, sample = self.reached(step)
+        slot, below = self.pick(number, step, unit, fold, sample % self.batch)
+        for i, read in enumerate(step.inputs):
+            some = (slot == i).nonzero().squeeze(-1)
+            place = _rows(read.rows, fold[some])
+            self.chosen[read.width][place, sample[some]] = below[some]
+
+    def reached(self, step: InputStep | SumStep | ProductStep) -> tuple[Tensor, Tensor, Tensor]:
+        """Unit, fold and sample [N] of every entry."""
+        here = self.chosen[step.units][step.out]
+        fold, sample = (here >= 0).nonzero(as_tuple=True)
+        return here[fold, sample], fold, sample
+
+    def pick(
+        self, number: int, step: SumStep, unit: Tensor, fold: Tensor, row: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Which input layer [N], and which of its units [N], every entry follows."""
+        weight, read = self.weights[number].tensor, self.inputs(number, step)
+        size, found = max(1, CHOICES // weight.shape[-1]), []
+        for u, f, r in zip(unit.split(size), fold.split(size), row.split(size), strict=True):
+            edges = _take(weight, (f, u) if len(weight) > 1 else (u,))  # [N, J]
+            units = _take(read, (f, r, u) if step.mixing else (f, r))  # [N, J]
+            found.append(self.choose(edges, units))
+        index = torch.cat(found)
+        if step.mixing:
+            return index, unit
+        starts = torch.tensor([0, *(r.width for r in step.inputs)], device=index.device).cumsum(0)
+        slot = torch.bucketize(index, starts[1:-1], right=True)
+        return slot, index - starts[slot]
+
+
+def factor_units(step: ProductStep, unit: Tensor) -> list[Tensor]:
+    """The unit of each input that makes up a product's unit."""
+    if not step.kronecker:
+        return [unit] * len(step.inputs)
+    found = []
+    for read in reversed(step.inputs):
+        found.append(unit % read.width)
+        unit = unit // read.width
+    return found[::-1]
+
+
+def _rows(rows: Rows, fold: Tensor) -> Tensor:
+    return fold + rows.start if isinstance(rows, slice) else rows[fold]
+
+
+def _take(table: Tensor, place: tuple[Tensor, ...]) -> Tensor:
+    """Rows [N, J] of a table [..., J] at places of its last axes before J; much faster than []."""
+    index = place[0]
+    for part, size in zip(place[1:], table.shape[-len(place) : -1], strict=True):
+        index = index * size + part
+    return table.flatten(0, -2).index_select(0, index)
