@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from pcflow.leaves import Leaf
-from pcflow.plan import InputStep, ProductStep, Rows, SumStep
+from pcflow.plan import InputStep, ProductStep, Read, Rows, SumStep
 from pcflow.routes import Route
 from pcflow.tape import Tape
 
-CHOICES = 1 << 19
+CHOICES = 1 << 18
 """Alternatives that are weighed at a time: few enough to stay in a cache, on a CPU."""
 
 
@@ -50,6 +50,7 @@ class Descent(ABC):
         }
         self.chosen[1][plan.steps[-1].out] = 0
         dtype = reduce(torch.promote_types, (leaf.x.dtype for leaf in leaves))
+        self._room: Tensor | None = None
         self.values = torch.zeros(plan.num_variables, samples, dtype=dtype, device=device)
 
     @abstractmethod
@@ -73,6 +74,12 @@ class Descent(ABC):
         scores = edges.add_(units) if self.in_log_space else edges.mul_(units)
         return self.route.index(scores, self.in_log_space)
 
+    def room(self, rows: int, width: int, like: Tensor) -> Tensor:
+        """Memory [rows, width] for a block of choices, the same for all."""
+        if self._room is None or len(self._room) < rows * width:
+            self._room = like.new_empty(rows * width)
+        return self._room[: rows * width].view(rows, width)
+
     def draw(self, leaf: Leaf, unit: Tensor, fold: Tensor, row: Tensor) -> Tensor:
         """Values [N] of unobserved entries, in the type of all values."""
         return leaf.draw(unit, fold, row, self.route).to(self.values.dtype)
@@ -81,30 +88,55 @@ class Descent(ABC):
 class TreeDescent(Descent):
     """Every sample reaches every fold."""
 
+    def __init__(self, tape: Tape, route: Route, copies: int) -> None:
+        """Note what is missing, by width and row of the input units' arena: [R, B]."""
+        super().__init__(tape, route, copies)
+        self.missing = {
+            width: torch.zeros(rows, self.batch, dtype=torch.bool, device=self.values.device)
+            for width, rows in tape.plan.arenas.items()
+        }
+        for leaf in tape.leaves.values():
+            self.missing[leaf.step.units][leaf.step.out] = leaf.missing
+        self.soft = any(leaf.any_soft for leaf in tape.leaves.values())
+
     def leaf(self, number: int, step: InputStep) -> None:
         """Observed values, and draws for the others."""
         leaf = self.tape.leaves[number]
         values = leaf.x.to(self.values.dtype).repeat(1, self.copies)  # [F, S]
         if leaf.any_missing:
-            samples = values.shape[1]
-            entry = leaf.missing.repeat(1, self.copies).flatten().nonzero().squeeze(-1)  # [N]
-            fold, row = entry // samples, entry % self.batch
-            unit = self.chosen[step.units][step.out].flatten().index_select(0, entry)
-            values.view(-1).index_copy_(0, entry, self.draw(leaf, unit, fold, row))
+            entry, fold, unit = self.entries(leaf.missing, self.chosen[step.units][step.out])
+            drawn = self.draw(leaf, unit, fold, entry % self.batch)
+            values.view(-1).index_copy_(0, entry, drawn)
         self.values.index_copy_(0, step.variables, values)
+
+    def entries(self, missing: Tensor, here: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Place in [F S], fold and unit [N] of what is missing, [F, B]."""
+        entry = missing.repeat(1, self.copies).flatten().nonzero().squeeze(-1)
+        return entry, entry // here.shape[1], here.flatten().index_select(0, entry)
 
     def product(self, step: ProductStep) -> None:
         """The same samples go to every input."""
         here = self.chosen[step.units][step.out]
         for read, unit in zip(step.inputs, factor_units(step, here), strict=True):
-            self.chosen[read.width][read.rows] = unit
+            self.go(read, unit)
+
+    def go(self, read: Read, unit: Tensor) -> None:
+        """Units [F, S] of what a step reads."""
+        chosen = self.chosen[read.width]
+        if isinstance(read.rows, slice):
+            chosen[read.rows] = unit
+        else:
+            chosen.index_copy_(0, read.rows, unit.clone())
 
     def sum(self, number: int, step: SumStep) -> None:
         """Choose for all folds of a block at once; rows that are copied share their units."""
         (read,), weight = step.inputs, self.weights[number].tensor
         here = self.chosen[step.units][step.out]
         if step.mixing:
-            self.chosen[read.width][read.rows] = here
+            self.go(read, here)
+            return
+        if step.lowest and not (self.soft or self.in_log_space):
+            self.sum_over_missing(step, read, here)
             return
         units = self.inputs(number, step).unsqueeze(1)  # [F, 1, B, J]
         shape = (-1, self.copies, self.batch, read.width)
@@ -114,9 +146,20 @@ class TreeDescent(Descent):
             some = slice(start, start + size)
             table = weight if len(weight) == 1 else weight[some]  # [F or 1, K, J]
             first = torch.arange(len(table), device=here.device).mul_(step.units).unsqueeze(-1)
-            edges = table.flatten(0, 1).index_select(0, (here[some] + first).flatten())
+            place = (here[some] + first).flatten()
+            edges = self.room(len(place), read.width, table)
+            torch.index_select(table.flatten(0, 1), 0, place, out=edges)
             below.append(self.choose(edges.view(shape), units[some]))
-        self.chosen[read.width][read.rows] = torch.cat(below).flatten(1)  # [F, S]
+        self.go(read, torch.cat(below).flatten(1))  # [F, S]
+
+    def sum_over_missing(self, step: SumStep, read: Read, here: Tensor) -> None:
+        """Input units that miss their value are all one; for the others any choice will do."""
+        entry, fold, unit = self.entries(self.missing[read.width][read.rows], here)
+        below = torch.zeros_like(here)
+        found = self.route.by_weight(self.tape.tables, step, fold, unit)
+        assert found is not None
+        below.view(-1).index_copy_(0, entry, found)
+        self.go(read, below)
 
 
 class GraphDescent(Descent):

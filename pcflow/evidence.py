@@ -167,9 +167,10 @@ def _mask(missing: Tensor, batch: int, width: int) -> Tensor:
 
 
 def _check_values(values: Tensor, num_categories: Sequence[int | None]) -> None:
-    if not values.is_floating_point() and values.numel():
-        least, most = (int(v) for v in torch.aminmax(values))
-        if least >= 0 and most < min(v or 0 for v in num_categories):
+    if values.numel():  # the usual case first, in as few passes as it takes
+        least, most = torch.aminmax(values)
+        whole = not values.is_floating_point() or bool((values == values.long()).all())
+        if whole and least >= 0 and most < min(v or 0 for v in num_categories):
             return
     limit = torch.tensor([torch.inf if v is None else v for v in num_categories]).to(values.device)
     finite = limit.isfinite()

@@ -91,11 +91,13 @@ def log_normalizer(logits: Tensor) -> tuple[Tensor, float]:
 
 
 def first_at_least(sums: Tensor, point: Tensor) -> Tensor:
-    """The first place [...] of rising sums [..., X] that is at least point [..., 1]."""
+    """The first place [...] of rising sums [..., X] that is at least point [..., 1].
+
+    The sums are written over.
+    """
     if sums.shape[-1] > 64:
         return torch.searchsorted(sums, point).squeeze(-1).clamp_max_(sums.shape[-1] - 1)
-    below = torch.lt(sums, point, out=torch.empty_like(sums))  # counting them needs no branches
-    return below.sum(dim=-1).long()
+    return sums.lt_(point).sum(dim=-1).long()  # counting them needs no branches
 
 
 class Cumulative:

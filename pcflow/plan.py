@@ -77,11 +77,12 @@ class InputStep:
 
 @dataclass(frozen=True, eq=False)
 class SumStep:
-    """Sums over the units of `inputs`, read side by side."""
+    """Sums over the units of `inputs`, read side by side; `lowest` if those are input units."""
 
     inputs: tuple[Read, ...]
     weight: BankRead
     mixing: bool
+    lowest: bool
     folds: int
     units: int
     out: slice
@@ -307,7 +308,8 @@ class _Writer:
                 named = dict(zip(first.parameters, roles, strict=True))
                 return InputStep(first.family, variables, named, folds, units, out)
             case SumLayer():
-                return SumStep(reads, roles[0], first.mixing, folds, units, out)
+                lowest = all(isinstance(x, InputLayer) for layer in strip for x in layer.inputs)
+                return SumStep(reads, roles[0], first.mixing, lowest, folds, units, out)
             case ProductLayer():
                 return ProductStep(reads, first.kind == "kronecker", folds, units, out)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from pcflow.inputs import DensityFamily
 from pcflow.inputs.base import Params
 from pcflow.kernels import first_at_least
-from pcflow.plan import InputStep
+from pcflow.plan import InputStep, SumStep
 from pcflow.tables import Tables
 
 
@@ -26,11 +26,15 @@ class Route(Protocol):
     """How to pick one of several alternatives."""
 
     def index(self, scores: Tensor, in_log_space: bool) -> Tensor:
-        """Pick an alternative [...] from scores [..., X]."""
+        """Pick an alternative [...] from scores [..., X], which may be written over."""
         ...
 
     def category(self, scores: Tensor) -> Tensor:
-        """Pick a value [N] of a finite variable from log-scores [N, V]."""
+        """Pick a value [N] of a finite variable from log-scores [N, V]; not written over."""
+        ...
+
+    def by_weight(self, tables: Tables, step: SumStep, fold: Tensor, unit: Tensor) -> Tensor | None:
+        """Pick an input [N] of sums whose inputs are all one; None if there is no quick way."""
         ...
 
     def unit_value(
@@ -64,7 +68,7 @@ class Drawn:
         """Inverse of the cumulative sum at a uniform number; never an impossible alternative."""
         if in_log_space:
             scores = (scores - scores.amax(dim=-1, keepdim=True)).exp_()
-        total = scores.cumsum(dim=-1)  # [..., X]
+        total = scores.cumsum_(dim=-1)  # [..., X]
         return first_at_least(total, self.point(total[..., -1:]))
 
     def point(self, total: Tensor) -> Tensor:
@@ -80,6 +84,13 @@ class Drawn:
             return scores.argmax(dim=-1)
         scores = scores if self.temperature == 1.0 else scores / self.temperature
         return self.index(scores, in_log_space=True)
+
+    def by_weight(self, tables: Tables, step: SumStep, fold: Tensor, unit: Tensor) -> Tensor | None:
+        """Inverse of the running sums of the weights."""
+        table = tables.running(step)  # [F or 1, K, J]
+        place = unit if len(table) == 1 else unit + fold * step.units
+        sums = table.flatten(0, 1).index_select(0, place)  # [N, J]
+        return first_at_least(sums, self.point(sums[:, -1:]))
 
     def unit_value(
         self, tables: Tables, step: InputStep, fold: Tensor, unit: Tensor
@@ -109,6 +120,10 @@ class Best:
     def category(self, scores: Tensor) -> Tensor:
         """The first of the largest."""
         return scores.argmax(dim=-1)
+
+    def by_weight(self, tables: Tables, step: SumStep, fold: Tensor, unit: Tensor) -> Tensor | None:
+        """None: the best value of an input unit weighs as well."""
+        return None
 
     def unit_value(
         self, tables: Tables, step: InputStep, fold: Tensor, unit: Tensor

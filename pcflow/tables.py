@@ -75,6 +75,12 @@ class Tables:
         """Normalised weights [P, K, J] of a bank."""
         return self._keep("weight", bank, [bank], lambda: torch.softmax(self.banks[bank], -1))
 
+    def running(self, step: SumStep) -> Tensor:
+        """Running sums over J of the weights [F or 1, K, J] of a sum step."""
+        bank = step.weight.bank
+        sums = self._keep("sums", bank, [bank], lambda: self.linear(bank).cumsum(dim=-1))
+        return _select(sums, step.weight)
+
     def _log(self, bank: int) -> Tensor:
         return self._keep("log", bank, [bank], lambda: torch.log_softmax(self.banks[bank], -1))
 

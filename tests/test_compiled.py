@@ -123,6 +123,24 @@ def test_the_same_generator_gives_the_same_draws(circuit: pf.Circuit, x: Tensor)
     assert torch.equal(model.sample(50), first)
 
 
+@pytest.mark.parametrize("shape", [(7, 5), (3, 3)])
+def test_a_ragged_tree_is_descended_too(shape: tuple[int, int]) -> None:
+    """Its products read rows that do not lie side by side."""
+    regions = pf.structure.quad_tree(shape)
+    model = pf.compile(pf.build_circuit(regions, pf.Bernoulli(), units=3), DEVICE, torch.float64)
+    assert any(
+        not isinstance(read.rows, slice)
+        for step in model.plan.steps
+        for read in getattr(step, "inputs", ())
+    ) == (shape == (7, 5))
+    given = torch.full((2, regions.num_variables), torch.nan)
+    given[1, ::2] = 1.0
+    drawn = model.sample(20_000, given)
+    assert (drawn[:, 1, ::2] == 1.0).all()
+    wanted = model.marginals(given)[..., 1].exp()
+    torch.testing.assert_close(drawn.double().mean(dim=0), wanted, rtol=0.0, atol=0.02)
+
+
 def test_draws_of_mixed_columns_are_real_numbers() -> None:
     columns = [pf.Categorical(3), pf.Gaussian(), pf.Bernoulli()]
     model = pf.compile(pf.build_circuit(pf.structure.chain(3), columns, units=2), DEVICE)

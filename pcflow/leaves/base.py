@@ -22,6 +22,7 @@ class Leaf(ABC):
     Attributes:
         x: values [F, B].
         missing: [F, B].
+        any_soft: whether the evidence has potentials.
         rows: which rows of the batch these are, if not all.
         out: what `up` wrote.
     """
@@ -43,6 +44,7 @@ class Leaf(ABC):
         self.x = values.index_select(0, step.variables)  # [F, B]
         self.missing = missing.index_select(0, step.variables)  # [F, B]
         self.any_missing = evidence.any_missing and bool(self.missing.any())
+        self.any_soft = evidence.log_potentials is not None
 
     @abstractmethod
     def up(self, out: Value) -> None:

@@ -53,10 +53,24 @@ class FiniteLeaf(Leaf):
         self.shared = tables.is_shared(step)
         self.log_potentials = evidence.log_potentials if self.any_missing else None
         self.normalizer = self._normalizer(keep)
-        if self.any_missing:
-            entries = self.missing if self.shared else torch.ones_like(self.missing)
-            self.fold, self.row = entries.nonzero(as_tuple=True)  # [N] each
         self.potential: Tensor | None = None  # [N, V], linear, largest entry 1
+
+    @cached_property
+    def entries(self) -> tuple[Tensor, Tensor]:
+        """Fold and row [N] of what is handled entry by entry."""
+        entries = self.missing if self.shared else torch.ones_like(self.missing)
+        fold, row = entries.nonzero(as_tuple=True)
+        return fold, row
+
+    @property
+    def fold(self) -> Tensor:
+        """Fold of every entry [N]."""
+        return self.entries[0]
+
+    @property
+    def row(self) -> Tensor:
+        """Row of every entry [N]."""
+        return self.entries[1]
 
     @cached_property
     def table(self) -> Tensor:
@@ -199,11 +213,12 @@ class FiniteLeaf(Leaf):
         return values
 
     def _up_scaled(self) -> None:
-        out, unobserved = self.out, self.missing.unsqueeze(-1)
+        out = self.out
         out.scale.zero_()
         if self.log_potentials is None:
-            if self.any_missing:
-                out.units.masked_fill_(unobserved, 1.0)
+            if self.any_missing:  # probabilities are at most one; much faster than masked_fill_
+                missing = self.missing.to(out.units.dtype).unsqueeze(-1)
+                torch.maximum(out.units, missing, out=out.units)
         else:
             log_potential = self._log_potential()
             peak = log_potential.amax(dim=-1, keepdim=True).nan_to_num(neginf=0.0)  # [N, 1]
