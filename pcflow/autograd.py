@@ -19,13 +19,11 @@ from pcflow.tables import BankSums
 def differentiable_log_prob(engine: Engine, evidence: CheckedEvidence) -> Tensor:
     """Log-probability [B] (nats), differentiable once in the parameters and log-potentials."""
     banks = engine.tables.banks
-    learns = any(
-        tensor.requires_grad for tensor in (*banks, evidence.log_potentials) if tensor is not None
-    )
+    learns = any(tensor.requires_grad for tensor in (*banks, evidence.soft) if tensor is not None)
     if not (learns and torch.is_grad_enabled()):
         return engine.log_value(evidence)
     apply = cast(Callable[..., Tensor], _LogProb.apply)
-    return apply(engine, evidence, evidence.log_potentials, *banks)
+    return apply(engine, evidence, evidence.soft, *banks)
 
 
 class _LogProb(torch.autograd.Function):
@@ -33,9 +31,13 @@ class _LogProb(torch.autograd.Function):
     def forward(
         ctx: Any, engine: Engine, evidence: CheckedEvidence, potentials: Tensor, *banks: Tensor
     ) -> Tensor:
-        ctx.engine, ctx.evaluation = engine, engine.evaluate(evidence)
+        ctx.engine, ctx.evidence = engine, evidence
         ctx.versions = [bank._version for bank in banks]
         ctx.save_for_backward(potentials)
+        ctx.evaluation = None
+        if len(engine.parts(evidence)) > 1:  # too much to keep: each part is run again on its way
+            return engine.log_value(evidence)
+        ctx.evaluation = engine.evaluate(evidence)
         log_value: Tensor = ctx.evaluation.log_value.clone()
         return log_value
 
@@ -46,21 +48,34 @@ class _LogProb(torch.autograd.Function):
         banks = engine.tables.banks
         if [bank._version for bank in banks] != ctx.versions:
             raise RuntimeError("parameters were edited between log_prob and backward")
-        (potentials,) = ctx.saved_tensors
+        evidence: CheckedEvidence = ctx.evidence
         wanted = ctx.needs_input_grad
-        gradients = _Gradients(engine, wanted[3:], potentials if wanted[2] else None)
-        ctx.evaluation.down(grad, gradients)
-        return None, None, gradients.potentials, *map(gradients.of_bank, range(len(banks)))
+        gradients = _Gradients(engine, evidence, wanted)
+        if ctx.evaluation is not None:
+            ctx.evaluation.down(grad, gradients)
+        else:
+            for part in engine.parts(evidence):
+                engine.evaluate(part).down(grad[part.origin], gradients)
+        found = map(gradients.of_bank, range(len(banks)))
+        return None, None, gradients.of_potentials(), *found
 
 
 class _Gradients:
     """Gradients of banks and potentials, from what a way down finds."""
 
-    def __init__(self, engine: Engine, wanted: Sequence[bool], potentials: Tensor | None) -> None:
-        self.engine, self.wanted = engine, wanted
-        self.wants_weights = any(wanted)
-        self.potentials = None if potentials is None else torch.zeros_like(potentials)
+    def __init__(self, engine: Engine, evidence: CheckedEvidence, wanted: Sequence[bool]) -> None:
+        self.engine, self.evidence, self.wanted = engine, evidence, wanted[3:]
+        self.wants_weights = any(self.wanted)
+        dense = evidence.log_potentials if wanted[2] else None
+        self.potentials = None if dense is None else torch.zeros_like(dense)
         self.sums = BankSums(engine.plan)
+
+    def of_potentials(self) -> Tensor | None:
+        """In the shape in which they were given."""
+        listed = self.evidence.categories
+        if self.potentials is None or listed is None:
+            return self.potentials
+        return self.potentials.gather(-1, listed)
 
     def of_bank(self, bank: int) -> Tensor | None:
         """The gradient of a bank, if it is wanted."""

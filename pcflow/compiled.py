@@ -36,9 +36,10 @@ class CompiledCircuit(nn.Module):
         engine: plan, weights and memory, for code that needs the passes themselves.
     """
 
-    def __init__(self, circuit: Circuit, plan: Plan, dtype: torch.dtype) -> None:
+    def __init__(self, circuit: Circuit, plan: Plan, dtype: torch.dtype, memory: int) -> None:
         """Stack the circuit's parameters into the plan's banks."""
         super().__init__()
+        self._memory = memory
         self._circuit = circuit
         self._plan = plan
         stacks = (torch.stack([p.value for p in bank]) for bank in plan.banks)
@@ -211,7 +212,7 @@ class CompiledCircuit(nn.Module):
         """Build the engine on the device where the parameters are now."""
         plan = self._plan.to(self._like.device)
         tables = Tables(plan, cast(Sequence[Tensor], self.banks), self._like)
-        self.engine = Engine(self._circuit, plan, tables, Pool())
+        self.engine = Engine(self._circuit, plan, tables, Pool(), self._memory)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CompiledCircuit:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -230,6 +231,7 @@ def compile(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     fold: bool = True,
+    memory: int = 1 << 30,
 ) -> CompiledCircuit:
     """Compile a circuit to batched tensor operations.
 
@@ -238,9 +240,12 @@ def compile(
         device: where to put the parameters.
         dtype: float32 or float64; torch's default by default.
         fold: False runs every layer by itself, to check the folding.
+        memory: bytes that the values of one pass may take. A batch that would take more runs in
+            parts; gradients are then found part by part, by going up a second time.
 
     Raises:
         TypeError: if `circuit` is not a Circuit or `dtype` is not float32 or float64.
+        ValueError: if `memory` is not positive.
 
     Examples:
         >>> import pcflow as pf
@@ -252,4 +257,6 @@ def compile(
         raise TypeError(f"compile needs a Circuit, got {type(circuit).__name__}")
     if dtype not in (torch.float32, torch.float64):
         raise TypeError(f"dtype must be float32 or float64, got {dtype}")
-    return CompiledCircuit(circuit, make_plan(circuit, fold), dtype).to(device)
+    if memory < 1:
+        raise ValueError(f"memory must be positive, got {memory}")
+    return CompiledCircuit(circuit, make_plan(circuit, fold), dtype, memory).to(device)

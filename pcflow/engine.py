@@ -23,12 +23,17 @@ from pcflow.tape import Tape
 
 @dataclass(frozen=True)
 class Engine:
-    """What every query needs: the circuit's variables, its plan, its parameters and memory."""
+    """What every query needs: the circuit's variables, its plan, its parameters and memory.
+
+    Attributes:
+        memory: bytes that the values of one pass may take; larger batches are run in parts.
+    """
 
     circuit: Circuit
     plan: Plan
     tables: Tables
     pool: Pool
+    memory: int
 
     def check(self, evidence: Evidence | Tensor) -> CheckedEvidence:
         """Evidence that fits the circuit, on the model's device and in its precision."""
@@ -40,9 +45,21 @@ class Engine:
         missing = torch.ones(rows, self.circuit.num_variables, dtype=torch.bool)
         return self.check(Evidence(missing=missing))
 
+    def parts(self, evidence: CheckedEvidence, lean: bool = False) -> list[CheckedEvidence]:
+        """The evidence in parts that fit into memory: for a pass up, `lean`, or up and down."""
+        numbers = self.plan.lean.numbers_per_row + (0 if lean else self.plan.numbers_per_row)
+        most = max(1, self.memory // (numbers * self.tables.like.element_size()))
+        batch = len(evidence.values)
+        if batch <= most:
+            return [evidence]
+        rows = torch.arange(batch, device=evidence.values.device)
+        return [evidence.rows(some) for some in rows.split(most)]
+
     def log_value(self, evidence: CheckedEvidence) -> Tensor:
-        """The log-value [B] (nats) alone, on the lean plan."""
-        return self._evaluate(self.plan.lean, evidence).log_value
+        """The log-value [B] (nats) alone, on the lean plan, in parts."""
+        lean = self.plan.lean
+        found = [self._evaluate(lean, part).log_value for part in self.parts(evidence, lean=True)]
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     def evaluate(self, evidence: CheckedEvidence) -> Evaluation:
         """One upward pass; rows that underflow may have spoiled go through log space as well."""

@@ -30,6 +30,8 @@ class Evidence:
         missing: [B, D] bool.
         log_potentials: [B, D, V], log lambda (nats), -inf allowed. V is the largest number of
             categories in the circuit; entries past a variable's own number are not read.
+        categories: [B, D, k], integers that differ within a variable: `log_potentials` [B, D, k]
+            are those of these categories, and all others are impossible.
 
     Examples:
         >>> import pcflow as pf
@@ -42,6 +44,27 @@ class Evidence:
     values: Tensor | None = None
     missing: Tensor | None = None
     log_potentials: Tensor | None = None
+    categories: Tensor | None = None
+
+    def top_k(self, k: int) -> Evidence:
+        """The same evidence with the k largest potentials of every variable; no other is possible.
+
+        Exact for the potentials that are left, and much cheaper than all of them where there are
+        many categories: only k rows of a table are read.
+
+        Raises:
+            EvidenceError: if there are no potentials to choose from, or fewer than one is wanted.
+
+        Examples:
+            >>> soft = Evidence(log_potentials=torch.tensor([[[0.1, 0.6, 0.3]]]).log())
+            >>> soft.top_k(2).categories
+            tensor([[[1, 2]]])
+        """
+        if self.log_potentials is None or self.categories is not None or k < 1:
+            raise EvidenceError("top_k needs log_potentials of all categories, and k of at least 1")
+        size = min(k, self.log_potentials.shape[-1])
+        top = self.log_potentials.topk(size, dim=-1)
+        return Evidence(self.values, self.missing, top.values, top.indices)
 
     @property
     def batch_size(self) -> int:
@@ -82,11 +105,16 @@ class Evidence:
         _check_values(clean, num_categories)
         missing = torch.zeros(batch, width, dtype=torch.bool) if missing is None else missing
         finite = all(v is not None for v in num_categories)
-        potentials = _potentials(self.log_potentials, missing, num_categories)
+        largest = max((v for v in num_categories if v is not None), default=0)
+        listed = _listed(self.categories, self.log_potentials, batch, width, largest)
+        size = largest if listed is None else listed.shape[-1]
+        potentials = _potentials(self.log_potentials, missing, num_categories, size)
         return CheckedEvidence(
             clean.to(device=device, dtype=torch.long if finite else dtype),
             missing.to(device),
             None if potentials is None else potentials.to(device=device, dtype=dtype),
+            None if listed is None else listed.to(device),
+            largest,
         )
 
     def _missing(self, values: Tensor) -> Tensor | None:
@@ -107,14 +135,26 @@ class CheckedEvidence:
     Attributes:
         values: [B, D], zero where missing.
         missing: [B, D] bool.
-        log_potentials: [B, D, V] or None.
+        soft: log-potentials, [B, D, V] or [B, D, k] of the `categories`, or None.
+        categories: [B, D, k] or None.
+        largest: V, needed with `categories`.
         origin: which rows of a larger batch these are; None if they are not.
     """
 
     values: Tensor
     missing: Tensor
-    log_potentials: Tensor | None
+    soft: Tensor | None
+    categories: Tensor | None = None
+    largest: int = 0
     origin: Tensor | None = None
+
+    @cached_property
+    def log_potentials(self) -> Tensor | None:
+        """Those of all categories [B, D, V], or None."""
+        if self.soft is None or self.categories is None:
+            return self.soft
+        dense = self.soft.new_full((*self.missing.shape, self.largest), -torch.inf)
+        return dense.scatter(-1, self.categories, self.soft)
 
     @cached_property
     def any_missing(self) -> bool:
@@ -127,10 +167,13 @@ class CheckedEvidence:
         return self.values.t().contiguous(), self.missing.t().contiguous()
 
     def rows(self, index: Tensor) -> CheckedEvidence:
-        """The rows of `index`."""
-        soft = self.log_potentials
-        soft = None if soft is None else soft[index]
-        return CheckedEvidence(self.values[index], self.missing[index], soft, index)
+        """The rows of `index`, which know where they come from."""
+        soft = None if self.soft is None else self.soft[index]
+        listed = None if self.categories is None else self.categories[index]
+        origin = index if self.origin is None else self.origin[index]
+        return CheckedEvidence(
+            self.values[index], self.missing[index], soft, listed, self.largest, origin
+        )
 
 
 def as_evidence(given: Evidence | Tensor) -> Evidence:
@@ -191,14 +234,35 @@ def _refuse(values: Tensor, wrong: Tensor, num_categories: Sequence[int | None])
     )
 
 
+def _listed(
+    categories: Tensor | None, potentials: Tensor | None, batch: int, width: int, largest: int
+) -> Tensor | None:
+    if categories is None:
+        return None
+    if potentials is None or categories.is_floating_point() or categories.dim() != 3:
+        raise EvidenceError("categories must be integers [B, D, k], with log_potentials of theirs")
+    if categories.shape[:2] != (batch, width) or categories.shape[-1] < 1:
+        wanted = f"[{batch}, {width}, k]"
+        raise EvidenceError(f"categories must be {wanted}, got {tuple(categories.shape)}")
+    rising = categories.long().sort(dim=-1).values
+    wrong = (rising[..., 0] < 0) | (rising[..., -1] >= largest)
+    wrong |= (rising[..., 1:] == rising[..., :-1]).any(dim=-1)
+    if wrong.any():
+        row, variable = (int(i) for i in wrong.nonzero()[0])
+        raise EvidenceError(
+            f"categories: row {row}, variable {variable} must list different integers in "
+            f"0..{largest - 1}"
+        )
+    return categories.long()
+
+
 def _potentials(
-    potentials: Tensor | None, missing: Tensor, num_categories: Sequence[int | None]
+    potentials: Tensor | None, missing: Tensor, num_categories: Sequence[int | None], size: int
 ) -> Tensor | None:
     if potentials is None:
         return None
-    largest = max((v for v in num_categories if v is not None), default=0)
-    if potentials.shape != (*missing.shape, largest):
-        wanted = (*missing.shape, largest)
+    if potentials.shape != (*missing.shape, size):
+        wanted = (*missing.shape, size)
         raise EvidenceError(f"log_potentials must be {wanted}, got {tuple(potentials.shape)}")
     if not potentials.is_floating_point():
         raise EvidenceError(f"log_potentials must be floating point, got {potentials.dtype}")

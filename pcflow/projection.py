@@ -51,7 +51,7 @@ def project(
             potentials, mismatch = _simultaneous(engine, checked, target, sweeps)
         else:
             potentials, mismatch = _Chain(engine, checked, chain).fit(target, sweeps)
-    return ProjectedEvidence(checked.values, checked.missing, potentials, mismatch)
+    return ProjectedEvidence(checked.values, checked.missing, potentials, mismatch=mismatch)
 
 
 def _target(engine: Engine, checked: CheckedEvidence, log_marginals: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from pcflow.autograd import differentiable_log_prob
 from pcflow.engine import Engine
 from pcflow.errors import NoMassError, PropertyRequired
-from pcflow.evidence import Evidence, as_evidence
+from pcflow.evidence import CheckedEvidence, Evidence, as_evidence
 from pcflow.leaves import FiniteLeaf, Leaf
 from pcflow.passes import follow, up
 from pcflow.plan import BankRead
@@ -49,13 +49,14 @@ def marginals(engine: Engine, evidence: Evidence | Tensor) -> Tensor:
             "finite range; use log_prob with a value for it, or sample"
         )
     checked = engine.check(evidence)
-    evaluation = engine.evaluate(checked)
-    refuse_impossible(evaluation.log_value, "marginals")
     batch, width = checked.values.shape
     categories = max(n for n in engine.circuit.num_categories if n is not None)
     out = engine.tables.like.detach().new_full((batch, width, categories), -torch.inf)
     found = _Posteriors(out, engine.plan.one_input_each)
-    evaluation.down(torch.ones_like(evaluation.log_value), found)
+    for part in engine.parts(checked):
+        evaluation = engine.evaluate(part)
+        refuse_impossible(evaluation.log_value, "marginals", part)
+        evaluation.down(torch.ones_like(evaluation.log_value), found)
     return out if found.alone else out - out.logsumexp(dim=-1, keepdim=True)
 
 
@@ -83,22 +84,25 @@ def sample(engine: Engine, n: int, evidence: Evidence | Tensor | None, route: Dr
     if n < 0 or not route.temperature >= 0:
         raise ValueError(f"must not be negative: {n=}, temperature={route.temperature}")
     checked = engine.nothing() if evidence is None else engine.check(evidence)
-    evaluation = engine.evaluate(checked)
-    refuse_impossible(evaluation.log_value, "sample")
-    most = max(1, engine.plan.samples_at_a_time // max(1, len(checked.values)))
+    values = torch.cat([_draws(engine, n, part, route) for part in engine.parts(checked)], dim=1)
+    return values[:, 0] if evidence is None else values
+
+
+def _draws(engine: Engine, n: int, part: CheckedEvidence, route: Drawn) -> Tensor:
+    """Draws [n, B, D]."""
+    evaluation = engine.evaluate(part)
+    refuse_impossible(evaluation.log_value, "sample", part)
+    most = max(1, engine.plan.samples_at_a_time // max(1, len(part.values)))
     copies = [min(most, n - done) for done in range(0, n, most)]
     blocks = [evaluation.follow(route, some) for some in copies]  # [C, B, D] each
-    values = torch.cat(blocks) if blocks else checked.values.expand(0, *checked.values.shape)
-    return values[:, 0] if evidence is None else values
+    return torch.cat(blocks) if blocks else part.values.expand(0, *part.values.shape)
 
 
 def mpe(engine: Engine, evidence: Evidence | Tensor, deterministic: bool) -> MPE:
     """The most probable completion of evidence; exact if the circuit is deterministic."""
     given = as_evidence(evidence)
     checked = engine.check(given)
-    tape = up(engine.plan, engine.tables, checked, MAX_PRODUCT, engine.pool)
-    refuse_impossible(tape.log_value, "mpe")
-    values = follow(tape, Best(), copies=1)
+    values = torch.cat([_best(engine, part) for part in engine.parts(checked)])
     with torch.no_grad():
         log_value = log_prob(engine, Evidence(values=values))
     if checked.log_potentials is not None:
@@ -108,12 +112,21 @@ def mpe(engine: Engine, evidence: Evidence | Tensor, deterministic: bool) -> MPE
     return MPE(values, log_value, deterministic)
 
 
-def refuse_impossible(log_value: Tensor, query: str) -> None:
-    """Raise if some row has no mass.
+def _best(engine: Engine, part: CheckedEvidence) -> Tensor:
+    """The best state [B, D] of variables and latents."""
+    tape = up(engine.plan, engine.tables, part, MAX_PRODUCT, engine.pool)
+    refuse_impossible(tape.log_value, "mpe", part)
+    return follow(tape, Best(), copies=1)
+
+
+def refuse_impossible(log_value: Tensor, query: str, part: CheckedEvidence | None = None) -> None:
+    """Raise if some row, of a part of a batch perhaps, has no mass.
 
     Raises:
         NoMassError: naming the rows.
     """
     impossible = log_value == -torch.inf
     if impossible.any():
-        raise NoMassError(impossible.nonzero().squeeze(-1).tolist(), query)
+        rows = impossible.nonzero().squeeze(-1)
+        origin = None if part is None else part.origin
+        raise NoMassError((rows if origin is None else origin[rows]).tolist(), query)

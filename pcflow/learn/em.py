@@ -80,11 +80,13 @@ class _Counts:
 
     def add(self, x: Tensor) -> Tensor:
         """Add the counts of some rows; returns their log-likelihoods [B]."""
-        evaluation = self.engine.evaluate(self.engine.check(x))
-        refuse_impossible(evaluation.log_value, "fit")
-        ones = torch.ones_like(evaluation.log_value)
-        evaluation.down(ones, self)
-        return evaluation.log_value
+        found = []
+        for part in self.engine.parts(self.engine.check(x)):
+            evaluation = self.engine.evaluate(part)
+            refuse_impossible(evaluation.log_value, "fit", part)
+            evaluation.down(torch.ones_like(evaluation.log_value), self)
+            found.append(evaluation.log_value)
+        return torch.cat(found)
 
     def write(self, pseudocount: float) -> None:
         """Replace the parameters by smoothed relative counts."""

@@ -44,7 +44,7 @@ class Leaf(ABC):
         self.x = values.index_select(0, step.variables)  # [F, B]
         self.missing = missing.index_select(0, step.variables)  # [F, B]
         self.any_missing = evidence.any_missing and bool(self.missing.any())
-        self.any_soft = evidence.log_potentials is not None
+        self.any_soft = evidence.soft is not None
 
     @abstractmethod
     def up(self, out: Value) -> None:

@@ -49,11 +49,10 @@ class FiniteLeaf(Leaf):
         super().__init__(step, tables, evidence, semiring, keep)
         assert isinstance(step.family, FiniteFamily)
         self.x = self.x.long()
-        self.categories = step.family.num_categories
+        self.num_categories = step.family.num_categories
         self.shared = tables.is_shared(step)
-        self.log_potentials = evidence.log_potentials if self.any_missing else None
+        self.evidence, self.any_soft = evidence, self.any_soft and self.any_missing
         self.normalizer = self._normalizer(keep)
-        self.potential: Tensor | None = None  # [N, V], linear, largest entry 1
 
     @cached_property
     def entries(self) -> tuple[Tensor, Tensor]:
@@ -82,8 +81,8 @@ class FiniteLeaf(Leaf):
 
     def _normalizer(self, keep: bool) -> Normalizer | None:
         """What makes log-probabilities of parameters, where few of the table's are wanted."""
-        whole = keep or self.shared or self.log_potentials is not None
-        if whole or self.x.shape[1] >= self.categories:
+        whole = keep or self.shared or self.any_soft
+        if whole or self.x.shape[1] >= self.num_categories:
             return None
         return self.tables.normalizer(self.step)
 
@@ -110,7 +109,7 @@ class FiniteLeaf(Leaf):
         """
         counts = self._no_counts(slope)
         self._add_observed(counts, self.observed_flow(slope))
-        if self.log_potentials is not None:
+        if self.any_soft:
             soft = self._soft_slope(slope)
             if self.semiring.in_log_space:
                 self._add_soft_log(soft, counts)
@@ -122,10 +121,10 @@ class FiniteLeaf(Leaf):
         self, slope: Tensor, potentials: Tensor | None, learns: bool
     ) -> dict[str, Tensor]:
         """From the counts; for logits without writing these down."""
-        if potentials is not None and self.log_potentials is not None:
+        if potentials is not None and self.any_soft:
             index = (self.row, self.step.variables[self.fold])
             gradient = self._potential_gradient(self._soft_slope(slope))
-            potentials[..., : self.categories].index_put_(index, gradient, accumulate=True)
+            potentials[..., : self.num_categories].index_put_(index, gradient, accumulate=True)
         if not learns:
             return {}
         family = self.step.family
@@ -139,7 +138,7 @@ class FiniteLeaf(Leaf):
         """Counts less the table times their total."""
         observed = self.observed_flow(slope)
         total = observed.sum(dim=(0, 1) if self.shared else 1).view(-1, 1, slope.shape[-1])
-        if self.log_potentials is None:
+        if not self.any_soft:
             gradient = self.table * total.neg_()
         else:
             gradient = self._potential_times(self._soft_slope(slope))
@@ -150,7 +149,7 @@ class FiniteLeaf(Leaf):
 
     def _no_counts(self, like: Tensor) -> Tensor:
         folds = 1 if self.shared else len(self.x)
-        return like.new_zeros(folds, self.categories, like.shape[-1])
+        return like.new_zeros(folds, self.num_categories, like.shape[-1])
 
     def _add_observed(self, counts: Tensor, observed: Tensor) -> None:
         """Add flows [F, B, K] of observed entries to [F or 1, V, K]."""
@@ -173,66 +172,92 @@ class FiniteLeaf(Leaf):
         if not self.any_missing:
             return
         log_q = self._log_slope(slope[self.fold, self.row])  # [N, V]
-        if self.log_potentials is not None:
-            log_q += self._log_potential()
+        if self.any_soft:
+            log_q += self._potential(self.fold, self.row)
         log_q = log_q.log_softmax(dim=-1)
         fold, row = self.fold, self.row
         if not self.shared:
             keep = self.missing[fold, row]
             fold, row, log_q = fold[keep], row[keep], log_q[keep]
         if alone:
-            out[row, variables[fold], : self.categories] = log_q
+            out[row, variables[fold], : self.num_categories] = log_q
             return
         weight = self.semiring.flow(self.out.units, slope).sum(dim=-1).log()  # [F, B]
         log_q = log_q + weight[fold, row].unsqueeze(-1)
         log_q = log_q.nan_to_num_(nan=-torch.inf, neginf=-torch.inf)
         rank = self._rank_over_same_variable()[fold]
         for some in (rank == i for i in range(int(rank.max()) + 1 if len(rank) else 0)):
-            place = (row[some], variables[fold[some]], slice(self.categories))
+            place = (row[some], variables[fold[some]], slice(self.num_categories))
             out[place] = torch.logaddexp(out[place], log_q[some])
 
     def draw(self, unit: Tensor, fold: Tensor, row: Tensor, route: Route) -> Tensor:
         """By the unit's table entries, times potentials if there are any."""
         columns = (1 if self.shared else len(self.x)) * self.step.units
-        if self.log_potentials is None and 4 * len(unit) >= columns:  # else tables cost more
+        if not self.any_soft and 4 * len(unit) >= columns:  # else tables cost more
             place = torch.zeros_like(fold) if self.shared else fold
             found = route.unit_value(self.tables, self.step, place, unit)
             if found is not None:
                 return found
+        size = max(1, LOG_BLOCK // self.num_categories)
+        blocks = zip(unit.split(size), fold.split(size), row.split(size), strict=True)
+        drawn = [self._draw_soft(*block, route) for block in blocks]
+        return torch.cat(drawn) if drawn else unit
+
+    def _draw_soft(self, unit: Tensor, fold: Tensor, row: Tensor, route: Route) -> Tensor:
         table = self.tables.table(self.step, in_log_space=True)
-        values = torch.empty_like(unit)
-        for some in torch.arange(len(unit), device=unit.device).split(
-            max(1, LOG_BLOCK // self.categories)
-        ):
-            f, k = fold[some], unit[some]
-            scores = table[0].t()[k] if self.shared else table[f, :, k]  # [N, V]
-            if self.log_potentials is not None:
-                variable = self.step.variables[f]
-                scores = scores + self.log_potentials[row[some], variable, : self.categories]
-            values[some] = route.category(scores)
-        return values
+        place = torch.zeros_like(fold) if self.shared else fold
+        if self.any_soft and self.evidence.categories is not None:
+            listed, log_potential = self._listed(fold, row)  # [N, k]
+            scores = table[place.unsqueeze(-1), listed, unit.unsqueeze(-1)] + log_potential
+            return listed.gather(-1, route.category(scores).unsqueeze(-1)).squeeze(-1)
+        scores = table[0].t()[unit] if self.shared else table[fold, :, unit]  # [N, V]
+        return route.category(scores + self._potential(fold, row) if self.any_soft else scores)
 
     def _up_scaled(self) -> None:
         out = self.out
         out.scale.zero_()
-        if self.log_potentials is None:
+        if not self.any_soft:
             if self.any_missing:  # probabilities are at most one; much faster than masked_fill_
                 missing = self.missing.to(out.units.dtype).unsqueeze(-1)
                 torch.maximum(out.units, missing, out=out.units)
         else:
-            log_potential = self._log_potential()
-            peak = log_potential.amax(dim=-1, keepdim=True).nan_to_num(neginf=0.0)  # [N, 1]
-            self.potential = log_potential.sub_(peak).exp_()
-            units = self._rows_times_table(self.potential)  # [N, K]
+            units, peak = (
+                self._weigh_listed()
+                if self.evidence.categories is not None
+                else (self._rows_times_table(self.potential[0]), self.potential[1])
+            )  # [N, K], [N]
             put(out.units, self.fold, self.row, units, self.missing)
-            put(out.scale, self.fold, self.row, peak.squeeze(-1), self.missing)
+            put(out.scale, self.fold, self.row, peak, self.missing)
         self._mark_exact_zeros()
         assert isinstance(self.semiring, Scaled)
         self.semiring.raise_(out.units)
 
+    @cached_property
+    def potential(self) -> tuple[Tensor, Tensor]:
+        """Linear potentials [N, V] of entries, the largest 1; and what divided them, log [N]."""
+        return _linear(self._potential(self.fold, self.row))
+
+    def _weigh_listed(self) -> tuple[Tensor, Tensor]:
+        """Sum of potential times table over listed categories: [N, K]; and a log-scale [N]."""
+        listed, log_potential = self._listed(self.fold, self.row)  # [N, k]
+        place = listed if self.shared else listed + self.fold.unsqueeze(-1) * self.num_categories
+        potential, peak = _linear(log_potential)
+        table = self.table.flatten(0, 1)
+        weigh = torch.nn.functional.embedding_bag
+        return weigh(place, table, per_sample_weights=potential, mode="sum"), peak
+
+    def _listed(self, fold: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
+        """Listed categories [N, k] of entries, and log-potentials."""
+        assert self.evidence.categories is not None and self.evidence.soft is not None
+        variable = self.step.variables[fold]
+        listed = self.evidence.categories[row, variable]
+        log_potential = self.evidence.soft[row, variable]
+        beyond = listed >= self.num_categories
+        return listed.masked_fill(beyond, 0), log_potential.masked_fill(beyond, -torch.inf)
+
     def _mark_exact_zeros(self) -> None:
         """Scale -inf where all units are zero in log space too, not just too small to hold."""
-        if self.log_potentials is None and not self._has_zeros():
+        if not self.any_soft and not self._has_zeros():
             return
         dead = self.out.units.amax(dim=-1) == 0  # [F, B]
         if not dead.any():
@@ -240,11 +265,10 @@ class FiniteLeaf(Leaf):
         log_table = self.tables.table(self.step, in_log_space=True)
         fold, row = dead.nonzero(as_tuple=True)
         score = log_table[0 if self.shared else fold].amax(dim=-1)  # [N, V] or [V]
-        known = torch.zeros(len(fold), self.categories, device=score.device, dtype=score.dtype)
-        if self.log_potentials is not None:
-            variable = self.step.variables[fold]
-            known = self.log_potentials[row, variable, : self.categories]
-        one_hot = torch.nn.functional.one_hot(self.x[fold, row], self.categories).log()
+        known = torch.zeros(len(fold), self.num_categories, device=score.device, dtype=score.dtype)
+        if self.any_soft:
+            known = self._potential(fold, row)
+        one_hot = torch.nn.functional.one_hot(self.x[fold, row], self.num_categories).log()
         known = torch.where(self.missing[fold, row].unsqueeze(-1), known, one_hot)
         exact = (score + known).amax(dim=-1) == -torch.inf
         self.out.scale[fold[exact], row[exact]] = -torch.inf
@@ -256,7 +280,7 @@ class FiniteLeaf(Leaf):
 
     def _up_log(self) -> None:
         assert isinstance(self.semiring, LogSumProduct)
-        if self.log_potentials is None and self.semiring is not MAX_PRODUCT:
+        if not self.any_soft and self.semiring is not MAX_PRODUCT:
             self.out.units.masked_fill_(self.missing.unsqueeze(-1), 0.0)
         elif self.any_missing:
             for some, joint in self._log_joint():
@@ -265,23 +289,21 @@ class FiniteLeaf(Leaf):
 
     def _potential_times(self, slope: Tensor) -> Tensor:
         """Sum of potential [N, V] x slope [N, K] over entries: [F or 1, V, K]."""
-        assert self.potential is not None
+        potential, shape = self.potential[0], (len(self.missing), -1)
         if self.shared:
-            return (self.potential.t() @ slope).unsqueeze(0)
-        shape = (len(self.missing), -1)
-        potential = self.potential.unflatten(0, shape)
+            return (potential.t() @ slope).unsqueeze(0)
+        potential = potential.unflatten(0, shape)
         return torch.bmm(potential.transpose(1, 2), slope.unflatten(0, shape))
 
     def _potential_gradient(self, slope: Tensor) -> Tensor:
         """Flow [N, V] through every category of soft entries."""
         if self.semiring.in_log_space:
             return self._add_soft_log(slope, None)
-        assert self.potential is not None
-        return self.potential * self._rows_times_table(slope, transposed=True)
+        return self.potential[0] * self._rows_times_table(slope, transposed=True)
 
     def _add_soft_log(self, flow: Tensor, counts: Tensor | None) -> Tensor:
         """The same from logarithms, edge by edge; and expected counts."""
-        gradient = flow.new_zeros(len(flow), self.categories)
+        gradient = flow.new_zeros(len(flow), self.num_categories)
         for some, joint in self._log_joint():
             fold, row = self.fold[some], self.row[some]
             share = (joint - self.out.units[fold, row].unsqueeze(-2)).exp().nan_to_num(nan=0.0)
@@ -316,21 +338,23 @@ class FiniteLeaf(Leaf):
 
     def _log_joint(self, potentials: bool = True) -> Iterator[tuple[slice, Tensor]]:
         """Blocks of entries with log-table plus log-potential [N, V, K]."""
-        size = max(1, LOG_BLOCK // (self.categories * self.table.shape[-1]))
+        size = max(1, LOG_BLOCK // (self.num_categories * self.table.shape[-1]))
         for start in range(0, len(self.fold), size):
             some = slice(start, start + size)
             joint = self.table[0 if self.shared else self.fold[some]]
             joint = joint.expand(len(self.fold[some]), -1, -1)
-            if potentials and self.log_potentials is not None:
-                joint = joint + self._log_potential(some).unsqueeze(-1)
+            if potentials and self.any_soft:
+                joint = joint + self._potential(self.fold[some], self.row[some]).unsqueeze(-1)
             yield some, joint
 
-    def _log_potential(self, some: slice = slice(None)) -> Tensor:
-        assert self.log_potentials is not None
-        _, width, categories = self.log_potentials.shape  # [B, D, V]
-        place = self.row[some] * width + self.step.variables[self.fold[some]]
-        rows = self.log_potentials.reshape(-1, categories).index_select(0, place)
-        return rows[:, : self.categories]  # [N, V]
+    def _potential(self, fold: Tensor, row: Tensor) -> Tensor:
+        """Log-potentials [N, V] of entries."""
+        log_potentials = self.evidence.log_potentials
+        assert log_potentials is not None
+        _, width, categories = log_potentials.shape  # [B, D, V]
+        place = row * width + self.step.variables[fold]
+        rows = log_potentials.reshape(-1, categories).index_select(0, place)
+        return rows[:, : self.num_categories]
 
     def _rank_over_same_variable(self) -> Tensor:
         """For every fold [F], how many folds before it are over the same variable."""
@@ -346,7 +370,13 @@ class FiniteLeaf(Leaf):
         if self.shared:
             return self.x
         folds = torch.arange(len(self.x), device=self.x.device)
-        return self.x + folds.unsqueeze(-1) * self.categories
+        return self.x + folds.unsqueeze(-1) * self.num_categories
+
+
+def _linear(log_potential: Tensor) -> tuple[Tensor, Tensor]:
+    """Potentials [N, V] relative to the largest, and its log [N]; writes over its argument."""
+    peak = log_potential.amax(dim=-1).nan_to_num(neginf=0.0)
+    return exp_(log_potential.sub_(peak.unsqueeze(-1))), peak
 
 
 def put(out: Tensor, fold: Tensor, row: Tensor, values: Tensor, where: Tensor) -> None:
