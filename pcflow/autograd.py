@@ -33,7 +33,6 @@ class _LogProb(torch.autograd.Function):
     ) -> Tensor:
         ctx.engine, ctx.evidence = engine, evidence
         ctx.versions = [bank._version for bank in banks]
-        ctx.save_for_backward(potentials)
         ctx.evaluation = None
         if len(engine.parts(evidence)) > 1:  # too much to keep: each part is run again on its way
             return engine.log_value(evidence)

@@ -45,11 +45,19 @@ class Tables:
         plan: the steps that read them.
         banks: one tensor per bank of the plan. Edits must be in place (`copy_`, optimizers, under
             `torch.no_grad()`) or replace the tensor; an edit through `.data` goes unnoticed.
+        like: has the model's dtype and device.
+        soft_dtype: of the tables that soft evidence is multiplied with, if not the model's.
     """
 
-    def __init__(self, plan: Plan, banks: Sequence[Tensor], like: Tensor) -> None:
-        """Start with nothing computed; `like` has the model's dtype and device."""
-        self.plan, self.banks, self.like = plan, banks, like
+    def __init__(
+        self,
+        plan: Plan,
+        banks: Sequence[Tensor],
+        like: Tensor,
+        soft_dtype: torch.dtype | None = None,
+    ) -> None:
+        """Start with nothing computed."""
+        self.plan, self.banks, self.like, self.soft_dtype = plan, banks, like, soft_dtype
         self._weights: dict[bool, tuple[_Version, dict[int, Weight]]] = {}
         self._kept: dict[tuple[str, Hashable], tuple[_Version, object]] = {}
 
@@ -94,6 +102,13 @@ class Tables:
         make = family.log_table if in_log_space else family.table
         kind = "log table" if in_log_space else "table"
         return self._of_step(kind, step, lambda: make(self.parameters(step)))
+
+    def soft_table(self, step: InputStep) -> Tensor:
+        """The table [F or 1, V, K] that soft evidence is multiplied with."""
+        if self.soft_dtype is None:
+            return self.table(step, False)
+        dtype = self.soft_dtype
+        return self._of_step("soft", step, lambda: self.table(step, False).to(dtype))
 
     def is_shared(self, step: InputStep) -> bool:
         """Whether all folds of a step read the same table."""

@@ -328,12 +328,13 @@ class FiniteLeaf(Leaf):
 
     def _rows_times_table(self, rows: Tensor, transposed: bool = False) -> Tensor:
         """Rows [N, V] @ table -> [N, K], or rows [N, K] @ table^T -> [N, V]."""
+        table = self.table if self.normalizer else self.tables.soft_table(self.step)
         if self.shared:
             times = rows_times_transposed if transposed else rows_times_table
-            return times(rows, self.table[0])
-        table = self.table.transpose(1, 2) if transposed else self.table
-        product: Tensor = torch.bmm(rows.unflatten(0, (len(table), -1)), table)
-        flat: Tensor = product.flatten(0, 1)
+            return times(rows, table[0])
+        table = table.transpose(1, 2) if transposed else table
+        product = torch.bmm(rows.unflatten(0, (len(table), -1)).to(table.dtype), table)
+        flat: Tensor = product.flatten(0, 1).to(rows.dtype)
         return flat
 
     def _log_joint(self, potentials: bool = True) -> Iterator[tuple[slice, Tensor]]:

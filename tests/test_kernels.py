@@ -1,0 +1,60 @@
+"""The products that take the time, at sizes where their special cases set in."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from pcflow import kernels
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "BLOCK", 8)
+    monkeypatch.setattr(kernels, "COLUMNS", 4)
+
+
+def rand(*shape: int) -> Tensor:
+    return torch.rand(*shape, dtype=torch.float64, device=DEVICE)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3, 4, 9])
+@pytest.mark.parametrize("categories", [5, 8, 16, 27])
+@pytest.mark.parametrize("units", [1, 4, 8, 11, 12])
+def test_tables_are_multiplied_by_pieces(rows: int, categories: int, units: int) -> None:
+    wide, narrow, table = rand(rows, categories), rand(rows, units), rand(categories, units)
+    torch.testing.assert_close(kernels.rows_times_table(wide, table), wide @ table)
+    torch.testing.assert_close(kernels.rows_times_transposed(narrow, table), narrow @ table.t())
+    coarse = table.bfloat16()
+    found = kernels.rows_times_table(wide, coarse)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, wide @ table, rtol=0.02, atol=0.0)
+    found = kernels.rows_times_transposed(narrow, coarse)
+    torch.testing.assert_close(found, narrow @ table.t(), rtol=0.02, atol=0.0)
+
+
+def test_exponentials_over_the_whole_range() -> None:
+    x = torch.tensor([-torch.inf, -745.0, -700.0, -1.0, 0.0, 1e-9, 5.0, 700.0], device=DEVICE)
+    x = x.double()
+    torch.testing.assert_close(kernels.exp_(x.clone()), x.exp(), rtol=1e-12, atol=5e-324)
+
+
+def test_normalizers_are_log_sum_exp() -> None:
+    logits = 40.0 * torch.randn(3, 7, 2, dtype=torch.float64, device=DEVICE)
+    logits[0, 2:4] = -torch.inf
+    total, lowest = kernels.log_normalizer(logits)
+    torch.testing.assert_close(total, logits.logsumexp(dim=1, keepdim=True))
+    assert lowest == -torch.inf
+    _, lowest = kernels.log_normalizer(logits[1:])
+    assert lowest == pytest.approx(float(logits[1:].log_softmax(dim=1).min()))
+
+
+@pytest.mark.parametrize("width", [1, 5, 64, 65, 200])
+def test_the_first_sum_that_reaches_a_point(width: int) -> None:
+    sums = rand(50, width).cumsum(-1)
+    points = rand(50, 1) * sums[:, -1:]
+    wanted = (sums < points).sum(dim=-1)
+    assert torch.equal(kernels.first_at_least(sums.clone(), points), wanted)
+    nothing = torch.full_like(sums, torch.nan)
+    assert (kernels.first_at_least(nothing, points) < width).all()
