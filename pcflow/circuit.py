@@ -236,6 +236,9 @@ class ProductLayer:
 
 Layer = InputLayer | SumLayer | ProductLayer
 
+_Scope = tuple[tuple[int, int], ...]
+"""Spans [start, stop) of variables, counted as they are met from below: of a tree, a single one."""
+
 
 class Circuit:
     """A smooth and decomposable circuit: a normalised joint distribution over its variables.
@@ -270,13 +273,34 @@ class Circuit:
         self.layers: tuple[Layer, ...] = tuple(_bottom_up(root))
         self.num_categories = self._categories()
         self.num_variables = len(self.num_categories)
-        self._scopes: dict[Layer, int] = {}
+        inputs = (layer for layer in self.layers if isinstance(layer, InputLayer))
+        self._met = tuple(dict.fromkeys(layer.variable for layer in inputs))
+        self._scopes: dict[Layer, _Scope] = {}
+        place = {variable: n for n, variable in enumerate(self._met)}
         for layer in self.layers:
-            self._scopes[layer] = _scope(layer, [self._scopes[child] for child in layer.inputs])
+            if isinstance(layer, InputLayer):
+                self._scopes[layer] = ((place[layer.variable], place[layer.variable] + 1),)
+            else:
+                self._scopes[layer] = self._prove(layer)
 
     def scope(self, layer: Layer) -> tuple[int, ...]:
         """The variables below a layer, sorted."""
-        return _variables(self._scopes[layer])
+        return self._variables(self._scopes[layer])
+
+    def _prove(self, layer: SumLayer | ProductLayer) -> _Scope:
+        """The scope of an inner layer; refuses what is not smooth or decomposable."""
+        scopes = [self._scopes[child] for child in layer.inputs]
+        if isinstance(layer, SumLayer):
+            if any(scope != scopes[0] for scope in scopes):
+                raise NotSmooth(layer, [self._variables(s) for s in scopes])
+            return scopes[0]
+        union = _union(scopes)
+        if union is None:
+            raise NotDecomposable(layer, [self._variables(s) for s in scopes])
+        return union
+
+    def _variables(self, scope: _Scope) -> tuple[int, ...]:
+        return tuple(sorted(v for start, stop in scope for v in self._met[start:stop]))
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -345,22 +369,17 @@ def _bottom_up(root: Layer) -> Iterator[Layer]:
             stack.append((child, iter(child.inputs)))
 
 
-def _scope(layer: Layer, scopes: list[int]) -> int:
-    """The scope of a layer as a bit mask; refuses what is not smooth or decomposable."""
-    if isinstance(layer, InputLayer):
-        return 1 << layer.variable
-    union = 0
-    for scope in scopes:
-        if isinstance(layer, SumLayer) and union not in (0, scope):
-            raise NotSmooth(layer, [_variables(s) for s in scopes])
-        if isinstance(layer, ProductLayer) and union & scope:
-            raise NotDecomposable(layer, [_variables(s) for s in scopes])
-        union |= scope
-    return union
-
-
-def _variables(mask: int) -> tuple[int, ...]:
-    return tuple(v for v, bit in enumerate(bin(mask)[:1:-1]) if bit == "1")
+def _union(scopes: list[_Scope]) -> _Scope | None:
+    """The union of disjoint scopes; None if they are not."""
+    spans: list[tuple[int, int]] = []
+    for start, stop in sorted(span for scope in scopes for span in scope):
+        if spans and start < spans[-1][1]:
+            return None
+        if spans and start == spans[-1][1]:
+            spans[-1] = (spans[-1][0], stop)
+        else:
+            spans.append((start, stop))
+    return tuple(spans)
 
 
 def _rebuild(layer: Layer, inputs: list[Layer], renewed: Mapping[Parameter, Parameter]) -> Layer:

@@ -190,7 +190,9 @@ class Plan:
         return max(1, (1 << 24) // widest)
 
     def to(self, device: torch.device) -> Plan:
-        """The same plan with its index tensors on `device`."""
+        """The same plan, as it was made on the CPU, with its index tensors on `device`."""
+        if device.type == "cpu":
+            return self
         moved = {read: _move_bank(read, device) for read in _bank_reads(self.steps)}
         return replace(self._to(device, moved), twin=self.lean._to(device, moved))
 
