@@ -21,6 +21,7 @@ import pcflow as pf
 
 STATES, SYMBOLS, BATCH = 256, 1000, 64
 LENGTH, WIDE, TOKENS = 32, 1024, 32_768  # a diffusion block
+LISTED = 256
 
 
 def workloads() -> dict[str, Callable[[], Workload]]:
@@ -42,6 +43,10 @@ def workloads() -> dict[str, Callable[[], Workload]]:
     found[name] = partial(posteriors, name)
     name = _soft_name(1, 0.5) + "log Z "
     found[name] = partial(half, name)
+    name = _soft_name(1, 1.0) + "log Z, bfloat16 table"
+    found[name] = partial(soft, name, 1, 1.0, 1.0, torch.bfloat16)
+    name = _soft_name(1, 1.0) + f"log Z of the top {LISTED}"
+    found[name] = partial(listed, name)
     return found
 
 
@@ -128,9 +133,11 @@ def em_step(name: str) -> Workload:
     )
 
 
-def soft(name: str, batch: int, share: float, goal: float | None) -> Workload:
+def soft(
+    name: str, batch: int, share: float, goal: float | None, dtype: torch.dtype | None = None
+) -> Workload:
     """Log Z of a language model's potentials, against the matrix product it cannot do without."""
-    model, evidence, rows, matrix = _soft(batch, share)
+    model, evidence, rows, matrix = _soft(batch, share, dtype)
     out = torch.empty(len(rows), WIDE)
     return Workload(
         name,
@@ -140,6 +147,21 @@ def soft(name: str, batch: int, share: float, goal: float | None) -> Workload:
         2.0 * len(rows) * TOKENS * WIDE,
         float(TOKENS * WIDE),
         goal=goal,
+    )
+
+
+def listed(name: str) -> Workload:
+    """The largest potentials alone, chosen beforehand: only their rows of the table are read."""
+    model, evidence, rows, matrix = _soft(1, 1.0)
+    few = evidence.top_k(LISTED)
+    out = torch.empty(len(rows), WIDE)
+    return Workload(
+        name,
+        "one bare matrix product",
+        forward(lambda: model.log_prob(few)),
+        lambda: torch.mm(rows, matrix, out=out),
+        2.0 * len(rows) * LISTED * WIDE,
+        float(len(rows) * LISTED * WIDE),
     )
 
 
@@ -182,9 +204,11 @@ def _hmm(length: int) -> tuple[pf.CompiledCircuit, Tensor, Tensor, Tensor]:
     return pf.compile(circuit), values[(1, STATES)].softmax(dim=1)[0], move, emit
 
 
-def _soft(batch: int, share: float) -> tuple[pf.CompiledCircuit, pf.Evidence, Tensor, Tensor]:
+def _soft(
+    batch: int, share: float, dtype: torch.dtype | None = None
+) -> tuple[pf.CompiledCircuit, pf.Evidence, Tensor, Tensor]:
     """A model, evidence, and what the bare product multiplies: [N, V] and [V, K]."""
-    model = pf.compile(pf.hmm(LENGTH, WIDE, pf.Categorical(TOKENS)))
+    model = pf.compile(pf.hmm(LENGTH, WIDE, pf.Categorical(TOKENS)), soft_dtype=dtype)
     potentials = torch.randn(batch, LENGTH, TOKENS).log_softmax(dim=-1)
     missing = (torch.arange(LENGTH) % 2 < 2 * share - 0.5).expand(batch, -1)
     evidence = pf.Evidence(torch.zeros(batch, LENGTH), missing, potentials)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -97,28 +98,29 @@ HEADER = (
 )
 
 
-def row(work: Workload, machine: Machine, repeats: int, peaks: tuple[str, str]) -> str:
-    """Measure a workload; one Markdown row."""
+def row(work: Workload, machine: Machine, repeats: int) -> str:
+    """Measure the times of a workload; the cells of one Markdown row but for the memory."""
     ours, theirs = interleaved([work.ours, work.theirs], repeats)
     ratio = (theirs / work.per[1]) / (ours / work.per[0])
     floor = machine.floor(work)
     over = f"{ours / floor:.1f} x" if floor > 0 else ""
     goal = "" if work.goal is None else f"{work.goal:.2f} x"
-    cells = [work.name, work.peer, f"{ratio:.2f} x", goal, over, *peaks]
-    return f"| {' | '.join(cells)} |"
+    return " | ".join([work.name.strip(), work.peer, f"{ratio:.2f} x", goal, over])
 
 
-def peaks(script: Path, name: str) -> tuple[str, str]:
-    """MiB that a first run of either side adds, each in a fresh process that runs `script`."""
-    return _peak_in_process(script, name, "ours"), _peak_in_process(script, name, "theirs")
-
-
-def _peak_in_process(script: Path, name: str, side: str) -> str:
-    command = [sys.executable, str(script), "--peak", side, "--only", f"^{re.escape(name)}$"]
+def ask(script: Path, options: list[str]) -> str:
+    """The last line that `script` prints in a fresh process."""
     everything_large_is_given_back = {"MALLOC_MMAP_THRESHOLD_": "65536"}
-    env = os.environ | everything_large_is_given_back
+    env = os.environ | (everything_large_is_given_back if "--peak" in options else {})
+    command = [sys.executable, str(script), *options]
     run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=env)
-    return run.stdout.split()[-1]
+    return run.stdout.strip().splitlines()[-1]
+
+
+def processor() -> str:
+    """What /proc/cpuinfo calls the processor."""
+    found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return found[1] if found else platform.machine()
 
 
 def peak(run: Run) -> float:

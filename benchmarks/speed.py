@@ -3,13 +3,13 @@
     pip install -r benchmarks/requirements.txt .
     python benchmarks/speed.py
 
-Both sides carry the same parameters; before anything is timed, their results must agree.
+Both sides carry the same parameters; before anything is timed, their results must agree. Every
+workload runs in a process of its own, so that none finds the memory that another left behind.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
 import re
 import warnings
 from pathlib import Path
@@ -18,7 +18,7 @@ import chains
 import images
 import torch
 import trees
-from measure import HEADER, measure_machine, peak, peaks, row
+from measure import HEADER, Machine, ask, measure_machine, peak, processor, row
 
 
 def main() -> None:
@@ -29,24 +29,32 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--no-memory", action="store_true", help="leave the memory columns empty")
     parser.add_argument("--peak", choices=["ours", "theirs"], help="just print that side's memory")
+    parser.add_argument("--row", type=float, nargs=2, help="just print the times, given two rates")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     warnings.simplefilter("ignore")  # the peers'
     every = images.workloads() | chains.workloads() | trees.workloads()
     builders = {name: build for name, build in every.items() if re.search(given.only, name)}
-    if given.peak:
+    if given.peak or given.row:
         (build,) = builders.values()
         torch.manual_seed(0)
-        print(f"{peak(getattr(build(), given.peak)):.0f}")
+        work = build()
+        if given.peak:
+            print(f"{peak(getattr(work, given.peak)):.0f}")
+        else:
+            print(row(work, Machine(*given.row), given.repeats))
         return
     machine = measure_machine(given.repeats)
     print(HEADER, flush=True)
-    for name, build in builders.items():
-        memory = ("", "") if given.no_memory else peaks(Path(__file__), name)
-        torch.manual_seed(0)
-        print(row(build(), machine, given.repeats, memory), flush=True)
+    for name in builders:
+        options = ["--threads", str(given.threads), "--only", f"^{re.escape(name)}$"]
+        rates = ["--row", str(machine.flops), str(machine.numbers), "--repeats", str(given.repeats)]
+        cells = [ask(Path(__file__), [*options, *rates])]
+        for side in ("ours", "theirs"):
+            cells.append("" if given.no_memory else ask(Path(__file__), [*options, "--peak", side]))
+        print(f"| {' | '.join(cells)} |", flush=True)
     print(
-        f"\n{platform.machine()}, {given.threads} threads, torch {torch.__version__}; medians of "
+        f"\n{processor()}, {given.threads} threads, torch {torch.__version__}; medians of "
         f"{given.repeats} interleaved runs. GEMM {machine.flops / 1e9:.0f} GFLOP/s, copy "
         f"{4 * machine.numbers / 1e9:.1f} GB/s. Memory: what a first run adds at its peak."
     )

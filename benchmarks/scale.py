@@ -1,0 +1,104 @@
+"""What still works when a circuit is large: 100,000 variables, and 100 million parameters.
+
+    python benchmarks/scale.py
+
+Absolute times are of the machine it runs on; no peer runs these. Linux only (peak memory).
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+import pcflow as pf
+
+ROWS = 64
+T = TypeVar("T")
+
+
+def long_chain(variables: int) -> pf.Circuit:
+    """A homogeneous hidden Markov model."""
+    return pf.hmm(variables, 8, pf.Categorical(10))
+
+
+def wide_tree(variables: int) -> pf.Circuit:
+    """A random binary tree."""
+    return pf.build_circuit(pf.structure.random_binary_tree(variables), pf.Categorical(10), units=8)
+
+
+def many_parameters(units: int) -> pf.Circuit:
+    """A quad tree over images: 784 x 256 x K in the inputs, about 1,566 K x K in the sums."""
+    return pf.build_circuit(pf.structure.quad_tree((28, 28)), pf.Categorical(256), units=units)
+
+
+CASES: dict[str, tuple[Callable[[int], pf.Circuit], int, bool]] = {
+    "chain": (long_chain, 100_000, False),
+    "tree": (wide_tree, 100_000, False),
+    "parameters": (many_parameters, 210, True),
+}
+
+
+def main() -> None:
+    """Run every case in a process of its own."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--case", choices=CASES)
+    parser.add_argument("--size", type=int, help="variables, or units; the case's own by default")
+    given = parser.parse_args()
+    if given.case is not None:
+        build, size, learns = CASES[given.case]
+        print(case(given.case, lambda: build(given.size or size), learns))
+        return
+    print("| case | variables | parameters | build, s | compile, s | first and next, s | GiB |")
+    print("|---|---|---|---|---|---|---|", flush=True)
+    for name in CASES:
+        subprocess.run([sys.executable, __file__, "--case", name], check=True)
+
+
+def case(name: str, build: Callable[[], pf.Circuit], learns: bool) -> str:
+    """One Markdown row: seconds to build and compile, of the first two runs, peak memory."""
+    torch.manual_seed(0)
+    circuit, built = timed(build)
+    model, compiled = timed(lambda: pf.compile(circuit))
+    counts = f"{model.num_variables:,} | {model.plan.parameter_count:,}"
+    x = torch.randint(10, (ROWS, model.num_variables))
+    if learns:
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        what, run = "Adam", lambda: step(model, optimizer, x)
+    else:
+        what, run = "log_prob", torch.no_grad()(lambda: model.log_prob(x).mean())
+    runs = [timed(run) for _ in range(2)]
+    assert all(value.isfinite() for value, _ in runs)
+    seconds = ", ".join(f"{taken:.2f}" for _, taken in runs)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return (
+        f"| {name}, {what} of {ROWS} rows | {counts} | {built:.1f} | {compiled:.1f} | {seconds} "
+        f"| {peak:.1f} |"
+    )
+
+
+def step(
+    model: pf.CompiledCircuit, optimizer: torch.optim.Optimizer, x: torch.Tensor
+) -> torch.Tensor:
+    """One step of learning."""
+    optimizer.zero_grad()
+    loss = -model.log_prob(x).mean()
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
+def timed(run: Callable[[], T]) -> tuple[T, float]:
+    """The result, and seconds."""
+    began = time.perf_counter()
+    return run(), time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()
