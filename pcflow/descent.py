@@ -80,10 +80,6 @@ class Descent(ABC):
             self._room = like.new_empty(rows * width)
         return self._room[: rows * width].view(rows, width)
 
-    def draw(self, leaf: Leaf, unit: Tensor, fold: Tensor, row: Tensor) -> Tensor:
-        """Values [N] of unobserved entries, in the type of all values."""
-        return leaf.draw(unit, fold, row, self.route).to(self.values.dtype)
-
 
 class TreeDescent(Descent):
     """Every sample reaches every fold."""
@@ -98,16 +94,24 @@ class TreeDescent(Descent):
         for leaf in tape.leaves.values():
             self.missing[leaf.step.units][leaf.step.out] = leaf.missing
         self.soft = any(leaf.any_soft for leaf in tape.leaves.values())
+        self.leaf_at = {
+            (leaf.step.units, leaf.step.out.start): leaf for leaf in tape.leaves.values()
+        }
+        self.done: set[Leaf] = set()
 
     def leaf(self, number: int, step: InputStep) -> None:
         """Observed values, and draws for the others."""
         leaf = self.tape.leaves[number]
-        values = leaf.x.to(self.values.dtype).repeat(1, self.copies)  # [F, S]
-        if leaf.any_missing:
-            entry, fold, unit = self.entries(leaf.missing, self.chosen[step.units][step.out])
-            drawn = self.draw(leaf, unit, fold, entry % self.batch)
-            values.view(-1).index_copy_(0, entry, drawn)
-        self.values.index_copy_(0, step.variables, values)
+        if leaf in self.done:
+            return
+        entry, fold, unit = self.entries(leaf.missing, self.chosen[step.units][step.out])
+        self.write(leaf, entry, leaf.draw(unit, fold, entry % self.batch, self.route))
+
+    def write(self, leaf: Leaf, entry: Tensor, drawn: Tensor) -> None:
+        """Observed values, and those drawn [N] at places in [F S]."""
+        values = leaf.x.to(self.values.dtype).repeat(1, self.copies)
+        values.view(-1).index_copy_(0, entry, drawn.to(values.dtype))
+        self.values.index_copy_(0, leaf.step.variables, values)
 
     def entries(self, missing: Tensor, here: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Place in [F S], fold and unit [N] of what is missing, [F, B]."""
@@ -155,11 +159,24 @@ class TreeDescent(Descent):
     def sum_over_missing(self, step: SumStep, read: Read, here: Tensor) -> None:
         """Input units that miss their value are all one; for the others any choice will do."""
         entry, fold, unit = self.entries(self.missing[read.width][read.rows], here)
+        leaf = self.leaf_below(read, step.folds)
+        drawn = None if leaf is None else leaf.draw_mixed(unit, fold, self.route, step)
+        if leaf is not None and drawn is not None:
+            self.write(leaf, entry, drawn)
+            self.done.add(leaf)
+            return
         below = torch.zeros_like(here)
         found = self.route.by_weight(self.tape.tables, step, fold, unit)
         assert found is not None
         below.view(-1).index_copy_(0, entry, found)
         self.go(read, below)
+
+    def leaf_below(self, read: Read, folds: int) -> Leaf | None:
+        """The leaf of which every fold is read, in order."""
+        if not isinstance(read.rows, slice):
+            return None
+        leaf = self.leaf_at.get((read.width, read.rows.start))
+        return leaf if leaf is not None and leaf.step.folds == folds else None
 
 
 class GraphDescent(Descent):
@@ -171,7 +188,8 @@ class GraphDescent(Descent):
         row = sample % self.batch
         values = leaf.x[fold, row].to(self.values.dtype)
         some = leaf.missing[fold, row].nonzero().squeeze(-1)
-        values[some] = self.draw(leaf, unit[some], fold[some], row[some])
+        drawn = leaf.draw(unit[some], fold[some], row[some], self.route)
+        values[some] = drawn.to(values.dtype)
         self.values[step.variables[fold], sample] = values
 
     def product(self, step: ProductStep) -> None:

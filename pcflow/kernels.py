@@ -18,7 +18,7 @@ COLUMNS, FEW = 256, 4
 
 LOG2_E = log2(e)
 
-ENTRIES = 1 << 13
+ENTRIES = 1 << 15
 """Sums or inputs at a time that choose: few enough to stay in a cache, on a CPU."""
 
 

@@ -38,11 +38,17 @@ class Route(Protocol):
         ...
 
     def unit_value(
-        self, tables: Tables, step: InputStep, fold: Tensor, unit: Tensor
+        self,
+        tables: Tables,
+        step: InputStep,
+        fold: Tensor,
+        unit: Tensor,
+        above: SumStep | None = None,
     ) -> Tensor | None:
         """Pick a value [N] of finite units by a table kept for all of them; None if there is none.
 
-        `fold` is zero where all folds share their table.
+        `fold` is zero where all folds share their table. With `above`, units are those of that sum
+        step, which mixes the units of the input step fold by fold.
         """
         ...
 
@@ -93,14 +99,19 @@ class Drawn:
         return first_at_least(sums, self.point(sums[:, -1:]))
 
     def unit_value(
-        self, tables: Tables, step: InputStep, fold: Tensor, unit: Tensor
+        self,
+        tables: Tables,
+        step: InputStep,
+        fold: Tensor,
+        unit: Tensor,
+        above: SumStep | None = None,
     ) -> Tensor | None:
         """Inverse of the cumulative table; the mode at temperature zero."""
         if self.temperature == 0.0:
-            return Best().unit_value(tables, step, fold, unit)
+            return Best().unit_value(tables, step, fold, unit, above)
         if self.temperature != 1.0:
             return None
-        table = tables.cumulative(step)
+        table = tables.cumulative(step, above)
         column = fold * table.units + unit
         return table.first_at_least(column, self.point(table.total[column]))
 
@@ -126,10 +137,15 @@ class Best:
         return None
 
     def unit_value(
-        self, tables: Tables, step: InputStep, fold: Tensor, unit: Tensor
+        self,
+        tables: Tables,
+        step: InputStep,
+        fold: Tensor,
+        unit: Tensor,
+        above: SumStep | None = None,
     ) -> Tensor | None:
-        """The mode of the unit."""
-        return tables.modes(step)[fold, unit]
+        """The mode of the unit; that of a mixture would skip the choice of a component."""
+        return None if above is not None else tables.modes(step)[fold, unit]
 
     def value(self, family: DensityFamily, params: Params) -> Tensor:
         """Take the mode of a single unit, seen as a layer of one unit."""

@@ -129,9 +129,17 @@ class Tables:
         log_total, lowest = self._of_step("normalizer", step, lambda: log_normalizer(logits))
         return Normalizer(logits, log_total, lowest)
 
-    def cumulative(self, step: InputStep) -> Cumulative:
-        """Running sums over V of the table of a finite step."""
-        return self._of_table("cumulative", step, Cumulative)
+    def cumulative(self, step: InputStep, above: SumStep | None = None) -> Cumulative:
+        """Running sums over V of the table of a finite step, or of its mixtures by a sum step."""
+        if above is None:
+            return self._of_table("cumulative", step, Cumulative)
+        reads = (*step.parameters.values(), above.weight)
+
+        def make() -> Cumulative:
+            weight = self.weight(above, in_log_space=False).columns  # [F or 1, J, K]
+            return Cumulative(self.table(step, False) @ weight)
+
+        return self._keep("mixture", (step.family, reads), [read.bank for read in reads], make)
 
     def modes(self, step: InputStep) -> Tensor:
         """The most probable value of every unit of a finite step: [F, K]."""

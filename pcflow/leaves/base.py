@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from torch import Tensor
 
 from pcflow.evidence import CheckedEvidence
-from pcflow.plan import InputStep
+from pcflow.plan import InputStep, SumStep
 from pcflow.routes import Route
 from pcflow.semiring import Semiring, Value
 from pcflow.tables import Tables
@@ -63,6 +63,10 @@ class Leaf(ABC):
     @abstractmethod
     def draw(self, unit: Tensor, fold: Tensor, row: Tensor, route: Route) -> Tensor:
         """Values [N] of chosen units where nothing is observed."""
+
+    def draw_mixed(self, unit: Tensor, fold: Tensor, route: Route, above: SumStep) -> Tensor | None:
+        """Values [N] of mixtures of units, without choosing a unit; None if that is no gain."""
+        return None
 
     def observed_flow(self, slope: Tensor) -> Tensor:
         """The flow [F, B, K] of the entries that were observed, zero elsewhere."""

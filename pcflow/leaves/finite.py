@@ -16,7 +16,7 @@ from pcflow.evidence import CheckedEvidence
 from pcflow.inputs import FiniteFamily
 from pcflow.kernels import exp_, rows_times_table, rows_times_transposed
 from pcflow.leaves.base import Leaf
-from pcflow.plan import InputStep
+from pcflow.plan import InputStep, SumStep
 from pcflow.routes import Route
 from pcflow.semiring import (
     LOG_BLOCK,
@@ -190,10 +190,20 @@ class FiniteLeaf(Leaf):
             place = (row[some], variables[fold[some]], slice(self.num_categories))
             out[place] = torch.logaddexp(out[place], log_q[some])
 
+    def draw_mixed(self, unit: Tensor, fold: Tensor, route: Route, above: SumStep) -> Tensor | None:
+        """By tables of the mixtures, where every fold has its own and enough is drawn."""
+        if self.shared or self._draws_few(unit):
+            return None
+        return route.unit_value(self.tables, self.step, fold, unit, above)
+
+    def _draws_few(self, unit: Tensor) -> bool:
+        """Whether tables of running sums would cost more than they save."""
+        columns = (1 if self.shared else len(self.x)) * self.step.units
+        return self.any_soft or 4 * len(unit) < columns
+
     def draw(self, unit: Tensor, fold: Tensor, row: Tensor, route: Route) -> Tensor:
         """By the unit's table entries, times potentials if there are any."""
-        columns = (1 if self.shared else len(self.x)) * self.step.units
-        if not self.any_soft and 4 * len(unit) >= columns:  # else tables cost more
+        if not self._draws_few(unit):
             place = torch.zeros_like(fold) if self.shared else fold
             found = route.unit_value(self.tables, self.step, place, unit)
             if found is not None:
