@@ -139,6 +139,10 @@ def test_a_ragged_tree_is_descended_too(shape: tuple[int, int]) -> None:
     assert (drawn[:, 1, ::2] == 1.0).all()
     wanted = model.marginals(given)[..., 1].exp()
     torch.testing.assert_close(drawn.double().mean(dim=0), wanted, rtol=0.0, atol=0.02)
+    soft = pf.Evidence(given, log_potentials=3.0 * torch.randn(2, regions.num_variables, 2))
+    wanted = model.marginals(soft)[..., 1].exp()
+    drawn = model.sample(20_000, soft)
+    torch.testing.assert_close(drawn.double().mean(dim=0), wanted, rtol=0.0, atol=0.02)
 
 
 def test_draws_of_mixed_columns_are_real_numbers() -> None:
