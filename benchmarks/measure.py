@@ -125,7 +125,7 @@ def processor() -> str:
 
 def peak(run: Run) -> float:
     """MiB by which the run makes the memory of this process larger, at its peak (Linux only)."""
-    torch.mm(torch.ones(256, 256), torch.ones(256, 256))  # starts the threads
+    torch.mm(torch.ones(1024, 1024), torch.ones(1024, 1024))  # starts the threads
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = _status("VmRSS")

@@ -16,6 +16,9 @@ BLOCK = 1024
 COLUMNS, FEW = 256, 4
 """Columns at a time on a CPU, unless the rows are so few that reading the table is all there is."""
 
+NUMBERS = 1 << 18
+"""Numbers at a time of what is worked out piece by piece: a megabyte or two."""
+
 LOG2_E = log2(e)
 
 ENTRIES = 1 << 15
@@ -102,9 +105,14 @@ def exp_(x: Tensor) -> Tensor:
 
 def log_normalizer(logits: Tensor) -> tuple[Tensor, float]:
     """Log-sum-exp [F, 1, K] over V of logits [F, V, K]; and the smallest log-softmax."""
-    peak = logits.amax(dim=1, keepdim=True)
-    log_total = exp_(logits - peak).sum(dim=1, keepdim=True).log_().add_(peak)
-    return log_total, float((logits.amin(dim=1, keepdim=True) - log_total).min())
+    totals, lowest = [], torch.inf
+    size = max(1, NUMBERS // logits[0].numel())
+    for block in logits.split(size):
+        peak = block.amax(dim=1, keepdim=True)
+        total = exp_(block - peak).sum(dim=1, keepdim=True).log_().add_(peak)
+        lowest = min(lowest, float((block.amin(dim=1, keepdim=True) - total).min()))
+        totals.append(total)
+    return torch.cat(totals), lowest
 
 
 def first_at_least(sums: Tensor, point: Tensor) -> Tensor:

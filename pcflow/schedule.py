@@ -15,8 +15,8 @@ from itertools import groupby
 
 from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, SumLayer, layer_parameters
 
-STRIP = 1 << 13
-"""Units of one strip. With 128 rows of float32 that makes 4 MB, about what a cache holds."""
+STRIP = 1 << 12
+"""Units of one strip. With 128 rows of float32 that makes 2 MB: inputs and outputs fit a cache."""
 
 Place = tuple[int, int, int]
 

@@ -28,7 +28,7 @@ from pcflow.testing import (
 )
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-STRIPS = st.sampled_from([1, 2, 4, 1 << 13])
+STRIPS = st.sampled_from([1, 2, 4, 1 << 12])
 MEMORY = st.sampled_from([1, 1000, 1 << 30])
 
 
@@ -42,7 +42,7 @@ def strips_of(units: int) -> Iterator[None]:
         schedule.STRIP = before
 
 
-def compiled(circuit: pf.Circuit, strip: int = 1 << 13, **options: object) -> pf.CompiledCircuit:
+def compiled(circuit: pf.Circuit, strip: int = 1 << 12, **options: object) -> pf.CompiledCircuit:
     with strips_of(strip):
         return pf.compile(circuit, DEVICE, torch.float64, **options)  # type: ignore[arg-type]
 
