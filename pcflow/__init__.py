@@ -23,16 +23,18 @@ from pcflow.errors import (
 from pcflow.evidence import Evidence
 from pcflow.inputs import Bernoulli, Categorical, Gaussian, Indicator
 from pcflow.io import load, save
-from pcflow.learn import EM, FitResult, Gradient, fit
+from pcflow.learn import EM, Anemone, FitResult, Gradient, MiniBatchEM, fit
 from pcflow.projection import ProjectedEvidence
 from pcflow.properties import is_deterministic
 from pcflow.queries import MPE
 from pcflow.reference import reference_log_prob
 from pcflow.region_graph import Partition, Region, RegionGraph
+from pcflow.trees import chow_liu, hclt
 
 __all__ = [
     "EM",
     "MPE",
+    "Anemone",
     "Bernoulli",
     "Categorical",
     "Circuit",
@@ -45,6 +47,7 @@ __all__ = [
     "Gradient",
     "Indicator",
     "InputLayer",
+    "MiniBatchEM",
     "NoMassError",
     "NotDecomposable",
     "NotSmooth",
@@ -59,8 +62,10 @@ __all__ = [
     "StructureError",
     "SumLayer",
     "build_circuit",
+    "chow_liu",
     "compile",
     "fit",
+    "hclt",
     "hmm",
     "is_deterministic",
     "load",

@@ -46,7 +46,7 @@ def build_circuit(
         raise StructureError(f"units must be at least 1, got {units}")
     if layer not in ("cp", "tucker"):
         raise StructureError(f'layer must be "cp" or "tucker", got {layer!r}')
-    families = _per_variable(inputs, region_graph.num_variables)
+    families = per_variable(inputs, region_graph.num_variables)
     builder = _Builder(families, units, _cp if layer == "cp" else _tucker, generator)
     built: dict[Region, Layer] = {}
     for region in region_graph.regions:
@@ -83,7 +83,7 @@ def hmm(
     """
     if length < 1 or states < 1:
         raise StructureError(f"length and states must be at least 1, got {length} and {states}")
-    families = _per_variable(inputs, length)
+    families = per_variable(inputs, length)
     if homogeneous and len(set(families)) > 1:
         raise StructureError("a homogeneous HMM needs the same input family at every position")
     emit = InputLayer.random(length - 1, families[-1], states, generator).parameters
@@ -137,7 +137,12 @@ def _tucker(parts: list[Layer], units: int, generator: torch.Generator | None) -
     return SumLayer.random([ProductLayer(parts, "kronecker")], units, generator=generator)
 
 
-def _per_variable(inputs: Inputs, num_variables: int) -> Sequence[InputFamily]:
+def per_variable(inputs: Inputs, num_variables: int) -> Sequence[InputFamily]:
+    """One family for each variable.
+
+    Raises:
+        StructureError: if there are too few or too many.
+    """
     if isinstance(inputs, InputFamily):
         return [inputs] * num_variables
     if len(inputs) != num_variables:

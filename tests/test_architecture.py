@@ -18,6 +18,7 @@ ORDER = (  # the modules and packages in pcflow: each may import only from those
     "circuit",
     "properties",
     "build",
+    "trees",
     "transform",
     "evidence",
     "reference",

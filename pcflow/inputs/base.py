@@ -104,6 +104,10 @@ class DensityFamily(InputFamily):
         """Sufficient statistics [F, B, S] of values [F, B]."""
 
     @abstractmethod
+    def moments(self, params: Params) -> Tensor:
+        """Expected sufficient statistics [P, S, K] of every unit."""
+
+    @abstractmethod
     def maximize(
         self, params: Params, weight: Tensor, statistics: Tensor, pseudocount: float
     ) -> dict[str, Tensor]:

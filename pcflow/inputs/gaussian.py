@@ -63,13 +63,17 @@ class Gaussian(DensityFamily):
         """Value and square."""
         return torch.stack([x, x.square()], dim=-1)  # [F, B, 2]
 
+    def moments(self, params: Params) -> Tensor:
+        """Mean, and variance plus squared mean."""
+        mean, variance = params["mean"], (2 * params["log_std"]).exp()
+        return torch.stack([mean, mean.square() + variance], dim=-2)
+
     def maximize(
         self, params: Params, weight: Tensor, statistics: Tensor, pseudocount: float
     ) -> dict[str, Tensor]:
         """Weighted mean and standard deviation; a unit without flow keeps its parameters."""
         total = (weight + pseudocount).unsqueeze(-2)  # [P, 1, K]
-        present = params["mean"], params["mean"].square() + (2 * params["log_std"]).exp()
-        moments = statistics + pseudocount * torch.stack(present, dim=-2)  # [P, 2, K]
+        moments = statistics + pseudocount * self.moments(params)  # [P, 2, K]
         mean, square = (moments / total).unbind(dim=-2)  # [P, K]
         variance = (square - mean.square()).clamp_min(self.min_std**2)
         used = weight + pseudocount > 0

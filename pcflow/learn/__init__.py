@@ -3,5 +3,6 @@
 from pcflow.learn.em import EM
 from pcflow.learn.fit import FitResult, fit
 from pcflow.learn.gradient import Gradient
+from pcflow.learn.stochastic import Anemone, MiniBatchEM
 
-__all__ = ["EM", "FitResult", "Gradient", "fit"]
+__all__ = ["EM", "Anemone", "FitResult", "Gradient", "MiniBatchEM", "fit"]

@@ -1,0 +1,168 @@
+"""Expectation maximisation by mini-batches: Anemone, and the plain kind.
+
+Legend: B batch, K units, P parameters of a bank.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from pcflow.compiled import CompiledCircuit
+from pcflow.inputs import DensityFamily, FiniteFamily
+from pcflow.learn.counts import Counts, PriorCounts
+
+Sums = list[dict[int, Tensor]]
+"""Of `Counts.sums`: weights, input counts, input statistics, by bank."""
+
+
+@dataclass(frozen=True)
+class _Stochastic(ABC):
+    shuffle = True
+
+    def _check(self, step: float, pseudocount: float) -> None:
+        if not 0 < step <= 1 or not pseudocount >= 0:
+            raise ValueError(f"need 0 < step <= 1 and pseudocount >= 0: {step=}, {pseudocount=}")
+
+    @torch.no_grad()
+    def epoch(self, model: CompiledCircuit, batches: Iterable[Tensor]) -> float:
+        """One step per batch; returns the mean log-likelihood met on the way.
+
+        Raises:
+            NoMassError: if the model gives a row probability zero.
+        """
+        total, rows = 0.0, 0
+        for x in batches:
+            counts = Counts(model)
+            total += float(counts.add(x).double().sum())
+            rows += len(x)
+            self.update(model, counts, len(x))
+        return total / rows
+
+    @abstractmethod
+    def update(self, model: CompiledCircuit, counts: Counts, rows: int) -> None:
+        """Move the parameters by what some rows count."""
+
+
+@dataclass(frozen=True)
+class Anemone(_Stochastic):
+    """Mini-batch EM in which every unit moves as much as it is used (arXiv 2505.19982).
+
+    New parameters are relative counts of a mixture: `step` of the batch's mean flows, and the rest
+    of what the model itself expects of a row of which nothing is known. A unit that the batch uses
+    more than the model expects moves far, one that it does not use stays.
+
+    Args:
+        step: share of the batch, in (0, 1].
+        momentum: of the flows, in [0, 1).
+        pseudocount: added to every mean count.
+
+    Raises:
+        ValueError: if a number is out of range.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
+        >>> x = torch.randint(3, (50, 4))
+        >>> result = pf.fit(model, x, pf.Anemone(), epochs=5, batch_size=10, progress=False)
+        >>> result.train[0] < result.train[-1]
+        True
+    """
+
+    step: float = 0.4
+    momentum: float = 0.9
+    pseudocount: float = 1e-6
+    _buffers: WeakKeyDictionary[CompiledCircuit, tuple[int, Sums]] = field(
+        default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
+    )
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        self._check(self.step, self.pseudocount)
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
+
+    def update(self, model: CompiledCircuit, counts: Counts, rows: int) -> None:
+        """Mix smoothed mean flows with those of the prior."""
+        prior = PriorCounts(model)
+        prior.add_nothing()
+        flows = self._smooth(model, [s.found for s in counts.sums], rows)
+        for expected, flow, sums in zip(prior.sums, flows, counts.sums, strict=True):
+            for bank, mean in flow.items():
+                sums.found[bank] = torch.lerp(expected.found[bank], mean, self.step)
+        counts.write(self.pseudocount)
+
+    def _smooth(self, model: CompiledCircuit, found: Sums, rows: int) -> Sums:
+        """Mean flows, averaged over batches with the weight of the first ones corrected."""
+        fresh = model not in self._buffers
+        times, buffers = (0, [{}, {}, {}]) if fresh else self._buffers[model]
+        for buffer, flows in zip(buffers, found, strict=True):
+            for bank, flow in flows.items():
+                mean = flow / rows
+                before = buffer.get(bank, torch.zeros_like(mean))
+                buffer[bank] = torch.lerp(mean, before, self.momentum)
+        self._buffers[model] = (times + 1, buffers)
+        share = 1 - self.momentum ** (times + 1)
+        return [{bank: flow / share for bank, flow in buffer.items()} for buffer in buffers]
+
+
+@dataclass(frozen=True)
+class MiniBatchEM(_Stochastic):
+    """EM by batches with one step size for all units (Peharz et al. 2020).
+
+    Every unit that the batch uses moves from its parameters towards the relative counts.
+
+    Args:
+        step: how far, in (0, 1].
+        pseudocount: added to every relative count.
+
+    Raises:
+        ValueError: if a number is out of range.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
+        >>> x = torch.randint(3, (50, 4))
+        >>> result = pf.fit(model, x, pf.MiniBatchEM(), epochs=5, batch_size=10, progress=False)
+        >>> result.train[0] < result.train[-1]
+        True
+    """
+
+    step: float = 0.1
+    pseudocount: float = 1e-6
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        self._check(self.step, self.pseudocount)
+
+    def update(self, model: CompiledCircuit, counts: Counts, rows: int) -> None:
+        """Mix relative counts with present parameters."""
+        weights, inputs, statistics = (s.found for s in counts.sums)
+        tables, banks = counts.engine.tables, counts.engine.tables.banks
+        for bank, flow in weights.items():
+            weights[bank] = self._mix(tables.linear(bank), flow, flow.sum(dim=-1, keepdim=True))
+        for family, named in counts.kinds:
+            params, first = (
+                {n: banks[b].detach() for n, b in named.items()},
+                next(iter(named.values())),
+            )
+            if isinstance(family, DensityFamily):
+                total = inputs[first].unsqueeze(-2)  # [P, 1, K]
+                moments = family.moments(params)
+                statistics[first] = self._mix(moments, statistics[first], total)
+                inputs[first] = torch.ones_like(inputs[first])
+            else:
+                assert isinstance(family, FiniteFamily)
+                total = inputs[first].sum(dim=-2, keepdim=True)
+                inputs[first] = self._mix(family.table(params), inputs[first], total)
+        counts.write(self.pseudocount)
+
+    def _mix(self, present: Tensor, flow: Tensor, total: Tensor) -> Tensor:
+        used = total > 0
+        relative = torch.where(used, flow / total.masked_fill(~used, 1.0), present)
+        return torch.lerp(present, relative, self.step)

@@ -1,0 +1,130 @@
+"""Circuits from trees of dependence: the Chow-Liu distribution itself, and hidden ones (HCLT).
+
+Legend: N rows, D variables, V values, K units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from pcflow.build import Inputs, per_variable
+from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, SumLayer
+from pcflow.errors import StructureError
+from pcflow.inputs import Indicator
+from pcflow.structure.chow_liu import (
+    DependenceTree,
+    Floats,
+    as_categories,
+    dependence_tree,
+    pair_tables,
+)
+
+
+def chow_liu(data: Any, alpha: float = 1.0) -> Circuit:
+    """The Chow-Liu tree distribution with its parameters: nothing is left to learn.
+
+    The best tree-shaped distribution of the data in likelihood (Chow and Liu 1968), a deterministic
+    circuit: its MPE is exact.
+
+    Args:
+        data: rows [N, D] of whole numbers 0, 1, ...; NaN is a missing value.
+        alpha: added to the count of every pair of values.
+
+    Raises:
+        StructureError: if the data are not such rows, or alpha is negative.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> data = torch.tensor([[0, 0], [0, 0], [1, 1], [1, 1]])
+        >>> pf.compile(chow_liu(data)).log_prob(data).exp().detach()
+        tensor([0.3750, 0.3750, 0.3750, 0.3750])
+    """
+    given = np.asarray(data, dtype=np.float64)
+    known = given[~np.isnan(given)]
+    if (known < 0).any() or (known != np.round(known)).any():
+        raise StructureError(
+            "chow_liu needs columns of whole numbers 0, 1, ...; see hclt for others"
+        )
+    tree = dependence_tree(given, alpha)
+    columns, sizes = as_categories(given)
+    joint = list(pair_tables(columns, sizes, alpha))
+
+    def weight(variable: int) -> Floats:
+        """Distributions of a variable, one for every value of its parent: [V_parent or 1, V]."""
+        above, below = tree.parent[variable], tree.children(variable)
+        if above >= 0:
+            return _rows_to_one(joint[above][variable])
+        own = joint[variable][below[0]].sum(axis=1) if below else np.diag(joint[variable][variable])
+        return _rows_to_one(own[None])
+
+    def top(variable: int) -> InputLayer:
+        size = sizes[variable]
+        return InputLayer(variable, Indicator(range(size), size), size)
+
+    return _along(tree, top, lambda v: Parameter.from_probs(torch.from_numpy(weight(v))))
+
+
+def hclt(
+    data: Any,
+    units: int,
+    inputs: Inputs,
+    alpha: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Circuit:
+    """A hidden Chow-Liu tree (Liu and Van den Broeck 2021), with random parameters.
+
+    Every variable of the Chow-Liu tree gets a hidden one of `units` states in its place, from which
+    it is emitted.
+
+    Args:
+        data: rows [N, D] from which the tree is learned; real columns are counted by quantiles.
+        units: states of every hidden variable, K.
+        inputs: one input family for all variables, or one per variable.
+        alpha: added to the count of every pair of values.
+        generator: source of the initial parameters; torch's global one by default.
+
+    Raises:
+        StructureError: if the data are not rows, `units` is below 1, or `inputs` too few.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> data = torch.randint(2, (50, 4))
+        >>> hclt(data, units=3, inputs=pf.Bernoulli())
+        Circuit(4 variables, 12 layers, 42 parameters)
+    """
+    if units < 1:
+        raise StructureError(f"units must be at least 1, got {units}")
+    tree = dependence_tree(data, alpha)
+    families = per_variable(inputs, len(tree.order))
+
+    def weight(variable: int) -> Parameter:
+        rows = 1 if tree.parent[variable] < 0 else units
+        return Parameter(torch.randn(rows, units, generator=generator))
+
+    return _along(tree, lambda v: InputLayer.random(v, families[v], units, generator), weight)
+
+
+def _along(
+    tree: DependenceTree,
+    top: Callable[[int], InputLayer],
+    weight: Callable[[int], Parameter],
+) -> Circuit:
+    """For every variable: its input units times what hangs below, summed by its weight."""
+    sums: dict[int, Layer] = {}
+    for variable in reversed(tree.order):
+        layers: list[Layer] = [top(variable), *(sums[child] for child in tree.children(variable))]
+        value = layers[0] if len(layers) == 1 else ProductLayer(layers)
+        sums[variable] = SumLayer([value], weight(variable))
+    return Circuit(sums[tree.order[0]])
+
+
+def _rows_to_one(table: Floats) -> Floats:
+    """Rows divided by their sums; uniform where there is nothing."""
+    total = table.sum(axis=1, keepdims=True)
+    uniform = np.full(table.shape, 1 / table.shape[1])
+    np.divide(table, total, out=uniform, where=total > 0)
+    return uniform

@@ -1,0 +1,130 @@
+"""Mini-batch learners: where they must equal EM, and what Anemone's prior flows are."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import pcflow as pf
+from pcflow.learn.counts import Counts, PriorCounts
+from pcflow.testing import circuits, enumerate_states, mixed_families
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def compiled(circuit: pf.Circuit) -> pf.CompiledCircuit:
+    return pf.compile(circuit, DEVICE, torch.float64)
+
+
+def table() -> tuple[pf.Circuit, torch.Tensor]:
+    """A circuit with finite and real columns, and rows of which it gives none probability zero."""
+    columns = [pf.Categorical(3), pf.Gaussian(), pf.Bernoulli(), pf.Gaussian()]
+    regions = pf.structure.random_binary_tree(4, replicas=2)
+    circuit = pf.build_circuit(
+        regions, columns, units=2, generator=torch.Generator().manual_seed(0)
+    )
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(30, 4, generator=generator).double()
+    x[:, 0] = torch.randint(3, (30,), generator=generator).double()
+    x[:, 2] = torch.randint(2, (30,), generator=generator).double()
+    return circuit, x.masked_fill(torch.rand(30, 4, generator=generator) < 0.1, torch.nan)
+
+
+@given(circuits(max_variables=4))
+@settings(max_examples=30)
+def test_prior_counts_are_what_the_models_own_rows_count(circuit: pf.Circuit) -> None:
+    model = compiled(circuit)
+    prior, own = PriorCounts(model), Counts(model)
+    prior.add_nothing()
+    states = model.engine.check(enumerate_states(circuit))
+    evaluation = model.engine.evaluate(states)
+    evaluation.down(evaluation.log_value.exp(), own)
+    for wanted, found in zip(own.sums, prior.sums, strict=True):
+        assert wanted.found.keys() == found.found.keys()
+        for bank, flow in wanted.found.items():
+            torch.testing.assert_close(found.found[bank], flow, rtol=1e-9, atol=1e-9)
+
+
+def test_prior_counts_of_densities_are_the_mean_of_many_draws() -> None:
+    circuit, _ = table()
+    model = compiled(circuit)
+    prior, own = PriorCounts(model), Counts(model)
+    prior.add_nothing()
+    own.add(model.sample(40_000, generator=torch.Generator(DEVICE).manual_seed(0)))
+    for wanted, found in zip(own.sums, prior.sums, strict=True):
+        for bank, flow in wanted.found.items():
+            torch.testing.assert_close(found.found[bank], flow / 40_000, rtol=0.0, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "learner",
+    [pf.Anemone(step=1.0, momentum=0.0, pseudocount=0.0), pf.MiniBatchEM(1.0, 0.0)],
+    ids=["anemone", "mini-batch"],
+)
+def test_a_full_step_over_all_rows_is_em(learner: pf.Anemone | pf.MiniBatchEM) -> None:
+    circuit, x = table()
+    one, other = compiled(circuit), compiled(circuit)
+    pf.fit(one, x, learner, epochs=3, batch_size=100, progress=False)
+    pf.fit(other, x, pf.EM(), epochs=3, batch_size=100, progress=False)
+    torch.testing.assert_close(one.log_prob(x), other.log_prob(x), rtol=1e-8, atol=1e-8)
+    for mine, its in zip(one.banks, other.banks, strict=True):
+        torch.testing.assert_close(mine.softmax(-1), its.softmax(-1), rtol=1e-6, atol=1e-6)
+
+
+def test_anemone_by_hand() -> None:
+    """.6 [x = 0] + .4 [x = 1], one batch of three ones and a zero: .6 (.6, .4) + .4 (.25, .75)."""
+    either = [pf.InputLayer(0, pf.Indicator(v)) for v in (0, 1)]
+    circuit = pf.Circuit(pf.SumLayer(either, pf.Parameter.from_probs([[0.6, 0.4]])))
+    model = compiled(circuit)
+    x = torch.tensor([[1.0], [1.0], [0.0], [1.0]])
+    pf.fit(model, x, pf.Anemone(pseudocount=0.0), epochs=1, progress=False)
+    found = model.log_prob(torch.tensor([[0.0], [1.0]])).exp().detach().cpu()
+    torch.testing.assert_close(found, torch.tensor([0.46, 0.54], dtype=torch.float64))
+    # second step: the mean flow is (.9 x .1 x (.25, .75) + .1 x (1, 0)) / (1 - .81)
+    learner = pf.Anemone(pseudocount=0.0)
+    model = compiled(circuit)
+    pf.fit(model, x, learner, epochs=1, progress=False)
+    pf.fit(model, torch.zeros(4, 1), learner, epochs=1, progress=False)
+    mean = (0.9 * 0.1 * 0.25 + 0.1) / 0.19
+    wanted = 0.6 * 0.46 + 0.4 * mean
+    assert model.log_prob(torch.zeros(1, 1)).exp().item() == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("learner", [pf.Anemone(pseudocount=0.0), pf.MiniBatchEM(pseudocount=0.0)])
+def test_units_that_a_batch_does_not_use_stay(learner: pf.Anemone | pf.MiniBatchEM) -> None:
+    branches = [
+        pf.ProductLayer([pf.InputLayer(0, pf.Indicator(v)), pf.InputLayer.random(1, family)])
+        for v in (0, 1)
+        for family in [pf.Categorical(3)]
+    ]
+    model = compiled(pf.Circuit(pf.SumLayer.random(branches)))
+    before = model.log_prob(torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, 2.0]])).detach()
+    pf.fit(model, torch.tensor([[0.0, 2.0], [0.0, 1.0]]), learner, epochs=2, progress=False)
+    after = model.log_prob(torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, 2.0]])).detach()
+    torch.testing.assert_close(after.softmax(0), before.softmax(0))
+    assert (after < before).all()
+
+
+@given(st.integers(0, 1000), circuits(families=mixed_families()))
+@settings(max_examples=20)
+def test_any_circuit_stays_a_distribution(seed: int, circuit: pf.Circuit) -> None:
+    model = compiled(circuit)
+    drawn = model.sample(20, generator=torch.Generator(DEVICE).manual_seed(seed))
+    for learner in (pf.Anemone(), pf.MiniBatchEM()):
+        result = pf.fit(model, drawn, learner, epochs=2, batch_size=7, progress=False)
+        assert all(torch.tensor(result.train).isfinite())
+        nothing = torch.full((1, circuit.num_variables), torch.nan)
+        assert abs(model.log_prob(nothing).item()) < 1e-9
+
+
+def test_numbers_out_of_range_are_refused() -> None:
+    for make in (
+        lambda: pf.Anemone(step=0.0),
+        lambda: pf.Anemone(step=1.5),
+        lambda: pf.Anemone(momentum=1.0),
+        lambda: pf.Anemone(pseudocount=-1.0),
+        lambda: pf.MiniBatchEM(step=-0.1),
+        lambda: pf.MiniBatchEM(pseudocount=float("nan")),
+    ):
+        with pytest.raises(ValueError, match=r"need 0 < step|momentum"):
+            make()

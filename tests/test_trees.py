@@ -1,0 +1,178 @@
+"""Chow-Liu trees: hand-computed numbers, the law of smoothed pairs, published anchors."""
+
+import os
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import pcflow as pf
+from pcflow.structure.chow_liu import (
+    as_categories,
+    dependence_tree,
+    mutual_information,
+    pair_tables,
+)
+from pcflow.testing import enumerate_states
+
+ANCHORS = {  # mean test log-likelihood with alpha = 1, in nats
+    "nltcs": -6.759,
+    "plants": -16.524,
+    "baudio": -44.375,
+    "bnetflix": -60.250,
+    "pumsb_star": -30.807,
+    "dna": -87.735,
+}
+
+
+def rows(seed: int, sizes: list[int], count: int = 40) -> torch.Tensor:
+    """Columns that depend on the one before."""
+    generator = torch.Generator().manual_seed(seed)
+    columns: list[torch.Tensor] = []
+    for size in sizes:
+        noise = torch.randint(size, (count,), generator=generator)
+        copy = torch.rand(count, generator=generator) < 0.7
+        columns.append(torch.where(copy & bool(columns), (columns or [noise])[-1] % size, noise))
+    return torch.stack(columns, dim=1)
+
+
+def test_two_coins_by_hand() -> None:
+    data = torch.tensor([[0, 0], [0, 0], [0, 1], [1, 1]])
+    model = pf.compile(pf.chow_liu(data), dtype=torch.float64)
+    states = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]])
+    # (n + 1) / (N + 4), whichever of the two is the root
+    wanted = torch.tensor([3.0, 2.0, 1.0, 2.0], dtype=torch.float64) / 8
+    torch.testing.assert_close(model.log_prob(states).exp().detach(), wanted)
+
+
+def test_one_coin_by_hand() -> None:
+    model = pf.compile(pf.chow_liu([[0], [0], [1]]), dtype=torch.float64)
+    wanted = torch.tensor([3.0, 2.0], dtype=torch.float64) / 5
+    torch.testing.assert_close(model.log_prob(torch.tensor([[0], [1]])).exp().detach(), wanted)
+
+
+@given(st.integers(0, 2**31 - 1), st.lists(st.integers(2, 4), min_size=1, max_size=5))
+def test_the_circuit_is_the_tree_distribution(seed: int, sizes: list[int]) -> None:
+    data = rows(seed, sizes)
+    circuit = pf.chow_liu(data, alpha=0.5)
+    assert pf.is_deterministic(circuit)
+    model = pf.compile(circuit, dtype=torch.float64)
+    states = enumerate_states(circuit)
+    assert abs(float(model.log_prob(states).logsumexp(0).detach())) < 1e-9
+    columns, found_sizes = as_categories(data)
+    joint = list(pair_tables(columns, found_sizes, 0.5))
+    tree = dependence_tree(data, 0.5)
+    wanted = torch.zeros(len(states), dtype=torch.float64)
+    for v in tree.order:
+        above, below = tree.parent[v], tree.children(v)
+        if above >= 0:
+            pair = joint[above][v]
+            conditional = torch.from_numpy(pair / pair.sum(axis=1, keepdims=True))
+            wanted += conditional[states[:, above].long(), states[:, v].long()].log()
+        elif below:
+            wanted += torch.from_numpy(joint[v][below[0]].sum(axis=1))[states[:, v].long()].log()
+        else:
+            own = torch.from_numpy(joint[v][v]).diagonal()
+            wanted += (own / own.sum()).log()[states[:, v].long()]
+    torch.testing.assert_close(model.log_prob(states).detach(), wanted)
+
+
+@given(st.integers(0, 2**31 - 1))
+@settings(max_examples=20)
+def test_no_tree_keeps_more_information(seed: int) -> None:
+    data = rows(seed, [2, 3, 2, 2])
+    columns, sizes = as_categories(data)
+    information = mutual_information(columns, sizes, 1.0)
+    parent = dependence_tree(data).parent
+    kept = sum(information[v, p] for v, p in enumerate(parent) if p >= 0)
+    for order in permutations(range(4)):  # every tree: each but the first hangs on an earlier one
+        for a in range(2):
+            for b in range(3):
+                edges = [(order[1], order[0]), (order[2], order[a]), (order[3], order[b])]
+                assert sum(information[e] for e in edges) <= kept + 1e-12
+
+
+def test_missing_values_leave_their_pairs_out() -> None:
+    full = rows(0, [2, 2, 2], 60).double()
+    some = full.clone()
+    some[30:, 1] = torch.nan
+    found = mutual_information(*as_categories(some), 1.0)
+    first = mutual_information(*as_categories(full[:30]), 1.0)
+    every = mutual_information(*as_categories(full), 1.0)
+    assert found[0, 1] == pytest.approx(first[0, 1])
+    assert found[1, 2] == pytest.approx(first[1, 2])
+    assert found[0, 2] == pytest.approx(every[0, 2])
+
+
+def test_real_columns_are_counted_by_quantiles() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(500, generator=generator)
+    noise = torch.randn(500, generator=generator)
+    data = torch.stack([x, noise, x + 0.1 * noise.roll(1), (x > 0).float()], dim=1)
+    parent = dependence_tree(data).parent
+    edges = {frozenset((v, p)) for v, p in enumerate(parent) if p >= 0}
+    assert frozenset((0, 2)) in edges
+    assert frozenset((0, 3)) in edges or frozenset((2, 3)) in edges
+
+
+def test_a_hidden_tree_learns_what_a_visible_one_knows() -> None:
+    data = rows(3, [2, 2, 2, 2, 2], 400)
+    visible = pf.compile(pf.chow_liu(data)).log_prob(data).mean().item()
+    torch.manual_seed(0)
+    hidden = pf.compile(pf.hclt(data, units=4, inputs=pf.Categorical(2)))
+    result = pf.fit(hidden, data, epochs=60, progress=False)
+    assert result.train[-1] > visible - 0.01
+    mixed = [pf.Categorical(2), pf.Gaussian(), pf.Categorical(2), pf.Bernoulli(), pf.Gaussian()]
+    assert pf.hclt(data.float(), 3, mixed).num_categories == (2, None, 2, 2, None)
+
+
+def test_regions_follow_the_tree() -> None:
+    data = rows(5, [2, 3, 2, 4, 2, 2], 200)
+    graph = pf.structure.chow_liu_tree(data)
+    assert graph.root.variables == tuple(range(6))
+    assert sorted(len(region) for region in graph.leaves) == [1] * len(graph.leaves)
+    circuit = pf.build_circuit(graph, [pf.Categorical(v) for v in (2, 3, 2, 4, 2, 2)], units=2)
+    assert circuit.num_variables == 6
+
+
+@pytest.mark.parametrize(
+    "data, match",
+    [
+        (torch.zeros(0, 3), "rows and columns"),
+        (torch.zeros(3), "rows and columns"),
+        (torch.tensor([[0.0, torch.nan], [1.0, torch.nan]]), "column 1 holds no value"),
+        (torch.tensor([[0.0, torch.inf]]), "column 1 holds no value, or an infinite one"),
+        (torch.tensor([[0.5, 1.0]]), "whole numbers"),
+    ],
+)
+def test_bad_data_are_refused(data: torch.Tensor, match: str) -> None:
+    with pytest.raises(pf.StructureError, match=match):
+        pf.chow_liu(data)
+
+
+def test_bad_options_are_refused() -> None:
+    data = torch.zeros(3, 2)
+    with pytest.raises(pf.StructureError, match="alpha"):
+        pf.chow_liu(data, alpha=-1.0)
+    with pytest.raises(pf.StructureError, match="units"):
+        pf.hclt(data, 0, pf.Bernoulli())
+    with pytest.raises(pf.StructureError, match="inputs"):
+        pf.hclt(data, 2, [pf.Bernoulli()])
+
+
+@pytest.mark.parametrize("name", ANCHORS)
+def test_published_sets(name: str) -> None:
+    folder = os.environ.get("PCFLOW_DATA")
+    if not folder:
+        pytest.skip("set PCFLOW_DATA to a folder with debd/ of github.com/arranger1044/DEBD")
+    files = Path(folder) / "debd"
+    train, test = (
+        torch.from_numpy(np.loadtxt(files / f"{name}.{part}.data", delimiter=",", dtype=np.int64))
+        for part in ("train", "test")
+    )
+    found = pf.compile(pf.chow_liu(train), dtype=torch.float64).log_prob(test).mean().item()
+    assert found == pytest.approx(ANCHORS[name], abs=1e-3)
