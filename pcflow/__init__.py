@@ -21,7 +21,16 @@ from pcflow.errors import (
     StructureError,
 )
 from pcflow.evidence import Evidence
-from pcflow.inputs import Bernoulli, Categorical, Gaussian, Indicator
+from pcflow.inputs import (
+    Bernoulli,
+    Binomial,
+    Categorical,
+    Exponential,
+    Gaussian,
+    Indicator,
+    LogNormal,
+    Poisson,
+)
 from pcflow.io import load, save
 from pcflow.learn import EM, Anemone, FitResult, Gradient, MiniBatchEM, fit
 from pcflow.projection import ProjectedEvidence
@@ -36,17 +45,20 @@ __all__ = [
     "MPE",
     "Anemone",
     "Bernoulli",
+    "Binomial",
     "Categorical",
     "Circuit",
     "CompiledCircuit",
     "Evidence",
     "EvidenceError",
+    "Exponential",
     "FileFormatError",
     "FitResult",
     "Gaussian",
     "Gradient",
     "Indicator",
     "InputLayer",
+    "LogNormal",
     "MiniBatchEM",
     "NoMassError",
     "NotDecomposable",
@@ -54,6 +66,7 @@ __all__ = [
     "Parameter",
     "Partition",
     "PcflowError",
+    "Poisson",
     "ProductLayer",
     "ProjectedEvidence",
     "PropertyRequired",

@@ -270,8 +270,8 @@ class LogSumProduct:
         return torch.stack(units, dim=-1) if mixing else torch.cat(units, dim=-1)
 
     def flow(self, units: Tensor, slope: Tensor) -> Tensor:
-        """The derivative by a logarithm is the flow."""
-        return slope
+        """The derivative by a logarithm is the flow; a copy, which other rows may be made of."""
+        return slope.clone()
 
     def slope(self, units: Tensor, flow: Tensor) -> Tensor:
         """The same."""

@@ -134,7 +134,7 @@ def test_gradients_are_those_of_the_reference(
     generator = torch.Generator().manual_seed(seed)
     x = torch.stack(
         [
-            torch.randn(3, generator=generator, dtype=torch.float64)
+            torch.randint(1, 5, (3,), generator=generator).double()
             if n is None
             else torch.randint(n, (3,), generator=generator).double()
             for n in circuit.num_categories

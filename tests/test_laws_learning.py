@@ -42,7 +42,7 @@ def complete_rows(circuit: pf.Circuit, seed: int, rows: int = 30, gaps: float = 
     """Random data [rows, D] for a circuit, with NaN for a share `gaps` of the entries."""
     generator = torch.Generator().manual_seed(seed)
     columns = [
-        torch.randn(rows, generator=generator, dtype=torch.float64)
+        torch.randint(1, 5, (rows,), generator=generator).double()
         if n is None
         else torch.randint(n, (rows,), generator=generator).double()
         for n in circuit.num_categories

@@ -2,22 +2,40 @@
 
 from pcflow.inputs.base import DensityFamily, FiniteFamily, InputFamily
 from pcflow.inputs.bernoulli import Bernoulli
+from pcflow.inputs.binomial import Binomial
 from pcflow.inputs.categorical import Categorical
+from pcflow.inputs.exponential import Exponential
 from pcflow.inputs.gaussian import Gaussian
 from pcflow.inputs.indicator import Indicator
+from pcflow.inputs.log_normal import LogNormal
+from pcflow.inputs.poisson import Poisson
 
 FAMILIES: dict[str, type[InputFamily]] = {
-    family.__name__: family for family in (Bernoulli, Categorical, Gaussian, Indicator)
+    family.__name__: family
+    for family in (
+        Bernoulli,
+        Binomial,
+        Categorical,
+        Exponential,
+        Gaussian,
+        Indicator,
+        LogNormal,
+        Poisson,
+    )
 }
 """Every family that files may name, by class name."""
 
 __all__ = [
     "FAMILIES",
     "Bernoulli",
+    "Binomial",
     "Categorical",
     "DensityFamily",
+    "Exponential",
     "FiniteFamily",
     "Gaussian",
     "Indicator",
     "InputFamily",
+    "LogNormal",
+    "Poisson",
 ]

@@ -15,7 +15,17 @@ from torch import Tensor
 from pcflow.build import build_circuit, hmm
 from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, SumLayer
 from pcflow.evidence import Evidence
-from pcflow.inputs import Bernoulli, Categorical, Gaussian, Indicator, InputFamily
+from pcflow.inputs import (
+    Bernoulli,
+    Binomial,
+    Categorical,
+    Exponential,
+    Gaussian,
+    Indicator,
+    InputFamily,
+    LogNormal,
+    Poisson,
+)
 from pcflow.region_graph import RegionGraph
 from pcflow.structure import (
     chain,
@@ -223,9 +233,21 @@ def _with_zeros(circuit: Circuit, share: float, generator: torch.Generator) -> C
 def mixed_families() -> st.SearchStrategy[InputFamily]:
     """Families with and without a finite range, for circuits that mix them.
 
+    Whole numbers from 1 on are possible under all that have no finite range.
+
     Examples:
         >>> from hypothesis import find
         >>> find(mixed_families(), lambda family: family.num_categories is None)
         Gaussian(min_std=0.001)
     """
-    return st.sampled_from([Gaussian(), Bernoulli(), Categorical(3)])
+    return st.sampled_from(
+        [
+            Gaussian(),
+            Bernoulli(),
+            Categorical(3),
+            Binomial(2),
+            Poisson(),
+            Exponential(),
+            LogNormal(),
+        ]
+    )

@@ -1,0 +1,74 @@
+"""The exponential distribution."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pcflow.errors import StructureError
+from pcflow.inputs.base import DensityFamily, Params
+
+
+@dataclass(frozen=True)
+class Exponential(DensityFamily):
+    """Waiting times: values of at least 0, the smaller the likelier; below 0 the density is zero.
+
+    Parameter: `log_mean` [K].
+
+    Args:
+        min_mean: EM never goes below this mean.
+
+    Raises:
+        StructureError: if `min_mean` is not positive.
+
+    Examples:
+        >>> Exponential().log_prob({"log_mean": torch.zeros(1, 1)}, torch.ones(1, 1)).item()
+        -1.0
+    """
+
+    min_mean: float = 1e-6
+
+    def __post_init__(self) -> None:
+        """Check the floor."""
+        if not self.min_mean > 0:
+            raise StructureError(f"min_mean must be positive, got {self.min_mean}")
+
+    def parameter_shapes(self, units: int) -> dict[str, tuple[int, ...]]:
+        """`log_mean` [K]."""
+        return {"log_mean": (units,)}
+
+    def initial(self, units: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Standard normal log-means."""
+        return {"log_mean": torch.randn(units, generator=generator)}
+
+    def log_prob(self, params: Params, x: Tensor) -> Tensor:
+        """Log-density."""
+        log_mean = params["log_mean"].unsqueeze(-2)  # [F, 1, K]
+        score = -x.clamp_min(0.0).unsqueeze(-1) * torch.exp(-log_mean) - log_mean  # [F, B, K]
+        return torch.where((x >= 0).unsqueeze(-1), score, -torch.inf)
+
+    def mode(self, params: Params) -> Tensor:
+        """Zero."""
+        return torch.zeros_like(params["log_mean"])
+
+    def sample(self, params: Params, generator: torch.Generator | None = None) -> Tensor:
+        """Mean times a standard exponential draw."""
+        mean = params["log_mean"].exp()
+        return mean * torch.empty_like(mean).exponential_(generator=generator)
+
+    def statistics(self, x: Tensor) -> Tensor:
+        """The value."""
+        return x.unsqueeze(-1)  # [F, B, 1]
+
+    def moments(self, params: Params) -> Tensor:
+        """The mean."""
+        return params["log_mean"].exp().unsqueeze(-2)
+
+    def maximize(
+        self, params: Params, weight: Tensor, statistics: Tensor, pseudocount: float
+    ) -> dict[str, Tensor]:
+        """Weighted mean; a unit without flow keeps its own."""
+        total = weight + pseudocount  # [P, K]
+        values = (statistics + pseudocount * self.moments(params)).squeeze(-2)
+        log_mean = (values / total).clamp_min(self.min_mean).log()
+        return {"log_mean": torch.where(total > 0, log_mean, params["log_mean"])}

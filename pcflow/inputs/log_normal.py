@@ -1,0 +1,76 @@
+"""The log-normal distribution."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from pcflow.inputs.base import DensityFamily, Params
+from pcflow.inputs.gaussian import Gaussian
+
+
+@dataclass(frozen=True)
+class LogNormal(DensityFamily):
+    """Positive values whose logarithm is normal; elsewhere the density is zero.
+
+    Parameters: `mean` [K] and `log_std` [K] of the logarithm.
+
+    Args:
+        min_std: EM never goes below this standard deviation of the logarithm.
+
+    Raises:
+        StructureError: if `min_std` is not positive.
+
+    Examples:
+        >>> zero = torch.zeros(1, 1)
+        >>> LogNormal().log_prob({"mean": zero, "log_std": zero}, torch.ones(1, 1)).item()
+        -0.9189...
+    """
+
+    min_std: float = 1e-3
+    _log: Gaussian = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Everything happens to the logarithm."""
+        object.__setattr__(self, "_log", Gaussian(self.min_std))
+
+    def parameter_shapes(self, units: int) -> dict[str, tuple[int, ...]]:
+        """`mean` [K], `log_std` [K]."""
+        return self._log.parameter_shapes(units)
+
+    def initial(self, units: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Standard normal means, unit variance."""
+        return self._log.initial(units, generator)
+
+    def log_prob(self, params: Params, x: Tensor) -> Tensor:
+        """Normal log-density of the logarithm, per unit of the value."""
+        log_x = _log_where_positive(x)
+        score = self._log.log_prob(params, log_x) - log_x.unsqueeze(-1)  # [F, B, K]
+        return torch.where((x > 0).unsqueeze(-1), score, -torch.inf)
+
+    def mode(self, params: Params) -> Tensor:
+        """Exponential of mean less variance."""
+        return (params["mean"] - (2 * params["log_std"]).exp()).exp()
+
+    def sample(self, params: Params, generator: torch.Generator | None = None) -> Tensor:
+        """Exponential of a normal draw."""
+        return self._log.sample(params, generator).exp()
+
+    def statistics(self, x: Tensor) -> Tensor:
+        """Logarithm and its square."""
+        return self._log.statistics(_log_where_positive(x))  # [F, B, 2]
+
+    def moments(self, params: Params) -> Tensor:
+        """Of the logarithm and its square."""
+        return self._log.moments(params)
+
+    def maximize(
+        self, params: Params, weight: Tensor, statistics: Tensor, pseudocount: float
+    ) -> dict[str, Tensor]:
+        """Weighted mean and standard deviation of the logarithm."""
+        return self._log.maximize(params, weight, statistics, pseudocount)
+
+
+def _log_where_positive(x: Tensor) -> Tensor:
+    """Zero elsewhere, so that what has no flow adds nothing."""
+    return torch.where(x > 0, x, 1.0).log()

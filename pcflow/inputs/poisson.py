@@ -1,0 +1,75 @@
+"""The Poisson distribution."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pcflow.errors import StructureError
+from pcflow.inputs.base import DensityFamily, Params
+
+
+@dataclass(frozen=True)
+class Poisson(DensityFamily):
+    """Counts 0, 1, 2, ... without a largest one; anything else has probability zero.
+
+    Parameter: `log_rate` [K], log of the mean.
+
+    Args:
+        min_rate: EM never goes below this rate.
+
+    Raises:
+        StructureError: if `min_rate` is not positive.
+
+    Examples:
+        >>> Poisson().log_prob({"log_rate": torch.zeros(1, 1)}, torch.zeros(1, 1)).item()
+        -1.0
+    """
+
+    min_rate: float = 1e-6
+
+    def __post_init__(self) -> None:
+        """Check the floor."""
+        if not self.min_rate > 0:
+            raise StructureError(f"min_rate must be positive, got {self.min_rate}")
+
+    def parameter_shapes(self, units: int) -> dict[str, tuple[int, ...]]:
+        """`log_rate` [K]."""
+        return {"log_rate": (units,)}
+
+    def initial(self, units: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Standard normal log-rates."""
+        return {"log_rate": torch.randn(units, generator=generator)}
+
+    def log_prob(self, params: Params, x: Tensor) -> Tensor:
+        """Log-probability of a count."""
+        log_rate = params["log_rate"].unsqueeze(-2)  # [F, 1, K]
+        possible = (x >= 0) & (x == x.round())
+        count = torch.where(possible, x, 0.0).unsqueeze(-1)  # [F, B, 1]
+        score = count * log_rate - log_rate.exp() - torch.lgamma(count + 1)
+        return torch.where(possible.unsqueeze(-1), score, -torch.inf)
+
+    def mode(self, params: Params) -> Tensor:
+        """The rate, rounded down."""
+        return params["log_rate"].exp().floor()
+
+    def sample(self, params: Params, generator: torch.Generator | None = None) -> Tensor:
+        """Draw a count."""
+        return torch.poisson(params["log_rate"].exp(), generator=generator)
+
+    def statistics(self, x: Tensor) -> Tensor:
+        """The count."""
+        return x.unsqueeze(-1)  # [F, B, 1]
+
+    def moments(self, params: Params) -> Tensor:
+        """The rate."""
+        return params["log_rate"].exp().unsqueeze(-2)
+
+    def maximize(
+        self, params: Params, weight: Tensor, statistics: Tensor, pseudocount: float
+    ) -> dict[str, Tensor]:
+        """Weighted mean; a unit without flow keeps its rate."""
+        total = weight + pseudocount  # [P, K]
+        counts = (statistics + pseudocount * self.moments(params)).squeeze(-2)
+        log_rate = (counts / total).clamp_min(self.min_rate).log()
+        return {"log_rate": torch.where(total > 0, log_rate, params["log_rate"])}
