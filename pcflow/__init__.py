@@ -6,7 +6,7 @@ Every query is one upward pass over *evidence* and at most one downward pass. To
 begin with `passes.py`.
 """
 
-from pcflow import structure
+from pcflow import datasets, structure
 from pcflow.build import build_circuit, hmm
 from pcflow.circuit import Circuit, InputLayer, Parameter, ProductLayer, SumLayer
 from pcflow.compiled import CompiledCircuit, compile
@@ -77,6 +77,7 @@ __all__ = [
     "build_circuit",
     "chow_liu",
     "compile",
+    "datasets",
     "fit",
     "hclt",
     "hmm",

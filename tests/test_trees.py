@@ -2,9 +2,7 @@
 
 import os
 from itertools import permutations
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -166,13 +164,9 @@ def test_bad_options_are_refused() -> None:
 
 @pytest.mark.parametrize("name", ANCHORS)
 def test_published_sets(name: str) -> None:
-    folder = os.environ.get("PCFLOW_DATA")
-    if not folder:
+    if "PCFLOW_DATA" not in os.environ:
         pytest.skip("set PCFLOW_DATA to a folder with debd/ of github.com/arranger1044/DEBD")
-    files = Path(folder) / "debd"
-    train, test = (
-        torch.from_numpy(np.loadtxt(files / f"{name}.{part}.data", delimiter=",", dtype=np.int64))
-        for part in ("train", "test")
-    )
-    found = pf.compile(pf.chow_liu(train), dtype=torch.float64).log_prob(test).mean().item()
+    data = pf.datasets.read_density_set(name)
+    model = pf.compile(pf.chow_liu(data.train), dtype=torch.float64)
+    found = model.log_prob(data.test).mean().item()
     assert found == pytest.approx(ANCHORS[name], abs=1e-3)

@@ -1,0 +1,73 @@
+"""Standard data, read from files that you have."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SOURCE = "https://github.com/arranger1044/DEBD"
+
+
+class Splits(NamedTuple):
+    """Rows [N, D] to learn from, to choose by, and to report.
+
+    Attributes:
+        train: training rows.
+        validation: validation rows.
+        test: test rows.
+    """
+
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+
+
+def read_density_set(name: str, folder: str | Path | None = None) -> Splits:
+    """One of the binary density-estimation sets, or any three files of that format.
+
+    The files are NAME.train.data, NAME.valid.data and NAME.test.data: a row a line, whole numbers
+    separated by commas.
+
+    Args:
+        name: for example "nltcs".
+        folder: where the files are; by default `debd` in the folder that the environment
+            variable PCFLOW_DATA names.
+
+    Raises:
+        FileNotFoundError: if there are no such files; says where to get them.
+        ValueError: if a file holds anything but rows of whole numbers, equally many in each.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for part in ("train", "valid", "test"):
+        ...         _ = Path(folder, f"coins.{part}.data").write_text("0,1\\n1,1\\n")
+        ...     read_density_set("coins", folder).train
+        tensor([[0, 1],
+                [1, 1]])
+    """
+    where = Path(folder) if folder is not None else Path(os.environ.get("PCFLOW_DATA", "")) / "debd"
+    parts = [_read(where / f"{name}.{part}.data") for part in ("train", "valid", "test")]
+    if len({part.shape[1] for part in parts}) > 1:
+        raise ValueError(f"{name}: the files have {[part.shape[1] for part in parts]} columns")
+    return Splits(*parts)
+
+
+def _read(path: Path) -> Tensor:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is not there. The density-estimation sets are at {SOURCE}; name their folder, "
+            "or set PCFLOW_DATA to the folder that holds it as debd"
+        )
+    try:
+        rows = np.loadtxt(path, delimiter=",", dtype=np.int64, ndmin=2)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if rows.size == 0 or (rows < 0).any():
+        raise ValueError(f"{path}: needs rows of whole numbers from 0 on")
+    return torch.from_numpy(rows)
