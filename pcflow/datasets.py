@@ -28,7 +28,7 @@ class Splits(NamedTuple):
 
 
 def read_density_set(name: str, folder: str | Path | None = None) -> Splits:
-    """One of the binary density-estimation sets, or any three files of that format.
+    r"""One of the binary density-estimation sets, or any three files of that format.
 
     The files are NAME.train.data, NAME.valid.data and NAME.test.data: a row a line, whole numbers
     separated by commas.
@@ -46,7 +46,7 @@ def read_density_set(name: str, folder: str | Path | None = None) -> Splits:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     for part in ("train", "valid", "test"):
-        ...         _ = Path(folder, f"coins.{part}.data").write_text("0,1\\n1,1\\n")
+        ...         _ = Path(folder, f"coins.{part}.data").write_text("0,1\n1,1\n")
         ...     read_density_set("coins", folder).train
         tensor([[0, 1],
                 [1, 1]])
