@@ -41,7 +41,7 @@ def many_parameters(units: int) -> pf.Circuit:
 CASES: dict[str, tuple[Callable[[int], pf.Circuit], int, bool]] = {
     "chain": (long_chain, 100_000, False),
     "tree": (wide_tree, 100_000, False),
-    "parameters": (many_parameters, 210, True),
+    "parameters": (many_parameters, 224, True),
 }
 
 

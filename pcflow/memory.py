@@ -34,6 +34,7 @@ class Sheet:
             for step, lowest in zip(plan.steps, self.lowest.split(plan.products), strict=True)
         ]
         self._ins = [self._views(step) for step in plan.steps]
+        self._ready = [_all_or_none(views) for views in self._ins]
         self._copies = {
             (slot, width): _allocate(rows, batch, width, like)
             for (slot, width), rows in plan.gathered.items()
@@ -44,6 +45,9 @@ class Sheet:
 
         The copies hold until the next step asks.
         """
+        ready = self._ready[number]
+        if ready is not None:
+            return ready
         assert not isinstance(step, InputStep)
         return [
             view or self._copy(slot, step.inputs[slot])
@@ -97,6 +101,11 @@ class Pool:
     def __deepcopy__(self, memo: object) -> Pool:
         """A copied model starts with a pool of its own."""
         return Pool()
+
+
+def _all_or_none(views: list[Value | None]) -> list[Value] | None:
+    found = [view for view in views if view is not None]
+    return found if len(found) == len(views) else None
 
 
 def _allocate(rows: int, batch: int, width: int, like: Tensor) -> Value:
