@@ -93,8 +93,8 @@ def hclt(
     Examples:
         >>> import pcflow as pf
         >>> data = torch.randint(2, (50, 4))
-        >>> hclt(data, units=3, inputs=pf.Bernoulli())
-        Circuit(4 variables, 12 layers, 42 parameters)
+        >>> hclt(data, units=3, inputs=pf.Bernoulli()).num_variables
+        4
     """
     if units < 1:
         raise StructureError(f"units must be at least 1, got {units}")
