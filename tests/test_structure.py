@@ -55,6 +55,19 @@ def test_quad_graphs_split_both_ways_and_share_patches(height: int, width: int) 
         assert len(graph.splits(region)) == ways
 
 
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3))
+def test_poon_domingos_has_every_patch_and_every_cut(height: int, width: int, delta: int) -> None:
+    graph = pf.structure.poon_domingos((height, width), delta)
+    lines = [len(range(delta, side, delta)) for side in (height, width)]
+    patches = [(n + 1) * (n + 2) // 2 for n in lines]  # stretches between two of n + 2 lines
+    assert len(graph.regions) == patches[0] * patches[1]
+    assert len(graph.leaves) == (lines[0] + 1) * (lines[1] + 1)
+    for split in graph.partitions:
+        assert len(split.parts) == 2
+    inner = [sum(k * (n + 1 - k) for k in range(1, n + 1)) for n in lines]  # cuts of all stretches
+    assert len(graph.partitions) == inner[0] * patches[1] + inner[1] * patches[0]
+
+
 def test_a_two_by_two_quad_tree_by_hand() -> None:
     graph = pf.structure.quad_tree((2, 2))
     (split,) = graph.partitions
@@ -120,6 +133,8 @@ def test_regions_and_partitions_refuse_nonsense() -> None:
         lambda: pf.structure.fully_factorized(0),
         lambda: pf.structure.quad_tree((0, 3)),
         lambda: pf.structure.quad_graph((3, 0)),
+        lambda: pf.structure.poon_domingos((0, 2)),
+        lambda: pf.structure.poon_domingos((2, 2), delta=0),
         lambda: pf.structure.random_binary_tree(0),
         lambda: pf.structure.random_binary_tree(3, depth=-1),
         lambda: pf.structure.random_binary_tree(3, replicas=0),

@@ -1,4 +1,4 @@
-"""Region graphs for images: recursive quartering of a grid (Mari et al. 2023, Loconte et al. 2024).
+"""Region graphs for images: a grid quartered again and again, or cut everywhere.
 
 Variables are pixels in row-major order.
 """
@@ -14,6 +14,8 @@ Box = tuple[int, int, int, int]  # top, left, bottom, right; the last two exclus
 
 def quad_tree(shape: tuple[int, int]) -> RegionGraph:
     """Split every patch into its four quarters (two halves where a side has length one).
+
+    Mari et al. 2023, Loconte et al. 2024.
 
     Args:
         shape: height and width of the image; any sizes, also odd and 1 x n.
@@ -46,6 +48,29 @@ def quad_graph(shape: tuple[int, int]) -> RegionGraph:
     return _graph(shape, _both_halvings)
 
 
+def poon_domingos(shape: tuple[int, int], delta: int = 1) -> RegionGraph:
+    """Split every patch along every line of a grid, both ways, sharing patches.
+
+    Poon and Domingos 2011. The number of patches grows with the fourth power of the number of
+    lines, so large images need a large `delta`; patches without a line inside are leaves.
+
+    Args:
+        shape: height and width of the image.
+        delta: distance between lines.
+
+    Raises:
+        StructureError: if a side or `delta` is below 1.
+
+    Examples:
+        >>> rg = poon_domingos((1, 3))
+        >>> [[part.variables for part in split.parts] for split in rg.splits(rg.root)]
+        [[(0,), (1, 2)], [(0, 1), (2,)]]
+    """
+    if delta < 1:
+        raise StructureError(f"delta must be at least 1, got {delta}")
+    return _graph(shape, lambda box: list(_cuts(box, delta)))
+
+
 def _graph(shape: tuple[int, int], ways: Callable[[Box], list[list[Box]]]) -> RegionGraph:
     height, width = shape
     if height < 1 or width < 1:
@@ -75,6 +100,14 @@ def _both_halvings(box: Box) -> list[list[Box]]:
     side_by_side = [(top, x, bottom, r) for x, r in _halves(left, right)]
     stacked = [(t, left, b, right) for t, b in _halves(top, bottom)]
     return [side_by_side, stacked]
+
+
+def _cuts(box: Box, delta: int) -> Iterator[list[Box]]:
+    top, left, bottom, right = box
+    for x in range(left - left % delta + delta, right, delta):
+        yield [(top, left, bottom, x), (top, x, bottom, right)]
+    for y in range(top - top % delta + delta, bottom, delta):
+        yield [(top, left, y, right), (y, left, bottom, right)]
 
 
 def _halves(start: int, stop: int) -> Iterator[tuple[int, int]]:

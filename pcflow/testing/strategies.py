@@ -30,6 +30,7 @@ from pcflow.region_graph import RegionGraph
 from pcflow.structure import (
     chain,
     fully_factorized,
+    poon_domingos,
     quad_graph,
     quad_tree,
     random_binary_tree,
@@ -48,11 +49,12 @@ def region_graphs(draw: st.DrawFn, max_variables: int = 6) -> RegionGraph:
         Region(variables=(0,))
     """
     sizes = st.integers(1, max_variables)
-    kind = draw(st.sampled_from(["factorized", "chain", "binary", "quad tree", "quad graph"]))
-    if kind in ("quad tree", "quad graph"):
+    grids = {"quad tree": quad_tree, "quad graph": quad_graph, "cuts": poon_domingos}
+    kind = draw(st.sampled_from(["factorized", "chain", "binary", *grids]))
+    if kind in grids:
         height = draw(sizes)
         width = draw(st.integers(1, max_variables // height))
-        return (quad_tree if kind == "quad tree" else quad_graph)((height, width))
+        return grids[kind]((height, width))
     count = draw(sizes)
     if kind == "binary":
         depth = draw(st.none() | st.integers(0, 3))
