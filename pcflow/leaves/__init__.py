@@ -21,5 +21,6 @@ def make_leaf(
     step: InputStep, tables: Tables, evidence: CheckedEvidence, semiring: Semiring, keep: bool
 ) -> Leaf:
     """The leaf of an input step; with `keep`, ready for the way down."""
-    finite = isinstance(step.family, FiniteFamily)
-    return (FiniteLeaf if finite else DensityLeaf)(step, tables, evidence, semiring, keep)
+    if isinstance(step.family, FiniteFamily):
+        return FiniteLeaf(step, tables, evidence, semiring, keep)
+    return DensityLeaf(step, tables, evidence, semiring)

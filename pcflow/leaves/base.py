@@ -30,14 +30,9 @@ class Leaf(ABC):
     out: Value
 
     def __init__(
-        self,
-        step: InputStep,
-        tables: Tables,
-        evidence: CheckedEvidence,
-        semiring: Semiring,
-        keep: bool,
+        self, step: InputStep, tables: Tables, evidence: CheckedEvidence, semiring: Semiring
     ) -> None:
-        """Look up the values of the step's variables; `keep` whatever a way down would need."""
+        """Look up the values of the step's variables."""
         self.step, self.tables, self.semiring = step, tables, semiring
         values, missing = evidence.by_variable
         self.rows = evidence.origin

@@ -45,8 +45,8 @@ class FiniteLeaf(Leaf):
         semiring: Semiring,
         keep: bool,
     ) -> None:
-        """Look up the values, and which entries are not observed."""
-        super().__init__(step, tables, evidence, semiring, keep)
+        """Look up the values; `keep` tables that a way down would need."""
+        super().__init__(step, tables, evidence, semiring)
         assert isinstance(step.family, FiniteFamily)
         self.x = self.x.long()
         self.num_categories = step.family.num_categories
