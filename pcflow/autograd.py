@@ -33,8 +33,10 @@ class _LogProb(torch.autograd.Function):
     ) -> Tensor:
         ctx.engine, ctx.evidence = engine, evidence
         ctx.versions = [bank._version for bank in banks]
+        ctx.save_for_backward(potentials)  # torch notices if they are edited in between
         ctx.evaluation = None
         if len(engine.parts(evidence)) > 1:  # too much to keep: each part is run again on its way
+            ctx.evidence = evidence.copy()
             return engine.log_value(evidence)
         ctx.evaluation = engine.evaluate(evidence)
         log_value: Tensor = ctx.evaluation.log_value.clone()
@@ -47,6 +49,7 @@ class _LogProb(torch.autograd.Function):
         banks = engine.tables.banks
         if [bank._version for bank in banks] != ctx.versions:
             raise RuntimeError("parameters were edited between log_prob and backward")
+        _ = ctx.saved_tensors
         evidence: CheckedEvidence = ctx.evidence
         wanted = ctx.needs_input_grad
         gradients = _Gradients(engine, evidence, wanted)

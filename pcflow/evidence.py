@@ -7,7 +7,7 @@ Legend: B batch, D variables, V categories.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -165,6 +165,10 @@ class CheckedEvidence:
     def by_variable(self) -> tuple[Tensor, Tensor]:
         """Values and missing, [D, B] each."""
         return self.values.t().contiguous(), self.missing.t().contiguous()
+
+    def copy(self) -> CheckedEvidence:
+        """The same with values that nobody edits from outside."""
+        return replace(self, values=self.values.clone(), missing=self.missing.clone())
 
     def rows(self, index: Tensor) -> CheckedEvidence:
         """The rows of `index`, which know where they come from."""

@@ -108,6 +108,28 @@ def test_editing_parameters_before_backward_is_refused(circuit: pf.Circuit, x: T
         found.backward()
 
 
+@pytest.mark.parametrize("memory", [1, 1 << 30])
+def test_editing_evidence_before_backward_is_harmless_or_refused(
+    circuit: pf.Circuit, x: Tensor, memory: int
+) -> None:
+    model = pf.compile(circuit, DEVICE, torch.float64, memory=memory)
+    model.log_prob(x).sum().backward()
+    wanted = [bank.grad.clone() for bank in model.banks if bank.grad is not None]
+    model.zero_grad()
+    values = x.to(DEVICE, copy=True)
+    found = model.log_prob(values).sum()
+    values.zero_()
+    found.backward()
+    for bank, grad in zip(model.banks, wanted, strict=True):
+        torch.testing.assert_close(bank.grad, grad)
+    soft = torch.randn(6, 5, 3, dtype=torch.float64, device=DEVICE)
+    missing = torch.ones(6, 5, dtype=torch.bool)
+    found = model.log_prob(pf.Evidence(missing=missing, log_potentials=soft)).sum()
+    soft.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        found.backward()
+
+
 def test_the_same_generator_gives_the_same_draws(circuit: pf.Circuit, x: Tensor) -> None:
     model = pf.compile(circuit, DEVICE)
     partial = x.float().masked_fill(torch.rand(6, 5) < 0.5, torch.nan)
