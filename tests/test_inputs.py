@@ -10,9 +10,10 @@ import pcflow as pf
 from pcflow.inputs import DensityFamily, FiniteFamily
 
 FREE: list[FiniteFamily] = [pf.Categorical(4), pf.Bernoulli()]  # any table is one of theirs
-FINITE: list[FiniteFamily] = [*FREE, pf.Binomial(1), pf.Binomial(5), pf.Indicator([1, 0, 1], 3)]
+SHAPED: list[FiniteFamily] = [pf.Binomial(1), pf.Binomial(5), pf.DiscretizedLogistic(5)]
+FINITE: list[FiniteFamily] = [*FREE, *SHAPED, pf.Indicator([1, 0, 1], 3)]
 CONTINUOUS: list[DensityFamily] = [pf.Gaussian(), pf.Exponential(), pf.LogNormal()]
-DENSITIES: list[DensityFamily] = [*CONTINUOUS, pf.Poisson()]
+DENSITIES: list[DensityFamily] = [*CONTINUOUS, pf.Poisson(), pf.Histogram([0.5, 1.5, 3.0, 6.0])]
 UNITS = 3
 
 
@@ -40,7 +41,7 @@ def test_shapes_are_those_that_initial_gives(family: pf.inputs.InputFamily) -> N
     assert all(torch.equal(again[0][name], again[1][name]) for name in shapes)
 
 
-@pytest.mark.parametrize("family", FINITE[:4], ids=repr)
+@pytest.mark.parametrize("family", [*FREE, *SHAPED], ids=repr)
 def test_table_gradients_are_those_of_autograd(family: FiniteFamily) -> None:
     params = random_params(family)
     leaves = {name: value.clone().requires_grad_() for name, value in params.items()}
@@ -119,17 +120,18 @@ def test_values_outside_the_support_have_probability_zero(family: DensityFamily)
 @pytest.mark.parametrize("family", DENSITIES, ids=repr)
 def test_draws_have_the_moments_that_the_family_states(family: DensityFamily) -> None:
     count = 200_000
-    single = {name: value[0, :1] for name, value in random_params(family).items()}
-    params = {name: value.expand(count) for name, value in single.items()}
+    single = {name: value[0, ..., 0] for name, value in random_params(family).items()}
+    params = {name: value.expand(count, *value.shape) for name, value in single.items()}
     drawn = family.sample(params, torch.Generator().manual_seed(0))
     assert torch.equal(drawn, family.sample(params, torch.Generator().manual_seed(0)))
     statistics = family.statistics(drawn.unsqueeze(0))[0]  # [N, S]
-    stated = family.moments({name: value.unsqueeze(0) for name, value in single.items()})[0, :, 0]
+    alone = {name: value[None, ..., None] for name, value in single.items()}
+    stated = family.moments(alone)[0, :, 0]
     error = statistics.std(dim=0) / math.sqrt(count)
     assert ((statistics.mean(dim=0) - stated).abs() < 6 * error).all()
 
 
-@pytest.mark.parametrize("family", [*DENSITIES, *FINITE[:4]], ids=repr)
+@pytest.mark.parametrize("family", [*DENSITIES, *FREE, *SHAPED], ids=repr)
 def test_updates_are_where_the_likelihood_is_level(family: pf.inputs.InputFamily) -> None:
     """At the weighted maximum the expected log-likelihood has no slope, in any parameter."""
     params = random_params(family)
@@ -149,8 +151,7 @@ def test_updates_are_where_the_likelihood_is_level(family: pf.inputs.InputFamily
         kept = family.maximize(params, 0 * flow.sum(1), 0 * statistics, pseudocount=0.0)
         assert all(torch.equal(kept[name], params[name]) for name in params)
         same = family.maximize(params, 0 * flow.sum(1), 0 * statistics, pseudocount=3.0)
-        for name in params:
-            torch.testing.assert_close(same[name], params[name])
+        torch.testing.assert_close(family.log_prob(same, x), family.log_prob(params, x))
     for slope in torch.autograd.grad(likelihood, list(leaves.values())):
         torch.testing.assert_close(slope, torch.zeros_like(slope), rtol=0.0, atol=1e-9)
 
@@ -168,6 +169,69 @@ def test_the_gaussian_update_is_the_weighted_mean_and_deviation() -> None:
     torch.testing.assert_close(best["log_std"].exp(), deviation, rtol=1e-7, atol=1e-12)
 
 
+def test_a_histogram_by_hand() -> None:
+    family = pf.Histogram([0, 1, 3])
+    params = {"logits": torch.tensor([[[0.25], [0.75]]]).log()}  # [P, S, K]
+    x = torch.tensor([[-0.1, 0.0, 0.9, 1.0, 3.0, 3.1]])
+    found = family.log_prob(params, x).exp().flatten()
+    torch.testing.assert_close(found, torch.tensor([0.0, 0.25, 0.25, 0.375, 0.375, 0.0]))
+    assert family.mode(params).item() == 2.0
+    drawn = family.sample({"logits": params["logits"][0].t().expand(20_000, -1)})
+    counts = torch.histogram(drawn, torch.tensor([0.0, 1.0, 2.0, 3.0])).hist / 20_000
+    torch.testing.assert_close(counts, torch.tensor([0.25, 0.375, 0.375]), rtol=0, atol=0.02)
+
+
+def test_histogram_edges_hold_equally_many_values() -> None:
+    column = torch.cat([torch.arange(100.0).square(), torch.full((7,), torch.nan)])
+    edges = torch.tensor(pf.Histogram.of(column, bins=4).edges)
+    assert torch.histogram(column[:100], edges).hist.tolist() == [25, 25, 25, 25]
+    assert pf.Histogram.of([0.0, 0.0, 0.0, 0.0, 1.0], bins=4).edges == (0.0, 1.0)
+    with pytest.raises(pf.StructureError, match="two different"):
+        pf.Histogram.of([2.0, torch.nan])
+
+
+def test_a_discretised_logistic_is_the_logistic_between_halves() -> None:
+    family = pf.DiscretizedLogistic(6)
+    params = random_params(family)
+    mean, scale = params["mean"], params["log_scale"].exp()
+    cuts = torch.arange(5, dtype=torch.float64).view(1, -1, 1) + 0.5
+    rising = torch.sigmoid((cuts - mean.unsqueeze(1)) / scale.unsqueeze(1))
+    ends = torch.zeros(2, 1, UNITS, dtype=torch.float64)
+    wanted = torch.cat([ends, rising, 1 + ends], dim=1).diff(dim=1)
+    torch.testing.assert_close(family.table(params), wanted)
+
+
+@pytest.mark.parametrize("flow", [[5.0, 0, 0, 0], [0, 0, 5.0, 0], [1.0, 0, 0, 1]], ids=str)
+def test_a_discretised_logistic_goes_to_the_edge_and_stays_finite(flow: list[float]) -> None:
+    family = pf.DiscretizedLogistic(4)
+    params = {"mean": torch.full((1, 1), 1.3), "log_scale": torch.zeros(1, 1)}
+    counts = torch.tensor(flow).view(1, 4, 1)
+    best = family.maximize(params, counts, pseudocount=0.0)
+    before = (counts * family.log_table(params)).sum()
+    after = (counts * family.log_table(best)).sum()
+    assert all(value.isfinite().all() for value in best.values())
+    assert after > before
+    if sum(n > 0 for n in flow) == 1:
+        assert after > -1e-3  # 5 log s(10)^2 at the smallest scale
+
+
+@pytest.mark.parametrize("family", [*FREE, *SHAPED, *DENSITIES], ids=repr)
+def test_fitted_units_are_those_of_their_rows(family: pf.inputs.InputFamily) -> None:
+    x = torch.tensor([1.0, 2, 3, 1, torch.nan, 1, 1, 2, 3, 3], dtype=torch.float64)
+    if family.num_categories == 2:
+        x = x.clamp_max(2) - 1
+    weight = torch.zeros(10, 3, dtype=torch.float64)
+    weight[:5, 0] = 1.0
+    weight[5:, 1] = 2.0  # unit 2 has no rows: the whole column is its
+    params = family.fitted(x, weight)
+    first, second, whole = (
+        family.fitted(part, torch.ones(len(part), 1).double()) for part in (x[:5], x[5:], x)
+    )
+    for name, value in params.items():
+        wanted = torch.cat([first[name], second[name], whole[name]], dim=-1)
+        torch.testing.assert_close(value, wanted, rtol=1e-6, atol=1e-6)
+
+
 def test_families_refuse_settings_that_make_no_sense() -> None:
     with pytest.raises(pf.StructureError, match="at least"):
         pf.Categorical(0)
@@ -178,6 +242,11 @@ def test_families_refuse_settings_that_make_no_sense() -> None:
     for family in (pf.Poisson, pf.Exponential):
         with pytest.raises(pf.StructureError, match="must be positive"):
             family(0.0)
+    for edges in ([1.0], [1.0, 1.0], [0.0, torch.inf], [0.0, torch.nan]):
+        with pytest.raises(pf.StructureError, match="edges must be"):
+            pf.Histogram(edges)
+    with pytest.raises(pf.StructureError, match="at least 2"):
+        pf.DiscretizedLogistic(1)
     with pytest.raises(pf.StructureError, match=r"\(3,\) must lie in 0..2"):
         pf.Indicator(3, num_categories=3)
     with pytest.raises(pf.StructureError, match="has 2 units, not 1"):

@@ -4,8 +4,10 @@ from pcflow.inputs.base import DensityFamily, FiniteFamily, InputFamily
 from pcflow.inputs.bernoulli import Bernoulli
 from pcflow.inputs.binomial import Binomial
 from pcflow.inputs.categorical import Categorical
+from pcflow.inputs.discretized_logistic import DiscretizedLogistic
 from pcflow.inputs.exponential import Exponential
 from pcflow.inputs.gaussian import Gaussian
+from pcflow.inputs.histogram import Histogram
 from pcflow.inputs.indicator import Indicator
 from pcflow.inputs.log_normal import LogNormal
 from pcflow.inputs.poisson import Poisson
@@ -16,8 +18,10 @@ FAMILIES: dict[str, type[InputFamily]] = {
         Bernoulli,
         Binomial,
         Categorical,
+        DiscretizedLogistic,
         Exponential,
         Gaussian,
+        Histogram,
         Indicator,
         LogNormal,
         Poisson,
@@ -31,9 +35,11 @@ __all__ = [
     "Binomial",
     "Categorical",
     "DensityFamily",
+    "DiscretizedLogistic",
     "Exponential",
     "FiniteFamily",
     "Gaussian",
+    "Histogram",
     "Indicator",
     "InputFamily",
     "LogNormal",

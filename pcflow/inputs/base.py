@@ -45,6 +45,37 @@ class InputFamily(ABC):
     def initial(self, units: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Random parameters to start learning from, in the shapes of `parameter_shapes`."""
 
+    def fitted(self, x: Tensor, weight: Tensor, pseudocount: float = 0.0) -> dict[str, Tensor]:
+        """Parameters of units, each fitted to a column with weights of its own.
+
+        A unit to which no known value is given gets what fits the whole column, which is also what
+        densities are smoothed towards.
+
+        Args:
+            x: the column [N]; NaN is left out.
+            weight: of every value for every unit [N, K], nonnegative.
+            pseudocount: see `maximize`.
+
+        Examples:
+            >>> from pcflow.inputs import Bernoulli
+            >>> x, weight = torch.tensor([0.0, 1.0, 1.0, 1.0]), torch.ones(4, 1)
+            >>> Bernoulli().fitted(x, weight)["logits"].sigmoid()
+            tensor([0.7500])
+        """
+        known = ~x.isnan()
+        x, weight = x[known].to(weight.dtype), weight[known]
+        start = self.initial(weight.shape[1], torch.Generator().manual_seed(0))
+        params = {name: p.to(weight).unsqueeze(0) for name, p in start.items()}  # [1, ..., K]
+        params = self._counted(params, x, torch.ones_like(weight), 0.0)
+        params = self._counted(params, x, weight, pseudocount)
+        return {name: p.squeeze(0) for name, p in params.items()}
+
+    @abstractmethod
+    def _counted(
+        self, params: Params, x: Tensor, weight: Tensor, pseudocount: float
+    ) -> dict[str, Tensor]:
+        """The update [1, ..., K] from values [N] without gaps and their weights [N, K]."""
+
 
 class FiniteFamily(InputFamily):
     """A family over the values 0, 1, ..., V - 1."""
@@ -81,6 +112,13 @@ class FiniteFamily(InputFamily):
             pseudocount: added to every count.
         """
 
+    def _counted(
+        self, params: Params, x: Tensor, weight: Tensor, pseudocount: float
+    ) -> dict[str, Tensor]:
+        flow = weight.new_zeros(self.num_categories, weight.shape[1])
+        flow.index_add_(0, x.long(), weight)
+        return self.maximize(params, flow.unsqueeze(0), pseudocount)
+
 
 class DensityFamily(InputFamily):
     """A family whose values are not a finite range: real numbers, unbounded counts."""
@@ -115,3 +153,10 @@ class DensityFamily(InputFamily):
 
         `pseudocount` observations distributed as the present parameters are added.
         """
+
+    def _counted(
+        self, params: Params, x: Tensor, weight: Tensor, pseudocount: float
+    ) -> dict[str, Tensor]:
+        statistics = self.statistics(x.unsqueeze(0))[0]  # [N, S]
+        flow = weight.sum(dim=0, keepdim=True)  # [1, K]
+        return self.maximize(params, flow, (statistics.t() @ weight).unsqueeze(0), pseudocount)

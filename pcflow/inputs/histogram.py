@@ -1,0 +1,129 @@
+"""Histograms: real values of any shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from pcflow.errors import StructureError
+from pcflow.inputs.base import DensityFamily, Params
+
+
+@dataclass(frozen=True)
+class Histogram(DensityFamily):
+    """Real values with a density that is constant between fixed edges, and zero outside of them.
+
+    Parameter: `logits` [S, K] of S bins; probabilities are their softmax. A bin holds its lower
+    edge; the last one holds both.
+
+    Args:
+        edges: at least two, rising.
+
+    Raises:
+        StructureError: if the edges are too few, do not rise or are not finite.
+
+    Examples:
+        >>> family = Histogram([0.0, 1.0, 3.0])
+        >>> family.log_prob({"logits": torch.zeros(1, 2, 1)}, torch.tensor([[2.0]])).exp().item()
+        0.25
+    """
+
+    edges: tuple[float, ...]
+
+    def __init__(self, edges: Iterable[float]) -> None:
+        """Check the edges."""
+        given = tuple(float(edge) for edge in edges)
+        if len(given) < 2 or not all(0 < b - a < float("inf") for a, b in pairwise(given)):
+            raise StructureError(f"edges must be two or more that rise, all finite, got {given}")
+        object.__setattr__(self, "edges", given)
+
+    @classmethod
+    def of(cls, column: Tensor | Iterable[float], bins: int = 20) -> Histogram:
+        """Edges such that every bin holds about as many values of a column; NaN is left out.
+
+        Raises:
+            StructureError: if the column does not hold two different finite values, or `bins` is
+                below 1.
+
+        Examples:
+            >>> Histogram.of([1.0, 2.0, 3.0, 4.0, 5.0], bins=2)
+            Histogram(edges=(1.0, 3.0, 5.0))
+        """
+        values = torch.as_tensor(column, dtype=torch.float64)
+        values = values[~values.isnan()]
+        if bins < 1 or len(values.unique()) < 2 or not values.isfinite().all():
+            raise StructureError("a histogram needs a bin, and two different, finite values")
+        shares = torch.linspace(0, 1, bins + 1, dtype=torch.float64)
+        return cls(sorted(set(torch.quantile(values, shares).tolist())))
+
+    @property
+    def _bins(self) -> int:
+        return len(self.edges) - 1
+
+    def parameter_shapes(self, units: int) -> dict[str, tuple[int, ...]]:
+        """`logits` [S, K]."""
+        return {"logits": (self._bins, units)}
+
+    def initial(self, units: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Standard normal logits."""
+        return {"logits": torch.randn(self._bins, units, generator=generator)}
+
+    def log_prob(self, params: Params, x: Tensor) -> Tensor:
+        """Log-probability of the bin minus the log of its width."""
+        height = self._log_height(params["logits"])  # [F, S, K]
+        place, inside = self._place(x)
+        height = height.expand(len(x), -1, -1)
+        found = height.gather(1, place.unsqueeze(-1).expand(-1, -1, height.shape[-1]))
+        return found.masked_fill(~inside.unsqueeze(-1), -torch.inf)  # [F, B, K]
+
+    def mode(self, params: Params) -> Tensor:
+        """The middle of the highest bin."""
+        edges = self._edges(params["logits"])
+        middles = (edges[1:] + edges[:-1]) / 2
+        return middles[self._log_height(params["logits"]).argmax(dim=-2)]
+
+    def sample(self, params: Params, generator: torch.Generator | None = None) -> Tensor:
+        """A bin, and a uniform value in it."""
+        probs = params["logits"].softmax(dim=-1)  # [N, S]
+        place = torch.multinomial(probs, 1, generator=generator).squeeze(-1)
+        edges = self._edges(probs)
+        share = torch.rand(place.shape, generator=generator, dtype=probs.dtype, device=probs.device)
+        return torch.lerp(edges[place], edges[place + 1], share)
+
+    def statistics(self, x: Tensor) -> Tensor:
+        """Which bin, as a vector with a single one."""
+        place, inside = self._place(x)
+        ones = inside.unsqueeze(-1).to(x.dtype)
+        return torch.zeros(*x.shape, self._bins, dtype=x.dtype, device=x.device).scatter_(
+            -1, place.unsqueeze(-1), ones
+        )
+
+    def moments(self, params: Params) -> Tensor:
+        """Probabilities of the bins."""
+        return params["logits"].softmax(dim=-2)
+
+    def maximize(
+        self, params: Params, weight: Tensor, statistics: Tensor, pseudocount: float
+    ) -> dict[str, Tensor]:
+        """Relative counts; a unit without flow keeps its bins."""
+        counts = statistics + pseudocount * self.moments(params)  # [P, S, K]
+        total = counts.sum(dim=-2, keepdim=True)
+        return {"logits": torch.where(total > 0, (counts / total).log(), params["logits"])}
+
+    def _log_height(self, logits: Tensor) -> Tensor:
+        edges = self._edges(logits)
+        return logits.log_softmax(dim=-2) - (edges[1:] - edges[:-1]).log().unsqueeze(-1)
+
+    def _edges(self, like: Tensor) -> Tensor:
+        return torch.tensor(self.edges, dtype=like.dtype, device=like.device)
+
+    def _place(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Index of the bin of every value, and whether it is in one at all."""
+        edges = self._edges(x)
+        inside = (x >= edges[0]) & (x <= edges[-1])
+        place = torch.searchsorted(edges, x.contiguous(), right=True) - 1
+        return place.clamp(0, self._bins - 1), inside

@@ -1,0 +1,81 @@
+"""The recipe of `inputs/base.py`, followed: a family of one's own, and everything works with it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import pcflow as pf
+from pcflow.inputs import FAMILIES, DensityFamily
+from pcflow.inputs.base import Params
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@dataclass(frozen=True)
+class Geometric(DensityFamily):
+    """Failures 0, 1, 2, ... before the first success, whose log-odds are `logits` [K]."""
+
+    def parameter_shapes(self, units: int) -> dict[str, tuple[int, ...]]:
+        return {"logits": (units,)}
+
+    def initial(self, units: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        return {"logits": torch.randn(units, generator=generator)}
+
+    def log_prob(self, params: Params, x: Tensor) -> Tensor:
+        logits = params["logits"].unsqueeze(-2)  # [F, 1, K]
+        again = torch.nn.functional.logsigmoid(-logits)
+        return torch.nn.functional.logsigmoid(logits) + x.unsqueeze(-1) * again
+
+    def mode(self, params: Params) -> Tensor:
+        return torch.zeros_like(params["logits"])
+
+    def sample(self, params: Params, generator: torch.Generator | None = None) -> Tensor:
+        uniform = torch.rand(params["logits"].shape, generator=generator).to(params["logits"])
+        return (uniform.log() / torch.nn.functional.logsigmoid(-params["logits"])).floor()
+
+    def statistics(self, x: Tensor) -> Tensor:
+        return x.unsqueeze(-1)
+
+    def moments(self, params: Params) -> Tensor:
+        return torch.exp(-params["logits"]).unsqueeze(-2)
+
+    def maximize(
+        self, params: Params, weight: Tensor, statistics: Tensor, pseudocount: float
+    ) -> dict[str, Tensor]:
+        failures = (statistics + pseudocount * self.moments(params)).squeeze(-2)
+        success = weight + pseudocount
+        return {"logits": torch.where(success > 0, (success / failures).log(), params["logits"])}
+
+
+def test_a_family_of_ones_own_is_learned_queried_drawn_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FAMILIES, "Geometric", Geometric)
+    regions = pf.structure.random_binary_tree(2)
+    circuit = pf.build_circuit(regions, [Geometric(), pf.Bernoulli()], units=2)
+    model = pf.compile(circuit, DEVICE, torch.float64)
+
+    counts = torch.arange(400, dtype=torch.float64)
+    grid = torch.cartesian_prod(counts, counts[:2])
+    assert model.log_prob(grid).logsumexp(0).item() == pytest.approx(0.0, abs=1e-3)
+
+    x = torch.tensor([[0.0, 1], [1, 1], [7, 0], [torch.nan, 0], [9, torch.nan], [0, 1]] * 10)
+    for learner in (pf.EM(), pf.Anemone(), pf.MiniBatchEM(), pf.Gradient()):
+        result = pf.fit(model, x, learner, epochs=6, progress=False)
+        assert result.train[-1] > result.train[0]
+
+    torch.testing.assert_close(
+        pf.reference_log_prob(model.circuit, x.double()), model.log_prob(x).detach().cpu()
+    )
+    drawn = model.sample(30_000, generator=torch.Generator(DEVICE).manual_seed(0))
+    weights = model.log_prob(grid).exp().detach().cpu()
+    assert drawn[:, 0].mean().item() == pytest.approx((weights * grid[:, 0]).sum().item(), rel=0.05)
+    best = model.mpe(torch.tensor([[torch.nan, 0.0]]))
+    assert best.values[0, 0] == 0.0
+
+    pf.save(model, tmp_path / "own")
+    again = pf.load(tmp_path / "own", DEVICE)
+    assert torch.equal(again.log_prob(x), model.log_prob(x))
