@@ -39,6 +39,7 @@ from pcflow.projection import ProjectedEvidence
 from pcflow.properties import is_deterministic
 from pcflow.queries import MPE
 from pcflow.reference import reference_log_prob
+from pcflow.refine import grow, prune
 from pcflow.region_graph import Partition, Region, RegionGraph
 from pcflow.trees import chow_liu, hclt
 
@@ -83,10 +84,12 @@ __all__ = [
     "compile",
     "datasets",
     "fit",
+    "grow",
     "hclt",
     "hmm",
     "is_deterministic",
     "load",
+    "prune",
     "reference_log_prob",
     "save",
     "structure",

@@ -41,6 +41,7 @@ ORDER = (  # the modules and packages in pcflow: each may import only from those
     "projection",
     "compiled",
     "learn",
+    "refine",
     "io",
     "plot",
     "testing",

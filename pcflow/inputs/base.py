@@ -15,8 +15,8 @@ Legend: P parameter sets, F folds, B batch, V categories, K units, S statistics,
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -44,6 +44,10 @@ class InputFamily(ABC):
     @abstractmethod
     def initial(self, units: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Random parameters to start learning from, in the shapes of `parameter_shapes`."""
+
+    def of_units(self, units: Sequence[int]) -> Self:
+        """The family of chosen units: itself, unless its settings tell units apart."""
+        return self
 
     def fitted(self, x: Tensor, weight: Tensor, pseudocount: float = 0.0) -> dict[str, Tensor]:
         """Parameters of units, each fitted to a column with weights of its own.

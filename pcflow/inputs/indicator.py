@@ -1,7 +1,8 @@
 """Point masses on fixed values: the literals of logical circuits."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -43,6 +44,10 @@ class Indicator(FiniteFamily):
         if units != len(self.values):
             raise StructureError(f"{self} has {len(self.values)} units, not {units}")
         return {}
+
+    def of_units(self, units: Sequence[int]) -> Self:
+        """The values of those units."""
+        return type(self)([self.values[unit] for unit in units], self.num_categories)
 
     def initial(self, units: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Nothing to draw."""

@@ -1,0 +1,134 @@
+"""Growing and pruning: what must not change, and what must go."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import pcflow as pf
+from pcflow.testing import circuits, enumerate_states, mixed_families
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def compiled(circuit: pf.Circuit) -> pf.CompiledCircuit:
+    return pf.compile(circuit, DEVICE, torch.float64)
+
+
+def log_probs(circuit: pf.Circuit, rows: torch.Tensor) -> torch.Tensor:
+    return compiled(circuit).log_prob(rows).detach().cpu()
+
+
+def edges(circuit: pf.Circuit) -> int:
+    sums = (layer for layer in circuit.layers if isinstance(layer, pf.SumLayer))
+    return sum(int((layer.weight.value > -torch.inf).sum()) for layer in sums)
+
+
+@given(circuits(), st.integers(1, 3))
+def test_growing_without_noise_changes_nothing(circuit: pf.Circuit, copies: int) -> None:
+    grown = pf.grow(circuit, copies, noise=0.0)
+    states = enumerate_states(circuit)
+    torch.testing.assert_close(log_probs(grown, states), log_probs(circuit, states))
+    sizes = zip(circuit.layers, grown.layers, strict=True)
+    assert all(new.units >= old.units for old, new in sizes)
+    assert len(grown.parameters) == len(circuit.parameters)  # what was tied is tied
+
+
+def test_copies_differ_by_noise_from_the_generator() -> None:
+    circuit = pf.hmm(3, 2, pf.Bernoulli())
+    once, again = (
+        pf.grow(circuit, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1)
+    )
+    other = pf.grow(circuit, generator=torch.Generator().manual_seed(2))
+    states = enumerate_states(circuit)
+    assert torch.equal(log_probs(once, states), log_probs(again, states))
+    assert not torch.allclose(log_probs(once, states), log_probs(other, states))
+
+
+def test_training_on_after_growing_raises_the_likelihood() -> None:
+    truth = pf.hmm(6, 4, pf.Categorical(4))
+    sharp = truth.replace({p: 3 * p.value for p in truth.parameters})
+    x = compiled(sharp).sample(300)
+    model = compiled(pf.hmm(6, 2, pf.Categorical(4), homogeneous=False))
+    before = pf.fit(model, x, epochs=30, progress=False).train[-1]
+    grown = compiled(pf.grow(model.circuit))
+    result = pf.fit(grown, x, epochs=30, progress=False)
+    assert result.train[-1] > before + 0.01
+
+
+@given(circuits(families=mixed_families()), st.integers(0, 1000))
+@settings(max_examples=30)
+def test_pruning_edges_without_flow_changes_nothing(circuit: pf.Circuit, seed: int) -> None:
+    """After an EM step the weights of edges without flow are zero; those edges go."""
+    model = compiled(circuit)
+    x = model.sample(30, generator=torch.Generator(DEVICE).manual_seed(seed))
+    pf.fit(model, x, pf.EM(), epochs=1, progress=False)
+    smaller = pf.prune(model, x)
+    torch.testing.assert_close(log_probs(smaller, x), model.log_prob(x).detach().cpu())
+
+
+@given(circuits(), st.integers(0, 1000))
+@settings(max_examples=30)
+def test_zero_weights_go_and_the_distribution_stays(circuit: pf.Circuit, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    values = {}
+    for layer in circuit.layers:
+        if isinstance(layer, pf.SumLayer):
+            gone = torch.rand(layer.weight.shape, generator=generator) < 0.5
+            gone[..., 0] = False
+            values[layer.weight] = layer.weight.value.masked_fill(gone, -torch.inf)
+    thinned = circuit.replace(values)
+    states = enumerate_states(thinned)
+    possible = states[log_probs(thinned, states) > -torch.inf]
+    smaller = pf.prune(compiled(thinned), possible)
+    assert edges(smaller) <= edges(thinned)
+    torch.testing.assert_close(log_probs(smaller, states), log_probs(thinned, states))
+
+
+@given(circuits(max_variables=4), st.integers(0, 1000), st.floats(0.05, 1.0))
+@settings(max_examples=30)
+def test_what_is_left_is_a_distribution_with_fewer_edges(
+    circuit: pf.Circuit, seed: int, keep: float
+) -> None:
+    model = compiled(circuit)
+    x = model.sample(20, generator=torch.Generator(DEVICE).manual_seed(seed))
+    smaller = pf.prune(model, x, keep)
+    total = log_probs(smaller, enumerate_states(smaller)).logsumexp(0)
+    assert abs(float(total)) < 1e-9
+    assert edges(smaller) <= edges(circuit)
+
+
+def test_the_least_used_edges_and_idle_units_go() -> None:
+    """.7 a + .2 b + .1 c over one coin each, c never seen: half of the edges is the first."""
+    units = pf.InputLayer(0, pf.Indicator([0, 1, 2], 3), 3)
+    circuit = pf.Circuit(pf.SumLayer([units], pf.Parameter.from_probs([[0.7, 0.2, 0.1]])))
+    x = torch.tensor([[0], [0], [1]])
+    fewer = pf.prune(compiled(circuit), x)
+    assert [layer.units for layer in fewer.layers] == [2, 1]
+    wanted = torch.tensor([7 / 9, 2 / 9, 0.0], dtype=torch.float64).log()
+    torch.testing.assert_close(log_probs(fewer, torch.arange(3).unsqueeze(1)), wanted)
+    fewest = pf.prune(compiled(circuit), x, keep=0.4)
+    assert [layer.units for layer in fewest.layers] == [1, 1]
+    assert fewest.layers[0].family == pf.Indicator([0], 3)  # type: ignore[union-attr]
+
+
+def test_a_homogeneous_chain_stays_homogeneous() -> None:
+    model = compiled(pf.hmm(8, 6, pf.Categorical(3)))
+    x = torch.zeros(20, 8, dtype=torch.long)
+    for _ in range(3):
+        pf.fit(model, x, epochs=30, progress=False)
+    smaller = pf.prune(model, x, keep=0.2)
+    moves = {layer.weight for layer in smaller.layers if isinstance(layer, pf.SumLayer)}
+    assert len(moves) == 2  # the initial distribution and one transition
+    assert edges(smaller) < edges(model.circuit)
+
+
+def test_numbers_out_of_range_are_refused() -> None:
+    circuit = pf.hmm(2, 2, pf.Bernoulli())
+    with pytest.raises(pf.StructureError, match="copies >= 1"):
+        pf.grow(circuit, 0)
+    with pytest.raises(pf.StructureError, match="noise >= 0"):
+        pf.grow(circuit, noise=float("nan"))
+    for keep in (0.0, 1.1):
+        with pytest.raises(ValueError, match="keep must be"):
+            pf.prune(compiled(circuit), torch.zeros(1, 2), keep)
