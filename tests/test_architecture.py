@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 
 ORDER = (  # the modules and packages in pcflow: each may import only from those above it
     "errors",
+    "files",
     "datasets",
     "region_graph",
     "structure",

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import pcflow as pf
-from pcflow.io import native
+from pcflow import files
 
 
 def everything() -> pf.Circuit:
@@ -261,7 +261,7 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(
         Path(target).write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(native, "save_file", fail)
+    monkeypatch.setattr(files, "save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         pf.save(model, path)
     assert path.read_bytes() == before

@@ -6,9 +6,7 @@ Parameters of one shape are stacked into one tensor. Nothing in a file is ever e
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import fields
@@ -16,20 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, SumLayer
 from pcflow.compiled import CompiledCircuit, compile
 from pcflow.errors import FileFormatError, PcflowError
+from pcflow.files import Json, read_file, write_file
 from pcflow.inputs import FAMILIES, InputFamily
 
 VERSION = 1
 MOST_CATEGORIES = 1 << 24
 """Files with a larger variable are refused: its table alone could exhaust the memory."""
-
-Json = dict[str, Any]
 
 # what reading a description that is not one can end in
 _MALFORMED = (
@@ -67,17 +62,7 @@ def save(model: CompiledCircuit, path: str | os.PathLike[str]) -> None:
     circuit = model.circuit
     tensors, places = _stack(circuit.parameters)
     described = {"version": VERSION, "layers": _encode(circuit, places)}
-    header = {"pcflow": json.dumps(described)}  # one entry: safetensors keeps no order of several
-    target = Path(path)
-    handle, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(handle)
-    try:
-        save_file(tensors, scratch, metadata=header)
-        os.chmod(scratch, 0o644)  # a temporary file starts private
-        os.replace(scratch, target)
-    except BaseException:
-        os.unlink(scratch)
-        raise
+    write_file(path, tensors, described)
 
 
 def load(path: str | os.PathLike[str], device: torch.device | str | None = None) -> CompiledCircuit:
@@ -106,34 +91,10 @@ def load(path: str | os.PathLike[str], device: torch.device | str | None = None)
 
 
 def _read(path: Path) -> tuple[Json, dict[str, Tensor]]:
-    with path.open("rb") as file:
-        start = file.read(9)
-    is_safetensors = start[8:] == b"{"  # after eight bytes of length, which may look like anything
-    if not is_safetensors and start.startswith((b"PK", b"\x80")):
-        raise FileFormatError(f"{path}: looks like a pickle or a zip archive, which is never read")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise FileFormatError(f"{path}: truncated or not a safetensors file ({error})") from error
+    described, tensors = read_file(path, VERSION)
     if len({t.dtype for t in tensors.values()} - {torch.float32, torch.float64}) > 0:
         raise FileFormatError(f"{path}: parameters must be float32 or float64")
-    return _describe(path, header), tensors
-
-
-def _describe(path: Path, header: Mapping[str, str]) -> Json:
-    """The JSON of the header, of the version that is read here."""
-    if "pcflow" not in header:
-        raise FileFormatError(f"{path}: not a pcflow file")
-    try:
-        described = json.loads(header["pcflow"])
-    except (ValueError, RecursionError) as error:
-        raise FileFormatError(f"{path}: its description is not JSON ({error})") from error
-    version = described.get("version") if isinstance(described, dict) else None
-    if version != VERSION:
-        raise FileFormatError(f"{path}: has version {version!r}, not {VERSION}")
-    return dict(described)
+    return described, tensors
 
 
 def _stack(
