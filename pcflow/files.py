@@ -56,7 +56,8 @@ def read_file(path: str | os.PathLike[str], version: int) -> tuple[Json, dict[st
     try:
         with safe_open(source, framework="pt") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # copies: what is mapped from a file dies when somebody writes into the file
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise FileFormatError(f"{path}: truncated or not a safetensors file ({error})") from error
     return _describe(source, header, version), tensors

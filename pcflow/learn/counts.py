@@ -14,6 +14,7 @@ from torch import Tensor
 from pcflow.compiled import CompiledCircuit
 from pcflow.errors import StructureError
 from pcflow.inputs import DensityFamily, FiniteFamily, InputFamily
+from pcflow.learn.data import Team
 from pcflow.leaves import DensityLeaf, FiniteLeaf, Leaf
 from pcflow.plan import BankRead, InputStep
 from pcflow.queries import refuse_impossible
@@ -27,6 +28,7 @@ class Counts:
         weights: flows of weights by bank [P, K, J].
         inputs: of finite families their counts [P, V, K]; of densities total flow [P, K] and
             flow-weighted statistics [P, S, K]. Each under the first bank of the family.
+        met: sum of the log-likelihoods of the rows that were added, and how many they are.
     """
 
     wants_weights = True
@@ -37,21 +39,31 @@ class Counts:
         self.weights = BankSums(self.engine.plan)
         self.kinds = _input_kinds(s for s in self.engine.plan.steps if isinstance(s, InputStep))
         self.inputs = [BankSums(self.engine.plan) for _ in range(2)]
+        self.met = torch.zeros(2, dtype=torch.float64)
 
     @property
     def sums(self) -> tuple[BankSums, BankSums, BankSums]:
         """All of them."""
         return self.weights, self.inputs[0], self.inputs[1]
 
-    def add(self, x: Tensor) -> Tensor:
-        """Add the counts of some rows; returns their log-likelihoods [B]."""
-        found = []
+    @property
+    def mean_log_prob(self) -> float:
+        """Of the rows that were added."""
+        return float(self.met[0] / self.met[1])
+
+    def add(self, x: Tensor) -> None:
+        """Add the counts of some rows."""
         for part in self.engine.parts(self.engine.check(x)):
             evaluation = self.engine.evaluate(part)
             refuse_impossible(evaluation.log_value, "fit", part)
             evaluation.down(torch.ones_like(evaluation.log_value), self)
-            found.append(evaluation.log_value)
-        return torch.cat(found)
+            total = float(evaluation.log_value.double().sum())
+            self.met += torch.tensor([total, float(len(evaluation.log_value))])
+
+    def gather(self, team: Team) -> None:
+        """Add the counts of all processes."""
+        counts = [sums.found[bank] for sums in self.sums for bank in sorted(sums.found)]
+        team.add_up([self.met, *counts])
 
     def write(self, pseudocount: float) -> None:
         """Replace the parameters by smoothed relative counts."""

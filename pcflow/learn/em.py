@@ -5,18 +5,18 @@ Legend: B batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from pcflow.compiled import CompiledCircuit
+from pcflow.learn.checkpoint import Memoryless
 from pcflow.learn.counts import Counts
+from pcflow.learn.data import Batches
 
 
 @dataclass(frozen=True)
-class EM:
+class EM(Memoryless):
     """Full-batch expectation maximisation (Choi, Vergari, Van den Broeck 2020).
 
     One epoch sums expected counts over all batches and then replaces every weight by its relative
@@ -47,15 +47,15 @@ class EM:
             raise ValueError(f"pseudocount must not be negative, got {self.pseudocount}")
 
     @torch.no_grad()
-    def epoch(self, model: CompiledCircuit, batches: Iterable[Tensor]) -> float:
+    def epoch(self, model: CompiledCircuit, batches: Batches) -> float:
         """Update the model once from all batches; returns the mean log-likelihood before it.
 
         Raises:
             NoMassError: if the model gives a row probability zero.
         """
-        counts, total, rows = Counts(model), 0.0, 0
+        counts = Counts(model)
         for x in batches:
-            total += float(counts.add(x).double().sum())
-            rows += len(x)
+            counts.add(x)
+        counts.gather(batches.team)
         counts.write(self.pseudocount)
-        return total / rows
+        return counts.mean_log_prob

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
 
 from pcflow.compiled import CompiledCircuit
+from pcflow.learn.checkpoint import State
+from pcflow.learn.data import Batches
 from pcflow.queries import refuse_impossible
 
 MakeOptimizer = Callable[[Iterator[torch.nn.Parameter]], torch.optim.Optimizer]
@@ -38,22 +39,36 @@ class Gradient:
         default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
     )
 
-    def epoch(self, model: CompiledCircuit, batches: Iterable[Tensor]) -> float:
+    def epoch(self, model: CompiledCircuit, batches: Batches) -> float:
         """One step per batch; returns the mean log-likelihood met on the way.
 
         Raises:
             NoMassError: if the model gives a row probability zero.
         """
-        optimizer = self._made.get(model)
-        if optimizer is None:
-            optimizer = self._made[model] = self.optimizer(model.parameters())
-        total, rows = 0.0, 0
+        optimizer, team = self._of(model), batches.team
+        met = torch.zeros(2, dtype=torch.float64)
         for x in batches:
             log_prob = model.log_prob(x)
             refuse_impossible(log_prob.detach(), "fit")
             optimizer.zero_grad(set_to_none=True)
-            (-log_prob.mean()).backward()
+            (-log_prob.sum()).backward()
+            here = torch.tensor([float(log_prob.detach().double().sum()), float(len(x))])
+            grads = [p.grad for p in model.parameters() if p.grad is not None]
+            team.add_up([here, *grads])
+            torch._foreach_div_(grads, float(here[1]))
             optimizer.step()
-            total += float(log_prob.detach().double().sum())
-            rows += len(x)
-        return total / rows
+            met += here
+        return float(met[0] / met[1])
+
+    def state(self, model: CompiledCircuit) -> State:
+        """That of the optimizer."""
+        return self._of(model).state_dict()
+
+    def restore(self, model: CompiledCircuit, state: State) -> None:
+        """Give the optimizer its state back."""
+        self._of(model).load_state_dict(state)
+
+    def _of(self, model: CompiledCircuit) -> torch.optim.Optimizer:
+        if model not in self._made:
+            self._made[model] = self.optimizer(model.parameters())
+        return self._made[model]

@@ -6,7 +6,6 @@ Legend: B batch, K units, P parameters of a bank.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
@@ -15,7 +14,9 @@ from torch import Tensor
 
 from pcflow.compiled import CompiledCircuit
 from pcflow.inputs import DensityFamily, FiniteFamily
+from pcflow.learn.checkpoint import Memoryless, State
 from pcflow.learn.counts import Counts, PriorCounts
+from pcflow.learn.data import Batches
 
 Sums = list[dict[int, Tensor]]
 """Of `Counts.sums`: weights, input counts, input statistics, by bank."""
@@ -30,22 +31,23 @@ class _Stochastic(ABC):
             raise ValueError(f"need 0 < step <= 1 and pseudocount >= 0: {step=}, {pseudocount=}")
 
     @torch.no_grad()
-    def epoch(self, model: CompiledCircuit, batches: Iterable[Tensor]) -> float:
+    def epoch(self, model: CompiledCircuit, batches: Batches) -> float:
         """One step per batch; returns the mean log-likelihood met on the way.
 
         Raises:
             NoMassError: if the model gives a row probability zero.
         """
-        total, rows = 0.0, 0
+        met = torch.zeros(2, dtype=torch.float64)
         for x in batches:
             counts = Counts(model)
-            total += float(counts.add(x).double().sum())
-            rows += len(x)
-            self.update(model, counts, len(x))
-        return total / rows
+            counts.add(x)
+            counts.gather(batches.team)
+            self.update(model, counts)
+            met += counts.met
+        return float(met[0] / met[1])
 
     @abstractmethod
-    def update(self, model: CompiledCircuit, counts: Counts, rows: int) -> None:
+    def update(self, model: CompiledCircuit, counts: Counts) -> None:
         """Move the parameters by what some rows count."""
 
 
@@ -87,20 +89,30 @@ class Anemone(_Stochastic):
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
 
-    def update(self, model: CompiledCircuit, counts: Counts, rows: int) -> None:
+    def update(self, model: CompiledCircuit, counts: Counts) -> None:
         """Mix smoothed mean flows with those of the prior."""
         prior = PriorCounts(model)
         prior.add_nothing()
-        flows = self._smooth(model, [s.found for s in counts.sums], rows)
+        flows = self._smooth(model, [s.found for s in counts.sums], float(counts.met[1]))
         for expected, flow, sums in zip(prior.sums, flows, counts.sums, strict=True):
             for bank, mean in flow.items():
                 sums.found[bank] = torch.lerp(expected.found[bank], mean, self.step)
         counts.write(self.pseudocount)
 
-    def _smooth(self, model: CompiledCircuit, found: Sums, rows: int) -> Sums:
+    def state(self, model: CompiledCircuit) -> State:
+        """Smoothed flows, and of how many batches."""
+        times, buffers = self._buffers.get(model, (0, [{}, {}, {}]))
+        return {"times": times, "buffers": buffers}
+
+    def restore(self, model: CompiledCircuit, state: State) -> None:
+        """Smooth on from there."""
+        device = model.engine.tables.like.device
+        buffers = [{bank: t.to(device) for bank, t in b.items()} for b in state["buffers"]]
+        self._buffers[model] = (state["times"], buffers)
+
+    def _smooth(self, model: CompiledCircuit, found: Sums, rows: float) -> Sums:
         """Mean flows, averaged over batches with the weight of the first ones corrected."""
-        fresh = model not in self._buffers
-        times, buffers = (0, [{}, {}, {}]) if fresh else self._buffers[model]
+        times, buffers = self._buffers.get(model, (0, [{}, {}, {}]))
         for buffer, flows in zip(buffers, found, strict=True):
             for bank, flow in flows.items():
                 mean = flow / rows
@@ -112,7 +124,7 @@ class Anemone(_Stochastic):
 
 
 @dataclass(frozen=True)
-class MiniBatchEM(_Stochastic):
+class MiniBatchEM(Memoryless, _Stochastic):
     """EM by batches with one step size for all units (Peharz et al. 2020).
 
     Every unit that the batch uses moves from its parameters towards the relative counts.
@@ -140,7 +152,7 @@ class MiniBatchEM(_Stochastic):
         """Check the numbers."""
         self._check(self.step, self.pseudocount)
 
-    def update(self, model: CompiledCircuit, counts: Counts, rows: int) -> None:
+    def update(self, model: CompiledCircuit, counts: Counts) -> None:
         """Mix relative counts with present parameters."""
         weights, inputs, statistics = (s.found for s in counts.sums)
         tables, banks = counts.engine.tables, counts.engine.tables.banks

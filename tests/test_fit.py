@@ -1,0 +1,337 @@
+"""`fit` on data of every kind, stopped and taken up again, in one process and in two."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+import pcflow as pf
+from pcflow.files import read_file, write_file
+from pcflow.learn.fit import Learner, mean_log_prob
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+LEARNERS: dict[str, Callable[[], Learner]] = {
+    "EM": pf.EM,
+    "Anemone": pf.Anemone,
+    "MiniBatchEM": pf.MiniBatchEM,
+    "Adam": pf.Gradient,
+}
+every_learner = pytest.mark.parametrize("learner", LEARNERS)
+
+
+def model_of(seed: int = 0) -> pf.CompiledCircuit:
+    generator = torch.Generator().manual_seed(seed)
+    columns = [pf.Categorical(3), pf.Gaussian(), pf.Bernoulli(), pf.Gaussian()]
+    regions = pf.structure.random_binary_tree(4, replicas=2)
+    circuit = pf.build_circuit(regions, columns, units=3, generator=generator)
+    return pf.compile(circuit, DEVICE, torch.float64)
+
+
+def rows(count: int = 60, seed: int = 1) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(count, 4, generator=generator)
+    x[:, 0] = torch.randint(3, (count,), generator=generator).float()
+    x[:, 2] = torch.randint(2, (count,), generator=generator).float()
+    return x.masked_fill(torch.rand(count, 4, generator=generator) < 0.1, torch.nan)
+
+
+def values(model: pf.CompiledCircuit) -> Tensor:
+    return torch.cat([p.detach().cpu().flatten() for p in model.parameters()])
+
+
+def fitted(data: object, learner: Learner | None = None, **more: object) -> Tensor:
+    model = model_of()
+    pf.fit(model, data, learner, epochs=3, batch_size=16, progress=False, **more)  # type: ignore[arg-type]
+    return values(model)
+
+
+def test_arrays_teach_what_tensors_teach(tmp_path: Path) -> None:
+    x = rows()
+    wanted = fitted(x)
+    mapped = np.memmap(tmp_path / "rows", np.float32, "w+", shape=(60, 4))
+    mapped[:] = x.numpy()
+    mapped.flush()
+    reopened = np.memmap(tmp_path / "rows", np.float32, "r", shape=(60, 4))
+    backwards = np.asfortranarray(x.numpy().astype(">f4"))
+    for array in (x.numpy(), reopened, backwards, x.numpy()[::-1][::-1]):
+        assert torch.equal(fitted(array), wanted)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int64, np.bool_])
+def test_arrays_of_whole_numbers(dtype: type) -> None:
+    x = torch.randint(2, (40, 3))
+    ends = []
+    for data in (x, x.numpy().astype(dtype)):
+        model = pf.compile(pf.hmm(3, 2, pf.Bernoulli(), generator=torch.Generator().manual_seed(0)))
+        pf.fit(model, data, epochs=2, validation=data, progress=False)
+        ends.append(values(model))
+    assert torch.equal(ends[0], ends[1])
+
+
+def test_loaders_teach_what_tensors_teach() -> None:
+    x = rows()
+    wanted = fitted(x, validation=x)
+    for dataset in (TensorDataset(x, torch.arange(60)), list(x)):
+        loader: DataLoader[object] = DataLoader(dataset, batch_size=16)  # type: ignore[arg-type]
+        torch.testing.assert_close(fitted(loader, validation=loader), wanted)
+    assert mean_log_prob(model_of(), loader) == pytest.approx(mean_log_prob(model_of(), x))
+
+
+def test_a_loader_that_does_not_know_its_length(capsys: pytest.CaptureFixture[str]) -> None:
+    class Stream(IterableDataset[Tensor]):
+        def __iter__(self):  # type: ignore[no-untyped-def]
+            return iter(rows())
+
+    loader = DataLoader(Stream(), batch_size=16)
+    torch.testing.assert_close(fitted(loader), fitted(rows()))
+    pf.fit(model_of(), loader, epochs=2)
+    assert "epoch=2/2" in capsys.readouterr().err
+
+
+def test_data_that_cannot_be_used_are_refused() -> None:
+    with pytest.raises(pf.EvidenceError, match=r"train must hold numbers, not <U1"):
+        fitted(np.full((3, 4), "a"))
+    with pytest.raises(pf.EvidenceError, match=r"train must be \[N, 4\]"):
+        fitted(np.zeros((3, 5)))
+    with pytest.raises(pf.EvidenceError, match="train holds no observed value"):
+        fitted(np.full((3, 4), np.nan))
+    with pytest.raises(pf.EvidenceError, match=r"train must load \[B, 4\], got \(16, 3\)"):
+        fitted(DataLoader(TensorDataset(torch.zeros(16, 3)), batch_size=16))
+    with pytest.raises(pf.EvidenceError, match=r"train must load \[B, 4\], got dict"):
+        fitted(DataLoader([{"x": 0}, {"x": 1}]))  # type: ignore[arg-type]
+
+
+def test_the_bar_tells_likelihoods_and_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    pf.fit(model_of(), rows(), epochs=3, validation=rows(20, 2))
+    shown = capsys.readouterr().err
+    assert "180/180" in shown  # rows
+    for told in ("epoch=3/3", "train=-", "valid=-", "<"):
+        assert told in shown
+
+
+def test_the_course_is_drawn() -> None:
+    result = pf.fit(model_of(), rows(), epochs=4, validation=rows(20, 2), progress=False)
+    axes = result.plot()
+    drawn = [list(line.get_ydata()) for line in axes.get_lines()]  # type: ignore[call-overload]
+    assert drawn[0] == result.train
+    assert drawn[1] == result.validation
+
+
+class Stop(BaseException):
+    """Raised where a person would press control-C."""
+
+
+@every_learner
+@pytest.mark.parametrize("stop", [1, 4])
+def test_a_stopped_fit_goes_on_to_the_same_parameters(
+    learner: str, stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, held_out = rows(), rows(30, 2)
+
+    def run(checkpoint: Path | None, seed: int = 0) -> tuple[Tensor, pf.FitResult]:
+        torch.manual_seed(3)  # the order of rows
+        model = model_of(seed)
+        result = pf.fit(
+            model,
+            x,
+            LEARNERS[learner](),
+            epochs=6,
+            batch_size=16,
+            validation=held_out,
+            patience=3,
+            checkpoint=checkpoint,
+            progress=False,
+        )
+        return values(model), result
+
+    whole, result = run(None)
+    file = tmp_path / "fit"
+    done = 0
+
+    def count(path: Path, *rest: object) -> None:
+        nonlocal done
+        write_file(path, *rest)  # type: ignore[arg-type]
+        done += 1
+        if done == stop:
+            raise Stop
+
+    monkeypatch.setattr("pcflow.learn.checkpoint.write_file", count)
+    with pytest.raises(Stop):
+        run(file)
+    monkeypatch.undo()
+    resumed, same = run(file, seed=9)  # other initial parameters: those of the file count
+    assert torch.equal(resumed, whole)
+    assert same == result
+    again, same = run(file)  # there is nothing left to do
+    assert torch.equal(again, whole)
+    assert same == result
+
+
+def test_a_generator_goes_on_where_it_was(tmp_path: Path) -> None:
+    def run(epochs: int, checkpoint: Path | None) -> Tensor:
+        model, generator = model_of(), torch.Generator().manual_seed(5)
+        pf.fit(
+            model,
+            rows(),
+            pf.MiniBatchEM(),
+            epochs=epochs,
+            batch_size=16,
+            checkpoint=checkpoint,
+            progress=False,
+            generator=generator,
+        )
+        return values(model)
+
+    run(2, tmp_path / "fit")
+    assert torch.equal(run(5, tmp_path / "fit"), run(5, None))
+
+
+def test_a_checkpoint_of_another_fit_is_refused_and_kept(tmp_path: Path) -> None:
+    file = tmp_path / "fit"
+    before = fitted(rows(), checkpoint=file)
+    kept = file.read_bytes()
+    for what, call in {
+        "the learner": lambda: fitted(rows(), pf.Anemone(), checkpoint=file),
+        "rows of train": lambda: fitted(rows(59), checkpoint=file),
+        "rows of validation": lambda: fitted(rows(), validation=rows(), checkpoint=file),
+        "a generator": lambda: fitted(rows(), generator=torch.Generator(), checkpoint=file),
+        "batch_size": lambda: pf.fit(model_of(), rows(), checkpoint=file, progress=False),
+    }.items():
+        with pytest.raises(pf.FileFormatError, match=what):
+            call()
+    other = pf.compile(pf.hmm(4, 2, pf.Gaussian()), DEVICE, torch.float64)
+    with pytest.raises(pf.FileFormatError, match="the circuit"):
+        pf.fit(other, rows(), batch_size=16, checkpoint=file, progress=False)
+    assert file.read_bytes() == kept
+    assert torch.equal(fitted(rows(), checkpoint=file), before)
+
+
+def test_broken_checkpoints_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "fit"
+    fitted(rows(), checkpoint=file)
+    described, tensors = read_file(file, 1)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(pf.FileFormatError, match="truncated"):
+        fitted(rows(), checkpoint=file)
+    torch.save({"a": 1}, file)
+    with pytest.raises(pf.FileFormatError, match="pickle"):
+        fitted(rows(), checkpoint=file)
+    pf.save(model_of(), file)
+    with pytest.raises(pf.FileFormatError, match="not a checkpoint"):
+        fitted(rows(), checkpoint=file)
+    write_file(file, {}, described)
+    with pytest.raises(pf.FileFormatError, match="does not describe a fit"):
+        fitted(rows(), checkpoint=file)
+    write_file(file, tensors, described | {"checkpoint": {"dict": []}})
+    with pytest.raises(pf.FileFormatError, match="does not describe a fit"):
+        fitted(rows(), checkpoint=file)
+    write_file(file, {n: t[:1] if t.dim() == 3 else t for n, t in tensors.items()}, described)
+    with pytest.raises(pf.FileFormatError, match="shapes"):
+        fitted(rows(), checkpoint=file)
+
+
+PROGRAM = """
+import json, sys, time
+import torch
+import pcflow as pf
+from test_fit import LEARNERS, model_of, rows
+
+torch.set_num_threads(1)
+learners, checkpoint, out, pause, distributed = sys.argv[1:]
+rank = 0
+if distributed == "yes":
+    torch.distributed.init_process_group("gloo")
+    rank = torch.distributed.get_rank()
+
+class Slow:
+    def __init__(self, teacher):
+        self.teacher, self.shuffle = teacher, teacher.shuffle
+        self.state, self.restore = teacher.state, teacher.restore
+        self.rows = 0
+
+    def epoch(self, model, batches):
+        time.sleep(float(pause))
+        batches.source = self.count(batches.source)
+        return self.teacher.epoch(model, batches)
+
+    def count(self, source):
+        for rows, x in source:
+            self.rows += len(x)
+            yield rows, x
+
+for learner in learners.split(","):
+    torch.manual_seed(rank)  # of several, the first one's order and initial parameters count
+    model, slow = model_of(rank), Slow(LEARNERS[learner]())
+    result = pf.fit(
+        model, rows(), slow, epochs=6, batch_size=17, progress=False,
+        validation=rows(31, 2), checkpoint=checkpoint or None, distributed=distributed == "yes",
+    )
+    if rank == 0:
+        pf.save(model, out + learner)
+        told = {"train": result.train, "validation": result.validation, "rows": slow.rows}
+        with open(out + learner + ".json", "w") as file:
+            json.dump(told, file)
+if distributed == "yes":
+    torch.distributed.destroy_process_group()
+"""
+
+
+def command(folder: Path, *arguments: object, processes: int = 0) -> subprocess.Popen[bytes]:
+    script = folder / "program.py"
+    script.write_text(PROGRAM)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    whole = [sys.executable, *(torchrun if processes else []), script, *arguments]
+    return subprocess.Popen(list(map(str, whole)), env=environment)
+
+
+def test_a_killed_fit_goes_on_to_the_same_parameters(tmp_path: Path) -> None:
+    file, out, whole = (tmp_path / name for name in ("fit", "out", "whole"))
+    undisturbed = command(tmp_path, "Anemone", "", whole, 0, "no")
+    killed = command(tmp_path, "Anemone", file, out, 0.5, "no")
+    while not file.exists() and killed.poll() is None:
+        time.sleep(0.02)
+    time.sleep(0.7)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL  # it had not finished by itself
+    assert not Path(f"{out}Anemone").exists()
+    assert command(tmp_path, "Anemone", file, out, 0, "no").wait() == 0
+    assert undisturbed.wait() == 0
+    resumed, wanted = (values(pf.load(f"{path}Anemone")) for path in (out, whole))
+    assert torch.equal(resumed, wanted)
+
+
+def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    alone = command(tmp_path, ",".join(LEARNERS), "", one, 0, "no")
+    together = command(tmp_path, ",".join(LEARNERS), "", two, 0, "yes", processes=2)
+    assert alone.wait() == 0
+    assert together.wait() == 0
+    for learner in LEARNERS:
+        found, wanted = (values(pf.load(f"{path}{learner}")) for path in (two, one))
+        torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
+        told = [json.loads(Path(f"{path}{learner}.json").read_text()) for path in (two, one)]
+        assert told[0]["train"] == pytest.approx(told[1]["train"], abs=1e-6)
+        assert told[0]["validation"] == pytest.approx(told[1]["validation"], abs=1e-6)
+        assert told[1]["rows"] == 6 * 60
+        assert told[0]["rows"] == 6 * 32  # 9 of every 17, and 5 of the last 9
+
+
+def test_distributed_needs_processes() -> None:
+    with pytest.raises(RuntimeError, match="init_process_group"):
+        fitted(rows(), distributed=True)
