@@ -5,6 +5,7 @@ Install with `pip install 'pcflow[sklearn]'`. Legend: N rows, D columns.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from pathlib import Path
 from typing import Any, Literal
@@ -105,6 +106,11 @@ class CircuitDensity(DensityMixin, BaseEstimator):  # type: ignore[misc] # sciki
 
         Raises:
             ValueError: if a setting is out of range, or X does not hold numbers in every column.
+
+        Examples:
+            >>> result = CircuitDensity(epochs=3).fit([[0.1], [0.7], [float("nan")]]).result_
+            >>> len(result.train), len(result.validation)
+            (3, 3)
         """
         data = self._checked(X, reset=True)
         generator = _generator(self.random_state)
@@ -259,9 +265,10 @@ class CircuitDensity(DensityMixin, BaseEstimator):  # type: ignore[misc] # sciki
         share = self.validation_fraction
         if not 0 <= share < 1:
             raise ValueError(f"validation_fraction must be in [0, 1), got {share}")
-        if share == 0:
+        x = x[~x.isnan().all(dim=1)]  # the others teach nothing, and tell nothing
+        kept = min(math.ceil(share * len(x)), len(x) - 1)
+        if kept == 0:
             return x, None
-        kept = min(max(1, round(share * len(x))), len(x) - 1)
         order = torch.randperm(len(x), generator=generator)
         return x[order[kept:]], x[order[:kept]]
 

@@ -62,7 +62,7 @@ def test_it_is_a_density_per_unit_of_the_columns(density: CircuitDensity, column
     for code in FIRST:
         rows = np.full((len(grid), 4), NAN)
         rows[:, 0], rows[:, column] = code, grid
-        total += np.trapezoid(np.exp(density.score_samples(rows)), grid)
+        total += np.exp(density.score_samples(rows)).sum() * (grid[1] - grid[0])
     assert total == pytest.approx(1, abs=1e-3)
 
 
@@ -157,6 +157,14 @@ def test_kept_rows_tell_when_to_stop() -> None:
     assert len(stopped.train) == len(stopped.validation) == stopped.best_epoch + 3 < 60
     every = CircuitDensity(**settings, patience=2, validation_fraction=0).fit(x).result_
     assert len(every.train) == 60 and not every.validation
+
+
+def test_rows_of_which_nothing_is_known_change_nothing() -> None:
+    nothing = np.full((9, 1), NAN)
+    for rows, seed in [(1, 0), (2, 0), (2, 1), (2, 2)]:
+        x = np.concatenate([nothing, np.linspace(0, 1.5, rows)[:, None]])
+        found = CircuitDensity(random_state=seed).fit(x)
+        assert len(found.result_.validation) == (0 if rows == 1 else len(found.result_.train))
 
 
 def test_another_learner_goes_by_batches(capfd: pytest.CaptureFixture[str]) -> None:
