@@ -58,6 +58,33 @@ def read_density_set(name: str, folder: str | Path | None = None) -> Splits:
     return Splits(*parts)
 
 
+def read_digits(seed: int = 0) -> Splits:
+    """The 8 x 8 handwritten digits that come with scikit-learn, without their labels.
+
+    Rows [N, 64] of whole numbers 0..16, shuffled: 1,197 to learn from, 300 to choose by, and 300 to
+    report.
+
+    Args:
+        seed: of the shuffle.
+
+    Raises:
+        ImportError: if scikit-learn is not installed.
+
+    Examples:
+        >>> read_digits().train.shape
+        torch.Size([1197, 64])
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError(
+            "read_digits needs scikit-learn: pip install 'pcflow[sklearn]'"
+        ) from error
+    rows = torch.from_numpy(load_digits().data).long()
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+    return Splits(*rows[order].split([len(rows) - 600, 300, 300]))
+
+
 def _read(path: Path) -> Tensor:
     if not path.is_file():
         raise FileNotFoundError(

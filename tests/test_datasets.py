@@ -1,4 +1,4 @@
-"""Density-estimation files: what is read, and what is refused."""
+"""Density-estimation files, what is read and what is refused; digits."""
 
 from pathlib import Path
 
@@ -42,3 +42,16 @@ def test_other_files_are_refused(tmp_path: Path, train: str, match: str) -> None
     write(tmp_path, train=train, valid="1,1\n", test="0,0\n")
     with pytest.raises(ValueError, match=match):
         datasets.read_density_set("some", tmp_path)
+
+
+def test_digits_are_split_and_shuffled() -> None:
+    load_digits = pytest.importorskip("sklearn.datasets").load_digits
+    found = datasets.read_digits()
+    assert [len(part) for part in found] == [1197, 300, 300]
+    rows = torch.cat(list(found))
+    assert rows.dtype == torch.long
+    every = torch.from_numpy(load_digits().data).long()
+    assert sorted(rows.tolist()) == sorted(every.tolist())
+    assert not torch.equal(rows, every)
+    assert torch.equal(torch.cat(list(datasets.read_digits(seed=0))), rows)
+    assert not torch.equal(torch.cat(list(datasets.read_digits(seed=1))), rows)

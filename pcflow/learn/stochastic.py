@@ -89,6 +89,10 @@ class Anemone(_Stochastic):
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
 
+    def __reduce__(self) -> tuple[type[Anemone], tuple[float, float, float]]:
+        """Copies and pickles: the settings, without what was kept of models here."""
+        return type(self), (self.step, self.momentum, self.pseudocount)
+
     def update(self, model: CompiledCircuit, counts: Counts) -> None:
         """Mix smoothed mean flows with those of the prior."""
         prior = PriorCounts(model)
