@@ -21,6 +21,7 @@ from pcflow.errors import (
     StructureError,
 )
 from pcflow.evidence import Evidence
+from pcflow.initial import initialize
 from pcflow.inputs import (
     Bernoulli,
     Binomial,
@@ -87,6 +88,7 @@ __all__ = [
     "grow",
     "hclt",
     "hmm",
+    "initialize",
     "is_deterministic",
     "load",
     "prune",

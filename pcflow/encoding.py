@@ -1,4 +1,4 @@
-"""Encoding of a table as variables of a circuit, and back: codes counted, real values standardised.
+"""Columns of a table as variables of a circuit, and back: codes counted, real values standardised.
 
 Legend: N rows, D columns, V codes.
 """

@@ -38,7 +38,7 @@ RandomState = int | np.random.RandomState | None
 class CircuitDensity(DensityMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn is untyped
     """Joint density of mixed columns with gaps: a hidden Chow-Liu tree learned by EM.
 
-    NaN is a missing value, in `fit` and in every query, and is summed out. Encoding of codes get a
+    NaN is a missing value, in `fit` and in every query, and is summed out. Columns of codes get a
     probability for every code, all others a mixture of normal densities; densities are per unit of
     the columns as they are given.
 

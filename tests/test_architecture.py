@@ -19,6 +19,7 @@ ORDER = (  # the modules and packages in pcflow: each may import only from those
     "inputs",
     "encoding",
     "circuit",
+    "initial",
     "properties",
     "build",
     "trees",

@@ -1,4 +1,4 @@
-"""Encoding of a table as variables: which hold codes, and that nothing is lost on the way."""
+"""Columns of a table as variables: which hold codes, and that nothing is lost on the way."""
 
 from typing import Any
 

@@ -67,6 +67,14 @@ def test_the_finite_update_is_the_maximum(family: FiniteFamily) -> None:
     assert all(torch.equal(kept[name], params[name]) for name in params)
 
 
+@pytest.mark.parametrize("family", SHAPED, ids=repr)
+def test_smoothing_alone_keeps_a_shape(family: FiniteFamily) -> None:
+    params = random_params(family)
+    nothing = torch.zeros(2, family.num_categories, UNITS, dtype=torch.float64)
+    same = family.maximize(params, nothing, pseudocount=3.0)
+    torch.testing.assert_close(family.table(same), family.table(params))
+
+
 def test_infinite_log_odds_are_point_masses_with_gradient_zero() -> None:
     params = {"logits": torch.tensor([[torch.inf, -torch.inf]])}
     table = pf.Bernoulli().table(params)

@@ -113,7 +113,8 @@ class FiniteFamily(InputFamily):
         Args:
             params: the present parameters [P, ...], kept where a unit has no flow at all.
             flow: expected counts [P, V, K], nonnegative.
-            pseudocount: added to every count.
+            pseudocount: added to every count where the table is free; a family of fewer parameters
+                than values adds so many observations distributed as its present parameters.
         """
 
     def _counted(

@@ -52,7 +52,7 @@ class Binomial(FiniteFamily):
 
     def maximize(self, params: Params, flow: Tensor, pseudocount: float) -> dict[str, Tensor]:
         """Log-odds of all successes among all trials."""
-        counts = flow + pseudocount
+        counts = flow + pseudocount * self.table(params)
         won = torch.arange(self.num_categories, dtype=flow.dtype, device=flow.device)
         won = (counts * won.unsqueeze(-1)).sum(dim=-2)  # [P, K]
         lost = self.total_count * counts.sum(dim=-2) - won

@@ -62,7 +62,7 @@ class DiscretizedLogistic(FiniteFamily):
 
         Written in the slope 1 / scale and the shift mean / scale the likelihood is concave.
         """
-        counts = flow.double() + pseudocount  # [P, V, K]
+        counts = (flow + pseudocount * self.table(params)).double()  # [P, V, K]
         scale = params["log_scale"].double().exp().clamp_min(self.min_scale).unsqueeze(-2)
         mean = params["mean"].double().unsqueeze(-2)  # [P, 1, K]
         total = counts.sum(dim=-2, keepdim=True)
@@ -133,7 +133,7 @@ class DiscretizedLogistic(FiniteFamily):
         new_slope = torch.where(worse, slope, new_slope)
         new_mean = torch.where(worse, mean, new_mean)
         change = torch.maximum((new_slope / slope - 1).abs(), (new_mean - mean).abs() * slope)
-        return new_mean, 1 / new_slope, bool((change > 1e-10).any())
+        return new_mean, 1 / new_slope, bool((change > 1e-6).any())
 
 
 NEWTON_STEPS = 30

@@ -1,0 +1,74 @@
+"""Parameters from data: densities take on the scale of their columns, all else stays."""
+
+import pytest
+import torch
+
+import pcflow as pf
+
+
+def wide(count: int = 200) -> torch.Tensor:
+    """A code, a price in tens of thousands, a share in thousandths, and a tenth of it missing."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(count, 3, generator=generator).double()
+    x[:, 0] = (x[:, 0] > 0).double()
+    x[:, 1] = 50_000 + 8_000 * x[:, 1]
+    x[:, 2] = 0.004 + 0.001 * x[:, 2]
+    return x.masked_fill(torch.rand(count, 3, generator=generator) < 0.1, torch.nan)
+
+
+def circuit(seed: int = 0) -> pf.Circuit:
+    generator = torch.Generator().manual_seed(seed)
+    columns = [pf.Bernoulli(), pf.Gaussian(), pf.Gaussian(min_std=1e-6)]
+    regions = pf.structure.random_binary_tree(3)
+    return pf.build_circuit(regions, columns, units=4, generator=generator)
+
+
+def test_columns_of_any_scale_are_learned_at_once() -> None:
+    x = wide()
+    start = pf.compile(pf.initialize(circuit(), x), dtype=torch.float64)
+    alone = pf.build_circuit(
+        pf.structure.fully_factorized(3), [pf.Bernoulli(), *[pf.Gaussian(1e-6)] * 2]
+    )
+    independent = pf.compile(alone, dtype=torch.float64)
+    pf.fit(independent, x, epochs=1, progress=False)
+    wanted = independent.log_prob(x).mean().item()
+    assert start.log_prob(x).mean().item() > wanted - 1.0
+    pf.fit(start, x, epochs=30, progress=False)
+    assert start.log_prob(x).mean().item() > wanted - 0.01
+
+
+def test_units_differ_by_the_generator_and_the_rest_stays() -> None:
+    x, old = wide(), circuit()
+    one, same, other = (
+        pf.initialize(old, x, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
+    for before, a, b, c in zip(old.layers, one.layers, same.layers, other.layers, strict=True):
+        if isinstance(before, pf.InputLayer) and isinstance(before.family, pf.Gaussian):
+            means = [layer.parameters["mean"].value for layer in (a, b, c)]  # type: ignore[union-attr]
+            assert torch.equal(means[0], means[1])
+            assert not torch.equal(means[0], means[2])
+            assert len(means[0].unique()) == before.units
+        elif isinstance(before, pf.SumLayer):
+            assert a.weight is before.weight  # type: ignore[union-attr]
+        elif isinstance(before, pf.InputLayer):
+            assert dict(a.parameters) == dict(before.parameters)  # type: ignore[union-attr]
+
+
+def test_tied_units_are_fitted_to_all_of_their_columns() -> None:
+    x = torch.tensor([[0.0, 100.0], [0.0, 100.0]], dtype=torch.float64)
+    start = pf.initialize(pf.hmm(2, 50, pf.Gaussian()), x)
+    assert len(start.parameters) == 4  # mean, deviation, move, first
+    (mean,) = {
+        layer.parameters["mean"] for layer in start.layers if isinstance(layer, pf.InputLayer)
+    }
+    assert sorted(mean.value.round().unique().tolist()) == [25.0, 75.0]
+
+
+def test_data_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(pf.StructureError, match=r"data must be \[N, 3\]"):
+        pf.initialize(circuit(), torch.zeros(4, 2))
+    with pytest.raises(pf.StructureError, match="column 1 holds no value"):
+        pf.initialize(circuit(), wide().index_fill(1, torch.tensor(1), torch.nan))
+    skewed = pf.Circuit(pf.InputLayer.random(0, pf.Exponential()))
+    with pytest.raises(pf.StructureError, match=r"column 0 holds -1, not for Exponential"):
+        pf.initialize(skewed, [[-1.0], [2.0]])
