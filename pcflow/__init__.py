@@ -7,7 +7,7 @@ begin with `passes.py`.
 """
 
 from pcflow import datasets, structure
-from pcflow.build import build_circuit, hmm
+from pcflow.build import build_circuit, hmm, naive_bayes
 from pcflow.circuit import Circuit, InputLayer, Parameter, ProductLayer, SumLayer
 from pcflow.compiled import CompiledCircuit, compile
 from pcflow.errors import (
@@ -40,7 +40,8 @@ from pcflow.properties import is_deterministic
 from pcflow.queries import MPE
 from pcflow.reference import reference_log_prob
 from pcflow.region_graph import Partition, Region, RegionGraph
-from pcflow.trees import chow_liu, hclt
+from pcflow.spn import learn_spn
+from pcflow.trees import chow_liu, hclt, mixture_of_trees
 
 __all__ = [
     "EM",
@@ -86,7 +87,10 @@ __all__ = [
     "hclt",
     "hmm",
     "is_deterministic",
+    "learn_spn",
     "load",
+    "mixture_of_trees",
+    "naive_bayes",
     "reference_log_prob",
     "save",
     "structure",
