@@ -14,10 +14,10 @@ from torch import Tensor
 
 from pcflow.build import Inputs, per_variable
 from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, SumLayer
+from pcflow.compiled import compile
 from pcflow.errors import StructureError
 from pcflow.inputs import Indicator
 from pcflow.mixture import fit_mixture
-from pcflow.reference import reference_log_prob
 from pcflow.structure.chow_liu import (
     DependenceTree,
     Floats,
@@ -82,12 +82,13 @@ def mixture_of_trees(
     columns, sizes = _whole_numbers(data)
     rows = torch.from_numpy(columns)
 
+    @torch.no_grad()
     def step(share: Tensor) -> tuple[SumLayer, Tensor]:
         weight = share.mean(dim=0, keepdim=True)  # [1, K]
         trees = [_tree(columns, sizes, alpha, s) for s in share.t().numpy()]
-        scores = [reference_log_prob(Circuit(tree), rows) for tree in trees]
+        models = [compile(Circuit(tree), dtype=torch.float64) for tree in trees]
         root = SumLayer(trees, Parameter.from_probs(weight))
-        return root, torch.stack(scores, dim=1) + weight.log()
+        return root, torch.stack([m.log_prob(rows) for m in models], dim=1) + weight.log()
 
     seed = int(torch.randint(2**31, (), generator=generator))
     label = kmeans(columns, sizes, components, np.random.default_rng(seed))
