@@ -49,6 +49,7 @@ MIXED = (
     pf.Gaussian(),  # independent of all
 )
 MISSING = 0.1
+THRESHOLD = 0.3  # spflow's default
 
 
 def main() -> None:
@@ -121,18 +122,18 @@ def scorer(circuit: pf.Circuit) -> Score:
 
 
 def theirs(train: Tensor, inputs: tuple[Any, ...]) -> Candidates:
-    """Rows in a slice, threshold of dependence, and what to do about missing values."""
+    """Rows in a slice, and what to do about missing values; its own threshold of dependence."""
     tables = {"": train.double()}
     if train.is_floating_point() and train.isnan().any():
         tables = {", filled in": filled_in(train, inputs), ", complete rows": complete(train)}
-    for (name, table), rows, threshold in product(tables.items(), (200, 1000), (0.1, 0.3)):
+    for (name, table), rows in product(tables.items(), (200, 1000)):
         yield (
-            f"{rows} rows, threshold {threshold}{name}",
-            lambda t=table, r=rows, h=threshold: spflow(t, inputs, r, h),  # type: ignore[misc]
+            f"{rows} rows{name}",
+            lambda t=table, r=rows: spflow(t, inputs, r),  # type: ignore[misc]
         )
 
 
-def spflow(train: Tensor, inputs: tuple[Any, ...], rows: int, threshold: float) -> Score:
+def spflow(train: Tensor, inputs: tuple[Any, ...], rows: int) -> Score:
     """Learn one of spflow's, the same families in its leaves."""
     try:
         from spflow.learn.learn_spn import learn_spn
@@ -144,7 +145,7 @@ def spflow(train: Tensor, inputs: tuple[Any, ...], rows: int, threshold: float) 
         graph: nx.Graph[int] = nx.empty_graph(table.shape[1])
         for i, j in combinations(range(table.shape[1]), 2):
             with contextlib.suppress(RuntimeError):
-                if rdc(table[:, i].double(), table[:, j].double()) > threshold:
+                if rdc(table[:, i].double(), table[:, j].double()) > THRESHOLD:
                     graph.add_edge(i, j)
         label = torch.zeros(table.shape[1], dtype=torch.long)
         for n, group in enumerate(nx.connected_components(graph)):

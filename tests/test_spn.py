@@ -113,7 +113,9 @@ def test_copies_are_not(seed: int, clustering: str) -> None:
     coin, x = rng.integers(0, 2, 300), rng.normal(size=300)
     data = np.stack([coin, coin, x, x], axis=1)
     families = [pf.Bernoulli(), pf.Bernoulli(), pf.Gaussian(), pf.Gaussian()]
-    circuit = pf.learn_spn(data, families, clustering=clustering, generator=seeded(seed))
+    circuit = pf.learn_spn(
+        data, families, significance=1e-6, clustering=clustering, generator=seeded(seed)
+    )
     assert sorted(circuit.scope(part) for part in circuit.root.inputs) == [(0, 1), (2, 3)]
     model = pf.compile(circuit, dtype=torch.float64)
     pair = torch.tensor([[0, 0, math.nan, math.nan], [0, 1, math.nan, math.nan]])
@@ -138,6 +140,14 @@ def test_g_is_scipys(seed: int, gaps: float, sizes: list[int]) -> None:
         assert statistic[i, j] == pytest.approx(wanted.statistic, abs=1e-6)
         assert freedom[i, j] == wanted.dof
     np.testing.assert_allclose(statistic, statistic.T, atol=1e-6)
+
+
+@given(SEEDS, st.integers(1, 300))
+def test_constant_columns_are_independent_of_all(seed: int, rows: int) -> None:
+    rng = np.random.default_rng(seed)
+    data = np.stack([np.full(rows, 2), rng.integers(0, 5, rows), rng.normal(size=rows)], axis=1)
+    for sizes in ((3, 5, None), (None, 5, None)):
+        assert not dependent_pairs(data, sizes, 0.9, rng)[0].any()
 
 
 def test_a_function_is_seen_through_and_noise_is_not() -> None:
@@ -240,12 +250,26 @@ def test_a_column_may_be_missing_from_a_slice() -> None:
         assert model.log_prob(torch.from_numpy(data)).isfinite().all()
 
 
-def test_kmeans_leaves_missing_values_out() -> None:
-    rng = np.random.default_rng(0)
-    kind = np.arange(200) % 2
-    data = np.stack([10 * kind + rng.normal(size=200) for _ in range(4)] + [kind], axis=1)
-    label = kmeans(with_gaps(data, 0.3, rng), (None,) * 4 + (2,), 2, rng)
-    assert abs((label == kind).mean() - 0.5) > 0.48
+@given(SEEDS, st.integers(2, 4))
+@settings(max_examples=20, deadline=None)
+def test_kmeans_ends_where_every_row_has_its_nearest_mean(seed: int, clusters: int) -> None:
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(scale=4, size=(5, 3))[rng.choice(5, 80, p=[0.5, 0.2, 0.1, 0.1, 0.1])]
+    data = with_gaps(centres + rng.normal(size=(80, 3)), 0.4, rng)
+    data /= np.nanstd(data, axis=0)
+    label = kmeans(data, (None,) * 3, clusters, rng)
+    met = [k for k in range(clusters) if not np.isnan(data[label == k]).all(axis=0).any()]
+    means = np.stack([np.nanmean(data[label == k], axis=0) for k in met])
+    distance = np.nansum((data[:, None] - means) ** 2, axis=2)  # over what is known of the row
+    own = np.array([distance[n, met.index(k)] if k in met else 0 for n, k in enumerate(label)])
+    assert (own <= distance.min(axis=1) + 1e-9).all()
+
+
+def test_kmeans_compares_categories_for_equality() -> None:
+    data = np.repeat([[0.0, 4.0], [1.0, 3.0], [4.0, 0.0]], 20, axis=0)
+    label = kmeans(data, (5, 5), 3, np.random.default_rng(0)).reshape(3, 20)
+    assert (label == label[:, :1]).all()
+    assert len(set(label[:, 0])) == 3
 
 
 def test_columns_fit_as_families_do() -> None:
@@ -280,6 +304,7 @@ def test_columns_fit_as_families_do() -> None:
         ([[0, -1]], pf.Categorical(2), "column 1 holds -1"),
         ([[0.5]], pf.Categorical(2), "column 0 holds 0.5"),
         ([[math.inf]], pf.Gaussian(), "column 0 holds inf"),
+        ([[math.inf]], pf.Poisson(), "column 0 holds inf"),
         ([[0.0, 1.5]], pf.Poisson(), "column 1 holds 1.5"),
         ([[1.0], [0.0]], pf.LogNormal(), "column 0 holds 0"),
         ([[0]], pf.Indicator(0), "no parameters to fit"),

@@ -1,4 +1,4 @@
-"""Chow-Liu trees and mixtures of them: numbers by hand, laws of counts and EM, published anchors."""
+"""Chow-Liu trees, mixtures of them: hand-computed numbers, laws of counts and EM, known anchors."""
 
 import os
 from itertools import permutations

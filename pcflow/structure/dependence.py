@@ -134,6 +134,6 @@ def _bartlett(correlation: Floats, used: Floats, rows: Floats) -> Floats:
 
 
 def _above(statistic: Floats, freedom: Floats) -> Floats:
-    """Probability that chi-square is larger; one where nothing could vary."""
+    """Probability that chi-square is larger: one where nothing could vary, for that gives zero."""
     found: Floats = chdtrc(np.maximum(freedom, 1), np.maximum(statistic, 0))
-    return np.where(freedom > 0, found, 1.0)
+    return found
