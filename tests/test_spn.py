@@ -220,6 +220,25 @@ def test_weights_by_hand() -> None:
     torch.testing.assert_close(weight, torch.tensor([[31.0, 71.0]]).double() / 102)
 
 
+def test_rows_then_columns() -> None:
+    rng = np.random.default_rng(0)
+    data = 20 * (np.arange(400) % 2)[:, None] + rng.normal(size=(400, 3))
+    circuit = pf.learn_spn(data, pf.Gaussian(), significance=1e-6, generator=seeded(0))
+    assert len(circuit.layers) == 1 + 2 * (1 + 3)  # nothing left to split within a cluster
+
+
+def test_em_sees_what_distances_do_not() -> None:
+    rng = np.random.default_rng(0)
+    wide = np.where(np.arange(400) % 2, 5.0, 0.1)[:, None]
+    data = torch.from_numpy(wide * rng.normal(size=(400, 3)))
+    by_em, by_kmeans = (
+        pf.learn_spn(data, pf.Gaussian(), min_rows=400, clustering=way, generator=seeded(0))
+        for way in ("em", "kmeans")
+    )
+    gain = pf.reference_log_prob(by_em, data) - pf.reference_log_prob(by_kmeans, data)
+    assert gain.mean() > 0.5
+
+
 def test_splits_may_be_as_deep_as_there_are_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     def peel(values: np.ndarray, *_: object) -> np.ndarray:
         return (np.arange(len(values)) == 0).astype(np.int64)
