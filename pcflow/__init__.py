@@ -7,7 +7,7 @@ begin with `passes.py`.
 """
 
 from pcflow import datasets, structure
-from pcflow.build import build_circuit, hmm
+from pcflow.build import build_circuit, hmm, naive_bayes
 from pcflow.circuit import Circuit, InputLayer, Parameter, ProductLayer, SumLayer
 from pcflow.compiled import CompiledCircuit, compile
 from pcflow.errors import (
@@ -42,7 +42,8 @@ from pcflow.queries import MPE
 from pcflow.reference import reference_log_prob
 from pcflow.refine import grow, prune
 from pcflow.region_graph import Partition, Region, RegionGraph
-from pcflow.trees import chow_liu, hclt
+from pcflow.spn import learn_spn
+from pcflow.trees import chow_liu, hclt, mixture_of_trees
 
 __all__ = [
     "EM",
@@ -90,7 +91,10 @@ __all__ = [
     "hmm",
     "initialize",
     "is_deterministic",
+    "learn_spn",
     "load",
+    "mixture_of_trees",
+    "naive_bayes",
     "prune",
     "reference_log_prob",
     "save",

@@ -1,4 +1,4 @@
-"""Region graphs to circuits, and the hidden Markov model."""
+"""Region graphs to circuits, the hidden Markov model, and naive Bayes."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -94,6 +94,34 @@ def hmm(
             emit = InputLayer.random(t, families[t], states, generator).parameters
             move = Parameter(torch.randn(states, states, generator=generator))
         below = ProductLayer([InputLayer(t, families[t], states, emit), SumLayer([below], move)])
+    return Circuit(SumLayer.random([below], 1, generator=generator))
+
+
+def naive_bayes(
+    inputs: Sequence[InputFamily], units: int, generator: torch.Generator | None = None
+) -> Circuit:
+    """A mixture of `units` products of single variables, with random parameters.
+
+    Known as naive Bayes or the latent class model: variables are independent given the component
+    (Lowd and Domingos 2005).
+
+    Args:
+        inputs: the input family of every variable.
+        units: number of components, K.
+        generator: source of the initial parameters; torch's global one by default.
+
+    Raises:
+        StructureError: if there is no variable, or `units` is below 1.
+
+    Examples:
+        >>> from pcflow import Bernoulli, Gaussian
+        >>> naive_bayes([Bernoulli(), Gaussian()], units=3)
+        Circuit(2 variables, 4 layers, 12 parameters)
+    """
+    if units < 1 or len(inputs) < 1:
+        raise StructureError(f"need variables and units, got {len(inputs)} and {units}")
+    layers = [InputLayer.random(v, family, units, generator) for v, family in enumerate(inputs)]
+    below = layers[0] if len(layers) == 1 else ProductLayer(layers)
     return Circuit(SumLayer.random([below], 1, generator=generator))
 
 

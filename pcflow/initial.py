@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pcflow.circuit import Circuit, InputLayer, Parameter
+from pcflow.columns import check_column
 from pcflow.errors import StructureError
 from pcflow.inputs import DensityFamily
 
@@ -53,7 +54,8 @@ def initialize(circuit: Circuit, data: Any, generator: torch.Generator | None = 
         family, named = layer.family, layer.parameters
         if isinstance(family, DensityFamily) and not values.keys() >= set(named.values()):
             shared = sorted({v for p in named.values() for v in columns[p]})
-            _check(table, shared, family)
+            for v in shared:
+                check_column(v, table[:, v], family)
             found = initial_units(family, table[:, shared].flatten(), layer.units, generator)
             values.update({p: found[name].to(p.value) for name, p in named.items()})
     return circuit.replace(values)
@@ -68,16 +70,3 @@ def initial_units(
     row = torch.randint(len(column), (units,), generator=generator)
     weight[row, torch.arange(units)] += 1.0
     return family.fitted(column, weight)
-
-
-def _check(table: Tensor, columns: list[int], family: DensityFamily) -> None:
-    any_start = family.initial(1, torch.Generator().manual_seed(0))
-    params = {name: p.double().unsqueeze(0) for name, p in any_start.items()}
-    for v in columns:
-        known = table[:, v][~table[:, v].isnan()]
-        if len(known) == 0:
-            raise StructureError(f"column {v} holds no value")
-        possible = family.log_prob(params, known.unsqueeze(0))[0, :, 0] > -torch.inf
-        wrong = known[~(possible & known.isfinite())]
-        if len(wrong) > 0:
-            raise StructureError(f"column {v} holds {wrong[0]:g}, not for {family}")

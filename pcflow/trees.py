@@ -1,20 +1,23 @@
-"""Circuits from trees of dependence: the Chow-Liu distribution itself, and hidden ones (HCLT).
+"""Circuits from trees of dependence: Chow-Liu distributions, mixtures of them, hidden ones (HCLT).
 
-Legend: N rows, D variables, V values, K units.
+Legend: N rows, D variables, V values, K units or components.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pcflow.build import Inputs, per_variable
 from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, SumLayer
+from pcflow.compiled import compile
 from pcflow.errors import StructureError
 from pcflow.inputs import Indicator
+from pcflow.mixture import fit_mixture
 from pcflow.structure.chow_liu import (
     DependenceTree,
     Floats,
@@ -22,6 +25,7 @@ from pcflow.structure.chow_liu import (
     dependence_tree,
     pair_tables,
 )
+from pcflow.structure.cluster import kmeans
 
 
 def chow_liu(data: Any, alpha: float = 1.0) -> Circuit:
@@ -43,29 +47,52 @@ def chow_liu(data: Any, alpha: float = 1.0) -> Circuit:
         >>> pf.compile(chow_liu(data)).log_prob(data).exp().detach()
         tensor([0.3750, 0.3750, 0.3750, 0.3750])
     """
-    given = np.asarray(data, dtype=np.float64)
-    known = given[~np.isnan(given)]
-    if (known < 0).any() or (known != np.round(known)).any():
-        raise StructureError(
-            "chow_liu needs columns of whole numbers 0, 1, ...; see hclt for others"
-        )
-    tree = dependence_tree(given, alpha)
-    columns, sizes = as_categories(given)
-    joint = list(pair_tables(columns, sizes, alpha))
+    columns, sizes = _whole_numbers(data)
+    return Circuit(_tree(columns, sizes, alpha))
 
-    def weight(variable: int) -> Floats:
-        """Distributions of a variable, one for every value of its parent: [V_parent or 1, V]."""
-        above, below = tree.parent[variable], tree.children(variable)
-        if above >= 0:
-            return _rows_to_one(joint[above][variable])
-        own = joint[variable][below[0]].sum(axis=1) if below else np.diag(joint[variable][variable])
-        return _rows_to_one(own[None])
 
-    def top(variable: int) -> InputLayer:
-        size = sizes[variable]
-        return InputLayer(variable, Indicator(range(size), size), size)
+def mixture_of_trees(
+    data: Any,
+    components: int,
+    alpha: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Circuit:
+    """A mixture of Chow-Liu tree distributions, each with a tree of its own.
 
-    return _along(tree, top, lambda v: Parameter.from_probs(torch.from_numpy(weight(v))))
+    Learned by EM from clusters of rows: every round fits structure and parameters of every tree to
+    rows weighted by its share of them (Meila and Jordan 2000).
+
+    Args:
+        data: rows [N, D] of whole numbers 0, 1, ...; NaN is a missing value.
+        components: number of trees, K.
+        alpha: added to the count of every pair of values, in every tree.
+        generator: source of the first clusters; torch's global one by default.
+
+    Raises:
+        StructureError: if the data are not such rows, or an argument is not positive.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> data = torch.randint(2, (50, 4))
+        >>> pf.mixture_of_trees(data, components=2).num_categories
+        (2, 2, 2, 2)
+    """
+    if components < 1 or not alpha > 0:
+        raise StructureError(f"components and alpha must be positive: {components=}, {alpha=}")
+    columns, sizes = _whole_numbers(data)
+    rows = torch.from_numpy(columns)
+
+    @torch.no_grad()
+    def step(share: Tensor) -> tuple[SumLayer, Tensor]:
+        weight = share.mean(dim=0, keepdim=True)  # [1, K]
+        trees = [_tree(columns, sizes, alpha, s) for s in share.t().numpy()]
+        models = [compile(Circuit(tree), dtype=torch.float64) for tree in trees]
+        root = SumLayer(trees, Parameter.from_probs(weight))
+        return root, torch.stack([m.log_prob(rows) for m in models], dim=1) + weight.log()
+
+    seed = int(torch.randint(2**31, (), generator=generator))
+    label = kmeans(columns, sizes, components, np.random.default_rng(seed))
+    return Circuit(fit_mixture(torch.from_numpy(label), components, step)[0])
 
 
 def hclt(
@@ -105,21 +132,53 @@ def hclt(
         rows = 1 if tree.parent[variable] < 0 else units
         return Parameter(torch.randn(rows, units, generator=generator))
 
-    return _along(tree, lambda v: InputLayer.random(v, families[v], units, generator), weight)
+    root = _along(tree, lambda v: InputLayer.random(v, families[v], units, generator), weight)
+    return Circuit(root)
+
+
+def _whole_numbers(data: Any) -> tuple[Floats, tuple[int, ...]]:
+    """Columns [N, D] and how many values each has; refuses what would have to be binned."""
+    given = np.asarray(data, dtype=np.float64)
+    known = given[~np.isnan(given)]
+    if (known < 0).any() or (known != np.round(known)).any():
+        raise StructureError("trees of values need columns of whole numbers 0, 1, ...; see hclt")
+    return as_categories(given)
+
+
+def _tree(
+    columns: Floats, sizes: Sequence[int], alpha: float, rows: Floats | None = None
+) -> SumLayer:
+    """The tree distribution of rows that count once, or with a weight [N] of their own."""
+    tree = dependence_tree(columns, alpha, rows)
+    joint = list(pair_tables(columns, sizes, alpha, rows))
+
+    def weight(variable: int) -> Floats:
+        """Distributions of a variable, one for every value of its parent: [V_parent or 1, V]."""
+        above, below = tree.parent[variable], tree.children(variable)
+        if above >= 0:
+            return _rows_to_one(joint[above][variable])
+        own = joint[variable][below[0]].sum(axis=1) if below else np.diag(joint[variable][variable])
+        return _rows_to_one(own[None])
+
+    def top(variable: int) -> InputLayer:
+        size = sizes[variable]
+        return InputLayer(variable, Indicator(range(size), size), size)
+
+    return _along(tree, top, lambda v: Parameter.from_probs(torch.from_numpy(weight(v))))
 
 
 def _along(
     tree: DependenceTree,
     top: Callable[[int], InputLayer],
     weight: Callable[[int], Parameter],
-) -> Circuit:
+) -> SumLayer:
     """For every variable: its input units times what hangs below, summed by its weight."""
-    sums: dict[int, Layer] = {}
+    sums: dict[int, SumLayer] = {}
     for variable in reversed(tree.order):
         layers: list[Layer] = [top(variable), *(sums[child] for child in tree.children(variable))]
         value = layers[0] if len(layers) == 1 else ProductLayer(layers)
         sums[variable] = SumLayer([value], weight(variable))
-    return Circuit(sums[tree.order[0]])
+    return sums[tree.order[0]]
 
 
 def _rows_to_one(table: Floats) -> Floats:

@@ -223,6 +223,13 @@ def test_a_discretised_logistic_goes_to_the_edge_and_stays_finite(flow: list[flo
         assert after > -1e-3  # 5 log s(10)^2 at the smallest scale
 
 
+@pytest.mark.parametrize("family", [pf.Bernoulli(), pf.Categorical(3), pf.Binomial(2)])
+def test_fitted_to_a_constant_column_nothing_is_impossible(family: pf.inputs.FiniteFamily) -> None:
+    params = family.fitted(torch.zeros(4), torch.ones(4, 1).double(), pseudocount=1.0)
+    table = family.log_table({name: p.unsqueeze(0) for name, p in params.items()})
+    assert table.isfinite().all()
+
+
 @pytest.mark.parametrize("family", [*FREE, *SHAPED, *DENSITIES], ids=repr)
 def test_fitted_units_are_those_of_their_rows(family: pf.inputs.InputFamily) -> None:
     x = torch.tensor([1.0, 2, 3, 1, torch.nan, 1, 1, 2, 3, 3], dtype=torch.float64)

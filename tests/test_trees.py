@@ -1,14 +1,16 @@
-"""Chow-Liu trees: hand-computed numbers, the law of smoothed pairs, published anchors."""
+"""Chow-Liu trees, mixtures of them: hand-computed numbers, laws of counts and EM, known anchors."""
 
 import os
 from itertools import permutations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pcflow as pf
+from pcflow.mixture import fit_mixture
 from pcflow.structure.chow_liu import (
     as_categories,
     dependence_tree,
@@ -128,6 +130,69 @@ def test_a_hidden_tree_learns_what_a_visible_one_knows() -> None:
     assert pf.hclt(data.float(), 3, mixed).num_categories == (2, None, 2, 2, None)
 
 
+@given(st.integers(0, 2**31 - 1))
+@settings(max_examples=20)
+def test_a_weight_is_a_number_of_copies(seed: int) -> None:
+    columns, sizes = as_categories(rows(seed, [2, 3, 2], 30))
+    copies = np.random.default_rng(seed).integers(0, 4, 30)
+    copied = np.repeat(columns, copies, axis=0)
+    for weighted, plain in zip(
+        pair_tables(columns, sizes, 0.5, copies.astype(float)),
+        pair_tables(copied, sizes, 0.5),
+        strict=True,
+    ):
+        for a, b in zip(weighted, plain, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-12)
+
+
+@given(st.integers(0, 2**31 - 1), st.integers(1, 4), st.sampled_from([0.0, 0.3]))
+@settings(max_examples=15, deadline=None)
+def test_a_mixture_of_trees_is_a_distribution(seed: int, components: int, gaps: float) -> None:
+    data = rows(seed, [2, 3, 2, 2]).double()
+    generator = torch.Generator().manual_seed(seed)
+    missing = torch.rand(data.shape, generator=generator) < gaps
+    missing[0] = False
+    circuit = pf.mixture_of_trees(
+        data.masked_fill(missing, torch.nan), components, generator=generator
+    )
+    assert len(circuit.root.inputs) == components
+    states = enumerate_states(circuit)
+    log_prob = pf.compile(circuit, dtype=torch.float64).log_prob(states)
+    assert abs(float(log_prob.logsumexp(0).detach())) < 1e-9
+    if components == 1 and not gaps:
+        alone = pf.compile(pf.chow_liu(data), dtype=torch.float64).log_prob(states)
+        torch.testing.assert_close(log_prob, alone)
+
+
+@given(st.integers(0, 2**31 - 1))
+@settings(max_examples=3, deadline=None)
+def test_rounds_of_em_raise_the_likelihood(seed: int) -> None:
+    first, second = rows(seed, [2] * 5, 100), rows(seed + 1, [2] * 5, 100)
+    data = torch.cat([first, 1 - second[:, [3, 0, 4, 1, 2]]])
+    found = []
+    for steps in (0, 1, 3, 100):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("pcflow.mixture.STEPS", steps)
+            circuit = pf.mixture_of_trees(data, 3, 1e-9, torch.Generator().manual_seed(seed))
+        found.append(float(pf.reference_log_prob(circuit, data).mean()))
+    assert found == sorted(found)
+    assert found[-1] > found[0] + 0.01
+    single = pf.reference_log_prob(pf.chow_liu(data, alpha=1e-9), data).mean()
+    assert found[-1] > float(single) + 0.05
+
+
+def test_a_mixture_keeps_the_best_that_it_met() -> None:
+    levels = iter([-3.0, -1.0, -2.0, 0.0])
+
+    def step(share: torch.Tensor) -> tuple[float, torch.Tensor]:
+        level = next(levels)
+        return level, torch.full_like(share, level)
+
+    model, share = fit_mixture(torch.tensor([0, 1]), 2, step)
+    assert model == -1.0
+    torch.testing.assert_close(share, torch.full((2, 2), 0.5, dtype=torch.float64))
+
+
 def test_regions_follow_the_tree() -> None:
     data = rows(5, [2, 3, 2, 4, 2, 2], 200)
     graph = pf.structure.chow_liu_tree(data)
@@ -156,6 +221,11 @@ def test_bad_options_are_refused() -> None:
     data = torch.zeros(3, 2)
     with pytest.raises(pf.StructureError, match="alpha"):
         pf.chow_liu(data, alpha=-1.0)
+    for components, alpha in ((0, 1.0), (2, 0.0)):
+        with pytest.raises(pf.StructureError, match="components"):
+            pf.mixture_of_trees(data, components, alpha)
+    with pytest.raises(pf.StructureError, match="whole numbers"):
+        pf.mixture_of_trees(data + 0.5, 2)
     with pytest.raises(pf.StructureError, match="units"):
         pf.hclt(data, 0, pf.Bernoulli())
     with pytest.raises(pf.StructureError, match="inputs"):

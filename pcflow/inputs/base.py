@@ -70,7 +70,9 @@ class InputFamily(ABC):
         x, weight = x[known].to(weight.dtype), weight[known]
         start = self.initial(weight.shape[1], torch.Generator().manual_seed(0))
         params = {name: p.to(weight).unsqueeze(0) for name, p in start.items()}  # [1, ..., K]
-        params = self._counted(params, x, torch.ones_like(weight), 0.0)
+        # a category that the whole column lacks would be a hard zero, and stay one
+        smoothing = 0.0 if self.num_categories is None else pseudocount
+        params = self._counted(params, x, torch.ones_like(weight), smoothing)
         params = self._counted(params, x, weight, pseudocount)
         return {name: p.squeeze(0) for name, p in params.items()}
 

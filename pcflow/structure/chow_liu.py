@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import networkx as nx
@@ -69,12 +70,15 @@ def chow_liu_tree(data: Any, alpha: float = 1.0) -> RegionGraph:
     return RegionGraph(region[tree.order[0]], partitions)
 
 
-def dependence_tree(data: Any, alpha: float = 1.0) -> DependenceTree:
-    """The maximum spanning tree of mutual information, rooted at its centre to keep it shallow."""
+def dependence_tree(data: Any, alpha: float = 1.0, weight: Floats | None = None) -> DependenceTree:
+    """The maximum spanning tree of mutual information, rooted at its centre to keep it shallow.
+
+    Rows count once, or with a weight [N] of their own.
+    """
     columns, sizes = as_categories(data)
     if alpha < 0:
         raise StructureError(f"alpha must not be negative, got {alpha}")
-    information = mutual_information(columns, sizes, alpha)
+    information = mutual_information(columns, sizes, alpha, weight)
     graph: nx.Graph[int] = nx.Graph()
     graph.add_nodes_from(range(len(sizes)))
     pairs = zip(*np.triu_indices(len(sizes), 1), strict=True)
@@ -106,10 +110,12 @@ def as_categories(data: Any) -> tuple[Floats, tuple[int, ...]]:
     return columns, tuple(sizes)
 
 
-def mutual_information(columns: Floats, sizes: Sequence[int], alpha: float) -> Floats:
+def mutual_information(
+    columns: Floats, sizes: Sequence[int], alpha: float, weight: Floats | None = None
+) -> Floats:
     """Mutual information [D, D] (nats) of every pair, from smoothed counts."""
     found = np.zeros((len(sizes), len(sizes)))
-    for i, tables in enumerate(pair_tables(columns, sizes, alpha)):
+    for i, tables in enumerate(pair_tables(columns, sizes, alpha, weight)):
         for j, joint in enumerate(tables):
             if i != j:
                 apart = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
@@ -118,16 +124,28 @@ def mutual_information(columns: Floats, sizes: Sequence[int], alpha: float) -> F
     return found
 
 
-def pair_tables(columns: Floats, sizes: Sequence[int], alpha: float) -> Iterator[list[Floats]]:
+def pair_tables(
+    columns: Floats, sizes: Sequence[int], alpha: float, weight: Floats | None = None
+) -> Iterator[list[Floats]]:
     """For every variable, its joint distribution [V_i, V_j] with each of all variables.
 
     A pair of which nothing is known together is uniform, also without smoothing.
     """
+    ends = np.cumsum(sizes)
+    for counts in pair_counts(columns, sizes, weight):
+        tables = np.split(counts + alpha, ends[:-1], axis=1)
+        yield [t / t.sum() if t.sum() > 0 else np.full(t.shape, 1 / t.size) for t in tables]
+
+
+def pair_counts(
+    columns: Floats, sizes: Sequence[int], weight: Floats | None = None
+) -> Iterator[Floats]:
+    """For every variable, how often (or with which weight [N]) its values meet others' [V_i, V]."""
     ends = np.cumsum([0, *sizes])
-    one_hot = np.zeros((len(columns), ends[-1]), dtype=np.float32)
+    # without weights these are whole numbers, which float32 holds
+    one_hot = np.zeros((len(columns), ends[-1]), np.float32 if weight is None else np.float64)
     row, variable = np.nonzero(~np.isnan(columns))
     one_hot[row, ends[variable] + columns[row, variable].astype(np.int64)] = 1.0
-    for i in range(len(sizes)):
-        counts = (one_hot[:, ends[i] : ends[i + 1]].T @ one_hot).astype(np.float64)
-        tables = np.split(counts + alpha, ends[1:-1], axis=1)
-        yield [t / t.sum() if t.sum() > 0 else np.full(t.shape, 1 / t.size) for t in tables]
+    for start, stop in pairwise(ends):
+        own = one_hot[:, start:stop] if weight is None else one_hot[:, start:stop] * weight[:, None]
+        yield (own.T @ one_hot).astype(np.float64)

@@ -1,0 +1,154 @@
+"""A table of columns, each of a family of its own, and how families are fitted to parts of it.
+
+Columns of one family are fitted and scored together. Legend: N rows, D columns, F columns of one
+family, V categories, S statistics, K units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pcflow.errors import StructureError
+from pcflow.inputs import DensityFamily, FiniteFamily, InputFamily
+from pcflow.inputs.base import Params
+
+Fitted = dict[InputFamily, tuple[list[int], dict[str, Tensor]]]
+"""For every family its columns and their parameters [F, ..., K]."""
+
+
+class Columns:
+    """Rows [N, D] that the families allow, and what fits each whole column.
+
+    Args:
+        data: rows [N, D], anything that numpy reads; NaN is a missing value.
+        families: one for each column.
+
+    Raises:
+        StructureError: if there are no rows or columns, a column holds no value, or a value that
+            its family does not allow, or a family has nothing to fit; says which.
+
+    Attributes:
+        values: the data, float64.
+        families: as given.
+        whole: parameters of one unit for every column, which smaller parts are smoothed towards.
+    """
+
+    def __init__(self, data: Any, families: Sequence[InputFamily]) -> None:
+        """Check every column and fit it."""
+        self.values = torch.from_numpy(np.array(data, dtype=np.float64))
+        self.families = families
+        one = torch.ones(len(self.values), 1, dtype=torch.float64)
+        self.whole: list[dict[str, Tensor]] = []
+        for v, family in enumerate(families):
+            column = self.values[:, v]
+            check_column(v, column, family)
+            # of finite families every category; densities have floors
+            smoothing = 1.0 if isinstance(family, FiniteFamily) else 0.0
+            self.whole.append(family.fitted(column, one, smoothing))
+
+    def fit(
+        self, rows: Tensor, variables: Sequence[int], weight: Tensor, pseudocount: float
+    ) -> Fitted:
+        """Units fitted to rows with weights [N, K], and `pseudocount` like the whole column."""
+        found: Fitted = {}
+        for family, members in self._by_family(variables).items():
+            x = self.values[rows][:, members].t()  # [F, N]
+            whole = self._stack(members, weight.shape[1])
+            found[family] = members, _fit(family, whole, x, weight, pseudocount)
+        return found
+
+    def score(self, rows: Tensor, fitted: Fitted) -> Tensor:
+        """Log-probability [N, K] (nats) of what is known of the rows, all columns multiplied."""
+        total = torch.zeros((), dtype=torch.float64)
+        for family, (members, params) in fitted.items():
+            total = total + _scores(family, params, self.values[rows][:, members].t()).sum(dim=0)
+        return total
+
+    def _by_family(self, variables: Sequence[int]) -> dict[InputFamily, list[int]]:
+        groups: dict[InputFamily, list[int]] = {}
+        for v in variables:
+            groups.setdefault(self.families[v], []).append(v)
+        return groups
+
+    def _stack(self, members: Sequence[int], units: int) -> dict[str, Tensor]:
+        """What fits the whole columns, for every one of K units."""
+        names = self.whole[members[0]]
+        stacked = {n: torch.stack([self.whole[v][n] for v in members]) for n in names}
+        return {n: p.expand(*p.shape[:-1], units) for n, p in stacked.items()}
+
+
+def check_column(variable: int, column: Tensor, family: InputFamily) -> None:
+    """Refuse a column [N] that holds no value, or one that its family does not allow.
+
+    Raises:
+        StructureError: naming the column and the value; also if the family has nothing to fit.
+    """
+    known = column[~column.isnan()]
+    if len(known) == 0:
+        raise StructureError(f"column {variable} holds no value")
+    any_start = family.initial(1, torch.Generator().manual_seed(0))
+    if not any_start:
+        raise StructureError(f"column {variable}: {family} has no parameters to fit")
+    start = {name: p.double().unsqueeze(0) for name, p in any_start.items()}
+    wrong = ~known.isfinite()
+    if isinstance(family, FiniteFamily):
+        wrong |= (known < 0) | (known >= family.num_categories) | (known != known.round())
+    elif isinstance(family, DensityFamily):
+        wrong |= family.log_prob(start, known.unsqueeze(0))[0, :, 0] == -torch.inf
+    if wrong.any():
+        raise StructureError(f"column {variable} holds {known[wrong][0]:g}, not for {family}")
+
+
+def _fit(
+    family: InputFamily, whole: Params, x: Tensor, weight: Tensor, pseudocount: float
+) -> dict[str, Tensor]:
+    """Parameters [F, ..., K] from values [F, N] with weights [N, K]."""
+    if isinstance(family, DensityFamily):
+        return _fit_density(family, whole, x, weight, pseudocount)
+    assert isinstance(family, FiniteFamily)
+    return _fit_finite(family, whole, x, weight, pseudocount)
+
+
+def _fit_finite(
+    family: FiniteFamily, whole: Params, x: Tensor, weight: Tensor, pseudocount: float
+) -> dict[str, Tensor]:
+    F, K = len(x), weight.shape[1]
+    counts = weight.new_zeros(F * (family.num_categories + 1), K)
+    counts.index_add_(0, _places(family, x), weight.repeat(F, 1))
+    flow = counts.view(F, -1, K)[:, :-1] + pseudocount * family.table(whole)
+    return family.maximize(whole, flow, 0.0)
+
+
+def _fit_density(
+    family: DensityFamily, whole: Params, x: Tensor, weight: Tensor, pseudocount: float
+) -> dict[str, Tensor]:
+    known = (~x.isnan()).to(weight)
+    statistics = family.statistics(_filled(family, whole, x)) * known.unsqueeze(-1)  # [F, N, S]
+    flow = torch.einsum("fns,nk->fsk", statistics, weight)
+    return family.maximize(whole, known @ weight, flow, pseudocount)
+
+
+def _scores(family: InputFamily, params: Params, x: Tensor) -> Tensor:
+    """Log-probabilities [F, N, K] of values [F, N]; zero where missing."""
+    if isinstance(family, DensityFamily):
+        found = family.log_prob(params, _filled(family, params, x))
+        return found.masked_fill(x.isnan().unsqueeze(-1), 0.0)
+    assert isinstance(family, FiniteFamily)
+    table = torch.nn.functional.pad(family.log_table(params), (0, 0, 0, 1))  # [F, V + 1, K]
+    return table.flatten(0, 1)[_places(family, x)].view(*x.shape, -1)
+
+
+def _places(family: FiniteFamily, x: Tensor) -> Tensor:
+    """Rows [F N] of values in tables [F (V + 1)] that hold the missing value last."""
+    value = x.nan_to_num(nan=float(family.num_categories)).long()
+    return (value + (family.num_categories + 1) * torch.arange(len(x)).unsqueeze(1)).flatten()
+
+
+def _filled(family: DensityFamily, params: Params, x: Tensor) -> Tensor:
+    """Something possible in place of missing values, so that nothing turns into NaN."""
+    return torch.where(x.isnan(), family.mode(params)[:, :1], x)  # [F, N]
