@@ -14,11 +14,15 @@ import torch
 from torch import Tensor
 
 from pcflow.errors import StructureError
-from pcflow.inputs import DensityFamily, FiniteFamily, InputFamily
+from pcflow.inputs import Bernoulli, Categorical, DensityFamily, FiniteFamily, InputFamily
 from pcflow.inputs.base import Params
 
 Fitted = dict[InputFamily, tuple[list[int], dict[str, Tensor]]]
 """For every family its columns and their parameters [F, ..., K]."""
+
+
+MOST_COUNTED = 16
+"""Categories up to which a column is counted; a longer table would be mostly empty."""
 
 
 class Columns:
@@ -40,7 +44,7 @@ class Columns:
 
     def __init__(self, data: Any, families: Sequence[InputFamily]) -> None:
         """Check every column and fit it."""
-        self.values = torch.from_numpy(np.array(data, dtype=np.float64))
+        self.values = torch.from_numpy(np.array(np.asarray(data), dtype=np.float64))
         self.families = families
         one = torch.ones(len(self.values), 1, dtype=torch.float64)
         self.whole: list[dict[str, Tensor]] = []
@@ -80,6 +84,13 @@ class Columns:
         names = self.whole[members[0]]
         stacked = {n: torch.stack([self.whole[v][n] for v in members]) for n in names}
         return {n: p.expand(*p.shape[:-1], units) for n, p in stacked.items()}
+
+
+def unordered(family: InputFamily) -> int | None:
+    """The number of categories, of a family of few that have no order; None of others."""
+    if isinstance(family, Bernoulli | Categorical) and family.num_categories <= MOST_COUNTED:
+        return family.num_categories
+    return None
 
 
 def check_column(variable: int, column: Tensor, family: InputFamily) -> None:

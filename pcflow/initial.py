@@ -14,20 +14,23 @@ from torch import Tensor
 from pcflow.circuit import Circuit, InputLayer, Parameter
 from pcflow.columns import check_column
 from pcflow.errors import StructureError
-from pcflow.inputs import DensityFamily
+from pcflow.inputs import InputFamily
+
+NOISE = 2.0
+"""Standard deviation of what is added to logits, so that units differ."""
 
 
 def initialize(circuit: Circuit, data: Any, generator: torch.Generator | None = None) -> Circuit:
-    """The same circuit with densities that fit the data, each a little differently.
+    """The same circuit with input units that fit the data, each differently.
 
-    Each unit is fitted to its whole column and as much again to a single row, drawn at random. So
-    units have the scale of their column, whatever it is measured in, and differ from each other.
-    Finite inputs and weights of sums stay as they are: random ones are as good a start.
+    Every unit is fitted to its column, whatever scale that has. Then units are moved apart: logits
+    by normal noise, other parameters by giving a single row, drawn at random, as much weight as all
+    of them together. Weights of sums stay as they are.
 
     Args:
         circuit: the circuit; it is not changed.
         data: rows [N, D], anything that numpy reads; NaN is a missing value.
-        generator: source of the rows; torch's global one by default.
+        generator: source of noise and rows; torch's global one by default.
 
     Raises:
         StructureError: if the data are not such rows, or a column holds no value or one that its
@@ -51,22 +54,34 @@ def initialize(circuit: Circuit, data: Any, generator: torch.Generator | None = 
             columns.setdefault(parameter, []).append(layer.variable)
     values: dict[Parameter, Tensor] = {}
     for layer in layers:
-        family, named = layer.family, layer.parameters
-        if isinstance(family, DensityFamily) and not values.keys() >= set(named.values()):
+        named = layer.parameters
+        if not values.keys() >= set(named.values()):
             shared = sorted({v for p in named.values() for v in columns[p]})
             for v in shared:
-                check_column(v, table[:, v], family)
-            found = initial_units(family, table[:, shared].flatten(), layer.units, generator)
+                check_column(v, table[:, v], layer.family)
+            pooled = table[:, shared].flatten()
+            every = torch.ones(len(pooled), dtype=torch.float64)
+            found = initial_units(layer.family, pooled, every, layer.units, generator)
             values.update({p: found[name].to(p.value) for name, p in named.items()})
     return circuit.replace(values)
 
 
 def initial_units(
-    family: DensityFamily, column: Tensor, units: int, generator: torch.Generator | None
+    family: InputFamily,
+    column: Tensor,
+    weight: Tensor,
+    units: int,
+    generator: torch.Generator | None,
 ) -> dict[str, Tensor]:
-    """Parameters of units that fit a column [N], each drawn towards one of its values."""
-    column = column[~column.isnan()]
-    weight = torch.full((len(column), units), 1 / len(column), dtype=torch.float64)
-    row = torch.randint(len(column), (units,), generator=generator)
-    weight[row, torch.arange(units)] += 1.0
-    return family.fitted(column, weight)
+    """Parameters of units that fit a column [N] with weights [N], moved apart."""
+    weight = weight.masked_fill(column.isnan(), 0.0)
+    if weight.sum() == 0:
+        weight = (~column.isnan()).double()
+    shares = (weight / weight.sum()).unsqueeze(-1).repeat(1, units)  # [N, K]
+    if "logits" in family.parameter_shapes(units):
+        params = family.fitted(column, shares * weight.sum(), pseudocount=1.0)
+        noise = NOISE * torch.randn(params["logits"].shape, generator=generator)
+        return params | {"logits": params["logits"] + noise}
+    row = torch.multinomial(weight, units, replacement=True, generator=generator)
+    shares[row, torch.arange(units)] += 1.0
+    return family.fitted(column, shares)

@@ -14,15 +14,11 @@ from torch import Tensor
 
 from pcflow.build import Inputs, per_variable
 from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, SumLayer
-from pcflow.columns import Columns
+from pcflow.columns import Columns, unordered
 from pcflow.errors import StructureError
-from pcflow.inputs import Bernoulli, Categorical, InputFamily
 from pcflow.mixture import fit_mixture
 from pcflow.structure.cluster import kmeans
 from pcflow.structure.dependence import dependent_groups
-
-MOST_COUNTED = 16
-"""Categories up to which a column is counted; a longer table would be mostly empty."""
 
 
 def learn_spn(
@@ -111,7 +107,7 @@ class _Learner:
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.seed)
-        self.sizes = [_counted(family) for family in self.columns.families]
+        self.sizes = [unordered(family) for family in self.columns.families]
 
     def layer(self, root: _Slice) -> Layer:
         """The root layer. Lists in place of recursion: splits may be as deep as there are rows."""
@@ -170,10 +166,3 @@ class _Learner:
                 layers[v] = InputLayer(v, family, 1, own)
         inputs = [layers[v] for v in part.variables]
         return inputs[0] if len(inputs) == 1 else ProductLayer(inputs)
-
-
-def _counted(family: InputFamily) -> int | None:
-    """The number of categories, of a family of few that have no order."""
-    if isinstance(family, Bernoulli | Categorical) and family.num_categories <= MOST_COUNTED:
-        return family.num_categories
-    return None

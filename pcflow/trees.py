@@ -9,13 +9,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from pcflow.build import Inputs, per_variable
 from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, SumLayer
+from pcflow.columns import Columns, unordered
 from pcflow.compiled import compile
 from pcflow.errors import StructureError
+from pcflow.initial import initial_units
 from pcflow.inputs import Indicator
 from pcflow.mixture import fit_mixture
 from pcflow.structure.chow_liu import (
@@ -25,7 +28,7 @@ from pcflow.structure.chow_liu import (
     dependence_tree,
     pair_tables,
 )
-from pcflow.structure.cluster import kmeans
+from pcflow.structure.cluster import Labels, kmeans
 
 
 def chow_liu(data: Any, alpha: float = 1.0) -> Circuit:
@@ -100,22 +103,27 @@ def hclt(
     units: int,
     inputs: Inputs,
     alpha: float = 1.0,
+    trees: int = 1,
     generator: torch.Generator | None = None,
 ) -> Circuit:
-    """A hidden Chow-Liu tree (Liu and Van den Broeck 2021), with random parameters.
+    """A hidden Chow-Liu tree (Liu and Van den Broeck 2021), to be trained; or a mixture of some.
 
     Every variable of the Chow-Liu tree gets a hidden one of `units` states in its place, from which
-    it is emitted.
+    it is emitted. Input units start from the data (see `initialize`), weights at random. Several
+    trees come from clusters of rows (k-means), and the root mixes them: a few trees of few
+    units often fit better than a single one of many.
 
     Args:
-        data: rows [N, D] from which the tree is learned; real columns are counted by quantiles.
+        data: rows [N, D] from which the trees are learned; real columns are counted by quantiles.
         units: states of every hidden variable, K.
         inputs: one input family for all variables, or one per variable.
         alpha: added to the count of every pair of values.
+        trees: how many, at most; clusters may be empty.
         generator: source of the initial parameters; torch's global one by default.
 
     Raises:
-        StructureError: if the data are not rows, `units` is below 1, or `inputs` too few.
+        StructureError: if the data are not rows, `units` or `trees` is below 1, `inputs` are too
+            few, or a column holds no value or one that its family does not allow.
 
     Examples:
         >>> import pcflow as pf
@@ -123,17 +131,45 @@ def hclt(
         >>> hclt(data, units=3, inputs=pf.Bernoulli()).num_variables
         4
     """
-    if units < 1:
-        raise StructureError(f"units must be at least 1, got {units}")
-    tree = dependence_tree(data, alpha)
-    families = per_variable(inputs, len(tree.order))
+    if units < 1 or trees < 1:
+        raise StructureError(f"units and trees must be at least 1, got {units} and {trees}")
+    columns, _ = as_categories(data)
+    table = Columns(data, per_variable(inputs, columns.shape[1]))
+    label: Labels = np.zeros(len(columns), dtype=np.int64)
+    if trees > 1:
+        seed = int(torch.randint(2**31, (), generator=generator))
+        sizes = [unordered(family) for family in table.families]
+        label = kmeans(table.values.numpy(), sizes, trees, np.random.default_rng(seed))
+    members = [label == k for k in np.unique(label)]
+    roots = [_hidden_tree(table, columns, rows, units, alpha, generator) for rows in members]
+    sizes_of = torch.tensor([[float(rows.sum()) for rows in members]], dtype=torch.float64)
+    mixed = SumLayer(roots, Parameter.from_probs(sizes_of / len(label)))
+    return Circuit(roots[0] if len(roots) == 1 else mixed)
 
-    def weight(variable: int) -> Parameter:
-        rows = 1 if tree.parent[variable] < 0 else units
-        return Parameter(torch.randn(rows, units, generator=generator))
 
-    root = _along(tree, lambda v: InputLayer.random(v, families[v], units, generator), weight)
-    return Circuit(root)
+def _hidden_tree(
+    table: Columns,
+    columns: Floats,
+    rows: npt.NDArray[np.bool_],
+    units: int,
+    alpha: float,
+    generator: torch.Generator | None,
+) -> SumLayer:
+    """The hidden tree of some of the rows [N]."""
+    weights = rows.astype(np.float64)
+    tree = dependence_tree(columns, alpha, weights)
+
+    def top(v: int) -> InputLayer:
+        family, column = table.families[v], table.values[:, v]
+        found = initial_units(family, column, torch.from_numpy(weights), units, generator)
+        named = {name: Parameter(p.to(torch.get_default_dtype())) for name, p in found.items()}
+        return InputLayer(v, family, units, named)
+
+    def weight(v: int) -> Parameter:
+        above = 1 if tree.parent[v] < 0 else units
+        return Parameter(torch.randn(above, units, generator=generator))
+
+    return _along(tree, top, weight)
 
 
 def _whole_numbers(data: Any) -> tuple[Floats, tuple[int, ...]]:

@@ -204,7 +204,7 @@ def test_a_clone_forgets_and_a_pickle_remembers() -> None:
         ({"validation_fraction": 1.0}, "validation_fraction must be in"),
         ({"validation_fraction": -0.1}, "validation_fraction must be in"),
         ({"categorical": [4]}, "column 4"),
-        ({"units": 0}, "units must be at least 1"),
+        ({"units": 0}, "must be at least 1, got 0"),
         ({"patience": 0}, "patience=0"),
         ({"epochs": 0}, "epochs=0"),
     ],

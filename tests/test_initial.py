@@ -1,4 +1,6 @@
-"""Parameters from data: densities take on the scale of their columns, all else stays."""
+"""Parameters from data: units take on the scale of their columns, and differ."""
+
+import math
 
 import pytest
 import torch
@@ -43,15 +45,25 @@ def test_units_differ_by_the_generator_and_the_rest_stays() -> None:
         pf.initialize(old, x, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
     )
     for before, a, b, c in zip(old.layers, one.layers, same.layers, other.layers, strict=True):
-        if isinstance(before, pf.InputLayer) and isinstance(before.family, pf.Gaussian):
-            means = [layer.parameters["mean"].value for layer in (a, b, c)]  # type: ignore[union-attr]
-            assert torch.equal(means[0], means[1])
-            assert not torch.equal(means[0], means[2])
-            assert len(means[0].unique()) == before.units
+        if isinstance(before, pf.InputLayer):
+            name = "mean" if isinstance(before.family, pf.Gaussian) else "logits"
+            units = [layer.parameters[name].value for layer in (a, b, c)]  # type: ignore[union-attr]
+            assert torch.equal(units[0], units[1])
+            assert not torch.equal(units[0], units[2])
+            assert len(units[0].unique()) == before.units
         elif isinstance(before, pf.SumLayer):
             assert a.weight is before.weight  # type: ignore[union-attr]
-        elif isinstance(before, pf.InputLayer):
-            assert dict(a.parameters) == dict(before.parameters)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("family", [pf.Bernoulli(), pf.Categorical(2), pf.Binomial(1)], ids=repr)
+def test_logits_vary_about_those_of_the_column(family: pf.inputs.FiniteFamily) -> None:
+    x = (torch.rand(2_000, 1) < 0.8).double()
+    start = pf.initialize(pf.hmm(1, 4_000, family), x)
+    (layer,) = (layer for layer in start.layers if isinstance(layer, pf.InputLayer))
+    logits = layer.parameters["logits"].value
+    odds = logits if logits.dim() == 1 else logits[1] - logits[0]
+    assert odds.mean().item() == pytest.approx(math.log(4), abs=0.3)
+    assert odds.std().item() == pytest.approx(2.0 * math.sqrt(logits.dim()), rel=0.1)
 
 
 def test_tied_units_are_fitted_to_all_of_their_columns() -> None:

@@ -240,3 +240,55 @@ def test_published_sets(name: str) -> None:
     model = pf.compile(pf.chow_liu(data.train), dtype=torch.float64)
     found = model.log_prob(data.test).mean().item()
     assert found == pytest.approx(ANCHORS[name], abs=1e-3)
+
+
+def two_kinds(count: int = 400) -> torch.Tensor:
+    """Half of the rows near zero, half near one, with other columns that go together."""
+    kind = torch.randint(2, (count, 1))
+    x = (torch.rand(count, 6) < 0.1 + 0.8 * kind).long()
+    return torch.cat(
+        [x, torch.where(kind == 0, x[:, :1], x[:, 3:4]) ^ (torch.rand(count, 1) < 0.1)], 1
+    )
+
+
+def test_trees_of_clusters_are_mixed_by_size_and_start_from_their_rows() -> None:
+    x = two_kinds()
+    circuit = pf.hclt(x, 3, pf.Bernoulli(), trees=2)
+    assert isinstance(circuit.root, pf.SumLayer)
+    assert len(circuit.root.inputs) == 2
+    share = circuit.root.weight.value.exp()[0]
+    assert share.sum().item() == pytest.approx(1.0)
+    assert (share - 0.5).abs().max() < 0.1
+    low, high = (
+        pf.compile(pf.Circuit(tree)).marginals(torch.full((1, 7), torch.nan))[0, :6, 1].exp().mean()
+        for tree in sorted(
+            circuit.root.inputs,
+            key=lambda tree: pf.compile(pf.Circuit(tree)).log_prob(torch.ones(1, 7)).item(),
+        )
+    )
+    assert low < 0.4 < 0.6 < high
+    states = enumerate_states(circuit)
+    total = pf.compile(circuit, dtype=torch.float64).log_prob(states).logsumexp(0)
+    assert total.item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_clusters_without_any_value_of_a_column_have_units_of_the_whole() -> None:
+    x = torch.cat([two_kinds().double(), torch.randn(400, 1).double() + 50.0], dim=1)
+    x[x[:, 0] == 0, 7] = torch.nan
+    columns = [*[pf.Bernoulli()] * 7, pf.Gaussian()]
+    circuit = pf.hclt(x, 2, columns, trees=6, generator=torch.Generator().manual_seed(0))
+    again = pf.hclt(x, 2, columns, trees=6, generator=torch.Generator().manual_seed(0))
+    model = pf.compile(circuit, dtype=torch.float64)
+    assert model.log_prob(x).isfinite().all()
+    assert torch.equal(model.log_prob(x), pf.compile(again, dtype=torch.float64).log_prob(x))
+    assert model.sample(100)[:, 7].mean().item() == pytest.approx(50.0, abs=2.0)
+
+
+def test_a_few_small_trees_fit_what_one_cannot() -> None:
+    x, held_out = two_kinds(), two_kinds()
+    found = []
+    for trees in (1, 2):
+        model = pf.compile(pf.hclt(x, 2, pf.Bernoulli(), trees=trees))
+        pf.fit(model, x, epochs=40, progress=False)
+        found.append(model.log_prob(held_out).mean().item())
+    assert found[1] > found[0] + 0.02
