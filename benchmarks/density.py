@@ -3,11 +3,11 @@
     python benchmarks/density.py --data FOLDER            # the six sets below, if they are there
     python benchmarks/density.py --data FOLDER --sets nltcs plants
 
-The recipe, the same for every set: hidden Chow-Liu trees, one, or one for each of 8 clusters of rows,
-with 4 states per hidden variable, trained by Anemone until validation says stop; then doubled and trained
-on, as long as validation gains a thousandth. What is best on validation data is reported. Beside it
-the Chow-Liu tree itself, and published numbers, nats per row: HCLT with 100 states trained by EM (arXiv
-2106.02264 and later tables), and the best circuit that we know of.
+The recipe, the same for every set: hidden Chow-Liu trees, one, or one for each of 8 clusters of
+rows, with 4 states per hidden variable, trained by Anemone until validation says stop; then doubled
+and trained on, as long as validation gains a thousandth. What is best on validation data is
+reported. Beside it the Chow-Liu tree itself, and published numbers, nats per row: HCLT with 100
+states trained by EM (arXiv 2106.02264 and later tables), and the best circuit that we know of.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def stages(data: pf.datasets.Splits, trees: int, epochs: int) -> list[Found]:
         )
         means = (mean(model, part) for part in (data.validation, data.test, data.train))
         found.append(Found(*means, trees, units))
-        if len(found) > 1 and found[-1].validation < (1 + GAIN) * found[-2].validation:
+        if len(found) > 1 and found[-1].validation < (1 - GAIN) * found[-2].validation:
             break
         circuit, units = pf.grow(model.circuit), 2 * units
     return found
