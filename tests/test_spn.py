@@ -222,9 +222,13 @@ def test_weights_by_hand() -> None:
 
 def test_rows_then_columns() -> None:
     rng = np.random.default_rng(0)
-    data = 20 * (np.arange(400) % 2)[:, None] + rng.normal(size=(400, 3))
-    circuit = pf.learn_spn(data, pf.Gaussian(), significance=1e-6, generator=seeded(0))
-    assert len(circuit.layers) == 1 + 2 * (1 + 3)  # nothing left to split within a cluster
+    data = rng.normal(size=(400, 4))
+    data[:, :3] += 20 * (np.arange(400) % 2)[:, None]
+    circuit = pf.learn_spn(
+        data, pf.Gaussian(), significance=1e-6, clustering="kmeans", generator=seeded(0)
+    )
+    # the last column apart, the others in two clusters, in which nothing is left to split
+    assert len(circuit.layers) == 2 + 1 + 2 * (1 + 3)
 
 
 def test_em_sees_what_distances_do_not() -> None:
@@ -365,7 +369,10 @@ def test_naive_bayes_is_a_mixture_of_products() -> None:
 
 def test_naive_bayes_learns_and_refuses() -> None:
     coin = torch.arange(100).unsqueeze(1) % 2
-    model = pf.compile(pf.naive_bayes([pf.Bernoulli()] * 3, 2, seeded(0)))
+    first, second = (pf.naive_bayes([pf.Bernoulli()] * 3, 2, seeded(0)) for _ in range(2))
+    for a, b in zip(first.parameters, second.parameters, strict=True):
+        assert torch.equal(a.value, b.value)
+    model = pf.compile(first)
     result = pf.fit(model, coin.expand(-1, 3), epochs=30, progress=False)
     assert result.train[-1] > math.log(0.5) - 0.01
     assert pf.naive_bayes([pf.Gaussian()], 3).num_variables == 1

@@ -1,5 +1,6 @@
 """Chow-Liu trees, mixtures of them: hand-computed numbers, laws of counts and EM, known anchors."""
 
+import math
 import os
 from itertools import permutations
 
@@ -179,6 +180,20 @@ def test_rounds_of_em_raise_the_likelihood(seed: int) -> None:
     assert found[-1] > found[0] + 0.01
     single = pf.reference_log_prob(pf.chow_liu(data, alpha=1e-9), data).mean()
     assert found[-1] > float(single) + 0.05
+
+
+def test_every_tree_has_edges_and_a_weight_of_its_own() -> None:
+    generator = torch.Generator().manual_seed(0)
+    kind = (torch.arange(1000) % 5 == 0).long()  # one in five
+    a, b = torch.randint(2, (2, 1000), generator=generator)
+    common, rare = torch.stack([a, a, b, b], dim=1), torch.stack([a, b, a, b], dim=1)
+    data = torch.cat(
+        [torch.where(kind[:, None] == 1, rare, common), kind[:, None].expand(-1, 4)], 1
+    )
+    circuit = pf.mixture_of_trees(data, 2, alpha=1e-3, generator=generator)
+    entropy = -0.8 * math.log(0.8) - 0.2 * math.log(0.2) + 2 * math.log(2)
+    # no single tree holds both pairs of both kinds: they close a circle
+    assert pf.reference_log_prob(circuit, data).mean() > -entropy - 0.02
 
 
 def test_a_mixture_keeps_the_best_that_it_met() -> None:
