@@ -8,7 +8,7 @@ begin with `passes.py`.
 
 from pcflow import datasets, structure
 from pcflow.build import build_circuit, hmm, naive_bayes
-from pcflow.circuit import Circuit, InputLayer, Parameter, ProductLayer, SumLayer
+from pcflow.circuit import Circuit
 from pcflow.compiled import CompiledCircuit, compile
 from pcflow.errors import (
     EvidenceError,
@@ -35,6 +35,7 @@ from pcflow.inputs import (
     Poisson,
 )
 from pcflow.io import load, save
+from pcflow.layers import InputLayer, Parameter, ProductLayer, SumLayer
 from pcflow.learn import EM, Anemone, FitResult, Gradient, MiniBatchEM, fit
 from pcflow.projection import ProjectedEvidence
 from pcflow.properties import is_deterministic

@@ -5,9 +5,10 @@ from typing import Literal
 
 import torch
 
-from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, SumLayer
+from pcflow.circuit import Circuit
 from pcflow.errors import StructureError
 from pcflow.inputs import InputFamily
+from pcflow.layers import InputLayer, Layer, Parameter, ProductLayer, SumLayer
 from pcflow.region_graph import Partition, Region, RegionGraph
 
 Inputs = InputFamily | Sequence[InputFamily]

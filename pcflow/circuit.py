@@ -1,240 +1,18 @@
-"""The circuit itself: layers of input, sum and product units, proved smooth and decomposable.
+"""The circuit itself: layers that are proved smooth and decomposable as they are put together.
 
-A layer is a vector of units with one scope. Layers are frozen and compared by identity; a circuit
-is what can be reached from its root layer. This is the intermediate representation: `compile` turns
-it into tensors, `reference` evaluates it line by line, files store it.
-
-Legend: K units, V categories.
+A circuit is what can be reached from its root layer. This is the intermediate representation:
+`compile` turns it into tensors, `reference` evaluates it line by line, files store it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from math import prod
-from types import MappingProxyType
-from typing import Literal
+from collections.abc import Iterator, Mapping
 
-import torch
+import networkx as nx
 from torch import Tensor
 
 from pcflow.errors import NotDecomposable, NotSmooth, StructureError
-from pcflow.inputs import InputFamily
-
-
-@dataclass(frozen=True, eq=False)
-class Parameter:
-    """A tensor of unconstrained parameters; layers that hold the same object are tied.
-
-    Args:
-        value: the parameters, usually logits; copied, never edited.
-
-    Raises:
-        StructureError: if it contains NaN.
-
-    Examples:
-        >>> Parameter.from_probs([[0.6, 0.4]]).value.softmax(-1)
-        tensor([[0.6000, 0.4000]], dtype=torch.float64)
-    """
-
-    value: Tensor = field(repr=False)
-
-    def __post_init__(self) -> None:
-        """Copy the value, so that nobody edits it from outside."""
-        if self.value.isnan().any():
-            raise StructureError("a parameter contains NaN")
-        object.__setattr__(self, "value", self.value.detach().clone())
-
-    @classmethod
-    def from_probs(cls, probs: Tensor | Iterable[object]) -> Parameter:
-        """Logits whose softmax gives `probs` (along whichever axis they sum to one)."""
-        given = torch.as_tensor(probs, dtype=None if isinstance(probs, Tensor) else torch.float64)
-        if (given < 0).any():
-            raise StructureError("probabilities must not be negative")
-        return cls(given.log())
-
-    def __deepcopy__(self, memo: object) -> Parameter:
-        """A parameter is immutable and its identity is what ties layers; a copy is itself."""
-        return self
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the value."""
-        return tuple(self.value.shape)
-
-    def __repr__(self) -> str:
-        """Shape only."""
-        return f"Parameter{self.shape}"
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class InputLayer:
-    """Units of one input family over one variable.
-
-    Args:
-        variable: index of the variable.
-        family: the input family, for example `Categorical(10)`.
-        units: number of units.
-        parameters: the family's parameters by name; may be shared between layers.
-
-    Raises:
-        StructureError: if a parameter is missing, unknown or of the wrong shape.
-
-    Examples:
-        >>> from pcflow.inputs import Bernoulli
-        >>> odds = torch.logit(torch.tensor([0.45, 0.99]))
-        >>> InputLayer(0, Bernoulli(), units=2, parameters={"logits": Parameter(odds)})
-        InputLayer(variable 0, Bernoulli(), 2 units)
-    """
-
-    variable: int
-    family: InputFamily
-    units: int = 1
-    parameters: Mapping[str, Parameter] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Check every parameter's shape."""
-        if self.variable < 0 or self.units < 1:
-            raise StructureError(f"{self}: needs a variable >= 0 and at least one unit")
-        wanted = self.family.parameter_shapes(self.units)
-        given = {name: parameter.shape for name, parameter in self.parameters.items()}
-        if wanted != given:
-            raise StructureError(f"{self}: needs parameters {wanted}, got {given}")
-        object.__setattr__(self, "parameters", MappingProxyType(dict(self.parameters)))
-
-    @classmethod
-    def random(
-        cls,
-        variable: int,
-        family: InputFamily,
-        units: int = 1,
-        generator: torch.Generator | None = None,
-    ) -> InputLayer:
-        """A layer with the family's random initial parameters."""
-        initial = family.initial(units, generator)
-        return cls(variable, family, units, {n: Parameter(v) for n, v in initial.items()})
-
-    @property
-    def inputs(self) -> tuple[Layer, ...]:
-        """None: this is a leaf."""
-        return ()
-
-    def __repr__(self) -> str:
-        """Variable, family and size."""
-        return f"InputLayer(variable {self.variable}, {self.family}, {self.units} units)"
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class SumLayer:
-    """Weighted sums (mixtures) of the units of its inputs, which are read side by side.
-
-    Args:
-        inputs: layers of equal scope.
-        weight: logits. A dense layer has [K, total units of the inputs]; a mixing layer has
-            [K, number of inputs] and unit k mixes unit k of every input, all of K units.
-            Weights are the softmax over the last axis; -inf is a hard zero.
-        mixing: whether unit k reads only unit k of every input.
-
-    Raises:
-        StructureError: if the weight's shape does not fit, or a row has no weight at all.
-
-    Examples:
-        >>> from pcflow.inputs import Indicator
-        >>> either = [InputLayer(0, Indicator(v)) for v in (0, 1)]
-        >>> SumLayer(either, Parameter.from_probs([[0.6, 0.4]]))
-        SumLayer(2 inputs, 1 units)
-    """
-
-    inputs: tuple[Layer, ...]
-    weight: Parameter
-    mixing: bool = False
-
-    def __init__(self, inputs: Iterable[Layer], weight: Parameter, mixing: bool = False) -> None:
-        """Check the weight against the inputs."""
-        object.__setattr__(self, "inputs", tuple(inputs))
-        object.__setattr__(self, "weight", weight)
-        object.__setattr__(self, "mixing", mixing)
-        if not self.inputs:
-            raise StructureError("a sum layer needs at least one input")
-        widths = [layer.units for layer in self.inputs]
-        columns = len(widths) if mixing else sum(widths)
-        if len(weight.shape) != 2 or weight.shape[0] < 1 or weight.shape[1] != columns:
-            raise StructureError(f"{self}: weight must be [K, {columns}], got {weight.shape}")
-        if mixing and any(width != self.units for width in widths):
-            raise StructureError(f"{self}: mixing needs inputs of {self.units} units, got {widths}")
-        if (weight.value.amax(dim=-1).isinf()).any():
-            raise StructureError(f"{self}: a row of the weight is +inf or has no weight at all")
-
-    @classmethod
-    def random(
-        cls,
-        inputs: Iterable[Layer],
-        units: int = 1,
-        mixing: bool = False,
-        generator: torch.Generator | None = None,
-    ) -> SumLayer:
-        """A layer with standard normal logits."""
-        inputs = tuple(inputs)
-        columns = len(inputs) if mixing else sum(layer.units for layer in inputs)
-        return cls(inputs, Parameter(torch.randn(units, columns, generator=generator)), mixing)
-
-    @property
-    def units(self) -> int:
-        """Number of sums."""
-        return self.weight.shape[0]
-
-    def __repr__(self) -> str:
-        """Number of inputs and size."""
-        return f"SumLayer({len(self.inputs)} inputs, {self.units} units)"
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class ProductLayer:
-    """Products of units of inputs with disjoint scopes.
-
-    Args:
-        inputs: at least two layers.
-        kind: "hadamard" multiplies unit k of every input (all of K units); "kronecker" multiplies
-            every combination of units, the last input's index running fastest.
-
-    Raises:
-        StructureError: if there are fewer than two inputs, or units differ under "hadamard".
-
-    Examples:
-        >>> from pcflow.inputs import Gaussian
-        >>> ProductLayer([InputLayer.random(v, Gaussian(), 2) for v in range(2)], "kronecker")
-        ProductLayer(kronecker, 2 inputs, 4 units)
-    """
-
-    inputs: tuple[Layer, ...]
-    kind: Literal["hadamard", "kronecker"] = "hadamard"
-
-    def __init__(
-        self, inputs: Iterable[Layer], kind: Literal["hadamard", "kronecker"] = "hadamard"
-    ) -> None:
-        """Check the number of inputs and their units."""
-        object.__setattr__(self, "inputs", tuple(inputs))
-        object.__setattr__(self, "kind", kind)
-        widths = [layer.units for layer in self.inputs]
-        if kind not in ("hadamard", "kronecker"):
-            raise StructureError(f"product kind must be hadamard or kronecker, got {kind!r}")
-        if len(widths) < 2:
-            raise StructureError(f"a product layer needs at least two inputs, got {len(widths)}")
-        if kind == "hadamard" and len(set(widths)) > 1:
-            raise StructureError(f"a hadamard product needs inputs of equal units, got {widths}")
-
-    @property
-    def units(self) -> int:
-        """Number of products."""
-        widths = [layer.units for layer in self.inputs]
-        return widths[0] if self.kind == "hadamard" else prod(widths)
-
-    def __repr__(self) -> str:
-        """Kind, number of inputs and size."""
-        return f"ProductLayer({self.kind}, {len(self.inputs)} inputs, {self.units} units)"
-
-
-Layer = InputLayer | SumLayer | ProductLayer
+from pcflow.layers import InputLayer, Layer, Parameter, ProductLayer, SumLayer, layer_parameters
 
 _Scope = tuple[tuple[int, int], ...]
 """Spans [start, stop) of variables, counted as they are met from below: of a tree, a single one."""
@@ -315,6 +93,19 @@ class Circuit:
             built[layer] = _rebuild(layer, [built[child] for child in layer.inputs], renewed)
         return Circuit(built[self.root])
 
+    def to_networkx(self) -> nx.DiGraph[Layer]:
+        """The graph for networkx: nodes are layers, edges point to what a layer reads.
+
+        Examples:
+            >>> from pcflow.inputs import Bernoulli
+            >>> Circuit(InputLayer.random(0, Bernoulli())).to_networkx().number_of_nodes()
+            1
+        """
+        graph: nx.DiGraph[Layer] = nx.DiGraph()
+        graph.add_nodes_from(self.layers)
+        graph.add_edges_from((layer, child) for layer in self.layers for child in layer.inputs)
+        return graph
+
     def __repr__(self) -> str:
         """Sizes."""
         count = sum(p.value.numel() for p in self.parameters)
@@ -341,17 +132,6 @@ class Circuit:
         if absent < len(found):
             raise StructureError(f"variables must be 0..{max(found)}, but {absent} is in no input")
         return tuple(found[v] for v in range(len(found)))
-
-
-def layer_parameters(layer: Layer) -> tuple[Parameter, ...]:
-    """The parameters that a layer holds, in a fixed order."""
-    match layer:
-        case InputLayer():
-            return tuple(layer.parameters.values())
-        case SumLayer():
-            return (layer.weight,)
-        case ProductLayer():
-            return ()
 
 
 def _bottom_up(root: Layer) -> Iterator[Layer]:

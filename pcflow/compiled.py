@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from pcflow import queries
-from pcflow.circuit import Circuit, Parameter
+from pcflow.circuit import Circuit
 from pcflow.engine import Engine
 from pcflow.evidence import Evidence
+from pcflow.layers import Parameter
 from pcflow.memory import Pool
 from pcflow.plan import Plan, make_plan
 from pcflow.projection import ProjectedEvidence, project

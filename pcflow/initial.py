@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pcflow.circuit import Circuit, InputLayer, Parameter
+from pcflow.circuit import Circuit
 from pcflow.columns import check_column
 from pcflow.errors import StructureError
 from pcflow.inputs import InputFamily
+from pcflow.layers import InputLayer, Parameter
 
 NOISE = 2.0
 """Standard deviation of what is added to logits, so that units differ."""

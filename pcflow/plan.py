@@ -21,17 +21,10 @@ from math import prod
 import torch
 from torch import Tensor
 
-from pcflow.circuit import (
-    Circuit,
-    InputLayer,
-    Layer,
-    Parameter,
-    ProductLayer,
-    SumLayer,
-    layer_parameters,
-)
+from pcflow.circuit import Circuit
 from pcflow.errors import StructureError
 from pcflow.inputs import InputFamily
+from pcflow.layers import InputLayer, Layer, Parameter, ProductLayer, SumLayer, layer_parameters
 from pcflow.rows import assign_rows
 from pcflow.schedule import Schedule, make_schedule
 

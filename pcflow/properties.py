@@ -13,8 +13,9 @@ from operator import or_
 
 import torch
 
-from pcflow.circuit import Circuit, InputLayer, Layer, SumLayer
+from pcflow.circuit import Circuit
 from pcflow.inputs import FiniteFamily
+from pcflow.layers import InputLayer, Layer, SumLayer
 
 Support = dict[int, int]
 """For each variable with excluded values, a bit mask of the values that remain possible."""

@@ -13,17 +13,10 @@ import networkx as nx
 import torch
 from torch import Tensor
 
-from pcflow.circuit import (
-    Circuit,
-    InputLayer,
-    Layer,
-    Parameter,
-    ProductLayer,
-    SumLayer,
-    layer_parameters,
-)
+from pcflow.circuit import Circuit
 from pcflow.compiled import CompiledCircuit
 from pcflow.errors import StructureError
+from pcflow.layers import InputLayer, Layer, Parameter, ProductLayer, SumLayer, layer_parameters
 from pcflow.learn.counts import Counts
 
 Edit = Callable[[Tensor], Tensor]

@@ -11,7 +11,7 @@ from bisect import insort
 from collections import defaultdict
 from dataclasses import dataclass
 
-from pcflow.circuit import Layer
+from pcflow.layers import Layer
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
-from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, SumLayer, layer_parameters
+from pcflow.circuit import Circuit
+from pcflow.layers import InputLayer, Layer, Parameter, SumLayer, layer_parameters
 
 STRIP = 1 << 12
 """Units of one strip. With 128 rows of float32 that makes 2 MB: inputs and outputs fit a cache."""

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from pcflow.build import Inputs, per_variable
-from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, SumLayer
+from pcflow.circuit import Circuit
 from pcflow.columns import Columns, unordered
 from pcflow.errors import StructureError
+from pcflow.layers import InputLayer, Layer, Parameter, ProductLayer, SumLayer
 from pcflow.mixture import fit_mixture
 from pcflow.structure.cluster import kmeans
 from pcflow.structure.dependence import dependent_groups

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from pcflow.build import Inputs, per_variable
-from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, SumLayer
+from pcflow.circuit import Circuit
 from pcflow.columns import Columns, unordered
 from pcflow.compiled import compile
 from pcflow.errors import StructureError
 from pcflow.initial import initial_units
 from pcflow.inputs import Indicator
+from pcflow.layers import InputLayer, Layer, Parameter, ProductLayer, SumLayer
 from pcflow.mixture import fit_mixture
 from pcflow.structure.chow_liu import (
     DependenceTree,

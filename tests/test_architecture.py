@@ -20,6 +20,7 @@ ORDER = (  # the modules and packages in pcflow: each may import only from those
     "encoding",
     "columns",
     "mixture",
+    "layers",
     "circuit",
     "initial",
     "properties",

@@ -2,6 +2,7 @@
 
 import copy
 
+import networkx as nx
 import pytest
 import torch
 from hypothesis import given
@@ -210,3 +211,13 @@ def test_determinism_is_proved_from_zeros_only() -> None:
     assert not pf.is_deterministic(pf.Circuit(pf.SumLayer([certain, certain], weight)))
     one = pf.Parameter.from_probs([[1.0, 0.0]])
     assert pf.is_deterministic(pf.Circuit(pf.SumLayer([bit(0), bit(0)], one)))
+
+
+@given(circuits())
+def test_the_graph_is_what_layers_read(circuit: pf.Circuit) -> None:
+    graph = circuit.to_networkx()
+    assert set(graph) == set(circuit.layers)
+    assert nx.is_directed_acyclic_graph(graph)
+    assert nx.descendants(graph, circuit.root) | {circuit.root} == set(circuit.layers)
+    for layer in circuit.layers:
+        assert set(graph.successors(layer)) == set(layer.inputs)

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, SumLayer
+from pcflow.circuit import Circuit
 from pcflow.compiled import CompiledCircuit, compile
 from pcflow.errors import FileFormatError, PcflowError
 from pcflow.files import Json, read_file, write_file
 from pcflow.inputs import FAMILIES, InputFamily
+from pcflow.layers import InputLayer, Layer, Parameter, ProductLayer, SumLayer
 
 VERSION = 1
 MOST_CATEGORIES = 1 << 24

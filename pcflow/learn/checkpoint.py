@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pcflow.circuit import Circuit, InputLayer, ProductLayer, SumLayer
+from pcflow.circuit import Circuit
 from pcflow.compiled import CompiledCircuit
 from pcflow.errors import FileFormatError
 from pcflow.files import pack, read_file, unpack, write_file
+from pcflow.layers import InputLayer, ProductLayer, SumLayer
 
 VERSION = 1
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pcflow.build import build_circuit, hmm
-from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, SumLayer
+from pcflow.circuit import Circuit
 from pcflow.evidence import Evidence
 from pcflow.inputs import (
     Bernoulli,
@@ -26,6 +26,7 @@ from pcflow.inputs import (
     LogNormal,
     Poisson,
 )
+from pcflow.layers import InputLayer, Layer, Parameter, ProductLayer, SumLayer
 from pcflow.region_graph import RegionGraph
 from pcflow.structure import (
     chain,

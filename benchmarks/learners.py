@@ -1,0 +1,114 @@
+"""Anemone against mini-batch EM, EM and Adam: same circuits, same batches, same number of epochs.
+
+    python benchmarks/learners.py --data FOLDER --out learners.png
+
+Prints a Markdown table and draws validation log-likelihood by epoch. Every learner starts from the
+same parameters. Mini-batch EM and Adam are run with several step sizes, of which the one that ends
+best on validation data counts; Anemone and EM have their defaults.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+
+import pcflow as pf
+from pcflow.learn.fit import Learner
+
+
+def adam(step: float) -> pf.Gradient:
+    """Adam with a step size."""
+    return pf.Gradient(lambda parameters: torch.optim.Adam(parameters, lr=step))
+
+
+LEARNERS: dict[str, dict[str, Callable[[], Learner]]] = {  # by name and step size
+    "Anemone": {"0.4": lambda: pf.Anemone(pseudocount=1e-7)},
+    "mini-batch EM": {
+        str(step): partial(pf.MiniBatchEM, step, pseudocount=1e-7) for step in (0.05, 0.1, 0.3)
+    },
+    "Adam": {str(step): partial(adam, step) for step in (0.01, 0.03, 0.1)},
+    "EM": {"": pf.EM},
+}
+
+
+def main() -> None:
+    """Train all, print and draw."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--data", type=Path, default=Path(os.environ.get("PCFLOW_DATA", "")) / "debd"
+    )
+    parser.add_argument("--sets", nargs="+", default=["nltcs", "plants", "dna"])
+    parser.add_argument("--units", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=25)
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--out", default="learners.png")
+    given = parser.parse_args()
+    figure, axes = pyplot.subplots(
+        1, len(given.sets), figsize=(4 * len(given.sets), 3.2), squeeze=False
+    )
+    print("| set | learner | step | validation | test | behind Anemone | seconds |")
+    print("|---|---|---|---|---|---|---|", flush=True)
+    for name, place in zip(given.sets, axes[0], strict=True):
+        data = pf.datasets.read_density_set(name, given.data)
+        compare(name, data, given.units, given.epochs, given.batch_size, place)
+    axes[0, 0].set_ylabel("validation (nats per row)")
+    axes[0, 0].legend()
+    figure.tight_layout()
+    figure.savefig(given.out, dpi=120)
+
+
+def compare(
+    name: str, data: pf.datasets.Splits, units: int, epochs: int, batch_size: int, axes: Axes
+) -> None:
+    """All learners on one hidden Chow-Liu tree."""
+    torch.manual_seed(0)
+    circuit = pf.hclt(data.train, units, pf.Categorical(int(data.train.max()) + 1))
+    reached = None
+    for learner, kinds in LEARNERS.items():
+        runs = {n: train(circuit, data, make(), epochs, batch_size) for n, make in kinds.items()}
+        step = max(runs, key=lambda step: max(runs[step][0]))
+        curve, test, seconds = runs[step]
+        end = max(curve)
+        reached = end if reached is None else reached
+        behind = 100 * (reached - end) / abs(reached)
+        print(
+            f"| {name} | {learner} | {step} | {end:.3f} | {test:.3f} | {behind:.2f} % "
+            f"| {seconds:.0f} |",
+            flush=True,
+        )
+        axes.plot(range(1, epochs + 1), curve, label=learner)
+    axes.set_title(name)
+    axes.set_xlabel("epoch")
+    axes.set_ylim(reached - 0.1 * abs(reached), reached + 0.01 * abs(reached))
+
+
+def train(
+    circuit: pf.Circuit, data: pf.datasets.Splits, learner: Learner, epochs: int, batch_size: int
+) -> tuple[list[float], float, float]:
+    """Validation by epoch, test of the best epoch, seconds."""
+    torch.manual_seed(1)
+    model, began = pf.compile(circuit), time.perf_counter()
+    result = pf.fit(
+        model,
+        data.train,
+        learner,
+        epochs=epochs,
+        batch_size=batch_size,
+        validation=data.validation,
+        progress=False,
+    )
+    seconds = time.perf_counter() - began
+    with torch.no_grad():
+        return result.validation, float(model.log_prob(data.test).double().mean()), seconds
+
+
+if __name__ == "__main__":
+    main()
