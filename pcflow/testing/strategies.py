@@ -19,8 +19,10 @@ from pcflow.inputs import (
     Bernoulli,
     Binomial,
     Categorical,
+    DiscretizedLogistic,
     Exponential,
     Gaussian,
+    Histogram,
     Indicator,
     InputFamily,
     LogNormal,
@@ -236,7 +238,7 @@ def _with_zeros(circuit: Circuit, share: float, generator: torch.Generator) -> C
 def mixed_families() -> st.SearchStrategy[InputFamily]:
     """Families with and without a finite range, for circuits that mix them.
 
-    Whole numbers from 1 on are possible under all that have no finite range.
+    Whole numbers from 1 to 1,000 are possible under all that have no finite range.
 
     Examples:
         >>> from hypothesis import find
@@ -252,5 +254,7 @@ def mixed_families() -> st.SearchStrategy[InputFamily]:
             Poisson(),
             Exponential(),
             LogNormal(),
+            DiscretizedLogistic(3),
+            Histogram([0.0, 1.5, 4.0, 1000.0]),
         ]
     )
