@@ -128,6 +128,24 @@ class CompiledCircuit(nn.Module):
         return queries.marginals(self.engine, evidence)
 
     @torch.no_grad()
+    def mean(self, evidence: Evidence | Tensor) -> Tensor:
+        """Posterior mean [B, D] of every variable given the evidence; observed values are kept.
+
+        Of a finite variable it is the mean of its values 0, 1, ... as numbers. Not differentiable.
+
+        Raises:
+            NoMassError: if some row of the evidence is impossible.
+            EvidenceError: if the evidence does not fit the circuit.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> circuit = pf.hmm(2, states=3, inputs=pf.Gaussian())
+            >>> compile(circuit).mean(torch.tensor([[1.5, torch.nan]])).shape
+            torch.Size([1, 2])
+        """
+        return queries.mean(self.engine, evidence)
+
+    @torch.no_grad()
     def sample(
         self,
         n: int,

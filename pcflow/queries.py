@@ -14,7 +14,7 @@ from pcflow.autograd import differentiable_log_prob
 from pcflow.engine import Engine
 from pcflow.errors import NoMassError, PropertyRequired
 from pcflow.evidence import CheckedEvidence, Evidence, as_evidence
-from pcflow.leaves import FiniteLeaf, Leaf
+from pcflow.leaves import DensityLeaf, FiniteLeaf, Leaf
 from pcflow.passes import follow, up
 from pcflow.plan import BankRead
 from pcflow.routes import Best, Drawn
@@ -77,6 +77,41 @@ class _Posteriors:
 
     def at_weights(self, read: BankRead, flow: Tensor) -> None:
         raise AssertionError("not wanted")
+
+
+def mean(engine: Engine, evidence: Evidence | Tensor) -> Tensor:
+    """Posterior mean [B, D] of every variable."""
+    checked = engine.check(evidence)
+    like = engine.tables.like.detach()
+    sizes = [1 if n is None else n for n in engine.circuit.num_categories]
+    posterior = like.new_full((*checked.values.shape, max(sizes)), -torch.inf)
+    found = _Means(posterior, engine.plan.one_input_each, like.new_zeros(checked.values.shape))
+    for part in engine.parts(checked):
+        evaluation = engine.evaluate(part)
+        refuse_impossible(evaluation.log_value, "mean", part)
+        evaluation.down(torch.ones_like(evaluation.log_value), found)
+    finite = torch.tensor([n is not None for n in engine.circuit.num_categories])
+    counted = posterior.softmax(dim=-1) @ torch.arange(max(sizes)).to(like)  # [B, D]
+    means = torch.where(finite.to(like.device), counted, found.mean)
+    return torch.where(checked.missing, means, checked.values.to(like.dtype))
+
+
+class _Means(_Posteriors):
+    """Writes posteriors of finite variables, and adds up `mean` [B, D] of the others."""
+
+    def __init__(self, out: Tensor, alone: bool, mean: Tensor) -> None:
+        super().__init__(out, alone)
+        self.mean = mean
+
+    def at_leaf(self, leaf: Leaf, slope: Tensor) -> None:
+        if not isinstance(leaf, DensityLeaf):
+            super().at_leaf(leaf, slope)
+            return
+        flow = leaf.semiring.flow(leaf.out.units, slope)  # [F, B, K]
+        means = torch.einsum("fbk,fk->bf", flow, leaf.means())
+        rows = slice(None) if leaf.rows is None else leaf.rows
+        part = self.mean[rows].index_add(1, leaf.step.variables, means)
+        self.mean[rows] = part
 
 
 def sample(engine: Engine, n: int, evidence: Evidence | Tensor | None, route: Drawn) -> Tensor:

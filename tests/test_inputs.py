@@ -137,6 +137,8 @@ def test_draws_have_the_moments_that_the_family_states(family: DensityFamily) ->
     stated = family.moments(alone)[0, :, 0]
     error = statistics.std(dim=0) / math.sqrt(count)
     assert ((statistics.mean(dim=0) - stated).abs() < 6 * error).all()
+    mean = family.mean(alone)[0, 0]
+    assert (drawn.mean() - mean).abs() < 6 * drawn.std() / math.sqrt(count)
 
 
 @pytest.mark.parametrize("family", [*DENSITIES, *FREE, *SHAPED], ids=repr)

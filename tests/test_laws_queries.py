@@ -22,6 +22,7 @@ from pcflow.testing import (
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
+SEEDS = st.integers(0, 2**31 - 1)
 DTYPES = st.sampled_from([torch.float64, torch.float32])
 
 
@@ -213,3 +214,38 @@ def test_projection_reaches_any_marginals_that_potentials_can_make(
     torch.testing.assert_close(found.exp(), target.exp(), rtol=1e-6, atol=1e-6)
     assert fitted.mismatch is not None
     assert (fitted.mismatch < 1e-6).all()
+
+
+@given(st.data(), circuits())
+def test_means_are_those_of_the_marginals(data: st.DataObject, circuit: pf.Circuit) -> None:
+    about = possible(circuit, data.draw(evidence(circuit)))
+    if about is None:
+        return
+    probability = enumerate_marginals(circuit, about).exp()  # [B, D, V]
+    wanted = probability @ torch.arange(probability.shape[-1]).double()
+    found = compiled(circuit).mean(about)
+    assert_close(found, wanted)
+
+
+@given(SEEDS, st.booleans())
+@settings(max_examples=20)
+def test_means_of_densities_are_integrals(seed: int, far: bool) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    columns = [pf.Gaussian(), pf.Categorical(3), pf.Gaussian(), pf.Gaussian()]
+    regions = pf.structure.random_binary_tree(4, replicas=2, seed=seed)
+    circuit = pf.build_circuit(regions, columns, units=2, generator=generator)
+    model = compiled(circuit)
+    grid = torch.linspace(-9, 9, 2_001, dtype=torch.float64)
+    seen = (900.0, -900.0) if far else (0.7, 0.1)  # units that underflow then matter
+    rows = torch.tensor([[torch.nan, 1.0, *seen], [torch.nan, torch.nan, *seen]]).double()
+    found = model.mean(rows).cpu()
+    for row, mean in zip(rows, found, strict=True):
+        asked = row.expand(len(grid), 4).clone()
+        asked[:, 0] = grid
+        share = model.log_prob(asked).softmax(dim=0).detach().cpu()
+        torch.testing.assert_close(mean[0], share @ grid, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found[0, 1:], rows[0, 1:])
+    codes = rows[1].expand(3, 4).clone()
+    codes[:, 1] = torch.arange(3)
+    share = model.log_prob(codes).softmax(dim=0).detach().cpu()
+    torch.testing.assert_close(found[1, 1], share @ torch.arange(3).double())

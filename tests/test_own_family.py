@@ -29,6 +29,9 @@ class Geometric(DensityFamily):
         again = torch.nn.functional.logsigmoid(-logits)
         return torch.nn.functional.logsigmoid(logits) + x.unsqueeze(-1) * again
 
+    def mean(self, params: Params) -> Tensor:
+        return torch.exp(-params["logits"])
+
     def mode(self, params: Params) -> Tensor:
         return torch.zeros_like(params["logits"])
 

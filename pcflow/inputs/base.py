@@ -137,6 +137,10 @@ class DensityFamily(InputFamily):
         """Log-density [F, B, K] (nats) of values [F, B] under parameters [F, ...]."""
 
     @abstractmethod
+    def mean(self, params: Params) -> Tensor:
+        """The expected value [P, K] of every unit."""
+
+    @abstractmethod
     def mode(self, params: Params) -> Tensor:
         """The most probable value [P, K] of every unit."""
 

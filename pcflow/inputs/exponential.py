@@ -47,6 +47,10 @@ class Exponential(DensityFamily):
         score = -x.clamp_min(0.0).unsqueeze(-1) * torch.exp(-log_mean) - log_mean  # [F, B, K]
         return torch.where((x >= 0).unsqueeze(-1), score, -torch.inf)
 
+    def mean(self, params: Params) -> Tensor:
+        """The mean itself."""
+        return params["log_mean"].exp()
+
     def mode(self, params: Params) -> Tensor:
         """Zero."""
         return torch.zeros_like(params["log_mean"])

@@ -49,6 +49,10 @@ class Gaussian(DensityFamily):
         score = (x.unsqueeze(-1) - mean) * torch.exp(-log_std)  # [F, B, K]
         return -0.5 * score.square() - log_std - 0.5 * math.log(2 * math.pi)
 
+    def mean(self, params: Params) -> Tensor:
+        """The mean itself."""
+        return params["mean"]
+
     def mode(self, params: Params) -> Tensor:
         """The mean."""
         return params["mean"]

@@ -80,6 +80,12 @@ class Histogram(DensityFamily):
         found = height.gather(1, place.unsqueeze(-1).expand(-1, -1, height.shape[-1]))
         return found.masked_fill(~inside.unsqueeze(-1), -torch.inf)  # [F, B, K]
 
+    def mean(self, params: Params) -> Tensor:
+        """Middles of the bins, by their probabilities."""
+        edges = self._edges(params["logits"])
+        middles = (edges[1:] + edges[:-1]) / 2
+        return (self.moments(params) * middles.unsqueeze(-1)).sum(dim=-2)
+
     def mode(self, params: Params) -> Tensor:
         """The middle of the highest bin."""
         edges = self._edges(params["logits"])

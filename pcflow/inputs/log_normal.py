@@ -48,6 +48,10 @@ class LogNormal(DensityFamily):
         score = self._log.log_prob(params, log_x) - log_x.unsqueeze(-1)  # [F, B, K]
         return torch.where((x > 0).unsqueeze(-1), score, -torch.inf)
 
+    def mean(self, params: Params) -> Tensor:
+        """Of the value, not of its logarithm."""
+        return torch.exp(params["mean"] + 0.5 * (2 * params["log_std"]).exp())
+
     def mode(self, params: Params) -> Tensor:
         """Exponential of mean less variance."""
         return (params["mean"] - (2 * params["log_std"]).exp()).exp()

@@ -49,6 +49,10 @@ class Poisson(DensityFamily):
         score = count * log_rate - log_rate.exp() - torch.lgamma(count + 1)
         return torch.where(possible.unsqueeze(-1), score, -torch.inf)
 
+    def mean(self, params: Params) -> Tensor:
+        """The rate."""
+        return params["log_rate"].exp()
+
     def mode(self, params: Params) -> Tensor:
         """The rate, rounded down."""
         return params["log_rate"].exp().floor()

@@ -46,6 +46,12 @@ class DensityLeaf(Leaf):
             ).unsqueeze(-2)  # [F, 1, K]
         return torch.where(self.missing.unsqueeze(-1), idle, log_prob)
 
+    def means(self) -> Tensor:
+        """Expected value [F, K] of every unit."""
+        assert isinstance(self.step.family, DensityFamily)
+        found = self.step.family.mean(self.params())
+        return found.expand(len(self.x), -1)
+
     def counts(self, slope: Tensor) -> tuple[Tensor, Tensor]:
         """Observed flow [F, K] and flow-weighted statistics [F, S, K]."""
         assert isinstance(self.step.family, DensityFamily)
