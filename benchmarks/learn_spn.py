@@ -6,8 +6,9 @@
 Every learner is given a few candidate settings; the best on validation data is reported, in nats
 per test row. Seconds are of learning, all candidates together.
 
-What spflow 1.1.0 needs: its randomised dependence coefficient raises on slices where a column is
-constant, so such pairs are called independent for it here; its Bernoulli leaves give NaN where a
+What spflow 1.1.0 needs: its randomised dependence coefficient ranks ties by their position, so that
+two constant columns are found dependent and peeled row by row, and raises on some pairs; constant
+columns and such pairs are called independent for it here. Its Bernoulli leaves give NaN where a
 slice holds only ones, so binary columns are categorical; its leaves are fitted by maximum
 likelihood and refuse missing values, so its candidates include rows that are filled in (mean of
 real columns, most frequent value of others) and complete rows only. Test rows keep their gaps for
@@ -143,7 +144,8 @@ def spflow(train: Tensor, inputs: tuple[Any, ...], rows: int) -> Score:
 
     def groups(table: Tensor) -> Tensor:
         graph: nx.Graph[int] = nx.empty_graph(table.shape[1])
-        for i, j in combinations(range(table.shape[1]), 2):
+        varied = [v for v, column in enumerate(table.t()) if len(column.unique()) > 1]
+        for i, j in combinations(varied, 2):
             with contextlib.suppress(RuntimeError):
                 if rdc(table[:, i].double(), table[:, j].double()) > THRESHOLD:
                     graph.add_edge(i, j)
