@@ -3,9 +3,9 @@
     python benchmarks/density.py --data FOLDER            # the six sets below, if they are there
     python benchmarks/density.py --data FOLDER --sets nltcs plants
 
-The recipe, the same for every set: hidden Chow-Liu trees, one, or one for each of 4 or 8 clusters of
-rows, with 4 states per hidden variable, trained by Anemone until validation says stop; then doubled
-and trained on, as long as validation gains a thousandth. What is best on validation data is
+The recipe, the same for every set: hidden Chow-Liu trees, one, or one for each of 4 or 8 clusters
+of rows, with 4 states per hidden variable, trained by Anemone until validation says stop; then
+doubled and trained on, as long as validation gains a thousandth. What is best on validation data is
 reported. Beside it the Chow-Liu tree itself, and published numbers, nats per row: HCLT with 100
 states trained by EM (arXiv 2106.02264 and later tables), and the best circuit that we know of.
 """

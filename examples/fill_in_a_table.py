@@ -6,6 +6,8 @@ Needs scikit-learn for the table (569 rows, 30 columns): pip install 'pcflow[skl
 import numpy as np
 from sklearn.datasets import load_breast_cancer
 from sklearn.impute import KNNImputer, SimpleImputer
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from pcflow.estimator import CircuitDensity
 
@@ -14,14 +16,16 @@ table = load_breast_cancer().data
 hidden = rng.random(table.shape) < 0.2
 gaps = np.where(hidden, np.nan, table)
 
+scaler = StandardScaler().fit(gaps)
+nearest = make_pipeline(scaler, KNNImputer(n_neighbors=10))
+
 # Columns have scales from thousandths to thousands; the estimator standardises them by itself.
 density = CircuitDensity(units=16, random_state=0).fit(gaps)
 draws = [density.impute(gaps, how="sample", random_state=seed) for seed in range(50)]
 filled = {
     "column means": SimpleImputer().fit_transform(gaps),
-    "ten nearest rows": KNNImputer(n_neighbors=10).fit_transform(gaps),
-    "circuit, most probable": density.impute(gaps),
-    "circuit, mean of 50 draws": np.mean(draws, axis=0),
+    "ten nearest rows": scaler.inverse_transform(nearest.fit_transform(gaps)),
+    "circuit, posterior means": density.impute(gaps),
 }
 
 # How far off, in standard deviations of the column: 1 is no better than the mean.

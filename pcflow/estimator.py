@@ -189,7 +189,7 @@ class CircuitDensity(DensityMixin, BaseEstimator):  # type: ignore[misc] # sciki
     def impute(
         self,
         X: npt.ArrayLike,
-        how: Literal["mpe", "sample"] = "mpe",
+        how: Literal["mean", "mpe", "sample"] = "mean",
         random_state: RandomState = None,
     ) -> Floats:
         """Rows [N, D] with every NaN filled given the rest of its row; all else is kept.
@@ -197,12 +197,13 @@ class CircuitDensity(DensityMixin, BaseEstimator):  # type: ignore[misc] # sciki
         Args:
             X: rows [N, D]; NaN is a missing value.
             how: "mpe" fills in the most probable completion (of columns and hidden variables
-                together, see `CompiledCircuit.mpe`), "sample" draws one.
+                together, see `CompiledCircuit.mpe`), "mean" does so for codes and takes the
+                posterior mean of real columns, "sample" draws a completion.
             random_state: source of draws; numpy's global one by default.
 
         Raises:
             NoMassError: if a row holds a code that `fit` has not seen, or is otherwise impossible.
-            ValueError: if `how` is neither.
+            ValueError: if `how` is none of these.
 
         Examples:
             >>> density = CircuitDensity().fit([[0, 5], [1, 7], [0, 5], [1, 7]])
@@ -215,12 +216,15 @@ class CircuitDensity(DensityMixin, BaseEstimator):  # type: ignore[misc] # sciki
         if never.any():
             raise NoMassError(np.flatnonzero(never).tolist(), "impute")
         given = torch.from_numpy(values)
-        if how == "mpe":
-            filled = self.model_.mpe(given).values
-        elif how == "sample":
+        if how == "sample":
             filled = self.model_.sample(1, given, _generator(random_state))[0]
+        elif how in ("mean", "mpe"):
+            filled = self.model_.mpe(given).values
         else:
-            raise ValueError(f'how must be "mpe" or "sample", got {how!r}')
+            raise ValueError(f'how must be "mean", "mpe" or "sample", got {how!r}')
+        if how == "mean":
+            real = [family.num_categories is None for family in self.encoding_.families]
+            filled = torch.where(torch.tensor(real), self.model_.mean(given), filled)
         return np.where(np.isnan(data), self.encoding_.decode(filled.numpy()), data)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def test_draws_look_like_the_data(density: CircuitDensity) -> None:
     np.testing.assert_allclose(drawn[:, REAL].std(0), spread, rtol=0.2)
 
 
-@pytest.mark.parametrize("how", ["mpe", "sample"])
+@pytest.mark.parametrize("how", ["mean", "mpe", "sample"])
 def test_imputing_fills_every_gap_and_keeps_the_rest(density: CircuitDensity, how: Any) -> None:
     data = mixed(seed=1)
     filled = density.impute(data, how, random_state=0)
@@ -132,13 +132,21 @@ def test_imputing_fills_every_gap_and_keeps_the_rest(density: CircuitDensity, ho
     assert set(filled[:, 0]) <= set(FIRST) and set(filled[:, 2]) <= set(SECOND)
 
 
-@pytest.mark.parametrize("how", ["mpe", "sample"])
+@pytest.mark.parametrize("how", ["mean", "mpe", "sample"])
 def test_imputing_looks_at_the_rest_of_the_row(density: CircuitDensity, how: Any) -> None:
     given = np.array([[code, NAN, NAN, NAN] for code in FIRST for _ in range(20)])
     filled = density.impute(given, how, random_state=0)
     large = filled[:, 1].reshape(3, 20)
     assert (np.ptp(large, axis=1) > 0).all() == (how == "sample")
     assert all(b - a > 5e3 for a, b in pairwise(np.median(large, axis=1)))
+
+
+def test_means_are_those_of_many_draws(density: CircuitDensity) -> None:
+    given = np.array([[FIRST[0], NAN, NAN, NAN], [NAN, NAN, SECOND[0], NAN]])
+    draws = [density.impute(given, "sample", random_state=seed) for seed in range(1_000)]
+    found, spread = density.impute(given, "mean"), np.std(draws, axis=0)
+    off = np.abs(found - np.mean(draws, axis=0))[:, REAL]
+    assert (off < 6 * spread[:, REAL] / np.sqrt(1_000)).all()
 
 
 def test_one_random_state_one_result() -> None:
@@ -217,7 +225,7 @@ def test_wrong_settings_are_refused(setting: dict[str, Any], match: str) -> None
 def test_wrong_requests_are_refused(density: CircuitDensity) -> None:
     x = mixed()
     with pytest.raises(ValueError, match="how must be"):
-        density.impute(x, "mean")  # type: ignore[arg-type]
+        density.impute(x, "median")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="n=-1"):
         density.sample(-1)
     with pytest.raises(ValueError, match="2 features"):

@@ -3,6 +3,8 @@
 Legend: B batch, S states, D variables, V categories.
 """
 
+import math
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -227,17 +229,43 @@ def test_means_are_those_of_the_marginals(data: st.DataObject, circuit: pf.Circu
     assert_close(found, wanted)
 
 
-@given(SEEDS, st.booleans())
+def normal(variable: int, *means: float) -> pf.InputLayer:
+    """Units of standard deviation one."""
+    mean, log_std = torch.tensor(means).double(), torch.zeros(len(means)).double()
+    named = {"mean": pf.Parameter(mean), "log_std": pf.Parameter(log_std)}
+    return pf.InputLayer(variable, pf.Gaussian(), len(means), named)
+
+
+def test_a_mean_through_log_space_by_hand() -> None:
+    """Unit 1 is e^-800 of unit 0 at variable 1, unit 0 of unit 1 at variable 2: both count half."""
+    units = pf.ProductLayer([normal(0, 3.0, 7.0), normal(1, 0.0, 40.0), normal(2, 0.0, 40.0)])
+    model = compiled(pf.Circuit(pf.SumLayer([units], pf.Parameter.from_probs([[0.5, 0.5]]))))
+    rows = torch.tensor([[torch.nan, 0.0, 0.0], [torch.nan, 0.0, 40.0], [torch.nan, 40.0, 40.0]])
+    wanted = torch.tensor([[3.0, 0, 0], [5.0, 0, 40], [7.0, 40, 40]]).double()
+    assert_close(model.mean(rows), wanted)
+    assert model.plan.rows.log_space == 1
+
+
+def test_a_mean_over_several_input_layers_by_hand() -> None:
+    """.5 N(1) N(0) + .5 N(5) N(2) at x1 = 0: odds of the first are e^2."""
+    parts = [pf.ProductLayer([normal(0, a), normal(1, b)]) for a, b in ((1.0, 0.0), (5.0, 2.0))]
+    model = compiled(pf.Circuit(pf.SumLayer(parts, pf.Parameter.from_probs([[0.5, 0.5]]))))
+    share = 1 / (1 + math.exp(-2.0))
+    found = model.mean(torch.tensor([[torch.nan, 0.0]]))
+    mean = share * 1.0 + (1 - share) * 5.0
+    assert_close(found, torch.tensor([[mean, 0.0]], dtype=torch.float64))
+
+
+@given(SEEDS)
 @settings(max_examples=20)
-def test_means_of_densities_are_integrals(seed: int, far: bool) -> None:
+def test_means_of_densities_are_integrals(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     columns = [pf.Gaussian(), pf.Categorical(3), pf.Gaussian(), pf.Gaussian()]
     regions = pf.structure.random_binary_tree(4, replicas=2, seed=seed)
     circuit = pf.build_circuit(regions, columns, units=2, generator=generator)
     model = compiled(circuit)
     grid = torch.linspace(-9, 9, 2_001, dtype=torch.float64)
-    seen = (900.0, -900.0) if far else (0.7, 0.1)  # units that underflow then matter
-    rows = torch.tensor([[torch.nan, 1.0, *seen], [torch.nan, torch.nan, *seen]]).double()
+    rows = torch.tensor([[torch.nan, 1.0, 0.7, 0.1], [torch.nan, torch.nan, 0.7, 0.1]]).double()
     found = model.mean(rows).cpu()
     for row, mean in zip(rows, found, strict=True):
         asked = row.expand(len(grid), 4).clone()
