@@ -1,8 +1,9 @@
-"""Anemone against mini-batch EM, EM and Adam: same circuits, same batches, same number of epochs.
+"""Anemone against mini-batch EM, EM and Adam: same circuits, same batches, same number of updates.
 
     python benchmarks/learners.py --data FOLDER --out learners.png
 
-Prints a Markdown table and draws validation log-likelihood by epoch. Every learner starts from the
+Prints a Markdown table and draws validation log-likelihood by batches seen; EM updates once per
+epoch only. Every learner starts from the
 same parameters and is run with three step sizes, of which the one that ends best on validation data
 counts; EM has none.
 """
@@ -10,6 +11,7 @@ counts; EM has none.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import time
 from collections.abc import Callable
@@ -47,7 +49,7 @@ def main() -> None:
     )
     parser.add_argument("--sets", nargs="+", default=["nltcs", "plants", "dna"])
     parser.add_argument("--units", type=int, default=16)
-    parser.add_argument("--epochs", type=int, default=25)
+    parser.add_argument("--updates", type=int, default=1500, help="one per batch")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--out", default="learners.png")
     given = parser.parse_args()
@@ -58,7 +60,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|", flush=True)
     for name, place in zip(given.sets, axes[0], strict=True):
         data = pf.datasets.read_density_set(name, given.data)
-        compare(name, data, given.units, given.epochs, given.batch_size, place)
+        compare(name, data, given.units, given.updates, given.batch_size, place)
     axes[0, 0].set_ylabel("validation (nats per row)")
     axes[0, 0].legend()
     figure.tight_layout()
@@ -66,12 +68,13 @@ def main() -> None:
 
 
 def compare(
-    name: str, data: pf.datasets.Splits, units: int, epochs: int, batch_size: int, axes: Axes
+    name: str, data: pf.datasets.Splits, units: int, updates: int, batch_size: int, axes: Axes
 ) -> None:
     """All learners on one hidden Chow-Liu tree."""
     torch.manual_seed(0)
     circuit = pf.hclt(data.train, units, pf.Categorical(int(data.train.max()) + 1))
-    reached = None
+    batches = math.ceil(len(data.train) / batch_size)
+    epochs, reached = math.ceil(updates / batches), None
     for learner, kinds in LEARNERS.items():
         runs = {n: train(circuit, data, make(), epochs, batch_size) for n, make in kinds.items()}
         step = max(runs, key=lambda step: max(runs[step][0]))
@@ -84,9 +87,9 @@ def compare(
             f"| {seconds:.0f} |",
             flush=True,
         )
-        axes.plot(range(1, epochs + 1), curve, label=learner)
+        axes.plot([batches * (epoch + 1) for epoch in range(epochs)], curve, label=learner)
     axes.set_title(name)
-    axes.set_xlabel("epoch")
+    axes.set_xlabel("batches seen")
     axes.set_ylim(reached - 0.1 * abs(reached), reached + 0.01 * abs(reached))
 
 
