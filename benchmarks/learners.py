@@ -3,9 +3,8 @@
     python benchmarks/learners.py --data FOLDER --out learners.png
 
 Prints a Markdown table and draws validation log-likelihood by batches seen; EM updates once per
-epoch only. Every learner starts from the
-same parameters and is run with three step sizes, of which the one that ends best on validation data
-counts; EM has none.
+epoch only. Every learner starts from the same parameters and is run with three step sizes, of which
+the one that ends best on validation data counts; EM has none.
 """
 
 from __future__ import annotations
