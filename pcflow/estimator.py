@@ -66,7 +66,7 @@ class CircuitDensity(DensityMixin, BaseEstimator):  # type: ignore[misc] # sciki
     Examples:
         >>> X = [[0, 1.4], [1, 30.1], [0, 1.6], [1, float("nan")], [0, 1.5], [1, 29.9]]
         >>> density = CircuitDensity(units=2, validation_fraction=0, random_state=0).fit(X)
-        >>> density.impute([[1, float("nan")]]).round()
+        >>> density.impute([[1, float("nan")]], how="mpe").round()
         array([[ 1., 30.]])
     """
 

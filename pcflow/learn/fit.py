@@ -68,7 +68,7 @@ class FitResult:
         """Draw log-likelihood by epoch, with the best epoch marked.
 
         Args:
-            axes: where to draw; matplotlib's current axes by default.
+            axes: where to draw; a new figure by default.
 
         Examples:
             >>> FitResult([-2.0, -1.5], [-2.1, -1.7], best_epoch=1).plot().get_xlabel()
@@ -76,7 +76,7 @@ class FitResult:
         """
         from matplotlib import pyplot
 
-        axes = pyplot.gca() if axes is None else axes
+        axes = pyplot.subplots()[1] if axes is None else axes
         for name, values in (("train", self.train), ("validation", self.validation)):
             if values:
                 axes.plot(range(1, len(values) + 1), values, label=name)
