@@ -49,7 +49,7 @@ class Team:
         """Replace every tensor by its sum over all processes."""
         if self.together:
             for tensor in tensors:
-                total = tensor.contiguous()
+                total = _reachable(tensor)
                 dist.all_reduce(total)
                 tensor.copy_(total)
 
@@ -57,7 +57,15 @@ class Team:
         """Replace every tensor by that of the first process."""
         if self.together:
             for tensor in tensors:
-                dist.broadcast(tensor, src=0)
+                first = _reachable(tensor)
+                dist.broadcast(first, src=0)
+                tensor.copy_(first)
+
+
+def _reachable(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy, in one piece and where the processes can exchange it."""
+    nccl = dist.get_backend() == dist.Backend.NCCL
+    return (tensor.cuda() if nccl else tensor).contiguous()
 
 
 class Rows:

@@ -116,7 +116,7 @@ def fit(
             from it, to the same parameters that it would have reached without a stop.
         distributed: share every batch among the processes of `torch.distributed`, which all call
             `fit` alike. The result is that of a single process, up to rounding. A DataLoader loads
-            each process's own share.
+            each process's own share; a checkpoint must be where all of them can read it.
         progress: whether to show a progress bar.
         generator: source of the order of rows; torch's global one by default.
 
