@@ -15,7 +15,8 @@ sold = (4.0 * rain + torch.rand(N) * 2).long()
 days = torch.stack([season, rain, warmth, sold], dim=1)  # [N, 4]
 days[torch.rand(N, 4) < 0.1] = torch.nan  # a tenth was never written down
 
-# One input family per column, a random tree of sums and products over them; inputs start at the data.
+# One input family per column, a random tree of sums and products over them. `initialize` gives
+# inputs the scale of their columns.
 columns = [pf.Categorical(4), pf.Bernoulli(), pf.Gaussian(), pf.Categorical(6)]
 regions = pf.structure.random_binary_tree(4, replicas=2, seed=0)
 circuit = pf.initialize(pf.build_circuit(regions, inputs=columns, units=8), days[:1_800])

@@ -150,7 +150,7 @@ def fit(
     with _bar(course, epochs, progress and team.rank == 0) as bar:
         while course.epoch < epochs and not course.is_over(patience):
             course.run_epoch(bar)
-            bar.set_postfix(course.shown(epochs))
+            bar.set_postfix(course.shown(epochs), refresh=False)
             if file is not None and team.rank == 0:
                 file.write(course.state())
     course.finish()
@@ -281,6 +281,7 @@ def _bar(course: _Course, epochs: int, shown: bool) -> tqdm[Any]:
         disable=not shown,
         unit="row",
         unit_scale=True,
+        mininterval=0.5,
         desc="fit",
     )
 
