@@ -89,7 +89,7 @@ def compare(
         axes.plot([batches * (epoch + 1) for epoch in range(epochs)], curve, label=learner)
     axes.set_title(name)
     axes.set_xlabel("batches seen")
-    axes.set_ylim(reached - 0.1 * abs(reached), reached + 0.01 * abs(reached))
+    axes.set_ylim(reached - 0.1 * abs(reached), axes.get_ylim()[1])
 
 
 def train(
