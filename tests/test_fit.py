@@ -99,6 +99,8 @@ def test_a_loader_that_does_not_know_its_length(capsys: pytest.CaptureFixture[st
 
 
 def test_data_that_cannot_be_used_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"train must be a tensor, .* got list"):
+        fitted([[0.0, 1.0, 1.0, 0.0]])
     with pytest.raises(pf.EvidenceError, match=r"train must hold numbers, not <U1"):
         fitted(np.full((3, 4), "a"))
     with pytest.raises(pf.EvidenceError, match=r"train must be \[N, 4\]"):
@@ -274,7 +276,7 @@ for learner in learners.split(","):
     torch.manual_seed(rank)  # of several, the first one's order and initial parameters count
     model, slow = model_of(rank), Slow(LEARNERS[learner]())
     result = pf.fit(
-        model, rows(), slow, epochs=6, batch_size=17, progress=False,
+        model, rows(52), slow, epochs=6, batch_size=17, progress=False,
         validation=rows(31, 2), checkpoint=checkpoint or None, distributed=distributed == "yes",
     )
     if rank == 0:
@@ -328,8 +330,8 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
         told = [json.loads(Path(f"{path}{learner}.json").read_text()) for path in (two, one)]
         assert told[0]["train"] == pytest.approx(told[1]["train"], abs=1e-6)
         assert told[0]["validation"] == pytest.approx(told[1]["validation"], abs=1e-6)
-        assert told[1]["rows"] == 6 * 60
-        assert told[0]["rows"] == 6 * 32  # 9 of every 17, and 5 of the last 9
+        assert told[1]["rows"] == 6 * 52
+        assert told[0]["rows"] == 6 * 28  # 9 of every 17, and the last row: the other has none
 
 
 def test_distributed_needs_processes() -> None:

@@ -73,6 +73,10 @@ class Rows:
 
     def __init__(self, name: str, x: Tensor | npt.NDArray[Any], width: int) -> None:
         """Check shape and type, and that anything is known at all."""
+        if not isinstance(x, Tensor | np.ndarray):
+            raise TypeError(
+                f"{name} must be a tensor, a numpy array or a DataLoader, got {type(x).__name__}"
+            )
         if x.ndim != 2 or x.shape[1] != width or len(x) == 0:
             wanted = f"[N, {width}] with at least one row"
             raise EvidenceError(f"{name} must be {wanted}, got {tuple(x.shape)}")

@@ -121,6 +121,7 @@ def fit(
         generator: source of the order of rows; torch's global one by default.
 
     Raises:
+        TypeError: if the data are not of such a kind.
         EvidenceError: if the data do not fit the circuit, or hold no observed value.
         NoMassError: if the model gives a training row probability zero.
         FileFormatError: if the checkpoint is of another fit, or broken.
