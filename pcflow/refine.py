@@ -106,8 +106,7 @@ def _without_least_flow(
         most_used = torch.zeros_like(present[bank]).scatter_(
             -1, flow.argmax(dim=-1, keepdim=True), True
         )
-        idle = flow.amax(dim=-1, keepdim=True) == 0  # says nothing about which edge matters
-        kept = present[bank] & ((flow >= least) & (flow > 0) | most_used | idle)
+        kept = present[bank] & ((flow >= least) & (flow > 0) | most_used)
         values[bank] = values[bank].masked_fill(~kept, -torch.inf)
     pairs = zip(model.plan.banks, values, strict=True)
     return {p: v for members, bank in pairs for p, v in zip(members, bank.cpu(), strict=True)}

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 import pcflow as pf
+from pcflow.initial import initial_units
+from pcflow.inputs import InputFamily
 
 
 def wide(count: int = 200) -> torch.Tensor:
@@ -74,6 +76,21 @@ def test_tied_units_are_fitted_to_all_of_their_columns() -> None:
         layer.parameters["mean"] for layer in start.layers if isinstance(layer, pf.InputLayer)
     }
     assert sorted(mean.value.round().unique().tolist()) == [25.0, 75.0]
+
+
+@pytest.mark.parametrize("family", [pf.Gaussian(), pf.Bernoulli()], ids=repr)
+def test_units_are_fitted_to_the_rows_that_count_and_hold_a_value(family: InputFamily) -> None:
+    x = torch.tensor([0.0, 1.0] * 5 + [torch.nan] * 90 + [1.0] * 40, dtype=torch.float64)
+    first = torch.cat([torch.ones(100), torch.zeros(40)]).double()
+    found = initial_units(family, x, first, 4_000, None)
+    middle = found["mean" if "mean" in found else "logits"]
+    if "mean" in found:  # half the column, half one of its values
+        assert middle.round(decimals=6).unique().tolist() == [0.25, 0.75]
+    else:
+        assert middle.mean().item() == pytest.approx(0.0, abs=0.2)
+    nothing = first * x.isnan()  # only rows without a value: then the whole column counts
+    middle = initial_units(family, x, nothing, 4_000, None)["mean" if "mean" in found else "logits"]
+    assert middle.mean().item() > 0.85
 
 
 def test_data_that_do_not_fit_are_refused() -> None:
