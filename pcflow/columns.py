@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pcflow.errors import StructureError
 from pcflow.inputs import Bernoulli, Categorical, DensityFamily, FiniteFamily, InputFamily
 from pcflow.inputs.base import Params
+from pcflow.structure.chow_liu import as_table
 
 Fitted = dict[InputFamily, tuple[list[int], dict[str, Tensor]]]
 """For every family its columns and their parameters [F, ..., K]."""
@@ -44,7 +44,7 @@ class Columns:
 
     def __init__(self, data: Any, families: Sequence[InputFamily]) -> None:
         """Check every column and fit it."""
-        self.values = torch.from_numpy(np.array(np.asarray(data), dtype=np.float64))
+        self.values = torch.from_numpy(as_table(data))
         self.families = families
         one = torch.ones(len(self.values), 1, dtype=torch.float64)
         self.whole: list[dict[str, Tensor]] = []

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from pcflow.columns import check_column
 from pcflow.errors import StructureError
 from pcflow.inputs import InputFamily
 from pcflow.layers import InputLayer, Parameter
+from pcflow.structure.chow_liu import as_table
 
 NOISE = 2.0
 """Standard deviation of what is added to logits, so that units differ."""
@@ -44,9 +44,9 @@ def initialize(circuit: Circuit, data: Any, generator: torch.Generator | None = 
         >>> bool(pf.compile(pf.initialize(circuit, data)).log_prob(data).mean() > -5)
         True
     """
-    table = torch.from_numpy(np.array(np.asarray(data), dtype=np.float64))
-    if table.dim() != 2 or table.shape[1] != circuit.num_variables or len(table) == 0:
-        wanted = f"[N, {circuit.num_variables}] with at least one row"
+    table = torch.from_numpy(as_table(data))
+    if table.shape[1] != circuit.num_variables:
+        wanted = f"[N, {circuit.num_variables}]"
         raise StructureError(f"data must be {wanted}, got {tuple(table.shape)}")
     columns: dict[Parameter, list[int]] = {}
     layers = [layer for layer in circuit.layers if isinstance(layer, InputLayer)]

@@ -6,6 +6,7 @@ Legend: K units, J units read by a sum, H inputs of a mixing sum.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -18,6 +19,7 @@ from pcflow.compiled import CompiledCircuit
 from pcflow.errors import StructureError
 from pcflow.layers import InputLayer, Layer, Parameter, ProductLayer, SumLayer, layer_parameters
 from pcflow.learn.counts import Counts
+from pcflow.learn.data import Data, Source, Team
 
 Edit = Callable[[Tensor], Tensor]
 
@@ -59,16 +61,15 @@ def grow(
 
 
 @torch.no_grad()
-def prune(
-    model: CompiledCircuit, data: Tensor, keep: float = 1.0, batch_size: int = 512
-) -> Circuit:
+def prune(model: CompiledCircuit, data: Data, keep: float = 1.0, batch_size: int = 512) -> Circuit:
     """Drop the edges that data use least, and then the units that nobody reads.
 
     Every sum unit keeps its most used edge (Dang, Liu, Van den Broeck 2022). Train on afterwards.
 
     Args:
         model: a trained circuit; it is not changed.
-        data: rows [N, D] whose flows are counted; NaN is a missing value.
+        data: rows [N, D] whose flows are counted, of any kind that `fit` takes; NaN is a missing
+            value.
         keep: share of the edges to keep, in (0, 1]; 1 drops only edges without any flow.
         batch_size: rows at a time.
 
@@ -87,7 +88,7 @@ def prune(
     if not 0 < keep <= 1:
         raise ValueError(f"keep must be in (0, 1], got {keep}")
     counts = Counts(model)
-    for x in data.split(batch_size):
+    for x in Source("data", data, model.num_variables, batch_size, Team()).in_order():
         counts.add(x)
     circuit = model.engine.circuit.replace(_without_least_flow(model, counts, keep))
     return _rebuild(circuit, _read_units(circuit), lambda weight: weight)
@@ -99,8 +100,9 @@ def _without_least_flow(
     """The model's parameters with -inf at the edges that go."""
     flows = counts.weights.found  # [P, K, J] by bank
     present = {bank: model.banks[bank].detach() > -torch.inf for bank in flows}
-    every = torch.cat([flow[present[bank]] for bank, flow in flows.items()])
-    least = every.sort(descending=True).values[int(keep * (len(every) - 1))]
+    used = [flow[present[bank]] for bank, flow in flows.items()]
+    every = torch.cat(used) if used else torch.zeros(1)  # a circuit may have no sum
+    least = every.sort(descending=True).values[math.ceil(keep * len(every)) - 1]
     values = [bank.detach() for bank in model.banks]
     for bank, flow in flows.items():
         most_used = torch.zeros_like(present[bank]).scatter_(

@@ -18,6 +18,7 @@ from pcflow.columns import Columns, unordered
 from pcflow.errors import StructureError
 from pcflow.layers import InputLayer, Layer, Parameter, ProductLayer, SumLayer
 from pcflow.mixture import fit_mixture
+from pcflow.structure.chow_liu import as_table
 from pcflow.structure.cluster import kmeans
 from pcflow.structure.dependence import dependent_groups
 
@@ -70,9 +71,7 @@ def learn_spn(
         )
     if clustering not in ("em", "kmeans"):
         raise StructureError(f'clustering must be "em" or "kmeans", got {clustering!r}')
-    table = np.asarray(data, dtype=np.float64)
-    if table.ndim != 2 or 0 in table.shape:
-        raise StructureError(f"data must be [N, D] with rows and columns, got {table.shape}")
+    table = as_table(data)
     columns = Columns(table, per_variable(inputs, table.shape[1]))
     seed = int(torch.randint(2**31, (), generator=generator))
     learner = _Learner(columns, min_rows, significance, clusters, clustering, pseudocount, seed)

@@ -26,6 +26,7 @@ from pcflow.structure.chow_liu import (
     DependenceTree,
     Floats,
     as_categories,
+    as_table,
     dependence_tree,
     pair_tables,
 )
@@ -175,7 +176,7 @@ def _hidden_tree(
 
 def _whole_numbers(data: Any) -> tuple[Floats, tuple[int, ...]]:
     """Columns [N, D] and how many values each has; refuses what would have to be binned."""
-    given = np.asarray(data, dtype=np.float64)
+    given = as_table(data)
     known = given[~np.isnan(given)]
     if (known < 0).any() or (known != np.round(known)).any():
         raise StructureError("trees of values need columns of whole numbers 0, 1, ...; see hclt")

@@ -107,9 +107,18 @@ def test_the_least_used_edges_and_idle_units_go() -> None:
     assert [layer.units for layer in fewer.layers] == [2, 1]
     wanted = torch.tensor([7 / 9, 2 / 9, 0.0], dtype=torch.float64).log()
     torch.testing.assert_close(log_probs(fewer, torch.arange(3).unsqueeze(1)), wanted)
-    fewest = pf.prune(compiled(circuit), x, keep=0.4)
+    fewest = pf.prune(compiled(circuit), x, keep=0.3)  # one of three
     assert [layer.units for layer in fewest.layers] == [1, 1]
     assert fewest.layers[0].family == pf.Indicator([0], 3)  # type: ignore[union-attr]
+
+
+def test_a_circuit_without_sums_has_nothing_to_prune() -> None:
+    model = compiled(
+        pf.Circuit(pf.ProductLayer([pf.InputLayer.random(v, pf.Bernoulli()) for v in (0, 1)]))
+    )
+    states = enumerate_states(model.circuit)
+    same = pf.prune(model, states.numpy(), keep=0.5)
+    assert torch.equal(log_probs(same, states), model.log_prob(states).detach().cpu())
 
 
 def test_a_homogeneous_chain_stays_homogeneous() -> None:
@@ -127,6 +136,8 @@ def test_numbers_out_of_range_are_refused() -> None:
     circuit = pf.hmm(2, 2, pf.Bernoulli())
     with pytest.raises(pf.StructureError, match="copies >= 1"):
         pf.grow(circuit, 0)
+    with pytest.raises(pf.EvidenceError, match=r"data must be \[N, 2\]"):
+        pf.prune(compiled(circuit), torch.zeros(1, 3))
     with pytest.raises(pf.StructureError, match="noise >= 0"):
         pf.grow(circuit, noise=float("nan"))
     for keep in (0.0, 1.1):

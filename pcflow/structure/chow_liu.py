@@ -90,11 +90,17 @@ def dependence_tree(data: Any, alpha: float = 1.0, weight: Floats | None = None)
     return DependenceTree(tuple(parent[v] for v in range(len(sizes))), order)
 
 
-def as_categories(data: Any) -> tuple[Floats, tuple[int, ...]]:
-    """Columns [N, D] of small whole numbers (NaN where missing), and how many values each has."""
-    given = np.asarray(data, dtype=np.float64)
+def as_table(data: Any) -> Floats:
+    """A copy of rows [N, D], anything that numpy reads; NaN is a missing value."""
+    given = np.array(np.asarray(data), dtype=np.float64)
     if given.ndim != 2 or 0 in given.shape:
         raise StructureError(f"data must be [N, D] with rows and columns, got {given.shape}")
+    return given
+
+
+def as_categories(data: Any) -> tuple[Floats, tuple[int, ...]]:
+    """Columns [N, D] of small whole numbers (NaN where missing), and how many values each has."""
+    given = as_table(data)
     columns, sizes = np.empty_like(given), []
     for v, column in enumerate(given.T):
         known = column[~np.isnan(column)]
