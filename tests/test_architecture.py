@@ -22,6 +22,7 @@ ORDER = (  # the modules and packages in pcflow: each may import only from those
     "mixture",
     "layers",
     "circuit",
+    "description",
     "initial",
     "properties",
     "build",

@@ -8,24 +8,19 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pcflow.circuit import Circuit
 from pcflow.compiled import CompiledCircuit, compile
+from pcflow.description import build, describe
 from pcflow.errors import FileFormatError, PcflowError
 from pcflow.files import Json, read_file, write_file
-from pcflow.inputs import FAMILIES, InputFamily
-from pcflow.layers import InputLayer, Layer, Parameter, ProductLayer, SumLayer
+from pcflow.layers import Parameter
 
 VERSION = 1
-MOST_CATEGORIES = 1 << 24
-"""Files with a larger variable are refused: its table alone could exhaust the memory."""
 
 # what reading a description that is not one can end in
 _MALFORMED = (
@@ -62,7 +57,7 @@ def save(model: CompiledCircuit, path: str | os.PathLike[str]) -> None:
         raise TypeError(f"save needs a CompiledCircuit, got {type(model).__name__}")
     circuit = model.circuit
     tensors, places = _stack(circuit.parameters)
-    described = {"version": VERSION, "layers": _encode(circuit, places)}
+    described = {"version": VERSION, "layers": describe(circuit, places)}
     write_file(path, tensors, described)
 
 
@@ -83,7 +78,7 @@ def load(path: str | os.PathLike[str], device: torch.device | str | None = None)
     """
     described, tensors = _read(Path(path))
     try:
-        circuit = _decode(described["layers"], tensors)
+        circuit = build(described["layers"], tensors)
     except _MALFORMED as error:
         reason = f"{type(error).__name__}: {error}"
         raise FileFormatError(f"{path}: does not describe a circuit ({reason})") from error
@@ -111,68 +106,3 @@ def _stack(
         tensors[name] = torch.stack([p.value for p in members])
         places.update({p: [name, row] for row, p in enumerate(members)})
     return tensors, places
-
-
-def _encode(circuit: Circuit, places: dict[Parameter, list[Any]]) -> list[Json]:
-    number = {layer: i for i, layer in enumerate(circuit.layers)}
-
-    def one(layer: Layer) -> Json:
-        inputs = [number[child] for child in layer.inputs]
-        match layer:
-            case InputLayer():
-                family = {f.name: getattr(layer.family, f.name) for f in _settings(layer.family)}
-                return {
-                    "kind": "input",
-                    "variable": layer.variable,
-                    "family": type(layer.family).__name__,
-                    "settings": family,
-                    "units": layer.units,
-                    "parameters": {name: places[p] for name, p in layer.parameters.items()},
-                }
-            case SumLayer():
-                weight = places[layer.weight]
-                return {"kind": "sum", "inputs": inputs, "weight": weight, "mixing": layer.mixing}
-            case ProductLayer():
-                return {"kind": layer.kind, "inputs": inputs}
-
-    return [one(layer) for layer in circuit.layers]
-
-
-def _decode(described: list[Json], tensors: Mapping[str, Tensor]) -> Circuit:
-    known: dict[tuple[str, int], Parameter] = {}
-    layers: list[Layer] = []
-
-    def parameter(place: list[Any]) -> Parameter:
-        name, row = str(place[0]), _count(place[1])
-        return known.setdefault((name, row), Parameter(tensors[name][row]))
-
-    for entry in described:
-        inputs = [layers[_count(i)] for i in entry.get("inputs", [])]
-        if entry["kind"] == "input":
-            named = {str(n): parameter(place) for n, place in entry["parameters"].items()}
-            family = _family(entry["family"], entry["settings"])
-            layers.append(
-                InputLayer(_count(entry["variable"]), family, _count(entry["units"]), named)
-            )
-        elif entry["kind"] == "sum":
-            layers.append(SumLayer(inputs, parameter(entry["weight"]), entry["mixing"] is True))
-        else:
-            layers.append(ProductLayer(inputs, entry["kind"]))
-    return Circuit(layers[-1])
-
-
-def _family(name: str, settings: Json) -> InputFamily:
-    family = FAMILIES[name](**settings)
-    if (family.num_categories or 0) > MOST_CATEGORIES:
-        raise ValueError(f"{family.num_categories} categories are more than {MOST_CATEGORIES}")
-    return family
-
-
-def _settings(family: InputFamily) -> list[Any]:
-    return [f for f in fields(family) if f.init]  # type: ignore[arg-type]
-
-
-def _count(number: object) -> int:
-    if not isinstance(number, int) or isinstance(number, bool) or number < 0:
-        raise ValueError(f"expected a number >= 0, found {number!r}")
-    return number

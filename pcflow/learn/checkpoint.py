@@ -5,7 +5,6 @@ A file of tensors and JSON: parameters, the best ones so far, the learner's memo
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pcflow.circuit import Circuit
 from pcflow.compiled import CompiledCircuit
 from pcflow.errors import FileFormatError
 from pcflow.files import pack, read_file, unpack, write_file
-from pcflow.layers import InputLayer, ProductLayer, SumLayer
 
 VERSION = 1
 
@@ -79,25 +76,6 @@ class Checkpoint:
             restore(unpack(described["checkpoint"], tensors))
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise FileFormatError(f"{self.path}: does not describe a fit ({error})") from error
-
-
-def structure_of(circuit: Circuit) -> str:
-    """A digest of all that is not a parameter's value."""
-    number = {layer: n for n, layer in enumerate(circuit.layers)}
-    shared = {p: n for n, p in enumerate(circuit.parameters)}
-    digest = hashlib.sha256()
-    for layer in circuit.layers:
-        inputs = [number[child] for child in layer.inputs]
-        match layer:
-            case InputLayer():
-                named = {name: shared[p] for name, p in layer.parameters.items()}
-                told: tuple[object, ...] = (layer.variable, layer.family, layer.units, named)
-            case SumLayer():
-                told = (inputs, layer.mixing, shared[layer.weight], layer.units)
-            case ProductLayer():
-                told = (inputs, layer.kind)
-        digest.update(repr(told).encode())
-    return digest.hexdigest()
 
 
 def random_state(model: CompiledCircuit, generator: torch.Generator | None) -> State:

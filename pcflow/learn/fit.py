@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pcflow.compiled import CompiledCircuit
+from pcflow.description import digest
 from pcflow.errors import NoMassError
 from pcflow.learn.checkpoint import (
     Checkpoint,
@@ -22,7 +23,6 @@ from pcflow.learn.checkpoint import (
     put_values,
     random_state,
     restore_random_state,
-    structure_of,
     values_of,
 )
 from pcflow.learn.data import Batches, Data, Source, Team
@@ -244,7 +244,7 @@ class _Course:
         """What a checkpoint must agree with."""
         return {
             "the learner": type(self.learner).__name__,
-            "the circuit": structure_of(self.model.engine.circuit),
+            "the circuit": digest(self.model.engine.circuit),
             "batch_size": self.train.size,
             "rows of train": self.train.rows,
             "rows of validation": self.validation and self.validation.rows,
