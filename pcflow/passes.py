@@ -108,7 +108,8 @@ def follow(tape: Tape, route: Route, copies: int) -> Tensor:
     Every variable is reached exactly once, because products are decomposable.
     """
     descent = (TreeDescent if tape.plan.is_tree else GraphDescent)(tape, route, copies)
-    for number, step in reversed(list(enumerate(tape.plan.steps))):
+    steps = tape.plan.steps if descent.batch else ()  # without rows there is nothing to choose
+    for number, step in reversed(list(enumerate(steps))):
         if isinstance(step, InputStep):
             descent.leaf(number, step)
         elif isinstance(step, ProductStep):

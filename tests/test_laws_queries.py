@@ -277,3 +277,14 @@ def test_means_of_densities_are_integrals(seed: int) -> None:
     codes[:, 1] = torch.arange(3)
     share = model.log_prob(codes).softmax(dim=0).detach().cpu()
     torch.testing.assert_close(found[1, 1], share @ torch.arange(3).double())
+
+
+@given(circuits())
+def test_no_rows_are_no_answers(circuit: pf.Circuit) -> None:
+    model, D = compiled(circuit), circuit.num_variables
+    nothing = pf.Evidence(missing=torch.ones(0, D, dtype=torch.bool))
+    assert model.log_prob(nothing).shape == (0,)
+    assert model.sample(3, nothing).shape == (3, 0, D)
+    assert model.marginals(nothing).shape[:2] == (0, D)
+    assert model.mean(nothing).shape == (0, D)
+    assert model.mpe(nothing).values.shape == (0, D)
