@@ -118,48 +118,20 @@ def check_column(variable: int, column: Tensor, family: InputFamily) -> None:
 def _fit(
     family: InputFamily, whole: Params, x: Tensor, weight: Tensor, pseudocount: float
 ) -> dict[str, Tensor]:
-    """Parameters [F, ..., K] from values [F, N] with weights [N, K]."""
-    if isinstance(family, DensityFamily):
-        return _fit_density(family, whole, x, weight, pseudocount)
-    assert isinstance(family, FiniteFamily)
-    return _fit_finite(family, whole, x, weight, pseudocount)
-
-
-def _fit_finite(
-    family: FiniteFamily, whole: Params, x: Tensor, weight: Tensor, pseudocount: float
-) -> dict[str, Tensor]:
-    F, K = len(x), weight.shape[1]
-    counts = weight.new_zeros(F * (family.num_categories + 1), K)
-    counts.index_add_(0, _places(family, x), weight.repeat(F, 1))
-    flow = counts.view(F, -1, K)[:, :-1] + pseudocount * family.table(whole)
-    return family.maximize(whole, flow, 0.0)
-
-
-def _fit_density(
-    family: DensityFamily, whole: Params, x: Tensor, weight: Tensor, pseudocount: float
-) -> dict[str, Tensor]:
-    known = (~x.isnan()).to(weight)
-    statistics = family.statistics(_filled(family, whole, x)) * known.unsqueeze(-1)  # [F, N, S]
-    flow = torch.einsum("fns,nk->fsk", statistics, weight)
-    return family.maximize(whole, known @ weight, flow, pseudocount)
+    """Parameters [F, ..., K] from values [F, N] with weights [N, K], smoothed towards the whole."""
+    if not isinstance(family, FiniteFamily):
+        return family.update(whole, x, weight, pseudocount)
+    return family.maximize(whole, family.tally(x, weight) + pseudocount * family.table(whole), 0.0)
 
 
 def _scores(family: InputFamily, params: Params, x: Tensor) -> Tensor:
     """Log-probabilities [F, N, K] of values [F, N]; zero where missing."""
+    missing = x.isnan()
     if isinstance(family, DensityFamily):
-        found = family.log_prob(params, _filled(family, params, x))
-        return found.masked_fill(x.isnan().unsqueeze(-1), 0.0)
-    assert isinstance(family, FiniteFamily)
-    table = torch.nn.functional.pad(family.log_table(params), (0, 0, 0, 1))  # [F, V + 1, K]
-    return table.flatten(0, 1)[_places(family, x)].view(*x.shape, -1)
-
-
-def _places(family: FiniteFamily, x: Tensor) -> Tensor:
-    """Rows [F N] of values in tables [F (V + 1)] that hold the missing value last."""
-    value = x.nan_to_num(nan=float(family.num_categories)).long()
-    return (value + (family.num_categories + 1) * torch.arange(len(x)).unsqueeze(1)).flatten()
-
-
-def _filled(family: DensityFamily, params: Params, x: Tensor) -> Tensor:
-    """Something possible in place of missing values, so that nothing turns into NaN."""
-    return torch.where(x.isnan(), family.mode(params)[:, :1], x)  # [F, N]
+        found = family.log_prob(params, torch.where(missing, family.mode(params)[:, :1], x))
+    else:
+        assert isinstance(family, FiniteFamily)
+        table = family.log_table(params)  # [F, V, K]
+        value = x.masked_fill(missing, 0.0).long().unsqueeze(-1)
+        found = table.gather(1, value.expand(-1, -1, table.shape[-1]))
+    return found.masked_fill(missing.unsqueeze(-1), 0.0)

@@ -66,21 +66,20 @@ class InputFamily(ABC):
             >>> Bernoulli().fitted(x, weight)["logits"].sigmoid()
             tensor([0.7500])
         """
-        known = ~x.isnan()
-        x, weight = x[known].to(weight.dtype), weight[known]
         start = self.initial(weight.shape[1], torch.Generator().manual_seed(0))
         params = {name: p.to(weight).unsqueeze(0) for name, p in start.items()}  # [1, ..., K]
         # a category that the whole column lacks would be a hard zero, and stay one
         smoothing = 0.0 if self.num_categories is None else pseudocount
-        params = self._counted(params, x, torch.ones_like(weight), smoothing)
-        params = self._counted(params, x, weight, pseudocount)
+        columns = x.to(weight.dtype).unsqueeze(0)
+        params = self.update(params, columns, torch.ones_like(weight), smoothing)
+        params = self.update(params, columns, weight, pseudocount)
         return {name: p.squeeze(0) for name, p in params.items()}
 
     @abstractmethod
-    def _counted(
+    def update(
         self, params: Params, x: Tensor, weight: Tensor, pseudocount: float
     ) -> dict[str, Tensor]:
-        """The update [1, ..., K] from values [N] without gaps and their weights [N, K]."""
+        """EM update [F, ..., K] from columns [F, N], NaN left out, with weights of rows [N, K]."""
 
 
 class FiniteFamily(InputFamily):
@@ -119,12 +118,20 @@ class FiniteFamily(InputFamily):
                 than values adds so many observations distributed as its present parameters.
         """
 
-    def _counted(
+    def update(
         self, params: Params, x: Tensor, weight: Tensor, pseudocount: float
     ) -> dict[str, Tensor]:
-        flow = weight.new_zeros(self.num_categories, weight.shape[1])
-        flow.index_add_(0, x.long(), weight)
-        return self.maximize(params, flow.unsqueeze(0), pseudocount)
+        """See `InputFamily.update`."""
+        return self.maximize(params, self.tally(x, weight), pseudocount)
+
+    def tally(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Weighted counts [F, V, K] of the values of columns [F, N], by weights [N, K]."""
+        size = self.num_categories + 1  # missing values are counted last, and left out
+        first = size * torch.arange(len(x), device=x.device).unsqueeze(-1)
+        place = x.nan_to_num(nan=self.num_categories).long() + first  # [F, N]
+        counts = weight.new_zeros(len(x) * size, weight.shape[1])
+        counts.index_add_(0, place.flatten(), weight.repeat(len(x), 1))
+        return counts.view(len(x), size, -1)[:, :-1]
 
 
 class DensityFamily(InputFamily):
@@ -165,9 +172,12 @@ class DensityFamily(InputFamily):
         `pseudocount` observations distributed as the present parameters are added.
         """
 
-    def _counted(
+    def update(
         self, params: Params, x: Tensor, weight: Tensor, pseudocount: float
     ) -> dict[str, Tensor]:
-        statistics = self.statistics(x.unsqueeze(0))[0]  # [N, S]
-        flow = weight.sum(dim=0, keepdim=True)  # [1, K]
-        return self.maximize(params, flow, (statistics.t() @ weight).unsqueeze(0), pseudocount)
+        """See `InputFamily.update`."""
+        known = (~x.isnan()).to(weight)  # [F, N]
+        possible = torch.where(x.isnan(), self.mode(params)[:, :1], x)
+        statistics = self.statistics(possible) * known.unsqueeze(-1)  # [F, N, S]
+        flow = torch.einsum("fns,nk->fsk", statistics, weight)
+        return self.maximize(params, known @ weight, flow, pseudocount)
