@@ -158,23 +158,9 @@ def fit(
     return course.result
 
 
-def mean_log_prob(model: CompiledCircuit, x: Data, batch_size: int = 512) -> float:
-    """Mean log-likelihood (nats) of rows [N, D], a batch at a time.
-
-    Raises:
-        EvidenceError: if the rows do not fit the circuit.
-
-    Examples:
-        >>> import pcflow as pf
-        >>> model = pf.compile(pf.hmm(2, states=2, inputs=pf.Bernoulli()))
-        >>> abs(mean_log_prob(model, torch.tensor([[0, 1], [1, 1]]))) > 0
-        True
-    """
-    return _mean(model, Source("x", x, model.num_variables, batch_size, Team()))
-
-
 @torch.no_grad()
 def _mean(model: CompiledCircuit, source: Source) -> float:
+    """Mean log-likelihood of all rows."""
     total = torch.zeros(2, dtype=torch.float64)
     for x in source.in_order():
         total += torch.tensor([float(model.log_prob(x).double().sum()), float(len(x))])
