@@ -9,12 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from pcflow.errors import StructureError
 from pcflow.inputs import Categorical, Gaussian, InputFamily
+from pcflow.structure.chow_liu import Floats
 
-Floats = npt.NDArray[np.float64]
 Coded = Sequence[int] | Mapping[int, Sequence[float]] | str
 """Which columns hold codes: "auto", their indices, or those with codes that may occur."""
 

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from pcflow import learn
 from pcflow.compiled import CompiledCircuit, compile
-from pcflow.encoding import Coded, Encoding, Floats
+from pcflow.encoding import Coded, Encoding
 from pcflow.errors import NoMassError
 from pcflow.io import load, save
 from pcflow.learn.fit import Learner
+from pcflow.structure.chow_liu import Floats
 from pcflow.trees import hclt
 
 try:
