@@ -1,0 +1,159 @@
+"""Laws of the algebra: every transformed circuit against the numbers that it stands for.
+
+Legend: S states, D variables.
+"""
+
+import math
+
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import pcflow as pf
+from pcflow.testing import (
+    circuits,
+    deterministic_circuits,
+    enumerate_log_prob,
+    enumerate_states,
+)
+from pcflow.transform import condition, marginalize, mixture, multiply, power, restrict
+
+SEEDS = st.integers(0, 2**31 - 1)
+
+
+def logs(circuit: pf.Circuit) -> Tensor:
+    """Log-probability [S] of every state."""
+    return pf.reference_log_prob(circuit, enumerate_states(circuit))
+
+
+def assert_same(found: Tensor, wanted: Tensor) -> None:
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+
+
+def some_variables(data: st.DataObject, circuit: pf.Circuit, least: int = 0) -> list[int]:
+    variables = st.integers(0, circuit.num_variables - 1)
+    most = circuit.num_variables - 1
+    return data.draw(st.lists(variables, min_size=least, max_size=most, unique=True))
+
+
+@given(st.data(), circuits())
+def test_a_conditioned_circuit_is_the_distribution_given_the_values(
+    data: st.DataObject, circuit: pf.Circuit
+) -> None:
+    known = some_variables(data, circuit)
+    state = data.draw(st.sampled_from(enumerate_states(circuit).tolist()))
+    values = {v: state[v] for v in known}
+    row = torch.tensor([[float(values.get(v, math.nan)) for v in range(circuit.num_variables)]])
+    log_mass = enumerate_log_prob(circuit, row)
+    if log_mass.item() == -math.inf:
+        with pytest.raises(pf.NoMassError):
+            condition(circuit, values)
+        return
+    found = condition(circuit, values)
+    left = [v for v in range(circuit.num_variables) if v not in values]
+    states = enumerate_states(found)
+    whole = row.repeat(len(states), 1)
+    whole[:, left] = states.float()
+    assert_same(
+        pf.reference_log_prob(found, states), pf.reference_log_prob(circuit, whole) - log_mass
+    )
+    keeps(circuit, found, ["structured_decomposable", "deterministic"])
+
+
+@given(st.data(), circuits())
+def test_a_marginal_sums_out_the_others(data: st.DataObject, circuit: pf.Circuit) -> None:
+    keep = data.draw(st.permutations(range(circuit.num_variables)))
+    keep = keep[: data.draw(st.integers(1, len(keep)))]
+    found = marginalize(circuit, keep)
+    states = enumerate_states(found)
+    rows = torch.full((len(states), circuit.num_variables), math.nan)
+    rows[:, keep] = states.float()
+    assert_same(pf.reference_log_prob(found, states), enumerate_log_prob(circuit, rows))
+    keeps(circuit, found, ["structured_decomposable"])
+
+
+@given(st.data(), circuits())
+def test_a_restriction_forgets_what_is_not_allowed(
+    data: st.DataObject, circuit: pf.Circuit
+) -> None:
+    allowed = {
+        v: data.draw(st.lists(st.integers(0, (circuit.num_categories[v] or 1) - 1), min_size=1))
+        for v in some_variables(data, circuit)
+    }
+    states = enumerate_states(circuit)
+    fits = torch.tensor([all(s[v] in allowed[v] for v in allowed) for s in states.tolist()])
+    wanted = logs(circuit).masked_fill(~fits, -math.inf)
+    log_mass = wanted.logsumexp(0)
+    if log_mass.item() == -math.inf:
+        with pytest.raises(pf.NoMassError):
+            restrict(circuit, allowed)
+        return
+    found = restrict(circuit, allowed)
+    assert_same(pf.reference_log_prob(found, states), wanted - log_mass)
+    keeps(circuit, found, ["structured_decomposable", "deterministic"])
+
+
+@given(st.data(), circuits())
+def test_a_mixture_adds_up(data: st.DataObject, circuit: pf.Circuit) -> None:
+    other = circuit.replace({p: torch.randn(p.shape) for p in circuit.parameters})
+    share = data.draw(st.floats(0, 1))
+    found = mixture([circuit, other], [share, 1 - share])
+    wanted = share * logs(circuit).exp() + (1 - share) * logs(other).exp()
+    assert_same(logs(found).exp(), wanted)
+
+
+@given(st.data(), circuits())
+def test_a_product_multiplies(data: st.DataObject, circuit: pf.Circuit) -> None:
+    assume(circuit.properties.structured_decomposable)
+    inputs = {la.variable: la.family for la in circuit.layers if isinstance(la, pf.InputLayer)}
+    families = [inputs[v] for v in range(circuit.num_variables)]
+    plain = [pf.Categorical(f.num_categories or 0) for f in families]
+    kind = data.draw(st.sampled_from(["itself", "vtree", "naive"]))
+    if kind == "itself":
+        other = circuit.replace({p: torch.randn(p.shape) for p in circuit.parameters})
+    elif kind == "vtree":
+        vtree = circuit.properties.structured_decomposable.vtree
+        layer = data.draw(st.sampled_from(["cp", "tucker"]))
+        other = pf.build_circuit(vtree, plain, 2, layer)  # type: ignore[arg-type]
+    else:
+        other = pf.naive_bayes(plain, 2)
+    for a, b in ((circuit, other), (other, circuit)):
+        both = logs(a) + logs(b)
+        if both.max().item() == -math.inf:
+            with pytest.raises(pf.NoMassError):
+                multiply(a, b)
+            continue
+        found = multiply(a, b)
+        assert_same(logs(found), both - both.logsumexp(0))
+        if kind != "naive":
+            assert found.properties.structured_decomposable
+        if a.properties.deterministic and b.properties.deterministic:
+            assert found.properties.deterministic
+
+
+@given(deterministic_circuits(), st.sampled_from([-1.5, -1.0, 0.0, 0.5, 1.0, 2.0, 3.3]))
+def test_a_power_of_a_deterministic_circuit(circuit: pf.Circuit, exponent: float) -> None:
+    log_p = logs(circuit)
+    raised = torch.where(log_p > -math.inf, exponent * log_p.clamp_min(-1e300), -math.inf)
+    found = power(circuit, exponent)
+    assert_same(logs(found), raised - raised.logsumexp(0))
+    keeps(circuit, found, ["structured_decomposable", "deterministic"])
+
+
+@given(circuits(max_variables=4), st.integers(1, 3))
+def test_a_whole_power_of_a_structured_circuit(circuit: pf.Circuit, exponent: int) -> None:
+    if circuit.properties.structured_decomposable is None:
+        if circuit.properties.deterministic is None:
+            with pytest.raises(pf.NotStructuredDecomposable, match="power"):
+                power(circuit, exponent)
+        return
+    raised = exponent * logs(circuit)
+    assert_same(logs(power(circuit, exponent)), raised - raised.logsumexp(0))
+
+
+def keeps(before: pf.Circuit, after: pf.Circuit, names: list[str]) -> None:
+    for name in names:
+        if getattr(before.properties, name) is not None:
+            assert getattr(after.properties, name) is not None, name
