@@ -232,7 +232,7 @@ def marginal_log_prob(model: CompiledCircuit, x: Tensor, variables: tuple[int, .
     """Log-probability [S] (nats) of values [S, n] of some variables, the others summed out."""
     values = x.new_zeros(len(x), model.num_variables)
     missing = torch.ones_like(values, dtype=torch.bool)
-    values[:, variables], missing[:, variables] = x, False
+    values[:, list(variables)], missing[:, list(variables)] = x, False
     return model.log_prob(Evidence(values, missing))
 
 
