@@ -7,6 +7,14 @@ begin with `passes.py`.
 """
 
 from pcflow import datasets, structure
+from pcflow.bounds import (
+    entropy_lower_bound,
+    entropy_upper_bound,
+    map_lower_bound,
+    map_upper_bound,
+    mpe_lower_bound,
+    mpe_upper_bound,
+)
 from pcflow.build import build_circuit, hmm, naive_bayes
 from pcflow.circuit import Circuit
 from pcflow.compiled import CompiledCircuit, compile
@@ -23,6 +31,14 @@ from pcflow.errors import (
     PcflowError,
     PropertyRequired,
     StructureError,
+)
+from pcflow.estimates import (
+    Estimate,
+    cross_entropy_estimate,
+    entropy_estimate,
+    expectation_estimate,
+    kl_estimate,
+    mutual_information_estimate,
 )
 from pcflow.evidence import Evidence
 from pcflow.initial import initialize
@@ -41,6 +57,7 @@ from pcflow.inputs import (
 from pcflow.io import load, save
 from pcflow.layers import InputLayer, Parameter, ProductLayer, SumLayer
 from pcflow.learn import EM, Anemone, FitResult, Gradient, MiniBatchEM, fit
+from pcflow.moments import covariance, moment, mutual_information, pairwise_mutual_information
 from pcflow.projection import ProjectedEvidence
 from pcflow.properties import (
     Compatible,
@@ -73,6 +90,7 @@ __all__ = [
     "CompiledCircuit",
     "Deterministic",
     "DiscretizedLogistic",
+    "Estimate",
     "Evidence",
     "EvidenceError",
     "Exponential",
@@ -109,17 +127,32 @@ __all__ = [
     "build_circuit",
     "chow_liu",
     "compile",
+    "covariance",
+    "cross_entropy_estimate",
     "datasets",
+    "entropy_estimate",
+    "entropy_lower_bound",
+    "entropy_upper_bound",
+    "expectation_estimate",
     "fit",
     "grow",
     "hclt",
     "hmm",
     "initialize",
     "is_deterministic",
+    "kl_estimate",
     "learn_spn",
     "load",
+    "map_lower_bound",
+    "map_upper_bound",
     "mixture_of_trees",
+    "moment",
+    "mpe_lower_bound",
+    "mpe_upper_bound",
+    "mutual_information",
+    "mutual_information_estimate",
     "naive_bayes",
+    "pairwise_mutual_information",
     "prove_compatible",
     "prove_deterministic",
     "prove_omni_compatible",

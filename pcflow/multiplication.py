@@ -45,9 +45,11 @@ class Multiplication:
     """The algebra of `multiply`: layers of a product out of pairs of layers."""
 
     def inputs(self, a: InputLayer, b: InputLayer) -> Units:
+        """Units of a product family."""
         return _in_order(product_of_inputs(a, 1.0, b, 1.0), a, b)
 
     def sums(self, a: Layer, b: Layer, grid: list[list[Units]]) -> Units:
+        """Sums over all pairs of inputs, weighted by products of weights."""
         blocks = [one for row in grid for one in row]
         mixed = _unit_by_unit(a, b, blocks)
         if mixed is not None:
@@ -65,6 +67,7 @@ class Multiplication:
         return _in_order(mix([one.massed for one in blocks], torch.cat(columns, dim=1)), a, b)
 
     def products(self, a: ProductLayer, b: ProductLayer, parts: list[Part[Units]]) -> Units:
+        """Products of the parts: of all combinations of their units if both layers are."""
         found = [
             part.value.flat(group_units(a, part.left), group_units(b, part.right)) for part in parts
         ]

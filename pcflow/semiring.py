@@ -11,9 +11,11 @@ above a floor, nothing can have been lost, because sums and products of nonnegat
 relative accuracy. Rows that fall below are evaluated once more with every unit raised to at
 least the floor. Since sums and products only grow with their inputs, the two results bracket the
 truth; rows for which they differ are evaluated a last time by `LogSumProduct`, which is slow and
-never underflows. `MaxProduct` computes with maxima in place of sums, for MPE.
+never underflows. `MaxProduct` computes with maxima in place of sums, for MPE; `MaxInputs` with
+maxima at the inputs of chosen variables alone, for bounds.
 
-Legend: F folds, B batch, K units of the layer, J units read by a sum, H inputs of a layer.
+Legend: F folds, B batch, K units of the layer, J units read by a sum, H inputs of a layer, V
+categories, N entries of inputs, D variables.
 """
 
 from __future__ import annotations
@@ -59,6 +61,8 @@ class Semiring(Protocol):
     """
 
     in_log_space: bool
+    maximizes: bool
+    """Whether inputs over what is missing may take their largest value in place of their total."""
 
     def product(self, xs: list[Value], out: Value, kronecker: bool) -> None:
         """Multiply the inputs."""
@@ -125,6 +129,7 @@ class Scaled:
 
     raised: bool = False
     in_log_space = False
+    maximizes = False
 
     def product(self, xs: list[Value], out: Value, kronecker: bool) -> None:
         """Multiply, and divide every row by its largest unit."""
@@ -250,6 +255,7 @@ class LogSumProduct:
     """Sum-product on logarithms of single units: slow, exact over the whole floating range."""
 
     in_log_space = True
+    maximizes = False
 
     def product(self, xs: list[Value], out: Value, kronecker: bool) -> None:
         """Add the logarithms."""
@@ -316,13 +322,51 @@ class LogSumProduct:
         """Log-sum-exp over the last axis."""
         return torch.logsumexp(terms, dim=-1)
 
+    def over_categories(self, joint: Tensor, variables: Tensor) -> Tensor:
+        """What input units over `variables` [N] make of table times potential [N, V, K]: [N, K]."""
+        return self.reduce(joint.transpose(-1, -2))
+
+    def over_reals(self, peak: Tensor, variables: Tensor) -> Tensor:
+        """What densities over missing `variables` [N] come to; `peak` [N, K] are their largest."""
+        return torch.zeros_like(peak)
+
 
 class MaxProduct(LogSumProduct):
     """Max-product on logarithms: the value of the best assignment of variables and latents."""
 
+    maximizes = True
+
     def reduce(self, terms: Tensor) -> Tensor:
         """Maximum over the last axis."""
         return terms.amax(dim=-1)
+
+    def over_reals(self, peak: Tensor, variables: Tensor) -> Tensor:
+        """The largest."""
+        return peak
+
+
+@dataclass(frozen=True, eq=False)
+class MaxInputs(LogSumProduct):
+    """Sum-product above inputs that take their largest value.
+
+    A maximum of a sum is at most the sum of the maxima, so this is an upper bound of the maximum
+    over the variables that were chosen, of the sum over the others.
+
+    Args:
+        chosen: which variables, bool [D].
+    """
+
+    chosen: Tensor
+    maximizes = True
+
+    def over_categories(self, joint: Tensor, variables: Tensor) -> Tensor:
+        """The largest or the sum, by the variable."""
+        largest, total = joint.amax(dim=-2), torch.logsumexp(joint, dim=-2)
+        return torch.where(self.chosen[variables].unsqueeze(-1), largest, total)
+
+    def over_reals(self, peak: Tensor, variables: Tensor) -> Tensor:
+        """The largest or one, by the variable."""
+        return peak.masked_fill(~self.chosen[variables].unsqueeze(-1), 0.0)
 
 
 SCALED, RAISED = Scaled(), Scaled(raised=True)

@@ -6,7 +6,7 @@ knows how to read its parameters. Two kinds exist:
 * a `FiniteFamily` has `num_categories` values 0, 1, ...; it writes down its whole table of
   log-probabilities, and the engine does the rest: gathers, soft evidence, sampling, mode;
 * a `DensityFamily` has values without a finite table; it writes its log-density, mode, draw and
-  sufficient statistics.
+  sufficient statistics; and, if circuits are to be asked for them, its raw moments and entropy.
 
 To add a family: write one file with a subclass of either, implement the abstract methods, and enter
 it in `FAMILIES`. Parameters are unconstrained tensors whose last axis counts units.
@@ -99,6 +99,22 @@ class InputFamily(ABC):
         return {name: p.squeeze(0) for name, p in params.items()}
 
     @abstractmethod
+    def raw_moment(self, params: Params, power: int) -> Tensor:
+        """The expected value [P, K] of x^power, power >= 1, of every unit.
+
+        Raises:
+            PropertyRequired: if the family does not say it.
+        """
+
+    @abstractmethod
+    def entropy(self, params: Params) -> Tensor:
+        """Entropy [P, K] (nats) of every unit, differential where values are real.
+
+        Raises:
+            PropertyRequired: if the family does not say it.
+        """
+
+    @abstractmethod
     def update(
         self, params: Params, x: Tensor, weight: Tensor, pseudocount: float
     ) -> dict[str, Tensor]:
@@ -120,6 +136,17 @@ class FiniteFamily(InputFamily):
     def table(self, params: Params) -> Tensor:
         """Probabilities [P, V, K]."""
         return self.log_table(params).exp()
+
+    def raw_moment(self, params: Params, power: int) -> Tensor:
+        """Values 0, 1, ... as numbers, by their probabilities."""
+        table = self.table(params)
+        numbers = torch.arange(self.num_categories, dtype=table.dtype, device=table.device)
+        return (table * torch.pow(numbers, power).unsqueeze(-1)).sum(dim=-2)
+
+    def entropy(self, params: Params) -> Tensor:
+        """Of the table."""
+        terms: Tensor = torch.special.entr(self.table(params))
+        return terms.sum(dim=-2)
 
     def table_gradient(self, params: Params, table: Tensor, flow: Tensor) -> dict[str, Tensor]:
         """Gradient of the parameters from `flow` [P, V, K], the gradient of the log-table."""
@@ -169,6 +196,21 @@ class DensityFamily(InputFamily):
     @abstractmethod
     def mean(self, params: Params) -> Tensor:
         """The expected value [P, K] of every unit."""
+
+    def raw_moment(self, params: Params, power: int) -> Tensor:
+        """The mean; higher powers by the families that know them."""
+        if power == 1:
+            return self.mean(params)
+        raise PropertyRequired(
+            f"{self} does not say its moments of power {power} (`raw_moment`); "
+            "`expectation_estimate` draws instead"
+        )
+
+    def entropy(self, params: Params) -> Tensor:
+        """By the families that know it."""
+        raise PropertyRequired(
+            f"{self} does not say its entropy (`entropy`); `entropy_estimate` draws instead"
+        )
 
     @abstractmethod
     def mode(self, params: Params) -> Tensor:

@@ -1,5 +1,6 @@
 """The exponential distribution."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -50,6 +51,14 @@ class Exponential(DensityFamily):
     def mean(self, params: Params) -> Tensor:
         """The mean itself."""
         return params["log_mean"].exp()
+
+    def raw_moment(self, params: Params, power: int) -> Tensor:
+        """Factorial of the power, times that power of the mean."""
+        return torch.exp(math.lgamma(power + 1) + power * params["log_mean"])
+
+    def entropy(self, params: Params) -> Tensor:
+        """One plus the log of the mean."""
+        return 1 + params["log_mean"]
 
     def mode(self, params: Params) -> Tensor:
         """Zero."""

@@ -53,6 +53,18 @@ class Gaussian(DensityFamily):
         """The mean itself."""
         return params["mean"]
 
+    def raw_moment(self, params: Params, power: int) -> Tensor:
+        """By the recurrence of Stein's lemma, E x^k = mean E x^(k-1) + (k-1) variance E x^(k-2)."""
+        mean, variance = params["mean"], (2 * params["log_std"]).exp()
+        before, moment = torch.ones_like(mean), mean
+        for k in range(2, power + 1):
+            before, moment = moment, mean * moment + (k - 1) * variance * before
+        return moment
+
+    def entropy(self, params: Params) -> Tensor:
+        """Half the log of 2 pi e times the variance."""
+        return params["log_std"] + 0.5 * math.log(2 * math.pi * math.e)
+
     def mode(self, params: Params) -> Tensor:
         """The mean."""
         return params["mean"]

@@ -86,6 +86,21 @@ class Histogram(DensityFamily):
         middles = (edges[1:] + edges[:-1]) / 2
         return (self.moments(params) * middles.unsqueeze(-1)).sum(dim=-2)
 
+    def raw_moment(self, params: Params, power: int) -> Tensor:
+        """Average powers of the bins, without differences that cancel."""
+        edges = self._edges(params["logits"])
+        low, high = edges[:-1], edges[1:]
+        powers = [low.pow(j) * high.pow(power - j) for j in range(power + 1)]
+        average = torch.stack(powers).mean(dim=0)  # [S]
+        return (self.moments(params) * average.unsqueeze(-1)).sum(dim=-2)
+
+    def entropy(self, params: Params) -> Tensor:
+        """That of the bins, plus the expected log of their widths."""
+        probs, edges = self.moments(params), self._edges(params["logits"])
+        widths = (edges[1:] - edges[:-1]).log().unsqueeze(-1)
+        terms: Tensor = torch.special.entr(probs) + probs * widths
+        return terms.sum(dim=-2)
+
     def mode(self, params: Params) -> Tensor:
         """The middle of the highest bin."""
         edges = self._edges(params["logits"])

@@ -52,6 +52,14 @@ class LogNormal(DensityFamily):
         """Of the value, not of its logarithm."""
         return torch.exp(params["mean"] + 0.5 * (2 * params["log_std"]).exp())
 
+    def raw_moment(self, params: Params, power: int) -> Tensor:
+        """The moment generating function of the logarithm, at the power."""
+        return torch.exp(power * params["mean"] + 0.5 * power**2 * (2 * params["log_std"]).exp())
+
+    def entropy(self, params: Params) -> Tensor:
+        """That of the logarithm, plus its mean."""
+        return self._log.entropy(params) + params["mean"]
+
     def mode(self, params: Params) -> Tensor:
         """Exponential of mean less variance."""
         return (params["mean"] - (2 * params["log_std"]).exp()).exp()

@@ -20,7 +20,6 @@ from pcflow.plan import InputStep, SumStep
 from pcflow.routes import Route
 from pcflow.semiring import (
     LOG_BLOCK,
-    MAX_PRODUCT,
     LogSumProduct,
     Scaled,
     Semiring,
@@ -290,11 +289,12 @@ class FiniteLeaf(Leaf):
 
     def _up_log(self) -> None:
         assert isinstance(self.semiring, LogSumProduct)
-        if not self.any_soft and self.semiring is not MAX_PRODUCT:
+        if not self.any_soft and not self.semiring.maximizes:
             self.out.units.masked_fill_(self.missing.unsqueeze(-1), 0.0)
         elif self.any_missing:
             for some, joint in self._log_joint():
-                units = self.semiring.reduce(joint.transpose(-1, -2))  # [N, K]
+                variables = self.step.variables[self.fold[some]]
+                units = self.semiring.over_categories(joint, variables)  # [N, K]
                 put(self.out.units, self.fold[some], self.row[some], units, self.missing)
 
     def _potential_times(self, slope: Tensor) -> Tensor:
