@@ -41,6 +41,17 @@ from pcflow.estimates import (
     mutual_information_estimate,
 )
 from pcflow.evidence import Evidence
+from pcflow.information import (
+    cauchy_schwarz_divergence,
+    cross_entropy,
+    entropy,
+    expectation,
+    kl_divergence,
+    log_expectation,
+    marginal_map,
+    renyi_divergence,
+    renyi_entropy,
+)
 from pcflow.initial import initialize
 from pcflow.inputs import (
     Bernoulli,
@@ -76,6 +87,7 @@ from pcflow.reference import reference_log_prob
 from pcflow.refine import grow, prune
 from pcflow.region_graph import Partition, Region, RegionGraph
 from pcflow.spn import learn_spn
+from pcflow.transform import condition, marginalize, mixture, multiply, power, restrict
 from pcflow.trees import chow_liu, hclt, mixture_of_trees
 
 __all__ = [
@@ -125,14 +137,19 @@ __all__ = [
     "StructuredDecomposable",
     "SumLayer",
     "build_circuit",
+    "cauchy_schwarz_divergence",
     "chow_liu",
     "compile",
+    "condition",
     "covariance",
+    "cross_entropy",
     "cross_entropy_estimate",
     "datasets",
+    "entropy",
     "entropy_estimate",
     "entropy_lower_bound",
     "entropy_upper_bound",
+    "expectation",
     "expectation_estimate",
     "fit",
     "grow",
@@ -140,25 +157,35 @@ __all__ = [
     "hmm",
     "initialize",
     "is_deterministic",
+    "kl_divergence",
     "kl_estimate",
     "learn_spn",
     "load",
+    "log_expectation",
     "map_lower_bound",
     "map_upper_bound",
+    "marginal_map",
+    "marginalize",
+    "mixture",
     "mixture_of_trees",
     "moment",
     "mpe_lower_bound",
     "mpe_upper_bound",
+    "multiply",
     "mutual_information",
     "mutual_information_estimate",
     "naive_bayes",
     "pairwise_mutual_information",
+    "power",
     "prove_compatible",
     "prove_deterministic",
     "prove_omni_compatible",
     "prove_structured_decomposable",
     "prune",
     "reference_log_prob",
+    "renyi_divergence",
+    "renyi_entropy",
+    "restrict",
     "save",
     "structure",
 ]

@@ -8,6 +8,7 @@ Legend: K and L units, V categories.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -194,6 +195,7 @@ def power(circuit: Circuit, exponent: float) -> Circuit:
     zero is the uniform distribution on the support. Z follows from `renyi_entropy`.
 
     Raises:
+        ValueError: if the exponent is not finite.
         NotDeterministic: if the circuit is not deterministic and the exponent not a whole number.
         NotStructuredDecomposable: if it is one, but the circuit not structured-decomposable.
         PropertyRequired: if an input family has no such power, or the power no finite mass.
@@ -210,6 +212,8 @@ def power(circuit: Circuit, exponent: float) -> Circuit:
 
 def powered_circuit(circuit: Circuit, exponent: float) -> tuple[Circuit, float]:
     """`power`, and the log of its Z (nats)."""
+    if not math.isfinite(exponent):
+        raise ValueError(f"the exponent must be finite, got {exponent}")
     whole = exponent == int(exponent) and exponent >= 1
     if whole and circuit.properties.deterministic is None:
         with required_by(f"power({exponent:g})"):

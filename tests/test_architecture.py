@@ -57,6 +57,7 @@ ORDER = (  # the modules and packages in pcflow: each may import only from those
     "moments",
     "bounds",
     "estimates",
+    "information",
     "trees",
     "learn",
     "refine",
