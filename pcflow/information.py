@@ -43,7 +43,7 @@ def entropy(circuit: Circuit) -> float:
         1.3863
     """
     _need_determinism(
-        circuit, "entropy", "entropy_lower_bound, entropy_upper_bound and entropy_estimate do not"
+        circuit, "entropy", "entropy_lower_bound, entropy_upper_bound, entropy_estimate"
     )
     return entropy_upper_bound(circuit)
 
@@ -64,8 +64,8 @@ def cross_entropy(p: Circuit, q: Circuit) -> float:
         >>> abs(cross_entropy(tree, tree) - pf.entropy(tree)) < 1e-9
         True
     """
-    _need_determinism(q, "cross_entropy", "cross_entropy_estimate does not")
-    with required_by("cross_entropy", "cross_entropy_estimate does not"):
+    _need_determinism(q, "cross_entropy", "cross_entropy_estimate")
+    with required_by("cross_entropy", "cross_entropy_estimate"):
         mass, mean = covered(p, q)
     return math.inf if mass < 1 - ROUNDING else -mean
 
@@ -88,8 +88,8 @@ def kl_divergence(p: Circuit, q: Circuit) -> float:
         True
     """
     for circuit in (p, q):
-        _need_determinism(circuit, "kl_divergence", "kl_estimate does not")
-    with required_by("kl_divergence", "kl_estimate does not"):
+        _need_determinism(circuit, "kl_divergence", "kl_estimate")
+    with required_by("kl_divergence", "kl_estimate"):
         return cross_entropy(p, q) - entropy(p)
 
 
@@ -137,7 +137,7 @@ def renyi_divergence(p: Circuit, q: Circuit, order: float) -> float:
         raise ValueError(f"the order must be positive and finite, got {order}")
     if order == 1:
         return kl_divergence(p, q)
-    instead = "expectation_estimate of (q / p)^(1 - order) under p does not"
+    instead = "expectation_estimate of (q / p)^(1 - order) under p"
     for circuit in (p, q):
         _need_determinism(circuit, "renyi_divergence", instead)
     with required_by("renyi_divergence", instead):
@@ -163,7 +163,7 @@ def cauchy_schwarz_divergence(p: Circuit, q: Circuit) -> float:
         >>> cauchy_schwarz_divergence(one, two) > 0
         True
     """
-    instead = "expectation_estimate of one density under the other does not"
+    instead = "expectation_estimate of one density under the other"
     with required_by("cauchy_schwarz_divergence", instead):
         squares = []
         for circuit in (p, q):
@@ -204,7 +204,7 @@ def log_expectation(p: Circuit, q: Circuit) -> float:
         >>> log_expectation(chain, chain) < -100
         True
     """
-    with required_by("expectation", "expectation_estimate does not"):
+    with required_by("expectation", "expectation_estimate"):
         return log_overlap(p, q)
 
 
@@ -246,7 +246,7 @@ def marginal_map(circuit: Circuit, query: Iterable[int], evidence: Evidence | Te
     if partly:
         raise EvidenceError(f"variable {partly[0]} is observed in some rows only, and not queried")
     left = marginalize(circuit, wanted + seen)
-    instead = "map_lower_bound and map_upper_bound do not"
+    instead = "map_lower_bound, map_upper_bound"
     _need_determinism(left, "marginal_map, with the other variables summed out,", instead)
     columns = wanted + seen
     rows = Evidence(checked.values[:, columns], checked.missing[:, columns])

@@ -219,10 +219,7 @@ def powered_circuit(circuit: Circuit, exponent: float) -> tuple[Circuit, float]:
         with required_by(f"power({exponent:g})"):
             prove_structured_decomposable(circuit)
         return _repeated(circuit, int(exponent))
-    with required_by(
-        f"power({exponent:g})",
-        "whole powers above zero need a structured-decomposable circuit only",
-    ):
+    with required_by(f"power({exponent:g})", "whole powers of structured-decomposable circuits"):
         prove_deterministic(circuit)
 
     def at_input(layer: InputLayer) -> Massed:
