@@ -66,8 +66,7 @@ def cross_entropy(p: Circuit, q: Circuit) -> float:
     """
     _need_determinism(q, "cross_entropy", "cross_entropy_estimate")
     with required_by("cross_entropy", "cross_entropy_estimate"):
-        mass, mean = covered(p, q)
-    return math.inf if mass < 1 - ROUNDING else -mean
+        return _cross_entropy(p, q)
 
 
 def kl_divergence(p: Circuit, q: Circuit) -> float:
@@ -90,7 +89,7 @@ def kl_divergence(p: Circuit, q: Circuit) -> float:
     for circuit in (p, q):
         _need_determinism(circuit, "kl_divergence", "kl_estimate")
     with required_by("kl_divergence", "kl_estimate"):
-        return cross_entropy(p, q) - entropy(p)
+        return _cross_entropy(p, q) - entropy_upper_bound(p)
 
 
 def renyi_entropy(circuit: Circuit, order: float) -> float:
@@ -252,6 +251,11 @@ def marginal_map(circuit: Circuit, query: Iterable[int], evidence: Evidence | Te
     rows = Evidence(checked.values[:, columns], checked.missing[:, columns])
     found = compile(left, dtype=torch.float64).mpe(rows)
     return MPE(found.values[:, : len(wanted)], found.log_value, found.exact)
+
+
+def _cross_entropy(p: Circuit, q: Circuit) -> float:
+    mass, mean = covered(p, q)
+    return math.inf if mass < 1 - ROUNDING else -mean
 
 
 def _need_determinism(circuit: Circuit, query: str, instead: str) -> None:
