@@ -71,6 +71,7 @@ class Mixtures:
 
 
 _OFTEN_ONE = st.sampled_from([1, 1, 2])
+_OFTEN_SEVERAL = st.sampled_from([1, 2, 2, 3])
 
 
 class Decisions(Mixtures):
@@ -87,7 +88,8 @@ class Decisions(Mixtures):
             count = self.draw(st.integers(units, self.capacity(scope)))
             leaf = self.exclusive(scope[0], count)
             return leaf if count == units else self.choose([leaf], units)
-        elements = self.elements(scope, units)
+        wanted = max(units, self.draw(_OFTEN_SEVERAL))
+        elements = self.elements(scope, min(wanted, self.capacity(scope)))
         whole = len(elements) == 1 and elements[0].units == units
         return elements[0] if whole and self.draw(st.booleans()) else self.choose(elements, units)
 
@@ -102,8 +104,7 @@ class Decisions(Mixtures):
                 return self.by_value(parts, finite[0], widest, units)
         widest = self.widest(parts)
         if kind == "primes" and units <= self.capacity(widest):
-            count = self.draw(st.integers(units, max(units, min(3, self.capacity(widest)))))
-            return [self.times(parts, {widest: self.build(widest, count)}, count)]
+            return self.by_prime(parts, widest, units)
         return [self.all_combinations(parts, units)]
 
     def widest(self, parts: Iterable[Scope]) -> Scope:
@@ -123,6 +124,15 @@ class Decisions(Mixtures):
             literals = self.only(variable, [values] * count)
             found.append(self.times(parts, {decides: literals, inner: below}, count))
         return found
+
+    def by_prime(self, parts: list[Scope], decides: Scope, units: int) -> list[Layer]:
+        """Units over one part that exclude each other, each times units over the other parts."""
+        primes = self.build(decides, units)
+        if self.draw(st.booleans()):
+            return [self.times(parts, {decides: primes}, units)]
+        rows = torch.eye(units).log().unsqueeze(1)  # [K, 1, K]
+        chosen = [SumLayer([primes], Parameter(row)) for row in rows]
+        return [self.times(parts, {decides: prime}, 1) for prime in chosen]
 
     def times(self, parts: list[Scope], given: Mapping[Scope, Layer], units: int) -> ProductLayer:
         """Unit by unit: the given layers, and over the other parts any."""

@@ -20,6 +20,7 @@ from pcflow.testing.families import (
     anyhow,
     finite_families,
     one_by_one,
+    sizes,
     vtrees,
 )
 from pcflow.trees import chow_liu
@@ -66,11 +67,11 @@ def tree_distributions(draw: st.DrawFn, max_variables: int = 6) -> Circuit:
         >>> pf.is_deterministic(find(tree_distributions(), lambda c: c.num_variables == 2))
         True
     """
-    sizes = torch.tensor(draw(st.lists(st.integers(2, 3), min_size=1, max_size=max_variables)))
+    values = torch.tensor([draw(st.integers(2, 3)) for _ in range(draw(sizes(max_variables)))])
     generator = torch.Generator().manual_seed(draw(SEEDS))
-    rows = (torch.rand(12, len(sizes), generator=generator) * sizes).long()
+    rows = (torch.rand(12, len(values), generator=generator) * values).long()
     alpha = draw(st.sampled_from([1.0, 0.0]))  # without smoothing some weights are hard zeros
-    return chow_liu(torch.cat([rows, sizes.unsqueeze(0) - 1]), alpha)
+    return chow_liu(torch.cat([rows, values.unsqueeze(0) - 1]), alpha)
 
 
 @st.composite
@@ -148,13 +149,13 @@ def _inputs(
 ) -> list[InputFamily]:
     """A family for each of some variables."""
     some = finite_families() if families is None else families
-    return draw(st.lists(some, min_size=1, max_size=max_variables))
+    return [draw(some) for _ in range(draw(sizes(max_variables)))]
 
 
 def _split(draw: st.DrawFn, variables: int, properties: frozenset[Property]) -> Split:
     if "omni_compatible" in properties:
         return one_by_one(draw)
-    if "structured_decomposable" in properties or draw(st.booleans()):
+    if "structured_decomposable" in properties or not draw(st.sampled_from([False, True, True])):
         return along(draw, draw(vtrees(variables)))
     return anyhow(draw)
 

@@ -31,6 +31,11 @@ Split = Callable[[Scope], list[Scope]]
 """The parts into which a product splits a scope of two variables or more."""
 
 
+def sizes(most: int) -> st.SearchStrategy[int]:
+    """Numbers from 1 on; the smallest ones, where little can happen, less often than the others."""
+    return st.sampled_from([size for size in range(1, most + 1) for _ in range(min(size, 4))])
+
+
 def finite_families() -> st.SearchStrategy[InputFamily]:
     """Families over 2 or 3 values.
 

@@ -23,7 +23,7 @@ from pcflow.structure import (
     random_binary_tree,
 )
 from pcflow.testing.by_property import Property, circuits_with, known_properties
-from pcflow.testing.families import SEEDS, finite_families
+from pcflow.testing.families import SEEDS, finite_families, sizes
 
 
 @st.composite
@@ -35,14 +35,14 @@ def region_graphs(draw: st.DrawFn, max_variables: int = 6) -> RegionGraph:
         >>> find(region_graphs(), lambda rg: rg.num_variables == 1).root
         Region(variables=(0,))
     """
-    sizes = st.integers(1, max_variables)
+    counts = st.integers(1, max_variables)
     grids = {"quad tree": quad_tree, "quad graph": quad_graph, "cuts": poon_domingos}
     kind = draw(st.sampled_from(["factorized", "chain", "binary", *grids]))
     if kind in grids:
-        height = draw(sizes)
+        height = draw(counts)
         width = draw(st.integers(1, max_variables // height))
         return grids[kind]((height, width))
-    count = draw(sizes)
+    count = draw(counts)
     if kind == "binary":
         depth = draw(st.none() | st.integers(0, 3))
         return random_binary_tree(count, depth, draw(st.integers(1, 3)), seed=draw(SEEDS))
@@ -148,7 +148,7 @@ def evidence(
 @st.composite
 def _hmms(draw: st.DrawFn, max_variables: int, families: st.SearchStrategy[InputFamily]) -> Circuit:
     generator = torch.Generator().manual_seed(draw(SEEDS))
-    length, states = draw(st.integers(1, max_variables)), draw(st.integers(1, 3))
+    length, states = draw(sizes(max_variables)), draw(st.integers(1, 3))
     if draw(st.booleans()):
         return hmm(length, states, draw(families), generator=generator)
     inputs = [draw(families) for _ in range(length)]
@@ -161,7 +161,7 @@ def _by_hand(
 ) -> Circuit:
     """Products of both kinds, sums of both kinds, inputs side by side, parameters tied."""
     generator = torch.Generator().manual_seed(draw(SEEDS))
-    count = draw(st.integers(1, max_variables))
+    count = draw(sizes(max_variables))
     inputs = [draw(families) for _ in range(count)]
     tie = draw(st.booleans())
 
