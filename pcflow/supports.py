@@ -109,7 +109,7 @@ class Supports:
     def _of_inputs(self, layer: InputLayer) -> list[Support]:
         if not isinstance(layer.family, FiniteFamily):
             return [{}] * layer.units
-        params = {name: p.value.unsqueeze(0) for name, p in layer.parameters.items()}
+        params = {name: p.value.double().unsqueeze(0) for name, p in layer.parameters.items()}
         possible = layer.family.log_table(params)[0] > -float("inf")  # [V, K]
         self._every[layer.variable] = (1 << len(possible)) - 1
         if possible.all():
