@@ -5,7 +5,7 @@ Legend: S states, K units.
 """
 
 from functools import cache
-from itertools import chain, combinations, permutations, product
+from itertools import chain, combinations, product
 
 import pytest
 import torch
