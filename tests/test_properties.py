@@ -560,7 +560,7 @@ def test_a_query_that_needs_a_property_says_so() -> None:
     text = str(refused.value)
     assert text.startswith("entropy needs a property that the circuit lacks: not deterministic: ")
     assert text.endswith("; sample instead")
-    with pytest.raises(pf.NotDeterministic, match="tell apart$"), required_by("entropy"):
+    with pytest.raises(pf.NotDeterministic, match=r"tell apart$"), required_by("entropy"):
         pf.prove_deterministic(refuse)
 
 
