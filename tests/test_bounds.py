@@ -4,6 +4,7 @@ Legend: B batch, S states, D variables, V categories.
 """
 
 import math
+from collections import Counter
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 import pcflow as pf
 from pcflow.bounds import joint_entropy
 from pcflow.errors import EvidenceError, NoMassError
+from pcflow.plan import SumStep
 from pcflow.testing import (
     circuits,
     deterministic_circuits,
@@ -192,6 +194,23 @@ def test_potentials_count_where_they_are_listed_too() -> None:
     assert pf.map_upper_bound(by_hand(), [0], soft.top_k(1)).exp().item() == pytest.approx(3.0)
 
 
+def test_real_values_are_no_indices_of_potentials() -> None:
+    """Negative ones, and ones beyond the number of categories."""
+    coin = pf.InputLayer(2, pf.Bernoulli(), 1, {"logits": pf.Parameter(torch.zeros(1).double())})
+    circuit = pf.Circuit(pf.ProductLayer([normal(0, [-7.0], 1.0), normal(1, [7.0], 1.0), coin]))
+    potentials = torch.zeros(1, 3, 2, dtype=torch.float64)
+    potentials[0, 2] = torch.tensor([2.0, 3.0]).log()
+    soft = pf.Evidence(log_potentials=potentials)
+    peak = 1 / math.sqrt(2 * math.pi)
+    for found, wanted in (
+        (pf.mpe_lower_bound(circuit, soft), 1.5 * peak**2),
+        (pf.mpe_upper_bound(circuit, soft), 1.5 * peak**2),
+        (pf.map_lower_bound(circuit, [0, 1], soft), 2.5 * peak**2),
+        (pf.map_upper_bound(circuit, [0, 2], soft), 1.5 * peak),
+    ):
+        assert found.exp().item() == pytest.approx(wanted)
+
+
 def by_recursion(circuit: pf.Circuit) -> tuple[float, float]:
     """H(Z) and H(X | Z), bottom up: of a sum its weights' entropy and the mean of its inputs'."""
     found: dict[pf.layers.Layer, tuple[Tensor, Tensor]] = {}
@@ -228,6 +247,16 @@ def test_joint_entropy_follows_the_chain_rule(circuit: pf.Circuit) -> None:
     assert pf.entropy_upper_bound(circuit) == pytest.approx(choices + inputs, abs=1e-9)
     narrow = pf.entropy_upper_bound(pf.compile(circuit, DEVICE, torch.float32))
     assert narrow == pytest.approx(choices + inputs, rel=1e-4, abs=1e-4)
+
+
+def test_joint_entropy_of_more_folds_than_run_at_a_time() -> None:
+    """Steps then read parts of a bank."""
+    regions = pf.structure.random_binary_tree(512)
+    circuit = pf.build_circuit(regions, pf.Bernoulli(), units=20)
+    model = compiled(circuit)
+    sums = [step for step in model.plan.steps if isinstance(step, SumStep)]
+    assert max(Counter(step.weight.bank for step in sums).values()) > 1
+    assert joint_entropy(model) == pytest.approx(by_recursion(circuit), rel=1e-9)
 
 
 def exact_entropy(circuit: pf.Circuit) -> float:

@@ -176,6 +176,8 @@ def test_mutual_information_is_a_difference_of_entropies(
 @given(circuits())
 def test_pairwise_mutual_information_is_that_of_pairs(circuit: pf.Circuit) -> None:
     found = pf.pairwise_mutual_information(circuit)
+    assert (found >= 0).all()
+    assert torch.equal(found, found.t())
     states, probability = weighed(circuit)
     D = circuit.num_variables
     alone = [of_marginal(states, probability, [v]) for v in range(D)]
@@ -230,6 +232,14 @@ def test_what_cannot_be_listed_is_refused_with_a_way_out() -> None:
     with pytest.raises(PropertyRequired, match=r"1,048,576.*2,097,152.*estimate"):
         pf.mutual_information(long, 0, range(1, 21))
     assert pf.mutual_information(long, 0, 20) >= 0
+
+
+def test_the_limit_on_states_may_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    circuit = pf.hmm(3, states=2, inputs=pf.Bernoulli())
+    monkeypatch.setattr(moments, "MOST_STATES", 4)
+    assert pf.mutual_information(circuit, 0, 1) >= 0
+    with pytest.raises(PropertyRequired, match=r"at most 4 joint states.*have 8"):
+        pf.mutual_information(circuit, 0, [1, 2])
 
 
 def test_bad_variables_and_powers_are_refused() -> None:
