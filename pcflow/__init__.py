@@ -34,7 +34,7 @@ from pcflow.inputs import (
     LogNormal,
     Poisson,
 )
-from pcflow.io import load, save
+from pcflow.io import load, read_psdd, save
 from pcflow.layers import InputLayer, Parameter, ProductLayer, SumLayer
 from pcflow.learn import EM, Anemone, FitResult, Gradient, MiniBatchEM, fit
 from pcflow.projection import ProjectedEvidence
@@ -97,6 +97,7 @@ __all__ = [
     "mixture_of_trees",
     "naive_bayes",
     "prune",
+    "read_psdd",
     "reference_log_prob",
     "save",
     "structure",
