@@ -66,8 +66,11 @@ class Engine:
         return self._evaluate(self.plan, evidence)
 
     def _evaluate(self, plan: Plan, evidence: CheckedEvidence) -> Evaluation:
-        scaled = up(plan, self.tables, evidence, SCALED, self.pool)
         plan.rows.seen += len(evidence.values)
+        if plan.of_one_unit and evidence.soft is None:  # a scale per unit is a logarithm already
+            exact = up(plan, self.tables, evidence, LOG_SUM_PRODUCT, self.pool)
+            return Evaluation(exact.log_value, exact, None, None)
+        scaled = up(plan, self.tables, evidence, SCALED, self.pool)
         rows = self._doubtful(scaled, evidence)
         if rows is None:
             return Evaluation(scaled.log_value, scaled, None, None)
@@ -96,7 +99,7 @@ class Evaluation:
 
     Attributes:
         log_value: [B] (nats).
-        scaled: the tape of all rows.
+        scaled: the tape of all rows; in log space if no layer has a second unit to share a scale.
         exact: the log-space tape of the doubtful rows, if there are any.
         doubtful: their indices.
     """

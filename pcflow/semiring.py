@@ -25,10 +25,13 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from pcflow.kernels import matmul, multiply, outer, outer_add
+from pcflow.kernels import exp_, matmul, multiply, outer, outer_add
 
 LOG_BLOCK = 1 << 24
 """Largest number of elements that a broadcast in log space may hold at a time."""
+
+CACHED = 1 << 17
+"""Numbers at a time of what is gone over several times: they stay in a cache, on a CPU."""
 
 
 class Value(NamedTuple):
@@ -187,7 +190,7 @@ class Scaled:
         if scale is not None:
             scale.copy_(top)
         top.nan_to_num_(neginf=0.0)
-        return [(x.scale - top).exp_().unsqueeze(-1) for x in xs]
+        return [exp_(x.scale - top).unsqueeze(-1) for x in xs]
 
     def read(self, xs: list[Value], mixing: bool) -> Tensor:
         """Inputs relative to the largest of their scales."""
@@ -254,15 +257,34 @@ class LogSumProduct:
     def product(self, xs: list[Value], out: Value, kronecker: bool) -> None:
         """Add the logarithms."""
         units = xs[0].units
+        if not kronecker:
+            for x in xs[1:]:
+                units = torch.add(units, x.units, out=out.units)
+            return
         for x in xs[1:]:
-            units = outer_add(units, x.units) if kronecker else units + x.units
+            units = outer_add(units, x.units)
         out.units.copy_(units)
 
     def sum(self, xs: list[Value], weight: Weight, out: Value) -> None:
         """Reduce weight + input over the inputs, a block of rows at a time."""
+        if all(x.units.shape[-1] == 1 for x in (out, *xs)):
+            self._sum_of_ones(xs, weight, out)
+            return
         x = self.read(xs, weight.mixing)
         for rows in row_blocks(x, weight.tensor):
             out.units[:, rows] = self.reduce(log_terms(x[:, rows], weight))
+
+    def _sum_of_ones(self, xs: list[Value], weight: Weight, out: Value) -> None:
+        """Inputs of one unit, one after the other: every pass is over whole rows, in a cache."""
+        log_weight = weight.tensor.movedim(-1, 0)  # [H, F or 1, 1]
+        size = max(1, CACHED // (len(xs) * out.units.shape[1]))
+        for start in range(0, len(out.units), size):
+            some = slice(start, start + size)
+            into = out.units[some].squeeze(-1)  # [F, B]
+            terms = into.new_empty(len(xs), *into.shape)
+            for term, x, logs in zip(terms, xs, log_weight, strict=True):
+                torch.add(x.units[some].squeeze(-1), logs if len(logs) == 1 else logs[some], out=term)
+            self.reduce_first(terms, into)
 
     def read(self, xs: list[Value], mixing: bool) -> Tensor:
         """Nothing to align."""
@@ -316,6 +338,12 @@ class LogSumProduct:
         """Log-sum-exp over the last axis."""
         return torch.logsumexp(terms, dim=-1)
 
+    def reduce_first(self, terms: Tensor, out: Tensor) -> None:
+        """The same over the first axis, into `out`; the terms are written over."""
+        peak = terms.amax(dim=0).clamp_min_(torch.finfo(terms.dtype).min)
+        torch.sum(exp_(terms.sub_(peak)), dim=0, out=out)
+        out.log_().add_(peak)
+
 
 class MaxProduct(LogSumProduct):
     """Max-product on logarithms: the value of the best assignment of variables and latents."""
@@ -323,6 +351,10 @@ class MaxProduct(LogSumProduct):
     def reduce(self, terms: Tensor) -> Tensor:
         """Maximum over the last axis."""
         return terms.amax(dim=-1)
+
+    def reduce_first(self, terms: Tensor, out: Tensor) -> None:
+        """Maximum over the first axis."""
+        torch.amax(terms, dim=0, out=out)
 
 
 SCALED, RAISED = Scaled(), Scaled(raised=True)
