@@ -77,14 +77,19 @@ class Generator:
             subs = next(right)
             parts = -(-min(MOST, len(primes) * len(subs)) // len(subs))
             for c, sub in enumerate(subs):
-                cells[(c + number + len(subs) * (number % parts)) % MOST if not root else 0].append((prime, sub))
-                if root: break
+                cells[(c + number + len(subs) * (number % parts)) % MOST if not root else 0].append(
+                    (prime, sub)
+                )
+                if root:
+                    break
         return [self.decision(place, cell) for cell in cells if cell]
 
     def decision(self, place: int, cells: list[tuple[int, int]]) -> int:
         weights = [self.random.gammavariate(1.0, 1.0) + 1e-3 for _ in cells]
         total = sum(weights)
-        told = (f"{p} {s} {math.log(w / total):.8f}" for (p, s), w in zip(cells, weights, strict=True))
+        told = (
+            f"{p} {s} {math.log(w / total):.8f}" for (p, s), w in zip(cells, weights, strict=True)
+        )
         self.elements += len(cells)
         return self.add(f"D {{}} {place} {len(cells)} {' '.join(told)}")
 

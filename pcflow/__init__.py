@@ -34,7 +34,7 @@ from pcflow.inputs import (
     LogNormal,
     Poisson,
 )
-from pcflow.io import load, read_psdd, save
+from pcflow.io import load, read_psdd, save, write_psdd
 from pcflow.layers import InputLayer, Parameter, ProductLayer, SumLayer
 from pcflow.learn import EM, Anemone, FitResult, Gradient, MiniBatchEM, fit
 from pcflow.projection import ProjectedEvidence
@@ -101,4 +101,5 @@ __all__ = [
     "reference_log_prob",
     "save",
     "structure",
+    "write_psdd",
 ]

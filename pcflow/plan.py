@@ -177,7 +177,7 @@ class Plan:
 
     @property
     def of_one_unit(self) -> bool:
-        """Whether every layer has a single unit, as in a PSDD: logarithms are as quick as scales."""
+        """Whether every layer has a single unit: logarithms are then as quick as scales."""
         return self.arenas.keys() == {1}
 
     @property

@@ -277,13 +277,15 @@ class LogSumProduct:
     def _sum_of_ones(self, xs: list[Value], weight: Weight, out: Value) -> None:
         """Inputs of one unit, one after the other: every pass is over whole rows, in a cache."""
         log_weight = weight.tensor.movedim(-1, 0)  # [H, F or 1, 1]
-        size = max(1, CACHED // (len(xs) * out.units.shape[1]))
+        size = max(1, CACHED // max(1, len(xs) * out.units.shape[1]))
         for start in range(0, len(out.units), size):
             some = slice(start, start + size)
             into = out.units[some].squeeze(-1)  # [F, B]
             terms = into.new_empty(len(xs), *into.shape)
             for term, x, logs in zip(terms, xs, log_weight, strict=True):
-                torch.add(x.units[some].squeeze(-1), logs if len(logs) == 1 else logs[some], out=term)
+                torch.add(
+                    x.units[some].squeeze(-1), logs if len(logs) == 1 else logs[some], out=term
+                )
             self.reduce_first(terms, into)
 
     def read(self, xs: list[Value], mixing: bool) -> Tensor:

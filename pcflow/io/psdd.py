@@ -17,27 +17,37 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from math import exp, expm1, inf, log
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from pcflow.circuit import Circuit
-from pcflow.errors import FileFormatError, StructureError
+from pcflow.errors import FileFormatError
+from pcflow.files import replace_file
 from pcflow.inputs import Categorical, Indicator
-from pcflow.io.vtree import MALFORMED, Vtree, read_lines, read_vtree, root_of, variable_of
+from pcflow.io.decisions import ROUNDING, Decision, Decisions, Node
+from pcflow.io.vtree import (
+    MALFORMED,
+    Vtree,
+    in_order,
+    read_lines,
+    read_vtree,
+    root_of,
+    variable_of,
+    vtree_lines,
+)
 from pcflow.layers import InputLayer, Layer, Parameter, ProductLayer, SumLayer
 
 SLACK = 1e-3
 """By how much weights may miss a sum of one: files of six decimals do by about 1e-6."""
 
 
-def read_psdd(
-    path: str | os.PathLike[str], vtree: str | os.PathLike[str] | None = None
-) -> Circuit:
-    """Read a PSDD.
+def read_psdd(path: str | os.PathLike[str], vtree: str | os.PathLike[str] | None = None) -> Circuit:
+    r"""Read a PSDD.
 
     Every node becomes a layer of one unit: literals are `Indicator` inputs, other terminal nodes
-    `Categorical(2)`, which holds the probabilities of the file to the bit, decisions sums of products
+    `Categorical(2)`, which holds the numbers of the file to the bit, decisions sums of products
     (prime, sub). Weights are normalised.
 
     Args:
@@ -53,7 +63,7 @@ def read_psdd(
     Examples:
         >>> import tempfile, pcflow as pf
         >>> with tempfile.NamedTemporaryFile("w", suffix=".psdd") as file:
-        ...     _ = file.write("psdd 1\\nT 0 0 1 -0.693147\\n")
+        ...     _ = file.write("psdd 1\nT 0 0 1 -0.693147\n")
         ...     file.flush()
         ...     pf.read_psdd(file.name)
         Circuit(1 variables, 1 layers, 2 parameters)
@@ -72,6 +82,104 @@ def read_psdd(
         return Circuit(nodes.last)
     except MALFORMED as error:
         raise FileFormatError(f"{path}: {error.args[0]}") from error
+
+
+def write_psdd(
+    circuit: Circuit, path: str | os.PathLike[str], vtree: str | os.PathLike[str] | None = None
+) -> None:
+    """Write a circuit that is a PSDD; an old file is replaced only when done.
+
+    The first input of every product is its prime; longer products are nested on the right. Other
+    circuits are refused: primes (or else subs) of a sum's products must exclude one another, and
+    all products over the same variables must split them alike. What was read from a file that
+    this wrote is written to the byte.
+
+    Args:
+        circuit: over binary variables.
+        path: the .psdd file to write.
+        vtree: where to write the .vtree file, if it is wanted.
+
+    Raises:
+        StructureError: if a variable is not binary, or products split variables unlike.
+        PropertyRequired: if two products of a sum are not proved to exclude one another.
+        OSError: if a file cannot be written; an existing one is left as it was.
+
+    Examples:
+        >>> import tempfile, pcflow as pf
+        >>> tree = pf.chow_liu([[0, 0], [0, 1], [1, 1]])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     pf.write_psdd(tree, f"{folder}/tree.psdd", vtree=f"{folder}/tree.vtree")
+        ...     pf.read_psdd(f"{folder}/tree.psdd", vtree=f"{folder}/tree.vtree").num_variables
+        2
+    """
+    decisions = Decisions(circuit)
+    numbered, ids = _in_order(decisions)
+    _write_lines(path, [*_HEADER, *_lines(decisions, ids)])
+    if vtree is not None:
+        _write_lines(vtree, vtree_lines(numbered))
+
+
+_HEADER = (
+    "c L id vtree literal",
+    "c T id vtree variable log(probability of the positive literal)",
+    "c D id vtree n {prime sub log(weight)}, n times",
+)
+
+
+def _write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> None:
+    text = "".join(f"{line}\n" for line in lines)
+    replace_file(path, lambda scratch: Path(scratch).write_text(text, encoding="utf-8", newline=""))
+
+
+def _in_order(decisions: Decisions) -> tuple[Vtree, list[int]]:
+    """The vtree below the root, numbered from left to right; and the number of every place."""
+    places = dict(enumerate(decisions.vtrees))
+    order = list(in_order(places, decisions.place[decisions.root]))
+    ids = [-1] * len(places)
+    for number, place in enumerate(order):
+        ids[place] = number
+    numbered: Vtree = {}
+    for place in order:
+        entry = places[place]
+        numbered[ids[place]] = entry if isinstance(entry, int) else (ids[entry[0]], ids[entry[1]])
+    return numbered, ids
+
+
+def _lines(decisions: Decisions, ids: list[int]) -> list[str]:
+    """The nodes below the root, children first."""
+    number: dict[int, int] = {}
+    lines: list[str] = []
+    stack = [decisions.root]
+    while stack:
+        node = stack[-1]
+        waiting = [child for child in decisions.below(node) if child not in number]
+        if node in number or not waiting:
+            stack.pop()
+        if node not in number and not waiting:
+            number[node] = len(lines)
+            lines.append(
+                _line(decisions.nodes[node], ids[decisions.place[node]], number, len(lines))
+            )
+        stack += reversed(waiting)
+    return [f"psdd {len(lines)}", *lines]
+
+
+def _line(node: Node, place: int, number: dict[int, int], own: int) -> str:
+    if isinstance(node, Decision):
+        told = (f"{number[p]} {number[s]} {w!r}" for p, s, w in node.elements)
+        return f"D {own} {place} {len(node.elements)} {' '.join(told)}"
+    neg, pos = node.logs
+    variable = node.variable + 1
+    if -inf in node.logs:
+        return f"L {own} {place} {variable if pos > neg else -variable}"
+    # the other number mostly follows from the one; not where that is too close to zero
+    both = f"{neg!r} " if abs(_other(pos) - neg) > 1e-13 else ""
+    return f"T {own} {place} {variable} {both}{pos!r}"
+
+
+def _other(log_probability: float) -> float:
+    """Logarithm of the probability of the opposite."""
+    return log(-expm1(log_probability)) if log_probability < 0 else -inf
 
 
 class _Known(dict[int, Any]):
@@ -128,10 +236,8 @@ class _Nodes:
     def terminal(self, place: int, number: int, logs: list[float]) -> InputLayer:
         variable = variable_of(number)
         self.split(place, variable)
-        if any(not value <= 0 for value in logs):
-            raise ValueError(f"log-probabilities must not be positive: {logs}")
         if len(logs) == 1:
-            logs = [log(-expm1(logs[0])) if logs[0] < 0 else -inf, logs[0]]
+            logs = [_other(logs[0]), logs[0]]
         _check_sum(logs)
         logits = Parameter(torch.tensor(logs, dtype=torch.float64).unsqueeze(-1))
         return InputLayer(variable, Categorical(2), 1, {"logits": logits})
@@ -142,8 +248,8 @@ class _Nodes:
             raise ValueError(f"{words[3][:20]} elements do not fit {len(words) - 4} numbers")
         primes, subs = list(map(int, words[4::3])), list(map(int, words[5::3]))
         logs = list(map(float, words[6::3]))
-        if not all(-inf < value <= 1e-9 for value in logs):
-            raise ValueError("log-weights must be finite and not positive")
+        if -inf in logs:
+            raise ValueError("log-weights must be finite")
         _check_sum(logs)
         self.used.update(primes, subs)
         sides = {(self.place[p], self.place[s]) for p, s in zip(primes, subs, strict=True)}
@@ -166,7 +272,9 @@ class _Nodes:
         """Hold a vtree node to what it was before."""
         known = self.vtree.setdefault(place, entry)
         if known != entry or (self.given is not None and self.given.get(place) != entry):
-            raise ValueError(f"vtree node {place} is something else in other lines, or in the vtree")
+            raise ValueError(
+                f"vtree node {place} is something else in other lines, or in the vtree"
+            )
 
     def check_count(self, count: int) -> None:
         """Refuse what was cut off; some tools write a count of more than the nodes of the file."""
@@ -186,7 +294,9 @@ class _Nodes:
             raise ValueError(f"variables must be 1..D, but {absent + 1} is missing")
 
 
-def _check_sum(logs: Iterable[float]) -> None:
+def _check_sum(logs: list[float]) -> None:
+    if not all(value <= ROUNDING for value in logs):
+        raise ValueError(f"logarithms must not be positive: {logs[:4]}")
     total = sum(map(exp, logs))
     if abs(total - 1) > SLACK:
         raise ValueError(f"weights sum to {total:.6g}, not to one")
