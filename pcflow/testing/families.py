@@ -1,0 +1,176 @@
+"""Laws of input families, as `pcflow/inputs/base.py` states them, for one's own.
+
+Legend: P parameter sets, B batch, V categories, K units, S statistics, N rows, Q points.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+import pcflow.io as files
+from pcflow.circuit import Circuit
+from pcflow.compiled import compile
+from pcflow.inputs import FAMILIES, DensityFamily, FiniteFamily, InputFamily
+from pcflow.layers import InputLayer
+from pcflow.testing.breach import Breach, compare_entries, demand, generator
+from pcflow.testing.densities import DENSITY
+from pcflow.testing.updates import LEARNING
+
+Parameters = dict[str, Tensor]
+
+SETS = 2
+"""Parameter sets that are checked side by side."""
+EXACT = 1e-9
+
+
+def check_input_family(family: InputFamily | type[InputFamily], units: int = 3) -> None:
+    """Check the laws that the engine, EM and files rely on, of one's own input family.
+
+    Settings, shapes, normalisation, mode, mean, moments, draws, updates that maximise a weighted
+    likelihood, pseudocounts, `of_units`, `fitted`; saved and loaded if it is in `FAMILIES`.
+    Densities are summed over whole numbers if all draws are such, and integrated otherwise; a
+    mixture of both cannot be checked.
+
+    Args:
+        family: an instance, or a class that needs no settings.
+        units: how many units to check side by side, where settings fix that.
+
+    Raises:
+        LawBroken: naming every law that does not hold, each with its witness.
+
+    Examples:
+        >>> from pcflow.inputs import Poisson
+        >>> check_input_family(Poisson)
+    """
+    family = family() if isinstance(family, type) else family
+    about = f"family    {family!r}"
+    demand([partial(law, family, units) for law in SETTINGS], about)
+    draws = [family.initial(units, generator(seed)) for seed in range(SETS)]
+    params = {name: torch.stack([d[name] for d in draws]).double() for name in draws[0]}
+    if isinstance(family, FiniteFamily):
+        demand([partial(law, family, params) for law in FINITE], about)
+    if isinstance(family, DensityFamily):
+        demand([partial(law, family, params) for law in DENSITY], about)
+    if params:
+        demand([partial(law, family, params) for law in LEARNING], about)
+
+
+# settings and shapes
+
+
+def _equal_settings_are_equal(family: InputFamily, units: int) -> Iterator[Breach]:
+    law = "families are frozen dataclasses, equal if their settings are"
+    frozen = dataclasses.is_dataclass(family) and getattr(family, "__dataclass_params__").frozen  # noqa: B009
+    if not frozen:
+        yield Breach(law, repr(family), "@dataclass(frozen=True)", type(family).__name__)
+        return
+    again = copy.deepcopy(family)
+    if again != family or hash(again) != hash(family) or repr(again) != repr(family):
+        yield Breach(law, "a deep copy", repr(family), f"{again!r}, equal: {again == family}")
+
+
+def _shapes(family: InputFamily, units: int) -> Iterator[Breach]:
+    law = "`initial` gives the shapes of `parameter_shapes`"
+    initial = family.initial(units, generator())
+    shapes = {name: tuple(value.shape) for name, value in initial.items()}
+    wanted = family.parameter_shapes(units)
+    if shapes != wanted:
+        yield Breach(law, f"{units} units", str(wanted), str(shapes))
+    if any(shape[-1:] != (units,) for shape in wanted.values()):
+        law = "the last axis of every parameter is units"
+        yield Breach(law, f"{units} units", f"(..., {units})", str(wanted))
+
+
+def _initial_is_drawn_from_the_generator(family: InputFamily, units: int) -> Iterator[Breach]:
+    law = "`initial` draws from the generator that it is given"
+    first, second = (family.initial(units, generator(1)) for _ in range(2))
+    for name, value in first.items():
+        if not torch.equal(value, second[name]):
+            yield Breach(law, name, str(value.tolist()), str(second[name].tolist()))
+
+
+def _saved_and_loaded(family: InputFamily, units: int) -> Iterator[Breach]:
+    if FAMILIES.get(type(family).__name__) is not type(family):
+        return
+    chosen = family.of_units([0])
+    layer = InputLayer.random(0, chosen, 1, generator())
+    model = compile(Circuit(layer), dtype=torch.float64)
+    with tempfile.TemporaryDirectory() as folder:
+        files.save(model, f"{folder}/family.safetensors")
+        loaded = files.load(f"{folder}/family.safetensors")
+    found = loaded.circuit.layers[0]
+    if not isinstance(found, InputLayer) or found.family != chosen:
+        yield Breach("a family is the same after a file", "settings", repr(chosen), repr(found))
+
+
+SETTINGS = (
+    _equal_settings_are_equal,
+    _shapes,
+    _initial_is_drawn_from_the_generator,
+    _saved_and_loaded,
+)
+
+
+# finite families
+
+
+def _tables_are_normalised(family: FiniteFamily, params: Parameters) -> Iterator[Breach]:
+    law = "the table sums to one"
+    total = family.log_table(params).double().exp().sum(dim=-2)
+    yield from compare_entries(law, total, torch.ones_like(total), EXACT)
+
+
+def _tables_have_their_shape(family: FiniteFamily, params: Parameters) -> Iterator[Breach]:
+    shape = tuple(family.log_table(params).shape)[-2:]
+    units = next(iter(params.values())).shape[-1] if params else shape[-1]
+    if shape != (family.num_categories, units):
+        wanted = f"[P, {family.num_categories}, {units}]"
+        yield Breach("`log_table` is [P, V, K]", f"{units} units", wanted, str(shape))
+
+
+def _tables_agree(family: FiniteFamily, params: Parameters) -> Iterator[Breach]:
+    law = "`table` is the exponential of `log_table`"
+    yield from compare_entries(law, family.table(params), family.log_table(params).exp(), EXACT)
+
+
+def _logits_are_what_they_say(family: FiniteFamily, params: Parameters) -> Iterator[Breach]:
+    if family.logits is not None:
+        law = "`log_table` is the log-softmax of the parameter named by `logits`"
+        wanted = params[family.logits].log_softmax(dim=-2)
+        yield from compare_entries(law, family.log_table(params), wanted, EXACT)
+
+
+def _table_gradients(family: FiniteFamily, params: Parameters) -> Iterator[Breach]:
+    if params:
+        leaves = {name: value.clone().requires_grad_() for name, value in params.items()}
+        log_table = family.log_table(leaves)
+        flow = torch.rand(log_table.shape, generator=generator()).double()
+        slopes = torch.autograd.grad(log_table, list(leaves.values()), flow)
+        found = family.table_gradient(params, family.table(params), flow)
+        for name, slope in zip(leaves, slopes, strict=True):
+            law = "`table_gradient` is the derivative of `log_table`"
+            yield from compare_entries(law, found[name], slope, EXACT, f"of {name}")
+
+
+def _finite_units_can_be_chosen(family: FiniteFamily, params: Parameters) -> Iterator[Breach]:
+    table = family.log_table(params)
+    units = [table.shape[-1] - 1, 0]
+    found = family.of_units(units).log_table({n: p[..., units] for n, p in params.items()})
+    yield from compare_entries("`of_units` is the family of those units", found, table[..., units], EXACT)
+
+
+FINITE = (
+    _tables_have_their_shape,
+    _tables_are_normalised,
+    _tables_agree,
+    _logits_are_what_they_say,
+    _table_gradients,
+    _finite_units_can_be_chosen,
+)
