@@ -22,7 +22,7 @@ from pcflow.testing.subject import (
     order_does_not_matter,
 )
 
-ROWS = 48
+ROWS = 24
 """So many rows are looked at."""
 CONDITIONS = 4
 """So many rows of evidence are conditioned on by draws."""

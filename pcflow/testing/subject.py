@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pcflow.testing.breach import Breach, LawBroken, compare, show_row
 
-ASKED_SINGLY = 64
+ASKED_SINGLY = 32
 """So many rows of a batch are asked one by one too."""
 TWICE = 4
 """So many rows are asked again after other queries."""
