@@ -1,8 +1,14 @@
-"""Circuits and evidence from Hypothesis, and an oracle that adds up states: for tests.
+"""The testing kit: laws for your own densities, circuits and input families, and what they need.
 
-Install with `pip install 'pcflow[testing]'`.
+`check_density` is for any object of any library, `check_circuit` for a structure of your own,
+`check_input_family` for a family of your own. Below them are Hypothesis strategies for circuits and
+evidence, and an oracle that adds up states. Install with `pip install 'pcflow[testing]'`.
 """
 
+from pcflow.testing.breach import Breach, LawBroken
+from pcflow.testing.density import check_density
+from pcflow.testing.families import check_input_family
+from pcflow.testing.laws import check_circuit
 from pcflow.testing.oracle import (
     Enumeration,
     enumerate_log_prob,
@@ -21,7 +27,12 @@ from pcflow.testing.strategies import (
 )
 
 __all__ = [
+    "Breach",
     "Enumeration",
+    "LawBroken",
+    "check_circuit",
+    "check_density",
+    "check_input_family",
     "circuits",
     "deterministic_circuits",
     "enumerate_log_prob",

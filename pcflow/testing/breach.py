@@ -105,9 +105,7 @@ def compare(
     """A breach at the first row [R, D] whose answer [R] is not the wanted one."""
     place = first_difference(found, wanted, tolerance)
     if place is not None:
-        yield Breach(
-            law, show_row(rows[place]), f"{wanted[place]:.8g}", f"{found[place]:.8g}"
-        )
+        yield Breach(law, show_row(rows[place]), f"{wanted[place]:.8g}", f"{found[place]:.8g}")
 
 
 def compare_entries(

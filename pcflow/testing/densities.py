@@ -142,7 +142,9 @@ def _mode(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
         best = int(unit.log_prob.argmax())
         if not at_mode >= unit.log_prob[best] - 1e-6:
             expected = f"at least {unit.log_prob[best]:.6g}, as at {unit.points[best]:.6g}"
-            yield Breach("no value is likelier than the mode", unit.name, expected, f"{at_mode:.6g}")
+            yield Breach(
+                "no value is likelier than the mode", unit.name, expected, f"{at_mode:.6g}"
+            )
 
 
 def _mean(family: DensityFamily, params: Parameters) -> Iterator[Breach]:

@@ -163,7 +163,9 @@ def _finite_units_can_be_chosen(family: FiniteFamily, params: Parameters) -> Ite
     table = family.log_table(params)
     units = [table.shape[-1] - 1, 0]
     found = family.of_units(units).log_table({n: p[..., units] for n, p in params.items()})
-    yield from compare_entries("`of_units` is the family of those units", found, table[..., units], EXACT)
+    yield from compare_entries(
+        "`of_units` is the family of those units", found, table[..., units], EXACT
+    )
 
 
 FINITE = (

@@ -79,7 +79,7 @@ def real_line(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def axis(drawn: Tensor) -> tuple[Tensor, Tensor]:
-    """Points [Q] and weights [Q]: all whole numbers in reach if the draws are such, else the line."""
+    """Points [Q] and weights [Q]: whole numbers if all draws are such, the real line if not."""
     if not (drawn == drawn.round()).all():
         return real_line(drawn)
     low, high = int(drawn.min()), int(drawn.max())

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from math import prod
 
 import torch
@@ -22,7 +23,7 @@ from pcflow.compiled import CompiledCircuit, compile
 from pcflow.errors import StructureError
 from pcflow.evidence import Evidence
 from pcflow.inputs import FAMILIES
-from pcflow.layers import InputLayer, Layer, Parameter, SumLayer, layer_parameters
+from pcflow.layers import InputLayer, Layer, Parameter, ProductLayer, SumLayer
 from pcflow.learn import EM, fit
 from pcflow.reference import reference_log_prob
 from pcflow.testing.breach import Breach, LawBroken, compare, compare_entries, demand
@@ -177,14 +178,19 @@ def _picture(circuit: Circuit) -> str:
         return f"circuit   {circuit}"
     number = {layer: n for n, layer in enumerate(circuit.layers)}
 
+    def parameters(layer: Layer) -> str:
+        match layer:
+            case InputLayer():
+                named = {name: p.value.tolist() for name, p in layer.parameters.items()}
+                return "".join(f", {name} {value}" for name, value in named.items())
+            case SumLayer():
+                return f", weights {layer.weight.value.softmax(-1).tolist()}"
+            case ProductLayer():
+                return ""
+
     def one(layer: Layer) -> str:
-        if isinstance(layer, InputLayer):
-            told = f"{layer}"
-            named = {name: p.value.tolist() for name, p in layer.parameters.items()}
-        else:
-            told = f"{layer} of " + ", ".join(str(number[child]) for child in layer.inputs)
-            named = {"weight": p.value.softmax(-1).tolist() for p in layer_parameters(layer)}
-        return f"layer {number[layer]:<3} {told} " + ", ".join(f"{n} {v}" for n, v in named.items())
+        below = ", ".join(str(number[child]) for child in layer.inputs)
+        return f"layer {number[layer]}   {layer}{below and ' of '}{below}{parameters(layer)}"
 
     return "\n".join(map(one, circuit.layers))
 
@@ -291,12 +297,12 @@ def _draws(case: _Case) -> Iterator[Breach]:
 def _mpe(case: _Case) -> Iterator[Breach]:
     if len(case.rows):
         values, log_value, exact = case.model.mpe(case.about)
-        kept = case.rows.where(case.about.missing, values)
         for row, state in zip(case.rows, values, strict=True):
             law = "a most probable state keeps the evidence"
             known = ~row.isnan()
-            yield from compare_entries(law, state.double()[known], row[known], 0.0, "observed values")
-        assert kept is not None
+            yield from compare_entries(
+                law, state.double()[known], row[known], 0.0, "observed values"
+            )
         law = "the value of a most probable state is its log-probability"
         yield from compare(law, case.rows, log_value, _score(case, values), EXACT)
         if case.small:
@@ -325,7 +331,7 @@ def _gradients(case: _Case) -> Iterator[Breach]:
         grads = torch.autograd.grad(total, list(values.values()), allow_unused=True)
         wanted = dict(zip(values, grads, strict=True))
         case.model.zero_grad()
-        case.model.log_prob(case.about).sum().backward()  # type: ignore[no-untyped-call]
+        case.model.log_prob(case.about).sum().backward()
         for bank, members in zip(case.model.banks, case.model.plan.banks, strict=True):
             for row, parameter in enumerate(members):
                 found = torch.zeros_like(bank[row]) if bank.grad is None else bank.grad[row]
@@ -346,7 +352,7 @@ def _em(case: _Case) -> Iterator[Breach]:
         found = fit(model, rows, EM(), epochs=4, progress=False).train
     except StructureError:
         return
-    for before, after in zip(found, found[1:], strict=False):
+    for before, after in pairwise(found):
         if not after >= before - EXACT * max(1.0, abs(before)):
             law = "EM never lowers the likelihood"
             yield Breach(law, f"{len(rows)} draws", f"at least {before:.10g}", f"{after:.10g}")

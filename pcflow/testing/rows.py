@@ -87,7 +87,7 @@ def _no_floor(subject: Subject, rows: Tensor) -> Iterator[Breach]:
     base = rows[(rows[:, real] != 0).any(dim=-1)][:1]
     if len(base) == 0:
         return
-    far = torch.cat([base.where(~real, base * (base.abs().clamp_min(1) * c)) for c in FAR])
+    far = torch.cat([base.where(~real, base.sign() * c) for c in FAR])
     found = subject.score("log_prob", far)
     if found[0].isfinite() and (found == found[0]).all():
         yield Breach(
@@ -125,9 +125,7 @@ def _one_variable_summed_out(subject: Subject, evidence: Tensor, rows: Tensor) -
         found = subject.score("log_marginal", row.unsqueeze(0))
         real = subject.num_categories[variable] is None
         tolerance = QUADRATURE if real else subject.tolerance
-        yield from compare(
-            law, row.unsqueeze(0), found, terms.logsumexp(0).unsqueeze(0), tolerance
-        )
+        yield from compare(law, row.unsqueeze(0), found, terms.logsumexp(0).unsqueeze(0), tolerance)
 
 
 def _values(subject: Subject, variable: int, rows: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -200,9 +198,7 @@ def _wrong_draws(
                     yield Breach(law, show_row(row), f"variable {variable} as its marginal", off)
 
 
-def _distance(
-    subject: Subject, variable: int, drawn: Tensor, values: Tensor, share: Tensor
-) -> str:
+def _distance(subject: Subject, variable: int, drawn: Tensor, values: Tensor, share: Tensor) -> str:
     """How draws [N] differ from shares [V] of values [V]; empty if not by more than chance."""
     if subject.num_categories[variable] is not None:
         counts = torch.bincount(drawn.long(), minlength=len(values))

@@ -97,9 +97,7 @@ class Subject:
         return found
 
 
-def not_completions(
-    subject: Subject, law: str, rows: Tensor, values: Tensor
-) -> Iterator[Breach]:
+def not_completions(subject: Subject, law: str, rows: Tensor, values: Tensor) -> Iterator[Breach]:
     """The first of the values [N, D] that contradicts its row [N, D], or is out of range."""
     kept = rows.isnan() | (rows == values)
     wrong = (~(kept & subject.possible(values)).all(dim=-1)).nonzero()

@@ -100,16 +100,11 @@ def _no_rows_change_nothing(family: InputFamily, params: Parameters) -> Iterator
 def _pseudocounts(family: InputFamily, params: Parameters) -> Iterator[Breach]:
     x, weight = _columns(family, params)
     found = _log_prob(family, family.update(params, x, weight, PSEUDOCOUNT), x)
-    for wanted in _smoothed(family, params, x, weight):
-        breach = next(
-            compare_entries(
-                "pseudocounts are observations", found, _log_prob(family, wanted, x), EXACT, "values"
-            ),
-            None,
-        )
-        if breach is None:
-            return
-    yield breach
+    law = "pseudocounts are observations"
+    wanted = [_log_prob(family, smooth, x) for smooth in _smoothed(family, params, x, weight)]
+    breaches = [list(compare_entries(law, found, w, EXACT, "values")) for w in wanted]
+    if all(breaches):
+        yield breaches[-1][0]
 
 
 def _smoothed(
