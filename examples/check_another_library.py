@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -117,7 +117,7 @@ def spflow(mixture: Mixture) -> Queries:
     def copies(n: int, row: Tensor) -> Tensor:
         return row.float().repeat(n, 1)
 
-    return {
+    queries: Queries = {
         "log_prob": log_prob,
         "log_marginal": log_prob,
         "sample": model.sample,
@@ -125,6 +125,10 @@ def spflow(mixture: Mixture) -> Queries:
         "sample_given by sample_with_evidence": lambda n, row: model.sample_with_evidence(
             copies(n, row)
         ),
+    }
+    if mixture.real:
+        return queries
+    return queries | {
         "mpe by mpe(data=...)": lambda x: model.mpe(data=x.float()),
         "mpe by sample_with_evidence": lambda x: model.sample_with_evidence(x.float(), is_mpe=True),
     }
@@ -222,6 +226,7 @@ def smallest(
         derandomize=True,
         database=None,
         deadline=None,
+        phases=(Phase.generate, Phase.shrink),
         report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
     )

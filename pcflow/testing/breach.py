@@ -94,7 +94,8 @@ def show_row(row: Tensor) -> str:
 def first_difference(found: Tensor, wanted: Tensor, tolerance: float) -> int | None:
     """The first entry that differs by more than a share of the number, or of 1 if that is more."""
     slack = tolerance * wanted.abs().nan_to_num(posinf=0.0).clamp_min(1.0)
-    close = (found == wanted) | ((found - wanted).abs() <= slack)  # equal infinities are close
+    same = (found == wanted) | (found.isnan() & wanted.isnan())
+    close = same | ((found - wanted).abs() <= slack)
     wrong = (~close).nonzero()
     return int(wrong[0, 0]) if len(wrong) else None
 

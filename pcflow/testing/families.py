@@ -20,8 +20,8 @@ from pcflow.compiled import compile
 from pcflow.inputs import FAMILIES, DensityFamily, FiniteFamily, InputFamily
 from pcflow.layers import InputLayer
 from pcflow.testing.breach import Breach, compare_entries, demand, generator
-from pcflow.testing.densities import DENSITY
-from pcflow.testing.updates import LEARNING
+from pcflow.testing.family_densities import DENSITY
+from pcflow.testing.family_updates import LEARNING
 
 Parameters = dict[str, Tensor]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pcflow.inputs import DensityFamily, FiniteFamily, InputFamily
 from pcflow.testing.breach import Breach, compare_entries, generator
-from pcflow.testing.densities import draws
+from pcflow.testing.family_densities import draws
 
 Parameters = dict[str, Tensor]
 
