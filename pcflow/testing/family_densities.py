@@ -60,12 +60,10 @@ class _Unit:
         self.mass = self.log_prob.exp() * width
 
     def average(self, values: Tensor) -> Tensor:
-        """Of values [Q, ...], by their mass."""
-        return torch.einsum("q,q...->...", self.mass, values.where(_like(self.mass, values), 0.0))
-
-
-def _like(mass: Tensor, values: Tensor) -> Tensor:
-    return (mass > 0).view(-1, *[1] * (values.dim() - 1)).expand_as(values)
+        """Of values [Q, ...], by their share of the mass."""
+        some = self.mass > 0
+        share = self.mass[some] / self.mass[some].sum()
+        return torch.einsum("q,q...->...", share, values[some])
 
 
 def _units(family: DensityFamily, params: Parameters) -> Iterator[_Unit]:
