@@ -199,8 +199,11 @@ def pomegranate(mixture: Mixture) -> Queries:
         mean, std = mixture.numbers.unbind(-1)
         parts = [Normal(m, s**2, covariance_type="diag") for m, s in zip(mean, std, strict=True)]
     else:
-        parts = [Categorical(row / row.sum(-1, keepdim=True)) for row in mixture.numbers]
-    model = GeneralMixtureModel(parts, priors=mixture.shares)
+        parts = [
+            Categorical(row / row.sum(-1, keepdim=True), check_data=False)
+            for row in mixture.numbers
+        ]
+    model = GeneralMixtureModel(parts, priors=mixture.shares, check_data=False)
 
     def cast(x: Tensor) -> Tensor:
         return x.float() if mixture.real else x.long()
