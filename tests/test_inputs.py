@@ -1,5 +1,7 @@
 """Numbers of single input families; their common laws are in `test_kit_families.py`."""
 
+import math
+
 import pytest
 import torch
 from scipy import stats
@@ -10,6 +12,7 @@ from pcflow.inputs import DensityFamily, FiniteFamily
 
 FREE: list[FiniteFamily] = [pf.Categorical(4), pf.Bernoulli()]  # any table is one of theirs
 SHAPED: list[FiniteFamily] = [pf.Binomial(1), pf.Binomial(5), pf.DiscretizedLogistic(5)]
+FINITE: list[FiniteFamily] = [*FREE, *SHAPED, pf.Indicator([1, 0, 1], 3)]
 CONTINUOUS: list[DensityFamily] = [pf.Gaussian(), pf.Exponential(), pf.LogNormal()]
 DENSITIES: list[DensityFamily] = [*CONTINUOUS, pf.Poisson(), pf.Histogram([0.5, 1.5, 3.0, 6.0])]
 UNITS = 3

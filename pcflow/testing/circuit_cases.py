@@ -17,7 +17,8 @@ from pcflow.compiled import CompiledCircuit, compile
 from pcflow.evidence import Evidence
 from pcflow.layers import InputLayer, Layer, ProductLayer, SumLayer
 from pcflow.testing.density import MOST_STATES
-from pcflow.testing.strategies import SEEDS, evidence
+from pcflow.testing.ingredients import SEEDS
+from pcflow.testing.strategies import evidence
 
 MOST_LAYERS = 12
 """Larger circuits are told by their size only."""

@@ -23,7 +23,7 @@ from pcflow.reference import reference_log_prob
 from pcflow.testing.breach import Breach, compare, compare_entries, demand
 from pcflow.testing.circuit_cases import Case, cases, picture
 from pcflow.testing.circuit_queries import EXACT, QUERIES
-from pcflow.testing.strategies import SEEDS
+from pcflow.testing.ingredients import SEEDS
 
 Law = Callable[[Case], Iterator[Breach]]
 
