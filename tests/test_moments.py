@@ -187,6 +187,15 @@ def test_pairwise_mutual_information_is_that_of_pairs(circuit: pf.Circuit) -> No
             assert found[i, j].item() == pytest.approx(alone[i] + alone[j] - both, abs=1e-9)
 
 
+def test_rounding_makes_no_information_negative() -> None:
+    regions = pf.structure.fully_factorized(20)
+    circuit = pf.build_circuit(regions, pf.Categorical(5), units=1)
+    found = pf.pairwise_mutual_information(circuit)
+    assert (found >= 0).all()
+    assert (found - found.diag().diag() < 1e-12).all()
+    assert all(0 <= pf.mutual_information(circuit, 0, v) < 1e-12 for v in range(1, 20))
+
+
 def test_variables_may_be_marginalised_and_a_bit_is_a_bit() -> None:
     """x0 = x1 for certain, x2 is x0 nine times out of ten."""
     flips = pf.Parameter.from_probs(torch.tensor([[0.9, 0.1], [0.1, 0.9]]).double())
