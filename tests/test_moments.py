@@ -188,8 +188,13 @@ def test_pairwise_mutual_information_is_that_of_pairs(circuit: pf.Circuit) -> No
 
 
 def test_rounding_makes_no_information_negative() -> None:
-    regions = pf.structure.fully_factorized(20)
-    circuit = pf.build_circuit(regions, pf.Categorical(5), units=1)
+    """Units of a variable differ by 1e-10, so that mixing them makes next to no dependence."""
+    alike = [torch.randn(5, 1).double() + 1e-10 * torch.randn(5, 2) for _ in range(20)]
+    values = [
+        pf.InputLayer(v, pf.Categorical(5), 2, {"logits": pf.Parameter(logits)})
+        for v, logits in enumerate(alike)
+    ]
+    circuit = pf.Circuit(pf.SumLayer.random([pf.ProductLayer(values)]))
     found = pf.pairwise_mutual_information(circuit)
     assert (found >= 0).all()
     assert (found - found.diag().diag() < 1e-12).all()
