@@ -22,8 +22,12 @@ from pcflow.errors import (
     EvidenceError,
     FileFormatError,
     NoMassError,
+    NotCompatible,
     NotDecomposable,
+    NotDeterministic,
+    NotOmniCompatible,
     NotSmooth,
+    NotStructuredDecomposable,
     PcflowError,
     PropertyRequired,
     StructureError,
@@ -37,6 +41,17 @@ from pcflow.estimates import (
     mutual_information_estimate,
 )
 from pcflow.evidence import Evidence
+from pcflow.information import (
+    cauchy_schwarz_divergence,
+    cross_entropy,
+    entropy,
+    expectation,
+    kl_divergence,
+    log_expectation,
+    marginal_map,
+    renyi_divergence,
+    renyi_entropy,
+)
 from pcflow.initial import initialize
 from pcflow.inputs import (
     Bernoulli,
@@ -50,17 +65,29 @@ from pcflow.inputs import (
     LogNormal,
     Poisson,
 )
-from pcflow.io import load, save
+from pcflow.io import load, read_psdd, save, write_psdd
 from pcflow.layers import InputLayer, Parameter, ProductLayer, SumLayer
 from pcflow.learn import EM, Anemone, FitResult, Gradient, MiniBatchEM, fit
 from pcflow.moments import covariance, moment, mutual_information, pairwise_mutual_information
 from pcflow.projection import ProjectedEvidence
-from pcflow.properties import is_deterministic
+from pcflow.properties import (
+    Compatible,
+    Deterministic,
+    OmniCompatible,
+    Properties,
+    StructuredDecomposable,
+    is_deterministic,
+    prove_compatible,
+    prove_deterministic,
+    prove_omni_compatible,
+    prove_structured_decomposable,
+)
 from pcflow.queries import MPE
 from pcflow.reference import reference_log_prob
 from pcflow.refine import grow, prune
 from pcflow.region_graph import Partition, Region, RegionGraph
 from pcflow.spn import learn_spn
+from pcflow.transform import condition, marginalize, mixture, multiply, power, restrict
 from pcflow.trees import chow_liu, hclt, mixture_of_trees
 
 __all__ = [
@@ -71,7 +98,9 @@ __all__ = [
     "Binomial",
     "Categorical",
     "Circuit",
+    "Compatible",
     "CompiledCircuit",
+    "Deterministic",
     "DiscretizedLogistic",
     "Estimate",
     "Evidence",
@@ -87,28 +116,40 @@ __all__ = [
     "LogNormal",
     "MiniBatchEM",
     "NoMassError",
+    "NotCompatible",
     "NotDecomposable",
+    "NotDeterministic",
+    "NotOmniCompatible",
     "NotSmooth",
+    "NotStructuredDecomposable",
+    "OmniCompatible",
     "Parameter",
     "Partition",
     "PcflowError",
     "Poisson",
     "ProductLayer",
     "ProjectedEvidence",
+    "Properties",
     "PropertyRequired",
     "Region",
     "RegionGraph",
     "StructureError",
+    "StructuredDecomposable",
     "SumLayer",
     "build_circuit",
+    "cauchy_schwarz_divergence",
     "chow_liu",
     "compile",
+    "condition",
     "covariance",
+    "cross_entropy",
     "cross_entropy_estimate",
     "datasets",
+    "entropy",
     "entropy_estimate",
     "entropy_lower_bound",
     "entropy_upper_bound",
+    "expectation",
     "expectation_estimate",
     "fit",
     "grow",
@@ -116,21 +157,37 @@ __all__ = [
     "hmm",
     "initialize",
     "is_deterministic",
+    "kl_divergence",
     "kl_estimate",
     "learn_spn",
     "load",
+    "log_expectation",
     "map_lower_bound",
     "map_upper_bound",
+    "marginal_map",
+    "marginalize",
+    "mixture",
     "mixture_of_trees",
     "moment",
     "mpe_lower_bound",
     "mpe_upper_bound",
+    "multiply",
     "mutual_information",
     "mutual_information_estimate",
     "naive_bayes",
     "pairwise_mutual_information",
+    "power",
+    "prove_compatible",
+    "prove_deterministic",
+    "prove_omni_compatible",
+    "prove_structured_decomposable",
     "prune",
+    "read_psdd",
     "reference_log_prob",
+    "renyi_divergence",
+    "renyi_entropy",
+    "restrict",
     "save",
     "structure",
+    "write_psdd",
 ]

@@ -7,15 +7,15 @@ A circuit is what can be reached from its root layer. This is the intermediate r
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 
 import networkx as nx
 from torch import Tensor
 
-from pcflow.errors import NotDecomposable, NotSmooth, StructureError
+from pcflow.errors import StructureError
 from pcflow.layers import InputLayer, Layer, Parameter, ProductLayer, SumLayer, layer_parameters
-
-_Scope = tuple[tuple[int, int], ...]
-"""Spans [start, stop) of variables, counted as they are met from below: of a tree, a single one."""
+from pcflow.properties import Properties
+from pcflow.scopes import Scopes
 
 
 class Circuit:
@@ -35,6 +35,7 @@ class Circuit:
         layers: every layer, inputs before the layers that read them.
         num_variables: D.
         num_categories: for each variable its number of categories, None if it has no finite range.
+        scopes: the scope of every layer.
 
     Examples:
         >>> from pcflow.inputs import Bernoulli
@@ -51,34 +52,26 @@ class Circuit:
         self.layers: tuple[Layer, ...] = tuple(_bottom_up(root))
         self.num_categories = self._categories()
         self.num_variables = len(self.num_categories)
-        inputs = (layer for layer in self.layers if isinstance(layer, InputLayer))
-        self._met = tuple(dict.fromkeys(layer.variable for layer in inputs))
-        self._scopes: dict[Layer, _Scope] = {}
-        place = {variable: n for n, variable in enumerate(self._met)}
-        for layer in self.layers:
-            if isinstance(layer, InputLayer):
-                self._scopes[layer] = ((place[layer.variable], place[layer.variable] + 1),)
-            else:
-                self._scopes[layer] = self._prove(layer)
+        self.scopes = Scopes(self.layers)
 
     def scope(self, layer: Layer) -> tuple[int, ...]:
         """The variables below a layer, sorted."""
-        return self._variables(self._scopes[layer])
+        return self.scopes.variables(self.scopes[layer])
 
-    def _prove(self, layer: SumLayer | ProductLayer) -> _Scope:
-        """The scope of an inner layer; refuses what is not smooth or decomposable."""
-        scopes = [self._scopes[child] for child in layer.inputs]
-        if isinstance(layer, SumLayer):
-            if any(scope != scopes[0] for scope in scopes):
-                raise NotSmooth(layer, [self._variables(s) for s in scopes])
-            return scopes[0]
-        union = _union(scopes)
-        if union is None:
-            raise NotDecomposable(layer, [self._variables(s) for s in scopes])
-        return union
+    @cached_property
+    def properties(self) -> Properties:
+        """What is proved of the circuit; print it.
 
-    def _variables(self, scope: _Scope) -> tuple[int, ...]:
-        return tuple(sorted(v for start, stop in scope for v in self._met[start:stop]))
+        Examples:
+            >>> from pcflow.inputs import Bernoulli
+            >>> print(Circuit(InputLayer.random(0, Bernoulli())).properties)
+            smooth: 0 sum layers mix inputs of equal scopes
+            decomposable: 0 product layers multiply inputs of disjoint scopes
+            structured-decomposable: vtree 0
+            deterministic: no sum has two inputs to choose from
+            omni-compatible: products split variables one by one
+        """
+        return Properties(self)
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -147,19 +140,6 @@ def _bottom_up(root: Layer) -> Iterator[Layer]:
         elif child not in seen:
             seen.add(child)
             stack.append((child, iter(child.inputs)))
-
-
-def _union(scopes: list[_Scope]) -> _Scope | None:
-    """The union of disjoint scopes; None if they are not."""
-    spans: list[tuple[int, int]] = []
-    for start, stop in sorted(span for scope in scopes for span in scope):
-        if spans and start < spans[-1][1]:
-            return None
-        if spans and start == spans[-1][1]:
-            spans[-1] = (spans[-1][0], stop)
-        else:
-            spans.append((start, stop))
-    return tuple(spans)
 
 
 def _rebuild(layer: Layer, inputs: list[Layer], renewed: Mapping[Parameter, Parameter]) -> Layer:

@@ -19,7 +19,6 @@ from pcflow.layers import Parameter
 from pcflow.memory import Pool
 from pcflow.plan import Plan, make_plan
 from pcflow.projection import ProjectedEvidence, project
-from pcflow.properties import is_deterministic
 from pcflow.queries import MPE
 from pcflow.routes import Drawn
 from pcflow.tables import Tables
@@ -195,7 +194,7 @@ class CompiledCircuit(nn.Module):
             >>> exact
             False
         """
-        return queries.mpe(self.engine, evidence, is_deterministic(self.circuit))
+        return queries.mpe(self.engine, evidence, self.circuit.properties.deterministic is not None)
 
     def project(
         self, evidence: Evidence | Tensor, marginals: Tensor, sweeps: int = 2

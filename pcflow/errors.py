@@ -51,6 +51,82 @@ class PropertyRequired(PcflowError, ValueError):
     """A query needs a structural property that the circuit does not have."""
 
 
+class NotStructuredDecomposable(PropertyRequired):
+    """Two scopes of a circuit cross, so that no vtree holds both.
+
+    Attributes:
+        layers: a layer of each scope.
+        scopes: the two scopes, as sorted tuples of variables.
+    """
+
+    def __init__(self, layers: Sequence[object], scopes: Sequence[tuple[int, ...]]) -> None:
+        """Keep the layers and their scopes."""
+        self.layers, self.scopes = tuple(layers), tuple(scopes)
+        super().__init__(
+            f"not structured-decomposable: scopes {_join(scopes)}, of {layers[0]} and {layers[1]}, "
+            "cross"
+        )
+
+
+class NotDeterministic(PropertyRequired):
+    """Nothing tells two inputs of a sum unit apart.
+
+    Attributes:
+        layer: the sum layer.
+        unit: its unit.
+        inputs: the two inputs, each a layer and the index of its unit.
+    """
+
+    def __init__(
+        self, layer: object, unit: int, inputs: tuple[tuple[object, int], tuple[object, int]]
+    ) -> None:
+        """Keep the sum unit and the two inputs."""
+        self.layer, self.unit, self.inputs = layer, unit, inputs
+        (a, i), (b, j) = inputs
+        super().__init__(
+            f"not deterministic: unit {unit} of {layer} may add up unit {i} of {a} and unit {j} "
+            f"of {b}, which nothing is proved to tell apart"
+        )
+
+
+class NotCompatible(PropertyRequired):
+    """Two layers over the same variables split them in ways that do not nest.
+
+    Attributes:
+        layers: the two layers.
+        scopes: for each of them, the scopes of its inputs.
+    """
+
+    def __init__(
+        self,
+        a: object,
+        b: object,
+        scopes_a: Sequence[tuple[int, ...]],
+        scopes_b: Sequence[tuple[int, ...]],
+    ) -> None:
+        """Keep both layers and their inputs' scopes."""
+        self.layers, self.scopes = (a, b), (tuple(scopes_a), tuple(scopes_b))
+        super().__init__(
+            f"not compatible: {a} is over {_join(scopes_a)}, {b} over {_join(scopes_b)}"
+        )
+
+
+class NotOmniCompatible(PropertyRequired):
+    """A product has an input of several variables.
+
+    Attributes:
+        layer: the product layer.
+        scopes: the scope of each of its inputs.
+    """
+
+    def __init__(self, layer: object, scopes: Sequence[tuple[int, ...]]) -> None:
+        """Keep the layer and its inputs' scopes."""
+        self.layer, self.scopes = layer, tuple(scopes)
+        super().__init__(
+            f"not omni-compatible: {layer} multiplies inputs of scopes {_join(scopes)}"
+        )
+
+
 class EvidenceError(PcflowError, ValueError):
     """Evidence does not fit the circuit: width, range, type, or NaN potentials."""
 

@@ -11,8 +11,10 @@ knows how to read its parameters. Two kinds exist:
 To add a family: write one file with a subclass of either, implement the abstract methods, and enter
 it in `FAMILIES`. Parameters are unconstrained tensors whose last axis counts units.
 
-Legend: P parameter sets, F folds, B batch, V categories, K units, S statistics, N draws.
+Legend: P parameter sets, F folds, B batch, V categories, K and L units, S statistics, N draws.
 """
+
+from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -24,6 +26,25 @@ from torch import Tensor
 from pcflow.errors import PropertyRequired
 
 Params = Mapping[str, Tensor]
+
+
+Power = float | Tensor
+
+
+def powered(log_p: Tensor, power: Power) -> Tensor:
+    """The logarithm of p to a power; zero stays zero, whatever the power."""
+    possible = log_p > -torch.inf
+    return torch.where(possible, power * log_p.masked_fill(~possible, 0.0), -torch.inf)
+
+
+def refuse_infinite(rate: Tensor, what: object) -> None:
+    """Raise if a rate at which a density must fall off is not positive.
+
+    Raises:
+        PropertyRequired: naming the family.
+    """
+    if not (rate > 0).all():
+        raise PropertyRequired(f"a product of powers of {what} units has no finite mass")
 
 
 class InputFamily(ABC):
@@ -198,6 +219,32 @@ class DensityFamily(InputFamily):
     @abstractmethod
     def sample(self, params: Params, generator: torch.Generator | None = None) -> Tensor:
         """One draw [N] from each of N single units; parameters [N, ...] without the unit axis."""
+
+    def product(
+        self, params: Params, a: Power, other: DensityFamily, others: Params, b: Power
+    ) -> tuple[DensityFamily, dict[str, Tensor], Tensor]:
+        """Every unit to the power a, times every unit of another family to the power b.
+
+        What algebra on circuits needs (`multiply`, `power`, `kl_divergence`, ...). Zero stays zero
+        under any power. Not every family has such products; this default refuses.
+
+        Args:
+            params: [..., K].
+            a: a number, or [K, L].
+            other: the other family.
+            others: its parameters [..., L].
+            b: like a.
+
+        Returns:
+            A family, parameters [..., K, L] of its units, and their log-masses [K, L] (nats): the
+            product is exp(log-mass) times the unit's density.
+
+        Raises:
+            PropertyRequired: if there is no such family, or a product has no finite mass.
+        """
+        raise PropertyRequired(
+            f"products of powers of {self} and {other} are of no family that is known here"
+        )
 
     @abstractmethod
     def statistics(self, x: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from pcflow.inputs.base import DensityFamily, Params
+from pcflow.inputs.base import DensityFamily, Params, Power
 from pcflow.inputs.gaussian import Gaussian
 
 
@@ -67,6 +67,19 @@ class LogNormal(DensityFamily):
     def sample(self, params: Params, generator: torch.Generator | None = None) -> Tensor:
         """Exponential of a normal draw."""
         return self._log.sample(params, generator).exp()
+
+    def product(
+        self, params: Params, a: Power, other: DensityFamily, others: Params, b: Power
+    ) -> tuple[DensityFamily, dict[str, Tensor], Tensor]:
+        """Log-normal again: that of the logarithms, tilted by what is left of 1 / x."""
+        if not isinstance(other, LogNormal):
+            return super().product(params, a, other, others, b)
+        _, both, log_mass = self._log.product(params, a, other._log, others, b)
+        variance, tilt = (2 * both["log_std"]).exp(), 1 - a - b
+        tilted = both["mean"] + tilt * variance
+        log_mass = log_mass + tilt * both["mean"] + 0.5 * tilt * tilt * variance
+        family = LogNormal(min(self.min_std, other.min_std))
+        return family, {"mean": tilted, "log_std": both["log_std"]}, log_mass
 
     def statistics(self, x: Tensor) -> Tensor:
         """Logarithm and its square."""
