@@ -7,6 +7,14 @@ begin with `passes.py`.
 """
 
 from pcflow import datasets, structure
+from pcflow.bounds import (
+    entropy_lower_bound,
+    entropy_upper_bound,
+    map_lower_bound,
+    map_upper_bound,
+    mpe_lower_bound,
+    mpe_upper_bound,
+)
 from pcflow.build import build_circuit, hmm, naive_bayes
 from pcflow.circuit import Circuit
 from pcflow.compiled import CompiledCircuit, compile
@@ -24,7 +32,26 @@ from pcflow.errors import (
     PropertyRequired,
     StructureError,
 )
+from pcflow.estimates import (
+    Estimate,
+    cross_entropy_estimate,
+    entropy_estimate,
+    expectation_estimate,
+    kl_estimate,
+    mutual_information_estimate,
+)
 from pcflow.evidence import Evidence
+from pcflow.information import (
+    cauchy_schwarz_divergence,
+    cross_entropy,
+    entropy,
+    expectation,
+    kl_divergence,
+    log_expectation,
+    marginal_map,
+    renyi_divergence,
+    renyi_entropy,
+)
 from pcflow.initial import initialize
 from pcflow.inputs import (
     Bernoulli,
@@ -38,9 +65,10 @@ from pcflow.inputs import (
     LogNormal,
     Poisson,
 )
-from pcflow.io import load, save
+from pcflow.io import load, read_psdd, save, write_psdd
 from pcflow.layers import InputLayer, Parameter, ProductLayer, SumLayer
 from pcflow.learn import EM, Anemone, FitResult, Gradient, MiniBatchEM, fit
+from pcflow.moments import covariance, moment, mutual_information, pairwise_mutual_information
 from pcflow.projection import ProjectedEvidence
 from pcflow.properties import (
     Compatible,
@@ -59,6 +87,7 @@ from pcflow.reference import reference_log_prob
 from pcflow.refine import grow, prune
 from pcflow.region_graph import Partition, Region, RegionGraph
 from pcflow.spn import learn_spn
+from pcflow.transform import condition, marginalize, mixture, multiply, power, restrict
 from pcflow.trees import chow_liu, hclt, mixture_of_trees
 
 __all__ = [
@@ -73,6 +102,7 @@ __all__ = [
     "CompiledCircuit",
     "Deterministic",
     "DiscretizedLogistic",
+    "Estimate",
     "Evidence",
     "EvidenceError",
     "Exponential",
@@ -107,25 +137,57 @@ __all__ = [
     "StructuredDecomposable",
     "SumLayer",
     "build_circuit",
+    "cauchy_schwarz_divergence",
     "chow_liu",
     "compile",
+    "condition",
+    "covariance",
+    "cross_entropy",
+    "cross_entropy_estimate",
     "datasets",
+    "entropy",
+    "entropy_estimate",
+    "entropy_lower_bound",
+    "entropy_upper_bound",
+    "expectation",
+    "expectation_estimate",
     "fit",
     "grow",
     "hclt",
     "hmm",
     "initialize",
     "is_deterministic",
+    "kl_divergence",
+    "kl_estimate",
     "learn_spn",
     "load",
+    "log_expectation",
+    "map_lower_bound",
+    "map_upper_bound",
+    "marginal_map",
+    "marginalize",
+    "mixture",
     "mixture_of_trees",
+    "moment",
+    "mpe_lower_bound",
+    "mpe_upper_bound",
+    "multiply",
+    "mutual_information",
+    "mutual_information_estimate",
     "naive_bayes",
+    "pairwise_mutual_information",
+    "power",
     "prove_compatible",
     "prove_deterministic",
     "prove_omni_compatible",
     "prove_structured_decomposable",
     "prune",
+    "read_psdd",
     "reference_log_prob",
+    "renyi_divergence",
+    "renyi_entropy",
+    "restrict",
     "save",
     "structure",
+    "write_psdd",
 ]

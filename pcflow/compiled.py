@@ -245,6 +245,15 @@ class CompiledCircuit(nn.Module):
         return self
 
 
+def as_model(given: Circuit | CompiledCircuit) -> CompiledCircuit:
+    """A model as it is; a circuit compiled in float64.
+
+    Raises:
+        TypeError: if it is neither.
+    """
+    return given if isinstance(given, CompiledCircuit) else compile(given, dtype=torch.float64)
+
+
 def _same(before: list[tuple[Tensor, int]], now: list[tuple[Tensor, int]]) -> bool:
     """Whether no bank was replaced or edited."""
     pairs = zip(before, now, strict=True)

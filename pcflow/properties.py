@@ -260,11 +260,11 @@ def prove_omni_compatible(circuit: Structure) -> OmniCompatible:
 
 @contextmanager
 def required_by(query: str, instead: str = "") -> Iterator[None]:
-    """Say in a refusal which query needs the property, and what there is in its place."""
+    """Say in a refusal which query needs the property, and what there is without it."""
     try:
         yield
     except PropertyRequired as refusal:
-        hint = f"; {instead}" if instead else ""
+        hint = f"; without it: {instead}" if instead else ""
         refusal.args = (f"{query} needs a property that the circuit lacks: {refusal}{hint}",)
         raise
 

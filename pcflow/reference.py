@@ -44,7 +44,7 @@ def reference_log_prob(
     for layer in circuit.layers:
         below = [logs[child] for child in layer.inputs]
         logs[layer] = (
-            _input(layer, known, values)
+            unit_log_probs(layer, known, values)
             if isinstance(layer, InputLayer)
             else (
                 _sum(layer, below, values)
@@ -55,7 +55,10 @@ def reference_log_prob(
     return logs[circuit.root].squeeze(-1)
 
 
-def _input(layer: InputLayer, known: CheckedEvidence, values: Mapping[Parameter, Tensor]) -> Tensor:
+def unit_log_probs(
+    layer: InputLayer, known: CheckedEvidence, values: Mapping[Parameter, Tensor]
+) -> Tensor:
+    """Log-values [B, K] of input units under evidence, from float64 parameters."""
     params = {name: values[p].unsqueeze(0) for name, p in layer.parameters.items()}
     x, missing = known.values[:, layer.variable], known.missing[:, layer.variable]
     family = layer.family

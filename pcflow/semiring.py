@@ -11,24 +11,22 @@ above a floor, nothing can have been lost, because sums and products of nonnegat
 relative accuracy. Rows that fall below are evaluated once more with every unit raised to at
 least the floor. Since sums and products only grow with their inputs, the two results bracket the
 truth; rows for which they differ are evaluated a last time by `LogSumProduct`, which is slow and
-never underflows. `MaxProduct` computes with maxima in place of sums, for MPE.
+never underflows. `MaxProduct` computes with maxima in place of sums, for MPE; `MaxInputs` with
+maxima at the inputs of chosen variables alone, for bounds.
 
-Legend: F folds, B batch, K units of the layer, J units read by a sum, H inputs of a layer.
+Legend: F folds, B batch, K units of the layer, J units read by a sum, H inputs of a layer, V
+categories, N entries of inputs, D variables.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from pcflow.kernels import matmul, multiply, outer, outer_add
-
-LOG_BLOCK = 1 << 24
-"""Largest number of elements that a broadcast in log space may hold at a time."""
+from pcflow.kernels import exp_, matmul, multiply, outer
 
 
 class Value(NamedTuple):
@@ -59,6 +57,8 @@ class Semiring(Protocol):
     """
 
     in_log_space: bool
+    maximizes: bool
+    """Whether inputs over what is missing may take their largest value in place of their total."""
 
     def product(self, xs: list[Value], out: Value, kronecker: bool) -> None:
         """Multiply the inputs."""
@@ -125,6 +125,7 @@ class Scaled:
 
     raised: bool = False
     in_log_space = False
+    maximizes = False
 
     def product(self, xs: list[Value], out: Value, kronecker: bool) -> None:
         """Multiply, and divide every row by its largest unit."""
@@ -187,7 +188,7 @@ class Scaled:
         if scale is not None:
             scale.copy_(top)
         top.nan_to_num_(neginf=0.0)
-        return [(x.scale - top).exp_().unsqueeze(-1) for x in xs]
+        return [exp_(x.scale - top).unsqueeze(-1) for x in xs]
 
     def read(self, xs: list[Value], mixing: bool) -> Tensor:
         """Inputs relative to the largest of their scales."""
@@ -246,101 +247,7 @@ class Scaled:
         return torch.stack(parts, dim=-1)
 
 
-class LogSumProduct:
-    """Sum-product on logarithms of single units: slow, exact over the whole floating range."""
-
-    in_log_space = True
-
-    def product(self, xs: list[Value], out: Value, kronecker: bool) -> None:
-        """Add the logarithms."""
-        units = xs[0].units
-        for x in xs[1:]:
-            units = outer_add(units, x.units) if kronecker else units + x.units
-        out.units.copy_(units)
-
-    def sum(self, xs: list[Value], weight: Weight, out: Value) -> None:
-        """Reduce weight + input over the inputs, a block of rows at a time."""
-        x = self.read(xs, weight.mixing)
-        for rows in row_blocks(x, weight.tensor):
-            out.units[:, rows] = self.reduce(log_terms(x[:, rows], weight))
-
-    def read(self, xs: list[Value], mixing: bool) -> Tensor:
-        """Nothing to align."""
-        units = [x.units for x in xs]
-        return torch.stack(units, dim=-1) if mixing else torch.cat(units, dim=-1)
-
-    def flow(self, units: Tensor, slope: Tensor) -> Tensor:
-        """The derivative by a logarithm is the flow; a copy, which other rows may be made of."""
-        return slope.clone()
-
-    def slope(self, units: Tensor, flow: Tensor) -> Tensor:
-        """The same."""
-        return flow
-
-    def down_product(self, xs: list[Value], flow: Tensor, kronecker: bool, into: Into) -> None:
-        """Pass it to all."""
-        for slot, part in enumerate(marginal_flows(flow, xs) if kronecker else [flow] * len(xs)):
-            into.add(slot, part)
-
-    def down_sum(
-        self, xs: list[Value], weight: Weight, units: Tensor, slope: Tensor, into: Into
-    ) -> None:
-        """Edge by edge: every input gets its share."""
-        x = self.read(xs, weight.mixing)
-        inner = torch.empty_like(x)
-        for rows, shares in self._shares(x, weight, units, slope):
-            inner[:, rows] = shares if weight.mixing else shares.sum(dim=-2)
-        widths = [x.units.shape[-1] for x in xs]
-        parts = inner.unbind(-1) if weight.mixing else inner.split(widths, dim=-1)
-        for slot, part in enumerate(parts):
-            into.add(slot, part)
-
-    def edges(self, xs: list[Value], weight: Weight, units: Tensor, slope: Tensor) -> Tensor:
-        """The same shares, summed over rows."""
-        total = torch.zeros_like(weight.tensor)
-        for _, shares in self._shares(self.read(xs, weight.mixing), weight, units, slope):
-            part = shares.sum(dim=1)  # [F, K, J]
-            total += part if len(total) > 1 else part.sum(dim=0, keepdim=True)
-        return total
-
-    def _shares(
-        self, x: Tensor, weight: Weight, units: Tensor, slope: Tensor
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """A block of rows at a time, exp(log-weight + log-input - log-value) times slope."""
-        for rows in row_blocks(x, weight.tensor):
-            shares = log_terms(x[:, rows], weight) - units[:, rows].unsqueeze(-1)
-            shares = shares.exp_().nan_to_num_(nan=0.0)
-            yield rows, shares.mul_(slope[:, rows].unsqueeze(-1))
-
-    def reduce(self, terms: Tensor) -> Tensor:
-        """Log-sum-exp over the last axis."""
-        return torch.logsumexp(terms, dim=-1)
-
-
-class MaxProduct(LogSumProduct):
-    """Max-product on logarithms: the value of the best assignment of variables and latents."""
-
-    def reduce(self, terms: Tensor) -> Tensor:
-        """Maximum over the last axis."""
-        return terms.amax(dim=-1)
-
-
 SCALED, RAISED = Scaled(), Scaled(raised=True)
-LOG_SUM_PRODUCT, MAX_PRODUCT = LogSumProduct(), MaxProduct()
-
-
-def log_terms(units: Tensor, weight: Weight) -> Tensor:
-    """Log-weight plus log-input for every edge: [F, B, K, J] (mixing: [F, B, K, H])."""
-    inputs = units if weight.mixing else units.unsqueeze(-2)
-    return inputs + weight.tensor.unsqueeze(-3)
-
-
-def row_blocks(units: Tensor, weight: Tensor) -> list[slice]:
-    """Blocks of the batch axis such that the edges of one block fit into `LOG_BLOCK`."""
-    folds, batch = units.shape[:2]
-    edges = folds * weight.shape[-1] * weight.shape[-2]
-    size = max(1, LOG_BLOCK // max(1, edges))
-    return [slice(start, start + size) for start in range(0, batch, size)]
 
 
 def marginal_flows(flow: Tensor, xs: list[Value]) -> list[Tensor]:

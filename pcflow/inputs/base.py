@@ -6,13 +6,15 @@ knows how to read its parameters. Two kinds exist:
 * a `FiniteFamily` has `num_categories` values 0, 1, ...; it writes down its whole table of
   log-probabilities, and the engine does the rest: gathers, soft evidence, sampling, mode;
 * a `DensityFamily` has values without a finite table; it writes its log-density, mode, draw and
-  sufficient statistics.
+  sufficient statistics; and, if circuits are to be asked for them, its raw moments and entropy.
 
 To add a family: write one file with a subclass of either, implement the abstract methods, and enter
 it in `FAMILIES`. Parameters are unconstrained tensors whose last axis counts units.
 
-Legend: P parameter sets, F folds, B batch, V categories, K units, S statistics, N draws.
+Legend: P parameter sets, F folds, B batch, V categories, K and L units, S statistics, N draws.
 """
+
+from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -21,7 +23,28 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from pcflow.errors import PropertyRequired
+
 Params = Mapping[str, Tensor]
+
+
+Power = float | Tensor
+
+
+def powered(log_p: Tensor, power: Power) -> Tensor:
+    """The logarithm of p to a power; zero stays zero, whatever the power."""
+    possible = log_p > -torch.inf
+    return torch.where(possible, power * log_p.masked_fill(~possible, 0.0), -torch.inf)
+
+
+def refuse_infinite(rate: Tensor, what: object) -> None:
+    """Raise if a rate at which a density must fall off is not positive.
+
+    Raises:
+        PropertyRequired: naming the family.
+    """
+    if not (rate > 0).all():
+        raise PropertyRequired(f"a product of powers of {what} units has no finite mass")
 
 
 class InputFamily(ABC):
@@ -76,6 +99,22 @@ class InputFamily(ABC):
         return {name: p.squeeze(0) for name, p in params.items()}
 
     @abstractmethod
+    def raw_moment(self, params: Params, power: int) -> Tensor:
+        """The expected value [P, K] of x^power, power >= 1, of every unit.
+
+        Raises:
+            PropertyRequired: if the family does not say it.
+        """
+
+    @abstractmethod
+    def entropy(self, params: Params) -> Tensor:
+        """Entropy [P, K] (nats) of every unit, differential where values are real.
+
+        Raises:
+            PropertyRequired: if the family does not say it.
+        """
+
+    @abstractmethod
     def update(
         self, params: Params, x: Tensor, weight: Tensor, pseudocount: float
     ) -> dict[str, Tensor]:
@@ -97,6 +136,17 @@ class FiniteFamily(InputFamily):
     def table(self, params: Params) -> Tensor:
         """Probabilities [P, V, K]."""
         return self.log_table(params).exp()
+
+    def raw_moment(self, params: Params, power: int) -> Tensor:
+        """Values 0, 1, ... as numbers, by their probabilities."""
+        table = self.table(params)
+        numbers = torch.arange(self.num_categories, dtype=table.dtype, device=table.device)
+        return (table * torch.pow(numbers, power).unsqueeze(-1)).sum(dim=-2)
+
+    def entropy(self, params: Params) -> Tensor:
+        """Of the table."""
+        terms: Tensor = torch.special.entr(self.table(params))
+        return terms.sum(dim=-2)
 
     def table_gradient(self, params: Params, table: Tensor, flow: Tensor) -> dict[str, Tensor]:
         """Gradient of the parameters from `flow` [P, V, K], the gradient of the log-table."""
@@ -147,6 +197,21 @@ class DensityFamily(InputFamily):
     def mean(self, params: Params) -> Tensor:
         """The expected value [P, K] of every unit."""
 
+    def raw_moment(self, params: Params, power: int) -> Tensor:
+        """The mean; higher powers by the families that know them."""
+        if power == 1:
+            return self.mean(params)
+        raise PropertyRequired(
+            f"{self} does not say its moments of power {power} (`raw_moment`); "
+            "`expectation_estimate` draws instead"
+        )
+
+    def entropy(self, params: Params) -> Tensor:
+        """By the families that know it."""
+        raise PropertyRequired(
+            f"{self} does not say its entropy (`entropy`); `entropy_estimate` draws instead"
+        )
+
     @abstractmethod
     def mode(self, params: Params) -> Tensor:
         """The most probable value [P, K] of every unit."""
@@ -154,6 +219,32 @@ class DensityFamily(InputFamily):
     @abstractmethod
     def sample(self, params: Params, generator: torch.Generator | None = None) -> Tensor:
         """One draw [N] from each of N single units; parameters [N, ...] without the unit axis."""
+
+    def product(
+        self, params: Params, a: Power, other: DensityFamily, others: Params, b: Power
+    ) -> tuple[DensityFamily, dict[str, Tensor], Tensor]:
+        """Every unit to the power a, times every unit of another family to the power b.
+
+        What algebra on circuits needs (`multiply`, `power`, `kl_divergence`, ...). Zero stays zero
+        under any power. Not every family has such products; this default refuses.
+
+        Args:
+            params: [..., K].
+            a: a number, or [K, L].
+            other: the other family.
+            others: its parameters [..., L].
+            b: like a.
+
+        Returns:
+            A family, parameters [..., K, L] of its units, and their log-masses [K, L] (nats): the
+            product is exp(log-mass) times the unit's density.
+
+        Raises:
+            PropertyRequired: if there is no such family, or a product has no finite mass.
+        """
+        raise PropertyRequired(
+            f"products of powers of {self} and {other} are of no family that is known here"
+        )
 
     @abstractmethod
     def statistics(self, x: Tensor) -> Tensor:

@@ -1,12 +1,13 @@
 """The exponential distribution."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pcflow.errors import StructureError
-from pcflow.inputs.base import DensityFamily, Params
+from pcflow.inputs.base import DensityFamily, Params, Power, refuse_infinite
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,14 @@ class Exponential(DensityFamily):
         """The mean itself."""
         return params["log_mean"].exp()
 
+    def raw_moment(self, params: Params, power: int) -> Tensor:
+        """Factorial of the power, times that power of the mean."""
+        return torch.exp(math.lgamma(power + 1) + power * params["log_mean"])
+
+    def entropy(self, params: Params) -> Tensor:
+        """One plus the log of the mean."""
+        return 1 + params["log_mean"]
+
     def mode(self, params: Params) -> Tensor:
         """Zero."""
         return torch.zeros_like(params["log_mean"])
@@ -59,6 +68,19 @@ class Exponential(DensityFamily):
         """Mean times a standard exponential draw."""
         mean = params["log_mean"].exp()
         return mean * torch.empty_like(mean).exponential_(generator=generator)
+
+    def product(
+        self, params: Params, a: Power, other: DensityFamily, others: Params, b: Power
+    ) -> tuple[DensityFamily, dict[str, Tensor], Tensor]:
+        """Exponential again: rates add up."""
+        if not isinstance(other, Exponential):
+            return super().product(params, a, other, others, b)
+        log_mean, log_means = params["log_mean"].unsqueeze(-1), others["log_mean"].unsqueeze(-2)
+        rate = a * torch.exp(-log_mean) + b * torch.exp(-log_means)  # [..., K, L]
+        refuse_infinite(rate, self)
+        log_mass = -a * log_mean - b * log_means - rate.log()
+        family = Exponential(min(self.min_mean, other.min_mean))
+        return family, {"log_mean": -rate.log()}, log_mass
 
     def statistics(self, x: Tensor) -> Tensor:
         """The value."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pcflow.errors import StructureError
-from pcflow.inputs.base import DensityFamily, Params
+from pcflow.inputs.base import DensityFamily, Params, Power, refuse_infinite
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,18 @@ class Gaussian(DensityFamily):
         """The mean itself."""
         return params["mean"]
 
+    def raw_moment(self, params: Params, power: int) -> Tensor:
+        """By the recurrence of Stein's lemma, E x^k = mean E x^(k-1) + (k-1) variance E x^(k-2)."""
+        mean, variance = params["mean"], (2 * params["log_std"]).exp()
+        before, moment = torch.ones_like(mean), mean
+        for k in range(2, power + 1):
+            before, moment = moment, mean * moment + (k - 1) * variance * before
+        return moment
+
+    def entropy(self, params: Params) -> Tensor:
+        """Half the log of 2 pi e times the variance."""
+        return params["log_std"] + 0.5 * math.log(2 * math.pi * math.e)
+
     def mode(self, params: Params) -> Tensor:
         """The mean."""
         return params["mean"]
@@ -62,6 +74,25 @@ class Gaussian(DensityFamily):
         mean = params["mean"]
         noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
         return mean + params["log_std"].exp() * noise
+
+    def product(
+        self, params: Params, a: Power, other: DensityFamily, others: Params, b: Power
+    ) -> tuple[DensityFamily, dict[str, Tensor], Tensor]:
+        """Gaussian again: precisions add up."""
+        if not isinstance(other, Gaussian):
+            return super().product(params, a, other, others, b)
+        mean, log_std = params["mean"].unsqueeze(-1), params["log_std"].unsqueeze(-1)  # [..., K, 1]
+        means, log_stds = others["mean"].unsqueeze(-2), others["log_std"].unsqueeze(-2)
+        here, there = a * torch.exp(-2 * log_std), b * torch.exp(-2 * log_stds)
+        precision = here + there  # [..., K, L]
+        refuse_infinite(precision, self)
+        log_two_pi = math.log(2 * math.pi)
+        log_mass = 0.5 * (log_two_pi - precision.log()) - a * (0.5 * log_two_pi + log_std)
+        log_mass = log_mass - b * (0.5 * log_two_pi + log_stds)
+        log_mass = log_mass - 0.5 * here * there / precision * (mean - means).square()
+        middle = (here * mean + there * means) / precision
+        family = Gaussian(min(self.min_std, other.min_std))
+        return family, {"mean": middle, "log_std": -0.5 * precision.log()}, log_mass
 
     def statistics(self, x: Tensor) -> Tensor:
         """Value and square."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pcflow.errors import StructureError
-from pcflow.inputs.base import DensityFamily, Params
+from pcflow.inputs.base import DensityFamily, Params, Power, powered
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,21 @@ class Histogram(DensityFamily):
         middles = (edges[1:] + edges[:-1]) / 2
         return (self.moments(params) * middles.unsqueeze(-1)).sum(dim=-2)
 
+    def raw_moment(self, params: Params, power: int) -> Tensor:
+        """Average powers of the bins, without differences that cancel."""
+        edges = self._edges(params["logits"])
+        low, high = edges[:-1], edges[1:]
+        powers = [low.pow(j) * high.pow(power - j) for j in range(power + 1)]
+        average = torch.stack(powers).mean(dim=0)  # [S]
+        return (self.moments(params) * average.unsqueeze(-1)).sum(dim=-2)
+
+    def entropy(self, params: Params) -> Tensor:
+        """That of the bins, plus the expected log of their widths."""
+        probs, edges = self.moments(params), self._edges(params["logits"])
+        widths = (edges[1:] - edges[:-1]).log().unsqueeze(-1)
+        terms: Tensor = torch.special.entr(probs) + probs * widths
+        return terms.sum(dim=-2)
+
     def mode(self, params: Params) -> Tensor:
         """The middle of the highest bin."""
         edges = self._edges(params["logits"])
@@ -99,6 +114,23 @@ class Histogram(DensityFamily):
         edges = self._edges(probs)
         share = torch.rand(place.shape, generator=generator, dtype=probs.dtype, device=probs.device)
         return torch.lerp(edges[place], edges[place + 1], share)
+
+    def product(
+        self, params: Params, a: Power, other: DensityFamily, others: Params, b: Power
+    ) -> tuple[DensityFamily, dict[str, Tensor], Tensor]:
+        """A histogram again, with the edges of both."""
+        if not isinstance(other, Histogram):
+            return super().product(params, a, other, others, b)
+        family = Histogram(sorted({*self.edges, *other.edges}))
+        edges = family._edges(params["logits"])
+        middles = ((edges[1:] + edges[:-1]) / 2).unsqueeze(0)  # [1, S]
+        here, there = (
+            f.log_prob({"logits": p["logits"].unsqueeze(0)}, middles).squeeze(0)  # [S, K]
+            for f, p in ((self, params), (other, others))
+        )
+        height = powered(here.unsqueeze(-1), a) + powered(there.unsqueeze(-2), b)  # [S, K, L]
+        logits = height + (edges[1:] - edges[:-1]).log().view(-1, 1, 1)
+        return family, {"logits": logits}, logits.logsumexp(dim=0)
 
     def statistics(self, x: Tensor) -> Tensor:
         """Which bin, as a vector with a single one."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from pcflow.inputs.base import DensityFamily, Params
+from pcflow.inputs.base import DensityFamily, Params, Power
 from pcflow.inputs.gaussian import Gaussian
 
 
@@ -52,6 +52,14 @@ class LogNormal(DensityFamily):
         """Of the value, not of its logarithm."""
         return torch.exp(params["mean"] + 0.5 * (2 * params["log_std"]).exp())
 
+    def raw_moment(self, params: Params, power: int) -> Tensor:
+        """The moment generating function of the logarithm, at the power."""
+        return torch.exp(power * params["mean"] + 0.5 * power**2 * (2 * params["log_std"]).exp())
+
+    def entropy(self, params: Params) -> Tensor:
+        """That of the logarithm, plus its mean."""
+        return self._log.entropy(params) + params["mean"]
+
     def mode(self, params: Params) -> Tensor:
         """Exponential of mean less variance."""
         return (params["mean"] - (2 * params["log_std"]).exp()).exp()
@@ -59,6 +67,19 @@ class LogNormal(DensityFamily):
     def sample(self, params: Params, generator: torch.Generator | None = None) -> Tensor:
         """Exponential of a normal draw."""
         return self._log.sample(params, generator).exp()
+
+    def product(
+        self, params: Params, a: Power, other: DensityFamily, others: Params, b: Power
+    ) -> tuple[DensityFamily, dict[str, Tensor], Tensor]:
+        """Log-normal again: that of the logarithms, tilted by what is left of 1 / x."""
+        if not isinstance(other, LogNormal):
+            return super().product(params, a, other, others, b)
+        _, both, log_mass = self._log.product(params, a, other._log, others, b)
+        variance, tilt = (2 * both["log_std"]).exp(), 1 - a - b
+        tilted = both["mean"] + tilt * variance
+        log_mass = log_mass + tilt * both["mean"] + 0.5 * tilt * tilt * variance
+        family = LogNormal(min(self.min_std, other.min_std))
+        return family, {"mean": tilted, "log_std": both["log_std"]}, log_mass
 
     def statistics(self, x: Tensor) -> Tensor:
         """Logarithm and its square."""

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from pcflow.inputs import DensityFamily
 from pcflow.leaves.base import Leaf
+from pcflow.log_semiring import LogSumProduct
 from pcflow.routes import Route
-from pcflow.semiring import MAX_PRODUCT, Scaled, Value
+from pcflow.semiring import Scaled, Value
 
 
 class DensityLeaf(Leaf):
@@ -34,16 +35,18 @@ class DensityLeaf(Leaf):
         return {n: p.detach() for n, p in self.tables.parameters(self.step).items()}
 
     def log_prob(self, params: dict[str, Tensor]) -> Tensor:
-        """Log of the unit values [F, B, K]; at the mode where max-product meets a missing value."""
+        """Log of the unit values [F, B, K]; at the mode where a missing value is maximised."""
         assert isinstance(self.step.family, DensityFamily)
         log_prob = self.step.family.log_prob(params, self.x)
         if not self.any_missing:
             return log_prob
         idle = log_prob.new_zeros(())
-        if self.semiring is MAX_PRODUCT:
-            idle = torch.diagonal(
+        if self.semiring.maximizes:
+            assert isinstance(self.semiring, LogSumProduct)
+            peak = torch.diagonal(
                 self.step.family.log_prob(params, self.step.family.mode(params)), dim1=-2, dim2=-1
-            ).unsqueeze(-2)  # [F, 1, K]
+            ).expand(len(self.x), -1)  # [F, K]
+            idle = self.semiring.over_reals(peak, self.step.variables).unsqueeze(-2)  # [F, 1, K]
         return torch.where(self.missing.unsqueeze(-1), idle, log_prob)
 
     def means(self) -> Tensor:

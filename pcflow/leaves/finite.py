@@ -16,17 +16,10 @@ from pcflow.evidence import CheckedEvidence
 from pcflow.inputs import FiniteFamily
 from pcflow.kernels import exp_, rows_times_table, rows_times_transposed
 from pcflow.leaves.base import Leaf
+from pcflow.log_semiring import LOG_BLOCK, LogSumProduct
 from pcflow.plan import InputStep, SumStep
 from pcflow.routes import Route
-from pcflow.semiring import (
-    LOG_BLOCK,
-    MAX_PRODUCT,
-    LogSumProduct,
-    Scaled,
-    Semiring,
-    Value,
-    floor_of,
-)
+from pcflow.semiring import Scaled, Semiring, Value, floor_of
 from pcflow.tables import Normalizer, Tables
 
 
@@ -290,11 +283,12 @@ class FiniteLeaf(Leaf):
 
     def _up_log(self) -> None:
         assert isinstance(self.semiring, LogSumProduct)
-        if not self.any_soft and self.semiring is not MAX_PRODUCT:
+        if not self.any_soft and not self.semiring.maximizes:
             self.out.units.masked_fill_(self.missing.unsqueeze(-1), 0.0)
         elif self.any_missing:
             for some, joint in self._log_joint():
-                units = self.semiring.reduce(joint.transpose(-1, -2))  # [N, K]
+                variables = self.step.variables[self.fold[some]]
+                units = self.semiring.over_categories(joint, variables)  # [N, K]
                 put(self.out.units, self.fold[some], self.row[some], units, self.missing)
 
     def _potential_times(self, slope: Tensor) -> Tensor:
