@@ -19,6 +19,7 @@ from pcflow.errors import (
     PcflowError,
     PropertyRequired,
     StructureError,
+    Unsatisfiable,
 )
 from pcflow.evidence import Evidence
 from pcflow.initial import initialize
@@ -37,6 +38,7 @@ from pcflow.inputs import (
 from pcflow.io import load, save
 from pcflow.layers import InputLayer, Parameter, ProductLayer, SumLayer
 from pcflow.learn import EM, Anemone, FitResult, Gradient, MiniBatchEM, fit
+from pcflow.logic import CNF, ModelCount, compile_cnf, model_count, read_dimacs, write_dimacs
 from pcflow.projection import ProjectedEvidence
 from pcflow.properties import is_deterministic
 from pcflow.queries import MPE
@@ -47,6 +49,7 @@ from pcflow.spn import learn_spn
 from pcflow.trees import chow_liu, hclt, mixture_of_trees
 
 __all__ = [
+    "CNF",
     "EM",
     "MPE",
     "Anemone",
@@ -68,6 +71,7 @@ __all__ = [
     "InputLayer",
     "LogNormal",
     "MiniBatchEM",
+    "ModelCount",
     "NoMassError",
     "NotDecomposable",
     "NotSmooth",
@@ -82,9 +86,11 @@ __all__ = [
     "RegionGraph",
     "StructureError",
     "SumLayer",
+    "Unsatisfiable",
     "build_circuit",
     "chow_liu",
     "compile",
+    "compile_cnf",
     "datasets",
     "fit",
     "grow",
@@ -95,9 +101,12 @@ __all__ = [
     "learn_spn",
     "load",
     "mixture_of_trees",
+    "model_count",
     "naive_bayes",
     "prune",
+    "read_dimacs",
     "reference_log_prob",
     "save",
     "structure",
+    "write_dimacs",
 ]

@@ -26,6 +26,7 @@ ORDER = (  # the modules and packages in pcflow: each may import only from those
     "initial",
     "properties",
     "build",
+    "logic",
     "spn",
     "transform",
     "evidence",
