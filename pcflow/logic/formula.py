@@ -131,10 +131,11 @@ class _Parser:
             case "->":
                 return self.combine("|", left.negation(), right)
             case "<->":
-                there, back = self.combine("->", left, right), self.combine("->", right, left)
-                return self.combine("&", there, back)
-            case _:
-                return self.combine("<->", left, right).negation()
+                return self.combine("^", left, right).negation()
+            case _:  # both sides of it as conjunctions, which need not be distributed
+                one = self.combine("|", left, right), self.combine("->", left, right.negation())
+                other = self.combine("->", left, right), self.combine("->", right, left)
+                return _Formula(self.combine("&", *one).holds, self.combine("&", *other).holds)
 
     def both(self, holds: _Node, fails: _Node) -> _Formula:
         self.nodes += [holds, fails]

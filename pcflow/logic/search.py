@@ -23,6 +23,10 @@ from networkx.algorithms.approximation import treewidth_min_fill_in
 
 from pcflow.logic.cnf import CNF
 
+WIDEST = 0.45
+"""Beyond this share of the variables, the width of a decomposition says that it cuts too little:
+measured on random formulas of 40 to 80 variables."""
+
 
 class Component(NamedTuple):
     """Variables, and what they still have to satisfy.
@@ -144,7 +148,11 @@ class _Search:
             false = self.negated(new)
             if decided & false:
                 return None
-            clauses = {clause & ~false for clause in clauses if not clause & new}
+            clauses = {
+                clause & ~false if clause & false else clause
+                for clause in clauses
+                if not clause & new
+            }
             units = [clause for clause in clauses if not clause & (clause - 1)]
             if not units:
                 return decided, clauses
@@ -160,18 +168,19 @@ class _Search:
 
     def split(self, clauses: Iterable[int]) -> Iterator[Component]:
         """Clauses that share a variable, even by way of others, stay together."""
-        groups: list[tuple[int, list[int]]] = []
+        naming: dict[int, list[int]] = defaultdict(list)
         for clause in clauses:
-            scope, members = self.variables(clause), [clause]
-            apart = []
-            for group in groups:
-                if group[0] & scope:
-                    group[1].extend(members)
-                    scope, members = scope | group[0], group[1]
-                else:
-                    apart.append(group)
-            groups = [*apart, (scope, members)]
-        return (Component(scope, frozenset(members)) for scope, members in groups)
+            for variable in bits(self.variables(clause)):
+                naming[variable].append(clause)
+        while naming:
+            scope, members, reached = 0, set[int](), next(iter(naming))
+            while reached:
+                variable = reached & -reached
+                found = naming.pop(variable)
+                members.update(found)
+                scope |= variable
+                reached = (reached | self.variables(reduce(or_, found))) & ~scope
+            yield Component(scope, frozenset(members))
 
     def pick(self, component: Component) -> int:
         """A variable of the first level, from the shortest clauses (Jeroslow and Wang 1990)."""
@@ -232,7 +241,7 @@ def _levels(cnf: CNF) -> list[int]:
         graph.add_nodes_from(abs(literal) - 1 for literal in clause)
         graph.add_edges_from(combinations((abs(literal) - 1 for literal in clause), 2))
     width, tree = treewidth_min_fill_in(graph)
-    if 3 * width > len(graph):
+    if width > WIDEST * len(graph):
         return [(1 << cnf.num_variables) - 1]
     levels: list[int] = []
     seen: set[int] = set()
