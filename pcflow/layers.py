@@ -198,6 +198,9 @@ class ProductLayer:
     Raises:
         StructureError: if there are fewer than two inputs, or units differ under "hadamard".
 
+    Attributes:
+        units: number of products.
+
     Examples:
         >>> from pcflow.inputs import Gaussian
         >>> ProductLayer([InputLayer.random(v, Gaussian(), 2) for v in range(2)], "kronecker")
@@ -206,6 +209,7 @@ class ProductLayer:
 
     inputs: tuple[Layer, ...]
     kind: Literal["hadamard", "kronecker"] = "hadamard"
+    units: int = field(init=False)  # kept: products of products may be a chain, as deep as long
 
     def __init__(
         self, inputs: Iterable[Layer], kind: Literal["hadamard", "kronecker"] = "hadamard"
@@ -220,12 +224,7 @@ class ProductLayer:
             raise StructureError(f"a product layer needs at least two inputs, got {len(widths)}")
         if kind == "hadamard" and len(set(widths)) > 1:
             raise StructureError(f"a hadamard product needs inputs of equal units, got {widths}")
-
-    @property
-    def units(self) -> int:
-        """Number of products."""
-        widths = [layer.units for layer in self.inputs]
-        return widths[0] if self.kind == "hadamard" else prod(widths)
+        object.__setattr__(self, "units", widths[0] if kind == "hadamard" else prod(widths))
 
     def __repr__(self) -> str:
         """Kind, number of inputs and size."""
