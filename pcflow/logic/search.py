@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator, Set
-from functools import reduce
+from functools import cached_property, reduce
 from itertools import combinations
 from operator import or_
 from typing import NamedTuple
@@ -72,7 +72,7 @@ class Trace(NamedTuple):
 
     def free(self, scope: int, branch: Branch) -> int:
         """The variables of a component that a branch leaves free to have any value."""
-        decided = (branch.literals | branch.literals >> self.num_variables) & scope
+        decided = branch.literals | branch.literals >> self.num_variables
         return scope & ~reduce(or_, (part.scope for part in branch.parts), decided)
 
 
@@ -88,13 +88,16 @@ def search(cnf: CNF, ordered: bool = False) -> Trace:
 
 class _Search:
     def __init__(self, cnf: CNF) -> None:
-        self.num_variables = cnf.num_variables
+        self.cnf, self.num_variables = cnf, cnf.num_variables
         self.scope = (1 << cnf.num_variables) - 1
         masks = ([1 << self.bit(literal) for literal in clause] for clause in cnf.clauses)
         self.clauses = {reduce(or_, literals, 0) for literals in masks}
-        self.levels = list(_levels(cnf))
         self.solved: dict[Component, tuple[Branch, ...]] = {}
         self.root: Branch | None = None
+
+    @cached_property
+    def levels(self) -> list[int]:
+        return _levels(self.cnf)
 
     def bit(self, literal: int) -> int:
         return literal - 1 if literal > 0 else self.num_variables - literal - 1
