@@ -44,9 +44,8 @@ for state in model.sample(3):
 known = torch.full((1, cnf.num_variables), torch.nan)
 known[0, says("WA", "red") - 1] = 1.0
 known[0, says("T", "green") - 1] = 1.0
-print(
-    f"\nWA red, T green: {math.exp(model.log_prob(known).item() + log_count):.0f} models are left"
-)
+left = math.exp(model.log_prob(known).item() + log_count)
+print(f"\nWA red, T green: {left:.0f} models are left")
 red = model.marginals(known)[0, :, 1].exp()  # [D]
 for region in ("Q", "V", "NSW"):
     print(f"   then {region} is red with probability {red[says(region, 'red') - 1]:.2f}")
