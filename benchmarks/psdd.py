@@ -26,9 +26,9 @@ from measure import processor
 from torch import Tensor
 
 import pcflow as pf
+from pcflow.log_semiring import MAX_PRODUCT
 from pcflow.passes import follow, up
 from pcflow.routes import Best
-from pcflow.log_semiring import MAX_PRODUCT
 
 T = TypeVar("T")
 
@@ -152,6 +152,8 @@ def measure(path: Path, rows: int) -> None:
     show("marginals of all variables", lambda: model.marginals(nothing), again=True)
     found = show("MPE: max-product pass and way down", lambda: best(model, nothing), again=True)
     assert model.log_prob(found) >= values.max()
+    assert show("proof that it is deterministic", lambda: circuit.properties.deterministic)
+    show("entropy, by a pass up and one down", lambda: pf.entropy_upper_bound(model), again=True)
     copy = path.with_name("copy.psdd")
     show("write", lambda: pf.write_psdd(circuit, copy))
 
