@@ -104,9 +104,8 @@ def _without_least_flow(
     least = every.sort(descending=True).values[math.ceil(keep * len(every)) - 1]
     values = [bank.detach() for bank in model.banks]
     for bank, flow in flows.items():
-        most_used = torch.zeros_like(present[bank]).scatter_(
-            -1, flow.argmax(dim=-1, keepdim=True), True
-        )
+        most = flow.masked_fill(~present[bank], -1.0).argmax(dim=-1, keepdim=True)
+        most_used = torch.zeros_like(present[bank]).scatter_(-1, most, True)
         kept = present[bank] & ((flow >= least) & (flow > 0) | most_used)
         values[bank] = values[bank].masked_fill(~kept, -torch.inf)
     pairs = zip(model.plan.banks, values, strict=True)

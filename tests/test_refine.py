@@ -76,6 +76,15 @@ def test_pruning_edges_without_flow_changes_nothing(circuit: pf.Circuit, seed: i
     torch.testing.assert_close(log_probs(smaller, x), model.log_prob(x).detach().cpu())
 
 
+def test_a_unit_without_flow_keeps_an_edge_that_is_not_a_hard_zero() -> None:
+    """Rows are all zero, so the second sum unit is not used; its first weight is zero already."""
+    literals = pf.InputLayer(0, pf.Indicator([0, 1]), units=2)
+    units = pf.SumLayer([literals], pf.Parameter.from_probs([[1.0, 0.0], [0.0, 1.0]]))
+    circuit = pf.Circuit(pf.SumLayer([units], pf.Parameter.from_probs([[0.5, 0.5]])))
+    smaller = pf.prune(compiled(circuit), torch.zeros(5, 1))
+    assert log_probs(smaller, torch.tensor([[0], [1]])).exp().tolist() == [1.0, 0.0]
+
+
 @given(circuits(), st.integers(0, 1000))
 @settings(max_examples=30)
 def test_zero_weights_go_and_the_distribution_stays(circuit: pf.Circuit, seed: int) -> None:
