@@ -275,6 +275,7 @@ def test_independent_parts_are_never_multiplied_out() -> None:
     assert pf.model_count(pairs) == 3**100
     circuit = pf.compile_cnf(pairs).circuit
     assert sum(isinstance(layer, pf.SumLayer) for layer in circuit.layers) == 100
+    assert len(circuit.root.inputs) == 100
 
 
 def test_what_comes_again_is_shared() -> None:
