@@ -12,11 +12,13 @@ from operator import or_
 from pcflow.inputs import FiniteFamily
 from pcflow.layers import InputLayer, Layer, ProductLayer, SumLayer
 from pcflow.pairing import Structure
+from pcflow.scopes import Scope
 
 Support = dict[int, int]
 """For each variable with excluded values, a bit mask of the values that remain possible."""
 
 Unit = tuple[Layer, int]
+Pair = tuple[Unit, Unit]
 
 
 class Supports:
@@ -27,7 +29,8 @@ class Supports:
         self._scopes = circuit.scopes
         self._supports: dict[Layer, list[Support]] = {}
         self._active: dict[SumLayer, list[list[Unit]]] = {}
-        self._excluded: dict[tuple[Unit, Unit], bool] = {}
+        self._excluded: dict[Pair, bool] = {}
+        self._multiplied: dict[Unit, dict[Scope, Unit]] = {}
         self._every: dict[int, int] = {}  # the mask of all values of a variable
 
     def visit(self, layer: Layer) -> None:
@@ -45,38 +48,76 @@ class Supports:
         return self._active[layer][unit]
 
     def exclude(self, a: Unit, b: Unit) -> bool:
-        """Whether no assignment makes both units positive, as far as structure can tell.
+        """Whether no assignment makes both units positive, as far as structure can tell."""
+        while not isinstance(answer := self._look(a, b), bool):
+            self._settle(answer)
+        return answer
+
+    def _look(self, a: Unit, b: Unit) -> bool | Pair:
+        """Whether two units exclude each other; or a pair below that must be settled first."""
+        known = self._excluded.get((a, b))
+        if known is not None:
+            return known
+        if isinstance(a[0], ProductLayer) and isinstance(b[0], ProductLayer):
+            return self._look_at_products(a, b)
+        if a == b or _disjoint(self.of(a), self.of(b)):
+            return a != b
+        return (a, b) if isinstance(a[0], SumLayer) or isinstance(b[0], SumLayer) else False
+
+    def _look_at_products(self, a: Unit, b: Unit) -> bool | Pair:
+        """Products exclude each other if two of their factors over the same variables do."""
+        here, there, known = self._factors(a), self._factors(b), self._excluded
+        if here.keys() != there.keys() and _disjoint(self.of(a), self.of(b)):
+            return True
+        first: Pair | None = None
+        for scope, unit in here.items():
+            if scope not in there:
+                continue
+            pair = unit, there[scope]
+            answer: bool | Pair | None = known.get(pair)
+            if answer is None:
+                nested = isinstance(unit[0], ProductLayer) and isinstance(pair[1][0], ProductLayer)
+                answer = pair if nested else self._look(*pair)
+            if answer is True:
+                return True
+            if not isinstance(answer, bool):
+                first = first or answer
+        return first or False
+
+    def _settle(self, pair: Pair) -> None:
+        """Find out about a pair; a sum excludes what all its inputs exclude.
 
         A list in place of recursion: circuits may be as deep as they have variables.
         """
-        known = self._excluded
-        stack = [(a, b)]
+        stack = [(pair, self._below(*pair))]
         while stack:
-            every, below = self._below(*stack[-1])
-            first = next((pair for pair in below if known.get(pair) is not every), None)
-            if first is None or first in known:
-                known[stack.pop()] = every if first is None else not every
+            pair, below = stack[-1]
+            answer: bool | Pair = True
+            while below and answer is True:
+                answer = self._look(*below[-1])
+                if answer is True:
+                    below.pop()
+            if isinstance(answer, bool):
+                self._excluded[pair] = answer
+                stack.pop()
             else:
-                stack.append(first)
-        return known[a, b]
+                stack.append((answer, self._below(*answer)))
 
-    def _below(self, a: Unit, b: Unit) -> tuple[bool, list[tuple[Unit, Unit]]]:
-        """Pairs below that decide whether a pair excludes each other: whether all must, and which.
+    def _below(self, a: Unit, b: Unit) -> list[Pair]:
+        """Pairs of inputs, the first one last; what is no sum counts as one of itself."""
+        return list(product(self._inputs(a), self._inputs(b)))[::-1]
 
-        A sum excludes what all its inputs exclude; products need only one pair of inputs over the
-        same variables that do.
-        """
-        if a == b or _disjoint(self.of(a), self.of(b)):
-            return a != b, []
-        if isinstance(a[0], SumLayer):
-            return True, [(unit, b) for unit in self.active(a[0], a[1])]
-        if isinstance(b[0], SumLayer):
-            return True, [(a, unit) for unit in self.active(b[0], b[1])]
-        if isinstance(a[0], ProductLayer) and isinstance(b[0], ProductLayer):
-            there = {self._scopes[unit[0]]: unit for unit in factors(b[0], b[1])}
-            here = ((unit, there.get(self._scopes[unit[0]])) for unit in factors(a[0], a[1]))
-            return False, [(unit, other) for unit, other in here if other is not None]
-        return False, []
+    def _inputs(self, unit: Unit) -> list[Unit]:
+        layer, number = unit
+        return self.active(layer, number) if isinstance(layer, SumLayer) else [unit]
+
+    def _factors(self, unit: Unit) -> dict[Scope, Unit]:
+        """What a product unit multiplies, by scope."""
+        if unit not in self._multiplied:
+            assert isinstance(unit[0], ProductLayer)
+            parts = factors(unit[0], unit[1])
+            self._multiplied[unit] = {self._scopes[part[0]]: part for part in parts}
+        return self._multiplied[unit]
 
     def _of_layer(self, layer: Layer) -> list[Support]:
         if isinstance(layer, InputLayer):
