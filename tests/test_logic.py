@@ -388,6 +388,7 @@ FORMULAS = st.recursive(
 
 
 @given(FORMULAS)
+@example(("~a&b", "~a & b"))
 @example(("a|b&rain", "a | b & rain"))
 @example(("a^b|rain&Wet_2^a", "a ^ b | rain & Wet_2 ^ a"))
 def test_formulas_mean_what_they_mean_in_python(formula: tuple[str, str]) -> None:
