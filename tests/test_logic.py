@@ -388,6 +388,7 @@ FORMULAS = st.recursive(
 
 
 @given(FORMULAS)
+@example(("~a&b", "~a & b"))
 @example(("a|b&rain", "a | b & rain"))
 @example(("a^b|rain&Wet_2^a", "a ^ b | rain & Wet_2 ^ a"))
 def test_formulas_mean_what_they_mean_in_python(formula: tuple[str, str]) -> None:
@@ -420,6 +421,12 @@ def test_formulas_become_few_clauses() -> None:
     assert pf.CNF.from_formula(nested, names).clauses == ((-1,),)
     parity = pf.CNF.from_formula("^".join(names[:10]), names[:10])
     assert len(parity.clauses) == pf.model_count(parity) == 512
+    written_out = names[0]
+    for name in names[1:6]:
+        written_out = f"(({written_out}) & ~{name} | ~({written_out}) & {name})"
+    assert set(pf.CNF.from_formula(written_out, names[:6]).clauses) == set(
+        pf.CNF.from_formula("^".join(names[:6]), names[:6]).clauses
+    )
 
 
 @pytest.mark.parametrize(
