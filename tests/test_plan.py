@@ -65,3 +65,23 @@ def test_memory_is_used_again_and_does_not_pile_up() -> None:
     before = [id(sheet) for sheet in pool.free]
     model.log_prob(x).sum().backward()
     assert sorted(before) == sorted(id(sheet) for sheet in pool.free)
+
+
+def test_circuits_of_one_unit_never_underflow() -> None:
+    """Each of them is e^-600 or so: in float32 that is zero, its logarithm is not."""
+
+    def coins(odds: float) -> pf.ProductLayer:
+        logits = {"logits": pf.Parameter(torch.tensor([odds]))}
+        return pf.ProductLayer([pf.InputLayer(v, pf.Bernoulli(), 1, logits) for v in range(20)])
+
+    weight = pf.Parameter.from_probs([[0.25, 0.75]])
+    circuit = pf.Circuit(pf.SumLayer([coins(-30.0), coins(-30.5)], weight))
+    model = pf.compile(circuit, dtype=torch.float32)
+    assert model.plan.of_one_unit
+    ones = torch.ones(1, 20)
+    wanted = pf.reference_log_prob(circuit, ones).float()
+    torch.testing.assert_close(model.log_prob(ones), wanted)
+    only_one = torch.tensor([-torch.inf, 0.0]).expand(1, 20, 2)
+    soft = pf.Evidence(None, torch.ones(1, 20, dtype=torch.bool), only_one)
+    torch.testing.assert_close(model.log_prob(soft), wanted)
+    assert not pf.compile(pf.hmm(3, 2, pf.Bernoulli())).plan.of_one_unit

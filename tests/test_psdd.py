@@ -86,15 +86,16 @@ def test_probabilities_next_to_one_keep_their_complement(tmp_path: Path) -> None
     circuit = read(tmp_path, "psdd 1\nT 0 0 1 -1e-30\n")
     found = pf.reference_log_prob(circuit, torch.tensor([[0], [1]]))
     torch.testing.assert_close(found, numbers(math.log(1e-30), 0.0))
-    odds = pf.Parameter(numbers(50.0))
-    sure = pf.Circuit(pf.InputLayer(0, pf.Bernoulli(), 1, {"logits": odds}))
-    tied = pf.InputLayer(
-        0, pf.Categorical(2), 1, {"logits": pf.Parameter(numbers(-50, 0)[:, None])}
-    )
-    for circuit in (sure, pf.Circuit(tied)):
-        pf.write_psdd(circuit, tmp_path / "sure")
-        again = pf.reference_log_prob(pf.read_psdd(tmp_path / "sure"), torch.tensor([[0]]))
-        torch.testing.assert_close(again, numbers(-50.0), rtol=1e-12, atol=0.0)
+    for odds in (20.0, 50.0):
+        logits = pf.Parameter(numbers(odds))
+        coin = pf.InputLayer(0, pf.Bernoulli(), 1, {"logits": logits})
+        table = pf.Parameter(numbers(-odds, 0.0).unsqueeze(-1))
+        tied = pf.InputLayer(0, pf.Categorical(2), 1, {"logits": table})
+        for circuit in (pf.Circuit(coin), pf.Circuit(tied)):
+            pf.write_psdd(circuit, tmp_path / "sure")
+            again = pf.reference_log_prob(pf.read_psdd(tmp_path / "sure"), torch.tensor([[0]]))
+            wanted = numbers(-odds - math.log1p(math.exp(-odds)))
+            torch.testing.assert_close(again, wanted, rtol=1e-12, atol=0.0)
 
 
 def sample_file(name: str) -> pf.Circuit:
@@ -274,6 +275,7 @@ def test_mixtures_over_one_variable_are_one_node(tmp_path: Path) -> None:
 def test_what_is_not_a_psdd_is_refused(tmp_path: Path) -> None:
     half = pf.Parameter.from_probs([[0.5, 0.5]])
     overlap = pf.SumLayer([pf.ProductLayer([coin(0), bit(1, 0)]) for _ in (0, 1)], half)
+    partly = pf.SumLayer([pf.ProductLayer([x, bit(1, 0)]) for x in (bit(0, 0), coin(0))], half)
     unlike = pf.SumLayer(
         [pf.ProductLayer([bit(0, 0), coin(1)]), pf.ProductLayer([coin(1), bit(0, 1)])], half
     )
@@ -281,6 +283,7 @@ def test_what_is_not_a_psdd_is_refused(tmp_path: Path) -> None:
     real = pf.InputLayer.random(0, pf.Gaussian())
     for root, refused, match in (
         (overlap, pf.PropertyRequired, r"below SumLayer\(2 inputs, 1 units\) can be true at once"),
+        (partly, pf.PropertyRequired, "can be true at once"),
         (unlike, pf.StructureError, "SumLayer.* split variables unlike"),
         (three, pf.StructureError, "Categorical.* is not over a binary variable"),
         (real, pf.StructureError, "Gaussian.* is not over a binary variable"),
@@ -291,7 +294,7 @@ def test_what_is_not_a_psdd_is_refused(tmp_path: Path) -> None:
 
 
 def test_deep_psdds(tmp_path: Path) -> None:
-    deep = 5_000
+    deep = 2_000
     pairs = [bit(deep, 0), bit(deep, 1)]
     for v in reversed(range(deep)):
         pairs = [
@@ -307,11 +310,11 @@ def test_deep_psdds(tmp_path: Path) -> None:
     pf.write_psdd(again, tmp_path / "b")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     left = [pf.ProductLayer([bit(0, k), bit(1, k)]) for k in (0, 1)]
-    for v in range(2, 1_500):  # families whose disjointness rests on the deepest variable
+    for v in range(2, 1_200):  # families whose disjointness rests on the deepest variable
         left = [pf.ProductLayer([prime, coin(v)]) for prime in left]
     root = pf.SumLayer(left, pf.Parameter.from_probs([[0.5, 0.5]]))
     pf.write_psdd(pf.Circuit(root), tmp_path / "c")
-    assert pf.read_psdd(tmp_path / "c").num_variables == 1_500
+    assert pf.read_psdd(tmp_path / "c").num_variables == 1_200
 
 
 BROKEN = [
@@ -323,6 +326,10 @@ BROKEN = [
     ("psdd " + "9" * 10_000 + "\nL 0 0 1\n", "line 1 is not 'psdd'"),
     (TWO.replace("psdd 5", "psdd 4"), "has 5 nodes, not 4"),
     (TWO[: TWO.index("D 0")].replace("psdd 5", "psdd 9"), "has 4 nodes, not 9, 4 unused"),
+    (
+        TWO.replace("psdd 5", "psdd 9").replace("D 0", "L 6 0 1\nD 0"),
+        "has 6 nodes, not 9, 2 unused",
+    ),
     (TWO[:-20], "line 8: .*'-'"),
     (TWO[:-24], "line 8: 2 elements do not fit 4 numbers"),
     (TWO.replace("1 2 3 12", "1 999999999999999999999 3 12"), "elements do not fit"),

@@ -39,6 +39,9 @@ class Decision:
 
 
 Node = Leaf | Decision
+Edges = list[tuple[Layer, int, float]]
+"""Units that a unit reads, with log-weights."""
+
 Element = tuple[int, int]
 """Prime and sub: what a product unit is."""
 
@@ -69,8 +72,8 @@ class Decisions:
         self._units: dict[tuple[Layer, int], int | Element] = {}
         reached = _reached(circuit)
         for layer in circuit.layers:
-            for unit in sorted(reached[layer]):
-                self._units[layer, unit] = self._unit(layer, unit)
+            for unit, edges in sorted(reached[layer].items()):
+                self._units[layer, unit] = self._unit(layer, unit, edges)
         self.root = self.node(circuit.root, 0)
 
     def below(self, node: int) -> list[int]:
@@ -85,12 +88,12 @@ class Decisions:
         found = self._units[layer, unit]
         return found if isinstance(found, int) else self._single(found)
 
-    def _unit(self, layer: Layer, unit: int) -> int | Element:
+    def _unit(self, layer: Layer, unit: int, edges: Edges) -> int | Element:
         if isinstance(layer, InputLayer):
             return self._leaf(layer.variable, _input_logs(layer)[unit])
         if isinstance(layer, SumLayer):
-            return self._sum(layer, unit)
-        parts = [self.node(*child) for child in children(layer, unit)]
+            return self._sum(layer, edges)
+        parts = [self.node(child, k) for child, k, _ in edges]
         sub = parts[-1]
         for prime in reversed(parts[1:-1]):  # the rest of a longer product hangs on the right
             sub = self._single((prime, sub))
@@ -105,8 +108,8 @@ class Decisions:
             self._known[key] = self._add(Leaf(variable, logs), place)
         return self._known[key]
 
-    def _sum(self, layer: SumLayer, unit: int) -> int | Element:
-        found = [(self._units[child, k], w) for child, k, w in edges(layer, unit)]
+    def _sum(self, layer: SumLayer, edges: Edges) -> int | Element:
+        found = [(self._units[child, k], w) for child, k, w in edges]
         if len(found) == 1:
             return found[0][0]
         leaves: list[tuple[Leaf, float]] = []
@@ -191,19 +194,25 @@ class Decisions:
         return True
 
 
-def children(layer: ProductLayer, unit: int) -> list[tuple[Layer, int]]:
-    """The units that a unit of a product multiplies."""
-    if layer.kind == "hadamard":
-        return [(child, unit) for child in layer.inputs]
-    found = []
-    for child in reversed(layer.inputs):
-        unit, own = divmod(unit, child.units)
-        found.append((child, own))
-    return found[::-1]
+def _reached(circuit: Circuit) -> dict[Layer, dict[int, Edges]]:
+    """Units of every layer that have a part in the root, and what they read."""
+    reached: dict[Layer, dict[int, Edges]] = {layer: {} for layer in circuit.layers}
+    reached[circuit.root][0] = []
+    for layer in reversed(circuit.layers):
+        for unit in reached[layer]:
+            edges = _edges(layer, unit)
+            reached[layer][unit] = edges
+            for child, k, _ in edges:
+                reached[child].setdefault(k, [])
+    return reached
 
 
-def edges(layer: SumLayer, unit: int) -> list[tuple[Layer, int, float]]:
-    """The units that a unit of a sum adds up, with log-weights; without hard zeros."""
+def _edges(layer: Layer, unit: int) -> Edges:
+    """What a unit reads: all but hard zeros."""
+    if isinstance(layer, InputLayer):
+        return []
+    if isinstance(layer, ProductLayer):
+        return _factors(layer, unit)
     logs = _settled(layer.weight.value[unit].double()).tolist()
     if layer.mixing:
         inputs = [(child, unit) for child in layer.inputs]
@@ -212,19 +221,14 @@ def edges(layer: SumLayer, unit: int) -> list[tuple[Layer, int, float]]:
     return [(*of, w) for of, w in zip(inputs, logs, strict=True) if w > -torch.inf]
 
 
-def _reached(circuit: Circuit) -> dict[Layer, set[int]]:
-    """Units of every layer that have a part in the root."""
-    reached: dict[Layer, set[int]] = {layer: set() for layer in circuit.layers}
-    reached[circuit.root].add(0)
-    for layer in reversed(circuit.layers):
-        for unit in reached[layer]:
-            if isinstance(layer, SumLayer):
-                for child, k, _ in edges(layer, unit):
-                    reached[child].add(k)
-            elif isinstance(layer, ProductLayer):
-                for child, k in children(layer, unit):
-                    reached[child].add(k)
-    return reached
+def _factors(layer: ProductLayer, unit: int) -> Edges:
+    if layer.kind == "hadamard":
+        return [(child, unit, 0.0) for child in layer.inputs]
+    found: Edges = []
+    for child in reversed(layer.inputs):  # the last input's index runs fastest
+        unit, own = divmod(unit, child.units)
+        found.append((child, own, 0.0))
+    return found[::-1]
 
 
 def _input_logs(layer: InputLayer) -> list[tuple[float, float]]:
