@@ -181,3 +181,30 @@ def keeps(before: pf.Circuit, after: pf.Circuit, names: list[str]) -> None:
     for name in names:
         if getattr(before.properties, name) is not None:
             assert getattr(after.properties, name) is not None, name
+
+
+def categorical(variable: int, units: int) -> pf.InputLayer:
+    return pf.InputLayer.random(variable, pf.Categorical(2), units)
+
+
+def test_units_of_a_product_in_another_order_find_each_other() -> None:
+    def one(first: int, second: int) -> pf.Circuit:
+        square = pf.ProductLayer([categorical(first, 2), categorical(second, 2)], "kronecker")
+        return pf.Circuit(pf.SumLayer.random([pf.ProductLayer([square, categorical(2, 4)])]))
+
+    a, b = one(0, 1), one(1, 0)
+    both = logs(a) + logs(b)
+    assert_same(logs(multiply(a, b)), both - both.logsumexp(0))
+
+
+def test_mixing_layers_multiply_to_mixing_layers() -> None:
+    def one() -> pf.Circuit:
+        pairs = [pf.ProductLayer([categorical(0, 3), categorical(1, 3)]) for _ in range(2)]
+        return pf.Circuit(pf.SumLayer.random([pf.SumLayer.random(pairs, 3, mixing=True)]))
+
+    a, b = one(), one()
+    found = multiply(a, b)
+    both = logs(a) + logs(b)
+    assert_same(logs(found), both - both.logsumexp(0))
+    mixed = [layer for layer in found.layers if isinstance(layer, pf.SumLayer) and layer.mixing]
+    assert [layer.weight.shape for layer in mixed] == [(9, 4)]

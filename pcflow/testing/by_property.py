@@ -117,7 +117,7 @@ def compatible_circuits(
     Examples:
         >>> import pcflow as pf
         >>> from hypothesis import find
-        >>> print(pf.prove_compatible(*find(compatible_circuits(), lambda pair: True)))
+        >>> print(pf.prove_compatible(*find(compatible_circuits(1), lambda pair: True)))
         compatible: 1 pairs of layers meet
     """
     wanted = known_properties(properties)
