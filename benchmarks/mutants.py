@@ -19,43 +19,40 @@ from __future__ import annotations
 
 import argparse
 import ast
-import importlib.util
 import os
 import resource
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
-from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib import import_module
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import CodeType
-from typing import NamedTuple
 
 os.environ |= {"OMP_NUM_THREADS": "1", "CI": "1"}
 
-import hypothesis.strategies  # noqa: F401  # all that tests import, so that forks need not
-import matplotlib.pyplot
-import networkx  # noqa: F401
+import matplotlib
 import pytest
-import scipy.stats  # noqa: F401
-import torch._dynamo
+import torch
 from hypothesis import Phase, settings
 
+for name in ("networkx", "scipy.stats", "matplotlib.pyplot", "torch._dynamo"):
+    import_module(name)  # so that forks need not
+
 ROOT = Path(__file__).resolve().parent.parent
-LAWS = "tests/test_laws_queries.py"
+HEAD, LAWS = "tests/diffusion/test_head.py", "tests/test_laws_queries.py"
 SLOW = f"--deselect={LAWS}::test_projection_reaches_any_marginals_that_potentials_can_make"
-ENGINE, LEARNING = "tests/test_laws_engine.py", "tests/test_laws_learning.py"
+ENGINE = ["tests/test_laws_engine.py", "tests/test_laws_learning.py"]
 TESTS = {
-    "pcflow_diffusion/coupling.py": [
-        "pcflow_diffusion/coupling.py",
-        "tests/diffusion/test_head.py",
-    ],
+    "pcflow_diffusion/coupling.py": ["pcflow_diffusion/coupling.py", HEAD],
     "pcflow/queries.py": ["tests/test_compiled.py", LAWS, SLOW],
-    "pcflow/passes.py": ["tests/test_compiled.py", LAWS, SLOW, ENGINE, LEARNING],
+    "pcflow/passes.py": ["tests/test_compiled.py", LAWS, SLOW, *ENGINE],
     "pcflow/properties.py": ["pcflow/properties.py", "tests/test_properties.py"],
     "pcflow/supports.py": ["tests/test_properties.py"],
     "pcflow/pairing.py": ["tests/test_properties.py", "tests/test_transform.py"],
 }  # what pytest is asked to run, the quickest to fail first
+OPTIONS = ["-xs", "--assert=plain", "-pno:terminal", "-pno:cacheprovider"]
 
 SWAPS = """
 Lt LtE GtE, LtE Lt Gt, Gt GtE LtE, GtE Gt Lt, Eq NotEq, NotEq Eq, Is IsNot, IsNot Is, In NotIn,
@@ -67,15 +64,8 @@ OTHERS = {operator: others for operator, *others in OPERATORS}
 SYMMETRIC = {"isinstance", "min", "max", "minimum", "maximum"}  # no use in swapping arguments
 UNUSED = {"annotation", "returns", "decorator_list", "bases"}  # while the program runs
 
-Put = Callable[[ast.AST], None]
-
-
-class Mutant(NamedTuple):
-    """A file with one change: where, what was changed, and all of it compiled."""
-
-    line: int
-    change: str
-    code: CodeType
+Site = tuple[ast.expr | ast.stmt, Callable[[ast.AST], None], list[ast.AST]]
+Mutant = tuple[int, str, CodeType]  # the line, what was changed, and the whole file
 
 
 def mutants(path: str) -> Iterator[Mutant]:
@@ -87,11 +77,11 @@ def mutants(path: str) -> Iterator[Mutant]:
             if before != after:
                 put(ast.fix_missing_locations(ast.copy_location(other, node)))
                 change = f"left out: `{before}`" if after == "pass" else f"`{before}` -> `{after}`"
-                yield Mutant(node.lineno, change, compile(tree, ROOT / path, "exec"))
+                yield node.lineno, change, compile(tree, ROOT / path, "exec")
                 put(node)
 
 
-def sites(node: ast.AST) -> Iterator[tuple[ast.expr | ast.stmt, Put, list[ast.AST]]]:
+def sites(node: ast.AST) -> Iterator[Site]:
     """Pieces of code, a way to put something in their place, and what to put there."""
     for name, value in ast.iter_fields(node):
         for place, child in enumerate(value if isinstance(value, list) else [value]):
@@ -106,115 +96,105 @@ def sites(node: ast.AST) -> Iterator[tuple[ast.expr | ast.stmt, Put, list[ast.AS
 
 def is_idle(parent: ast.AST, node: ast.AST) -> bool:
     """Whether what happens does not depend on this piece of code, or should not."""
-    if isinstance(parent, ast.Module) and not isinstance(node, ast.ClassDef | ast.FunctionDef):
-        return True  # imports, aliases of types
-    if isinstance(node, ast.keyword) and node.arg == "strict":
-        return True
-    is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-    return is_text or isinstance(node, ast.JoinedStr | ast.Assert)
+    match node:
+        case ast.JoinedStr() | ast.Assert() | ast.Expr(value=ast.Constant()):
+            return True
+        case ast.AnnAssign(value=None) | ast.keyword(arg="strict"):
+            return True
+    return isinstance(parent, ast.Module) and not isinstance(node, ast.ClassDef | ast.FunctionDef)
 
 
 def forced(parent: ast.AST, name: str) -> list[ast.AST]:
     """What to put in the place of a condition."""
-    always = isinstance(parent, ast.If | ast.IfExp | ast.comprehension)  # but not in `while`
-    held = [ast.Constant(True), ast.Constant(False)] if always else [ast.Constant(False)]
-    return [*held] if name in ("test", "ifs") else []
+    if name not in ("test", "ifs"):
+        return []
+    never, always = ast.Constant(value=False), ast.Constant(value=True)
+    return [never] if isinstance(parent, ast.While) else [always, never]
 
 
-def alternatives(node: ast.expr | ast.stmt) -> Iterator[ast.AST]:
+def but(node: ast.AST, **changed: object) -> ast.AST:
+    """The same, but for these fields."""
+    return type(node)(**vars(node) | changed)
+
+
+def alternatives(node: ast.AST) -> Iterator[ast.AST]:
     """What to put in the place of an expression or a statement."""
     match node:
-        case ast.Compare(left, [op], right):
-            yield from (ast.Compare(left, [other()], right) for other in OTHERS[type(op)])
-        case ast.BoolOp(op, values):
-            yield from (ast.BoolOp(other(), values) for other in OTHERS[type(op)])
-        case ast.BinOp(left, op, right):
-            yield from (ast.BinOp(left, other(), right) for other in OTHERS[type(op)])
-        case ast.UnaryOp(_, operand):
+        case ast.Compare(ops=[op]):
+            yield from (but(node, ops=[other()]) for other in OTHERS[type(op)])
+        case ast.BoolOp(op=op) | ast.BinOp(op=op):
+            yield from (but(node, op=other()) for other in OTHERS[type(op)])
+        case ast.AugAssign(op=op):
+            yield from (*(but(node, op=other()) for other in OTHERS[type(op)]), ast.Pass())
+        case ast.UnaryOp(operand=operand):
             yield operand
-        case ast.Constant(bool(value)):
-            yield ast.Constant(not value)
-        case ast.Constant(int(value) | float(value)):
-            yield from (ast.Constant(value + 1), ast.Constant(value - 1))
-        case ast.List([_, *_], ast.Load()):
-            yield ast.List([], ast.Load())
-        case ast.Dict([_, *_]):
-            yield ast.Dict([], [])
-        case ast.Call(func, [first, second, *rest], keywords):
-            name = func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "")
-            if not isinstance(second, ast.Starred) and name not in SYMMETRIC:
-                yield ast.Call(func, [second, first, *rest], keywords)
-        case ast.Return(ast.expr()):
-            yield ast.Return(None)
-        case ast.AnnAssign(value=None) | ast.Pass():
+        case ast.Constant(value=bool(value)):
+            yield but(node, value=not value)
+        case ast.Constant(value=int(value) | float(value)):
+            yield from (but(node, value=value + 1), but(node, value=value - 1))
+        case ast.List(elts=[_, *_], ctx=ast.Load()):
+            yield but(node, elts=[])
+        case ast.Dict(keys=[_, *_]):
+            yield but(node, keys=[], values=[])
+        case ast.Call(func=func, args=[first, ast.expr() as second, *rest]):
+            if ast.unparse(func).rpartition(".")[2] not in SYMMETRIC:
+                yield but(node, args=[second, first, *rest])
+        case ast.Return(value=ast.expr()):
+            yield but(node, value=None)
+        case (
+            ast.Assign() | ast.AnnAssign() | ast.Expr() | ast.Raise() | ast.Break() | ast.Continue()
+        ):
+            yield ast.Pass()
+
+
+class Forks:
+    """A pytest plugin: once pytest is ready, it goes on in a fork for every mutant of a file."""
+
+    def __init__(self, path: str, given: list[Mutant], jobs: int) -> None:
+        """No mutant has survived yet."""
+        self.path, self.given, self.jobs = path, given, jobs
+        self.running: dict[int, str] = {}
+        self.survivors: list[str] = []
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection(self) -> None:
+        """In a fork this returns, and pytest collects and runs tests, which import the change."""
+        code = compile((ROOT / self.path).read_text(), ROOT / self.path, "exec")
+        if not (pid := self.fork(code, 3600)):
             return
-        case ast.AugAssign(target, op, value):
-            yield from (ast.AugAssign(target, other(), value) for other in OTHERS[type(op)])
-            yield ast.Pass()
-        case ast.Assign() | ast.AnnAssign() | ast.Expr() | ast.Raise() | ast.Return():
-            yield ast.Pass()
-        case ast.Break() | ast.Continue():
-            yield ast.Pass()
+        _, status, used = os.wait4(pid, 0)
+        if status != 0:
+            raise SystemExit(f"{self.path}: its tests fail before anything is changed")
+        limit = 10 + int(3 * (used.ru_utime + used.ru_stime))
+        for line, change, code in self.given:
+            if len(self.running) == self.jobs:
+                self.wait()
+            if not (pid := self.fork(code, limit)):
+                return
+            self.running[pid] = f"{self.path}:{line}: {change}"
+        while self.running:
+            self.wait()
+        pytest.exit("all forks have ended", 0)
 
+    def fork(self, code: CodeType, limit: int) -> int:
+        """A process for which the file has this code, for so many seconds at most."""
+        if pid := os.fork():
+            return pid
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 34, 1 << 34))  # some lists grow for ever
+        signal.alarm(20 * limit)  # and some processes wait for ever
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+        changed, load = self.path[:-3].replace("/", "."), SourceFileLoader.get_code
+        SourceFileLoader.get_code = lambda it, name: code if name == changed else load(it, name)
+        return 0
 
-class Changed(SourceFileLoader):
-    """Finds and loads one module, with other code than its file has."""
-
-    def __init__(self, path: str, code: CodeType) -> None:
-        """The file, and the code to run in its place."""
-        super().__init__(path.removesuffix(".py").replace("/", "."), str(ROOT / path))
-        self.code = code
-
-    def find_spec(self, name: str, *_: object) -> ModuleSpec | None:
-        """As `sys.meta_path` asks."""
-        ours = name == self.name
-        return (
-            importlib.util.spec_from_file_location(name, self.path, loader=self) if ours else None
-        )
-
-    def get_code(self, fullname: str) -> CodeType:
-        """The other code."""
-        return self.code
-
-
-def start(path: str, code: CodeType, seconds: int) -> int:
-    """Run the tests of a file on other code, in a process of its own, for so long at most."""
-    if pid := os.fork():
-        return pid
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-    resource.setrlimit(resource.RLIMIT_AS, (1 << 34, 1 << 34))  # some lists grow for ever
-    signal.alarm(20 * seconds)  # and some processes wait for ever
-    silence = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silence, 1)
-    os.dup2(silence, 2)
-    sys.meta_path.insert(0, Changed(path, code))  # type: ignore[arg-type]
-    options = ["-x", "--assert=plain", "--tb=no", "-p", "no:cacheprovider"]
-    os._exit(pytest.main([*options, "--hypothesis-profile=mutants", *TESTS[path]]))
-
-
-def survivors(path: str, given: list[Mutant], seconds: int, jobs: int) -> list[Mutant]:
-    """The mutants on which every test passes."""
-    running: dict[int, Mutant] = {}
-    found: list[Mutant] = []
-    for mutant in [*given, *[None] * jobs]:
-        if len(running) == jobs or (running and mutant is None):
-            pid, status = os.wait()
-            done = running.pop(pid)
-            if status == 0:
-                found.append(done)
-                print(f"survived: {path}:{done.line}: {done.change}", file=sys.stderr)
-        if mutant is not None:
-            running[start(path, mutant.code, seconds)] = mutant
-    return sorted(found, key=lambda mutant: mutant.line)
-
-
-def limit(path: str) -> int:
-    """The seconds of processor time that a mutant of a file is given."""
-    code = compile((ROOT / path).read_text(), ROOT / path, "exec")
-    _, status, used = os.wait4(start(path, code, 3600), 0)
-    if status != 0:
-        raise SystemExit(f"{path}: its tests fail before anything is changed")
-    return 10 + int(3 * used.ru_utime + used.ru_stime)
+    def wait(self) -> None:
+        """Until the tests of one mutant end."""
+        pid, status = os.wait()
+        change = self.running.pop(pid)
+        if status == 0:
+            self.survivors.append(change)
+            print("survived:", change, file=sys.stderr)
 
 
 def main() -> None:
@@ -229,19 +209,22 @@ def main() -> None:
     torch.set_num_threads(1)
     matplotlib.use("Agg")
     phases = [Phase.explicit, Phase.generate]
+    assert "pcflow" not in sys.modules
     settings.register_profile(
-        "mutants", deadline=None, derandomize=True, max_examples=15, phases=phases
+        "mutants", deadline=None, derandomize=True, max_examples=10, phases=phases
     )
     print("| file | mutants | killed | share |\n|---|---|---|---|", flush=True)
-    lines: list[str] = []
+    left: list[str] = []
     for path in asked.files:
-        given = [one for one in mutants(path) if asked.only is None or one.line in asked.only]
-        left = survivors(path, given, limit(path), asked.jobs)
-        killed = len(given) - len(left)
-        share = f"{killed / max(1, len(given)):.1%}"
-        print(f"| `{path}` | {len(given)} | {killed} | {share} |", flush=True)
-        lines += [f"- {path}:{one.line}: {one.change}" for one in left]
-    print("\nSurvivors:\n", *lines, sep="\n")
+        given = [one for one in mutants(path) if asked.only is None or one[0] in asked.only]
+        forks, parent = Forks(path, given, asked.jobs), os.getpid()
+        status = pytest.main([*OPTIONS, "--hypothesis-profile=mutants", *TESTS[path]], [forks])
+        if os.getpid() != parent:
+            os._exit(status)
+        killed = len(given) - len(forks.survivors)
+        print(f"| `{path}` | {len(given)} | {killed} | {killed / len(given):.1%} |", flush=True)
+        left += forks.survivors
+    print("\nSurvivors:\n", *left, sep="\n- ")
 
 
 if __name__ == "__main__":
