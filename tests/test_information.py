@@ -85,7 +85,7 @@ def test_renyi_entropies(circuit: pf.Circuit, order: float) -> None:
         same(pf.renyi_entropy(circuit, order), (order * log_p).logsumexp(0).item() / (1 - order))
 
 
-@given(circuits(max_variables=4, properties=["structured_decomposable"]), st.integers(2, 3))
+@given(circuits(max_variables=3, properties=["structured_decomposable"]), st.integers(2, 5))
 def test_renyi_entropies_of_whole_order_need_no_determinism(
     circuit: pf.Circuit, order: int
 ) -> None:

@@ -208,3 +208,27 @@ def test_mixing_layers_multiply_to_mixing_layers() -> None:
     assert_same(logs(found), both - both.logsumexp(0))
     mixed = [layer for layer in found.layers if isinstance(layer, pf.SumLayer) and layer.mixing]
     assert [layer.weight.shape for layer in mixed] == [(9, 4)]
+
+
+def test_variables_that_do_not_fit_are_refused_by_name() -> None:
+    chain = pf.hmm(3, states=2, inputs=pf.Bernoulli())
+    for keep in ([0, 0], [3], [-1], [0.5]):
+        with pytest.raises(pf.EvidenceError, match=r"keep: .* 0\.\.2"):
+            marginalize(chain, keep)  # type: ignore[arg-type]
+    with pytest.raises(pf.EvidenceError, match="values: variables"):
+        condition(chain, {3: 0})
+    with pytest.raises(pf.EvidenceError, match=r"variable 1 is 2\.0"):
+        condition(chain, {1: 2})
+    with pytest.raises(pf.StructureError, match="no variable is left"):
+        condition(chain, {0: 0, 1: 0, 2: 0})
+    with pytest.raises(pf.StructureError, match="no variable is left"):
+        marginalize(chain, [])
+    with pytest.raises(pf.EvidenceError, match=r"variable 1 needs values in 0\.\.1, got \[2\]"):
+        restrict(chain, {1: [2]})
+    with pytest.raises(pf.EvidenceError, match="needs a finite range"):
+        restrict(pf.hmm(3, states=2, inputs=pf.Gaussian()), {1: [2]})
+    for weights in ([0.5], [0.5, -0.5], [0.0, 0.0], [math.inf, 1.0]):
+        with pytest.raises(pf.StructureError, match="2 circuits need as many weights"):
+            mixture([chain, chain], weights)
+    with pytest.raises(pf.NotSmooth):
+        mixture([chain, pf.hmm(2, states=2, inputs=pf.Bernoulli())], [0.5, 0.5])
