@@ -55,7 +55,7 @@ TESTS = {
     "pcflow/properties.py": ["tests/test_properties.py", "tests/test_laws_structure.py"],
     "pcflow/supports.py": ["tests/test_properties.py"],
     "pcflow/pairing.py": ["tests/test_laws_structure.py", "tests/test_transform.py"],
-}  # what pytest is asked to run, the quickest to fail first
+}  # what pytest is asked to run
 SLOW = [
     f"{LAWS}::test_projection_reaches_any_marginals_that_potentials_can_make",
     f"{NUMBERS}::test_log_space_rows_have_right_gradients_marginals_and_draws",
@@ -164,6 +164,8 @@ class Forks:
     def __init__(self, path: str, given: list[Mutant], jobs: int) -> None:
         """No mutant has survived yet."""
         self.path, self.given, self.jobs = path, given, jobs
+        self.report, self.write_report = os.pipe()
+        self.durations: dict[str, float] = {}
         self.running: dict[int, str] = {}
         self.survivors: list[str] = []
 
@@ -175,15 +177,27 @@ class Forks:
             return
         if os.waitpid(pid, 0)[1] != 0:
             pytest.exit(f"{self.path}: its tests fail before anything is changed", 1)
-        for line, change, code in self.given:
+        for line in os.read(self.report, 1 << 16).decode().splitlines():
+            name, duration = line.split("\t")
+            self.durations[name] = float(duration)
+        for number, change, code in self.given:
             if len(self.running) == self.jobs:
                 self.wait()
             if not (pid := self.fork(code)):
                 return
-            self.running[pid] = f"{self.path}:{line}: {change}"
+            self.running[pid] = f"{self.path}:{number}: {change}"
         while self.running:
             self.wait()
         pytest.exit("all forks have ended", 0)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Before anything is changed: tell the parent how long each test takes."""
+        if report.when == "call" and not self.durations:
+            os.write(self.write_report, f"{report.nodeid}\t{report.duration}\n".encode())
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """The quickest test first."""
+        items.sort(key=lambda item: self.durations.get(item.nodeid, 0.0))
 
     def pytest_runtest_logstart(self) -> None:
         """Give the next test its time; who takes longer is ended by the timer."""
