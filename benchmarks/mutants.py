@@ -4,27 +4,21 @@
     python benchmarks/mutants.py                        # every file of TESTS
     python benchmarks/mutants.py pcflow/passes.py --only 42 43
 
-A mutant is a file with one change: another comparison or operator, `and` for `or`, a number one
-higher or lower, a flipped flag, a list emptied, the first two arguments swapped, a condition that
-always or never holds, a statement left out, nothing returned. Left alone is what cannot matter:
-annotations, strings, assertions (they tell mypy the types), `strict=` of zip. The tests of the file
-run on each of its mutants until one fails; if none does, the mutant survives.
+Every mutant is a file with one change (see changes.py). The tests of the file run on each of them
+until one fails; if none does, the mutant survives. Printed are a Markdown table and the survivors.
 
 One process imports torch and pytest; each mutant is a fork of it that imports pcflow with the
-changed file. Hypothesis draws the same few examples each time and does not shrink. A test fails if
-it takes ten seconds of processor time: some mutants never end.
+changed file. Hypothesis draws the same ten examples each time and does not shrink, and the quickest
+test comes first. A test fails if it takes ten seconds of processor time: some mutants never end.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
 import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from functools import partial
 from importlib import import_module
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -35,6 +29,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "CI": "1"}
 import matplotlib
 import pytest
 import torch
+from changes import Mutant, mutants
 from hypothesis import Phase, settings
 
 for name in ("networkx", "scipy.stats", "matplotlib.pyplot", "torch._dynamo"):
@@ -63,99 +58,6 @@ SLOW = [
 OPTIONS = ["-xs", "--assert=plain", "-pno:terminal", "-pno:cacheprovider"]
 OPTIONS += ["--hypothesis-profile=mutants", *(f"--deselect={test}" for test in SLOW)]
 SECONDS = 10  # of processor time that one test may take; the slowest takes three
-
-SWAPS = """
-Lt LtE GtE, LtE Lt Gt, Gt GtE LtE, GtE Gt Lt, Eq NotEq, NotEq Eq, Is IsNot, IsNot Is, In NotIn,
-NotIn In, And Or, Or And, Add Sub, Sub Add, Mult Div, Div Mult, FloorDiv Mult, Mod FloorDiv,
-Pow Mult, MatMult Mult, LShift RShift, RShift LShift, BitAnd BitOr, BitOr BitAnd
-"""  # an operator, and those that stand in for it
-OPERATORS = [[getattr(ast, name) for name in names.split()] for names in SWAPS.split(",")]
-OTHERS = {operator: others for operator, *others in OPERATORS}
-SYMMETRIC = {"isinstance", "min", "max", "minimum", "maximum"}  # no use in swapping arguments
-UNUSED = {"annotation", "returns", "decorator_list", "bases"}  # while the program runs
-
-Site = tuple[ast.expr | ast.stmt, Callable[[ast.AST], None], list[ast.AST]]
-Mutant = tuple[int, str, CodeType]  # the line, what was changed, and the whole file
-
-
-def mutants(path: str) -> Iterator[Mutant]:
-    """Every mutant of a file, from top to bottom."""
-    tree = ast.parse((ROOT / path).read_text())
-    for node, put, others in sites(tree):
-        for other in others:
-            before, after = ast.unparse(node), ast.unparse(other)
-            if before != after:
-                put(ast.fix_missing_locations(ast.copy_location(other, node)))
-                change = f"left out: `{before}`" if after == "pass" else f"`{before}` -> `{after}`"
-                yield node.lineno, change, compile(tree, ROOT / path, "exec")
-                put(node)
-
-
-def sites(node: ast.AST) -> Iterator[Site]:
-    """Pieces of code, a way to put something in their place, and what to put there."""
-    for name, value in ast.iter_fields(node):
-        for place, child in enumerate(value if isinstance(value, list) else [value]):
-            if name in UNUSED or not isinstance(child, ast.AST) or is_idle(node, child):
-                continue
-            if isinstance(child, ast.expr | ast.stmt):
-                listed = isinstance(value, list)
-                put = partial(value.__setitem__, place) if listed else partial(setattr, node, name)
-                yield child, put, [*forced(node, name), *alternatives(child)]
-            yield from sites(child)
-
-
-def is_idle(parent: ast.AST, node: ast.AST) -> bool:
-    """Whether what happens does not depend on this piece of code, or should not."""
-    match node:
-        case ast.JoinedStr() | ast.Assert() | ast.Expr(value=ast.Constant()):
-            return True
-        case ast.AnnAssign(value=None) | ast.keyword(arg="strict"):
-            return True
-    return isinstance(parent, ast.Module) and not isinstance(node, ast.ClassDef | ast.FunctionDef)
-
-
-def forced(parent: ast.AST, name: str) -> list[ast.AST]:
-    """What to put in the place of a condition."""
-    if name not in ("test", "ifs"):
-        return []
-    never, always = ast.Constant(value=False), ast.Constant(value=True)
-    return [never] if isinstance(parent, ast.While) else [always, never]
-
-
-def but(node: ast.AST, **changed: object) -> ast.AST:
-    """The same, but for these fields."""
-    return type(node)(**vars(node) | changed)
-
-
-def alternatives(node: ast.AST) -> Iterator[ast.AST]:
-    """What to put in the place of an expression or a statement."""
-    match node:
-        case ast.Compare(ops=[op]):
-            yield from (but(node, ops=[other()]) for other in OTHERS[type(op)])
-        case ast.BoolOp(op=op) | ast.BinOp(op=op):
-            yield from (but(node, op=other()) for other in OTHERS[type(op)])
-        case ast.AugAssign(op=op):
-            yield from (*(but(node, op=other()) for other in OTHERS[type(op)]), ast.Pass())
-        case ast.UnaryOp(op=op, operand=operand):  # -1 -> 1 is one, but `dim=-1` is often `dim=1`
-            if not (isinstance(op, ast.USub) and isinstance(operand, ast.Constant)):
-                yield operand
-        case ast.Constant(value=bool(value)):
-            yield but(node, value=not value)
-        case ast.Constant(value=int(value) | float(value)):
-            yield from (but(node, value=value + 1), but(node, value=value - 1))
-        case ast.List(elts=[_, *_], ctx=ast.Load()):
-            yield but(node, elts=[])
-        case ast.Dict(keys=[_, *_]):
-            yield but(node, keys=[], values=[])
-        case ast.Call(func=func, args=[first, ast.expr() as second, *rest]):
-            if ast.unparse(func).rpartition(".")[2] not in SYMMETRIC:
-                yield but(node, args=[second, first, *rest])
-        case ast.Return(value=ast.expr()):
-            yield but(node, value=None)
-        case (
-            ast.Assign() | ast.AnnAssign() | ast.Expr() | ast.Raise() | ast.Break() | ast.Continue()
-        ):
-            yield ast.Pass()
 
 
 class Forks:
@@ -242,7 +144,7 @@ def main() -> None:
     print("| file | mutants | killed | share |\n|---|---|---|---|", flush=True)
     left: list[str] = []
     for path in asked.files:
-        given = [one for one in mutants(path) if asked.only is None or one[0] in asked.only]
+        given = [one for one in mutants(ROOT / path) if asked.only is None or one[0] in asked.only]
         forks, parent = Forks(path, given, asked.jobs), os.getpid()
         status = pytest.main([*OPTIONS, *TESTS[path]], [forks])
         if os.getpid() != parent or status != 0:

@@ -88,6 +88,22 @@ def test_gradients_accumulate_and_graphs_are_independent(circuit: pf.Circuit, x:
         torch.testing.assert_close(bank.grad, grad, rtol=1e-9, atol=1e-12)
 
 
+def test_tied_parameters_of_one_bank_have_gradients_of_their_own() -> None:
+    leaves = [pf.InputLayer.random(v, pf.Categorical(3), 2) for v in range(4)]
+    tied = [pf.Parameter(torch.randn(2, 2)) for _ in range(2)]
+    sums = [pf.SumLayer([leaf], tied[v % 2]) for v, leaf in enumerate(leaves)]
+    circuit = pf.Circuit(pf.SumLayer.random([pf.ProductLayer(sums)]))
+    model = pf.compile(circuit, DEVICE, torch.float64)
+    x = torch.randint(3, (6, 4))
+    model.log_prob(x).sum().backward()
+    values = {p: p.value.double().clone().requires_grad_() for p in circuit.parameters}
+    pf.reference_log_prob(circuit, x, values).sum().backward()
+    assert tied in (list(members) for members in model.plan.banks)
+    for bank, members in zip(model.banks, model.plan.banks, strict=True):
+        for grad, parameter in zip(bank.grad, members, strict=True):  # type: ignore[arg-type]
+            torch.testing.assert_close(grad.cpu(), values[parameter].grad, rtol=1e-9, atol=1e-9)
+
+
 def test_a_frozen_circuit_passes_gradients_to_potentials_only(circuit: pf.Circuit) -> None:
     model = pf.compile(circuit, DEVICE).requires_grad_(False)
     potentials = torch.randn(2, 5, 3, requires_grad=True)
