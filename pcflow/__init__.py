@@ -31,6 +31,7 @@ from pcflow.errors import (
     PcflowError,
     PropertyRequired,
     StructureError,
+    Unsatisfiable,
 )
 from pcflow.estimates import (
     Estimate,
@@ -65,9 +66,10 @@ from pcflow.inputs import (
     LogNormal,
     Poisson,
 )
-from pcflow.io import load, save
+from pcflow.io import load, read_psdd, save, write_psdd
 from pcflow.layers import InputLayer, Parameter, ProductLayer, SumLayer
 from pcflow.learn import EM, Anemone, FitResult, Gradient, MiniBatchEM, fit
+from pcflow.logic import CNF, ModelCount, compile_cnf, model_count, read_dimacs, write_dimacs
 from pcflow.moments import covariance, moment, mutual_information, pairwise_mutual_information
 from pcflow.projection import ProjectedEvidence
 from pcflow.properties import (
@@ -91,6 +93,7 @@ from pcflow.transform import condition, marginalize, mixture, multiply, power, r
 from pcflow.trees import chow_liu, hclt, mixture_of_trees
 
 __all__ = [
+    "CNF",
     "EM",
     "MPE",
     "Anemone",
@@ -115,6 +118,7 @@ __all__ = [
     "InputLayer",
     "LogNormal",
     "MiniBatchEM",
+    "ModelCount",
     "NoMassError",
     "NotCompatible",
     "NotDecomposable",
@@ -136,10 +140,12 @@ __all__ = [
     "StructureError",
     "StructuredDecomposable",
     "SumLayer",
+    "Unsatisfiable",
     "build_circuit",
     "cauchy_schwarz_divergence",
     "chow_liu",
     "compile",
+    "compile_cnf",
     "condition",
     "covariance",
     "cross_entropy",
@@ -168,6 +174,7 @@ __all__ = [
     "marginalize",
     "mixture",
     "mixture_of_trees",
+    "model_count",
     "moment",
     "mpe_lower_bound",
     "mpe_upper_bound",
@@ -182,10 +189,14 @@ __all__ = [
     "prove_omni_compatible",
     "prove_structured_decomposable",
     "prune",
+    "read_dimacs",
+    "read_psdd",
     "reference_log_prob",
     "renyi_divergence",
     "renyi_entropy",
     "restrict",
     "save",
     "structure",
+    "write_dimacs",
+    "write_psdd",
 ]

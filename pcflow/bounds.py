@@ -15,13 +15,12 @@ from torch import Tensor
 from pcflow.circuit import Circuit
 from pcflow.compiled import CompiledCircuit, as_model
 from pcflow.evidence import CheckedEvidence, Evidence
-from pcflow.inputs import DensityFamily
-from pcflow.leaves import DensityLeaf, FiniteLeaf, Leaf
+from pcflow.leaves import Leaf
+from pcflow.log_semiring import MaxInputs
 from pcflow.moments import checked_variables
 from pcflow.passes import up
 from pcflow.plan import BankRead
 from pcflow.queries import chosen_potentials
-from pcflow.semiring import MaxInputs
 
 
 def mpe_upper_bound(model: Circuit | CompiledCircuit, evidence: Evidence | Tensor) -> Tensor:
@@ -230,18 +229,8 @@ class _Entropies:
 
     def at_leaf(self, leaf: Leaf, slope: Tensor) -> None:
         flow = leaf.semiring.flow(leaf.out.units, slope).sum(dim=1)  # [F, K]
-        self.total[1] += (flow * _entropy(leaf)).sum(dtype=torch.float64)
-
-
-def _entropy(leaf: Leaf) -> Tensor:
-    """Entropy [F, K] of the units of a leaf; F is 1 if all folds share them."""
-    if isinstance(leaf, DensityLeaf):
-        assert isinstance(leaf.step.family, DensityFamily)
-        return leaf.step.family.entropy(leaf.params())
-    assert isinstance(leaf, FiniteLeaf)
-    table = leaf.table.exp() if leaf.semiring.in_log_space else leaf.table  # [F or 1, V, K]
-    terms: Tensor = torch.special.entr(table)
-    return terms.sum(dim=-2)
+        entropy = leaf.step.family.entropy(self.tables.parameters(leaf.step))  # [F or 1, K]
+        self.total[1] += (flow * entropy).sum(dtype=torch.float64)
 
 
 def _mask(circuit: Circuit, variables: Iterable[int]) -> Tensor:

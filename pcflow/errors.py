@@ -145,6 +145,19 @@ class NoMassError(EvidenceError):
         super().__init__(f"{query}: the evidence has probability zero in row {shown}")
 
 
+class Unsatisfiable(PcflowError, ValueError):
+    """No assignment of non-zero weight satisfies a formula, so there is no distribution over them.
+
+    Attributes:
+        cnf: the formula, with a clause for every value that has weight zero.
+    """
+
+    def __init__(self, cnf: object) -> None:
+        """Keep the formula."""
+        self.cnf = cnf
+        super().__init__(f"no assignment of non-zero weight satisfies {cnf}")
+
+
 class FileFormatError(PcflowError, ValueError):
     """A file is truncated, of another format, or hostile; nothing was loaded."""
 

@@ -155,7 +155,6 @@ class _Pairs:
         key = product.kind, inputs
         if key not in self.groups:
             self.groups[key] = ProductLayer(inputs, product.kind)
-            self.masks[self.groups[key]] = sum(self.masks[x] for x in inputs)
         return self.groups[key]
 
     def scopes(self, layers: tuple[Layer, ...] | list[Layer]) -> list[tuple[int, ...]]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from pcflow.circuit import Circuit
 from pcflow.compiled import CompiledCircuit
 from pcflow.errors import StructureError
-from pcflow.layers import Parameter
+from pcflow.layers import Parameter, SumLayer
 from pcflow.learn.counts import Counts
 from pcflow.learn.data import Data, Source, Team
 from pcflow.rebuild import read_units, rebuild
@@ -29,7 +29,8 @@ def grow(
     """Every unit becomes several that start almost alike (Dang, Liu, Van den Broeck 2022).
 
     A trained circuit that is grown and trained on reaches better optima than a large random one.
-    The copies of a unit share its weight; without noise the distribution stays what it was.
+    The copies of a unit share its weight; without noise the distribution stays what it was. A root
+    that is no dense sum gets one on top, to mix its copies.
 
     Args:
         circuit: the circuit; it is not changed.
@@ -51,6 +52,8 @@ def grow(
     def shaken(weight: Tensor) -> Tensor:
         return weight + noise * torch.randn(weight.shape, generator=generator).to(weight)
 
+    if not isinstance(circuit.root, SumLayer) or circuit.root.mixing:  # it reads unit by unit
+        circuit = Circuit(SumLayer([circuit.root], Parameter(torch.zeros(1, 1))))
     times = {layer: 1 if layer is circuit.root else copies for layer in circuit.layers}
     chosen = {la: torch.arange(la.units).repeat_interleave(n) for la, n in times.items()}
     return rebuild(circuit, chosen, shaken)
@@ -101,9 +104,8 @@ def _without_least_flow(
     least = every.sort(descending=True).values[math.ceil(keep * len(every)) - 1]
     values = [bank.detach() for bank in model.banks]
     for bank, flow in flows.items():
-        most_used = torch.zeros_like(present[bank]).scatter_(
-            -1, flow.argmax(dim=-1, keepdim=True), True
-        )
+        most = flow.masked_fill(~present[bank], -1.0).argmax(dim=-1, keepdim=True)
+        most_used = torch.zeros_like(present[bank]).scatter_(-1, most, True)
         kept = present[bank] & ((flow >= least) & (flow > 0) | most_used)
         values[bank] = values[bank].masked_fill(~kept, -torch.inf)
     pairs = zip(model.plan.banks, values, strict=True)

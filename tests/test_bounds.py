@@ -161,6 +161,16 @@ def test_bounds_of_densities_by_hand() -> None:
         assert found.exp().item() == pytest.approx(wanted, rel=1e-9)
 
 
+def test_a_narrow_density_outweighs_a_likely_one() -> None:
+    """.3 over a standard deviation of .1 is more than .7 over one."""
+    parts = [normal(0, [0.0], 0.1), normal(0, [9.0], 1.0)]
+    circuit = pf.Circuit(pf.SumLayer(parts, pf.Parameter.from_probs([[0.3, 0.7]])))
+    nothing, peak = torch.full((1, 1), torch.nan), 1 / math.sqrt(2 * math.pi)
+    assert pf.compile(circuit).mpe(nothing).values.item() == 0.0
+    assert pf.mpe_lower_bound(circuit, nothing).exp().item() == pytest.approx(3 * peak)
+    assert pf.mpe_upper_bound(circuit, nothing).exp().item() == pytest.approx(3.7 * peak)
+
+
 def by_hand() -> pf.Circuit:
     """.6 [a = 0 x uniform over ten] + .4 [a = 1 x certain]."""
     either = pf.InputLayer(0, pf.Indicator([0, 1]), 2)

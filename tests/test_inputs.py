@@ -1,4 +1,4 @@
-"""One set of laws for every input family."""
+"""Numbers of single input families; their common laws are in `test_kit_families.py`."""
 
 import math
 
@@ -24,36 +24,6 @@ def random_params(family: pf.inputs.InputFamily) -> dict[str, Tensor]:
     return {name: torch.stack([d[name] for d in draws]).double() for name in draws[0]}
 
 
-@pytest.mark.parametrize("family", FINITE, ids=repr)
-def test_tables_are_normalised_and_agree(family: FiniteFamily) -> None:
-    params = random_params(family)
-    log_table = family.log_table(params).double()
-    assert log_table.shape[1:] == (family.num_categories, UNITS)
-    total = log_table.logsumexp(dim=1)
-    torch.testing.assert_close(total, torch.zeros_like(total), rtol=0.0, atol=1e-12)
-    torch.testing.assert_close(family.table(params).double(), log_table.exp())
-
-
-@pytest.mark.parametrize("family", [*FINITE, *DENSITIES], ids=repr)
-def test_shapes_are_those_that_initial_gives(family: pf.inputs.InputFamily) -> None:
-    shapes = {name: tuple(value.shape) for name, value in family.initial(UNITS).items()}
-    assert shapes == family.parameter_shapes(UNITS)
-    again = [family.initial(UNITS, torch.Generator().manual_seed(1)) for _ in range(2)]
-    assert all(torch.equal(again[0][name], again[1][name]) for name in shapes)
-
-
-@pytest.mark.parametrize("family", [*FREE, *SHAPED], ids=repr)
-def test_table_gradients_are_those_of_autograd(family: FiniteFamily) -> None:
-    params = random_params(family)
-    leaves = {name: value.clone().requires_grad_() for name, value in params.items()}
-    log_table = family.log_table(leaves)
-    flow = torch.rand_like(log_table)
-    wanted = torch.autograd.grad(log_table, list(leaves.values()), flow)
-    found = family.table_gradient(params, family.table(params), flow)
-    for name, gradient in zip(leaves, wanted, strict=True):
-        torch.testing.assert_close(found[name], gradient, rtol=1e-9, atol=1e-12)
-
-
 @pytest.mark.parametrize("family", FREE, ids=repr)
 def test_the_finite_update_is_the_maximum(family: FiniteFamily) -> None:
     params = random_params(family)
@@ -66,14 +36,6 @@ def test_the_finite_update_is_the_maximum(family: FiniteFamily) -> None:
     torch.testing.assert_close(family.table(smooth), wanted, rtol=1e-9, atol=1e-12)
     kept = family.maximize(params, torch.zeros_like(flow), pseudocount=0.0)
     assert all(torch.equal(kept[name], params[name]) for name in params)
-
-
-@pytest.mark.parametrize("family", SHAPED, ids=repr)
-def test_smoothing_alone_keeps_a_shape(family: FiniteFamily) -> None:
-    params = random_params(family)
-    nothing = torch.zeros(2, family.num_categories, UNITS, dtype=torch.float64)
-    same = family.maximize(params, nothing, pseudocount=3.0)
-    torch.testing.assert_close(family.table(same), family.table(params))
 
 
 def test_infinite_log_odds_are_point_masses_with_gradient_zero() -> None:
@@ -124,22 +86,6 @@ def test_values_outside_the_support_have_probability_zero(family: DensityFamily)
     assert found[2] == 0.0
     found[1].backward()
     assert all(bank.grad is not None and bank.grad.isfinite().all() for bank in model.banks)
-
-
-@pytest.mark.parametrize("family", DENSITIES, ids=repr)
-def test_draws_have_the_moments_that_the_family_states(family: DensityFamily) -> None:
-    count = 200_000
-    single = {name: value[0, ..., 0] for name, value in random_params(family).items()}
-    params = {name: value.expand(count, *value.shape) for name, value in single.items()}
-    drawn = family.sample(params, torch.Generator().manual_seed(0))
-    assert torch.equal(drawn, family.sample(params, torch.Generator().manual_seed(0)))
-    statistics = family.statistics(drawn.unsqueeze(0))[0]  # [N, S]
-    alone = {name: value[None, ..., None] for name, value in single.items()}
-    stated = family.moments(alone)[0, :, 0]
-    error = statistics.std(dim=0) / math.sqrt(count)
-    assert ((statistics.mean(dim=0) - stated).abs() < 6 * error).all()
-    mean = family.mean(alone)[0, 0]
-    assert (drawn.mean() - mean).abs() < 6 * drawn.std() / math.sqrt(count)
 
 
 @pytest.mark.parametrize("family", [*DENSITIES, *FREE, *SHAPED], ids=repr)
@@ -224,30 +170,6 @@ def test_a_discretised_logistic_goes_to_the_edge_and_stays_finite(flow: list[flo
     assert after > before
     if sum(n > 0 for n in flow) == 1:
         assert after > -1e-3  # 5 log s(10)^2 at the smallest scale
-
-
-@pytest.mark.parametrize("family", [pf.Bernoulli(), pf.Categorical(3), pf.Binomial(2)])
-def test_fitted_to_a_constant_column_nothing_is_impossible(family: pf.inputs.FiniteFamily) -> None:
-    params = family.fitted(torch.zeros(4), torch.ones(4, 1).double(), pseudocount=1.0)
-    table = family.log_table({name: p.unsqueeze(0) for name, p in params.items()})
-    assert table.isfinite().all()
-
-
-@pytest.mark.parametrize("family", [*FREE, *SHAPED, *DENSITIES], ids=repr)
-def test_fitted_units_are_those_of_their_rows(family: pf.inputs.InputFamily) -> None:
-    x = torch.tensor([1.0, 2, 3, 1, torch.nan, 1, 1, 2, 3, 3], dtype=torch.float64)
-    if family.num_categories == 2:
-        x = x.clamp_max(2) - 1
-    weight = torch.zeros(10, 3, dtype=torch.float64)
-    weight[:5, 0] = 1.0
-    weight[5:, 1] = 2.0  # unit 2 has no rows: the whole column is its
-    params = family.fitted(x, weight)
-    first, second, whole = (
-        family.fitted(part, torch.ones(len(part), 1).double()) for part in (x[:5], x[5:], x)
-    )
-    for name, value in params.items():
-        wanted = torch.cat([first[name], second[name], whole[name]], dim=-1)
-        torch.testing.assert_close(value, wanted, rtol=1e-6, atol=1e-6)
 
 
 def test_families_refuse_settings_that_make_no_sense() -> None:
@@ -345,7 +267,7 @@ def test_many_units_have_moments_and_entropies_of_their_own() -> None:
 )
 def test_entropy_of_a_poisson_to_float64_precision(rate: float, entropy: float) -> None:
     params = {"log_rate": torch.tensor([[rate]], dtype=torch.float64).log()}
-    assert pf.Poisson().entropy(params).item() == pytest.approx(entropy, rel=1e-13)
+    assert pf.Poisson().entropy(params).item() == pytest.approx(entropy, rel=5e-14, abs=0)
     narrow = {"log_rate": params["log_rate"].float()}
     assert pf.Poisson().entropy(narrow).dtype == torch.float32
 

@@ -282,6 +282,20 @@ def test_what_is_computed_of_a_pair_is_given_what_became_of_the_pairs_below(
     assert len(set(fits.met)) == len(fits.met) == pf.prove_compatible(*pair).pairs
 
 
+def test_groups_multiply_as_the_product_that_they_are_part_of() -> None:
+    """The same three inputs, unit by unit and in all combinations, against a nested product."""
+    inputs = [leaf(v, units=2) for v in range(3)]
+    flat = pf.ProductLayer(inputs), pf.ProductLayer(inputs, "kronecker")
+    nested = times(times(leaf(0), leaf(1)), leaf(2))
+    fits = Fits()
+    walk(pf.Circuit(mix(*flat)), pf.Circuit(nested), fits)
+    groups = {repr(a) for a, b in fits.met if b is nested.inputs[0]}
+    assert groups == {
+        "ProductLayer(hadamard, 2 inputs, 2 units)",
+        "ProductLayer(kronecker, 2 inputs, 4 units)",
+    }
+
+
 def test_pairs_are_counted_by_hand() -> None:
     """Both orders: root and root, two times inputs; nested against flat: a group in between."""
     a, b = (pf.Circuit(times(leaf(x), leaf(1 - x))) for x in (0, 1))

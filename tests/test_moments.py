@@ -187,6 +187,20 @@ def test_pairwise_mutual_information_is_that_of_pairs(circuit: pf.Circuit) -> No
             assert found[i, j].item() == pytest.approx(alone[i] + alone[j] - both, abs=1e-9)
 
 
+def test_rounding_makes_no_information_negative() -> None:
+    """Units of a variable differ by 1e-10, so that mixing them makes next to no dependence."""
+    alike = [torch.randn(5, 1).double() + 1e-10 * torch.randn(5, 2) for _ in range(20)]
+    values = [
+        pf.InputLayer(v, pf.Categorical(5), 2, {"logits": pf.Parameter(logits)})
+        for v, logits in enumerate(alike)
+    ]
+    circuit = pf.Circuit(pf.SumLayer.random([pf.ProductLayer(values)]))
+    found = pf.pairwise_mutual_information(circuit)
+    assert (found >= 0).all()
+    assert (found - found.diag().diag() < 1e-12).all()
+    assert all(0 <= pf.mutual_information(circuit, 0, v) < 1e-12 for v in range(1, 20))
+
+
 def test_variables_may_be_marginalised_and_a_bit_is_a_bit() -> None:
     """x0 = x1 for certain, x2 is x0 nine times out of ten."""
     flips = pf.Parameter.from_probs(torch.tensor([[0.9, 0.1], [0.1, 0.9]]).double())

@@ -10,6 +10,7 @@ from torch import Tensor
 import pcflow as pf
 from pcflow.inputs import FAMILIES, DensityFamily
 from pcflow.inputs.base import Params
+from pcflow.testing import check_input_family
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -48,7 +49,7 @@ class Geometric(DensityFamily):
     def maximize(
         self, params: Params, weight: Tensor, statistics: Tensor, pseudocount: float
     ) -> dict[str, Tensor]:
-        failures = (statistics + pseudocount * self.moments(params)).squeeze(-2)
+        failures = (statistics + pseudocount * self.moments(params)).squeeze(-2).clamp_min(1e-6)
         success = weight + pseudocount
         return {"logits": torch.where(success > 0, (success / failures).log(), params["logits"])}
 
@@ -57,6 +58,7 @@ def test_a_family_of_ones_own_is_learned_queried_drawn_and_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(FAMILIES, "Geometric", Geometric)
+    check_input_family(Geometric)
     regions = pf.structure.random_binary_tree(2)
     circuit = pf.build_circuit(regions, [Geometric(), pf.Bernoulli()], units=2)
     model = pf.compile(circuit, DEVICE, torch.float64)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import pcflow as pf
 from pcflow.layers import Layer
 from pcflow.properties import Decision, required_by
-from pcflow.supports import Supports
+from pcflow.supports import Supports, factors
 from pcflow.testing import (
     broken,
     circuits,
@@ -185,6 +185,29 @@ def test_three_inputs_that_only_exclude_each_other_pairwise() -> None:
     assert refused.value.inputs == ((inputs[1], 0), (inputs[1], 0))
 
 
+def test_parts_are_told_apart_in_whichever_order_they_are_multiplied() -> None:
+    even, odd = ([1.0, 0.0], [0.0, 1.0])
+    both = parity(2)
+    inputs = times(weighted(both, even), leaf(2)), times(leaf(2), weighted(both, odd))
+    root = mix(*inputs)
+    assert pf.prove_deterministic(pf.Circuit(root)).decisions[root, 0] == Decision(None)
+    cells = pf.ProductLayer([leaf(0, units=2), leaf(1, units=3)], "kronecker")
+    assert factors(cells, 5) == [(cells.inputs[0], 1), (cells.inputs[1], 2)]
+
+
+def test_a_sum_has_the_values_of_all_its_inputs() -> None:
+    ends = weighted(among(0, {0}, {1}, {2}), [0.5, 0.5, 0.0])
+    root = mix(ends, among(0, {2}))
+    found = pf.prove_deterministic(pf.Circuit(root)).decisions[root, 0]
+    assert str(found) == "variable 0: {0, 1} | {2}"
+
+
+def test_a_weight_that_is_nearly_zero_is_not_zero() -> None:
+    faint = pf.SumLayer([leaf(0, units=2)], pf.Parameter(torch.tensor([[0.0, -1e35]])))
+    with pytest.raises(pf.NotDeterministic):
+        pf.prove_deterministic(pf.Circuit(faint))
+
+
 def test_weights_of_zero_and_one_input_need_no_decision() -> None:
     root = weighted(leaf(0, units=2), [0.0, 1.0])
     assert str(pf.prove_deterministic(pf.Circuit(root))) == (
@@ -311,6 +334,7 @@ def test_certificates_by_hand() -> None:
         "deterministic: sums decide on variable 0: {0} | {1}",
         "omni-compatible: products split variables one by one",
     ]
+    assert pf.prove_omni_compatible(pf.Circuit(mix(*rows))) == pf.OmniCompatible(2)
 
 
 def test_a_query_that_needs_a_property_says_so() -> None:

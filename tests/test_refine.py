@@ -29,9 +29,18 @@ def test_growing_without_noise_changes_nothing(circuit: pf.Circuit, copies: int)
     grown = pf.grow(circuit, copies, noise=0.0)
     states = enumerate_states(circuit)
     torch.testing.assert_close(log_probs(grown, states), log_probs(circuit, states))
-    sizes = zip(circuit.layers, grown.layers, strict=True)
+    mixed = isinstance(circuit.root, pf.SumLayer) and not circuit.root.mixing
+    on_top = 0 if mixed else 1
+    assert len(grown.layers) == len(circuit.layers) + on_top
+    sizes = zip(circuit.layers, grown.layers, strict=False)
     assert all(new.units >= old.units for old, new in sizes)
-    assert len(grown.parameters) == len(circuit.parameters)  # what was tied is tied
+    assert len(grown.parameters) == len(circuit.parameters) + on_top  # what was tied is tied
+
+
+def test_a_product_grows_into_a_mixture_of_products() -> None:
+    coins = [pf.InputLayer.random(v, pf.Bernoulli()) for v in range(2)]
+    grown = pf.grow(pf.Circuit(pf.ProductLayer(coins)), copies=3)
+    assert [layer.units for layer in grown.layers] == [3, 3, 3, 1]
 
 
 def test_copies_differ_by_noise_from_the_generator() -> None:
@@ -67,6 +76,15 @@ def test_pruning_edges_without_flow_changes_nothing(circuit: pf.Circuit, seed: i
     torch.testing.assert_close(log_probs(smaller, x), model.log_prob(x).detach().cpu())
 
 
+def test_a_unit_without_flow_keeps_an_edge_that_is_not_a_hard_zero() -> None:
+    """Rows are all zero, so the second sum unit is not used; its first weight is zero already."""
+    literals = pf.InputLayer(0, pf.Indicator([0, 1]), units=2)
+    units = pf.SumLayer([literals], pf.Parameter.from_probs([[1.0, 0.0], [0.0, 1.0]]))
+    circuit = pf.Circuit(pf.SumLayer([units], pf.Parameter.from_probs([[0.5, 0.5]])))
+    smaller = pf.prune(compiled(circuit), torch.zeros(5, 1))
+    assert log_probs(smaller, torch.tensor([[0], [1]])).exp().tolist() == [1.0, 0.0]
+
+
 @given(circuits(), st.integers(0, 1000))
 @settings(max_examples=30)
 def test_zero_weights_go_and_the_distribution_stays(circuit: pf.Circuit, seed: int) -> None:
@@ -75,7 +93,8 @@ def test_zero_weights_go_and_the_distribution_stays(circuit: pf.Circuit, seed: i
     for layer in circuit.layers:
         if isinstance(layer, pf.SumLayer):
             gone = torch.rand(layer.weight.shape, generator=generator) < 0.5
-            gone[..., 0] = False
+            first = (layer.weight.value > -torch.inf).int().argmax(dim=-1, keepdim=True)
+            gone.scatter_(1, first, False)
             values[layer.weight] = layer.weight.value.masked_fill(gone, -torch.inf)
     thinned = circuit.replace(values)
     states = enumerate_states(thinned)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import pcflow as pf
@@ -30,6 +30,7 @@ def table() -> tuple[pf.Circuit, torch.Tensor]:
     return circuit, x.masked_fill(torch.rand(30, 4, generator=generator) < 0.1, torch.nan)
 
 
+@example(pf.Circuit(pf.InputLayer.random(0, pf.Bernoulli())))  # runs in log space
 @given(circuits(max_variables=4))
 @settings(max_examples=30)
 def test_prior_counts_are_what_the_models_own_rows_count(circuit: pf.Circuit) -> None:

@@ -69,9 +69,10 @@ class Poisson(DensityFamily):
         Evans and Boersma (1988), The entropy of a Poisson distribution, SIAM Review 30.
         """
         log_rate = params["log_rate"].double()  # [P, K]
-        low = {"log_rate": log_rate.clamp_max(math.log(LARGE))}
         counts = torch.arange(2 * LARGE, dtype=log_rate.dtype, device=log_rate.device)
-        log_prob = self.log_prob(low, counts.expand(len(log_rate), -1))  # [P, N, K]
+        log_prob = self.log_prob(
+            {"log_rate": log_rate}, counts.expand(len(log_rate), -1)
+        )  # [P, N, K]
         added_up = -(log_prob.exp() * log_prob).sum(dim=-2)
         inverse = (-log_rate).exp()
         series = sum(c * inverse**n for n, c in enumerate(SERIES, start=1))
@@ -106,7 +107,7 @@ class Poisson(DensityFamily):
 
 
 LARGE = 256
-"""Above this rate the series is right to a few units of the fifteenth digit; below, so is the sum
+"""Above this rate the series is right to a few units of the fourteenth digit; below, so is the sum
 over counts below twice as much."""
 
 SERIES = (1 / 12, 1 / 24, 19 / 360, 9 / 80, 863 / 2520)

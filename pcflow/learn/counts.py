@@ -121,7 +121,7 @@ class PriorCounts(Counts):
             return [flow, flow.unsqueeze(-2) * moments]
         assert isinstance(leaf, FiniteLeaf)
         total = flow.sum(dim=0, keepdim=True) if leaf.shared else flow
-        return [total.unsqueeze(-2) * leaf.table]
+        return [total.unsqueeze(-2) * leaf.tables.table(leaf.step, in_log_space=False)]
 
 
 def _normalise(counts: Tensor, logits: Tensor, pseudocount: float) -> Tensor:

@@ -1,15 +1,21 @@
-"""Circuits and evidence from Hypothesis, and an oracle that adds up states: for tests.
+"""The testing kit: laws for your own densities, circuits and input families, and what they need.
 
-Install with `pip install 'pcflow[testing]'`.
+`check_density` is for any object of any library, `check_circuit` for a structure of your own,
+`check_input_family` for a family of your own. Below them are Hypothesis strategies for circuits and
+evidence, and an oracle that adds up states. Install with `pip install 'pcflow[testing]'`.
 """
 
+from pcflow.testing.breach import Breach, LawBroken
 from pcflow.testing.broken import broken
 from pcflow.testing.by_property import (
     compatible_circuits,
     deterministic_circuits,
     tree_distributions,
 )
-from pcflow.testing.families import finite_families, mixed_families, vtrees
+from pcflow.testing.density import check_density
+from pcflow.testing.families import check_input_family
+from pcflow.testing.ingredients import finite_families, mixed_families, vtrees
+from pcflow.testing.laws import check_circuit
 from pcflow.testing.oracle import (
     Enumeration,
     count_active_inputs,
@@ -23,8 +29,13 @@ from pcflow.testing.oracle import (
 from pcflow.testing.strategies import circuits, evidence, region_graphs
 
 __all__ = [
+    "Breach",
     "Enumeration",
+    "LawBroken",
     "broken",
+    "check_circuit",
+    "check_density",
+    "check_input_family",
     "circuits",
     "compatible_circuits",
     "count_active_inputs",

@@ -13,7 +13,7 @@ from pcflow.errors import StructureError
 from pcflow.inputs import InputFamily
 from pcflow.layers import Layer, Parameter, ProductLayer, SumLayer
 from pcflow.testing.builders import Decisions, Mixtures
-from pcflow.testing.families import SEEDS, Split, anyhow, finite_families, one_by_one
+from pcflow.testing.ingredients import SEEDS, Split, anyhow, finite_families, one_by_one
 
 OfLayers = Literal["smooth", "decomposable"]
 OfCircuits = Literal["structured_decomposable", "deterministic", "omni_compatible"]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pcflow.inputs import Categorical, Indicator, InputFamily
 from pcflow.layers import InputLayer, Layer, Parameter, ProductLayer, SumLayer
-from pcflow.testing.families import Scope, Split
+from pcflow.testing.ingredients import Scope, Split
 
 
 @dataclass

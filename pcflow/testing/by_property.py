@@ -13,7 +13,7 @@ from pcflow.errors import StructureError
 from pcflow.inputs import Indicator, InputFamily
 from pcflow.layers import InputLayer, Layer, ProductLayer, SumLayer
 from pcflow.testing.builders import Decisions, Mixtures
-from pcflow.testing.families import (
+from pcflow.testing.ingredients import (
     SEEDS,
     Split,
     along,

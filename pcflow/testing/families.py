@@ -1,127 +1,182 @@
-"""Hypothesis strategies for what circuits are made of: seeds, input families, ways to split scopes.
+"""Laws of input families, as `pcflow/inputs/base.py` states them, for one's own.
 
-Hypothesis chooses shapes and seeds; torch generators fill in the numbers, so examples shrink to
-small circuits and replay exactly.
+Legend: P parameter sets, B batch, V categories, K units, S statistics, N rows, Q points.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+import dataclasses
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
 
-from hypothesis import strategies as st
+import torch
+from torch import Tensor
 
-from pcflow.inputs import (
-    Bernoulli,
-    Binomial,
-    Categorical,
-    DiscretizedLogistic,
-    Exponential,
-    Gaussian,
-    Histogram,
-    InputFamily,
-    LogNormal,
-    Poisson,
+import pcflow.io as files
+from pcflow.circuit import Circuit
+from pcflow.compiled import compile
+from pcflow.inputs import FAMILIES, FiniteFamily, InputFamily
+from pcflow.layers import InputLayer, SumLayer
+from pcflow.testing.breach import Breach, compare_entries, demand, generator
+from pcflow.testing.family_densities import DENSITY
+from pcflow.testing.family_updates import LEARNING
+
+Parameters = dict[str, Tensor]
+
+SETS = 2
+"""Parameter sets that are checked side by side."""
+EXACT = 1e-9
+
+
+def check_input_family(family: InputFamily | type[InputFamily], units: int = 3) -> None:
+    """Check the laws that the engine, EM and files rely on, of one's own input family.
+
+    Settings, shapes, normalisation, mode, mean, moments, draws, updates that maximise a weighted
+    likelihood, pseudocounts, `of_units`, `fitted`; saved and loaded if it is in `FAMILIES`.
+    Densities are summed over whole numbers if all draws are such, and integrated otherwise; a
+    mixture of both cannot be checked.
+
+    Args:
+        family: an instance, or a class that needs no settings.
+        units: how many units to check side by side, where settings fix that.
+
+    Raises:
+        LawBroken: naming every law that does not hold, each with its witness.
+
+    Examples:
+        >>> from pcflow.inputs import Poisson
+        >>> check_input_family(Poisson)
+    """
+    family = family() if isinstance(family, type) else family
+    _demand(SETTINGS[:1], family, units)  # without it the others cannot even be asked
+    _demand(SETTINGS[1:], family, units)
+    draws = [family.initial(units, generator(seed)) for seed in range(SETS)]
+    params = {name: torch.stack([d[name] for d in draws]).double() for name in draws[0]}
+    laws = FINITE if isinstance(family, FiniteFamily) else DENSITY
+    _demand(laws[:1], family, params)
+    _demand(laws[1:], family, params)
+    if params:
+        _demand(LEARNING, family, params)
+
+
+def _demand(laws: Sequence[Callable[..., Iterator[Breach]]], *asked: Any) -> None:
+    demand([partial(law, *asked) for law in laws], f"family    {asked[0]!r}")
+
+
+# settings and shapes
+
+
+def _equal_settings_are_equal(family: InputFamily, units: int) -> Iterator[Breach]:
+    law = "families are frozen dataclasses, equal if their settings are"
+    frozen = dataclasses.is_dataclass(family) and getattr(family, "__dataclass_params__").frozen  # noqa: B009
+    if not frozen:
+        yield Breach(law, repr(family), "@dataclass(frozen=True)", type(family).__name__)
+        return
+    again = copy.deepcopy(family)
+    if again != family or hash(again) != hash(family) or repr(again) != repr(family):
+        yield Breach(law, "a deep copy", repr(family), f"{again!r}, equal: {again == family}")
+
+
+def _shapes(family: InputFamily, units: int) -> Iterator[Breach]:
+    law = "`initial` gives the shapes of `parameter_shapes`"
+    initial = family.initial(units, generator())
+    shapes = {name: tuple(value.shape) for name, value in initial.items()}
+    wanted = family.parameter_shapes(units)
+    if shapes != wanted:
+        yield Breach(law, f"{units} units", str(wanted), str(shapes))
+    if any(shape[-1:] != (units,) for shape in wanted.values()):
+        law = "the last axis of every parameter is units"
+        yield Breach(law, f"{units} units", f"(..., {units})", str(wanted))
+
+
+def _initial_is_drawn_from_the_generator(family: InputFamily, units: int) -> Iterator[Breach]:
+    law = "`initial` draws from the generator that it is given"
+    first, second = (family.initial(units, generator(1)) for _ in range(2))
+    for name, value in first.items():
+        if not torch.equal(value, second[name]):
+            yield Breach(law, name, str(value.tolist()), str(second[name].tolist()))
+
+
+def _saved_and_loaded(family: InputFamily, units: int) -> Iterator[Breach]:
+    if FAMILIES.get(type(family).__name__) is not type(family):
+        return
+    layer = InputLayer.random(0, family, units, generator())
+    model = compile(Circuit(SumLayer.random([layer], generator=generator())), dtype=torch.float64)
+    with tempfile.TemporaryDirectory() as folder:
+        files.save(model, f"{folder}/family.safetensors")
+        loaded = files.load(f"{folder}/family.safetensors").circuit.layers[0]
+    assert isinstance(loaded, InputLayer)
+    if loaded.family != family:
+        law = "a family is the same after a file"
+        yield Breach(law, "settings", repr(family), repr(loaded.family))
+
+
+SETTINGS = (
+    _shapes,
+    _equal_settings_are_equal,
+    _initial_is_drawn_from_the_generator,
+    _saved_and_loaded,
 )
-from pcflow.region_graph import Partition, Region, RegionGraph
-
-SEEDS = st.integers(0, 2**31 - 1)
-
-Scope = tuple[int, ...]
-Split = Callable[[Scope], list[Scope]]
-"""The parts into which a product splits a scope of two variables or more."""
 
 
-def sizes(most: int) -> st.SearchStrategy[int]:
-    """Numbers from 1 on; the smallest ones, where little can happen, less often than the others."""
-    return st.sampled_from([size for size in range(1, most + 1) for _ in range(min(size, 4))])
+# finite families
 
 
-def finite_families() -> st.SearchStrategy[InputFamily]:
-    """Families over 2 or 3 values.
-
-    Examples:
-        >>> from hypothesis import find
-        >>> find(finite_families(), lambda family: family.num_categories == 3)
-        Categorical(num_categories=3)
-    """
-    return st.sampled_from([Bernoulli(), Categorical(2), Categorical(3)])
+def _tables_are_normalised(family: FiniteFamily, params: Parameters) -> Iterator[Breach]:
+    law = "the table sums to one"
+    total = family.log_table(params).double().exp().sum(dim=-2)
+    yield from compare_entries(law, total, torch.ones_like(total), EXACT)
 
 
-def mixed_families() -> st.SearchStrategy[InputFamily]:
-    """Families with and without a finite range, for circuits that mix them.
+def _tables_have_their_shape(family: FiniteFamily, params: Parameters) -> Iterator[Breach]:
+    shape = tuple(family.log_table(params).shape)[-2:]
+    units = next(iter(params.values())).shape[-1] if params else shape[-1]
+    if shape != (family.num_categories, units):
+        wanted = f"[P, {family.num_categories}, {units}]"
+        yield Breach("`log_table` is [P, V, K]", f"{units} units", wanted, str(shape))
 
-    Whole numbers from 1 to 1,000 are possible under all that have no finite range.
 
-    Examples:
-        >>> from hypothesis import find
-        >>> find(mixed_families(), lambda family: family.num_categories is None)
-        Gaussian(min_std=0.001)
-    """
-    return st.sampled_from(
-        [
-            Gaussian(),
-            Bernoulli(),
-            Categorical(3),
-            Binomial(2),
-            Poisson(),
-            Exponential(),
-            LogNormal(),
-            DiscretizedLogistic(3),
-            Histogram([0.0, 1.5, 4.0, 1000.0]),
-        ]
+def _tables_agree(family: FiniteFamily, params: Parameters) -> Iterator[Breach]:
+    law = "`table` is the exponential of `log_table`"
+    yield from compare_entries(law, family.table(params), family.log_table(params).exp(), EXACT)
+
+
+def _logits_are_what_they_say(family: FiniteFamily, params: Parameters) -> Iterator[Breach]:
+    if family.logits is not None:
+        law = "`log_table` is the log-softmax of the parameter named by `logits`"
+        wanted = params[family.logits].log_softmax(dim=-2)
+        yield from compare_entries(law, family.log_table(params), wanted, EXACT)
+
+
+def _table_gradients(family: FiniteFamily, params: Parameters) -> Iterator[Breach]:
+    if params:
+        leaves = {name: value.clone().requires_grad_() for name, value in params.items()}
+        log_table = family.log_table(leaves)
+        flow = torch.rand(log_table.shape, generator=generator()).double()
+        slopes = torch.autograd.grad(log_table, list(leaves.values()), flow)
+        found = family.table_gradient(params, family.table(params), flow)
+        for name, slope in zip(leaves, slopes, strict=True):
+            law = "`table_gradient` is the derivative of `log_table`"
+            yield from compare_entries(law, found[name], slope, EXACT, f"of {name}")
+
+
+def _finite_units_can_be_chosen(family: FiniteFamily, params: Parameters) -> Iterator[Breach]:
+    table = family.log_table(params)
+    units = [table.shape[-1] - 1, 0]
+    found = family.of_units(units).log_table({n: p[..., units] for n, p in params.items()})
+    yield from compare_entries(
+        "`of_units` is the family of those units", found, table[..., units], EXACT
     )
 
 
-@st.composite
-def vtrees(draw: st.DrawFn, variables: int) -> RegionGraph:
-    """Binary trees over the variables 0, 1, ..., in any order.
-
-    Args:
-        draw: given by Hypothesis.
-        variables: how many there are.
-
-    Examples:
-        >>> from hypothesis import find
-        >>> len(find(vtrees(3), lambda tree: True).partitions)
-        2
-    """
-    order = draw(st.permutations(range(variables)))
-    partitions: list[Partition] = []
-
-    def node(start: int, stop: int) -> Region:
-        region = Region(order[start:stop])
-        if stop - start > 1:
-            middle = draw(st.integers(start + 1, stop - 1))
-            partitions.append(Partition(region, (node(start, middle), node(middle, stop))))
-        return region
-
-    return RegionGraph(node(0, variables), partitions)
-
-
-def along(draw: st.DrawFn, vtree: RegionGraph) -> Split:
-    """Splits along a vtree, in any order: some parts are split at once into their own parts."""
-
-    def cut(region: Region) -> list[Scope]:
-        found: list[Scope] = []
-        for part in vtree.splits(region)[0].parts:
-            opened = len(part) > 1 and draw(st.booleans())
-            found += cut(part) if opened else [part.variables]
-        return found
-
-    return lambda scope: draw(st.permutations(cut(Region(scope))))
-
-
-def anyhow(draw: st.DrawFn) -> Split:
-    """Splits in two, each time another way."""
-
-    def split(scope: Scope) -> list[Scope]:
-        order = draw(st.permutations(scope))
-        middle = draw(st.integers(1, len(scope) - 1))
-        return [tuple(sorted(order[:middle])), tuple(sorted(order[middle:]))]
-
-    return split
-
-
-def one_by_one(draw: st.DrawFn) -> Split:
-    """Splits into single variables."""
-    return lambda scope: [(v,) for v in draw(st.permutations(scope))]
+FINITE = (
+    _tables_have_their_shape,
+    _tables_are_normalised,
+    _tables_agree,
+    _logits_are_what_they_say,
+    _table_gradients,
+    _finite_units_can_be_chosen,
+)

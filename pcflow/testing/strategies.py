@@ -23,7 +23,7 @@ from pcflow.structure import (
     random_binary_tree,
 )
 from pcflow.testing.by_property import Property, circuits_with, known_properties
-from pcflow.testing.families import SEEDS, finite_families, sizes
+from pcflow.testing.ingredients import SEEDS, finite_families, sizes
 
 
 @st.composite

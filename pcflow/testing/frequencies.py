@@ -1,0 +1,88 @@
+"""Whether draws follow a distribution, and sums over the real line; false alarms are very rare.
+
+Legend: N draws, S states, Q points of a quadrature.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from scipy.stats import chi2
+from torch import Tensor
+
+FALSE_ALARM = 1e-9
+"""Level of every comparison. Cells hold at least ten draws in expectation, where the chi-square
+distribution is right to a factor of a few hundred this far out: below one in a million."""
+CELL = 20.0
+KNOTS = 2_048
+CUTS = 8
+TAIL = 2_000
+FARTHEST = 1e6
+LARGEST = 100_000
+"""Sums over whole numbers end there at the latest."""
+
+
+def chi_square(counts: Tensor, probabilities: Tensor) -> float:
+    """Pearson's p-value of counts [S]; rare states are put together until they are not rare.
+
+    Zero if a state was drawn that has no probability.
+    """
+    if counts[probabilities == 0].sum() > 0:
+        return 0.0
+    expected = probabilities * counts.sum()
+    cell = _cells(expected)
+    sums = torch.zeros(int(cell.max()) + 1, 2, dtype=torch.float64)
+    sums.index_add_(0, cell, torch.stack([counts.double(), expected.double()], dim=-1))
+    observed, wanted = sums[sums[:, 1] > 0].unbind(dim=-1)
+    if len(wanted) < 2:
+        return 1.0
+    statistic = ((observed - wanted) ** 2 / wanted).sum()
+    return float(chi2.sf(statistic.item(), len(wanted) - 1))
+
+
+def _cells(expected: Tensor) -> Tensor:
+    """The cell of every state: states in rising order, cut wherever enough draws are expected.
+
+    A cell holds at least half of `CELL`: what it lacks at its start the state before it had, and
+    its own states are no rarer than that one. Only the last can run out of states.
+    """
+    order = expected.argsort(stable=True)
+    before = expected[order].cumsum(0) - expected[order]
+    cell = torch.empty_like(order)
+    cell[order] = (before / CELL).long()
+    last = cell == cell.max()
+    if expected[last].sum() < CELL / 2:
+        cell[last] = int(cell[~last].max()) if not last.all() else 0
+    return cell
+
+
+def band(draws: int) -> float:
+    """How far an empirical distribution function may be off (Dvoretzky-Kiefer-Wolfowitz)."""
+    return math.sqrt(math.log(2 / FALSE_ALARM) / (2 * draws))
+
+
+def real_line(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Points [Q] and weights [Q] of a sum that stands for an integral over all real numbers.
+
+    Cells are cut between the values, which should be draws: where a density jumps, it is wrong by
+    less than what lies between two of them. Beyond them they widen, to a million spreads.
+    """
+    values = values.double().unique()
+    knots = values[torch.linspace(0, len(values) - 1, min(KNOTS, len(values))).round().long()]
+    inside = torch.lerp(knots[:-1, None], knots[1:, None], torch.arange(CUTS).double() / CUTS)
+    spread = float(torch.quantile(knots, 0.75) - torch.quantile(knots, 0.25))
+    first = (spread if spread > 0 else max(1.0, abs(float(knots[0])))) / TAIL
+    tail = first * torch.expm1(torch.linspace(0, math.log(TAIL * FARTHEST), TAIL)).double()
+    edges = torch.cat([knots[0] - tail.flip(0)[:-1], inside.flatten(), knots[-1] + tail])
+    return (edges[1:] + edges[:-1]) / 2, edges.diff()
+
+
+def axis(drawn: Tensor) -> tuple[Tensor, Tensor]:
+    """Points [Q] and weights [Q]: whole numbers if all draws are such, the real line if not."""
+    if not (drawn == drawn.round()).all():
+        return real_line(drawn)
+    low, high = int(drawn.min()), int(drawn.max())
+    reach = min(LARGEST, 1_000 + 4 * (high - low))
+    points = torch.arange(low - reach if low < 0 else 0, high + reach).double()
+    return points, torch.ones_like(points)

@@ -1,0 +1,212 @@
+"""Laws of a density whose states cannot be listed: checked on rows, one variable at a time.
+
+Legend: B batch, D variables, R rows, N draws, V values, Q points of a quadrature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from pcflow.testing.breach import Breach, compare, demand, generator, show_row
+from pcflow.testing.frequencies import FALSE_ALARM, band, chi_square, real_line
+from pcflow.testing.subject import (
+    MPE_COMPLETES,
+    Subject,
+    a_batch_is_its_rows,
+    log_prob_is_a_number,
+    not_completions,
+    order_does_not_matter,
+)
+
+ROWS = 24
+"""So many rows are looked at."""
+CONDITIONS = 4
+"""So many rows of evidence are conditioned on by draws."""
+QUADRATURE = 5e-3
+"""Integrals over a real variable are right to that share."""
+FAR = (1e3, 1e6, 1e9)
+
+
+def check_rows(subject: Subject, rows: Tensor | None) -> None:
+    """All laws.
+
+    Raises:
+        LawBroken: if any does not hold.
+        ValueError: if there are no rows, and none can be drawn.
+    """
+    width = len(subject.num_categories)
+    if rows is None:
+        if not subject.knows("sample"):
+            raise ValueError("too many states to enumerate: check_density needs rows, or sample")
+        rows = subject.drawn()
+    rows = rows.double()
+    if rows.dim() != 2 or rows.shape[1] != width or not subject.possible(rows).all():
+        raise ValueError(f"rows must be complete, [N, {width}], and in the range of the variables")
+    demand([partial(log_prob_is_a_number, subject, rows)])
+    demand(_laws(subject, rows[subject.score("log_prob", rows) > -torch.inf]))
+
+
+def _laws(subject: Subject, rows: Tensor) -> Iterator[Callable[[], Iterator[Breach]]]:
+    few = rows[:ROWS]
+    evidence = _with_gaps(few)
+    scored = {"log_prob": few, "log_marginal": evidence, "mpe": evidence}
+    asked = {name: x for name, x in scored.items() if subject.knows(name)}
+    yield partial(_no_floor, subject, few)
+    if subject.knows("log_marginal"):
+        yield partial(_nothing_known, subject, few)
+        yield partial(_complete, subject, few)
+        yield partial(_one_variable_summed_out, subject, evidence, rows)
+    for name, x in asked.items():
+        yield partial(a_batch_is_its_rows, subject, name, x)
+    if subject.knows("mpe"):
+        yield partial(_mpe_keeps_the_evidence, subject, evidence)
+        yield partial(_mpe_is_best, subject, evidence, few)
+    for name, x in asked.items():
+        yield partial(order_does_not_matter, subject, name, x, evidence)
+    if subject.knows("sample"):
+        yield partial(_draws, subject, rows)
+    if subject.knows("sample_given"):
+        yield partial(_draws_given, subject, evidence, rows)
+
+
+def _with_gaps(rows: Tensor) -> Tensor:
+    """Some of every row's values are missing; rows of fewest values first."""
+    gaps = torch.rand(rows.shape, generator=generator())
+    share = torch.linspace(0.9, 0.1, len(rows)).unsqueeze(-1)
+    gaps.scatter_(1, torch.randint(rows.shape[1], (len(rows), 1), generator=generator(1)), 0.0)
+    return rows.masked_fill(gaps < share, torch.nan)
+
+
+def _no_floor(subject: Subject, rows: Tensor) -> Iterator[Breach]:
+    """Far out, different rows are differently improbable."""
+    real = torch.tensor([n is None for n in subject.num_categories])
+    base = rows[(rows[:, real] != 0).any(dim=-1)][:1]
+    if len(base) == 0:
+        return
+    far = torch.cat([base.where(~real, base.sign() * c) for c in FAR])
+    found = subject.score("log_prob", far)
+    if found[0].isfinite() and (found == found[0]).all():
+        yield Breach(
+            "log-probabilities have no floor",
+            " and ".join(map(show_row, far)),
+            "different numbers, or -inf",
+            f"{found[0]:.8g} for all of them",
+        )
+
+
+def _nothing_known(subject: Subject, rows: Tensor) -> Iterator[Breach]:
+    nothing = torch.full_like(rows[:1], torch.nan)
+    found = subject.score("log_marginal", nothing)
+    wanted = torch.zeros(1, dtype=torch.float64)
+    law = "of nothing at all the log-probability is 0"
+    yield from compare(law, nothing, found, wanted, subject.tolerance)
+
+
+def _complete(subject: Subject, rows: Tensor) -> Iterator[Breach]:
+    found, wanted = subject.score("log_marginal", rows), subject.score("log_prob", rows)
+    law = "a marginal of a complete row is its log-probability"
+    yield from compare(law, rows, found, wanted, subject.tolerance)
+
+
+def _one_variable_summed_out(subject: Subject, evidence: Tensor, rows: Tensor) -> Iterator[Breach]:
+    for number, row in enumerate(evidence[:: max(1, len(evidence) // 8)]):
+        missing = row.isnan().nonzero().flatten().tolist()
+        law = "a marginal is the sum over one more variable"
+        variable = missing[number % len(missing)]
+        known = _values(subject, variable, rows)
+        if known is None:
+            continue
+        values, widths = known
+        terms = _scores(subject, row, variable, values) + widths.log()
+        found = subject.score("log_marginal", row.unsqueeze(0))
+        real = subject.num_categories[variable] is None
+        tolerance = QUADRATURE if real else subject.tolerance
+        yield from compare(law, row.unsqueeze(0), found, terms.logsumexp(0).unsqueeze(0), tolerance)
+
+
+def _values(subject: Subject, variable: int, rows: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Values [V] of a variable and the width of each; None for counts, which have no last one."""
+    size = subject.num_categories[variable]
+    if size is not None:
+        return torch.arange(size).double(), torch.ones(size).double()
+    column = rows[:, variable]
+    return None if (column == column.round()).all() else real_line(column)
+
+
+def _scores(subject: Subject, row: Tensor, variable: int, values: Tensor) -> Tensor:
+    """Log-marginals [V] of a row with each of the values put in."""
+    asked = row.repeat(len(values), 1)
+    asked[:, variable] = values
+    return torch.cat([subject.score("log_marginal", part) for part in asked.split(5_000)])
+
+
+def _mpe_keeps_the_evidence(subject: Subject, evidence: Tensor) -> Iterator[Breach]:
+    yield from not_completions(subject, MPE_COMPLETES, evidence, subject.completions(evidence))
+
+
+def _mpe_is_best(subject: Subject, evidence: Tensor, rows: Tensor) -> Iterator[Breach]:
+    """Against completions by the values of other rows."""
+    for row in evidence:
+        rivals = rows.where(row.isnan(), row)
+        known = subject.score("log_prob", rivals)
+        state = subject.completions(row.unsqueeze(0))
+        value = subject.score("log_prob", state)[0]
+        best = known.max()
+        if value < best - subject.tolerance * best.abs().clamp_min(1.0):
+            yield Breach(
+                "no completion is better than the most probable state",
+                show_row(row),
+                f"{show_row(rivals[known.argmax()])} of log-probability {best:.8g}",
+                f"{show_row(state[0])} of log-probability {value:.8g}",
+            )
+            return
+
+
+def _draws(subject: Subject, rows: Tensor) -> Iterator[Breach]:
+    nothing = torch.full_like(rows[0], torch.nan)
+    yield from _wrong_draws(
+        subject, "draws follow the distribution", nothing, subject.drawn(), rows
+    )
+
+
+def _draws_given(subject: Subject, evidence: Tensor, rows: Tensor) -> Iterator[Breach]:
+    for row in evidence[:: max(1, len(evidence) // CONDITIONS)]:
+        law = "conditional draws follow the conditional distribution"
+        yield from _wrong_draws(subject, law, row, subject.drawn(row), rows)
+
+
+def _wrong_draws(
+    subject: Subject, law: str, row: Tensor, drawn: Tensor, rows: Tensor
+) -> Iterator[Breach]:
+    """Draws that are impossible, or of which one variable has other frequencies than it should."""
+    yield from not_completions(subject, law, row.expand_as(drawn), drawn)
+    impossible = subject.score("log_prob", drawn) == -torch.inf
+    if impossible.any():
+        state = drawn[impossible][0]
+        yield Breach(law, show_row(row), "possible rows", show_row(state))
+    if subject.knows("log_marginal"):
+        for variable in row.isnan().nonzero().flatten().tolist():
+            known = _values(subject, variable, rows)
+            if known is not None:
+                terms = _scores(subject, row, variable, known[0]) + known[1].log()
+                off = _distance(subject, variable, drawn[:, variable], known[0], terms.softmax(0))
+                if off:
+                    yield Breach(law, show_row(row), f"variable {variable} as its marginal", off)
+
+
+def _distance(subject: Subject, variable: int, drawn: Tensor, values: Tensor, share: Tensor) -> str:
+    """How draws [N] differ from shares [V] of values [V]; empty if not by more than chance."""
+    if subject.num_categories[variable] is not None:
+        counts = torch.bincount(drawn.long(), minlength=len(values))
+        far = chi_square(counts, share) < FALSE_ALARM
+        return f"frequencies {show_row(counts / len(drawn))}, not {show_row(share)}" if far else ""
+    place = torch.searchsorted(values, drawn.sort().values)
+    below = torch.cat([share.new_zeros(1), share.cumsum(0)])[place]
+    steps = torch.arange(len(drawn) + 1).double() / len(drawn)
+    off = torch.maximum((steps[1:] - below).abs(), (below - steps[:-1]).abs()).max()
+    far = bool(off > band(len(drawn)) + QUADRATURE)
+    return f"distribution functions up to {off:.3g} apart" if far else ""
