@@ -100,7 +100,7 @@ def alternatives(node: ast.AST) -> Iterator[ast.AST]:
         case ast.Call(func=func, args=[first, ast.expr() as second, *rest]):
             if ast.unparse(func).rpartition(".")[2] not in SYMMETRIC:
                 yield but(node, args=[second, first, *rest])
-        case ast.Return(value=ast.expr()):
+        case ast.Return(value=ast.expr()) if ast.unparse(node) != "return None":
             yield but(node, value=None)
         case (
             ast.Assign() | ast.AnnAssign() | ast.Expr() | ast.Raise() | ast.Break() | ast.Continue()
