@@ -47,7 +47,7 @@ class LogLinear:
         b: power of the circuit's own marginals, divided out.
 
     Examples:
-        >>> LogLinear(1.0, 0.0) == coupling_by_name("product")
+        >>> LogLinear() == LogLinear(1.0, 0.0) == coupling_by_name("product")
         True
     """
 
@@ -75,7 +75,7 @@ class Projection:
         CouplingError: if `sweeps` is below 1.
 
     Examples:
-        >>> Projection() == coupling_by_name("projection")
+        >>> Projection() == Projection(sweeps=2) == coupling_by_name("projection")
         True
     """
 

@@ -88,6 +88,28 @@ def test_gradients_accumulate_and_graphs_are_independent(circuit: pf.Circuit, x:
         torch.testing.assert_close(bank.grad, grad, rtol=1e-9, atol=1e-12)
 
 
+def test_tied_parameters_of_one_bank_have_gradients_of_their_own_in_log_space_too() -> None:
+    leaves = [pf.InputLayer.random(v, pf.Categorical(3), 2) for v in range(4)]
+    tied = [pf.Parameter(torch.randn(2, 2)) for _ in range(2)]
+    sums = [pf.SumLayer([leaf], tied[v % 2]) for v, leaf in enumerate(leaves)]
+    normal = {
+        "mean": pf.Parameter(torch.tensor([0.0, 40.0])),
+        "log_std": pf.Parameter(torch.zeros(2)),
+    }
+    apart = [pf.InputLayer(v, pf.Gaussian(), 2, normal) for v in (4, 5)]
+    circuit = pf.Circuit(pf.SumLayer.random([pf.ProductLayer([*sums, *apart])]))
+    model = pf.compile(circuit, DEVICE, torch.float64)
+    x = torch.cat([torch.randint(3, (2, 4)), torch.tensor([[0, 0], [0, 40]])], dim=1).float()
+    model.log_prob(x).sum().backward()
+    assert model.plan.rows.log_space == 1  # at 0 and 40, both units are e^-800
+    values = {p: p.value.double().clone().requires_grad_() for p in circuit.parameters}
+    pf.reference_log_prob(circuit, x, values).sum().backward()
+    assert tied in (list(members) for members in model.plan.banks)
+    for bank, members in zip(model.banks, model.plan.banks, strict=True):
+        for grad, parameter in zip(bank.grad, members, strict=True):  # type: ignore[arg-type]
+            torch.testing.assert_close(grad.cpu(), values[parameter].grad, rtol=1e-9, atol=1e-9)
+
+
 def test_a_frozen_circuit_passes_gradients_to_potentials_only(circuit: pf.Circuit) -> None:
     model = pf.compile(circuit, DEVICE).requires_grad_(False)
     potentials = torch.randn(2, 5, 3, requires_grad=True)
@@ -202,16 +224,42 @@ def test_a_batch_without_rows_gives_answers_without_rows(circuit: pf.Circuit) ->
     assert model.sample(0).shape == (0, 5)
 
 
+def test_potentials_beside_real_values_count_where_a_value_was_chosen() -> None:
+    columns = [pf.Categorical(3), pf.Gaussian()]
+    model = pf.compile(pf.build_circuit(pf.structure.chain(2), columns), DEVICE, torch.float64)
+    potentials = torch.zeros(3, 2, 3, dtype=torch.float64)
+    potentials[:, 0] = torch.tensor([1.0, 2.0, 50.0])
+    x = torch.tensor([[torch.nan, 7.0], [torch.nan, -7.0], [1.0, 0.5]])
+    best = model.mpe(pf.Evidence(x, log_potentials=potentials))
+    assert best.values[:, 0].tolist() == [2.0, 2.0, 1.0]
+    chosen = torch.tensor([50.0, 50.0, 0.0], dtype=torch.float64, device=DEVICE)
+    wanted = model.log_prob(best.values).detach() + chosen
+    torch.testing.assert_close(best.log_value, wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_many_draws_come_in_blocks() -> None:
+    wide = pf.compile(pf.naive_bayes([pf.Bernoulli()] * 2, units=1 << 14), DEVICE)
+    many = wide.plan.samples_at_a_time + 1
+    assert wide.sample(many).shape == (many, 2)
+    given = torch.tensor([[1.0, torch.nan]]).expand(many, -1)
+    drawn = wide.sample(2, given)
+    assert drawn.shape == (2, many, 2)
+    assert (drawn[..., 0] == 1.0).all()
+
+
 def test_impossible_rows_are_named() -> None:
     either = [pf.InputLayer(0, pf.Indicator(v, 3)) for v in (0, 1)]
     circuit = pf.Circuit(pf.SumLayer(either, pf.Parameter.from_probs([[0.5, 0.5]])))
     model = pf.compile(circuit, DEVICE)
     x = torch.tensor([[0], [2], [1], [2]])
     assert model.log_prob(x).exp().tolist() == [0.5, 0.0, 0.5, 0.0]
-    for query in (model.marginals, model.mpe, lambda x: model.sample(1, x)):
+    for query in (model.marginals, model.mean, model.mpe, lambda x: model.sample(1, x)):
         with pytest.raises(pf.NoMassError, match="row 1, 3") as refused:
             query(x)
         assert refused.value.rows == (1, 3)
+    with pytest.raises(pf.NoMassError, match=r"row 1$") as refused:
+        pf.compile(circuit, DEVICE, memory=1).mean(x)  # row by row; the first of them is named
+    assert refused.value.rows == (1,)
 
 
 def test_projection_shortens_steps_that_would_overshoot() -> None:

@@ -195,13 +195,18 @@ def test_a_unit_lost_in_the_middle_is_found_even_if_the_root_looks_healthy() -> 
         logits = {"logits": pf.Parameter.from_probs(table)}
         return pf.InputLayer(variable, pf.Categorical(2), 2, logits)
 
-    # After two products unit 1 is 1e-60 of unit 0, after the other two they are equal again.
+    # After two products unit 1 is 1e-60 of unit 0, after the other two they are equal again;
+    # unit 1 alone is left of the other row. The last variable tells which unit it is.
     layer = part(0, 1e-30)
-    for variable, ratio in enumerate((1e-30, 1e30, 1e30), start=1):
+    for variable, ratio in enumerate((1e-30, 1e30, 1e30, 0.2), start=1):
         layer = pf.ProductLayer([layer, part(variable, ratio)])
     circuit = pf.Circuit(pf.SumLayer([layer], pf.Parameter.from_probs([[0.5, 0.5]])))
     model = pf.compile(circuit, DEVICE, torch.float32)
-    found = model.log_prob(torch.zeros(1, 4)).item()
+    x = torch.tensor([[1.0, 1.0, 0.0, 0.0, torch.nan], [0.0, 0.0, 0.0, 0.0, torch.nan]])
+    found = model.log_prob(x)[1].item()
     by_hand = 4 * math.log(0.5) + 2 * math.log(1e-30)
     assert found == pytest.approx(by_hand, abs=1e-3)  # without unit 1 it is 0.69 less
     assert model.plan.rows.log_space == 1
+    last = model.marginals(x)[:, 4, 0].exp().tolist()
+    assert last == pytest.approx([0.1, (0.5 + 0.1) / 2], rel=1e-5)
+    assert model.plan.rows.log_space == 2

@@ -337,6 +337,17 @@ def test_certificates_by_hand() -> None:
     assert pf.prove_omni_compatible(pf.Circuit(mix(*rows))) == pf.OmniCompatible(2)
 
 
+def test_certificates_of_large_circuits_are_short() -> None:
+    for variables, shown in ((39, f"({', '.join(map(str, range(39)))})"), (40, "of 41 scopes")):
+        flat = pf.build_circuit(pf.structure.fully_factorized(variables), pf.Bernoulli())
+        certificate = pf.prove_structured_decomposable(flat)
+        assert str(certificate) == f"structured-decomposable: vtree {shown}"
+        assert repr(certificate) == f"StructuredDecomposable(num_scopes={variables + 1})"
+    assert repr(pf.prove_deterministic(flat)) == "Deterministic()"
+    assert pf.is_deterministic(flat) is True
+    assert pf.is_deterministic(pf.Circuit(mix(leaf(0), leaf(0)))) is False
+
+
 def test_a_query_that_needs_a_property_says_so() -> None:
     refuse = pf.Circuit(mix(leaf(0), leaf(0)))
     with pytest.raises(pf.NotDeterministic) as refused, required_by("entropy", "sample"):

@@ -224,6 +224,20 @@ def test_fit_coupling_finds_the_best_powers() -> None:
     assert fitted.b == pytest.approx(0.3, abs=0.3)
 
 
+def test_only_the_ratio_asks_the_circuit() -> None:
+    """The posterior given a visible token that the circuit rules out does not exist."""
+    ruled_out = pf.build_circuit(pf.structure.fully_factorized(2), pf.Indicator(0, 2))
+    model = pf.compile(ruled_out, dtype=torch.float64)
+    visible = pf.Evidence(torch.tensor([[1, 0]]), torch.tensor([[False, True]]))
+    log_m = torch.tensor([[[0.5, 0.5], [1.0, 0.0]]]).log()
+    found = LogLinear(0.5, 0.0).couple(model, visible, log_m).log_potentials
+    assert found is not None
+    torch.testing.assert_close(found, 0.5 * log_m)
+    for b in (1.0, -1.0):
+        with pytest.raises(pf.NoMassError, match="marginals"):
+            LogLinear(1.0, b).couple(model, visible, log_m)
+
+
 def test_a_mask_inside_the_vocabulary_is_never_drawn() -> None:
     world = World(seed=4)
     head = CircuitHead(world.model, mask_token_id=0, coupling="product")
@@ -255,6 +269,7 @@ def test_bad_input_is_refused_by_name() -> None:
         world.head("sum")
     with pytest.raises(CouplingError, match="sweeps"):
         Projection(sweeps=0)
+    assert Projection(sweeps=1).sweeps == 1
     with pytest.raises(ShapeMismatch, match=r"\(3, 4, 2\)"):
         head(world.logits[..., :2], world.x)
     with pytest.raises(ShapeMismatch, match=r"\(3, 3\)"):
