@@ -26,6 +26,7 @@ from pcflow_diffusion.objective import (
     masked_diffusion_loss,
     sample_times,
 )
+from pcflow_diffusion.windows import minimum_cover
 
 __all__ = [
     "Backbone",
@@ -45,6 +46,7 @@ __all__ = [
     "mask_tokens",
     "masked_diffusion_loss",
     "mdlm",
+    "minimum_cover",
     "sample_times",
     "save_denoiser",
 ]
