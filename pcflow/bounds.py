@@ -20,6 +20,7 @@ from pcflow.leaves import DensityLeaf, FiniteLeaf, Leaf
 from pcflow.moments import checked_variables
 from pcflow.passes import up
 from pcflow.plan import BankRead
+from pcflow.queries import chosen_potentials
 from pcflow.semiring import MaxInputs
 
 
@@ -137,12 +138,7 @@ def map_lower_bound(
     decided = checked.missing & chosen.to(checked.missing.device)  # [B, D]
     values = torch.where(decided, model.mpe(evidence).values, checked.values)
     rest = Evidence(values, checked.missing & ~decided, checked.soft, checked.categories)
-    log_value = model.log_prob(rest)
-    if checked.log_potentials is None:
-        return log_value
-    index = values.long().clamp_max(checked.log_potentials.shape[-1] - 1).unsqueeze(-1)
-    picked = checked.log_potentials.gather(-1, index).squeeze(-1)  # [B, D]
-    return log_value + picked.masked_fill(~decided, 0.0).sum(dim=-1)
+    return model.log_prob(rest) + chosen_potentials(checked, values, decided)
 
 
 def entropy_upper_bound(model: Circuit | CompiledCircuit) -> float:

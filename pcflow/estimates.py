@@ -196,13 +196,14 @@ def _same_variables(
     p: Circuit | CompiledCircuit, q: Circuit | CompiledCircuit
 ) -> tuple[CompiledCircuit, CompiledCircuit]:
     """Both as models."""
-    if p.num_categories != q.num_categories:
-        raise StructureError(
-            f"p and q must be over the same variables, but have categories {p.num_categories} "
-            f"and {q.num_categories}"
-        )
     first = as_model(p)
-    return first, first if q is p else as_model(q)
+    second = first if q is p else as_model(q)
+    if first.num_categories != second.num_categories:
+        raise StructureError(
+            "p and q must be over the same variables, but their numbers of categories are "
+            f"{first.num_categories} and {second.num_categories}"
+        )
+    return first, second
 
 
 @torch.no_grad()

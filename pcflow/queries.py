@@ -140,11 +140,19 @@ def mpe(engine: Engine, evidence: Evidence | Tensor, deterministic: bool) -> MPE
     values = torch.cat([_best(engine, part) for part in engine.parts(checked)])
     with torch.no_grad():
         log_value = log_prob(engine, Evidence(values=values))
-    if checked.log_potentials is not None:
-        index = values.long().clamp_max(checked.log_potentials.shape[-1] - 1).unsqueeze(-1)
-        chosen = checked.log_potentials.detach().gather(-1, index).squeeze(-1)  # [B, D]
-        log_value = log_value + chosen.masked_fill(~checked.missing, 0.0).sum(dim=-1)
-    return MPE(values, log_value, deterministic)
+    log_potential = chosen_potentials(checked, values, checked.missing)
+    return MPE(values, log_value + log_potential, deterministic)
+
+
+def chosen_potentials(evidence: CheckedEvidence, values: Tensor, where: Tensor) -> Tensor:
+    """Total log-potential [B] of the values [B, D] that were chosen, where they were [B, D]."""
+    if evidence.log_potentials is None:
+        return values.new_zeros(len(values))
+    # real values are no indices, but their potentials are all zero
+    last = evidence.log_potentials.shape[-1] - 1
+    index = values.long().clamp(0, last).unsqueeze(-1)
+    chosen = evidence.log_potentials.detach().gather(-1, index).squeeze(-1)  # [B, D]
+    return chosen.masked_fill(~where, 0.0).sum(dim=-1)
 
 
 def _best(engine: Engine, part: CheckedEvidence) -> Tensor:

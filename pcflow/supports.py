@@ -5,9 +5,8 @@ Only structure and hard zeros count (indicators, logits of minus infinity), neve
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import reduce
-from itertools import product
+from itertools import compress, product
 from operator import or_
 
 from pcflow.inputs import FiniteFamily
@@ -27,6 +26,7 @@ class Supports:
         """Nothing is known yet."""
         self._scopes = circuit.scopes
         self._supports: dict[Layer, list[Support]] = {}
+        self._active: dict[SumLayer, list[list[Unit]]] = {}
         self._excluded: dict[tuple[Unit, Unit], bool] = {}
         self._every: dict[int, int] = {}  # the mask of all values of a variable
 
@@ -40,13 +40,9 @@ class Supports:
 
     def active(self, layer: SumLayer, unit: int) -> list[Unit]:
         """The units to which one sum unit gives a weight above zero."""
-        inputs: Iterator[Unit]
-        if layer.mixing:
-            inputs = ((child, unit) for child in layer.inputs)
-        else:
-            inputs = ((child, k) for child in layer.inputs for k in range(child.units))
-        weights = layer.weight.value[unit].tolist()
-        return [u for u, weight in zip(inputs, weights, strict=True) if weight > -float("inf")]
+        if layer not in self._active:
+            self._active[layer] = _active(layer)
+        return self._active[layer][unit]
 
     def exclude(self, a: Unit, b: Unit) -> bool:
         """Whether no assignment makes both units positive, as far as structure can tell.
@@ -56,28 +52,12 @@ class Supports:
         known = self._excluded
         stack = [(a, b)]
         while stack:
-            pair = stack[-1]
-            if pair not in known and _disjoint(self.of(pair[0]), self.of(pair[1])):
-                known[pair] = True
-            elif pair not in known and pair[0] == pair[1]:
-                known[pair] = False
-            if pair in known:
-                stack.pop()
-                continue
-            every, below = self._below(*pair)
-            decisive = not every  # all must exclude each other, or any
-            unknown = None
-            for sub in below:
-                if sub not in known:
-                    unknown = sub
-                    break
-                if known[sub] == decisive:
-                    known[pair] = decisive
-                    break
+            every, below = self._below(*stack[-1])
+            first = next((pair for pair in below if known.get(pair) is not every), None)
+            if first is None or first in known:
+                known[stack.pop()] = every if first is None else not every
             else:
-                known[pair] = every
-            if unknown is not None:
-                stack.append(unknown)
+                stack.append(first)
         return known[a, b]
 
     def _below(self, a: Unit, b: Unit) -> tuple[bool, list[tuple[Unit, Unit]]]:
@@ -86,6 +66,8 @@ class Supports:
         A sum excludes what all its inputs exclude; products need only one pair of inputs over the
         same variables that do.
         """
+        if a == b or _disjoint(self.of(a), self.of(b)):
+            return a != b, []
         if isinstance(a[0], SumLayer):
             return True, [(unit, b) for unit in self.active(a[0], a[1])]
         if isinstance(b[0], SumLayer):
@@ -109,13 +91,12 @@ class Supports:
     def _of_inputs(self, layer: InputLayer) -> list[Support]:
         if not isinstance(layer.family, FiniteFamily):
             return [{}] * layer.units
-        params = {name: p.value.unsqueeze(0) for name, p in layer.parameters.items()}
+        params = {name: p.value.double().unsqueeze(0) for name, p in layer.parameters.items()}
         possible = layer.family.log_table(params)[0] > -float("inf")  # [V, K]
         self._every[layer.variable] = (1 << len(possible)) - 1
         if possible.all():
             return [{}] * layer.units
-        columns = possible.t().tolist()
-        masks = [sum(1 << v for v, p in enumerate(column) if p) for column in columns]
+        masks = [_mask(column) for column in possible.t().tolist()]
         return [self._kept({layer.variable: mask}) for mask in masks]
 
     def _union(self, supports: list[Support]) -> Support:
@@ -137,6 +118,20 @@ def factors(layer: ProductLayer, unit: int) -> list[Unit]:
         unit, own = divmod(unit, child.units)
         found.append((child, own))
     return found[::-1]
+
+
+def _active(layer: SumLayer) -> list[list[Unit]]:
+    """For every unit of a sum layer, the units to which it gives a weight above zero."""
+    used = (layer.weight.value > -float("inf")).tolist()
+    if layer.mixing:
+        return [[(la, k) for la in compress(layer.inputs, row)] for k, row in enumerate(used)]
+    inputs = [(child, k) for child in layer.inputs for k in range(child.units)]
+    return [list(compress(inputs, row)) for row in used]
+
+
+def _mask(possible: list[bool]) -> int:
+    """A bit for every value that is possible."""
+    return sum(1 << value for value, some in enumerate(possible) if some)
 
 
 def values_of(mask: int) -> tuple[int, ...]:

@@ -1,4 +1,7 @@
-"""The Hypothesis profile and the device; the seed is set in the conftest.py above."""
+"""The Hypothesis profile and the device; the seed is set in the conftest.py above.
+
+Laws run over 50 examples, or over as many as the environment variable PCFLOW_EXAMPLES says.
+"""
 
 import os
 
@@ -19,7 +22,10 @@ TORCH_RANDOM = TorchRandom()  # Hypothesis keeps only a weak reference
 register_random(TORCH_RANDOM)
 
 settings.register_profile(
-    "pcflow", deadline=None, max_examples=50, derandomize=bool(os.environ.get("CI"))
+    "pcflow",
+    deadline=None,
+    max_examples=int(os.environ.get("PCFLOW_EXAMPLES", "50")),
+    derandomize=bool(os.environ.get("CI")),
 )
 settings.load_profile("pcflow")
 

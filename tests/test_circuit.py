@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 
 import pcflow as pf
-from pcflow.testing import circuits, enumerate_states
+from pcflow.testing import circuits
 
 BIT = pf.Bernoulli()
 
@@ -161,43 +161,6 @@ def test_builders_refuse_arguments_by_name() -> None:
         pf.hmm(0, 2, BIT)
     with pytest.raises(pf.StructureError, match="same input family"):
         pf.hmm(2, 2, [BIT, pf.Categorical(3)])
-
-
-@given(circuits())
-def test_proved_determinism_is_determinism(circuit: pf.Circuit) -> None:
-    """At most one input of every sum is positive, for every complete state."""
-    if not pf.is_deterministic(circuit):
-        return
-    states = enumerate_states(circuit)
-    for layer in circuit.layers:
-        if not isinstance(layer, pf.SumLayer) or layer.mixing:
-            continue
-        positive = torch.zeros(layer.units, len(states))
-        allowed = (layer.weight.value > -torch.inf).double()  # [K, J]
-        inputs = torch.cat([_values(circuit, child, states) for child in layer.inputs], dim=-1)
-        positive = (inputs > -torch.inf).double() @ allowed.t()
-        assert (positive <= 1).all()
-
-
-def _values(circuit: pf.Circuit, layer: object, states: torch.Tensor) -> torch.Tensor:
-    """Log-values [S, K] of the units of a layer: a circuit per unit, on the layer's scope."""
-    assert isinstance(layer, pf.InputLayer | pf.SumLayer | pf.ProductLayer)
-    columns = []
-    for unit in range(layer.units):
-        one_hot = torch.full((1, layer.units), -torch.inf)
-        one_hot[0, unit] = 0.0
-        others = [v for v in range(circuit.num_variables) if v not in circuit.scope(layer)]
-        flat = [_uniform(v, circuit.num_categories[v] or 1) for v in others]
-        top: pf.SumLayer | pf.ProductLayer = pf.SumLayer([layer], pf.Parameter(one_hot))
-        if flat:
-            top = pf.ProductLayer([top, *flat])
-        columns.append(pf.reference_log_prob(pf.Circuit(top), states))
-    return torch.stack(columns, dim=-1)
-
-
-def _uniform(variable: int, categories: int) -> pf.InputLayer:
-    logits = {"logits": pf.Parameter(torch.zeros(categories, 1))}
-    return pf.InputLayer(variable, pf.Categorical(categories), 1, logits)
 
 
 def test_determinism_is_proved_from_zeros_only() -> None:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor
 
 import pcflow as pf
@@ -268,3 +269,87 @@ def test_families_refuse_settings_that_make_no_sense() -> None:
         pf.Indicator(3, num_categories=3)
     with pytest.raises(pf.StructureError, match="has 2 units, not 1"):
         pf.InputLayer(0, pf.Indicator([0, 1]), 1)
+
+
+def single(family: DensityFamily) -> tuple[dict[str, Tensor], object]:
+    """Parameters [1, ..., 1], and the same distribution from scipy."""
+    alone = {name: value[:1, ..., :1] for name, value in random_params(family).items()}
+    if "log_std" in alone:
+        alone["log_std"] = alone["log_std"] - 1.0
+    number = {name: value.flatten().tolist() for name, value in alone.items()}
+    match family:
+        case pf.Gaussian():
+            return alone, stats.norm(number["mean"][0], math.exp(number["log_std"][0]))
+        case pf.LogNormal():
+            scale = math.exp(number["mean"][0])
+            return alone, stats.lognorm(math.exp(number["log_std"][0]), scale=scale)
+        case pf.Exponential():
+            return alone, stats.expon(scale=math.exp(number["log_mean"][0]))
+        case pf.Poisson():
+            return alone, stats.poisson(math.exp(number["log_rate"][0]))
+        case pf.Histogram():
+            probs = alone["logits"].softmax(dim=-2).flatten().numpy()
+            return alone, stats.rv_histogram((probs, family.edges), density=False)
+    raise AssertionError(family)
+
+
+MORE_DENSITIES = [*DENSITIES, pf.Histogram([-2.0, -1.5, 0.5, 1.0])]
+
+
+@pytest.mark.parametrize("family", MORE_DENSITIES, ids=repr)
+def test_raw_moments_are_those_of_scipy(family: DensityFamily) -> None:
+    params, known = single(family)
+    for power in range(1, 6):
+        found = family.raw_moment(params, power)
+        assert found.shape == (1, 1)
+        assert found.item() == pytest.approx(known.moment(power), rel=1e-9)
+    torch.testing.assert_close(family.raw_moment(params, 1), family.mean(params))
+
+
+@pytest.mark.parametrize("family", MORE_DENSITIES, ids=repr)
+def test_entropies_are_those_of_scipy(family: DensityFamily) -> None:
+    params, known = single(family)
+    assert family.entropy(params).item() == pytest.approx(float(known.entropy()), rel=1e-9)
+
+
+@pytest.mark.parametrize("family", FINITE, ids=repr)
+def test_moments_and_entropies_of_tables_are_sums(family: FiniteFamily) -> None:
+    params = random_params(family)
+    table = family.table(params).double()
+    for power in (1, 3):
+        wanted = sum(v**power * table[:, v] for v in range(family.num_categories))
+        torch.testing.assert_close(family.raw_moment(params, power).double(), wanted)
+    wanted = -(table * table.clamp_min(1e-300).log()).sum(dim=1)
+    torch.testing.assert_close(family.entropy(params).double(), wanted)
+
+
+def test_many_units_have_moments_and_entropies_of_their_own() -> None:
+    for family in MORE_DENSITIES:
+        params = random_params(family)
+        for p in range(2):
+            for k in range(UNITS):
+                alone = {n: v[p : p + 1, ..., k : k + 1] for n, v in params.items()}
+                for of in (lambda x, f=family: f.raw_moment(x, 3), family.entropy):
+                    torch.testing.assert_close(of(params)[p, k], of(alone)[0, 0])
+
+
+@pytest.mark.parametrize(
+    ("rate", "entropy"),  # added up with 50 digits; up to 256 so are ours, then by the series
+    [
+        (0.001, 0.0079081018046324831),
+        (100.0, 3.7206860722602589),
+        (256.0, 4.1912010956559325),
+        (257.0, 4.1931516874568806),
+        (400.0, 4.4144622121795826),
+    ],
+)
+def test_entropy_of_a_poisson_to_float64_precision(rate: float, entropy: float) -> None:
+    params = {"log_rate": torch.tensor([[rate]], dtype=torch.float64).log()}
+    assert pf.Poisson().entropy(params).item() == pytest.approx(entropy, rel=1e-13)
+    narrow = {"log_rate": params["log_rate"].float()}
+    assert pf.Poisson().entropy(narrow).dtype == torch.float32
+
+
+def test_a_histogram_without_mass_in_a_bin_has_an_entropy() -> None:
+    params = {"logits": torch.tensor([[[0.0], [-torch.inf]]])}
+    assert pf.Histogram([0.0, 2.0, 3.0]).entropy(params).item() == pytest.approx(math.log(2))

@@ -7,20 +7,21 @@ import math
 
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 import pcflow as pf
 from pcflow.testing import (
+    broken,
     circuits,
-    deterministic_circuits,
+    compatible_circuits,
     enumerate_log_prob,
     enumerate_states,
 )
 from pcflow.transform import condition, marginalize, mixture, multiply, power, restrict
 
-SEEDS = st.integers(0, 2**31 - 1)
+ANY = circuits() | circuits(properties=["deterministic"])
 
 
 def logs(circuit: pf.Circuit) -> Tensor:
@@ -38,7 +39,7 @@ def some_variables(data: st.DataObject, circuit: pf.Circuit, least: int = 0) -> 
     return data.draw(st.lists(variables, min_size=least, max_size=most, unique=True))
 
 
-@given(st.data(), circuits())
+@given(st.data(), ANY)
 def test_a_conditioned_circuit_is_the_distribution_given_the_values(
     data: st.DataObject, circuit: pf.Circuit
 ) -> None:
@@ -62,7 +63,7 @@ def test_a_conditioned_circuit_is_the_distribution_given_the_values(
     keeps(circuit, found, ["structured_decomposable", "deterministic"])
 
 
-@given(st.data(), circuits())
+@given(st.data(), ANY)
 def test_a_marginal_sums_out_the_others(data: st.DataObject, circuit: pf.Circuit) -> None:
     keep = data.draw(st.permutations(range(circuit.num_variables)))
     keep = keep[: data.draw(st.integers(1, len(keep)))]
@@ -74,7 +75,7 @@ def test_a_marginal_sums_out_the_others(data: st.DataObject, circuit: pf.Circuit
     keeps(circuit, found, ["structured_decomposable"])
 
 
-@given(st.data(), circuits())
+@given(st.data(), ANY)
 def test_a_restriction_forgets_what_is_not_allowed(
     data: st.DataObject, circuit: pf.Circuit
 ) -> None:
@@ -95,7 +96,7 @@ def test_a_restriction_forgets_what_is_not_allowed(
     keeps(circuit, found, ["structured_decomposable", "deterministic"])
 
 
-@given(st.data(), circuits())
+@given(st.data(), ANY)
 def test_a_mixture_adds_up(data: st.DataObject, circuit: pf.Circuit) -> None:
     other = circuit.replace({p: torch.randn(p.shape) for p in circuit.parameters})
     share = data.draw(st.floats(0, 1))
@@ -104,36 +105,59 @@ def test_a_mixture_adds_up(data: st.DataObject, circuit: pf.Circuit) -> None:
     assert_same(logs(found).exp(), wanted)
 
 
-@given(st.data(), circuits())
-def test_a_product_multiplies(data: st.DataObject, circuit: pf.Circuit) -> None:
-    assume(circuit.properties.structured_decomposable)
-    inputs = {la.variable: la.family for la in circuit.layers if isinstance(la, pf.InputLayer)}
-    families = [inputs[v] for v in range(circuit.num_variables)]
-    plain = [pf.Categorical(f.num_categories or 0) for f in families]
-    kind = data.draw(st.sampled_from(["itself", "vtree", "naive"]))
-    if kind == "itself":
-        other = circuit.replace({p: torch.randn(p.shape) for p in circuit.parameters})
-    elif kind == "vtree":
-        vtree = circuit.properties.structured_decomposable.vtree
-        layer = data.draw(st.sampled_from(["cp", "tucker"]))
-        other = pf.build_circuit(vtree, plain, 2, layer)  # type: ignore[arg-type]
-    else:
-        other = pf.naive_bayes(plain, 2)
-    for a, b in ((circuit, other), (other, circuit)):
-        both = logs(a) + logs(b)
-        if both.max().item() == -math.inf:
-            with pytest.raises(pf.NoMassError):
-                multiply(a, b)
-            continue
-        found = multiply(a, b)
-        assert_same(logs(found), both - both.logsumexp(0))
-        if kind != "naive":
-            assert found.properties.structured_decomposable
-        if a.properties.deterministic and b.properties.deterministic:
-            assert found.properties.deterministic
+@given(compatible_circuits())
+def test_a_product_multiplies(pair: tuple[pf.Circuit, pf.Circuit]) -> None:
+    a, b = pair
+    both = logs(a) + logs(b)
+    if both.max().item() == -math.inf:
+        with pytest.raises(pf.NoMassError):
+            multiply(a, b)
+        return
+    found = multiply(a, b)
+    assert_same(logs(found), both - both.logsumexp(0))
+    if a.properties.deterministic and b.properties.deterministic:
+        assert found.properties.deterministic
 
 
-@given(deterministic_circuits(), st.sampled_from([-1.5, -1.0, 0.0, 0.5, 1.0, 2.0, 3.3]))
+@given(compatible_circuits(properties=["structured_decomposable", "deterministic"]))
+def test_a_product_of_circuits_along_one_vtree_is_along_it(
+    pair: tuple[pf.Circuit, pf.Circuit],
+) -> None:
+    a, b = pair
+    if (logs(a) + logs(b)).max().item() == -math.inf:
+        return
+    found = multiply(a, b)
+    assert found.properties.deterministic
+    scopes = {frozenset(c.scope(layer)) for c in (a, b) for layer in c.layers}
+    if all(x <= y or y <= x or not x & y for x in scopes for y in scopes):  # one vtree holds all
+        assert found.properties.structured_decomposable
+
+
+@given(st.data(), compatible_circuits())
+def test_a_circuit_given_a_row_is_the_row_given_its_values(
+    data: st.DataObject, pair: tuple[pf.Circuit, pf.Circuit]
+) -> None:
+    """Symbolic and per-row forms of one query agree."""
+    circuit = pair[0]
+    known = some_variables(data, circuit)
+    states = enumerate_states(circuit)
+    state = data.draw(st.sampled_from(states[logs(circuit) > -math.inf].tolist()))
+    fits = states[(states[:, known] == torch.tensor(state)[known]).all(dim=1)]
+    part = torch.full((1, circuit.num_variables), math.nan)
+    part[0, known] = torch.tensor(state)[known].float()
+    model = pf.compile(circuit, dtype=torch.float64)
+    rest = [v for v in range(circuit.num_variables) if v not in known]
+    given_ = pf.compile(condition(circuit, {v: state[v] for v in known}), dtype=torch.float64)
+    assert_same(given_.log_prob(fits[:, rest]), model.log_prob(fits) - model.log_prob(part))
+    below = pf.compile(marginalize(circuit, rest), dtype=torch.float64)
+    free = states.double()
+    free[:, known] = math.nan
+    assert_same(below.log_prob(states[:, rest]), model.log_prob(free))
+
+
+@given(
+    circuits(properties=["deterministic"]), st.sampled_from([-1.5, -1.0, 0.0, 0.5, 1.0, 2.0, 3.3])
+)
 def test_a_power_of_a_deterministic_circuit(circuit: pf.Circuit, exponent: float) -> None:
     log_p = logs(circuit)
     raised = torch.where(log_p > -math.inf, exponent * log_p.clamp_min(-1e300), -math.inf)
@@ -142,7 +166,7 @@ def test_a_power_of_a_deterministic_circuit(circuit: pf.Circuit, exponent: float
     keeps(circuit, found, ["structured_decomposable", "deterministic"])
 
 
-@given(circuits(max_variables=4), st.integers(1, 3))
+@given(circuits(max_variables=4) | broken("structured_decomposable"), st.integers(1, 3))
 def test_a_whole_power_of_a_structured_circuit(circuit: pf.Circuit, exponent: int) -> None:
     if circuit.properties.structured_decomposable is None:
         if circuit.properties.deterministic is None:
@@ -157,3 +181,54 @@ def keeps(before: pf.Circuit, after: pf.Circuit, names: list[str]) -> None:
     for name in names:
         if getattr(before.properties, name) is not None:
             assert getattr(after.properties, name) is not None, name
+
+
+def categorical(variable: int, units: int) -> pf.InputLayer:
+    return pf.InputLayer.random(variable, pf.Categorical(2), units)
+
+
+def test_units_of_a_product_in_another_order_find_each_other() -> None:
+    def one(first: int, second: int) -> pf.Circuit:
+        square = pf.ProductLayer([categorical(first, 2), categorical(second, 2)], "kronecker")
+        return pf.Circuit(pf.SumLayer.random([pf.ProductLayer([square, categorical(2, 4)])]))
+
+    a, b = one(0, 1), one(1, 0)
+    both = logs(a) + logs(b)
+    assert_same(logs(multiply(a, b)), both - both.logsumexp(0))
+
+
+def test_mixing_layers_multiply_to_mixing_layers() -> None:
+    def one() -> pf.Circuit:
+        pairs = [pf.ProductLayer([categorical(0, 3), categorical(1, 3)]) for _ in range(2)]
+        return pf.Circuit(pf.SumLayer.random([pf.SumLayer.random(pairs, 3, mixing=True)]))
+
+    a, b = one(), one()
+    found = multiply(a, b)
+    both = logs(a) + logs(b)
+    assert_same(logs(found), both - both.logsumexp(0))
+    mixed = [layer for layer in found.layers if isinstance(layer, pf.SumLayer) and layer.mixing]
+    assert [layer.weight.shape for layer in mixed] == [(9, 4)]
+
+
+def test_variables_that_do_not_fit_are_refused_by_name() -> None:
+    chain = pf.hmm(3, states=2, inputs=pf.Bernoulli())
+    for keep in ([0, 0], [3], [-1], [0.5]):
+        with pytest.raises(pf.EvidenceError, match=r"keep: .* 0\.\.2"):
+            marginalize(chain, keep)  # type: ignore[arg-type]
+    with pytest.raises(pf.EvidenceError, match="values: variables"):
+        condition(chain, {3: 0})
+    with pytest.raises(pf.EvidenceError, match=r"variable 1 is 2\.0"):
+        condition(chain, {1: 2})
+    with pytest.raises(pf.StructureError, match="no variable is left"):
+        condition(chain, {0: 0, 1: 0, 2: 0})
+    with pytest.raises(pf.StructureError, match="no variable is left"):
+        marginalize(chain, [])
+    with pytest.raises(pf.EvidenceError, match=r"variable 1 needs values in 0\.\.1, got \[2\]"):
+        restrict(chain, {1: [2]})
+    with pytest.raises(pf.EvidenceError, match="needs a finite range"):
+        restrict(pf.hmm(3, states=2, inputs=pf.Gaussian()), {1: [2]})
+    for weights in ([0.5], [0.5, -0.5], [0.0, 0.0], [math.inf, 1.0]):
+        with pytest.raises(pf.StructureError, match="2 circuits need as many weights"):
+            mixture([chain, chain], weights)
+    with pytest.raises(pf.NotSmooth):
+        mixture([chain, pf.hmm(2, states=2, inputs=pf.Bernoulli())], [0.5, 0.5])

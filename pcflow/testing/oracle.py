@@ -1,12 +1,13 @@
 """Brute force: every query by adding up all states of a circuit, in float64.
 
 A complete state is scored by `reference_log_prob`; everything else is sums and maxima over states.
-Legend: S states, B batch, D variables, V categories.
+Legend: S states, B batch, D variables, V categories, K units, J inputs of a sum.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 from math import prod
 
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor
 from pcflow.circuit import Circuit
 from pcflow.errors import PropertyRequired
 from pcflow.evidence import Evidence, as_evidence
+from pcflow.inputs import FiniteFamily
+from pcflow.layers import InputLayer, Layer, SumLayer
 from pcflow.reference import reference_log_prob
 
 MOST_STATES = 1 << 20
@@ -137,3 +140,67 @@ def enumerate_mpe(circuit: Circuit, evidence: Evidence | Tensor) -> tuple[Tensor
     found = enumerate_weights(circuit, evidence)
     log_value, state = found.log_weight.max(dim=-1)
     return found.states[state], log_value
+
+
+def enumerate_support(circuit: Circuit) -> dict[Layer, Tensor]:
+    """For every layer [S, K], in which states its units are positive: structure and hard zeros.
+
+    Raises:
+        PropertyRequired: if a variable has no finite range, or there are too many states.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> literal = pf.InputLayer(0, pf.Indicator([1, 0]), units=2)
+        >>> root = pf.SumLayer([literal], pf.Parameter.from_probs([[0.3, 0.7]]))
+        >>> enumerate_support(pf.Circuit(root))[literal].tolist()
+        [[False, True], [True, False]]
+    """
+    states = enumerate_states(circuit)
+    found: dict[Layer, Tensor] = {}
+    for layer in circuit.layers:
+        below = [found[child] for child in layer.inputs]
+        if isinstance(layer, InputLayer):
+            found[layer] = _possible(layer)[states[:, layer.variable]]  # [S, K]
+        elif isinstance(layer, SumLayer):
+            found[layer] = _active(layer, below) > 0
+        elif layer.kind == "hadamard":
+            found[layer] = torch.stack(below).all(dim=0)
+        else:
+            found[layer] = reduce(_outer_and, below)
+    return found
+
+
+def count_active_inputs(circuit: Circuit) -> int:
+    """The most inputs that any sum unit has positive in any state: at most 1 if deterministic.
+
+    Raises:
+        PropertyRequired: if a variable has no finite range, or there are too many states.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> count_active_inputs(pf.hmm(2, states=3, inputs=pf.Bernoulli()))
+        3
+    """
+    support = enumerate_support(circuit)
+    sums = [layer for layer in circuit.layers if isinstance(layer, SumLayer)]
+    counts = [_active(layer, [support[child] for child in layer.inputs]) for layer in sums]
+    return max((int(count.max()) for count in counts), default=0)
+
+
+def _possible(layer: InputLayer) -> Tensor:
+    """Where input units are positive: [V, K]."""
+    params = {name: p.value.double().unsqueeze(0) for name, p in layer.parameters.items()}
+    assert isinstance(layer.family, FiniteFamily)
+    return layer.family.log_table(params)[0] > -torch.inf
+
+
+def _active(layer: SumLayer, below: list[Tensor]) -> Tensor:
+    """How many inputs of every sum unit are positive in every state: [S, K]."""
+    used = (layer.weight.value > -torch.inf).double()  # [K, J]
+    if layer.mixing:
+        return (torch.stack(below, dim=-1) * used).sum(dim=-1)
+    return torch.cat(below, dim=-1).double() @ used.t()
+
+
+def _outer_and(a: Tensor, b: Tensor) -> Tensor:
+    return (a.unsqueeze(-1) & b.unsqueeze(-2)).flatten(-2)

@@ -1,12 +1,8 @@
-"""Hypothesis strategies: region graphs, circuits of every kind, and evidence about them.
-
-Hypothesis chooses shapes and seeds; torch generators fill in the numbers, so examples shrink to
-small circuits and replay exactly.
-"""
+"""Hypothesis strategies: region graphs, circuits of every kind, and evidence about them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from hypothesis import strategies as st
@@ -15,19 +11,7 @@ from torch import Tensor
 from pcflow.build import build_circuit, hmm
 from pcflow.circuit import Circuit
 from pcflow.evidence import Evidence
-from pcflow.inputs import (
-    Bernoulli,
-    Binomial,
-    Categorical,
-    DiscretizedLogistic,
-    Exponential,
-    Gaussian,
-    Histogram,
-    Indicator,
-    InputFamily,
-    LogNormal,
-    Poisson,
-)
+from pcflow.inputs import InputFamily
 from pcflow.layers import InputLayer, Layer, Parameter, ProductLayer, SumLayer
 from pcflow.region_graph import RegionGraph
 from pcflow.structure import (
@@ -38,8 +22,8 @@ from pcflow.structure import (
     quad_tree,
     random_binary_tree,
 )
-
-SEEDS = st.integers(0, 2**31 - 1)
+from pcflow.testing.by_property import Property, circuits_with, known_properties
+from pcflow.testing.families import SEEDS, finite_families, sizes
 
 
 @st.composite
@@ -51,67 +35,77 @@ def region_graphs(draw: st.DrawFn, max_variables: int = 6) -> RegionGraph:
         >>> find(region_graphs(), lambda rg: rg.num_variables == 1).root
         Region(variables=(0,))
     """
-    sizes = st.integers(1, max_variables)
+    counts = st.integers(1, max_variables)
     grids = {"quad tree": quad_tree, "quad graph": quad_graph, "cuts": poon_domingos}
     kind = draw(st.sampled_from(["factorized", "chain", "binary", *grids]))
     if kind in grids:
-        height = draw(sizes)
+        height = draw(counts)
         width = draw(st.integers(1, max_variables // height))
         return grids[kind]((height, width))
-    count = draw(sizes)
+    count = draw(counts)
     if kind == "binary":
         depth = draw(st.none() | st.integers(0, 3))
         return random_binary_tree(count, depth, draw(st.integers(1, 3)), seed=draw(SEEDS))
     return fully_factorized(count) if kind == "factorized" else chain(count)
 
 
-def finite_families() -> st.SearchStrategy[InputFamily]:
-    """Families over 2 or 3 values.
-
-    Examples:
-        >>> from hypothesis import find
-        >>> find(finite_families(), lambda family: family.num_categories == 3)
-        Categorical(num_categories=3)
-    """
-    return st.sampled_from([Bernoulli(), Categorical(2), Categorical(3)])
-
-
-@st.composite
 def circuits(
-    draw: st.DrawFn,
     max_variables: int = 6,
     families: st.SearchStrategy[InputFamily] | None = None,
-) -> Circuit:
+    properties: Collection[Property] = (),
+) -> st.SearchStrategy[Circuit]:
     """Circuits of every kind: CP, Tucker and HMM, tied parameters, hard zeros, built by hand.
 
+    With properties: mixtures of products along a vtree or one by one; deterministic ones are
+    decision diagrams, tree distributions, and sums of units that exclude each other by any
+    variables, with or without a common vtree.
+
     Args:
-        draw: given by Hypothesis.
         max_variables: the largest number of variables.
         families: of the inputs, one drawn per variable; by default finite ones, so that
             every query can be checked by enumeration.
+        properties: what the circuits are proved to be, among "structured_decomposable",
+            "deterministic" and "omni_compatible"; all are smooth and decomposable.
+
+    Raises:
+        StructureError: if a property is unknown.
 
     Examples:
         >>> from hypothesis import find
-        >>> find(circuits(), lambda circuit: circuit.num_variables == 3).num_variables
-        3
+        >>> some = circuits(properties=["deterministic"])
+        >>> print(find(some, lambda c: len(c.layers) == 2).properties.deterministic)
+        deterministic: sums decide on variable 0: {0} | {1}
     """
-    families = finite_families() if families is None else families
-    kind = draw(st.sampled_from(["cp", "tucker", "hmm", "mixed", "indicators"]))
+    wanted = known_properties(properties)
+    some = finite_families() if families is None else families
+    drawn = circuits_with(max_variables, families, wanted)
+    if wanted <= {"structured_decomposable"}:
+        drawn |= _hmms(max_variables, some) | _by_hand(max_variables, some)
+    if not wanted:
+        drawn |= _on_region_graphs(max_variables, some)
+        drawn |= circuits_with(max_variables, families, frozenset({"deterministic"}))
+    return _with_some_zeros(drawn)
+
+
+@st.composite
+def _with_some_zeros(draw: st.DrawFn, drawn: st.SearchStrategy[Circuit]) -> Circuit:
+    circuit = draw(drawn)
+    share = draw(st.sampled_from([0.0, 0.0, 0.3]))
+    if share == 0.0:
+        return circuit
+    return _with_zeros(circuit, share, torch.Generator().manual_seed(draw(SEEDS)))
+
+
+@st.composite
+def _on_region_graphs(
+    draw: st.DrawFn, max_variables: int, families: st.SearchStrategy[InputFamily]
+) -> Circuit:
     generator = torch.Generator().manual_seed(draw(SEEDS))
-    if kind == "hmm":
-        circuit = _hmm(draw, max_variables, families, generator)
-    elif kind == "mixed":
-        circuit = _by_hand(draw, max_variables, families, generator)
-    elif kind == "indicators":
-        circuit = draw(deterministic_circuits(max_variables))
-    else:
-        graph = draw(region_graphs(max_variables))
-        inputs = [draw(families) for _ in range(graph.num_variables)]
-        units = draw(st.integers(1, 3 if kind == "cp" else 2))
-        layer: Callable[..., Circuit] = build_circuit
-        circuit = layer(graph, inputs, units, kind, generator)
-    zeros = draw(st.sampled_from([0.0, 0.0, 0.3]))
-    return _with_zeros(circuit, zeros, generator) if zeros else circuit
+    graph = draw(region_graphs(max_variables))
+    inputs = [draw(families) for _ in range(graph.num_variables)]
+    if draw(st.booleans()):
+        return build_circuit(graph, inputs, draw(st.integers(1, 2)), "tucker", generator)
+    return build_circuit(graph, inputs, draw(st.integers(1, 3)), "cp", generator)
 
 
 @st.composite
@@ -152,53 +146,22 @@ def evidence(
 
 
 @st.composite
-def deterministic_circuits(draw: st.DrawFn, max_variables: int = 6) -> Circuit:
-    """Random decision diagrams over binary variables: deterministic, so that MPE is exact.
-
-    Every sum decides on one variable; its branches may share what comes after.
-
-    Examples:
-        >>> import pcflow as pf
-        >>> from hypothesis import find
-        >>> pf.is_deterministic(find(deterministic_circuits(), lambda c: c.num_variables == 3))
-        True
-    """
+def _hmms(draw: st.DrawFn, max_variables: int, families: st.SearchStrategy[InputFamily]) -> Circuit:
     generator = torch.Generator().manual_seed(draw(SEEDS))
-    below: list[Layer] = []
-    for variable in reversed(range(draw(st.integers(1, max_variables)))):
-        nodes: list[Layer] = []
-        for _ in range(2 if variable else 1):
-            picks = torch.randint(2, (2,), generator=generator).tolist()
-            branches: list[Layer] = []
-            for value, pick in enumerate(picks):
-                literal = InputLayer(variable, Indicator(value))
-                branches.append(ProductLayer([literal, below[pick]]) if below else literal)
-            nodes.append(SumLayer.random(branches, generator=generator))
-        below = nodes
-    return Circuit(below[0])
-
-
-def _hmm(
-    draw: st.DrawFn,
-    max_variables: int,
-    families: st.SearchStrategy[InputFamily],
-    generator: torch.Generator,
-) -> Circuit:
-    length, states = draw(st.integers(1, max_variables)), draw(st.integers(1, 3))
+    length, states = draw(sizes(max_variables)), draw(st.integers(1, 3))
     if draw(st.booleans()):
         return hmm(length, states, draw(families), generator=generator)
     inputs = [draw(families) for _ in range(length)]
     return hmm(length, states, inputs, homogeneous=False, generator=generator)
 
 
+@st.composite
 def _by_hand(
-    draw: st.DrawFn,
-    max_variables: int,
-    families: st.SearchStrategy[InputFamily],
-    generator: torch.Generator,
+    draw: st.DrawFn, max_variables: int, families: st.SearchStrategy[InputFamily]
 ) -> Circuit:
     """Products of both kinds, sums of both kinds, inputs side by side, parameters tied."""
-    count = draw(st.integers(1, max_variables))
+    generator = torch.Generator().manual_seed(draw(SEEDS))
+    count = draw(sizes(max_variables))
     inputs = [draw(families) for _ in range(count)]
     tie = draw(st.booleans())
 
@@ -225,36 +188,12 @@ def _mix(layers: Sequence[Layer], mixing: bool, generator: torch.Generator) -> L
 
 
 def _with_zeros(circuit: Circuit, share: float, generator: torch.Generator) -> Circuit:
-    """Give some weights of sums a logit of -inf; every sum keeps its first input."""
+    """Give some weights of sums a logit of -inf; every sum keeps its first positive input."""
     values: dict[Parameter, Tensor] = {}
     for layer in circuit.layers:
         if isinstance(layer, SumLayer):
             drop = torch.rand(layer.weight.shape, generator=generator) < share
-            drop[:, 0] = False
+            first = (layer.weight.value > -torch.inf).int().argmax(dim=-1, keepdim=True)
+            drop.scatter_(1, first, False)
             values[layer.weight] = layer.weight.value.masked_fill(drop, -torch.inf)
     return circuit.replace(values)
-
-
-def mixed_families() -> st.SearchStrategy[InputFamily]:
-    """Families with and without a finite range, for circuits that mix them.
-
-    Whole numbers from 1 to 1,000 are possible under all that have no finite range.
-
-    Examples:
-        >>> from hypothesis import find
-        >>> find(mixed_families(), lambda family: family.num_categories is None)
-        Gaussian(min_std=0.001)
-    """
-    return st.sampled_from(
-        [
-            Gaussian(),
-            Bernoulli(),
-            Categorical(3),
-            Binomial(2),
-            Poisson(),
-            Exponential(),
-            LogNormal(),
-            DiscretizedLogistic(3),
-            Histogram([0.0, 1.5, 4.0, 1000.0]),
-        ]
-    )
