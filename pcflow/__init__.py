@@ -65,7 +65,7 @@ from pcflow.inputs import (
     LogNormal,
     Poisson,
 )
-from pcflow.io import load, save
+from pcflow.io import load, read_psdd, save, write_psdd
 from pcflow.layers import InputLayer, Parameter, ProductLayer, SumLayer
 from pcflow.learn import EM, Anemone, FitResult, Gradient, MiniBatchEM, fit
 from pcflow.moments import covariance, moment, mutual_information, pairwise_mutual_information
@@ -182,10 +182,12 @@ __all__ = [
     "prove_omni_compatible",
     "prove_structured_decomposable",
     "prune",
+    "read_psdd",
     "reference_log_prob",
     "renyi_divergence",
     "renyi_entropy",
     "restrict",
     "save",
     "structure",
+    "write_psdd",
 ]

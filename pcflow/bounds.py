@@ -17,11 +17,11 @@ from pcflow.compiled import CompiledCircuit, as_model
 from pcflow.evidence import CheckedEvidence, Evidence
 from pcflow.inputs import DensityFamily
 from pcflow.leaves import DensityLeaf, FiniteLeaf, Leaf
+from pcflow.log_semiring import MaxInputs
 from pcflow.moments import checked_variables
 from pcflow.passes import up
 from pcflow.plan import BankRead
 from pcflow.queries import chosen_potentials
-from pcflow.semiring import MaxInputs
 
 
 def mpe_upper_bound(model: Circuit | CompiledCircuit, evidence: Evidence | Tensor) -> Tensor:

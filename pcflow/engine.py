@@ -12,11 +12,12 @@ from torch import Tensor
 
 from pcflow.circuit import Circuit
 from pcflow.evidence import CheckedEvidence, Evidence, as_evidence
+from pcflow.log_semiring import LOG_SUM_PRODUCT
 from pcflow.memory import Pool
 from pcflow.passes import Collector, down, follow, up
 from pcflow.plan import Plan
 from pcflow.routes import Route
-from pcflow.semiring import LOG_SUM_PRODUCT, RAISED, SCALED, floor_of
+from pcflow.semiring import RAISED, SCALED, floor_of
 from pcflow.tables import Tables
 from pcflow.tape import Tape
 
@@ -66,8 +67,11 @@ class Engine:
         return self._evaluate(self.plan, evidence)
 
     def _evaluate(self, plan: Plan, evidence: CheckedEvidence) -> Evaluation:
-        scaled = up(plan, self.tables, evidence, SCALED, self.pool)
         plan.rows.seen += len(evidence.values)
+        if plan.of_one_unit and evidence.soft is None:  # a scale per unit is a logarithm already
+            exact = up(plan, self.tables, evidence, LOG_SUM_PRODUCT, self.pool)
+            return Evaluation(exact.log_value, exact, None, None)
+        scaled = up(plan, self.tables, evidence, SCALED, self.pool)
         rows = self._doubtful(scaled, evidence)
         if rows is None:
             return Evaluation(scaled.log_value, scaled, None, None)
@@ -96,7 +100,7 @@ class Evaluation:
 
     Attributes:
         log_value: [B] (nats).
-        scaled: the tape of all rows.
+        scaled: the tape of all rows; in log space if no layer has a second unit to share a scale.
         exact: the log-space tape of the doubtful rows, if there are any.
         doubtful: their indices.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,20 @@ def write_file(
         OSError: if it cannot be written; an existing file is left as it was.
     """
     header = {"pcflow": json.dumps(description)}  # one entry: safetensors keeps no order of several
+    replace_file(path, lambda scratch: save_file(dict(tensors), scratch, metadata=header))
+
+
+def replace_file(path: str | os.PathLike[str], write: Callable[[str], object]) -> None:
+    """Let `write` make a file beside `path`, then move it there.
+
+    Raises:
+        OSError: if it cannot be written; an existing file is left as it was.
+    """
     target = Path(path)
     handle, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     os.close(handle)
     try:
-        save_file(dict(tensors), scratch, metadata=header)
+        write(scratch)
         os.chmod(scratch, 0o644)  # a temporary file starts private
         os.replace(scratch, target)
     except BaseException:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from math import prod
+from math import isinf, prod
 from types import MappingProxyType
 from typing import Literal
 
@@ -146,21 +146,23 @@ class SumLayer:
     inputs: tuple[Layer, ...]
     weight: Parameter
     mixing: bool = False
+    units: int = field(init=False)
 
     def __init__(self, inputs: Iterable[Layer], weight: Parameter, mixing: bool = False) -> None:
         """Check the weight against the inputs."""
         object.__setattr__(self, "inputs", tuple(inputs))
         object.__setattr__(self, "weight", weight)
         object.__setattr__(self, "mixing", mixing)
+        object.__setattr__(self, "units", weight.shape[0] if weight.shape else 0)
         if not self.inputs:
             raise StructureError("a sum layer needs at least one input")
         widths = [layer.units for layer in self.inputs]
         columns = len(widths) if mixing else sum(widths)
-        if len(weight.shape) != 2 or weight.shape[0] < 1 or weight.shape[1] != columns:
+        if len(weight.shape) != 2 or self.units < 1 or weight.shape[1] != columns:
             raise StructureError(f"{self}: weight must be [K, {columns}], got {weight.shape}")
         if mixing and any(width != self.units for width in widths):
             raise StructureError(f"{self}: mixing needs inputs of {self.units} units, got {widths}")
-        if (weight.value.amax(dim=-1).isinf()).any():
+        if any(map(isinf, weight.value.amax(dim=-1).tolist())):
             raise StructureError(f"{self}: a row of the weight is +inf or has no weight at all")
 
     @classmethod
@@ -175,11 +177,6 @@ class SumLayer:
         inputs = tuple(inputs)
         columns = len(inputs) if mixing else sum(layer.units for layer in inputs)
         return cls(inputs, Parameter(torch.randn(units, columns, generator=generator)), mixing)
-
-    @property
-    def units(self) -> int:
-        """Number of sums."""
-        return self.weight.shape[0]
 
     def __repr__(self) -> str:
         """Number of inputs and size."""
@@ -206,6 +203,7 @@ class ProductLayer:
 
     inputs: tuple[Layer, ...]
     kind: Literal["hadamard", "kronecker"] = "hadamard"
+    units: int = field(init=False)
 
     def __init__(
         self, inputs: Iterable[Layer], kind: Literal["hadamard", "kronecker"] = "hadamard"
@@ -220,12 +218,8 @@ class ProductLayer:
             raise StructureError(f"a product layer needs at least two inputs, got {len(widths)}")
         if kind == "hadamard" and len(set(widths)) > 1:
             raise StructureError(f"a hadamard product needs inputs of equal units, got {widths}")
-
-    @property
-    def units(self) -> int:
-        """Number of products."""
-        widths = [layer.units for layer in self.inputs]
-        return widths[0] if self.kind == "hadamard" else prod(widths)
+        units = widths[0] if kind == "hadamard" else prod(widths)
+        object.__setattr__(self, "units", units)
 
     def __repr__(self) -> str:
         """Kind, number of inputs and size."""

@@ -22,7 +22,10 @@ class Sheet:
         arenas: by width; units [R, B, K] and scale [R, B].
         lowest: [P, B], the smallest unit of every product.
         outs: what each step writes.
+        in_log_space: whether scales mean nothing, and need not be copied.
     """
+
+    in_log_space = False
 
     def __init__(self, plan: Plan, batch: int, like: Tensor) -> None:
         """Allocate, and cut the views."""
@@ -64,6 +67,8 @@ class Sheet:
         arena, copy = self.arenas[read.width], self._copies[slot, read.width]
         folds = len(read.rows)
         units = torch.index_select(arena.units, 0, read.rows, out=copy.units[:folds])
+        if self.in_log_space:
+            return Value(units, copy.scale[:folds], copy.lowest)
         scale = torch.index_select(arena.scale, 0, read.rows, out=copy.scale[:folds])
         return Value(units, scale, copy.lowest)
 

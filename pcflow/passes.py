@@ -38,6 +38,7 @@ def up(
         pool: where the sheet comes from.
     """
     sheet = pool.take(plan, len(evidence.values), tables.like)
+    sheet.in_log_space = semiring.in_log_space
     tape = Tape(plan, tables, semiring, pool, sheet)
     weights, keep = tables.weights(semiring.in_log_space), plan is not plan.lean
     for number, step in enumerate(plan.steps):

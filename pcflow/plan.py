@@ -176,6 +176,11 @@ class Plan:
         return folds == self.num_variables
 
     @property
+    def of_one_unit(self) -> bool:
+        """Whether every layer has a single unit: logarithms are then as quick as scales."""
+        return self.arenas.keys() == {1}
+
+    @property
     def samples_at_a_time(self) -> int:
         """Samples whose widest step, one weight per input and fold, stays near 64 MB."""
         inner = (s for s in self.steps if not isinstance(s, InputStep))

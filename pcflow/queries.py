@@ -15,10 +15,10 @@ from pcflow.engine import Engine
 from pcflow.errors import NoMassError, PropertyRequired
 from pcflow.evidence import CheckedEvidence, Evidence, as_evidence
 from pcflow.leaves import DensityLeaf, FiniteLeaf, Leaf
+from pcflow.log_semiring import MAX_PRODUCT
 from pcflow.passes import follow, up
 from pcflow.plan import BankRead
 from pcflow.routes import Best, Drawn
-from pcflow.semiring import MAX_PRODUCT
 
 
 class MPE(NamedTuple):

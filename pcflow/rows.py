@@ -7,7 +7,6 @@ there, so the same rows serve both ways.
 
 from __future__ import annotations
 
-from bisect import insort
 from collections import defaultdict
 from dataclasses import dataclass
 
@@ -35,8 +34,11 @@ def assign_rows(strips: list[list[Layer]], reuse: bool) -> Placement:
     for number, strip in enumerate(strips):
         start = arenas[strip[0].units].take(len(strip))
         row.update({layer: start + offset for offset, layer in enumerate(strip)})
+        freed: dict[int, list[int]] = defaultdict(list)
         for layer in dying.get(number, ()):
-            arenas[layer.units].give(row[layer])
+            freed[layer.units].append(row[layer])
+        for width, rows in freed.items():
+            arenas[width].give(rows)
     return Placement(row, {width: arena.size for width, arena in arenas.items()})
 
 
@@ -72,5 +74,6 @@ class _Arena:
         self.size = start + count
         return start
 
-    def give(self, row: int) -> None:
-        insort(self.free, row)
+    def give(self, rows: list[int]) -> None:
+        self.free += sorted(rows)
+        self.free.sort()  # two runs, which takes linear time

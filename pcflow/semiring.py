@@ -20,17 +20,13 @@ categories, N entries of inputs, D variables.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from pcflow.kernels import matmul, multiply, outer, outer_add
-
-LOG_BLOCK = 1 << 24
-"""Largest number of elements that a broadcast in log space may hold at a time."""
+from pcflow.kernels import exp_, matmul, multiply, outer
 
 
 class Value(NamedTuple):
@@ -192,7 +188,7 @@ class Scaled:
         if scale is not None:
             scale.copy_(top)
         top.nan_to_num_(neginf=0.0)
-        return [(x.scale - top).exp_().unsqueeze(-1) for x in xs]
+        return [exp_(x.scale - top).unsqueeze(-1) for x in xs]
 
     def read(self, xs: list[Value], mixing: bool) -> Tensor:
         """Inputs relative to the largest of their scales."""
@@ -251,140 +247,7 @@ class Scaled:
         return torch.stack(parts, dim=-1)
 
 
-class LogSumProduct:
-    """Sum-product on logarithms of single units: slow, exact over the whole floating range."""
-
-    in_log_space = True
-    maximizes = False
-
-    def product(self, xs: list[Value], out: Value, kronecker: bool) -> None:
-        """Add the logarithms."""
-        units = xs[0].units
-        for x in xs[1:]:
-            units = outer_add(units, x.units) if kronecker else units + x.units
-        out.units.copy_(units)
-
-    def sum(self, xs: list[Value], weight: Weight, out: Value) -> None:
-        """Reduce weight + input over the inputs, a block of rows at a time."""
-        x = self.read(xs, weight.mixing)
-        for rows in row_blocks(x, weight.tensor):
-            out.units[:, rows] = self.reduce(log_terms(x[:, rows], weight))
-
-    def read(self, xs: list[Value], mixing: bool) -> Tensor:
-        """Nothing to align."""
-        units = [x.units for x in xs]
-        return torch.stack(units, dim=-1) if mixing else torch.cat(units, dim=-1)
-
-    def flow(self, units: Tensor, slope: Tensor) -> Tensor:
-        """The derivative by a logarithm is the flow; a copy, which other rows may be made of."""
-        return slope.clone()
-
-    def slope(self, units: Tensor, flow: Tensor) -> Tensor:
-        """The same."""
-        return flow
-
-    def down_product(self, xs: list[Value], flow: Tensor, kronecker: bool, into: Into) -> None:
-        """Pass it to all."""
-        for slot, part in enumerate(marginal_flows(flow, xs) if kronecker else [flow] * len(xs)):
-            into.add(slot, part)
-
-    def down_sum(
-        self, xs: list[Value], weight: Weight, units: Tensor, slope: Tensor, into: Into
-    ) -> None:
-        """Edge by edge: every input gets its share."""
-        x = self.read(xs, weight.mixing)
-        inner = torch.empty_like(x)
-        for rows, shares in self._shares(x, weight, units, slope):
-            inner[:, rows] = shares if weight.mixing else shares.sum(dim=-2)
-        widths = [x.units.shape[-1] for x in xs]
-        parts = inner.unbind(-1) if weight.mixing else inner.split(widths, dim=-1)
-        for slot, part in enumerate(parts):
-            into.add(slot, part)
-
-    def edges(self, xs: list[Value], weight: Weight, units: Tensor, slope: Tensor) -> Tensor:
-        """The same shares, summed over rows."""
-        total = torch.zeros_like(weight.tensor)
-        for _, shares in self._shares(self.read(xs, weight.mixing), weight, units, slope):
-            part = shares.sum(dim=1)  # [F, K, J]
-            total += part if len(total) > 1 else part.sum(dim=0, keepdim=True)
-        return total
-
-    def _shares(
-        self, x: Tensor, weight: Weight, units: Tensor, slope: Tensor
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """A block of rows at a time, exp(log-weight + log-input - log-value) times slope."""
-        for rows in row_blocks(x, weight.tensor):
-            shares = log_terms(x[:, rows], weight) - units[:, rows].unsqueeze(-1)
-            shares = shares.exp_().nan_to_num_(nan=0.0)
-            yield rows, shares.mul_(slope[:, rows].unsqueeze(-1))
-
-    def reduce(self, terms: Tensor) -> Tensor:
-        """Log-sum-exp over the last axis."""
-        return torch.logsumexp(terms, dim=-1)
-
-    def over_categories(self, joint: Tensor, variables: Tensor) -> Tensor:
-        """What input units over `variables` [N] make of table times potential [N, V, K]: [N, K]."""
-        return self.reduce(joint.transpose(-1, -2))
-
-    def over_reals(self, peak: Tensor, variables: Tensor) -> Tensor:
-        """What densities over missing `variables` [N] come to; `peak` [N, K] are their largest."""
-        return torch.zeros_like(peak)
-
-
-class MaxProduct(LogSumProduct):
-    """Max-product on logarithms: the value of the best assignment of variables and latents."""
-
-    maximizes = True
-
-    def reduce(self, terms: Tensor) -> Tensor:
-        """Maximum over the last axis."""
-        return terms.amax(dim=-1)
-
-    def over_reals(self, peak: Tensor, variables: Tensor) -> Tensor:
-        """The largest."""
-        return peak
-
-
-@dataclass(frozen=True, eq=False)
-class MaxInputs(LogSumProduct):
-    """Sum-product above inputs that take their largest value.
-
-    A maximum of a sum is at most the sum of the maxima, so this is an upper bound of the maximum
-    over the variables that were chosen, of the sum over the others.
-
-    Args:
-        chosen: which variables, bool [D].
-    """
-
-    chosen: Tensor
-    maximizes = True
-
-    def over_categories(self, joint: Tensor, variables: Tensor) -> Tensor:
-        """The largest or the sum, by the variable."""
-        largest, total = joint.amax(dim=-2), torch.logsumexp(joint, dim=-2)
-        return torch.where(self.chosen[variables].unsqueeze(-1), largest, total)
-
-    def over_reals(self, peak: Tensor, variables: Tensor) -> Tensor:
-        """The largest or one, by the variable."""
-        return peak.masked_fill(~self.chosen[variables].unsqueeze(-1), 0.0)
-
-
 SCALED, RAISED = Scaled(), Scaled(raised=True)
-LOG_SUM_PRODUCT, MAX_PRODUCT = LogSumProduct(), MaxProduct()
-
-
-def log_terms(units: Tensor, weight: Weight) -> Tensor:
-    """Log-weight plus log-input for every edge: [F, B, K, J] (mixing: [F, B, K, H])."""
-    inputs = units if weight.mixing else units.unsqueeze(-2)
-    return inputs + weight.tensor.unsqueeze(-3)
-
-
-def row_blocks(units: Tensor, weight: Tensor) -> list[slice]:
-    """Blocks of the batch axis such that the edges of one block fit into `LOG_BLOCK`."""
-    folds, batch = units.shape[:2]
-    edges = folds * weight.shape[-1] * weight.shape[-2]
-    size = max(1, LOG_BLOCK // max(1, edges))
-    return [slice(start, start + size) for start in range(0, batch, size)]
 
 
 def marginal_flows(flow: Tensor, xs: list[Value]) -> list[Tensor]:

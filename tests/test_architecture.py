@@ -39,6 +39,7 @@ ORDER = (  # the modules and packages in pcflow: each may import only from those
     "transform",
     "kernels",
     "semiring",
+    "log_semiring",
     "schedule",
     "rows",
     "plan",

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from pcflow.inputs import DensityFamily
 from pcflow.leaves.base import Leaf
+from pcflow.log_semiring import LogSumProduct
 from pcflow.routes import Route
-from pcflow.semiring import LogSumProduct, Scaled, Value
+from pcflow.semiring import Scaled, Value
 
 
 class DensityLeaf(Leaf):

@@ -16,16 +16,10 @@ from pcflow.evidence import CheckedEvidence
 from pcflow.inputs import FiniteFamily
 from pcflow.kernels import exp_, rows_times_table, rows_times_transposed
 from pcflow.leaves.base import Leaf
+from pcflow.log_semiring import LOG_BLOCK, LogSumProduct
 from pcflow.plan import InputStep, SumStep
 from pcflow.routes import Route
-from pcflow.semiring import (
-    LOG_BLOCK,
-    LogSumProduct,
-    Scaled,
-    Semiring,
-    Value,
-    floor_of,
-)
+from pcflow.semiring import Scaled, Semiring, Value, floor_of
 from pcflow.tables import Normalizer, Tables
 
 

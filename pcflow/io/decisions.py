@@ -1,0 +1,244 @@
+"""A circuit as the nodes of a PSDD, if it is one: units one by one, numbered children first.
+
+A sum of products of two is a decision: the first input of every product is the prime, the second
+the sub. All products over the same variables must split them alike (one vtree), and the elements
+of a decision must exclude one another. Both are proved here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from itertools import combinations, product
+
+import torch
+from torch import Tensor
+
+from pcflow.circuit import Circuit
+from pcflow.errors import PropertyRequired, StructureError
+from pcflow.inputs import FiniteFamily
+from pcflow.layers import InputLayer, Layer, ProductLayer, SumLayer
+
+ROUNDING = 1e-14
+"""Logarithms whose exponentials miss a sum of one by less are written as they are."""
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A terminal node: log-probabilities of both values of a variable."""
+
+    variable: int
+    logs: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A decision node: elements (prime, sub, log-weight), by their numbers."""
+
+    elements: tuple[tuple[int, int, float], ...]
+
+
+Node = Leaf | Decision
+Element = tuple[int, int]
+"""Prime and sub: what a product unit is."""
+
+
+class Decisions:
+    """The nodes of a circuit.
+
+    Args:
+        circuit: smooth and decomposable.
+
+    Raises:
+        StructureError: if variables are not binary, or products do not split them alike.
+        PropertyRequired: if the elements of some decision are not proved to exclude one another.
+
+    Attributes:
+        nodes: children before parents; the last is the root.
+        place: for every node its place in `vtrees`.
+        vtrees: for every place a variable, or two other places.
+    """
+
+    def __init__(self, circuit: Circuit) -> None:
+        """Take the circuit apart, unit by unit."""
+        self.nodes: list[Node] = []
+        self.place: list[int] = []
+        self.vtrees: list[int | tuple[int, int]] = []
+        self._known: dict[object, int] = {}
+        self._excluded: dict[tuple[int, int], bool] = {}
+        self._units: dict[tuple[Layer, int], int | Element] = {}
+        reached = _reached(circuit)
+        for layer in circuit.layers:
+            for unit in sorted(reached[layer]):
+                self._units[layer, unit] = self._unit(layer, unit)
+        self.root = self.node(circuit.root, 0)
+
+    def below(self, node: int) -> list[int]:
+        """The nodes that a node reads."""
+        found = self.nodes[node]
+        if isinstance(found, Leaf):
+            return []
+        return [child for prime, sub, _ in found.elements for child in (prime, sub)]
+
+    def node(self, layer: Layer, unit: int) -> int:
+        """The node of a unit; of a product one with a single element."""
+        found = self._units[layer, unit]
+        return found if isinstance(found, int) else self._single(found)
+
+    def _unit(self, layer: Layer, unit: int) -> int | Element:
+        if isinstance(layer, InputLayer):
+            return self._leaf(layer.variable, _input_logs(layer)[unit])
+        if isinstance(layer, SumLayer):
+            return self._sum(layer, unit)
+        parts = [self.node(*child) for child in children(layer, unit)]
+        sub = parts[-1]
+        for prime in reversed(parts[1:-1]):  # the rest of a longer product hangs on the right
+            sub = self._single((prime, sub))
+        return parts[0], sub
+
+    def _leaf(self, variable: int, logs: tuple[float, float]) -> int:
+        place = self._place(variable)
+        if -torch.inf not in logs:
+            return self._add(Leaf(variable, logs), place)
+        key = variable, logs[1] > logs[0]
+        if key not in self._known:  # literals are written once
+            self._known[key] = self._add(Leaf(variable, logs), place)
+        return self._known[key]
+
+    def _sum(self, layer: SumLayer, unit: int) -> int | Element:
+        found = [(self._units[child, k], w) for child, k, w in edges(layer, unit)]
+        if len(found) == 1:
+            return found[0][0]
+        leaves: list[tuple[Leaf, float]] = []
+        elements: list[tuple[int, int, float]] = []
+        for of, w in found:
+            below = self.nodes[of] if isinstance(of, int) else Decision(((*of, 0.0),))
+            if isinstance(below, Leaf):
+                leaves.append((below, w))
+            else:  # a sum of sums is one decision
+                elements += [(prime, sub, w + own) for prime, sub, own in below.elements]
+        if leaves:
+            return self._mixture(leaves)
+        places = {(self.place[prime], self.place[sub]) for prime, sub, _ in elements}
+        if len(places) > 1:
+            raise StructureError(f"not a PSDD: the products below {layer} split variables unlike")
+        self._exclusive(layer, elements)
+        (split,) = places
+        return self._add(Decision(tuple(elements)), self._place(split))
+
+    def _mixture(self, leaves: list[tuple[Leaf, float]]) -> int:
+        mixed = [[value + w for value in leaf.logs] for leaf, w in leaves]
+        neg, pos = torch.tensor(mixed, dtype=torch.float64).logsumexp(dim=0).tolist()
+        return self._leaf(leaves[0][0].variable, (neg, pos))
+
+    def _single(self, element: Element) -> int:
+        """The decision with one element, the same for all who ask."""
+        key = "single", element
+        if key not in self._known:
+            place = self._place((self.place[element[0]], self.place[element[1]]))
+            self._known[key] = self._add(Decision(((*element, 0.0),)), place)
+        return self._known[key]
+
+    def _add(self, node: Node, place: int) -> int:
+        self.nodes.append(node)
+        self.place.append(place)
+        return len(self.nodes) - 1
+
+    def _place(self, vtree: int | tuple[int, int]) -> int:
+        key = "vtree", vtree
+        if key not in self._known:
+            self._known[key] = len(self.vtrees)
+            self.vtrees.append(vtree)
+        return self._known[key]
+
+    def _exclusive(self, layer: SumLayer, elements: list[tuple[int, int, float]]) -> None:
+        for (p, s, _), (q, t, _) in combinations(elements, 2):
+            if not (self.exclude(p, q) or self.exclude(s, t)):
+                raise PropertyRequired(
+                    f"not a PSDD: two products below {layer} can be true at once; the first input "
+                    "of every product must be its prime, and primes must exclude one another"
+                )
+
+    def exclude(self, a: int, b: int) -> bool:
+        """Whether two nodes at one place of the vtree are never both possible."""
+        answer = self._recall(a, b)
+        stack = [] if answer is not None else [((a, b), self._compare(a, b))]
+        while stack:  # a recursion by hand: vtrees may be deep
+            pair, work = stack[-1]
+            try:
+                asked = work.send(answer)
+            except StopIteration as done:
+                stack.pop()
+                answer = self._excluded[min(pair), max(pair)] = done.value
+                continue
+            answer = self._recall(*asked)
+            if answer is None:
+                stack.append((asked, self._compare(*asked)))
+        return bool(answer)
+
+    def _recall(self, a: int, b: int) -> bool | None:
+        return False if a == b else self._excluded.get((min(a, b), max(a, b)))
+
+    def _compare(self, a: int, b: int) -> Generator[tuple[int, int], bool | None, bool]:
+        """Asks about nodes below, and is sent the answers."""
+        x, y = self.nodes[a], self.nodes[b]
+        if isinstance(x, Leaf) or isinstance(y, Leaf):
+            assert isinstance(x, Leaf) and isinstance(y, Leaf)
+            return all(-torch.inf in pair for pair in zip(x.logs, y.logs, strict=True))
+        for (p, s, _), (q, t, _) in product(x.elements, y.elements):
+            if not ((yield p, q) or (yield s, t)):
+                return False
+        return True
+
+
+def children(layer: ProductLayer, unit: int) -> list[tuple[Layer, int]]:
+    """The units that a unit of a product multiplies."""
+    if layer.kind == "hadamard":
+        return [(child, unit) for child in layer.inputs]
+    found = []
+    for child in reversed(layer.inputs):
+        unit, own = divmod(unit, child.units)
+        found.append((child, own))
+    return found[::-1]
+
+
+def edges(layer: SumLayer, unit: int) -> list[tuple[Layer, int, float]]:
+    """The units that a unit of a sum adds up, with log-weights; without hard zeros."""
+    logs = _settled(layer.weight.value[unit].double()).tolist()
+    if layer.mixing:
+        inputs = [(child, unit) for child in layer.inputs]
+    else:
+        inputs = [(child, k) for child in layer.inputs for k in range(child.units)]
+    return [(*of, w) for of, w in zip(inputs, logs, strict=True) if w > -torch.inf]
+
+
+def _reached(circuit: Circuit) -> dict[Layer, set[int]]:
+    """Units of every layer that have a part in the root."""
+    reached: dict[Layer, set[int]] = {layer: set() for layer in circuit.layers}
+    reached[circuit.root].add(0)
+    for layer in reversed(circuit.layers):
+        for unit in reached[layer]:
+            if isinstance(layer, SumLayer):
+                for child, k, _ in edges(layer, unit):
+                    reached[child].add(k)
+            elif isinstance(layer, ProductLayer):
+                for child, k in children(layer, unit):
+                    reached[child].add(k)
+    return reached
+
+
+def _input_logs(layer: InputLayer) -> list[tuple[float, float]]:
+    """Log-probabilities of both values, for every unit."""
+    family = layer.family
+    if not isinstance(family, FiniteFamily) or family.num_categories != 2:
+        raise StructureError(f"not a PSDD: {layer} is not over a binary variable")
+    params = {name: p.value.double().unsqueeze(0) for name, p in layer.parameters.items()}
+    given = None if family.logits is None else params[family.logits][0].t()  # [K, V]
+    table = family.log_table(params)[0].t() if given is None else _settled(given)
+    return [(neg, pos) for neg, pos in table.tolist()]
+
+
+def _settled(logs: Tensor) -> Tensor:
+    """Normalised over the last axis; not touched if they are, so that files stay as they are."""
+    total = logs.logsumexp(dim=-1, keepdim=True)
+    return torch.where(total.abs() < ROUNDING, logs, logs - total)
