@@ -16,7 +16,7 @@ from pcflow_diffusion.backbones import (
     save_denoiser,
 )
 from pcflow_diffusion.coupling import Coupling, LogLinear, Projection
-from pcflow_diffusion.decode import generate
+from pcflow_diffusion.decode import Decoding, generate, infill
 from pcflow_diffusion.errors import DiffusionError
 from pcflow_diffusion.head import CircuitHead
 from pcflow_diffusion.objective import (
@@ -32,6 +32,7 @@ __all__ = [
     "Backbone",
     "CircuitHead",
     "Coupling",
+    "Decoding",
     "Denoiser",
     "DenoiserConfig",
     "DiffusionError",
@@ -40,6 +41,7 @@ __all__ = [
     "dream",
     "elbo_weights",
     "generate",
+    "infill",
     "llada",
     "load_denoiser",
     "mask_exactly",
