@@ -16,7 +16,7 @@ from pcflow_diffusion.backbones import (
     save_denoiser,
 )
 from pcflow_diffusion.coupling import Coupling, LogLinear, Projection
-from pcflow_diffusion.decode import generate
+from pcflow_diffusion.decode import Decoding, generate, infill
 from pcflow_diffusion.errors import DiffusionError
 from pcflow_diffusion.head import CircuitHead
 from pcflow_diffusion.objective import (
@@ -26,11 +26,13 @@ from pcflow_diffusion.objective import (
     masked_diffusion_loss,
     sample_times,
 )
+from pcflow_diffusion.windows import minimum_cover
 
 __all__ = [
     "Backbone",
     "CircuitHead",
     "Coupling",
+    "Decoding",
     "Denoiser",
     "DenoiserConfig",
     "DiffusionError",
@@ -39,12 +41,14 @@ __all__ = [
     "dream",
     "elbo_weights",
     "generate",
+    "infill",
     "llada",
     "load_denoiser",
     "mask_exactly",
     "mask_tokens",
     "masked_diffusion_loss",
     "mdlm",
+    "minimum_cover",
     "sample_times",
     "save_denoiser",
 ]

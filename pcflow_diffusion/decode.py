@@ -1,11 +1,13 @@
-"""Generation: block diffusion, with a circuit or with factorised draws.
+"""Generation: block and full diffusion and infilling, with a circuit or with factorised draws.
 
-Legend: B batch, L positions of a block, V tokens.
+Legend: B batch, P prompt, L positions of a span, W width of a window, V tokens.
 """
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,8 +15,55 @@ from torch import Tensor
 from pcflow_diffusion.backbones import Backbone
 from pcflow_diffusion.errors import GenerationError
 from pcflow_diffusion.head import CircuitHead
+from pcflow_diffusion.ranking import Ranking, best, check_ranking, rank
+from pcflow_diffusion.sampling import Order, check_order, temper
+from pcflow_diffusion.windows import minimum_cover
 
-Ranking = Literal["random", "low_confidence", "margin", "entropy"]
+
+@dataclass(frozen=True)
+class Decoding:
+    """How the tokens of a span are decided, step by step.
+
+    Args:
+        temperature: of the tokens; zero takes the most probable ones.
+        order: how a head draws: "joint", "any_order", "sharpened" or "mpe" (see `sampling.draw`).
+        ranking: which positions to commit first: "low_confidence" those whose token is the most
+            probable, "margin" the largest distance between the two best tokens, "entropy" the
+            lowest entropy, "random" any.
+        gamma: couple a row only while a smaller share of its window is masked than this (CoDD,
+            Sec. 5.3); always by default.
+        threshold: also commit every token whose probability, before temperature, is above this.
+        top_k: consider only so many tokens at every position, by the backbone.
+        top_p: consider only the most probable tokens that together have this mass.
+        suppress: tokens that are never generated.
+        end_token_id: rows stop after the block in which they end; the rest is filled with it.
+
+    Raises:
+        GenerationError: if a setting is out of range.
+    """
+
+    temperature: float = 0.0
+    order: Order = "joint"
+    ranking: Ranking = "low_confidence"
+    gamma: float | None = None
+    threshold: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    suppress: Sequence[int] = ()
+    end_token_id: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check every setting."""
+        check_order(self.order, self.temperature)
+        check_ranking(self.ranking)
+        if self.gamma is not None and not self.gamma >= 0:
+            raise GenerationError(f"gamma must not be negative, got {self.gamma}")
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise GenerationError(f"threshold must be a probability, got {self.threshold}")
+        if self.top_k is not None and self.top_k < 1:
+            raise GenerationError(f"top_k must be at least 1, got {self.top_k}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise GenerationError(f"top_p must be in (0, 1], got {self.top_p}")
 
 
 @torch.no_grad()
@@ -31,33 +80,51 @@ def generate(
     temperature: float = 0.0,
     context: int | None = None,
     generator: torch.Generator | None = None,
+    pad_token_id: int | None = None,
+    order: Order = "joint",
+    gamma: float | None = None,
+    threshold: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    suppress: Sequence[int] = (),
+    end_token_id: int | None = None,
 ) -> Tensor:
-    """Generate text block by block, each block in several steps (CoDD, Algorithm 1).
+    """Generate text block by block, each block in several steps (CoDD, Algorithms 1 and 2).
 
-    A step draws every masked token of the block, jointly through the head or independently from
-    the backbone's marginals, and commits the draws at the positions that the ranking prefers; the
-    others stay masked. Blocks to the right are not shown to the backbone.
+    A step asks the backbone once, draws masked tokens of the block, jointly through the head or
+    independently from the backbone's marginals, and commits those that the ranking prefers. Blocks
+    to the right are not shown to the backbone. In a block no longer than the circuit, all masked
+    tokens are drawn together, and the drawn ones are ranked (block diffusion). In a longer one, up
+    to `gen_length`, the backbone's marginals rank positions, the fewest windows hold those to
+    commit, and each window is drawn jointly (full diffusion).
 
     Args:
         backbone: maps tokens [B, n] to logits [B, n, V].
         prompt: tokens [B, P]; P may be 0.
-        head: a `CircuitHead` over `block_length` positions; None draws independently.
-        steps: backbone calls in all, spread evenly over the blocks.
+        head: a `CircuitHead`; None draws independently.
+        steps: backbone calls at most, spread evenly over the blocks.
         gen_length: number of tokens to generate.
         block_length: tokens per block, L.
         mask_token_id: the backbone's mask; by default the head's, or `backbone.mask_token_id`.
-        ranking: which positions to commit first: "low_confidence" those whose drawn token is the
-            most probable, "margin" the largest distance between the two best tokens, "entropy" the
-            lowest entropy, "random" any.
+        ranking: see `Decoding`, like what follows.
         temperature: of the tokens; zero takes the most probable ones.
         context: how many tokens before the block the backbone sees; None shows all.
         generator: source of randomness; torch's global one by default.
+        pad_token_id: what fills shorter prompts up on the left; the backbone never sees it. Rows of
+            different lengths are generated after one another.
+        order: how the head draws.
+        gamma: share of masked tokens from which a row is not coupled.
+        threshold: also commit what is surer than this.
+        top_k: consider only so many tokens.
+        top_p: consider only the tokens of this mass.
+        suppress: tokens that are never generated.
+        end_token_id: where rows may stop early.
 
     Returns:
         Prompt and generated tokens, [B, P + gen_length].
 
     Raises:
-        GenerationError: if the lengths, steps or the ranking do not fit together.
+        GenerationError: if lengths, steps or settings do not fit together.
 
     Examples:
         >>> backbone = lambda tokens: torch.zeros(*tokens.shape, 4)
@@ -66,29 +133,206 @@ def generate(
         >>> generate(backbone, prompt, **settings).shape
         torch.Size([2, 7])
     """
-    blocks = _blocks(steps, gen_length, block_length, ranking, head)
+    blocks = _blocks(steps, gen_length, block_length)
+    how = Decoding(
+        temperature, order, ranking, gamma, threshold, top_k, top_p, suppress, end_token_id
+    )
+    span = _Span(backbone, head, _mask_id(mask_token_id, head, backbone), how, context, generator)
+    tokens = torch.cat([prompt, prompt.new_full((len(prompt), gen_length), span.mask)], dim=1)
+    for rows in _by_length(prompt, pad_token_id):
+        first = 0 if pad_token_id is None else _padding(prompt[rows[0]], pad_token_id)
+        for block in range(blocks):
+            start = prompt.shape[1] - first + block * block_length
+            shown = tokens[rows, first : first + start + block_length]
+            tokens[rows, first : first + start + block_length] = span.fill(
+                shown, start, start + block_length, steps // blocks
+            )
+            rows = _unfinished(tokens, rows, first + start, how.end_token_id)
+            if len(rows) == 0:
+                break
+    return _ended(tokens, prompt.shape[1], how.end_token_id)
+
+
+@torch.no_grad()
+def infill(
+    backbone: Backbone,
+    tokens: Tensor,
+    head: CircuitHead | None = None,
+    *,
+    steps: int,
+    mask_token_id: int | None = None,
+    decoding: Decoding | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Fill every mask of a text, wherever it is; the backbone sees all of it.
+
+    Args:
+        backbone: maps tokens [B, n] to logits [B, n, V].
+        tokens: text with masks, [B, n]; rows may have different ones.
+        head: a `CircuitHead`, whose windows are laid over the masks; None draws independently.
+        steps: backbone calls at most.
+        mask_token_id: the backbone's mask; by default the head's, or `backbone.mask_token_id`.
+        decoding: how tokens are decided.
+        generator: source of randomness; torch's global one by default.
+
+    Returns:
+        Tokens without masks, [B, n].
+
+    Raises:
+        GenerationError: if `steps` is below 1, or nobody says what a mask is.
+
+    Examples:
+        >>> backbone = lambda tokens: torch.eye(4)[:3].repeat(len(tokens), 1, 1)
+        >>> infill(backbone, torch.tensor([[0, 4, 2]]), steps=1, mask_token_id=4)
+        tensor([[0, 1, 2]])
+    """
+    if steps < 1:
+        raise GenerationError(f"steps must be at least 1, got {steps}")
     mask = _mask_id(mask_token_id, head, backbone)
-    tokens = prompt
-    for _ in range(blocks):
-        block = prompt.new_full((len(prompt), block_length), mask)
-        seen = tokens if context is None else tokens[:, max(0, tokens.shape[1] - context) :]
-        for step in range(steps // blocks):
-            shown = torch.cat([seen, block], dim=1)
-            logits = backbone(shown)[:, -block_length:]  # [B, L, V]
-            if head is None:
-                drawn, log_q = _independent(logits, temperature, generator)
-            else:
-                drawn, log_q = head.draw(logits, block, temperature, generator)
-            score = _scores(ranking, log_q, drawn, generator)
-            commit = _best(score, block == mask, steps // blocks - step)
-            block = torch.where(commit, drawn, block)
-        tokens = torch.cat([tokens, block], dim=1)
-    return tokens
+    span = _Span(backbone, head, mask, decoding or Decoding(), None, generator)
+    return span.fill(tokens.clone(), 0, tokens.shape[1], steps)
 
 
-def _blocks(
-    steps: int, gen_length: int, block_length: int, ranking: str, head: CircuitHead | None
-) -> int:
+@dataclass(frozen=True)
+class _Span:
+    """Fills the masks of a span of text."""
+
+    backbone: Backbone
+    head: CircuitHead | None
+    mask: int
+    how: Decoding
+    context: int | None
+    generator: torch.Generator | None
+
+    def fill(self, tokens: Tensor, start: int, stop: int, steps: int) -> Tensor:
+        """Tokens [B, n] whose masks in [start, stop) are filled in so many steps at most."""
+        first = 0 if self.context is None else max(0, start - self.context)
+        for step in range(steps):
+            span = tokens[:, start:stop]
+            masked = span == self.mask
+            if not masked.any():
+                break
+            logits = self.backbone(tokens[:, first:])[:, start - first : stop - first]  # [B, L, V]
+            log_m = self.considered(logits)
+            left = masked.sum(dim=-1)  # [B]
+            count = (left + steps - step - 1) // (steps - step)
+            drawn, commit = self.decide(log_m, span, masked, count)
+            tokens = tokens.clone()
+            tokens[:, start:stop] = torch.where(commit, drawn, span)
+        return tokens
+
+    def considered(self, logits: Tensor) -> Tensor:
+        """The backbone's log-marginals [B, L, V] of what may be generated."""
+        log_m = logits.float() if logits.dtype != torch.float64 else logits
+        never = [token for token in (*self.how.suppress, self.mask) if token < log_m.shape[-1]]
+        log_m = log_m.index_fill(-1, torch.tensor(never, device=log_m.device).long(), -torch.inf)
+        return truncate(log_m.log_softmax(dim=-1), self.how.top_k, self.how.top_p)
+
+    def decide(
+        self, log_m: Tensor, span: Tensor, masked: Tensor, count: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens [B, L], and which of them to commit."""
+        if self.head is not None and span.shape[1] > self.head.model.num_variables:
+            return self.decide_in_windows(self.head, log_m, span, masked, count)
+        head = None if self.head is None else self.head.over(span.shape[1])
+        return self.decide_together(head, log_m, span, masked, count)
+
+    def decide_together(
+        self,
+        head: CircuitHead | None,
+        log_m: Tensor,
+        span: Tensor,
+        masked: Tensor,
+        count: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Draw first, then rank what was drawn."""
+        how = self.how
+        coupled = torch.full_like(count, head is not None, dtype=torch.bool)  # [B]
+        if how.gamma is not None:
+            coupled &= masked.double().mean(dim=-1) < how.gamma
+        tokens, log_q, among = self.independent(log_m), log_m, masked
+        if head is not None and bool(coupled.any()):
+            found = head.draw(
+                log_m[coupled],
+                span[coupled],
+                how.temperature,
+                how.order,
+                how.ranking,
+                count[coupled],
+                self.generator,
+            )
+            tokens, log_q, among = tokens.clone(), log_m.clone(), masked.clone()
+            tokens[coupled], among[coupled] = found.tokens, found.drawn
+            log_q[coupled] = found.log_q.to(log_q.dtype)
+        commit = best(rank(how.ranking, log_q, tokens, self.generator), among, count)
+        if how.threshold is not None:
+            sure = log_q.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).exp() > how.threshold
+            commit |= sure & among
+        return tokens, commit
+
+    def decide_in_windows(
+        self, head: CircuitHead, log_m: Tensor, span: Tensor, masked: Tensor, count: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Rank positions by the backbone, then draw in the fewest windows that hold the best."""
+        how, width = self.how, head.model.num_variables
+        commit = best(rank(how.ranking, log_m, generator=self.generator), masked, count)
+        if how.threshold is not None:
+            commit |= masked & (log_m.amax(dim=-1).exp() > how.threshold)
+        covers = [
+            minimum_cover(row.nonzero().flatten().tolist(), width, 0, span.shape[1])
+            for row in commit.cpu()
+        ]
+        tokens = self.independent(log_m)
+        placed = [(row, window.start) for row, cover in enumerate(covers) for window in cover]
+        if not placed:
+            return tokens, commit
+        rows = torch.tensor([row for row, _ in placed], device=span.device).unsqueeze(-1)
+        places = torch.tensor([start for _, start in placed], device=span.device).unsqueeze(-1)
+        places = places + torch.arange(width, device=span.device)  # [windows, W]
+        x = span[rows, places]
+        inside = (x == self.mask).sum(dim=-1)
+        drawn, _ = self.decide_together(head, log_m[rows, places], x, x == self.mask, inside)
+        for window in reversed(range(len(placed))):  # where windows overlap, the first one decides
+            tokens[rows[window], places[window]] = drawn[window]
+        return tokens, commit
+
+    def independent(self, log_m: Tensor) -> Tensor:
+        """Tokens [B, L] drawn position by position."""
+        if self.how.temperature == 0.0:
+            return log_m.argmax(dim=-1)
+        weights = temper(log_m, self.how.temperature).softmax(dim=-1)
+        drawn = torch.multinomial(weights.flatten(0, 1), 1, generator=self.generator)
+        return drawn.view(log_m.shape[:-1])
+
+
+def truncate(log_m: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
+    """Log-marginals [..., V] of the most probable tokens alone, normalised again.
+
+    Args:
+        log_m: normalised log-probabilities.
+        top_k: keep so many.
+        top_p: keep the fewest whose mass is at least this.
+
+    Examples:
+        >>> log_m = torch.tensor([0.5, 0.3, 0.2]).log()
+        >>> truncate(log_m, top_k=2, top_p=None).exp()
+        tensor([0.6250, 0.3750, 0.0000])
+    """
+    if top_k is None and top_p is None:
+        return log_m
+    ordered, place = log_m.sort(dim=-1, descending=True, stable=True)
+    gone = torch.zeros_like(ordered, dtype=torch.bool)
+    if top_k is not None:
+        gone[..., top_k:] = True
+    if top_p is not None:
+        before = ordered.exp().cumsum(dim=-1) - ordered.exp()
+        gone |= before >= top_p
+    gone[..., 0] = False
+    kept = ordered.masked_fill(gone, -torch.inf)
+    return torch.empty_like(kept).scatter(-1, place, kept).log_softmax(dim=-1)
+
+
+def _blocks(steps: int, gen_length: int, block_length: int) -> int:
     """The number of blocks, once everything fits."""
     if block_length < 1 or gen_length < 1 or gen_length % block_length:
         raise GenerationError(f"{gen_length=} must be a positive multiple of {block_length=}")
@@ -96,12 +340,6 @@ def _blocks(
     if steps < blocks or steps % blocks or steps // blocks > block_length:
         raise GenerationError(
             f"{steps=} must be a multiple of the {blocks} blocks, at most {block_length} for each"
-        )
-    if ranking not in get_args(Ranking):
-        raise GenerationError(f"ranking must be one of {get_args(Ranking)}, got {ranking!r}")
-    if head is not None and head.model.num_variables != block_length:
-        raise GenerationError(
-            f"the head covers {head.model.num_variables} positions, but {block_length=}"
         )
     return blocks
 
@@ -114,37 +352,33 @@ def _mask_id(given: int | None, head: CircuitHead | None, backbone: Backbone) ->
     return found
 
 
-def _independent(
-    logits: Tensor, temperature: float, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor]:
-    """Tokens [B, L] drawn position by position, and the log-marginals [B, L, V]."""
-    log_m = logits.float().log_softmax(dim=-1)
-    if temperature == 0.0:
-        return log_m.argmax(dim=-1), log_m
-    weights = (log_m / temperature).softmax(dim=-1).flatten(0, 1)
-    drawn = torch.multinomial(weights, 1, generator=generator)
-    return drawn.view(logits.shape[:-1]), log_m
+def _padding(row: Tensor, pad: int) -> int:
+    """How many tokens on the left are padding."""
+    other = (row != pad).nonzero()
+    return int(other[0]) if len(other) else len(row)
 
 
-def _scores(
-    ranking: Ranking, log_q: Tensor, drawn: Tensor, generator: torch.Generator | None
-) -> Tensor:
-    """How much each position [B, L] is preferred."""
-    match ranking:
-        case "random":
-            return torch.rand(drawn.shape, generator=generator, device=drawn.device)
-        case "low_confidence":
-            return log_q.gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
-        case "margin":
-            best = log_q.exp().topk(2, dim=-1).values  # [B, L, 2]
-            return best[..., 0] - best[..., 1]
-        case "entropy":
-            entropy: Tensor = torch.special.entr(log_q.exp()).sum(dim=-1)
-            return -entropy
+def _by_length(prompt: Tensor, pad: int | None) -> list[Tensor]:
+    """Rows of equal length of the prompt, in the order in which lengths are met."""
+    if pad is None:
+        return [torch.arange(len(prompt), device=prompt.device)]
+    groups: dict[int, list[int]] = defaultdict(list)
+    for number, row in enumerate(prompt):
+        groups[_padding(row, pad)].append(number)
+    return [torch.tensor(rows, device=prompt.device) for rows in groups.values()]
 
 
-def _best(score: Tensor, masked: Tensor, steps_left: int) -> Tensor:
-    """The positions [B, L] to commit now: an equal share of those that are still masked."""
-    count = (masked.sum(dim=-1, keepdim=True) + steps_left - 1) // steps_left  # [B, 1]
-    order = score.masked_fill(~masked, -torch.inf).argsort(dim=-1, descending=True)
-    return order.argsort(dim=-1) < count
+def _unfinished(tokens: Tensor, rows: Tensor, start: int, end: int | None) -> Tensor:
+    """The rows that have not ended since `start`."""
+    if end is None:
+        return rows
+    return rows[~(tokens[rows, start:] == end).any(dim=-1)]
+
+
+def _ended(tokens: Tensor, start: int, end: int | None) -> Tensor:
+    """Nothing but the end after the end."""
+    if end is None:
+        return tokens
+    generated = tokens[:, start:]
+    over = (generated == end).cumsum(dim=-1) > 0
+    return torch.cat([tokens[:, :start], generated.masked_fill(over, end)], dim=1)

@@ -44,3 +44,7 @@ class CouplingError(DiffusionError):
 
 class GenerationError(DiffusionError):
     """The numbers given to `generate` do not fit together."""
+
+
+class WindowError(DiffusionError):
+    """A window has no width, or a position lies where no window may be."""

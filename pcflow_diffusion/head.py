@@ -8,9 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pcflow import CompiledCircuit, Evidence
+from pcflow import Circuit, CompiledCircuit, Evidence, compile, marginalize
 from pcflow_diffusion.coupling import Coupling, LogLinear, coupling_by_name, log_linear
 from pcflow_diffusion.errors import CouplingError, ShapeMismatch, TokenOutOfRange
+from pcflow_diffusion.ranking import Ranking
+from pcflow_diffusion.sampling import Draw, Order, draw
 
 
 class CircuitHead(nn.Module):
@@ -50,6 +52,35 @@ class CircuitHead(nn.Module):
         self.model, self.mask_token_id = model, mask_token_id
         self.vocabulary_size = int(model.num_categories[0] or 0)
         self.coupling = coupling_by_name(coupling) if isinstance(coupling, str) else coupling
+        self._shorter: dict[int, tuple[Circuit, CircuitHead]] = {}
+
+    def over(self, length: int) -> CircuitHead:
+        """The head over the first `length` positions, with the circuit's others summed out.
+
+        It shares the coupling; its circuit is a copy, made anew when the parameters change.
+
+        Raises:
+            ShapeMismatch: if the circuit does not have that many positions.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(5)))
+            >>> CircuitHead(model, mask_token_id=5).over(3).model.num_variables
+            3
+        """
+        if length == self.model.num_variables:
+            return self
+        if not 0 < length < self.model.num_variables:
+            raise ShapeMismatch(f"the circuit has {self.model.num_variables} positions: {length=}")
+        circuit = self.model.circuit
+        kept = self._shorter.get(length)
+        if kept is None or kept[0] is not circuit:
+            like = self.model.banks[0]
+            short = compile(marginalize(circuit, range(length)), like.device, like.dtype)
+            kept = circuit, CircuitHead(short, self.mask_token_id, self.coupling)
+            self._shorter[length] = kept
+        kept[1].coupling = self.coupling
+        return kept[1]
 
     def forward(self, logits: Tensor, x: Tensor) -> Tensor:
         """Log-marginals of the coupled joint at masked positions: for code that expects logits.
@@ -112,39 +143,51 @@ class CircuitHead(nn.Module):
         logits: Tensor,
         x: Tensor,
         temperature: float = 1.0,
+        order: Order = "joint",
         generator: torch.Generator | None = None,
+        *,
+        ranking: Ranking = "low_confidence",
     ) -> tuple[Tensor, Tensor]:
-        """Draw all masked tokens at once from the coupled joint.
-
-        The latent path is drawn at temperature 1, then each token from its distribution given the
-        path to the power 1 / temperature (CoDD Sec. 5.1); zero takes the most probable token.
+        """Draw all masked tokens from the coupled joint.
 
         Args:
             logits: the backbone's, [B, L, V].
             x: tokens with masks, [B, L].
-            temperature: not negative.
+            temperature: not negative; zero takes the most probable tokens.
+            order: "joint" draws the latent path at temperature 1, then each token from its
+                distribution given the path to the power 1 / temperature (CoDD, Sec. 5.1);
+                "any_order" one token after another from its exact conditional; "sharpened" and
+                "mpe" see `sampling.draw`.
             generator: source of randomness; torch's global one by default.
+            ranking: which token comes next, in any order.
 
         Returns:
             Tokens [B, L], visible ones kept, and confidence [B, L]: the probability of each token
-            under the coupled joint's marginals, before temperature; 1 where visible.
+            before temperature, under the coupled joint's marginals, or in any order under the
+            conditional that it was drawn from; 1 where visible.
 
         Raises:
             ShapeMismatch: if shapes do not fit; TokenOutOfRange: if a token does not.
+            GenerationError: if the order is unknown or the temperature negative.
             NoMassError: if the visible tokens are impossible under the circuit.
         """
-        tokens, log_q = self.draw(logits, x, temperature, generator)
-        confidence = log_q.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).exp()
-        return tokens, confidence
+        found = self.draw(logits, x, temperature, order, ranking, generator=generator)
+        return found.tokens, found.confidence
 
+    @torch.no_grad()
     def draw(
-        self, logits: Tensor, x: Tensor, temperature: float, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
-        """Like `sample`, but with the log-marginals [B, L, V] instead of the confidence."""
-        with torch.no_grad():
-            coupled = self.couple(logits, x)
-            tokens = self.model.sample(1, coupled, generator, temperature=temperature)[0]
-            return tokens, self.model.marginals(coupled)
+        self,
+        logits: Tensor,
+        x: Tensor,
+        temperature: float = 1.0,
+        order: Order = "joint",
+        ranking: Ranking = "low_confidence",
+        count: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Draw:
+        """Like `sample`, with all that a decoder wants to know; `count` [B] tokens in any order."""
+        coupled = self.couple(logits, x)
+        return draw(self.model, coupled, order, temperature, ranking, count, generator)
 
     def fit_coupling(self, logits: Tensor, x: Tensor, x0: Tensor) -> LogLinear:
         """Set the coupling to the `LogLinear` that is best on held-out examples.

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import pcflow as pf
-from pcflow_diffusion import CircuitHead, generate
+from pcflow_diffusion import CircuitHead, Decoding, generate, infill
 from pcflow_diffusion.errors import GenerationError
 
 V = 4
@@ -202,13 +202,245 @@ def test_numbers_that_do_not_fit_are_refused(changed: dict[str, object], message
         generate(uniform, torch.zeros(1, 2, dtype=torch.long), **(settings | changed))  # type: ignore[arg-type]
 
 
-def test_a_head_of_another_length_is_refused() -> None:
-    with pytest.raises(GenerationError, match="covers 2 positions, but block_length=4"):
-        generate(
+def equal_pairs(length: int) -> CircuitHead:
+    """Tokens 0 and 1 are equal, 2 and 3 too, and so on; all pairs are independent."""
+    units = pf.Parameter(torch.eye(V).log())
+    pairs = []
+    for v in range(0, length, 2):
+        two = [pf.InputLayer(u, pf.Categorical(V), V, {"logits": units}) for u in (v, v + 1)]
+        pairs.append(pf.SumLayer([pf.ProductLayer(two)], pf.Parameter(torch.zeros(1, V))))
+    root = pf.ProductLayer(pairs) if len(pairs) > 1 else pairs[0]
+    return CircuitHead(pf.compile(pf.Circuit(root), dtype=torch.float64), MASK, "product")
+
+
+NO_PROMPT = torch.empty(200, 0, dtype=torch.long)
+
+
+def test_a_block_shorter_than_the_circuit_sums_out_the_rest() -> None:
+    found = generate(
+        uniform, NO_PROMPT, equal_pairs(4), steps=1, gen_length=3, block_length=3, temperature=1.0
+    )
+    assert (found[:, 0] == found[:, 1]).all()
+    assert (found[:, 1] != found[:, 2]).any()
+
+
+def test_full_diffusion_draws_windows_jointly_and_leaves_the_prompt_alone() -> None:
+    prompt = torch.randint(V, (200, 3))
+    head = equal_pairs(2)
+    found = generate(
+        head=head,
+        backbone=uniform,
+        prompt=prompt,
+        steps=1,
+        gen_length=8,
+        block_length=8,
+        temperature=1.0,
+    )
+    assert torch.equal(found[:, :3], prompt)
+    pairs = found[:, 3:].view(-1, 4, 2)
+    assert (pairs[..., 0] == pairs[..., 1]).all()
+    assert (pairs[:, :-1] != pairs[:, 1:]).any()
+
+
+@settings(max_examples=30)
+@given(st.data(), st.integers(1, 9), st.sampled_from(RANKINGS))
+def test_full_diffusion_commits_every_position_once_in_the_given_steps(
+    data: st.DataObject, length: int, ranking: str
+) -> None:
+    steps = data.draw(st.integers(1, length))
+    backbone = Recorder()
+    found = generate(
+        backbone,
+        torch.zeros(2, 2, dtype=torch.long),
+        equal_pairs(2),
+        steps=steps,
+        gen_length=length,
+        block_length=length,
+        ranking=ranking,  # type: ignore[arg-type]
+        temperature=1.0,
+    )
+    assert (found != MASK).all()
+    left = [(tokens == MASK).sum(1) for tokens in backbone.shown]
+    assert len(left) == steps
+    assert all((a - b > 0).all() for a, b in pairwise(left))
+    for before, after in pairwise(backbone.shown):
+        known = before != MASK
+        assert torch.equal(before[known], after[known])
+
+
+def test_left_padded_prompts_are_as_if_each_were_alone() -> None:
+    pad = 7
+    rows = [torch.tensor(row) for row in ([1, 2, 3], [2], [0, 1], [3])]
+    padded = torch.stack(
+        [torch.nn.functional.pad(row, (3 - len(row), 0), value=pad) for row in rows]
+    )
+    seen: list[Tensor] = []
+
+    def backbone(tokens: Tensor) -> Tensor:
+        seen.append(tokens)
+        total = tokens.masked_fill(tokens == MASK, 0).cumsum(1)
+        return torch.nn.functional.one_hot((total + torch.arange(tokens.shape[1])) % V, V).float()
+
+    settings: dict[str, int] = {
+        "steps": 4,
+        "gen_length": 4,
+        "block_length": 2,
+        "mask_token_id": MASK,
+    }
+    found = generate(backbone, padded, pad_token_id=pad, **settings)  # type: ignore[arg-type]
+    assert all((tokens != pad).all() for tokens in seen)
+    for row, together in zip(rows, found, strict=True):
+        alone = generate(backbone, row.unsqueeze(0), **settings)[0]  # type: ignore[arg-type]
+        assert torch.equal(together[3:], alone[len(row) :])
+    assert torch.equal(found[:, :3], padded)
+
+
+def test_rows_stop_where_they_end() -> None:
+    calls: list[int] = []
+
+    def backbone(tokens: Tensor) -> Tensor:
+        """The first row ends at the second token, the others never."""
+        calls.append(len(tokens))
+        logits = torch.zeros(*tokens.shape, V)
+        logits[..., 2] = 1.0
+        ends = tokens[:, 0] == 1
+        logits[ends, 2, 3] = 5.0
+        return logits
+
+    prompt = torch.tensor([[1], [0], [0]])
+    found = generate(
+        backbone, prompt, steps=3, gen_length=6, block_length=2, mask_token_id=MASK, end_token_id=3
+    )
+    assert found[0].tolist() == [1, 2, 3, 3, 3, 3, 3]
+    assert found[1].tolist() == [0, 2, 2, 2, 2, 2, 2]
+    assert calls == [3, 2, 2]
+
+
+def test_infilling_keeps_what_is_there_and_shows_both_sides() -> None:
+    text = torch.tensor([[1, MASK, 2, MASK], [MASK, MASK, MASK, 0]])
+    backbone = Recorder()
+    for head in (None, equal_pairs(2), equal_pairs(4), equal_pairs(6)):
+        backbone.shown.clear()
+        found = infill(backbone, text, head, steps=2, decoding=Decoding(temperature=1.0))
+        assert torch.equal(torch.where(text == MASK, text, found), text)
+        assert (found != MASK).all()
+        assert all(tokens.shape == text.shape for tokens in backbone.shown)
+        assert len(backbone.shown) == 2
+    with pytest.raises(GenerationError, match="steps must be at least 1"):
+        infill(backbone, text, steps=0)
+
+
+def test_suppressed_tokens_are_never_generated() -> None:
+    for head in (None, equal_pairs(2)):
+        found = generate(
             uniform,
-            torch.zeros(1, 2, dtype=torch.long),
-            pair_head("ratio"),
+            NO_PROMPT,
+            head,
             steps=1,
+            gen_length=2,
+            block_length=2,
+            temperature=1.0,
+            mask_token_id=MASK,
+            suppress=(0, 3),
+        )
+        assert set(found.flatten().tolist()) == {1, 2}
+
+
+def test_a_mask_inside_the_vocabulary_is_never_generated() -> None:
+    found = generate(
+        uniform, NO_PROMPT, steps=1, gen_length=2, block_length=2, temperature=1.0, mask_token_id=2
+    )
+    assert set(found.flatten().tolist()) == {0, 1, 3}
+
+
+def test_only_the_most_probable_tokens_are_considered() -> None:
+    table = torch.tensor([0.4, 0.3, 0.2, 0.1]).log()
+
+    def backbone(tokens: Tensor) -> Tensor:
+        return table.expand(*tokens.shape, V)
+
+    for limits, kept in (
+        ({"top_k": 2}, {0, 1}),
+        ({"top_p": 0.7}, {0, 1}),
+        ({"top_p": 0.71}, {0, 1, 2}),
+        ({"top_k": 1, "top_p": 1.0}, {0}),
+        ({"top_p": 0.01}, {0}),
+    ):
+        for head in (None, equal_pairs(2)):
+            found = generate(
+                backbone,
+                NO_PROMPT,
+                head,
+                steps=1,
+                gen_length=2,
+                block_length=2,
+                temperature=1.0,
+                mask_token_id=MASK,
+                **limits,
+            )  # type: ignore[arg-type]
+            assert set(found.flatten().tolist()) == kept
+
+
+def test_what_is_sure_is_committed_at_once() -> None:
+    table = torch.tensor([[0.97, 0.01, 0.01, 0.01], [0.4, 0.3, 0.2, 0.1]]).log()
+    calls: list[int] = []
+
+    def backbone(tokens: Tensor) -> Tensor:
+        calls.append(1)
+        return table[[0, 1, 0, 1]].expand(len(tokens), -1, -1)
+
+    prompt = torch.empty(1, 0, dtype=torch.long)
+    for threshold, steps in ((0.9, 3), (0.3, 1), (None, 4), (0.99, 4)):
+        calls.clear()
+        generate(
+            backbone,
+            prompt,
+            steps=4,
             gen_length=4,
             block_length=4,
+            mask_token_id=MASK,
+            threshold=threshold,
         )
+        assert len(calls) == steps
+
+
+def test_rows_are_coupled_one_by_one_while_little_is_masked() -> None:
+    text = torch.full((400, 2), MASK)
+    text[200:, 0] = 1  # half of these rows is known
+    how = Decoding(temperature=1.0, gamma=0.6)
+    found = infill(uniform, text, equal_pairs(2), steps=1, decoding=how)
+    assert (found[:200, 0] != found[:200, 1]).any()
+    assert (found[200:, 1] == 1).all()
+
+
+@pytest.mark.parametrize("order", ["any_order", "sharpened", "mpe"])
+def test_every_order_keeps_modes_apart(order: str) -> None:
+    for steps in (1, 2):
+        found = generate(
+            uniform,
+            NO_PROMPT,
+            equal_pairs(4),
+            steps=steps,
+            gen_length=4,
+            block_length=4,
+            temperature=1.0,
+            order=order,
+        )  # type: ignore[arg-type]
+        assert (found[:, 0] == found[:, 1]).all()
+        assert (found[:, 2] == found[:, 3]).all()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"order": "last"}, "'last'"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"gamma": -0.1}, "gamma"),
+        ({"threshold": 2.0}, "threshold"),
+        ({"top_k": 0}, "top_k"),
+        ({"top_p": 0.0}, "top_p"),
+    ],
+)
+def test_settings_out_of_range_are_refused(setting: dict[str, object], message: str) -> None:
+    with pytest.raises(GenerationError, match=message):
+        Decoding(**setting)  # type: ignore[arg-type]

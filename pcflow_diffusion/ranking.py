@@ -1,0 +1,66 @@
+"""Which positions to commit first.
+
+Legend: B batch, L positions, V tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from pcflow_diffusion.errors import GenerationError
+
+Ranking = Literal["random", "low_confidence", "margin", "entropy"]
+
+
+def check_ranking(ranking: str) -> None:
+    """Refuse an unknown ranking.
+
+    Raises:
+        GenerationError: naming those that there are.
+    """
+    if ranking not in get_args(Ranking):
+        raise GenerationError(f"ranking must be one of {get_args(Ranking)}, got {ranking!r}")
+
+
+def rank(
+    ranking: Ranking,
+    log_q: Tensor,
+    tokens: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """How much each position [B, L] is preferred.
+
+    Args:
+        ranking: "low_confidence" prefers the most probable token, "margin" the largest distance
+            between the two best tokens, "entropy" the lowest entropy, "random" any position.
+        log_q: log-marginals [B, L, V].
+        tokens: [B, L], whose probability counts as confidence; the best ones by default.
+        generator: source of randomness; torch's global one by default.
+
+    Examples:
+        >>> log_q = torch.tensor([[[0.9, 0.1], [0.6, 0.4]]]).log()
+        >>> rank("margin", log_q)
+        tensor([[0.8000, 0.2000]])
+    """
+    match ranking:
+        case "random":
+            return torch.rand(log_q.shape[:-1], generator=generator, device=log_q.device)
+        case "low_confidence":
+            if tokens is None:
+                return log_q.amax(dim=-1)
+            return log_q.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+        case "margin":
+            best = log_q.exp().topk(min(2, log_q.shape[-1]), dim=-1).values  # [B, L, 2]
+            return best[..., 0] - best[..., 1:].sum(dim=-1)
+        case "entropy":
+            entropy: Tensor = torch.special.entr(log_q.exp()).sum(dim=-1)
+            return -entropy
+
+
+def best(score: Tensor, masked: Tensor, count: Tensor) -> Tensor:
+    """The `count` [B] masked positions of highest score, bool [B, L]."""
+    order = score.masked_fill(~masked, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+    return (order.argsort(dim=-1) < count.unsqueeze(-1)) & masked

@@ -1,0 +1,155 @@
+"""Draws from coupled joints against the probabilities that they stand for.
+
+Legend: B batch, L positions, V tokens, S states, N draws.
+"""
+
+import pytest
+import torch
+from scipy.stats import chisquare
+from torch import Tensor
+
+import pcflow as pf
+from pcflow.testing import enumerate_states, enumerate_weights
+from pcflow_diffusion.errors import GenerationError
+from pcflow_diffusion.ranking import Ranking, best, rank
+from pcflow_diffusion.sampling import Draw, draw, temper
+
+L, V, N = 3, 3, 20_000
+LEAST = 1e-6  # of the p-value: one false alarm in a million
+
+
+def world(seed: int) -> tuple[pf.CompiledCircuit, pf.Evidence]:
+    """A circuit, and N equal rows of potentials; the middle position is visible in odd worlds."""
+    torch.manual_seed(seed)
+    model = pf.compile(pf.hmm(L, 3, pf.Categorical(V)), dtype=torch.float64)
+    values = torch.ones(1, L, dtype=torch.long)
+    missing = torch.tensor([[True, seed % 2 == 0, True]])
+    potentials = 1.5 * torch.randn(1, L, V, dtype=torch.float64)
+    fields = (values, missing, potentials)
+    return model, pf.Evidence(*(t.expand(N, *t.shape[1:]) for t in fields))
+
+
+def joint(model: pf.CompiledCircuit, coupled: pf.Evidence) -> Tensor:
+    """Probabilities [S] of all states."""
+    first = pf.Evidence(*(t[:1] for t in (coupled.values, coupled.missing, coupled.log_potentials)))  # type: ignore[index]
+    return enumerate_weights(model.circuit, first).log_weight[0].softmax(-1)
+
+
+def follow(found: Draw, wanted: Tensor) -> None:
+    """Tokens are spread over the states as they should be."""
+    place = (found.tokens * torch.tensor([V * V, V, 1])).sum(-1)
+    counts = torch.bincount(place, minlength=V**L).double()
+    assert (counts[wanted == 0] == 0).all()
+    if (wanted > 0).sum() > 1:
+        expected = wanted[wanted > 0] * N
+        assert chisquare(counts[wanted > 0], expected).pvalue > LEAST
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("order", ["joint", "sharpened", "any_order"])
+@pytest.mark.parametrize("ranking", ["random", "low_confidence"])
+def test_at_temperature_one_every_order_draws_exactly(
+    seed: int, order: str, ranking: Ranking
+) -> None:
+    model, coupled = world(seed)
+    found = draw(model, coupled, order, 1.0, ranking, generator=torch.Generator().manual_seed(seed))  # type: ignore[arg-type]
+    follow(found, joint(model, coupled))
+    assert torch.equal(found.drawn, coupled.missing)  # type: ignore[arg-type]
+
+
+def tempered_paths(
+    p: Tensor, temperature: float, ranking: Ranking, visible: dict[int, int]
+) -> Tensor:
+    """Probabilities [S] of drawing token after token from tempered conditionals of p [S]."""
+    states = enumerate_states(pf.hmm(L, 1, pf.Categorical(V)))
+    out = torch.zeros_like(p)
+
+    def go(known: dict[int, int], mass: float) -> None:
+        fits = torch.stack([states[:, v] == x for v, x in known.items()] or [p >= 0]).all(0)
+        if len(known) == L:
+            out[fits] += mass
+            return
+        given = p * fits
+        log_q = torch.stack(
+            [
+                torch.stack([given[states[:, v] == x].sum() for x in range(V)]) / given.sum()
+                for v in range(L)
+            ]
+        ).log()
+        still = torch.tensor([[v not in known for v in range(L)]])
+        chosen = best(rank(ranking, log_q.unsqueeze(0)), still, torch.ones(1))[0].nonzero().item()
+        share = temper(log_q[chosen], temperature).softmax(-1)
+        for x in range(V):
+            if share[x] > 0:
+                go(known | {chosen: x}, mass * share[x].item())
+
+    go(visible, 1.0)
+    return out
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("ranking", ["low_confidence", "margin", "entropy"])
+def test_any_order_draws_follow_the_tempered_conditionals(
+    seed: int, temperature: float, ranking: Ranking
+) -> None:
+    model, coupled = world(seed)
+    found = draw(model, coupled, "any_order", temperature, ranking)
+    visible = {1: 1} if seed % 2 else {}
+    follow(found, tempered_paths(joint(model, coupled), temperature, ranking, visible))
+
+
+def test_the_sharpened_joint_is_the_joint_of_sharpened_potentials() -> None:
+    model, coupled = world(0)
+    sharp = pf.Evidence(coupled.values, coupled.missing, coupled.log_potentials / 0.5)  # type: ignore[operator]
+    follow(draw(model, coupled, "sharpened", 0.5), joint(model, sharp))
+    greedy = draw(model, coupled, "sharpened", 0.0)
+    assert torch.equal(greedy.tokens, coupled.log_potentials.argmax(-1))  # type: ignore[union-attr]
+
+
+def test_the_draft_is_the_most_probable_state_of_a_deterministic_circuit() -> None:
+    rows = torch.randint(2, (60, 4))
+    model = pf.compile(pf.chow_liu(rows), dtype=torch.float64)
+    coupled = pf.Evidence(log_potentials=torch.randn(5, 4, 2, dtype=torch.float64))
+    found = draw(model, coupled, "mpe")
+    weights = enumerate_weights(model.circuit, coupled)
+    assert torch.equal(found.tokens, weights.states[weights.log_weight.argmax(-1)])
+
+
+def test_so_many_tokens_are_drawn_and_no_more() -> None:
+    model, coupled = world(0)
+    count = torch.arange(N) % (L + 1)
+    found = draw(model, coupled, "any_order", 1.0, "entropy", count)
+    assert torch.equal(found.drawn.sum(-1), count)
+
+
+def test_confidence_is_that_before_temperature() -> None:
+    model, coupled = world(1)
+    marginals = model.marginals(coupled).exp()
+    for temperature in (0.0, 0.5, 1.0):
+        found = draw(model, coupled, "joint", temperature)
+        wanted = marginals.gather(-1, found.tokens.unsqueeze(-1)).squeeze(-1)
+        torch.testing.assert_close(found.confidence, wanted)
+        assert (found.confidence[:, 1] == 1).all()
+    found = draw(model, coupled, "any_order", 0.0)
+    product = found.confidence.prod(-1)  # the chain rule: the conditionals multiply to the joint
+    place = (found.tokens * torch.tensor([V * V, V, 1])).sum(-1)
+    torch.testing.assert_close(product, joint(model, coupled)[place])
+
+
+def test_the_same_generator_gives_the_same_tokens() -> None:
+    model, coupled = world(0)
+    for order in ("joint", "sharpened", "any_order", "mpe"):
+        first, again = (
+            draw(model, coupled, order, generator=torch.Generator().manual_seed(5)).tokens  # type: ignore[arg-type]
+            for _ in range(2)
+        )
+        assert torch.equal(first, again)
+
+
+def test_unknown_orders_and_negative_temperatures_are_refused() -> None:
+    model, coupled = world(0)
+    with pytest.raises(GenerationError, match="'sideways'"):
+        draw(model, coupled, "sideways")  # type: ignore[arg-type]
+    with pytest.raises(GenerationError, match="-1"):
+        draw(model, coupled, temperature=-1.0)
