@@ -530,7 +530,7 @@ def steep(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def stray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        pf.Bernoulli, "maximize", lambda self, params, *_: {"logits": params["logits"] + 3}
+        pf.Bernoulli, "maximize", lambda self, params, *_: {"logits": params["logits"] + 0.1}
     )
 
 
