@@ -225,7 +225,7 @@ def smallest(
     seen: list[Mixture] = []
 
     @settings(
-        max_examples=15 if real else 40,
+        max_examples=40,
         derandomize=True,
         database=None,
         deadline=None,

@@ -155,6 +155,23 @@ class Editing(pf.Bernoulli):
         return found
 
 
+class Gapless(pf.Bernoulli):
+    """What is missing counts as zero."""
+
+    def tally(self, x: Tensor, weight: Tensor) -> Tensor:
+        return super().tally(x.nan_to_num(nan=0.0), weight)
+
+
+class Unbounded(pf.Poisson):
+    """A column of zeros has rate zero, whose logarithm is infinite."""
+
+    def maximize(
+        self, params: Params, weight: Tensor, statistics: Tensor, pseudocount: float
+    ) -> dict[str, Tensor]:
+        found = super().maximize(params, weight, statistics, pseudocount)["log_rate"]
+        return {"log_rate": found.masked_fill(found < -10, -torch.inf)}
+
+
 class Averaging(pf.Bernoulli):
     """Every unit is fitted to the rows of all."""
 
@@ -264,6 +281,8 @@ BROKEN: list[tuple[InputFamily, str, *tuple[str, ...]]] = [  # with what else fo
     (Restless(), "a unit without any weight keeps its parameters", FITTED),
     (Unsmoothed(4), "pseudocounts are observations"),
     (Editing(), "pseudocounts are observations", "an update edits nothing that it is given"),
+    (Gapless(), "an update never lowers the likelihood", MAXIMUM, FITTED),
+    (Unbounded(), "an update never lowers the likelihood"),
     (Averaging(), FITTED),
     (Certain(), "fitted to one value with pseudocounts, no value is impossible"),
     (Merged(), "answers have the shapes of the base class"),

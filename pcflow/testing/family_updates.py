@@ -60,7 +60,8 @@ def _likelihood(family: InputFamily, params: Parameters, x: Tensor, weight: Tens
 
 def _never_lowers(family: InputFamily, params: Parameters) -> Iterator[Breach]:
     x, weight = _columns(family, params)
-    constant = x[:, :1].expand_as(x).masked_fill(x.isnan(), torch.nan)
+    smallest = x.nan_to_num(nan=torch.inf).amin(dim=1, keepdim=True)
+    constant = smallest.expand_as(x).masked_fill(x.isnan(), torch.nan)
     for name, column in (("columns with gaps", x), ("constant columns", constant)):
         before = _likelihood(family, params, column, weight)
         after = _likelihood(family, family.update(params, column, weight, 0.0), column, weight)
