@@ -17,7 +17,7 @@ from pcflow.circuit import Circuit
 from pcflow.columns import Columns, unordered
 from pcflow.errors import StructureError
 from pcflow.layers import InputLayer, Layer, Parameter, ProductLayer, SumLayer
-from pcflow.mixture import fit_mixture
+from pcflow.mixture_em import fit_mixture
 from pcflow.structure.chow_liu import as_table
 from pcflow.structure.cluster import kmeans
 from pcflow.structure.dependence import dependent_groups

@@ -21,7 +21,7 @@ from pcflow.errors import StructureError
 from pcflow.initial import initial_units
 from pcflow.inputs import Indicator
 from pcflow.layers import InputLayer, Layer, Parameter, ProductLayer, SumLayer
-from pcflow.mixture import fit_mixture
+from pcflow.mixture_em import fit_mixture
 from pcflow.structure.chow_liu import (
     DependenceTree,
     Floats,

@@ -19,7 +19,7 @@ ORDER = (  # the modules and packages in pcflow: each may import only from those
     "inputs",
     "encoding",
     "columns",
-    "mixture",
+    "mixture_em",
     "layers",
     "scopes",
     "pairing",

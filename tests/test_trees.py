@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pcflow as pf
-from pcflow.mixture import fit_mixture
+from pcflow.mixture_em import fit_mixture
 from pcflow.structure.chow_liu import (
     as_categories,
     dependence_tree,
@@ -173,7 +173,7 @@ def test_rounds_of_em_raise_the_likelihood(seed: int) -> None:
     found = []
     for steps in (0, 1, 3, 100):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("pcflow.mixture.STEPS", steps)
+            patch.setattr("pcflow.mixture_em.STEPS", steps)
             circuit = pf.mixture_of_trees(data, 3, 1e-9, torch.Generator().manual_seed(seed))
         found.append(float(pf.reference_log_prob(circuit, data).mean()))
     assert found == sorted(found)
