@@ -224,7 +224,7 @@ def test_fit_coupling_finds_the_best_powers() -> None:
     assert fitted.b == pytest.approx(0.3, abs=0.3)
 
 
-def test_only_the_ratio_asks_the_circuit() -> None:
+def test_only_a_power_of_the_circuit_asks_it() -> None:
     """The posterior given a visible token that the circuit rules out does not exist."""
     ruled_out = pf.build_circuit(pf.structure.fully_factorized(2), pf.Indicator(0, 2))
     model = pf.compile(ruled_out, dtype=torch.float64)
@@ -233,6 +233,9 @@ def test_only_the_ratio_asks_the_circuit() -> None:
     found = LogLinear(0.5, 0.0).couple(model, visible, log_m).log_potentials
     assert found is not None
     torch.testing.assert_close(found, 0.5 * log_m)
+    flat = LogLinear(0.0, 0.0).couple(model, visible, log_m).log_potentials
+    assert flat is not None
+    assert torch.equal(flat, torch.tensor([[[0.0, 0.0], [0.0, -torch.inf]]]))
     for b in (1.0, -1.0):
         with pytest.raises(pf.NoMassError, match="marginals"):
             LogLinear(1.0, b).couple(model, visible, log_m)
