@@ -289,6 +289,7 @@ for learner in learners.split(","):
         with open(out + learner + ".json", "w") as file:
             json.dump(told, file)
 if distributed == "yes":
+    torch.distributed.barrier()  # who leaves while others talk may be ended by a thread of gloo
     torch.distributed.destroy_process_group()
 """
 
