@@ -112,7 +112,7 @@ def test_little_4var() -> None:
 
 
 def test_asia() -> None:
-    """Variables are asia, smoke, bronc, lung, tub, either, xray, dysp, by number 2 1 3 4 5 6 7 8.
+    """Variables 1 to 8 are smoke, asia, bronc, lung, tub, either, xray, dysp.
 
     Value 0 is "yes".
     """
