@@ -44,7 +44,7 @@ def tree_of(plan: Plan) -> list[Node] | None:
 
     One with an input fold per variable, that is; None for any other.
     """
-    if not (plan.is_tree and plan.one_input_each and all(map(_is_plain, plan.steps))):
+    if not (plan.is_tree and all(map(_is_plain, plan.steps))):
         return None
     writer = {
         (step.units, row): (number, row - step.out.start)
