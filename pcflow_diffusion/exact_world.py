@@ -280,7 +280,7 @@ def learn_hmm(
     circuit = pf.hmm(truth.num_variables, states, family, generator=generator)
     model = pf.compile(circuit, dtype=torch.float64)
     rows = truth.sample(20_000, generator=generator)
-    pf.fit(model, rows, pf.EM(pseudocount=0.1), epochs=40, progress=False)
+    pf.fit(model, rows, pf.EM(pseudocount=0.1), epochs=40, progress=False, generator=generator)
     return model
 
 
