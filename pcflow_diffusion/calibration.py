@@ -59,8 +59,9 @@ def fit_log_linear(
     fitted = []
     for number in range(buckets):
         rows = _nearest(bucket, number, usable, buckets)
-        chosen = (t if t is None else t[rows] for t in (log_m, log_r, categories))
-        fitted.append(_fit(model, _rows(evidence, rows), x0[rows], *chosen))
+        listed = None if categories is None else categories[rows]
+        some = _rows(evidence, rows)
+        fitted.append(_fit(model, some, x0[rows], log_m[rows], log_r[rows], listed))
     if buckets == 1:
         return LogLinear(*fitted[0])
     a, b = zip(*fitted, strict=True)

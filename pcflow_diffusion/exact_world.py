@@ -63,9 +63,10 @@ def exact_backbone(truth: pf.CompiledCircuit) -> Backbone:
         >>> exact_backbone(truth)(torch.tensor([[0, 2, 2]])).shape
         torch.Size([1, 3, 2])
     """
+    mask = int(truth.num_categories[0] or 0)
 
     def backbone(tokens: Tensor) -> Tensor:
-        masked = tokens == truth.num_categories[0]
+        masked = tokens == mask
         return truth.marginals(pf.Evidence(tokens.masked_fill(masked, 0), masked))
 
     return backbone
@@ -265,7 +266,9 @@ def second_order_chain(
     start = sharpness * torch.randn(1, V * V, generator=generator, dtype=torch.float64)
     emit = {"logits": pf.Parameter(seen)}
     onward = pf.Parameter(move.view(V * V, V * V))
-    below: pf.Layer = pf.InputLayer(length - 1, pf.Categorical(V), V * V, emit)
+    below: pf.InputLayer | pf.ProductLayer = pf.InputLayer(
+        length - 1, pf.Categorical(V), V * V, emit
+    )
     for t in reversed(range(length - 1)):
         leaf = pf.InputLayer(t, pf.Categorical(V), V * V, emit)
         below = pf.ProductLayer([leaf, pf.SumLayer([below], onward)])
@@ -338,9 +341,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     counts = list(steps["factorised"])
     rows = {name: list(found.values()) for name, found in steps.items()}
     print(f"\nWhole sequences, by number of steps:\n\n{markdown(rows, [str(n) for n in counts])}")
-    picture = [{n: [e.kl for e in row] for n, row in t.items()} for t in (shares, rows)]
-    draw_exact_world(given.out, *picture, counts)
+    draw_exact_world(given.out, _kl(shares), _kl(rows), counts)
     print(f"\nPicture: {given.out}")
+
+
+def _kl(table: Mapping[str, Sequence[Errors]]) -> dict[str, list[float]]:
+    return {name: [e.kl for e in row] for name, row in table.items()}
 
 
 def _mean(found: Sequence[Errors]) -> Errors:

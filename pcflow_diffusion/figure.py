@@ -56,20 +56,26 @@ def draw_exact_world(
 
     Args:
         path: where to.
-        shares: by method, the KL divergence (nats) of one step, for 1, 2, ... masks.
+        shares: by method, the KL divergence (nats) of one step, for 1, 2, ... masks. Methods are
+            named "coupling; circuit": one colour per coupling, one line style per circuit.
         by_steps: by method, that of whole sequences for every number of steps.
         steps: these numbers.
 
     Raises:
         OSError: if the file cannot be written.
     """
-    figure = Figure(figsize=(11.0, 4.8), layout="constrained")
+    figure = Figure(figsize=(13.0, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    for number, (name, values) in enumerate(shares.items()):
-        colour = "black" if number == 0 else f"C{number - 1}"
-        masks = range(1, len(values) + 1)
-        left.plot(masks, values, label=name, color=colour, marker="o")
-        right.plot(steps, by_steps[name], label=name, color=colour, marker="o")
+    couplings, circuits = (
+        list(dict.fromkeys(name.partition("; ")[place] for name in shares)) for place in (0, 2)
+    )
+    for name, values in shares.items():
+        coupling, _, circuit = name.partition("; ")
+        colour = f"C{couplings.index(coupling)}"
+        line = ("-", "-", "--", ":")[min(circuits.index(circuit), 3)]
+        look = {"label": name, "color": colour, "linestyle": line, "marker": "o"}
+        left.plot(range(1, len(values) + 1), values, **look)
+        right.plot(steps, by_steps[name], **look)
     left.set_yscale("symlog", linthresh=1e-3)
     left.set_title("One step")
     left.set_xlabel("masked positions")
@@ -77,7 +83,7 @@ def draw_exact_world(
     right.set_title("Whole sequences")
     right.set_xlabel("steps")
     right.set_xticks(steps, [str(count) for count in steps])
-    right.legend(fontsize="x-small")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside right upper", fontsize="small")
     _save(figure, path)
 
 

@@ -91,7 +91,7 @@ class Case:
         """What the couplings are defined to be [B, L, V], by enumeration."""
         log_r = enumerate_marginals(self.circuit, self.visible)
         if isinstance(coupling, LogLinear):
-            a, b = (torch.tensor(n).double().reshape(-1) for n in (coupling.a, coupling.b))
+            a, b = (torch.tensor(n, dtype=torch.float64).view(-1) for n in (coupling.a, coupling.b))
             share = self.masked.double().mean(-1)
             bucket = (share * len(a)).floor().long().clamp_max(len(a) - 1)
             powers = a[bucket, None, None], b[bucket, None, None]

@@ -32,8 +32,9 @@ PATTERNS = [m for k in range(1, L + 1) for m in combinations(range(L), k)]
 @pytest.fixture(params=["hmm", "second-order chain"])
 def truth(request: pytest.FixtureRequest) -> pf.CompiledCircuit:
     generator = torch.Generator().manual_seed(3)
+    weak = pf.hmm(L, 3, pf.Categorical(V), generator=generator)
     circuit = (
-        pf.hmm(L, 3, pf.Categorical(V), generator=generator)
+        weak.replace({parameter: 3 * parameter.value for parameter in weak.parameters})
         if request.param == "hmm"
         else second_order_chain(L, V, generator=generator)
     )
