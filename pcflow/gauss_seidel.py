@@ -42,7 +42,7 @@ class Node:
 def tree_of(plan: Plan) -> list[Node] | None:
     """The nodes, depth first, of a plan that is a tree of dense sums and Hadamard products.
 
-    One with an input fold per variable, that is; None for any other.
+    It then has one input fold per variable, because products are decomposable. None for others.
     """
     if not (plan.is_tree and all(map(_is_plain, plan.steps))):
         return None
@@ -91,7 +91,7 @@ class GaussSeidel:
         potentials: [B, D, V].
         mismatch: [B], the largest difference between a marginal and its target that the last sweep
             of the row found, before mending it.
-        lowest: [B], the smallest peak of a message before it was scaled to one: if it is near
+        lowest: [B, 1], the smallest peak of a message before it was scaled to one: if it is near
             underflow, units that matter may have been lost.
     """
 
@@ -104,7 +104,8 @@ class GaussSeidel:
         self.potentials = start.detach().clone()
         self.mismatch = torch.zeros_like(target[:, 0, 0])
         self.live = torch.ones_like(self.mismatch, dtype=torch.bool)
-        self.lowest = torch.ones_like(self.mismatch)
+        self.lowest = torch.ones_like(self.mismatch).unsqueeze(-1)
+        self.tiny = torch.finfo(target.dtype).tiny
         self.weights = engine.tables.weights(in_log_space=False)
         self.any_missing = checked.missing.any(dim=0).tolist()
         tape = up(engine.plan, engine.tables, checked, SCALED, engine.pool)
@@ -204,9 +205,9 @@ class GaussSeidel:
 
     def _scaled(self, message: Tensor) -> Tensor:
         """The message [B, K] with largest entry one; remembers how small it was."""
-        peak = message.amax(dim=-1)
-        self.lowest = torch.minimum(self.lowest, peak)
-        return message / peak.masked_fill(peak == 0, 1.0).unsqueeze(-1)
+        peak = message.amax(dim=-1, keepdim=True)
+        torch.minimum(self.lowest, peak, out=self.lowest)
+        return message / peak.clamp_min(self.tiny)
 
     def _weight(self, number: int) -> Tensor:
         """The weight [K, J] of a sum."""

@@ -94,7 +94,7 @@ def _fit(
         return _simultaneous(engine, checked, target, sweeps, tolerance)
     tree = GaussSeidel(engine, nodes, checked, target)
     tree.fit(sweeps, tolerance)
-    low = (tree.lowest < floor_of(target.dtype)).nonzero().squeeze(-1)
+    low = (tree.lowest.squeeze(-1) < floor_of(target.dtype)).nonzero().squeeze(-1)
     if len(low):  # messages that may have underflowed: posteriors go through log space
         rows = checked.rows(low)
         mended = _simultaneous(engine, rows, target[low], sweeps, tolerance)

@@ -197,6 +197,22 @@ def test_listed_categories_are_those_with_all_others_ruled_out(
     torch.testing.assert_close(found.mismatch, wanted.mismatch, rtol=1e-9, atol=1e-9)
 
 
+def test_entries_past_a_variable_s_own_categories_are_not_read() -> None:
+    generator = torch.Generator().manual_seed(0)
+    families = [pf.Categorical(3), pf.Categorical(2), pf.Categorical(3)]
+    chain = pf.hmm(3, 2, families, homogeneous=False, generator=generator)
+    regions = pf.structure.random_binary_tree(3, replicas=2, seed=0)
+    for circuit in (chain, pf.build_circuit(regions, families, 2, generator=generator)):
+        target = torch.randn(1, 3, 3, generator=generator)
+        nothing = torch.full((1, 3), math.nan)
+        found = compiled(circuit).project(nothing, target, 3)
+        assert found.log_potentials is not None
+        target[0, 1, 2] = 9.0  # variable 1 has no category 2
+        wanted = compiled(circuit).project(nothing, target, 3)
+        assert torch.equal(found.mismatch, wanted.mismatch)
+        assert torch.equal(found.log_potentials[:, 1, :2], wanted.log_potentials[:, 1, :2])
+
+
 def test_fitting_goes_on_from_given_potentials_and_never_frees_what_they_rule_out() -> None:
     circuit = pf.hmm(4, 3, pf.Categorical(3), generator=torch.Generator().manual_seed(0))
     wide = pf.build_circuit(pf.structure.random_binary_tree(4, replicas=2), pf.Categorical(3), 2)

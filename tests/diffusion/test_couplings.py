@@ -24,7 +24,7 @@ EVERY: dict[str, Coupling] = {
     "product": LogLinear(),
     "ratio": LogLinear(1.0, 1.0),
     "log-linear": LogLinear(0.8, 0.4),
-    "by share": LogLinear((0.9, 0.8, 1.1), (0.2, 0.5, 0.7)),
+    "by share": LogLinear((0.9, 0.8, 1.1), (0.0, 0.5, 0.7)),
     "projection": Projection(),
     "pooled": Projection(pool=(0.8, 0.3)),
     "sharpened": Projection(pool=(1.3, 0.0)),

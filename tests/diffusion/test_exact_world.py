@@ -29,15 +29,16 @@ L, V = 4, 3
 PATTERNS = [m for k in range(1, L + 1) for m in combinations(range(L), k)]
 
 
-@pytest.fixture(params=["hmm", "second-order chain"])
+@pytest.fixture(params=["hmm", "second-order chain", "a token that never occurs"])
 def truth(request: pytest.FixtureRequest) -> pf.CompiledCircuit:
     generator = torch.Generator().manual_seed(3)
-    weak = pf.hmm(L, 3, pf.Categorical(V), generator=generator)
-    circuit = (
-        weak.replace({parameter: 3 * parameter.value for parameter in weak.parameters})
-        if request.param == "hmm"
-        else second_order_chain(L, V, generator=generator)
-    )
+    circuit = pf.hmm(L, 3, pf.Categorical(V), generator=generator)
+    values = {parameter: 3 * parameter.value for parameter in circuit.parameters}
+    if request.param == "a token that never occurs":
+        values[circuit.parameters[0]][1] = -torch.inf
+    circuit = circuit.replace(values)
+    if request.param == "second-order chain":
+        circuit = second_order_chain(L, V, generator=generator)
     return pf.compile(circuit, dtype=torch.float64)
 
 
