@@ -197,23 +197,35 @@ class CompiledCircuit(nn.Module):
         return queries.mpe(self.engine, evidence, self.circuit.properties.deterministic is not None)
 
     def project(
-        self, evidence: Evidence | Tensor, marginals: Tensor, sweeps: int = 2
+        self,
+        evidence: Evidence | Tensor,
+        marginals: Tensor,
+        sweeps: int = 2,
+        *,
+        tolerance: float = 0.0,
     ) -> ProjectedEvidence:
         """Evidence whose potentials give the unobserved variables these marginals.
 
         Of all distributions with these marginals, the one that the returned evidence conditions the
         circuit to is the closest to the circuit's own posterior in KL divergence, once the sweeps
-        have converged. Chains (`hmm`) are swept position by position; other circuits take
-        simultaneous steps with a line search. Not differentiable.
+        have converged. No sweep lets the dual fall, sum_i sum_v m_i(v) log lambda_i(v) - log Z.
+        Trees of dense sums and Hadamard products with one input layer per variable (`hmm`, `hclt`)
+        are swept one variable after another; other circuits take simultaneous steps with a line
+        search, and so do rows whose messages would underflow. Not differentiable.
 
         Args:
-            evidence: what is observed; its potentials, if any, are where fitting starts.
+            evidence: what is observed; its potentials, if any, are where fitting starts, and what
+                they rule out stays ruled out.
             marginals: target log-probabilities [B, D, V], normalised here; not read where observed.
-            sweeps: how often every variable is visited.
+                If the evidence lists categories, those of the listed ones, [B, D, k].
+            sweeps: how often every variable is visited, at most.
+            tolerance: a row is left alone once no marginal was off by as much as this.
 
         Raises:
             PropertyRequired: if a variable has no finite range.
             EvidenceError: if evidence or marginals do not fit the circuit.
+            NoMassError: if some row of the evidence is impossible.
+            ValueError: if `sweeps` is below 1, or `tolerance` negative.
 
         Examples:
             >>> import pcflow as pf
@@ -224,7 +236,7 @@ class CompiledCircuit(nn.Module):
             >>> torch.allclose(model.marginals(fitted).exp(), target.exp().double(), atol=1e-6)
             True
         """
-        return project(self.engine, evidence, marginals, sweeps)
+        return project(self.engine, evidence, marginals, sweeps, tolerance)
 
     def _values(self) -> dict[Parameter, Tensor]:
         return {

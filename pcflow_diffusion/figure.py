@@ -1,4 +1,4 @@
-"""The demo's picture: nats in one step by mask ratio, and quality of text by number of steps."""
+"""Pictures of the demo and of the exact world: by share of masks, and by number of steps."""
 
 from __future__ import annotations
 
@@ -46,6 +46,48 @@ def draw_demo(
     left, right = figure.subplots(1, 2)
     _draw_gap(left, table, ratios, colours)
     _draw_text(right, nats, words, steps, colours)
+    _save(figure, path)
+
+
+def draw_exact_world(
+    path: str | os.PathLike[str], shares: Curves, by_steps: Curves, steps: Sequence[int]
+) -> None:
+    """Draw the errors of an exact world side by side; an old file is replaced when it is done.
+
+    Args:
+        path: where to.
+        shares: by method, the KL divergence (nats) of one step, for 1, 2, ... masks. Methods are
+            named "coupling; circuit": one colour per coupling, one line style per circuit.
+        by_steps: by method, that of whole sequences for every number of steps.
+        steps: these numbers.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    figure = Figure(figsize=(13.0, 4.8), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    couplings, circuits = (
+        list(dict.fromkeys(name.partition("; ")[place] for name in shares)) for place in (0, 2)
+    )
+    for name, values in shares.items():
+        coupling, _, circuit = name.partition("; ")
+        colour = f"C{couplings.index(coupling)}"
+        line = ("-", "-", "--", ":")[min(circuits.index(circuit), 3)]
+        look = {"label": name, "color": colour, "linestyle": line, "marker": "o"}
+        left.plot(range(1, len(values) + 1), values, **look)
+        right.plot(steps, by_steps[name], **look)
+    left.set_yscale("symlog", linthresh=1e-3)
+    left.set_title("One step")
+    left.set_xlabel("masked positions")
+    left.set_ylabel("KL divergence from the truth (nats)")
+    right.set_title("Whole sequences")
+    right.set_xlabel("steps")
+    right.set_xticks(steps, [str(count) for count in steps])
+    figure.legend(*left.get_legend_handles_labels(), loc="outside right upper", fontsize="small")
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=150)
     replace_file(Path(path), image.getvalue())

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from pcflow import Circuit, CompiledCircuit, Evidence, compile, marginalize
-from pcflow_diffusion.coupling import Coupling, LogLinear, coupling_by_name, log_linear
+from pcflow_diffusion.calibration import fit_log_linear
+from pcflow_diffusion.coupling import Coupling, LogLinear, coupled_log_prob, coupling_by_name
 from pcflow_diffusion.errors import CouplingError, ShapeMismatch, TokenOutOfRange
 from pcflow_diffusion.ranking import Ranking
 from pcflow_diffusion.sampling import Draw, Order, draw
@@ -27,9 +28,12 @@ class CircuitHead(nn.Module):
         mask_token_id: the id that stands for a masked token in `x`; V or a token below it, which
             then has no mass.
         coupling: "product", "ratio", "projection", or a `Coupling`.
+        top_k: only the so many most probable tokens of the backbone are possible at a position, all
+            by default. Exact for those, and few rows of the circuit's tables are read, unless
+            the coupling asks for the circuit's own marginals.
 
     Raises:
-        CouplingError: if the coupling is unknown.
+        CouplingError: if the coupling is unknown, or `top_k` below 1.
         ShapeMismatch: if the circuit's variables do not all have the same number of categories.
 
     Examples:
@@ -42,16 +46,23 @@ class CircuitHead(nn.Module):
     """
 
     def __init__(
-        self, model: CompiledCircuit, mask_token_id: int, coupling: str | Coupling = "projection"
+        self,
+        model: CompiledCircuit,
+        mask_token_id: int,
+        coupling: str | Coupling = "projection",
+        top_k: int | None = None,
     ) -> None:
         """Check the circuit and look up the coupling."""
         super().__init__()
+        if top_k is not None and top_k < 1:
+            raise CouplingError(f"top_k must be at least 1, got {top_k}")
         sizes = set(model.num_categories)
         if len(sizes) != 1 or None in sizes:
             raise ShapeMismatch(f"the circuit must have one vocabulary at every position: {sizes}")
         self.model, self.mask_token_id = model, mask_token_id
         self.vocabulary_size = int(model.num_categories[0] or 0)
         self.coupling = coupling_by_name(coupling) if isinstance(coupling, str) else coupling
+        self.top_k = top_k
         self._shorter: dict[int, tuple[Circuit, CircuitHead]] = {}
 
     def over(self, length: int) -> CircuitHead:
@@ -79,7 +90,7 @@ class CircuitHead(nn.Module):
             short = compile(marginalize(circuit, range(length)), like.device, like.dtype)
             kept = circuit, CircuitHead(short, self.mask_token_id, self.coupling)
             self._shorter[length] = kept
-        kept[1].coupling = self.coupling
+        kept[1].coupling, kept[1].top_k = self.coupling, self.top_k
         return kept[1]
 
     def forward(self, logits: Tensor, x: Tensor) -> Tensor:
@@ -108,18 +119,14 @@ class CircuitHead(nn.Module):
 
         Raises:
             ShapeMismatch: if shapes do not fit; TokenOutOfRange: if a token does not.
+            CouplingError: if the logits leave no token possible at a masked position.
         """
-        return self.coupling.couple(
-            self.model, self._visible(logits, x), self.log_marginals(logits)
-        )
+        visible = self._visible(logits, x)
+        return self.coupling.couple(self.model, visible, *self._considered(logits, x))
 
     def log_marginals(self, logits: Tensor) -> Tensor:
         """The backbone's normalised log-probabilities [B, L, V], in the circuit's precision."""
-        logits = logits.to(self.model.banks[0].dtype)
-        if self.mask_token_id < self.vocabulary_size:
-            never = torch.arange(self.vocabulary_size, device=logits.device) == self.mask_token_id
-            logits = logits.masked_fill(never, -torch.inf)
-        return logits.log_softmax(dim=-1)
+        return self._possible(logits).to(self.model.banks[0].dtype).log_softmax(dim=-1)
 
     def log_prob(self, logits: Tensor, x: Tensor, x0: Tensor) -> Tensor:
         """Log q(x0 | x) [B] (nats) of the masked tokens under the coupled joint.
@@ -136,7 +143,7 @@ class CircuitHead(nn.Module):
             ShapeMismatch: if shapes do not fit; TokenOutOfRange: if a token does not.
         """
         coupled = self.couple(logits, x)
-        return self._log_prob(coupled, x, x0)
+        return coupled_log_prob(self.model, coupled, self._filled(x, x0))
 
     def sample(
         self,
@@ -189,53 +196,61 @@ class CircuitHead(nn.Module):
         coupled = self.couple(logits, x)
         return draw(self.model, coupled, order, temperature, ranking, count, generator)
 
-    def fit_coupling(self, logits: Tensor, x: Tensor, x0: Tensor) -> LogLinear:
+    def fit_coupling(self, logits: Tensor, x: Tensor, x0: Tensor, buckets: int = 1) -> LogLinear:
         """Set the coupling to the `LogLinear` that is best on held-out examples.
 
-        The log-likelihood is concave in (a, b), so the maximum is the global one.
+        The log-likelihood is concave in (a, b), so the maximum is the global one. Examples that
+        circuit or backbone hold impossible say nothing about the powers and are left out.
 
         Args:
             logits: the backbone's, [N, L, V].
             x: tokens with masks, [N, L].
             x0: the tokens, [N, L].
+            buckets: of equal width, by the share of the L positions that is masked; each has powers
+                of its own. One with fewer than 64 examples is fitted together with its neighbours
+                on both sides, as many as it takes, in the end with all.
 
         Returns:
             The coupling, which the head uses from now on.
 
         Raises:
             ShapeMismatch: if shapes do not fit; TokenOutOfRange: if a token does not.
-            CouplingError: if nothing is masked.
+            CouplingError: if nothing is masked, nothing possible, or `buckets` below 1.
         """
-        visible, log_m = self._visible(logits, x), self.log_marginals(logits.detach())
-        if visible.missing is None or not bool(visible.missing.any()):
-            raise CouplingError("fit_coupling needs examples with masked tokens")
-        log_r = self.model.marginals(visible)
-        powers = torch.tensor([1.0, 0.5], dtype=log_m.dtype, device=log_m.device)
-        powers.requires_grad_()
-        optimizer = torch.optim.LBFGS([powers], max_iter=15, line_search_fn="strong_wolfe")
-
-        def loss() -> Tensor:
-            optimizer.zero_grad()
-            potentials = log_linear(log_m, log_r, powers[0], powers[1])
-            coupled = Evidence(visible.values, visible.missing, potentials)
-            value = -self._log_prob(coupled, x, x0).mean()
-            value.backward()
-            return value
-
-        optimizer.step(loss)
-        a, b = powers.tolist()
-        self.coupling = LogLinear(a, b)
+        visible, tokens = self._visible(logits, x), self._filled(x, x0)
+        log_m, listed = self._considered(logits.detach(), x)
+        self.coupling = fit_log_linear(self.model, visible, log_m, tokens, listed, buckets)
         return self.coupling
 
-    def _log_prob(self, coupled: Evidence, x: Tensor, x0: Tensor) -> Tensor:
-        """Score x0 under potentials: circuit plus potentials, less the normaliser."""
-        masked = x == self.mask_token_id
-        tokens = torch.where(masked, x0, x)
+    def _considered(self, logits: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Normalised log-marginals [B, L, V], even ones where visible; or [B, L, k] and of which.
+
+        Raises:
+            CouplingError: if a masked position has none.
+        """
+        masked, listed = x == self.mask_token_id, None
+        logits = self._possible(logits).masked_fill(~masked.unsqueeze(-1), 0.0)
+        if self.top_k is not None and self.top_k < self.vocabulary_size:
+            logits, listed = logits.topk(self.top_k, dim=-1)
+        logits = logits.to(self.model.banks[0].dtype)
+        empty = (logits == -torch.inf).all(dim=-1)
+        if bool(empty.any()):
+            row, position = (int(i) for i in empty.nonzero()[0])
+            raise CouplingError(f"logits: row {row}, position {position} leave no token possible")
+        return logits.log_softmax(dim=-1), listed
+
+    def _possible(self, logits: Tensor) -> Tensor:
+        """Logits with no mass on the mask."""
+        if not 0 <= self.mask_token_id < self.vocabulary_size:
+            return logits
+        never = torch.arange(self.vocabulary_size, device=logits.device) == self.mask_token_id
+        return logits.masked_fill(never, -torch.inf)
+
+    def _filled(self, x: Tensor, x0: Tensor) -> Tensor:
+        """The visible tokens of x, and those of x0 where x is masked."""
+        tokens = torch.where(x == self.mask_token_id, x0, x)
         self._check_tokens("x0", tokens)
-        assert coupled.log_potentials is not None
-        chosen = coupled.log_potentials.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)  # [B, L]
-        score = chosen.masked_fill(~masked, 0.0).sum(dim=-1)
-        return self.model.log_prob(tokens) + score - self.model.log_prob(coupled)
+        return tokens
 
     def _visible(self, logits: Tensor, x: Tensor) -> Evidence:
         """The visible tokens as observations."""

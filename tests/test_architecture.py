@@ -54,6 +54,7 @@ ORDER = (  # the modules and packages in pcflow: each may import only from those
     "engine",
     "autograd",
     "queries",
+    "gauss_seidel",
     "projection",
     "compiled",
     "moments",

@@ -264,9 +264,12 @@ def test_impossible_rows_are_named() -> None:
 
 def test_projection_shortens_steps_that_would_overshoot() -> None:
     """Eight copies of one bit: together, full steps ask for eight times the change, and swing."""
-    table = pf.Parameter.from_probs([[0.999, 0.001], [0.001, 0.999]])
-    copies = [pf.InputLayer(v, pf.Categorical(2), 2, {"logits": table}) for v in range(8)]
-    either = pf.SumLayer([pf.ProductLayer(copies)], pf.Parameter.from_probs([[0.5, 0.5]]))
+    tables = [pf.Parameter.from_probs([[p], [1 - p]]) for p in (0.999, 0.001)]
+    copies = [
+        [pf.InputLayer(v, pf.Categorical(2), 1, {"logits": table}) for v in range(8)]
+        for table in tables  # two layers per variable: no tree
+    ]
+    either = pf.SumLayer(map(pf.ProductLayer, copies), pf.Parameter.from_probs([[0.5, 0.5]]))
     model = pf.compile(pf.Circuit(either), DEVICE, torch.float64)
     target = torch.tensor([0.9, 0.1], dtype=torch.float64).log().expand(1, 8, 2)
     fitted = model.project(torch.full((1, 8), torch.nan), target, sweeps=30)

@@ -1,0 +1,444 @@
+"""Laws of the couplings against enumeration: what each keeps, where each is exact, top-k, dtypes.
+
+Legend: B batch, L positions, V tokens, S states.
+"""
+
+from unittest.mock import patch
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import pcflow as pf
+from pcflow.testing import enumerate_marginals, enumerate_states, enumerate_weights
+from pcflow_diffusion import CircuitHead, Coupling, LogLinear, Projection
+from pcflow_diffusion.coupling import bucket_of
+from pcflow_diffusion.errors import CouplingError, ShapeMismatch
+
+L, V = 4, 3
+MASK = V
+SEEDS = st.integers(0, 10**6)
+EVERY: dict[str, Coupling] = {
+    "product": LogLinear(),
+    "ratio": LogLinear(1.0, 1.0),
+    "log-linear": LogLinear(0.8, 0.4),
+    "by share": LogLinear((0.9, 0.8, 1.1), (0.0, 0.5, 0.7)),
+    "projection": Projection(),
+    "pooled": Projection(pool=(0.8, 0.3)),
+    "sharpened": Projection(pool=(1.3, 0.0)),
+}
+NAMES = st.sampled_from(sorted(EVERY))
+
+
+def chain(seed: int) -> pf.Circuit:
+    return pf.hmm(L, 3, pf.Categorical(V), generator=torch.Generator().manual_seed(seed))
+
+
+def tree(seed: int) -> pf.Circuit:
+    generator = torch.Generator().manual_seed(seed)
+    data = torch.randint(V, (20, L), generator=generator)
+    return pf.hclt(data, 3, pf.Categorical(V), generator=generator)
+
+
+def graph(seed: int) -> pf.Circuit:
+    regions = pf.structure.random_binary_tree(L, replicas=2, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    return pf.build_circuit(regions, pf.Categorical(V), 2, generator=generator)
+
+
+CIRCUITS = st.one_of([st.builds(make, SEEDS) for make in (chain, tree, graph)])
+
+
+class Case:
+    """Tokens with masks and a backbone's logits for a circuit, some of them -inf."""
+
+    def __init__(self, circuit: pf.Circuit, seed: int, rows: int = 3) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.circuit = circuit
+        self.model = pf.compile(circuit, dtype=torch.float64)
+        self.x0 = torch.randint(V, (rows, L), generator=generator)
+        self.masked = torch.rand(rows, L, generator=generator) < 0.6
+        self.masked[:, 0] = True
+        self.x = self.x0.masked_fill(self.masked, MASK)
+        self.logits = torch.randn(rows, L, V, generator=generator).double()
+
+    @property
+    def visible(self) -> pf.Evidence:
+        return pf.Evidence(self.x.masked_fill(self.masked, 0), self.masked)
+
+    def head(self, coupling: str | Coupling, top_k: int | None = None) -> CircuitHead:
+        return CircuitHead(self.model, MASK, coupling, top_k)
+
+    def joint(self, log_potentials: Tensor | None) -> Tensor:
+        """Log-probabilities [B, S] of all states given the visible tokens."""
+        soft = pf.Evidence(self.visible.values, self.masked, log_potentials)
+        return enumerate_weights(self.circuit, soft).log_weight.log_softmax(-1)
+
+    def found(self, head: CircuitHead) -> Tensor:
+        """Log-probabilities [B, S] of all states according to a head."""
+        states = enumerate_states(self.circuit)
+        many = len(states)
+        found = []
+        for row in range(len(self.x)):
+            fits = ((states == self.x[row]) | self.masked[row]).all(-1)
+            logits, x = self.logits[row].expand(many, L, V), self.x[row].expand(many, L)
+            found.append(head.log_prob(logits, x, states).masked_fill(~fits, -torch.inf))
+        return torch.stack(found)
+
+    def potentials(self, coupling: Coupling, log_m: Tensor) -> Tensor:
+        """What the couplings are defined to be [B, L, V], by enumeration."""
+        log_r = enumerate_marginals(self.circuit, self.visible)
+        if isinstance(coupling, LogLinear):
+            a, b = (torch.tensor(n, dtype=torch.float64).view(-1) for n in (coupling.a, coupling.b))
+            share = self.masked.double().mean(-1)
+            bucket = (share * len(a)).floor().long().clamp_max(len(a) - 1)
+            powers = a[bucket, None, None], b[bucket, None, None]
+            return powers[0] * log_m - powers[1] * log_r.masked_fill(log_r == -torch.inf, 0.0)
+        assert isinstance(coupling, Projection)
+        target = log_m
+        if coupling.pool != (1.0, 0.0):
+            a_, b_ = coupling.pool
+            target = a_ * log_m + (b_ * log_r if b_ else 0.0)
+        listed = torch.zeros_like(log_m).masked_fill(log_m == -torch.inf, -torch.inf)
+        start = pf.Evidence(self.visible.values, self.masked, listed)
+        found = self.model.project(start, target, coupling.sweeps).log_potentials
+        assert found is not None
+        return found
+
+
+def top(log_m: Tensor, k: int) -> Tensor:
+    """All but the k largest ruled out."""
+    kept = log_m.topk(k, dim=-1)
+    return torch.full_like(log_m, -torch.inf).scatter(-1, kept.indices, kept.values)
+
+
+@settings(max_examples=40)
+@given(CIRCUITS, SEEDS, NAMES, st.sampled_from([None, 1, 2, 3, 7]))
+def test_the_joint_is_the_circuit_times_the_potentials_that_define_the_coupling(
+    circuit: pf.Circuit, seed: int, name: str, k: int | None
+) -> None:
+    case = Case(circuit, seed)
+    log_m = case.logits.log_softmax(-1)
+    log_m = log_m if k is None or k > V else top(log_m, k)
+    wanted = case.joint(case.potentials(EVERY[name], log_m))
+    found = case.found(case.head(EVERY[name], k))
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+    with torch.no_grad():
+        marginals = case.head(EVERY[name], k)(case.logits, case.x)
+    assert (marginals[case.masked].exp().sum(-1) - 1).abs().max() < 1e-9
+    assert torch.equal(marginals[~case.masked], case.logits[~case.masked])
+
+
+@settings(max_examples=30)
+@given(SEEDS, st.sampled_from(["ratio", "projection", "pooled"]))
+def test_over_a_circuit_that_factorises(seed: int, name: str) -> None:
+    """Ratio and projection return the backbone; the product does not, nor what pools with r."""
+    generator = torch.Generator().manual_seed(seed)
+    regions = pf.structure.fully_factorized(L)
+    circuit = pf.build_circuit(regions, pf.Categorical(V), generator=generator)
+    case = Case(circuit, seed)
+    log_m = case.logits.log_softmax(-1)
+    log_r = enumerate_marginals(circuit, case.visible)
+    pooled = (0.8 * log_m + 0.3 * log_r).log_softmax(-1)
+    wanted = pooled if name == "pooled" else log_m
+    found = case.head(EVERY[name])(case.logits, case.x)
+    torch.testing.assert_close(found[case.masked], wanted[case.masked], rtol=1e-9, atol=1e-9)
+    product = case.head("product")(case.logits, case.x)
+    twice = (log_m + log_r).log_softmax(-1)
+    torch.testing.assert_close(product[case.masked], twice[case.masked], rtol=1e-9, atol=1e-9)
+
+
+@settings(max_examples=30)
+@given(CIRCUITS, SEEDS)
+def test_the_converged_projection_keeps_the_backbone_s_marginals(
+    circuit: pf.Circuit, seed: int
+) -> None:
+    case = Case(circuit, seed)
+    head = case.head(Projection(sweeps=3_000, tolerance=1e-8))
+    coupled = head.couple(case.logits, case.x)
+    assert isinstance(coupled, pf.ProjectedEvidence) and coupled.mismatch is not None
+    assert (coupled.mismatch < 1e-8).all()
+    assert coupled.log_potentials is not None
+    found = enumerate_marginals(
+        circuit, pf.Evidence(coupled.values, coupled.missing, coupled.log_potentials)
+    )
+    wanted = case.logits.softmax(-1)
+    torch.testing.assert_close(found.exp()[case.masked], wanted[case.masked], rtol=0.0, atol=1e-6)
+
+
+@settings(max_examples=30)
+@given(CIRCUITS, SEEDS)
+def test_no_other_joint_with_these_marginals_is_closer_to_the_circuit(
+    circuit: pf.Circuit, seed: int
+) -> None:
+    """Pythagoras: KL(p, r) = KL(p, q) + KL(q, r) for every p with the marginals of q."""
+    case = Case(circuit, seed)
+    q = case.found(case.head(Projection(sweeps=3_000, tolerance=1e-10)))
+    r = case.joint(None)
+    other = Case(circuit, seed + 1)  # the projection of another joint onto the same marginals
+    regions = pf.structure.random_binary_tree(L, seed=seed)
+    another = pf.build_circuit(regions, pf.Categorical(V), 2)
+    other.circuit, other.model = another, pf.compile(another, dtype=torch.float64)
+    other.x, other.masked, other.logits = case.x, case.masked, case.logits
+    p = other.found(other.head(Projection(sweeps=3_000, tolerance=1e-10)))
+
+    def kl(a: Tensor, b: Tensor) -> Tensor:
+        held = a > -torch.inf
+        return (a.exp() * (a - b).masked_fill(~held, 0.0)).sum(-1)
+
+    torch.testing.assert_close(kl(p, r), kl(p, q) + kl(q, r), rtol=1e-6, atol=1e-6)
+
+
+@settings(max_examples=30)
+@given(CIRCUITS, SEEDS)
+def test_with_the_circuit_s_own_posteriors_ratio_and_projection_are_exact_in_one_step(
+    circuit: pf.Circuit, seed: int
+) -> None:
+    case = Case(circuit, seed)
+    log_r = enumerate_marginals(circuit, case.visible)
+    case.logits = torch.where(case.masked.unsqueeze(-1), log_r, torch.zeros(()).double())
+    wanted = case.joint(None)
+    for coupling in ("ratio", Projection(sweeps=1)):
+        found = case.found(case.head(coupling))
+        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_the_share_of_masks_picks_the_powers_row_by_row() -> None:
+    missing = torch.zeros(6, 5, dtype=torch.bool)
+    for row in range(6):
+        missing[row, :row] = True  # shares 0, .2, .4, .6, .8, 1
+    assert bucket_of(missing, 1).tolist() == [0] * 6
+    assert bucket_of(missing, 2).tolist() == [0, 0, 0, 1, 1, 1]
+    assert bucket_of(missing, 5).tolist() == [0, 1, 2, 3, 4, 4]
+    case = Case(chain(3), 5, rows=6)
+    case.masked = missing[:, :L]
+    case.x = case.x0.masked_fill(case.masked, MASK)
+    by_share = LogLinear((0.9, 0.4), (0.1, 0.8))
+    found = case.head(by_share).log_prob(case.logits, case.x, case.x0)
+    for row in range(6):
+        upper = bool(case.masked[row].double().mean() >= 0.5)
+        own = case.head(LogLinear(*((0.4, 0.8) if upper else (0.9, 0.1))))
+        one = slice(row, row + 1)
+        wanted = own.log_prob(case.logits[one], case.x[one], case.x0[one])
+        torch.testing.assert_close(found[one], wanted)
+
+
+def fitting_case(rows: int, powers: LogLinear, seed: int = 2) -> Case:
+    """A case whose x0 are drawn from the joint of known powers."""
+    case = Case(chain(seed), seed, rows)
+    joint = case.joint(case.potentials(powers, case.logits.log_softmax(-1)))
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.multinomial(joint.exp(), 1, generator=generator).squeeze(1)
+    case.x0 = enumerate_states(case.circuit)[drawn]
+    return case
+
+
+def test_every_bucket_is_fitted_to_its_own_examples() -> None:
+    case = fitting_case(3_000, LogLinear((0.3, 1.2), (0.1, 0.9)))
+    head = case.head("product")
+    fitted = head.fit_coupling(case.logits, case.x, case.x0, buckets=2)
+    assert head.coupling == fitted
+    assert isinstance(fitted.a, tuple) and isinstance(fitted.b, tuple)
+    assert fitted.a == pytest.approx((0.3, 1.2), abs=0.15)
+    assert fitted.b == pytest.approx((0.1, 0.9), abs=0.45)
+    for number in range(2):
+        rows = bucket_of(case.masked, 2) == number
+        alone = case.head("product").fit_coupling(case.logits[rows], case.x[rows], case.x0[rows])
+        assert fitted.a[number] == pytest.approx(alone.a, abs=1e-5)
+        assert fitted.b[number] == pytest.approx(alone.b, abs=1e-5)
+
+
+def test_the_fit_is_a_maximum_from_wherever_one_looks() -> None:
+    case = fitting_case(500, LogLinear(0.7, 0.3))
+    fitted = case.head("product").fit_coupling(case.logits, case.x, case.x0)
+
+    def likelihood(a: float, b: float) -> float:
+        return case.head(LogLinear(a, b)).log_prob(case.logits, case.x, case.x0).mean().item()
+
+    assert isinstance(fitted.a, float) and isinstance(fitted.b, float)
+    best = likelihood(fitted.a, fitted.b)
+    for a in (-1.0, 0.0, 0.5, 1.0, 3.0):
+        for b in (-2.0, 0.0, 0.5, 2.0):
+            assert best > likelihood(a, b)
+            middle = likelihood((a + fitted.a) / 2, (b + fitted.b) / 2)
+            assert middle >= (likelihood(a, b) + best) / 2  # concave
+
+
+def test_buckets_with_few_examples_are_fitted_with_their_neighbours() -> None:
+    case = fitting_case(1_500, LogLinear(0.7, 0.3))
+    bucket = bucket_of(case.masked, 4)
+    kept = (bucket == 3) | (bucket == 1)
+    few = (bucket == 2).nonzero()[:10, 0]
+    rows = torch.cat([kept.nonzero()[:, 0], few])
+    logits, x, x0, bucket = case.logits[rows], case.x[rows], case.x0[rows], bucket[rows]
+    fitted = case.head("product").fit_coupling(logits, x, x0, buckets=4)
+    assert isinstance(fitted.a, tuple)
+
+    def of(*buckets: int) -> float:
+        some = torch.isin(bucket, torch.tensor(buckets))
+        found = case.head("product").fit_coupling(logits[some], x[some], x0[some]).a
+        assert isinstance(found, float)
+        return found
+
+    assert fitted.a == pytest.approx((of(1), of(1), of(1, 2, 3), of(3)), abs=1e-5)
+    one = case.head("product").fit_coupling(logits[:5], x[:5], x0[:5], buckets=3)
+    all_of_them = case.head("product").fit_coupling(logits[:5], x[:5], x0[:5])
+    assert one.a == pytest.approx((all_of_them.a,) * 3)
+
+
+def test_impossible_examples_do_not_spoil_the_fit() -> None:
+    case = fitting_case(300, LogLinear(0.7, 0.3))
+    wanted = case.head("product").fit_coupling(case.logits, case.x, case.x0)
+    lost = case.logits[:5].clone()
+    lost[torch.arange(5), 0, case.x0[:5, 0]] = -torch.inf  # position 0 is masked everywhere
+    logits = torch.cat([lost, case.logits])
+    x, x0 = (torch.cat([t[:5], t]) for t in (case.x, case.x0))
+    found = case.head("product").fit_coupling(logits, x, x0)
+    assert (found.a, found.b) == pytest.approx((wanted.a, wanted.b), abs=1e-6)
+    with pytest.raises(CouplingError, match="possible"):
+        case.head("product").fit_coupling(lost, case.x[:5], case.x0[:5])
+    head = case.head("product", top_k=2)
+    kept = head.fit_coupling(case.logits, case.x, case.x0)
+    log_m = top(case.logits.log_softmax(-1), 2)
+    seen = log_m.gather(-1, case.x0.unsqueeze(-1)).squeeze(-1) > -torch.inf
+    rows = (seen | ~case.masked).all(-1)
+    assert 50 < rows.sum() < 300
+    alone = case.head("product").fit_coupling(log_m[rows], case.x[rows], case.x0[rows])
+    assert (kept.a, kept.b) == pytest.approx((alone.a, alone.b), abs=1e-5)
+
+
+def test_fitting_leaves_no_gradients_on_the_circuit() -> None:
+    case = fitting_case(30, LogLinear(0.7, 0.3))
+    case.head("product").fit_coupling(case.logits, case.x, case.x0)
+    assert all(bank.grad is None for bank in case.model.banks)
+
+
+@pytest.mark.parametrize("name", ["product", "sharpened", "projection"])
+def test_without_the_circuit_s_marginals_none_are_computed(name: str) -> None:
+    case = Case(chain(1), 1)
+    with patch.object(pf.CompiledCircuit, "marginals", side_effect=AssertionError("asked")):
+        case.head(EVERY[name], top_k=2).log_prob(case.logits, case.x, case.x0)
+        with pytest.raises(AssertionError, match="asked"):
+            case.head("ratio", top_k=2).log_prob(case.logits, case.x, case.x0)
+
+
+@pytest.mark.parametrize("name", sorted(EVERY))
+def test_draws_stay_within_the_top_k(name: str) -> None:
+    case = Case(chain(1), 1, rows=1)
+    head = case.head(EVERY[name], top_k=2)
+    many = (500, -1, -1)
+    generator = torch.Generator().manual_seed(0)
+    tokens, _ = head.sample(case.logits.expand(many), case.x.expand(500, -1), generator=generator)
+    worst = case.logits[0].argmin(-1)
+    masked = case.masked[0]
+    assert (tokens[:, masked] != worst[masked]).all()
+    assert torch.equal(tokens[:, ~masked], case.x[:, ~masked].expand(500, -1))
+    wanted = (
+        case.found(head)[0].exp()
+        @ torch.nn.functional.one_hot(enumerate_states(case.circuit)[:, 0], V).double()
+    )
+    share = torch.bincount(tokens[:, 0], minlength=V) / 500
+    torch.testing.assert_close(share.double(), wanted, rtol=0.0, atol=0.1)
+
+
+def test_shorter_windows_keep_the_top_k() -> None:
+    case = Case(chain(1), 1)
+    head = case.head("projection", top_k=1)
+    short = head.over(2)
+    tokens, _ = short.sample(case.logits[:, :2], case.x[:, :2])
+    best = case.logits[:, :2].argmax(-1)
+    masked = case.masked[:, :2]
+    assert torch.equal(tokens[masked], best[masked])
+    head.top_k = 3
+    assert head.over(2).top_k == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("name", sorted(EVERY))
+def test_low_precision_logits_are_computed_with_in_the_circuit_s(
+    name: str, dtype: torch.dtype
+) -> None:
+    case = Case(chain(8), 8)
+    low = case.logits.to(dtype)
+    for k in (None, 2):
+        head = case.head(EVERY[name], k)
+        found = head.log_prob(low, case.x, case.x0)
+        assert found.dtype == torch.float64
+        assert torch.equal(found, head.log_prob(low.double(), case.x, case.x0))
+        assert head(low, case.x).dtype == dtype
+        assert torch.equal(head(low, case.x)[~case.masked], low[~case.masked])
+    single = CircuitHead(pf.compile(case.circuit, dtype=torch.float32), MASK, EVERY[name])
+    rough = single.log_prob(low, case.x, case.x0)
+    assert rough.dtype == torch.float32
+    wanted = case.head(EVERY[name]).log_prob(low, case.x, case.x0)
+    torch.testing.assert_close(rough.double(), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(EVERY))
+@pytest.mark.parametrize("k", [None, 2])
+def test_logits_of_visible_positions_are_never_read(name: str, k: int | None) -> None:
+    case = Case(chain(4), 4)
+    head = case.head(EVERY[name], k)
+    wanted = head.log_prob(case.logits, case.x, case.x0)
+    for rubbish in (-torch.inf, torch.inf, torch.nan, 1e30):
+        logits = case.logits.masked_fill(~case.masked.unsqueeze(-1), rubbish)
+        assert torch.equal(head.log_prob(logits, case.x, case.x0), wanted)
+
+
+@pytest.mark.parametrize("name", sorted(EVERY))
+@pytest.mark.parametrize("k", [None, 2])
+def test_what_the_backbone_rules_out_stays_ruled_out(name: str, k: int | None) -> None:
+    case = Case(chain(4), 4)
+    case.logits[:, 0, 1] = -torch.inf  # position 0 is masked
+    case.logits[:, 0, 2] = -torch.inf
+    log_q = case.head(EVERY[name], k)(case.logits, case.x)
+    torch.testing.assert_close(log_q[:, 0].exp(), torch.tensor([1.0, 0, 0]).double().expand(3, 3))
+
+
+def test_a_mask_inside_the_vocabulary_has_no_mass_within_the_top_k() -> None:
+    head = CircuitHead(pf.compile(chain(4)), mask_token_id=0, coupling="projection", top_k=2)
+    logits = torch.zeros(200, L, V)
+    logits[..., 0] = 9.0  # the mask would be first
+    tokens, _ = head.sample(logits, torch.zeros(200, L, dtype=torch.long))
+    assert set(tokens.unique().tolist()) == {1, 2}
+
+
+def test_pooled_targets_have_no_mass_where_the_circuit_cannot_go() -> None:
+    emit = pf.Parameter(torch.tensor([[0.0], [0.0], [-torch.inf]]))
+    leaves = [pf.InputLayer(v, pf.Categorical(3), 1, {"logits": emit}) for v in range(2)]
+    model = pf.compile(pf.Circuit(pf.ProductLayer(leaves)), dtype=torch.float64)
+    head = CircuitHead(model, MASK, Projection(sweeps=1, pool=(1.0, 1.0)))
+    coupled = head.couple(torch.zeros(1, 2, 3), torch.full((1, 2), MASK))
+    assert isinstance(coupled, pf.ProjectedEvidence) and coupled.mismatch is not None
+    assert coupled.mismatch.item() == pytest.approx(0.0, abs=1e-12)
+
+
+def test_bad_settings_and_logits_are_refused_by_name() -> None:
+    case = Case(chain(4), 4)
+    for bad in (
+        lambda: LogLinear((0.5, 0.6), (0.5,)),
+        lambda: LogLinear((), ()),
+        lambda: LogLinear(float("nan"), 0.0),
+        lambda: LogLinear((0.5, float("inf")), (0.0, 0.0)),
+    ):
+        with pytest.raises(CouplingError, match="a and b"):
+            bad()
+    for bad_projection in (
+        lambda: Projection(tolerance=-1.0),
+        lambda: Projection(tolerance=float("nan")),
+        lambda: Projection(pool=(1.0, float("inf"))),
+    ):
+        with pytest.raises(CouplingError, match="tolerance"):
+            bad_projection()
+    with pytest.raises(CouplingError, match="top_k"):
+        case.head("product", top_k=0)
+    with pytest.raises(CouplingError, match="buckets"):
+        case.head("product").fit_coupling(case.logits, case.x, case.x0, buckets=0)
+    with pytest.raises(ShapeMismatch, match=r"\(3, 4, 4\)"):  # a larger vocabulary
+        case.head("product")(torch.zeros(3, L, V + 1), case.x)
+    case.logits[1, 0] = -torch.inf
+    for k in (None, 2):
+        with pytest.raises(CouplingError, match="row 1, position 0"):
+            case.head("product", k)(case.logits, case.x)
