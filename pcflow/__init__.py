@@ -67,7 +67,17 @@ from pcflow.inputs import (
 )
 from pcflow.io import load, read_psdd, save, write_psdd
 from pcflow.layers import InputLayer, Parameter, ProductLayer, SumLayer
-from pcflow.learn import EM, Anemone, FitResult, Gradient, MiniBatchEM, fit
+from pcflow.learn import (
+    EM,
+    Anemone,
+    Conditional,
+    Examples,
+    FitResult,
+    Gradient,
+    Learner,
+    MiniBatchEM,
+    fit,
+)
 from pcflow.moments import covariance, moment, mutual_information, pairwise_mutual_information
 from pcflow.projection import ProjectedEvidence
 from pcflow.properties import (
@@ -100,11 +110,13 @@ __all__ = [
     "Circuit",
     "Compatible",
     "CompiledCircuit",
+    "Conditional",
     "Deterministic",
     "DiscretizedLogistic",
     "Estimate",
     "Evidence",
     "EvidenceError",
+    "Examples",
     "Exponential",
     "FileFormatError",
     "FitResult",
@@ -113,6 +125,7 @@ __all__ = [
     "Histogram",
     "Indicator",
     "InputLayer",
+    "Learner",
     "LogNormal",
     "MiniBatchEM",
     "NoMassError",
