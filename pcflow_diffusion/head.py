@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pcflow import Circuit, CompiledCircuit, Evidence, compile, marginalize
+from pcflow import Circuit, CompiledCircuit, Conditional, Evidence, compile, marginalize
 from pcflow_diffusion.coupling import Coupling, LogLinear, coupling_by_name, log_linear
 from pcflow_diffusion.errors import CouplingError, ShapeMismatch, TokenOutOfRange
 from pcflow_diffusion.ranking import Ranking
@@ -135,8 +135,23 @@ class CircuitHead(nn.Module):
         Raises:
             ShapeMismatch: if shapes do not fit; TokenOutOfRange: if a token does not.
         """
-        coupled = self.couple(logits, x)
-        return self._log_prob(coupled, x, x0)
+        return self.conditional(logits, x, x0).log_prob(self.model)
+
+    def conditional(
+        self, logits: Tensor, x: Tensor, x0: Tensor, weight: Tensor | None = None
+    ) -> Conditional:
+        """Rows from which the circuit learns log q(x0 | x), in a form that `pcflow.fit` takes.
+
+        Args:
+            logits: the backbone's, [B, L, V].
+            x: tokens with masks, [B, L].
+            x0: the tokens, [B, L]; only those at masked positions are read.
+            weight: how much every row counts, [B].
+
+        Raises:
+            ShapeMismatch: if shapes do not fit; TokenOutOfRange: if a token does not.
+        """
+        return self._conditional(self.couple(logits, x), x, x0, weight)
 
     def sample(
         self,
@@ -218,7 +233,7 @@ class CircuitHead(nn.Module):
             optimizer.zero_grad()
             potentials = log_linear(log_m, log_r, powers[0], powers[1])
             coupled = Evidence(visible.values, visible.missing, potentials)
-            value = -self._log_prob(coupled, x, x0).mean()
+            value = -self._conditional(coupled, x, x0).log_prob(self.model).mean()
             value.backward()
             return value
 
@@ -227,15 +242,17 @@ class CircuitHead(nn.Module):
         self.coupling = LogLinear(a, b)
         return self.coupling
 
-    def _log_prob(self, coupled: Evidence, x: Tensor, x0: Tensor) -> Tensor:
-        """Score x0 under potentials: circuit plus potentials, less the normaliser."""
+    def _conditional(
+        self, coupled: Evidence, x: Tensor, x0: Tensor, weight: Tensor | None = None
+    ) -> Conditional:
+        """Circuit plus potentials of x0, less the normaliser."""
         masked = x == self.mask_token_id
         tokens = torch.where(masked, x0, x)
         self._check_tokens("x0", tokens)
         assert coupled.log_potentials is not None
         chosen = coupled.log_potentials.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)  # [B, L]
         score = chosen.masked_fill(~masked, 0.0).sum(dim=-1)
-        return self.model.log_prob(tokens) + score - self.model.log_prob(coupled)
+        return Conditional(tokens, coupled, score, weight)
 
     def _visible(self, logits: Tensor, x: Tensor) -> Evidence:
         """The visible tokens as observations."""
