@@ -222,17 +222,15 @@ def test_labels_are_learned_discriminatively() -> None:
     """Real features given, their label not: the gradient learns what likelihood does not."""
     generator = torch.Generator().manual_seed(0)
     label = torch.randint(2, (200,), generator=generator).double()
-    noise = 5 * torch.randn(200, 2, generator=generator).double()
-    x = torch.cat([label[:, None], noise], dim=1)
-    x[:, 2] = noise[:, 1] + label
+    noise = torch.randn(200, 2, generator=generator).double()
+    x = torch.stack([label, 5 * noise[:, 0], label + 0.3 * noise[:, 1]], dim=1)
     hidden = torch.tensor([[True, False, False]]).expand(200, -1)
     columns = [pf.Categorical(2), pf.Gaussian(), pf.Gaussian()]
     circuit = pf.naive_bayes(columns, units=3, generator=generator)
     rows = Rows(x, pf.Evidence(x, hidden))
     before = objective(compiled(circuit), rows)
     after = objective(fitted(circuit, rows, pf.Gradient(), epochs=30), rows)
-    assert after > before + 0.1
-    assert after <= 0.0
+    assert after > max(before, -0.5)  # a guess costs .69
 
 
 def test_learners_that_cannot_say_so() -> None:

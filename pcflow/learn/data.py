@@ -68,7 +68,7 @@ class Conditional:
     def log_prob(self, model: CompiledCircuit) -> Tensor:
         """Of every row [B] (nats), without its weight; differentiable in the parameters."""
         difference = model.log_prob(self.evidence) - model.log_prob(self.given)
-        return difference if self.offset is None else difference + self.offset
+        return difference if self.offset is None else difference + self.offset.to(difference)
 
 
 def _count(part: Evidence | Tensor) -> int:

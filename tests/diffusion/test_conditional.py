@@ -111,8 +111,7 @@ def test_what_is_told_first_is_the_objective_by_enumeration(learner: str) -> Non
     assert result.train == [pytest.approx(-wanted)]
 
 
-@every_learner
-def test_the_gradient_of_the_projection_holds_its_potentials_fixed(learner: str) -> None:
+def test_the_gradient_of_the_projection_holds_its_potentials_fixed() -> None:
     """One step of plain gradient descent, against the autograd of the two likelihoods alone."""
     given, head = blocks(20), CircuitHead(student(), MASK, "projection")
     coupled = head.couple(given.logits, given.x)
