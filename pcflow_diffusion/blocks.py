@@ -67,5 +67,3 @@ class Blocks:
         """Those with the given numbers [B]."""
         rows = rows.to(self.x.device)
         return Blocks(self.logits[rows], self.x[rows], self.x0[rows])
-
-

@@ -86,8 +86,9 @@ def fit_jointly(
                 optimizer.zero_grad(set_to_none=True)
             loss.backward()
             clip_grad_norm_(backbone.parameters(), 1.0)
-            for step in (*optimizers, *decays):
-                step.step()
+            for optimizer, decay in zip(optimizers, decays, strict=True):
+                optimizer.step()
+                decay.step()
             losses.append(float(loss.detach()))
             bar.set_postfix(refresh=False, nats=f"{sum(losses[-20:]) / len(losses[-20:]):.3f}")
     backbone.eval()
@@ -182,7 +183,9 @@ def _check(
         wanted = f"[N, C + {head.model.num_variables}] with at least one row"
         raise ShapeMismatch(f"rows must be {wanted}, got {tuple(rows.shape)}")
     if isinstance(head.coupling, Projection):
-        raise CouplingError("the projection holds its potentials fixed: no gradient reaches the "
-                            "backbone; train with a log-linear coupling")
+        raise CouplingError(
+            "the projection holds its potentials fixed: no gradient reaches the "
+            "backbone; train with a log-linear coupling"
+        )
     if steps < 1 or batch_size < 1 or not min(learning_rates) >= 0:
         raise RatioOutOfRange(f"out of range: {steps=}, {batch_size=}, {learning_rates=}")

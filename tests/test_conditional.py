@@ -114,11 +114,10 @@ def test_a_small_enough_step_of_two_flows_does_not_lower_the_objective(
 
 @settings(max_examples=25)
 @given(circuits(max_variables=4), st.integers(0, 999), st.sampled_from([0.1, 0.4, 1.0]))
-def test_where_nothing_is_given_it_is_anemone(
-    circuit: pf.Circuit, seed: int, step: float
-) -> None:
+def test_where_nothing_is_given_it_is_anemone(circuit: pf.Circuit, seed: int, step: float) -> None:
     x = some_rows(circuit, seed).x
-    nothing = Rows(x, pf.Evidence(x, torch.ones(x.shape, dtype=torch.bool)))
+    largest = max(n for n in circuit.num_categories if n is not None)
+    nothing = Rows(x, pf.Evidence(log_potentials=torch.zeros(*x.shape, largest)))
     learner = pf.Anemone(step, momentum=0.0, pseudocount=1e-3)
     one, other = fitted(circuit, nothing, learner), fitted(circuit, x, learner)
     torch.testing.assert_close(one.log_prob(x), other.log_prob(x), rtol=1e-7, atol=1e-7)
@@ -137,7 +136,7 @@ def against(odds: float) -> Rows:
 
 
 def of_one(model: pf.CompiledCircuit) -> float:
-    return float(model.log_prob(torch.ones(1, 1)).exp())
+    return model.log_prob(torch.ones(1, 1)).exp().item()
 
 
 @pytest.mark.parametrize(
@@ -210,9 +209,7 @@ def test_the_course_of_learning_tells_the_weighted_mean(learner: str) -> None:
     rows.weight, rows.offset = torch.rand(6) + 0.5, torch.randn(6).double()
     model = compiled(circuit)
     start = objective(model, rows)
-    result = pf.fit(
-        model, rows, LEARNERS[learner](), epochs=3, validation=rows, progress=False
-    )
+    result = pf.fit(model, rows, LEARNERS[learner](), epochs=3, validation=rows, progress=False)
     assert result.train[0] == pytest.approx(start)
     assert result.train[1:] == pytest.approx(result.validation[:-1])
     assert objective(model, rows) == pytest.approx(max(result.validation))

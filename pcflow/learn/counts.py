@@ -140,7 +140,8 @@ class PriorCounts(Counts):
             return [flow, flow.unsqueeze(-2) * moments]
         assert isinstance(leaf, FiniteLeaf)
         total = flow.sum(dim=0, keepdim=True) if leaf.shared else flow
-        return [total.unsqueeze(-2) * leaf.table]
+        table = leaf.table.exp() if leaf.semiring.in_log_space else leaf.table
+        return [total.unsqueeze(-2) * table]
 
 
 def _normalise(counts: Tensor, logits: Tensor, pseudocount: float) -> Tensor:

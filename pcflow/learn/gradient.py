@@ -51,7 +51,8 @@ class Gradient:
         met = torch.zeros(2, dtype=torch.float64)
         for batch in batches:
             found = log_prob(model, batch)
-            refuse_impossible(found.detach(), "fit")
+            # what is given may be impossible too, and the difference then is no number
+            refuse_impossible(found.detach().nan_to_num(-torch.inf, posinf=-torch.inf), "fit")
             weight = weight_of(batch, found)
             optimizer.zero_grad(set_to_none=True)
             (-weight @ found).backward()

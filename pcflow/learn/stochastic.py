@@ -69,8 +69,8 @@ class Anemone(_Stochastic):
     From `Conditional` rows it learns by two flows: to what the model expects, `step` of the
     difference between the flows of the evidence and those of what is given is added, which is
     the growth transform of extended Baum-Welch (Gopalakrishnan et al. 1991) with the same steps.
-    No count falls by more than that share. If nothing is given it is the same as above.
-    Conditional likelihoods may fall: judge by validation data.
+    No count falls by more than that share. With potentials of one throughout as what is given it
+    is the same as above. Conditional likelihoods may fall: judge by validation data.
 
     Args:
         step: share of the batch, in (0, 1].

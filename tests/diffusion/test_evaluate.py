@@ -1,6 +1,5 @@
 """The figures of the gap table against exact numbers, and training on Eq. 7."""
 
-
 import pytest
 import torch
 from torch import Tensor

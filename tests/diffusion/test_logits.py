@@ -128,9 +128,7 @@ def test_the_rest_of_the_mass_is_spread_over_what_is_not_listed(
     assert stored.top_k == k
 
 
-def test_all_tokens_listed_are_all_logits(
-    tmp_path: Path, material: tuple[Tensor, Tensor]
-) -> None:
+def test_all_tokens_listed_are_all_logits(tmp_path: Path, material: tuple[Tensor, Tensor]) -> None:
     stored = store(tmp_path, material, top_k=V)
     assert stored.top_k is None
     assert torch.equal(stored[:].logits, wanted(*material))
@@ -251,14 +249,10 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "fewer rows": lambda f: edit(
         f / "00001.safetensors", lambda t, _: t.update(x=t["x"][:2].clone())
     ),
-    "other types": lambda f: edit(
-        f / "00001.safetensors", lambda t, _: t.update(x=t["x"].float())
-    ),
+    "other types": lambda f: edit(f / "00001.safetensors", lambda t, _: t.update(x=t["x"].float())),
     "tokens beyond": lambda f: edit(f / "00001.safetensors", lambda t, _: t["x0"].fill_(V)),
     "negative tokens": lambda f: edit(f / "00001.safetensors", lambda t, _: t["x0"].fill_(-1)),
-    "listed beyond": lambda f: edit(
-        f / "00001.safetensors", lambda t, _: t["categories"].fill_(V)
-    ),
+    "listed beyond": lambda f: edit(f / "00001.safetensors", lambda t, _: t["categories"].fill_(V)),
     "listed negative": lambda f: edit(
         f / "00001.safetensors", lambda t, _: t["categories"].fill_(-1)
     ),
