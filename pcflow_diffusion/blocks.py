@@ -43,6 +43,7 @@ class Blocks:
         ShapeMismatch: if the shapes do not fit together.
 
     Examples:
+        >>> import torch
         >>> x = torch.full((3, 4), 5)
         >>> len(Blocks(torch.zeros(3, 4, 5), x, x - 1)[torch.tensor([2, 0])])
         2

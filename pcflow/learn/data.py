@@ -42,7 +42,7 @@ class Conditional:
 
     Examples:
         >>> import pcflow as pf
-        >>> model = pf.compile(pf.naive_bayes([pf.Categorical(3)] * 4, classes=2))
+        >>> model = pf.compile(pf.naive_bayes([pf.Categorical(3)] * 4, units=2))
         >>> x = torch.randint(3, (6, 4))
         >>> label_hidden = torch.tensor([[True, False, False, False]]).expand(6, -1)
         >>> bool((Conditional(x, pf.Evidence(x, label_hidden)).log_prob(model) <= 0).all())
