@@ -36,7 +36,7 @@ from pcflow_diffusion.objective import sample_times
 from pcflow_diffusion.text import BLOCK, CONTEXT, CharacterTokenizer, blocks, load_text, windows
 from pcflow_diffusion.training import train_denoiser
 
-STEPS = {"Adam": (0.03, 0.1, 0.2), "Anemone": (0.2, 0.4, 0.8)}
+STEPS = {"Adam": (0.03, 0.1, 0.3), "Anemone": (0.25, 0.5, 1.0)}
 
 
 def adam(step: float) -> pf.Gradient:
@@ -46,7 +46,7 @@ def adam(step: float) -> pf.Gradient:
 
 def anemone(step: float) -> pf.Anemone:
     """Anemone whose step decays."""
-    return pf.Anemone(step, momentum=0.5, decay=True)
+    return pf.Anemone(step, momentum=0.3, decay=True)
 
 
 LEARNERS: dict[str, Callable[[float], pf.Learner]] = {"Adam": adam, "Anemone": anemone}

@@ -41,7 +41,7 @@ def fit_conditional(
     Args:
         head: whose circuit is trained.
         train: blocks in memory (`Blocks`) or on disk (`StoredLogits`).
-        learner: `pcflow.Anemone`, by default with step 0.4 that decays and momentum 0.5, or
+        learner: `pcflow.Anemone`, by default with step 0.5 that decays and momentum 0.3, or
             `pcflow.Gradient`.
         epochs: how often to go over the blocks.
         batch_size: blocks per step.
@@ -73,7 +73,7 @@ def fit_conditional(
     return fit(
         head.model,
         CoupledBlocks(head, train, weights),
-        Anemone(0.4, momentum=0.5, decay=True) if learner is None else learner,
+        Anemone(0.5, momentum=0.3, decay=True) if learner is None else learner,
         epochs=epochs,
         batch_size=batch_size,
         validation=None if validation is None else CoupledBlocks(head, validation),

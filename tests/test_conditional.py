@@ -42,6 +42,13 @@ class Rows:
         return pf.Conditional(self.x[rows], given, part(self.offset), part(self.weight))
 
 
+LEARNERS: dict[str, Callable[[], Learner]] = {
+    "Anemone": lambda: pf.Anemone(0.3, pseudocount=0.0),
+    "Gradient": lambda: pf.Gradient(lambda p: torch.optim.SGD(p, lr=0.1)),
+}
+both = pytest.mark.parametrize("learner", LEARNERS)
+
+
 def compiled(circuit: pf.Circuit) -> pf.CompiledCircuit:
     return pf.compile(circuit, DEVICE, torch.float64)
 
@@ -181,11 +188,33 @@ def test_gradient_steps_that_decay_are_those_of_a_shorter_step() -> None:
     assert seen[4:] == [0.8] * 4
 
 
-LEARNERS: dict[str, Callable[[], Learner]] = {
-    "Anemone": lambda: pf.Anemone(0.3, pseudocount=0.0),
-    "Gradient": lambda: pf.Gradient(lambda p: torch.optim.SGD(p, lr=0.1)),
-}
-both = pytest.mark.parametrize("learner", LEARNERS)
+def test_a_copied_learner_has_the_same_settings() -> None:
+    learner = pf.Anemone(0.3, 0.2, 0.1, decay=True)
+    assert copy.deepcopy(learner) == learner
+
+
+def test_steps_decay_over_the_batches_of_a_loader_too() -> None:
+    x = (torch.arange(40) % 3 == 0).double()[:, None]
+    loader = torch.utils.data.DataLoader(x, batch_size=10)  # type: ignore[arg-type]
+    learner = pf.Anemone(0.5, momentum=0.0, decay=True)
+    loaded = fitted(coin(), loader, learner, epochs=2)
+    shares = [1 - number / 8 for number in range(8)]
+    wanted = compiled(coin())
+    for share, rows in zip(shares, [*x.split(10)] * 2, strict=True):
+        wanted = fitted(wanted, rows, pf.Anemone(0.5 * share, momentum=0.0))
+    torch.testing.assert_close(of_one(loaded), of_one(wanted))
+
+
+@both
+def test_parts_of_a_batch_larger_than_memory_count_as_a_whole(learner: str) -> None:
+    circuit = pf.hmm(3, 2, pf.Categorical(3))
+    rows = some_rows(circuit, 5, rows=9)
+    rows.weight = torch.rand(9) + 0.5
+    whole = fitted(circuit, rows, LEARNERS[learner]())
+    small = pf.compile(circuit, DEVICE, torch.float64, memory=2000)
+    assert len(small.engine.parts(small.engine.check(rows.x))) > 1
+    parts = fitted(small, rows, LEARNERS[learner]())
+    torch.testing.assert_close(whole.log_prob(rows.x), parts.log_prob(rows.x))
 
 
 @both
