@@ -68,7 +68,17 @@ from pcflow.inputs import (
 )
 from pcflow.io import load, read_psdd, save, write_psdd
 from pcflow.layers import InputLayer, Parameter, ProductLayer, SumLayer
-from pcflow.learn import EM, Anemone, FitResult, Gradient, MiniBatchEM, fit
+from pcflow.learn import (
+    EM,
+    Anemone,
+    Conditional,
+    Examples,
+    FitResult,
+    Gradient,
+    Learner,
+    MiniBatchEM,
+    fit,
+)
 from pcflow.logic import CNF, ModelCount, compile_cnf, model_count, read_dimacs, write_dimacs
 from pcflow.moments import covariance, moment, mutual_information, pairwise_mutual_information
 from pcflow.projection import ProjectedEvidence
@@ -103,11 +113,13 @@ __all__ = [
     "Circuit",
     "Compatible",
     "CompiledCircuit",
+    "Conditional",
     "Deterministic",
     "DiscretizedLogistic",
     "Estimate",
     "Evidence",
     "EvidenceError",
+    "Examples",
     "Exponential",
     "FileFormatError",
     "FitResult",
@@ -116,6 +128,7 @@ __all__ = [
     "Histogram",
     "Indicator",
     "InputLayer",
+    "Learner",
     "LogNormal",
     "MiniBatchEM",
     "ModelCount",

@@ -6,7 +6,7 @@ Legend: B batch, D variables, V categories.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -250,6 +250,12 @@ class CompiledCircuit(nn.Module):
         plan = self._plan.to(self._like.device)
         tables = Tables(plan, cast(Sequence[Tensor], self.banks), self._like, self._soft_dtype)
         self.engine = Engine(self._circuit, plan, tables, Pool(), self._memory)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy keeps nothing that was computed: its tensors count their edits anew."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._exported = None
+        self._connect()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CompiledCircuit:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

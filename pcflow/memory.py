@@ -12,7 +12,8 @@ from pcflow.plan import InputStep, Plan, Read, Step
 from pcflow.semiring import Value
 
 MOST_FREE = 2
-"""Sheets that a pool keeps while nobody uses them: one for values, one for slopes."""
+"""Sheets that a pool keeps while nobody uses them: one for values, one for slopes; and as many of a
+single row."""
 
 
 class Sheet:
@@ -101,7 +102,10 @@ class Pool:
 
     def give(self, sheet: Sheet) -> None:
         """Hand a sheet back; nobody may read it any more."""
-        self.free = [sheet, *self.free][:MOST_FREE]
+        kept = [sheet, *self.free]
+        # one row takes next to nothing, and must not drive out what batches are written on
+        large = [other for other in kept if other.batch > 1][:MOST_FREE]
+        self.free = large + [other for other in kept if other.batch <= 1][:MOST_FREE]
 
     def __deepcopy__(self, memo: object) -> Pool:
         """A copied model starts with a pool of its own."""

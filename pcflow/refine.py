@@ -16,7 +16,7 @@ from pcflow.compiled import CompiledCircuit
 from pcflow.errors import StructureError
 from pcflow.layers import Parameter, SumLayer
 from pcflow.learn.counts import Counts
-from pcflow.learn.data import Data, Source, Team
+from pcflow.learn.data import Data, Source, Team, unconditional
 from pcflow.rebuild import read_units, rebuild
 
 
@@ -88,7 +88,7 @@ def prune(model: CompiledCircuit, data: Data, keep: float = 1.0, batch_size: int
         raise ValueError(f"keep must be in (0, 1], got {keep}")
     counts = Counts(model)
     for x in Source("data", data, model.num_variables, batch_size, Team()).in_order():
-        counts.add(x)
+        counts.add(unconditional(x))
     circuit = model.engine.circuit.replace(_without_least_flow(model, counts, keep))
     return rebuild(circuit, read_units(circuit), lambda weight: weight)
 

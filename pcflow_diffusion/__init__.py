@@ -15,21 +15,28 @@ from pcflow_diffusion.backbones import (
     mdlm,
     save_denoiser,
 )
+from pcflow_diffusion.blocks import Blocks
+from pcflow_diffusion.conditional import fit_conditional
 from pcflow_diffusion.coupling import Coupling, LogLinear, Projection
 from pcflow_diffusion.decode import Decoding, generate, infill
 from pcflow_diffusion.errors import DiffusionError
 from pcflow_diffusion.head import CircuitHead
+from pcflow_diffusion.joint import coupled_nats_over_time, fit_jointly
+from pcflow_diffusion.logits import StoredLogits, store_logits
 from pcflow_diffusion.objective import (
+    Schedule,
     elbo_weights,
     mask_exactly,
     mask_tokens,
     masked_diffusion_loss,
     sample_times,
+    schedule_by_name,
 )
 from pcflow_diffusion.windows import minimum_cover
 
 __all__ = [
     "Backbone",
+    "Blocks",
     "CircuitHead",
     "Coupling",
     "Decoding",
@@ -38,8 +45,13 @@ __all__ = [
     "DiffusionError",
     "LogLinear",
     "Projection",
+    "Schedule",
+    "StoredLogits",
+    "coupled_nats_over_time",
     "dream",
     "elbo_weights",
+    "fit_conditional",
+    "fit_jointly",
     "generate",
     "infill",
     "llada",
@@ -51,4 +63,6 @@ __all__ = [
     "minimum_cover",
     "sample_times",
     "save_denoiser",
+    "schedule_by_name",
+    "store_logits",
 ]

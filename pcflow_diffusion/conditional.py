@@ -1,77 +1,119 @@
 """Training a circuit against a frozen backbone: the conditional objective (CoDD, Eq. 7).
 
-Legend: N examples, B batch, L positions, V tokens.
+Legend: N blocks, B batch, L positions, V tokens.
 """
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from pcflow import Anemone, Conditional, FitResult, Learner, fit
+from pcflow_diffusion.blocks import BlockSource
 from pcflow_diffusion.errors import ShapeMismatch
 from pcflow_diffusion.head import CircuitHead
 
 
 def fit_conditional(
     head: CircuitHead,
-    logits: Tensor,
-    x: Tensor,
-    x0: Tensor,
+    train: BlockSource,
+    learner: Learner | None = None,
     *,
-    steps: int,
+    epochs: int = 10,
     batch_size: int = 64,
-    learning_rate: float = 0.02,
+    validation: BlockSource | None = None,
+    patience: int | None = None,
+    weights: Tensor | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    distributed: bool = False,
     progress: bool = True,
     generator: torch.Generator | None = None,
-) -> list[float]:
-    """Maximise log q(x0 | x) per masked token by Adam on the circuit's parameters, in place.
+) -> FitResult:
+    """Maximise log q(x0 | x) in the circuit's parameters, in place; the backbone is frozen.
 
-    The backbone's logits are computed once, by the caller. The gradient is exact for the product
-    coupling; other couplings hold the circuit's own marginals fixed.
+    What is learned is log p(x0) + sum_masked log lambda_i(x0_i) - log Z with the potentials lambda
+    of the head's coupling. The gradient is exact for the product; other couplings take their
+    potentials from the circuit as it is at every step, and hold them fixed. Neither learner is sure
+    to go up, so give validation blocks: the best parameters on them are kept.
 
     Args:
         head: whose circuit is trained.
-        logits: the backbone's, [N, L, V].
-        x: tokens with masks, [N, L].
-        x0: the tokens, [N, L].
-        steps: number of Adam steps.
-        batch_size: examples per step.
-        learning_rate: Adam's at the start; it falls linearly to zero.
+        train: blocks in memory (`Blocks`) or on disk (`StoredLogits`).
+        learner: `pcflow.Anemone`, by default with step 0.5 that decays and momentum 0.3, or
+            `pcflow.Gradient`.
+        epochs: how often to go over the blocks.
+        batch_size: blocks per step.
+        validation: blocks to judge by.
+        patience: stop after this many epochs without improvement; needs validation blocks.
+        weights: [N], how much every training block counts, such as `elbo_weights`.
+        checkpoint: a file written after every epoch, from which an interrupted run goes on.
+        distributed: share every batch among the processes of `torch.distributed`.
         progress: whether to show a progress bar.
-        generator: source of the batches; torch's global one by default.
+        generator: source of the order of the blocks; torch's global one by default.
 
     Returns:
-        Nats per masked token, one number per step.
+        Mean log q(x0 | x) by epoch, in nats per block; see `pcflow.fit`, which does the work and
+        raises what else can go wrong.
 
     Raises:
-        ShapeMismatch: if shapes do not fit or nothing is masked; TokenOutOfRange: if a token does.
+        ShapeMismatch: if shapes do not fit or nothing is masked; TokenOutOfRange: if a token does
+            not fit.
 
     Examples:
         >>> import pcflow as pf
+        >>> from pcflow_diffusion import Blocks
         >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(5)))
-        >>> head = CircuitHead(model, mask_token_id=5, coupling="product")
-        >>> x0 = torch.randint(5, (32, 4))
-        >>> x = torch.full((32, 4), 5)
-        >>> losses = fit_conditional(head, torch.zeros(32, 4, 5), x, x0, steps=3, progress=False)
-        >>> len(losses)
+        >>> x0, x = torch.randint(5, (32, 4)), torch.full((32, 4), 5)
+        >>> train, head = Blocks(torch.zeros(32, 4, 5), x, x0), CircuitHead(model, 5, "product")
+        >>> len(fit_conditional(head, train, epochs=3, progress=False).train)
         3
     """
-    if not bool((x == head.mask_token_id).any()):
-        raise ShapeMismatch("fit_conditional needs examples with masked tokens")
-    optimizer = torch.optim.Adam(head.model.parameters(), lr=learning_rate)
-    decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
-    losses: list[float] = []
-    with tqdm(range(steps), disable=not progress, unit="step", desc="circuit, Eq. 7") as bar:
-        for _ in bar:
-            rows = torch.randint(len(x), (batch_size,), generator=generator, device=x.device)
-            masked = (x[rows] == head.mask_token_id).sum().clamp_min(1)
-            loss = -head.log_prob(logits[rows], x[rows], x0[rows]).sum() / masked
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            decay.step()
-            losses.append(float(loss.detach()))
-            recent = losses[-20:]
-            bar.set_postfix(refresh=False, nats=f"{sum(recent) / len(recent):.3f}")
-    return losses
+    return fit(
+        head.model,
+        CoupledBlocks(head, train, weights),
+        Anemone(0.5, momentum=0.3, decay=True) if learner is None else learner,
+        epochs=epochs,
+        batch_size=batch_size,
+        validation=None if validation is None else CoupledBlocks(head, validation),
+        patience=patience,
+        checkpoint=checkpoint,
+        distributed=distributed,
+        progress=progress,
+        generator=generator,
+    )
+
+
+class CoupledBlocks:
+    """Blocks as `pcflow.Examples`: coupled to the circuit whenever they are asked for.
+
+    Args:
+        head: the circuit and its coupling.
+        blocks: what the backbone says.
+        weights: [N], how much every block counts; ones by default.
+
+    Raises:
+        ShapeMismatch: if there are not N weights, or nothing is masked.
+    """
+
+    def __init__(
+        self, head: CircuitHead, blocks: BlockSource, weights: Tensor | None = None
+    ) -> None:
+        """Check what can be checked without reading logits."""
+        if weights is not None and weights.shape != (len(blocks),):
+            raise ShapeMismatch(f"weights {tuple(weights.shape)} for {len(blocks)} blocks")
+        if not bool((blocks.x == head.mask_token_id).any()):
+            raise ShapeMismatch("fit_conditional needs blocks with masked tokens")
+        self.head, self.blocks, self.weights = head, blocks, weights
+
+    def __len__(self) -> int:
+        """How many, N."""
+        return len(self.blocks)
+
+    def take(self, rows: Tensor) -> Conditional:
+        """Those with the given numbers [B], under the circuit as it is now."""
+        some, device = self.blocks[rows], self.head.model.banks[0].device
+        weight = None if self.weights is None else self.weights[rows.to(self.weights.device)]
+        logits, x, x0 = (t.to(device) for t in (some.logits, some.x, some.x0))
+        return self.head.conditional(logits, x, x0, weight)

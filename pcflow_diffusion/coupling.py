@@ -167,12 +167,6 @@ def coupling_by_name(name: str) -> Coupling:
     return named[name]
 
 
-def coupled_log_prob(model: CompiledCircuit, coupled: Evidence, tokens: Tensor) -> Tensor:
-    """Log q [B] of tokens [B, L] under potentials: circuit plus potentials, less the normaliser."""
-    chosen = log_potential_of(coupled, tokens)
-    return model.log_prob(tokens) + chosen - model.log_prob(coupled)
-
-
 def log_potential_of(coupled: Evidence, tokens: Tensor) -> Tensor:
     """Total log-potential [B] of the tokens [B, L] at missing positions; -inf if not listed."""
     potentials, missing = coupled.log_potentials, coupled.missing

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 import pcflow as pf
 from pcflow_diffusion.backbones import Denoiser, DenoiserConfig, load_denoiser
+from pcflow_diffusion.blocks import Blocks
 from pcflow_diffusion.conditional import fit_conditional
 from pcflow_diffusion.decode import generate
 from pcflow_diffusion.errors import TextError
@@ -155,7 +156,7 @@ def couple(
     rows = every[torch.randint(len(every), (4_096,), generator=generator)]
     seen = material.examples(rows, generator)
     against = CircuitHead(copy.deepcopy(circuit), mask, "product")
-    fit_conditional(against, seen.logits, seen.x, seen.x0, steps=800, generator=generator)
+    fit_conditional(against, Blocks(seen.logits, seen.x, seen.x0), epochs=6, generator=generator)
 
     log_linear = CircuitHead(circuit, mask, "product")
     fresh = material.examples(material.calibration, generator)

@@ -48,3 +48,7 @@ class GenerationError(DiffusionError):
 
 class WindowError(DiffusionError):
     """A window has no width, or a position lies where no window may be."""
+
+
+class StoreError(DiffusionError):
+    """A folder of logits is unfinished, truncated, foreign, or about something else."""

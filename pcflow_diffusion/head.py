@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pcflow import Circuit, CompiledCircuit, Evidence, compile, marginalize
+from pcflow import Circuit, CompiledCircuit, Conditional, Evidence, compile, marginalize
 from pcflow_diffusion.calibration import fit_log_linear
-from pcflow_diffusion.coupling import Coupling, LogLinear, coupled_log_prob, coupling_by_name
+from pcflow_diffusion.coupling import Coupling, LogLinear, coupling_by_name, log_potential_of
 from pcflow_diffusion.errors import CouplingError, ShapeMismatch, TokenOutOfRange
 from pcflow_diffusion.ranking import Ranking
 from pcflow_diffusion.sampling import Draw, Order, draw
@@ -142,8 +142,24 @@ class CircuitHead(nn.Module):
         Raises:
             ShapeMismatch: if shapes do not fit; TokenOutOfRange: if a token does not.
         """
-        coupled = self.couple(logits, x)
-        return coupled_log_prob(self.model, coupled, self._filled(x, x0))
+        return self.conditional(logits, x, x0).log_prob(self.model)
+
+    def conditional(
+        self, logits: Tensor, x: Tensor, x0: Tensor, weight: Tensor | None = None
+    ) -> Conditional:
+        """Rows from which the circuit learns log q(x0 | x), in a form that `pcflow.fit` takes.
+
+        Args:
+            logits: the backbone's, [B, L, V].
+            x: tokens with masks, [B, L].
+            x0: the tokens, [B, L]; only those at masked positions are read.
+            weight: how much every row counts, [B].
+
+        Raises:
+            ShapeMismatch: if shapes do not fit; TokenOutOfRange: if a token does not.
+        """
+        coupled, tokens = self.couple(logits, x), self._filled(x, x0)
+        return Conditional(tokens, coupled, log_potential_of(coupled, tokens), weight)
 
     def sample(
         self,

@@ -1,19 +1,93 @@
 """The masked-diffusion objective: masks, times, weights and the loss.
 
-At time t in (0, 1] every token is masked with probability t (the linear schedule). The negative
-evidence lower bound is E_t[(1 / t) * sum over masked i of -log p(x0_i | x)] (Sahoo et al. 2024,
-"Simple and Effective Masked Diffusion Language Models", Eq. 10; Shi et al. 2024, Eq. 5).
+At time t in (0, 1] every token is masked with probability 1 - alpha_t, t itself by the linear
+schedule. The negative evidence lower bound is E_t[w_t * sum over masked i of -log p(x0_i | x)] with
+w_t = -alpha'_t / (1 - alpha_t), or 1 / t (Sahoo et al. 2024, "Simple and Effective Masked Diffusion
+Language Models", Eq. 10; Shi et al. 2024, "Simplified and Generalized Masked Diffusion", Eq. 5).
 
 Tensor letters: B batch, L positions, V categories.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import log, pi
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pcflow_diffusion.errors import RatioOutOfRange, ShapeMismatch, TokenOutOfRange
+from pcflow_diffusion.errors import (
+    DiffusionError,
+    RatioOutOfRange,
+    ShapeMismatch,
+    TokenOutOfRange,
+)
+
+SIGMA_MIN, SIGMA_MAX = 1e-5, 20.0  # of the geometric schedule, as in Shi et al. 2024
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How likely a token is to be masked at time t in (0, 1], elementwise in t.
+
+    Args:
+        mask_probability: 1 - alpha_t, rising from 0 to 1.
+        rate: its derivative -alpha'_t.
+
+    Examples:
+        >>> square = Schedule(lambda t: t**2, lambda t: 2 * t)
+        >>> square.alpha(torch.tensor([0.5])), square.weights(torch.tensor([0.5]))
+        (tensor([0.7500]), tensor([4.]))
+    """
+
+    mask_probability: Callable[[Tensor], Tensor]
+    rate: Callable[[Tensor], Tensor]
+
+    def alpha(self, times: Tensor) -> Tensor:
+        """The probability that a token is still visible."""
+        return 1 - self.mask_probability(times)
+
+    def weights(self, times: Tensor) -> Tensor:
+        """The weight of the bound, -alpha'_t / (1 - alpha_t)."""
+        return self.rate(times) / self.mask_probability(times)
+
+
+def _sigma(t: Tensor) -> Tensor:
+    return SIGMA_MIN * (SIGMA_MAX / SIGMA_MIN) ** t
+
+
+_SCHEDULES = {
+    "linear": Schedule(lambda t: t, torch.ones_like),
+    "cosine": Schedule(lambda t: torch.sin(pi / 2 * t), lambda t: pi / 2 * torch.cos(pi / 2 * t)),
+    "geometric": Schedule(
+        lambda t: -torch.expm1(-_sigma(t)),
+        lambda t: log(SIGMA_MAX / SIGMA_MIN) * _sigma(t) * torch.exp(-_sigma(t)),
+    ),
+}
+
+
+def schedule_by_name(name: str) -> Schedule:
+    """Look up a schedule, as Shi et al. 2024 define them.
+
+    The bound of a given model is the same under all of them; its estimate varies more or less.
+
+    Args:
+        name: "linear", 1 - alpha = t, which Sahoo et al. call log-linear; "cosine",
+            sin(pi t / 2); or "geometric", 1 - exp(-sigma) where sigma goes from 1e-5 to 20 in equal
+            ratios.
+
+    Raises:
+        DiffusionError: if there is no such schedule.
+
+    Examples:
+        >>> schedule_by_name("cosine").mask_probability(torch.tensor([1 / 3, 1.0]))
+        tensor([0.5000, 1.0000])
+    """
+    if name not in _SCHEDULES:
+        raise DiffusionError(f"no schedule is called {name!r}; there are {', '.join(_SCHEDULES)}")
+    return _SCHEDULES[name]
 
 
 def mask_tokens(
@@ -121,17 +195,19 @@ def sample_times(
     return 1 - (draw + offsets) % 1
 
 
-def elbo_weights(times: Tensor) -> Tensor:
-    """The weight 1 / t of the linear schedule.
+def elbo_weights(times: Tensor, schedule: str | Schedule = "linear") -> Tensor:
+    """The weight of the bound at every time: 1 / t by the linear schedule.
 
     Args:
-        times: mask probabilities t in (0, 1], [B].
+        times: t in (0, 1], [B].
+        schedule: a `Schedule`, or the name of one.
 
     Returns:
         [B].
 
     Raises:
         RatioOutOfRange: if a time is outside (0, 1].
+        DiffusionError: if no schedule has that name.
 
     Examples:
         >>> elbo_weights(torch.tensor([0.25, 1.0]))
@@ -140,7 +216,8 @@ def elbo_weights(times: Tensor) -> Tensor:
     outside = ~((times > 0) & (times <= 1))
     if bool(outside.any()):
         raise RatioOutOfRange(f"time {times[outside][0]} outside (0, 1]")
-    return times.reciprocal()
+    found = schedule_by_name(schedule) if isinstance(schedule, str) else schedule
+    return found.weights(times)
 
 
 def masked_diffusion_loss(

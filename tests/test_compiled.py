@@ -309,3 +309,19 @@ def test_compile_refuses_what_it_cannot_run(circuit: pf.Circuit) -> None:
         pf.compile(pf.structure.chain(3))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="float16"):
         pf.compile(circuit, dtype=torch.float16)
+
+
+def test_a_copy_of_an_edited_model_answers_by_its_present_parameters() -> None:
+    """Copies of tensors count their edits from zero, as the original did when it answered last."""
+    model = pf.compile(pf.hmm(3, 2, pf.Categorical(3)), dtype=torch.float64)
+    x = torch.randint(3, (5, 3))
+    model.log_prob(x)
+    exported = model.circuit
+    with torch.no_grad():
+        for bank in model.banks:
+            bank.add_(torch.randn_like(bank))
+    for copied in (copy.deepcopy(model), copy.copy(model)):
+        assert copied.circuit is not exported
+        wanted = pf.reference_log_prob(copied.circuit, x)
+        torch.testing.assert_close(copied.log_prob(x), wanted)
+        torch.testing.assert_close(copied.log_prob(x), model.log_prob(x))

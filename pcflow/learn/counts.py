@@ -13,8 +13,9 @@ from torch import Tensor
 
 from pcflow.compiled import CompiledCircuit
 from pcflow.errors import StructureError
+from pcflow.evidence import Evidence
 from pcflow.inputs import DensityFamily, FiniteFamily, InputFamily
-from pcflow.learn.data import Team
+from pcflow.learn.data import Conditional, Team, totals, weight_of
 from pcflow.leaves import DensityLeaf, FiniteLeaf, Leaf
 from pcflow.plan import BankRead, InputStep
 from pcflow.queries import refuse_impossible
@@ -28,7 +29,8 @@ class Counts:
         weights: flows of weights by bank [P, K, J].
         inputs: of finite families their counts [P, V, K]; of densities total flow [P, K] and
             flow-weighted statistics [P, S, K]. Each under the first bank of the family.
-        met: sum of the log-likelihoods of the rows that were added, and how many they are.
+        met: sums over the rows that were added, of weighted log-likelihoods and of weights.
+        of_differences: whether these are counts of evidence less counts of what is given.
     """
 
     wants_weights = True
@@ -40,6 +42,7 @@ class Counts:
         self.kinds = _input_kinds(s for s in self.engine.plan.steps if isinstance(s, InputStep))
         self.inputs = [BankSums(self.engine.plan) for _ in range(2)]
         self.met = torch.zeros(2, dtype=torch.float64)
+        self.of_differences = False
 
     @property
     def sums(self) -> tuple[BankSums, BankSums, BankSums]:
@@ -53,12 +56,28 @@ class Counts:
 
     def add(self, x: Tensor) -> None:
         """Add the counts of some rows."""
-        for part in self.engine.parts(self.engine.check(x)):
+        self.met += self._add(x, torch.ones(len(x)))
+
+    def add_difference(self, batch: Conditional) -> None:
+        """Add the counts of what is evidence less those of what is given, by weight."""
+        self.of_differences = True
+        weight = weight_of(batch, self.engine.tables.like.new_empty(len(batch)))
+        self.met += self._add(batch.evidence, weight)
+        self.met[0] += self._add(batch.given, -weight)[0]
+        if batch.offset is not None:
+            self.met[0] += totals(batch.offset, weight)[0]
+
+    def _add(self, evidence: Evidence | Tensor, weight: Tensor) -> Tensor:
+        """Add counts; returns the sums of log-values and of weights, [2]."""
+        met = torch.zeros(2, dtype=torch.float64)
+        for part in self.engine.parts(self.engine.check(evidence)):
             evaluation = self.engine.evaluate(part)
             refuse_impossible(evaluation.log_value, "fit", part)
-            evaluation.down(torch.ones_like(evaluation.log_value), self)
-            total = float(evaluation.log_value.double().sum())
-            self.met += torch.tensor([total, float(len(evaluation.log_value))])
+            flow = weight.to(evaluation.log_value)
+            flow = flow if part.origin is None else flow[part.origin]
+            evaluation.down(flow, self)
+            met += totals(evaluation.log_value, flow)
+        return met
 
     def gather(self, team: Team) -> None:
         """Add the counts of all processes."""

@@ -2,14 +2,14 @@
 
 In several processes every batch is shared out, and what they find is added up.
 
-Legend: N rows, B batch, D variables.
+Legend: N rows, B batch, D variables, V categories.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +18,110 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from pcflow.compiled import CompiledCircuit
 from pcflow.errors import EvidenceError, NoMassError
+from pcflow.evidence import Evidence
 
-Data = Tensor | npt.NDArray[Any] | DataLoader[Any]
+
+@dataclass(frozen=True, eq=False)
+class Conditional:
+    """Rows whose conditional log-likelihood is to be learned, in place of their likelihood.
+
+    What is maximised is log p(evidence) - log p(given) + offset: with all values as evidence and
+    some of them given, the conditional likelihood of the others (discriminative training); with
+    potentials given, the likelihood under a reweighted and normalised circuit.
+
+    Args:
+        evidence: B rows.
+        given: as many rows, each at least as probable as that of `evidence`, potentials apart.
+        offset: [B], what does not depend on the circuit (nats); zeros by default.
+        weight: [B], how much every row counts; ones by default.
+
+    Raises:
+        EvidenceError: if the numbers of rows differ.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> model = pf.compile(pf.naive_bayes([pf.Categorical(3)] * 4, units=2))
+        >>> x = torch.randint(3, (6, 4))
+        >>> label_hidden = torch.tensor([[True, False, False, False]]).expand(6, -1)
+        >>> bool((Conditional(x, pf.Evidence(x, label_hidden)).log_prob(model) <= 0).all())
+        True
+    """
+
+    evidence: Evidence | Tensor
+    given: Evidence | Tensor
+    offset: Tensor | None = None
+    weight: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        """Count the rows."""
+        parts = (self.evidence, self.given, self.offset, self.weight)
+        counts = {_count(part) for part in parts if part is not None}
+        if len(counts) != 1:
+            raise EvidenceError(f"Conditional needs equally many rows everywhere, got {counts}")
+
+    def __len__(self) -> int:
+        """How many rows."""
+        return _count(self.evidence)
+
+    def log_prob(self, model: CompiledCircuit) -> Tensor:
+        """Of every row [B] (nats), without its weight; differentiable in the parameters."""
+        difference = model.log_prob(self.evidence) - model.log_prob(self.given)
+        return difference if self.offset is None else difference + self.offset.to(difference)
+
+
+def _count(part: Evidence | Tensor) -> int:
+    return part.batch_size if isinstance(part, Evidence) else len(part)
+
+
+Batch = Tensor | Conditional
+"""Rows [B, D] whose likelihood is learned; or whose conditional likelihood is."""
+
+
+class Examples(Protocol):
+    """Rows that are made when they are asked for."""
+
+    def __len__(self) -> int:
+        """How many."""
+        ...
+
+    def take(self, rows: Tensor) -> Batch:
+        """Those rows, by their numbers [B]; not kept for longer than one step of learning."""
+        ...
+
+
+Data = Tensor | npt.NDArray[Any] | DataLoader[Any] | Examples
 """Rows [N, D] of numbers, NaN where missing; or a loader of batches [B, D], or of tuples whose
-first part is one."""
+first part is one; or `Examples`."""
+
+
+def log_prob(model: CompiledCircuit, batch: Batch) -> Tensor:
+    """What is learned [B] (nats)."""
+    return model.log_prob(batch) if isinstance(batch, Tensor) else batch.log_prob(model)
+
+
+def unconditional(batch: Batch) -> Tensor:
+    """The rows, if it is their likelihood that is learned.
+
+    Raises:
+        TypeError: if it is not.
+    """
+    if isinstance(batch, Conditional):
+        raise TypeError("conditional likelihoods are learned by Anemone or Gradient only")
+    return batch
+
+
+def weight_of(batch: Batch, like: Tensor) -> Tensor:
+    """How much every row counts [B], as the numbers `like` [B]."""
+    weight = None if isinstance(batch, Tensor) else batch.weight
+    return torch.ones_like(like) if weight is None else weight.to(like)
+
+
+def totals(log_prob: Tensor, weight: Tensor) -> Tensor:
+    """Weighted sum [2] in double, and the sum of the weights, both [B]."""
+    log_prob, weight = log_prob.detach().double().cpu(), weight.double().cpu()
+    return torch.stack([weight @ log_prob, weight.sum()])
 
 
 @dataclass(frozen=True)
@@ -105,19 +204,27 @@ class Batches:
     """One epoch over the data, which remembers where it is.
 
     Attributes:
-        source: numbers of rows, and the rows [B, D].
+        source: numbers of rows, and the rows.
         team: the processes that share it.
+        count: how many batches there are; 1 if that is not known.
+        span: the part of all learning that this epoch is, from 0 to 1.
+        done: how much of all learning is over before the batch at hand.
     """
 
-    def __init__(self, source: Iterable[tuple[Tensor, Tensor]], team: Team) -> None:
-        """Begin at the first batch."""
-        self.source, self.team, self.now = source, team, torch.arange(0)
+    span = (0.0, 1.0)
 
-    def __iter__(self) -> Iterator[Tensor]:
-        """Batches [B, D]."""
-        for rows, x in self.source:
+    def __init__(self, source: Iterable[tuple[Tensor, Batch]], team: Team, count: int = 1) -> None:
+        """Begin at the first batch."""
+        self.source, self.team, self.count, self.now = source, team, count, torch.arange(0)
+        self.done = 0.0
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches, of rows [B, D] or `Conditional`."""
+        start, stop = self.span
+        for number, (rows, batch) in enumerate(self.source):
             self.now = rows
-            yield x
+            self.done = start + (stop - start) * min(1.0, number / self.count)
+            yield batch
 
     def rename(self, error: NoMassError) -> NoMassError:
         """The same error with rows of the data in place of rows of the batch."""
@@ -134,33 +241,39 @@ class Source:
     def __init__(self, name: str, data: Data, width: int, size: int, team: Team) -> None:
         """Check what can be checked before it is read."""
         self.name, self.width, self.size, self.team = name, width, size, team
-        self.data = data if isinstance(data, DataLoader) else Rows(name, data, width)
+        self.data: Examples | DataLoader[Any]
+        if isinstance(data, Tensor | np.ndarray) or not hasattr(data, "take"):
+            self.data = data if isinstance(data, DataLoader) else Rows(name, data, width)
+        else:
+            self.data = data
 
     @property
     def rows(self) -> int | None:
         """How many; None if a loader does not know."""
-        if isinstance(self.data, Rows):
+        if not isinstance(self.data, DataLoader):
             return len(self.data)
         return len(self.data.dataset) if isinstance(self.data.dataset, Sized) else None
 
     def in_order(self) -> Batches:
         """All of it, as it comes."""
-        if isinstance(self.data, Rows):
-            return self._batches(self.data, torch.arange(len(self.data)))
-        return Batches(self._loaded(self.data), self.team)
+        if isinstance(self.data, DataLoader):
+            known = isinstance(self.data.dataset, Sized)
+            return Batches(self._loaded(self.data), self.team, len(self.data) if known else 1)
+        return self._batches(self.data, torch.arange(len(self.data)))
 
     def shuffled(self, generator: torch.Generator | None) -> Batches:
         """All of it in an order that is drawn now; a loader sees to that itself."""
-        if not isinstance(self.data, Rows):
+        if isinstance(self.data, DataLoader):
             return self.in_order()
         device = None if generator is None else generator.device
         order = torch.randperm(len(self.data), generator=generator, device=device)
         self.team.follow_first([order])
         return self._batches(self.data, order.cpu())
 
-    def _batches(self, data: Rows, order: Tensor) -> Batches:
-        parts = (self.team.share(rows) for rows in order.split(self.size))
-        return Batches(((rows, data.take(rows)) for rows in parts), self.team)
+    def _batches(self, data: Examples, order: Tensor) -> Batches:
+        blocks = order.split(self.size)
+        parts = (self.team.share(rows) for rows in blocks)
+        return Batches(((rows, data.take(rows)) for rows in parts), self.team, len(blocks))
 
     def _loaded(self, loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
         seen = 0

@@ -12,7 +12,7 @@ import torch
 from pcflow.compiled import CompiledCircuit
 from pcflow.learn.checkpoint import Memoryless
 from pcflow.learn.counts import Counts
-from pcflow.learn.data import Batches
+from pcflow.learn.data import Batches, unconditional
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,11 @@ class EM(Memoryless):
 
         Raises:
             NoMassError: if the model gives a row probability zero.
+            TypeError: if a batch is `Conditional`.
         """
         counts = Counts(model)
-        for x in batches:
-            counts.add(x)
+        for batch in batches:
+            counts.add(unconditional(batch))
         counts.gather(batches.team)
         counts.write(self.pseudocount)
         return counts.mean_log_prob

@@ -25,7 +25,7 @@ from pcflow.learn.checkpoint import (
     restore_random_state,
     values_of,
 )
-from pcflow.learn.data import Batches, Data, Source, Team
+from pcflow.learn.data import Batch, Batches, Data, Source, Team, log_prob, totals, weight_of
 from pcflow.learn.em import EM
 
 
@@ -106,7 +106,9 @@ def fit(
     Args:
         model: the compiled circuit.
         train: rows [N, D], a tensor or a numpy array, mapped from disk too; NaN is a missing value.
-            Or a DataLoader of batches [B, D], which then sees to batch size and order itself.
+            Or a DataLoader of batches [B, D], which then sees to batch size and order itself. Or
+            whatever has a length and a method `take` that makes the rows of given numbers [B]:
+            values [B, D], or a `Conditional` for learning conditional likelihoods.
         learner: `EM()` by default.
         epochs: how often to go over the data.
         batch_size: rows at a time; EM sums over all of them before it updates.
@@ -150,7 +152,7 @@ def fit(
         file.take_up(course.restore)
     with _bar(course, epochs, progress and team.rank == 0) as bar:
         while course.epoch < epochs and not course.is_over(patience):
-            course.run_epoch(bar)
+            course.run_epoch(bar, epochs)
             bar.set_postfix(course.shown(epochs), refresh=False)
             if file is not None and team.rank == 0:
                 file.write(course.state())
@@ -162,8 +164,9 @@ def fit(
 def _mean(model: CompiledCircuit, source: Source) -> float:
     """Mean log-likelihood of all rows."""
     total = torch.zeros(2, dtype=torch.float64)
-    for x in source.in_order():
-        total += torch.tensor([float(model.log_prob(x).double().sum()), float(len(x))])
+    for batch in source.in_order():
+        found = log_prob(model, batch)
+        total += totals(found, weight_of(batch, found))
     source.team.add_up([total])
     return float(total[0] / total[1])
 
@@ -193,11 +196,12 @@ class _Course:
         """Whether the best epoch is too long ago."""
         return patience is not None and self.epoch - 1 - self.result.best_epoch >= patience
 
-    def run_epoch(self, bar: tqdm[Any]) -> None:
+    def run_epoch(self, bar: tqdm[Any], epochs: int) -> None:
         """Learn once from all data, and see how good that is."""
         shuffle, generator = self.learner.shuffle, self.generator
         batches = self.train.shuffled(generator) if shuffle else self.train.in_order()
         batches.source = _counted(batches.source, bar, self.train.team)
+        batches.span = (self.epoch / epochs, (self.epoch + 1) / epochs)
         try:
             self.result.train.append(self.learner.epoch(self.model, batches))
         except NoMassError as error:
@@ -274,11 +278,11 @@ def _bar(course: _Course, epochs: int, shown: bool) -> tqdm[Any]:
 
 
 def _counted(
-    source: Iterable[tuple[Tensor, Tensor]], bar: tqdm[Any], team: Team
-) -> Iterator[tuple[Tensor, Tensor]]:
-    for rows, x in source:
-        yield rows, x
-        bar.update(len(x) * team.size)
+    source: Iterable[tuple[Tensor, Batch]], bar: tqdm[Any], team: Team
+) -> Iterator[tuple[Tensor, Batch]]:
+    for rows, batch in source:
+        yield rows, batch
+        bar.update(len(batch) * team.size)
 
 
 def _check(epochs: int, batch_size: int, validation: Data | None, patience: int | None) -> None:

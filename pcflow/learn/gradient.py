@@ -10,7 +10,7 @@ import torch
 
 from pcflow.compiled import CompiledCircuit
 from pcflow.learn.checkpoint import State
-from pcflow.learn.data import Batches
+from pcflow.learn.data import Batches, log_prob, totals, weight_of
 from pcflow.queries import refuse_impossible
 
 MakeOptimizer = Callable[[Iterator[torch.nn.Parameter]], torch.optim.Optimizer]
@@ -23,6 +23,7 @@ class Gradient:
     Args:
         optimizer: makes the optimizer from the model's parameters; Adam with step size 0.05 by
             default. It is made once per model and keeps its state between epochs.
+        decay: let the step sizes fall linearly, to zero at the end of the last epoch.
 
     Examples:
         >>> import pcflow as pf
@@ -34,6 +35,7 @@ class Gradient:
     """
 
     optimizer: MakeOptimizer = lambda parameters: torch.optim.Adam(parameters, lr=0.05)
+    decay: bool = False
     shuffle = True
     _made: WeakKeyDictionary[CompiledCircuit, torch.optim.Optimizer] = field(
         default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
@@ -47,18 +49,29 @@ class Gradient:
         """
         optimizer, team = self._of(model), batches.team
         met = torch.zeros(2, dtype=torch.float64)
-        for x in batches:
-            log_prob = model.log_prob(x)
-            refuse_impossible(log_prob.detach(), "fit")
+        for batch in batches:
+            found = log_prob(model, batch)
+            # what is given may be impossible too, and the difference then is no number
+            refuse_impossible(found.detach().nan_to_num(-torch.inf, posinf=-torch.inf), "fit")
+            weight = weight_of(batch, found)
             optimizer.zero_grad(set_to_none=True)
-            (-log_prob.sum()).backward()
-            here = torch.tensor([float(log_prob.detach().double().sum()), float(len(x))])
+            (-weight @ found).backward()
+            here = totals(found, weight)
             grads = [p.grad for p in model.parameters() if p.grad is not None]
             team.add_up([here, *grads])
             torch._foreach_div_(grads, float(here[1]))
-            optimizer.step()
+            self._step(optimizer, 1 - batches.done if self.decay else 1.0)
             met += here
         return float(met[0] / met[1])
+
+    def _step(self, optimizer: torch.optim.Optimizer, share: float) -> None:
+        """One step with a share of the step sizes, which are put back."""
+        before = [group["lr"] for group in optimizer.param_groups]
+        for group in optimizer.param_groups:
+            group["lr"] = share * group["lr"]
+        optimizer.step()
+        for group, size in zip(optimizer.param_groups, before, strict=True):
+            group["lr"] = size
 
     def state(self, model: CompiledCircuit) -> State:
         """That of the optimizer."""

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from pcflow.compiled import CompiledCircuit
+from pcflow.errors import PropertyRequired
 from pcflow.inputs import DensityFamily, FiniteFamily
 from pcflow.learn.checkpoint import Memoryless, State
 from pcflow.learn.counts import Counts, PriorCounts
-from pcflow.learn.data import Batches
+from pcflow.learn.data import Batch, Batches, Conditional, unconditional
 
 Sums = list[dict[int, Tensor]]
 """Of `Counts.sums`: weights, input counts, input statistics, by bank."""
@@ -36,19 +37,25 @@ class _Stochastic(ABC):
 
         Raises:
             NoMassError: if the model gives a row probability zero.
+            TypeError: if a batch is `Conditional` and the learner does not learn from such.
+            PropertyRequired: if it is, and an input unit has a density.
         """
         met = torch.zeros(2, dtype=torch.float64)
-        for x in batches:
+        for batch in batches:
             counts = Counts(model)
-            counts.add(x)
+            self.count(batch, counts)
             counts.gather(batches.team)
-            self.update(model, counts)
+            self.update(model, counts, batches.done)
             met += counts.met
         return float(met[0] / met[1])
 
+    def count(self, batch: Batch, counts: Counts) -> None:
+        """Add what a batch counts."""
+        counts.add(unconditional(batch))
+
     @abstractmethod
-    def update(self, model: CompiledCircuit, counts: Counts) -> None:
-        """Move the parameters by what some rows count."""
+    def update(self, model: CompiledCircuit, counts: Counts, done: float) -> None:
+        """Move the parameters by what some rows count, a share of all learning being done."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +66,17 @@ class Anemone(_Stochastic):
     of what the model itself expects of a row of which nothing is known. A unit that the batch uses
     more than the model expects moves far, one that it does not use stays.
 
+    From `Conditional` rows it learns by two flows: to what the model expects, `step` of the
+    difference between the flows of the evidence and those of what is given is added, which is
+    the growth transform of extended Baum-Welch (Gopalakrishnan et al. 1991) with the same steps.
+    No count falls by more than that share. With potentials of one throughout as what is given it
+    is the same as above. Conditional likelihoods may fall: judge by validation data.
+
     Args:
         step: share of the batch, in (0, 1].
         momentum: of the flows, in [0, 1).
         pseudocount: added to every mean count.
+        decay: let the step fall linearly, to zero at the end of the last epoch.
 
     Raises:
         ValueError: if a number is out of range.
@@ -79,6 +93,7 @@ class Anemone(_Stochastic):
     step: float = 0.4
     momentum: float = 0.9
     pseudocount: float = 1e-6
+    decay: bool = False
     _buffers: WeakKeyDictionary[CompiledCircuit, tuple[int, Sums]] = field(
         default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
     )
@@ -89,18 +104,28 @@ class Anemone(_Stochastic):
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
 
-    def __reduce__(self) -> tuple[type[Anemone], tuple[float, float, float]]:
+    def __reduce__(self) -> tuple[type[Anemone], tuple[float, float, float, bool]]:
         """Copies and pickles: the settings, without what was kept of models here."""
-        return type(self), (self.step, self.momentum, self.pseudocount)
+        return type(self), (self.step, self.momentum, self.pseudocount, self.decay)
 
-    def update(self, model: CompiledCircuit, counts: Counts) -> None:
+    def count(self, batch: Batch, counts: Counts) -> None:
+        """Flows, or differences of flows."""
+        if not isinstance(batch, Conditional):
+            counts.add(batch)
+            return
+        for family, _ in counts.kinds:
+            if isinstance(family, DensityFamily):
+                raise PropertyRequired(f"{family} has no two flows: learn by Gradient")
+        counts.add_difference(batch)
+
+    def update(self, model: CompiledCircuit, counts: Counts, done: float = 0.0) -> None:
         """Mix smoothed mean flows with those of the prior."""
-        prior = PriorCounts(model)
+        prior, step = PriorCounts(model), self.step * (1 - done if self.decay else 1.0)
         prior.add_nothing()
         flows = self._smooth(model, [s.found for s in counts.sums], float(counts.met[1]))
         for expected, flow, sums in zip(prior.sums, flows, counts.sums, strict=True):
             for bank, mean in flow.items():
-                sums.found[bank] = torch.lerp(expected.found[bank], mean, self.step)
+                sums.found[bank] = _mix(expected.found[bank], mean, step, counts.of_differences)
         counts.write(self.pseudocount)
 
     def state(self, model: CompiledCircuit) -> State:
@@ -156,7 +181,7 @@ class MiniBatchEM(Memoryless, _Stochastic):
         """Check the numbers."""
         self._check(self.step, self.pseudocount)
 
-    def update(self, model: CompiledCircuit, counts: Counts) -> None:
+    def update(self, model: CompiledCircuit, counts: Counts, done: float = 0.0) -> None:
         """Mix relative counts with present parameters."""
         weights, inputs, statistics = (s.found for s in counts.sums)
         tables, banks = counts.engine.tables, counts.engine.tables.banks
@@ -182,3 +207,14 @@ class MiniBatchEM(Memoryless, _Stochastic):
         used = total > 0
         relative = torch.where(used, flow / total.masked_fill(~used, 1.0), present)
         return torch.lerp(present, relative, self.step)
+
+
+def _mix(expected: Tensor, mean: Tensor, step: float, difference: bool) -> Tensor:
+    """Go a step from expected counts to mean ones, or by a mean difference.
+
+    A difference of counts is at least minus what is given, which is not always what is expected;
+    so nothing may fall by more than it would if the evidence did not use it at all.
+    """
+    if not difference:
+        return torch.lerp(expected, mean, step)
+    return torch.maximum(expected + step * mean, (1 - step) * expected)

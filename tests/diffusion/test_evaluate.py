@@ -1,15 +1,11 @@
 """The figures of the gap table against exact numbers, and training on Eq. 7."""
 
-import copy
-
 import pytest
 import torch
 from torch import Tensor
 
 import pcflow as pf
 from pcflow_diffusion import CircuitHead
-from pcflow_diffusion.conditional import fit_conditional
-from pcflow_diffusion.errors import ShapeMismatch
 from pcflow_diffusion.evaluate import (
     CIRCUIT,
     FACTORISED,
@@ -111,47 +107,3 @@ def test_the_table_closes_the_whole_gap_where_the_circuit_is_the_truth(
     assert lines[0].endswith("| 50 % | 100 % |")
     assert lines[-1].count("(100 %)") == 2
     assert len(lines) == 7
-
-
-def test_eq_7_improves_the_product_on_new_examples_and_the_loss_is_its_own(
-    model: pf.CompiledCircuit,
-) -> None:
-    backbone = exact_backbone(model)
-    seen = make_examples(backbone, rows_of(model, 400), LENGTH, 0.75, MASK)
-    fresh = make_examples(backbone, rows_of(model, 400), LENGTH, 0.75, MASK)
-    head = CircuitHead(copy.deepcopy(model), MASK, "product")
-    before = coupled_nats(head, fresh)
-    logits = seen.logits.clone()
-    losses = fit_conditional(
-        head,
-        logits,
-        seen.x,
-        seen.x0,
-        steps=150,
-        progress=False,
-        generator=torch.Generator().manual_seed(0),
-    )
-    assert torch.equal(logits, seen.logits)
-    assert losses[0] == pytest.approx(before, abs=0.15)
-    best = circuit_nats(model, fresh)  # the truth itself
-    assert before - coupled_nats(head, fresh) > 0.3 * (before - best)
-
-
-def test_eq_7_is_reproducible_shows_a_bar_and_refuses_visible_blocks(
-    model: pf.CompiledCircuit, capsys: pytest.CaptureFixture[str]
-) -> None:
-    examples = make_examples(exact_backbone(model), rows_of(model), LENGTH, 0.5, MASK)
-
-    def run(progress: bool) -> list[float]:
-        head = CircuitHead(copy.deepcopy(model), MASK, "product")
-        generator = torch.Generator().manual_seed(5)
-        arguments = (head, examples.logits, examples.x, examples.x0)
-        return fit_conditional(*arguments, steps=4, progress=progress, generator=generator)
-
-    assert run(progress=False) == run(progress=False)
-    assert capsys.readouterr().err == ""
-    run(progress=True)
-    assert "4/4" in capsys.readouterr().err
-    head = CircuitHead(model, MASK, "product")
-    with pytest.raises(ShapeMismatch, match="masked"):
-        fit_conditional(head, examples.logits, examples.x0, examples.x0, steps=1)

@@ -1,23 +1,32 @@
 """Laws of the masked-diffusion objective, and a few numbers worked out by hand."""
 
 from itertools import product
-from math import log
+from math import exp, log, pi, sqrt
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from pcflow_diffusion.errors import RatioOutOfRange, ShapeMismatch, TokenOutOfRange
+from pcflow_diffusion.errors import (
+    DiffusionError,
+    RatioOutOfRange,
+    ShapeMismatch,
+    TokenOutOfRange,
+)
 from pcflow_diffusion.objective import (
+    Schedule,
     elbo_weights,
     mask_exactly,
     mask_tokens,
     masked_diffusion_loss,
     sample_times,
+    schedule_by_name,
 )
 
 MASK = 9
+SCHEDULES = ("linear", "cosine", "geometric")
+every_schedule = pytest.mark.parametrize("schedule", SCHEDULES)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -126,6 +135,66 @@ def test_weights_are_the_reciprocal_of_the_time() -> None:
             elbo_weights(torch.tensor([0.5, bad]))
 
 
+def test_schedules_equal_the_numbers_worked_out_by_hand() -> None:
+    """At t = 1/3: sin(pi / 6) = 1/2, cos(pi / 6) = sqrt(3) / 2; sigma there is 1e-5 x 2e6^(1/3)."""
+    third = torch.tensor([1 / 3], dtype=torch.float64)
+    sigma = 1e-5 * 2e6 ** (1 / 3)
+    wanted = {
+        "linear": (2 / 3, 3.0),
+        "cosine": (1 / 2, pi / 2 * sqrt(3)),
+        "geometric": (exp(-sigma), sigma * log(2e6) * exp(-sigma) / (1 - exp(-sigma))),
+    }
+    for name, (alpha, weight) in wanted.items():
+        found = schedule_by_name(name)
+        assert found.alpha(third).item() == pytest.approx(alpha, rel=1e-12)
+        assert elbo_weights(third, name).item() == pytest.approx(weight, rel=1e-9)
+        assert elbo_weights(third, found).item() == pytest.approx(weight, rel=1e-9)
+
+
+@every_schedule
+def test_masks_grow_from_none_to_all_at_the_rate_that_is_told(schedule: str) -> None:
+    t = torch.linspace(0, 1, 1001, dtype=torch.float64)
+    found = schedule_by_name(schedule)
+    masked = found.mask_probability(t)
+    assert masked[0].item() == pytest.approx(0.0, abs=1e-4)
+    assert masked[-1].item() == pytest.approx(1.0, abs=1e-4)
+    assert (masked.diff() >= 0).all()
+    slopes = (masked[2:] - masked[:-2]) / 0.002
+    torch.testing.assert_close(found.rate(t)[1:-1], slopes, rtol=1e-3, atol=1e-4)
+
+
+@every_schedule
+def test_the_bound_of_a_factorised_model_is_the_same_under_every_schedule(schedule: str) -> None:
+    """Of tokens that the model does not look at it is their negative log-likelihood."""
+    logits = torch.randn(1, 5, 4, generator=generator(), dtype=torch.float64).float()
+    x0 = torch.tensor([[0, 3, 1, 1, 2]])
+    nats = masked_diffusion_loss(logits, torch.full_like(x0, MASK), x0, MASK)
+    t = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
+    expected_masks = schedule_by_name(schedule).mask_probability(t)
+    bound = (elbo_weights(t, schedule) * expected_masks * nats).mean()
+    assert bound.item() == pytest.approx(nats.item(), rel=1e-4)
+
+
+@every_schedule
+def test_the_bound_sampled_under_any_schedule_is_unbiased(schedule: str) -> None:
+    joint = torch.tensor([0.3, 0.05, 0.05, 0.1, 0.05, 0.15, 0.1, 0.2], dtype=torch.float64)
+    x0, draws = torch.tensor([[1, 0, 1]]).expand(40_000, 3), generator()
+    times = sample_times(len(x0), draws).double()
+    x = mask_tokens(x0, schedule_by_name(schedule).mask_probability(times), 2, draws)
+    weights = elbo_weights(times, schedule)
+    loss = masked_diffusion_loss(posteriors(joint, x), x, x0, 2, weights=weights)
+    error = float(loss.std()) / len(x0) ** 0.5
+    assert error < 0.08
+    assert abs(float(loss.mean()) + log(0.15)) < 4 * error
+
+
+def test_schedules_of_ones_own_and_unknown_names() -> None:
+    square = Schedule(lambda t: t**2, lambda t: 2 * t)
+    assert elbo_weights(torch.tensor([0.5]), square).item() == 4.0
+    with pytest.raises(DiffusionError, match=r"'quick'; there are linear, cosine, geometric"):
+        schedule_by_name("quick")
+
+
 def test_loss_equals_the_number_worked_out_by_hand() -> None:
     probabilities = torch.tensor([[[0.5, 0.5], [0.25, 0.75], [0.1, 0.9]], [[0.2, 0.8]] * 3])
     logits = probabilities.log() + torch.tensor([3.0, -1.0])[:, None, None]  # not normalised
@@ -186,14 +255,3 @@ def test_the_bound_of_an_ideal_backbone_is_the_negative_log_likelihood() -> None
     for index, state in enumerate(product((0, 1), repeat=3)):
         x0 = torch.tensor([state])
         assert exact_bound(joint, x0) == pytest.approx(-log(float(joint[index])), rel=1e-6)
-
-
-def test_the_sampled_bound_is_unbiased() -> None:
-    joint = torch.tensor([0.3, 0.05, 0.05, 0.1, 0.05, 0.15, 0.1, 0.2], dtype=torch.float64)
-    x0, draws = torch.tensor([[1, 0, 1]]).expand(40_000, 3), generator()
-    times = sample_times(len(x0), draws)
-    x = mask_tokens(x0, times, 2, draws)
-    loss = masked_diffusion_loss(posteriors(joint, x), x, x0, 2, weights=elbo_weights(times))
-    error = float(loss.std()) / len(x0) ** 0.5
-    assert error < 0.05
-    assert abs(float(loss.mean()) + log(0.15)) < 4 * error

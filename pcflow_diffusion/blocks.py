@@ -1,0 +1,70 @@
+"""Blocks with masks and a backbone's logits: what circuits are trained on.
+
+Legend: N blocks, B batch, L positions, V tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from pcflow_diffusion.errors import ShapeMismatch
+
+
+class BlockSource(Protocol):
+    """Blocks with masks and logits, in memory (`Blocks`) or on disk (`StoredLogits`)."""
+
+    def __len__(self) -> int:
+        """How many, N."""
+        ...
+
+    def __getitem__(self, rows: Tensor) -> Blocks:
+        """Those with the given numbers [B]."""
+        ...
+
+    @property
+    def x(self) -> Tensor:
+        """Tokens with masks, [N, L]."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """Blocks with masks, and what the backbone says of them.
+
+    Args:
+        logits: the backbone's, [N, L, V].
+        x: tokens with masks, [N, L].
+        x0: the tokens, [N, L].
+
+    Raises:
+        ShapeMismatch: if the shapes do not fit together.
+
+    Examples:
+        >>> import torch
+        >>> x = torch.full((3, 4), 5)
+        >>> len(Blocks(torch.zeros(3, 4, 5), x, x - 1)[torch.tensor([2, 0])])
+        2
+    """
+
+    logits: Tensor
+    x: Tensor
+    x0: Tensor
+
+    def __post_init__(self) -> None:
+        """Check the shapes."""
+        if self.x.dim() != 2 or self.x0.shape != self.x.shape:
+            raise ShapeMismatch(f"x {tuple(self.x.shape)}, x0 {tuple(self.x0.shape)}: not [N, L]")
+        if self.logits.dim() != 3 or self.logits.shape[:2] != self.x.shape:
+            raise ShapeMismatch(f"logits {tuple(self.logits.shape)} for x {tuple(self.x.shape)}")
+
+    def __len__(self) -> int:
+        """How many, N."""
+        return len(self.x)
+
+    def __getitem__(self, rows: Tensor) -> Blocks:
+        """Those with the given numbers [B]."""
+        rows = rows.to(self.x.device)
+        return Blocks(self.logits[rows], self.x[rows], self.x0[rows])

@@ -1,0 +1,357 @@
+"""Training a circuit against a backbone, alone and together with it, in one process and in two."""
+
+import copy
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import pcflow as pf
+from pcflow_diffusion import (
+    Blocks,
+    CircuitHead,
+    Denoiser,
+    DenoiserConfig,
+    StoredLogits,
+    coupled_nats_over_time,
+    fit_conditional,
+    fit_jointly,
+    store_logits,
+)
+from pcflow_diffusion.errors import (
+    CouplingError,
+    RatioOutOfRange,
+    ShapeMismatch,
+    TokenOutOfRange,
+)
+
+LENGTH, V = 4, 3
+MASK = V
+LEARNERS: dict[str, Callable[[], pf.Learner]] = {
+    "Anemone": lambda: pf.Anemone(0.4, momentum=0.5, decay=True),
+    "Adam": lambda: pf.Gradient(lambda p: torch.optim.Adam(p, lr=0.05), decay=True),
+}
+every_learner = pytest.mark.parametrize("learner", LEARNERS)
+every_coupling = pytest.mark.parametrize("coupling", ["product", "projection"])
+
+
+def truth() -> pf.CompiledCircuit:
+    generator = torch.Generator().manual_seed(1)
+    circuit = pf.hmm(LENGTH, 3, pf.Categorical(V), generator=generator)
+    return pf.compile(circuit, dtype=torch.float64)
+
+
+def student() -> pf.CompiledCircuit:
+    generator = torch.Generator().manual_seed(2)
+    circuit = pf.hmm(LENGTH, 3, pf.Categorical(V), generator=generator)
+    return pf.compile(circuit, dtype=torch.float64)
+
+
+def blocks(count: int, seed: int = 0) -> Blocks:
+    """Of a known chain, with its true posteriors as the backbone's logits."""
+    generator, model = torch.Generator().manual_seed(seed), truth()
+    x0 = model.sample(count, generator=generator)
+    masked = torch.rand(x0.shape, generator=generator) < 0.75
+    log_q = model.marginals(pf.Evidence(x0, masked))
+    return Blocks(log_q, x0.masked_fill(masked, MASK), x0)
+
+
+def values(model: pf.CompiledCircuit) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def nats(head: CircuitHead, of: Blocks) -> float:
+    """Per block, by enumeration of every completion."""
+    total = 0.0
+    with torch.no_grad():
+        for logits, x, x0 in zip(of.logits, of.x, of.x0, strict=True):
+            masked = x == MASK
+            states = torch.tensor(list(itertools.product(range(V), repeat=LENGTH)))
+            states = states[((states == x) | masked).all(dim=1)]
+            potentials = head.couple(logits[None], x[None]).log_potentials
+            assert potentials is not None
+            score = potentials[0].gather(1, states.t()).masked_fill(~masked[:, None], 0.0).sum(0)
+            joint = head.model.log_prob(states) + score
+            total -= float((joint - joint.logsumexp(0))[(states == x0).all(dim=1)])
+    return total / len(of.x)
+
+
+def trained(
+    coupling: str = "product", learner: str = "Anemone", **more: object
+) -> tuple[CircuitHead, pf.FitResult]:
+    head = CircuitHead(student(), MASK, coupling)
+    settings = {"epochs": 8, "batch_size": 32, "progress": False} | more
+    settings.setdefault("generator", torch.Generator().manual_seed(0))
+    train = settings.pop("train", blocks(300))
+    return head, fit_conditional(head, train, LEARNERS[learner](), **settings)  # type: ignore[arg-type]
+
+
+@every_learner
+@every_coupling
+def test_training_improves_the_coupling_on_new_blocks(learner: str, coupling: str) -> None:
+    fresh = blocks(100, 9)
+    before = nats(CircuitHead(student(), MASK, coupling), fresh)
+    best = nats(CircuitHead(truth(), MASK, "ratio"), fresh)  # the truth itself
+    head, result = trained(coupling, learner, validation=fresh)
+    assert nats(head, fresh) == pytest.approx(-max(result.validation))
+    assert before - nats(head, fresh) > 0.2 * (before - best)
+
+
+@every_learner
+def test_what_is_told_first_is_the_objective_by_enumeration(learner: str) -> None:
+    given = blocks(40)
+    _, result = trained("product", learner, train=given, epochs=1, batch_size=40)
+    wanted = nats(CircuitHead(student(), MASK, "product"), given)
+    assert result.train == [pytest.approx(-wanted)]
+
+
+def test_the_gradient_of_the_projection_holds_its_potentials_fixed() -> None:
+    """One step of plain gradient descent, against the autograd of the two likelihoods alone."""
+    given, head = blocks(20), CircuitHead(student(), MASK, "projection")
+    coupled = head.couple(given.logits, given.x)
+    wanted = student()
+    (wanted.log_prob(given.x0) - wanted.log_prob(coupled)).mean().backward()
+    descent = pf.Gradient(lambda p: torch.optim.SGD(p, lr=1.0))
+    fit_conditional(head, given, descent, epochs=1, progress=False)
+    for bank, start in zip(head.model.banks, wanted.banks, strict=True):
+        assert start.grad is not None
+        torch.testing.assert_close(bank.detach(), start.detach() + start.grad)
+
+
+@every_learner
+def test_weights_count_blocks_again_and_not_at_all(learner: str) -> None:
+    given, weights = blocks(30), torch.arange(30) % 3
+    again = given[torch.arange(30).repeat_interleave(weights)]
+    one, _ = trained("product", learner, train=given, weights=weights, batch_size=100)
+    other, _ = trained("product", learner, train=again, batch_size=100)
+    torch.testing.assert_close(values(one.model), values(other.model), rtol=1e-6, atol=1e-6)
+
+
+@every_learner
+def test_training_reads_stored_logits(learner: str, tmp_path: Path) -> None:
+    given = blocks(70)
+    table = {tuple(x.tolist()): row for x, row in zip(given.x, given.logits, strict=True)}
+
+    def backbone(tokens: Tensor) -> Tensor:
+        return torch.stack([table[tuple(row.tolist())] for row in tokens])
+
+    stored = store_logits(backbone, tmp_path, given.x0, given.x, shard_size=32, progress=False)
+    one, _ = trained("product", learner, train=stored)
+    other, _ = trained("product", learner, train=given)
+    assert torch.equal(values(one.model), values(other.model))
+    assert isinstance(stored, StoredLogits)
+
+
+@every_learner
+def test_early_stopping_keeps_the_best_parameters(learner: str) -> None:
+    held_out = blocks(40, 9)
+    head, result = trained(
+        "product", learner, train=blocks(20), validation=held_out, patience=3, epochs=60,
+        batch_size=5,
+    )  # fmt: skip
+    assert len(result.train) < 60
+    assert result.best_epoch == len(result.train) - 4
+    assert nats(head, held_out) == pytest.approx(-max(result.validation))
+
+
+@every_learner
+@every_coupling
+def test_a_stopped_run_goes_on_to_the_same_parameters(
+    learner: str, coupling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, held_out = tmp_path / "run", blocks(20, 9)
+    whole, _ = trained(coupling, learner, validation=held_out, epochs=4)
+    write, written = pf.learn.checkpoint.write_file, 0  # type: ignore[attr-defined]
+
+    def once(*arguments: object) -> None:
+        nonlocal written
+        write(*arguments)
+        written += 1
+        if written == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("pcflow.learn.checkpoint.write_file", once)
+    with pytest.raises(KeyboardInterrupt):
+        trained(coupling, learner, validation=held_out, epochs=4, checkpoint=file)
+    resumed, _ = trained(coupling, learner, validation=held_out, epochs=4, checkpoint=file)
+    assert torch.equal(values(resumed.model), values(whole.model))
+
+
+def test_it_is_reproducible_quiet_and_edits_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    given = blocks(50)
+    before = given.logits.clone()
+    one, _ = trained(train=given)
+    other, _ = trained(train=given)
+    assert torch.equal(values(one.model), values(other.model))
+    assert torch.equal(given.logits, before)
+    assert capsys.readouterr().err == ""
+    trained(train=given, progress=True)
+    assert "400/400" in capsys.readouterr().err
+
+
+def test_blocks_that_do_not_fit_are_refused() -> None:
+    given = blocks(10)
+    with pytest.raises(ShapeMismatch, match="masked"):
+        trained(train=Blocks(given.logits, given.x0, given.x0))
+    with pytest.raises(ShapeMismatch, match="weights"):
+        trained(train=given, weights=torch.ones(9))
+    with pytest.raises(ShapeMismatch, match="logits"):
+        Blocks(given.logits[:, :2], given.x, given.x0)
+    with pytest.raises(ShapeMismatch, match="x0"):
+        Blocks(given.logits, given.x, given.x0[:2])
+    with pytest.raises(TokenOutOfRange):
+        trained(train=Blocks(given.logits, given.x, given.x))
+
+
+PROGRAM = """
+import sys
+import torch
+import pcflow as pf
+from test_conditional import LEARNERS, MASK, blocks, student
+from pcflow_diffusion import CircuitHead, fit_conditional
+
+torch.set_num_threads(1)
+out, distributed = sys.argv[1:]
+rank = 0
+if distributed == "yes":
+    torch.distributed.init_process_group("gloo")
+    rank = torch.distributed.get_rank()
+for name, learner in LEARNERS.items():
+    for coupling in ("product", "projection"):
+        torch.manual_seed(rank)
+        head = CircuitHead(student(), MASK, coupling)
+        fit_conditional(
+            head, blocks(52), learner(), epochs=3, batch_size=17, validation=blocks(31, 2),
+            weights=torch.rand(52, generator=torch.Generator().manual_seed(3)) + 0.5,
+            progress=False, distributed=distributed == "yes",
+        )
+        if rank == 0:
+            pf.save(head.model, f"{out}-{name}-{coupling}")
+if distributed == "yes":
+    torch.distributed.destroy_process_group()
+"""
+
+
+def command(folder: Path, out: Path, processes: int) -> subprocess.Popen[bytes]:
+    script = folder / "program.py"
+    script.write_text(PROGRAM)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    start = torchrun if processes > 1 else []
+    told = ["yes" if processes > 1 else "no"]
+    return subprocess.Popen([sys.executable, *start, script, out, *told], env=environment)
+
+
+def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
+    """Batches of 17 rows and a last one of a single row: the second process then has none."""
+    runs = [command(tmp_path, tmp_path / str(n), n) for n in (1, 2)]
+    assert [run.wait() for run in runs] == [0, 0]
+    for name, coupling in itertools.product(LEARNERS, ("product", "projection")):
+        one, two = (values(pf.load(tmp_path / f"{n}-{name}-{coupling}")) for n in (1, 2))
+        torch.testing.assert_close(two, one, rtol=1e-6, atol=1e-6)
+
+
+def periodic(rows: int, length: int = 8) -> Tensor:
+    """Rows that count upwards, by one or by two."""
+    start, step = torch.arange(rows) % V, 1 + torch.arange(rows) // V % 2
+    return (start[:, None] + step[:, None] * torch.arange(length)) % V
+
+
+def pair(seed: int = 0) -> tuple[CircuitHead, Denoiser]:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        denoiser = Denoiser(DenoiserConfig(V, width=16, depth=1, heads=2, dropout=0.0))
+        model = pf.compile(pf.hmm(LENGTH, 4, pf.Categorical(V)))
+    return CircuitHead(model, MASK, "product"), denoiser
+
+
+def jointly(
+    head: CircuitHead, denoiser: Denoiser, rate: float = 3e-3, **more: object
+) -> list[float]:
+    settings: dict[str, object] = {"steps": 60, "circuit_learning_rate": 0.05, "progress": False}
+    settings |= {"learning_rate": rate, "generator": torch.Generator().manual_seed(0)} | more
+    return fit_jointly(head, denoiser, periodic(60), **settings)  # type: ignore[arg-type]
+
+
+def held_out_nats(head: CircuitHead, denoiser: Denoiser, schedule: str = "linear") -> float:
+    generator = torch.Generator().manual_seed(1)
+    return coupled_nats_over_time(
+        head, denoiser, periodic(200), schedule=schedule, generator=generator
+    )
+
+
+def test_joint_training_beats_a_frozen_backbone_which_beats_none() -> None:
+    start = held_out_nats(*pair())
+    frozen, joint = pair(), pair()
+    jointly(*frozen, rate=0.0)
+    jointly(*joint)
+    assert held_out_nats(*joint) < held_out_nats(*frozen) - 0.05 < start - 0.1
+
+
+def test_a_rate_of_zero_leaves_the_backbone_alone_and_another_does_not() -> None:
+    for rate, same in ((0.0, True), (1e-3, False)):
+        head, denoiser = pair()
+        before = copy.deepcopy(denoiser.state_dict())
+        circuit = values(head.model).clone()
+        jointly(head, denoiser, rate, steps=2)
+        found = denoiser.state_dict()
+        assert all(torch.equal(found[n], w) for n, w in before.items()) is same
+        assert not torch.equal(values(head.model), circuit)
+        assert not denoiser.training
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_the_joint_objective_by_enumeration(schedule: str) -> None:
+    """The first loss, with the same draws: sum w nats / sum w masked."""
+    from pcflow_diffusion.objective import (
+        elbo_weights,
+        mask_tokens,
+        sample_times,
+        schedule_by_name,
+    )
+
+    head, denoiser = pair()
+    head.model.double()
+    draws = torch.Generator().manual_seed(0)
+    rows = periodic(60)[torch.randint(60, (16,), generator=draws)]
+    times = sample_times(16, draws).clamp(min=1 / LENGTH)
+    probability = schedule_by_name(schedule).mask_probability(times)
+    x = mask_tokens(rows[:, -LENGTH:], probability, MASK, draws)
+    logits = denoiser(torch.cat([rows[:, :-LENGTH], x], dim=1))[:, -LENGTH:].detach()
+    of = Blocks(logits.double(), x, rows[:, -LENGTH:])
+    weights, masks = elbo_weights(times, schedule).double(), (x == MASK).sum(1).double()
+    each = torch.tensor([nats(head, of[torch.tensor([b])]) for b in range(16)])
+    wanted = (weights @ each.double() / (weights @ masks)).item()
+    found = jointly(head, denoiser, steps=1, batch_size=16, schedule=schedule)
+    assert found == [pytest.approx(wanted, rel=1e-5)]
+
+
+def test_joint_training_is_reproducible_and_shows_a_bar(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert jointly(*pair(), steps=3) == jointly(*pair(), steps=3)
+    assert capsys.readouterr().err == ""
+    jointly(*pair(), steps=3, progress=True)
+    assert "3/3" in capsys.readouterr().err
+    assert held_out_nats(*pair()) == held_out_nats(*pair())
+
+
+def test_what_cannot_be_trained_jointly_is_refused() -> None:
+    head, denoiser = pair()
+    with pytest.raises(CouplingError, match="no gradient"):
+        jointly(CircuitHead(head.model, MASK, "projection"), denoiser)
+    with pytest.raises(ShapeMismatch, match=r"C \+ 4"):
+        fit_jointly(head, denoiser, torch.zeros(3, 2).long(), steps=1)
+    for wrong in ({"steps": 0}, {"batch_size": 0}, {"rate": -1.0}, {"rate": float("nan")}):
+        with pytest.raises(RatioOutOfRange, match="out of range"):
+            jointly(head, denoiser, **wrong)  # type: ignore[arg-type]
