@@ -1,4 +1,4 @@
-"""Training a `Denoiser` on one long row of tokens.
+"""Training a `Denoiser` on windows of text.
 
 Rows are windows of text. In most of them the last tokens (the block) are masked behind visible
 context, which is how a block diffusion decoder asks; in the rest any token may be masked.
@@ -93,7 +93,7 @@ def train_denoiser(
     of steps depends on its speed. The caller's random state is left as it was.
 
     Args:
-        tokens: the training text, long [N].
+        tokens: the training text, [N]; or windows of it, [N, CONTEXT + BLOCK], of any integers.
         config: shape of the denoiser.
         held_out: another text, [M], whose loss the progress bar shows.
         minutes: wall-clock budget.
@@ -109,7 +109,7 @@ def train_denoiser(
 
     Raises:
         DiffusionError: unless exactly one of `minutes` and `steps` is given, and positive.
-        TextError: if the text is shorter than one window.
+        TextError: if the text is shorter than one window, or windows are of another length.
 
     Examples:
         >>> text = torch.arange(400) % 5
@@ -135,7 +135,8 @@ class _Run:
     def __init__(
         self, tokens: Tensor, config: DenoiserConfig, how: TrainingConfig, held_out: Tensor | None
     ) -> None:
-        self.how, self.windows = how, windows(tokens, CONTEXT + BLOCK, 1)
+        self.how = how
+        self.windows = tokens if tokens.ndim == 2 else windows(tokens, CONTEXT + BLOCK, 1)
         self.model = Denoiser(config)
         self.average = AveragedModel(self.model, avg_fn=_moving_average(how.average))
         matrices = [w for w in self.model.parameters() if w.ndim > 1]
@@ -191,7 +192,7 @@ class _Run:
 
     def batch(self) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens with masks [B, L], the tokens themselves [B, L] and the times [B]."""
-        rows = self.windows[torch.randint(len(self.windows), (self.how.batch_size,))]
+        rows = self.windows[torch.randint(len(self.windows), (self.how.batch_size,))].long()
         length = rows.shape[1]
         if float(torch.rand(())) < self.how.short_window:
             length = int(torch.randint(BLOCK, length, ()))
