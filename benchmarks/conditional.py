@@ -30,8 +30,8 @@ from pcflow_diffusion import (
     fit_jointly,
     load_denoiser,
 )
-from pcflow_diffusion.demo import CHECKPOINT
-from pcflow_diffusion.evaluate import make_examples
+from pcflow_diffusion.evaluate.gap import make_examples
+from pcflow_diffusion.evaluate.setting import CHECKPOINT
 from pcflow_diffusion.objective import sample_times
 from pcflow_diffusion.text import BLOCK, CONTEXT, CharacterTokenizer, blocks, load_text, windows
 from pcflow_diffusion.training import train_denoiser

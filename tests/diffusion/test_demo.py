@@ -6,8 +6,9 @@ import pytest
 
 from pcflow_diffusion import demo
 from pcflow_diffusion.errors import TextError
-from pcflow_diffusion.evaluate import CIRCUIT, FACTORISED, SEQUENTIAL
-from pcflow_diffusion.figure import draw_demo
+from pcflow_diffusion.evaluate.figure import draw_demo
+from pcflow_diffusion.evaluate.gap import CIRCUIT, FACTORISED, SEQUENTIAL
+from pcflow_diffusion.evaluate.setting import prepare
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -36,7 +37,7 @@ def test_a_text_too_short_to_be_judged_on_is_refused(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("a short one. " * 200, encoding="utf-8")
     with pytest.raises(TextError, match="held-out tenth has 260 characters"):
-        demo.prepare(text, train=False, minutes=1e9, seed=0)
+        prepare(text, train=False, minutes=1e9, seed=0)
 
 
 def test_an_old_picture_survives_a_failed_drawing(tmp_path: Path) -> None:

@@ -1,12 +1,16 @@
 """The figures of the gap table against exact numbers, and training on Eq. 7."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
 import pcflow as pf
 from pcflow_diffusion import CircuitHead
-from pcflow_diffusion.evaluate import (
+from pcflow_diffusion.evaluate import gap_of_text
+from pcflow_diffusion.evaluate.__main__ import main as command_line
+from pcflow_diffusion.evaluate.gap import (
     CIRCUIT,
     FACTORISED,
     SEQUENTIAL,
@@ -17,6 +21,7 @@ from pcflow_diffusion.evaluate import (
     gap_table,
     make_examples,
     markdown,
+    mean_and_spread,
     sequential_nats,
 )
 
@@ -107,3 +112,27 @@ def test_the_table_closes_the_whole_gap_where_the_circuit_is_the_truth(
     assert lines[0].endswith("| 50 % | 100 % |")
     assert lines[-1].count("(100 %)") == 2
     assert len(lines) == 7
+
+
+def test_the_spread_over_seeds_stands_behind_the_mean() -> None:
+    runs = [{FACTORISED: [3.0], SEQUENTIAL: [2.0], "ours": [nats]} for nats in (2.2, 2.4)]
+    means, spread = mean_and_spread(runs)
+    assert means["ours"] == pytest.approx([2.3])
+    assert spread is not None and spread["ours"] == pytest.approx([0.02**0.5])
+    assert "| ours | 2.300 ± 0.141 (70 %) |" in markdown(means, [0.5], spread)
+    assert mean_and_spread(runs[:1])[1] is None
+
+
+def test_evaluations_are_run_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="exact-world"):
+        command_line(["unknown"])
+    monkeypatch.setattr(gap_of_text, "RATIOS", [0.5, 1.0])
+    text, picture = tmp_path / "text.txt", tmp_path / "gap.png"
+    text.write_text("the cat sat. " * 900, encoding="utf-8")
+    options = ["--text", text, "--out", picture, "--states", 16, "--minutes", 0.02, "--seeds", 2]
+    command_line(["gap", *map(str, options)])
+    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert any(line.startswith("| log-linear, fitted | ") and "±" in line for line in table)
+    assert picture.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")

@@ -13,7 +13,7 @@ import torch
 import pcflow as pf
 from pcflow_diffusion import CircuitHead, Projection
 from pcflow_diffusion.errors import ShapeMismatch
-from pcflow_diffusion.exact_world import (
+from pcflow_diffusion.evaluate.exact_world import (
     Errors,
     ExactWorld,
     couplings,

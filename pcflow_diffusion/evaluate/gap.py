@@ -6,8 +6,9 @@ Legend: N blocks, C context length, L positions of a block, V tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import mean, stdev
 
 import torch
 from torch import Tensor
@@ -18,6 +19,10 @@ from pcflow_diffusion.backbones import Backbone
 from pcflow_diffusion.head import CircuitHead
 from pcflow_diffusion.objective import mask_exactly, masked_diffusion_loss
 
+Table = Mapping[str, Sequence[float]]
+"""By method, nats per masked token at every mask ratio."""
+
+RATIOS = [0.15, 0.3, 0.5, 0.7, 0.85, 1.0]
 FACTORISED, SEQUENTIAL, CIRCUIT = "factorised, one step", "sequential, any order", "circuit alone"
 
 
@@ -154,7 +159,7 @@ def gap_table(
     circuit: CompiledCircuit,
     heads: Mapping[str, CircuitHead],
     rows: Tensor,
-    ratios: list[float],
+    ratios: Sequence[float],
     *,
     generator: torch.Generator,
     progress: bool = True,
@@ -205,8 +210,22 @@ def _nats(
     return coupled_nats(heads[method], examples)
 
 
-def markdown(table: Mapping[str, list[float]], ratios: list[float]) -> str:
-    """The table in Markdown: nats, and in brackets the share of the gap closed.
+def mean_and_spread(runs: Sequence[Table]) -> tuple[Table, Table | None]:
+    """The mean of tables with the same cells, and their standard deviation if there are several.
+
+    Examples:
+        >>> mean_and_spread([{"ours": [1.0]}, {"ours": [3.0]}])
+        ({'ours': [2.0]}, {'ours': [1.4142135623730951]})
+    """
+    cells = {name: list(zip(*(run[name] for run in runs), strict=True)) for name in runs[0]}
+    means = {name: [mean(values) for values in row] for name, row in cells.items()}
+    if len(runs) == 1:
+        return means, None
+    return means, {name: [stdev(values) for values in row] for name, row in cells.items()}
+
+
+def markdown(table: Table, ratios: Sequence[float], spread: Table | None = None) -> str:
+    """The table in Markdown: nats, their spread if given, in brackets the share of the gap closed.
 
     Examples:
         >>> print(markdown({FACTORISED: [3.0], SEQUENTIAL: [2.0], "ours": [2.25]}, [0.5]))
@@ -216,15 +235,17 @@ def markdown(table: Mapping[str, list[float]], ratios: list[float]) -> str:
         | sequential, any order | 2.000 |
         | ours | 2.250 (75 %) |
     """
-    return "\n".join(_lines(table, ratios))
+    return "\n".join(_lines(table, ratios, spread))
 
 
-def _lines(table: Mapping[str, list[float]], ratios: list[float]) -> Iterator[str]:
+def _lines(table: Table, ratios: Sequence[float], spread: Table | None) -> Iterator[str]:
     percents = " | ".join(f"{ratio * 100:.0f} %" for ratio in ratios)
     yield f"| nats per masked token (share of the gap closed) | {percents} |"
     yield "|---|" + "---|" * len(ratios)
     for name, nats in table.items():
         cells = [f"{value:.3f}" for value in nats]
+        if spread is not None:
+            cells = [f"{c} ± {s:.3f}" for c, s in zip(cells, spread[name], strict=True)]
         if name not in (FACTORISED, SEQUENTIAL):
             shares = map(gap_closed, table[FACTORISED], table[SEQUENTIAL], nats)
             cells = [f"{c} ({s * 100:.0f} %)" for c, s in zip(cells, shares, strict=True)]

@@ -1,6 +1,6 @@
 """An exact world: how far the sampled joint is from a truth that is known, without sampling.
 
-    python -m pcflow_diffusion.exact_world
+    python -m pcflow_diffusion.evaluate exact-world
 
 The backbone is replaced by the exact posteriors of a known circuit, the truth, so that all error is
 the decoder's: tokens that are drawn together, and what a coupling makes of them. Everything is
@@ -29,7 +29,7 @@ import pcflow as pf
 from pcflow_diffusion.backbones import Backbone
 from pcflow_diffusion.coupling import Projection
 from pcflow_diffusion.errors import ShapeMismatch
-from pcflow_diffusion.figure import draw_exact_world
+from pcflow_diffusion.evaluate.figure import draw_exact_world
 from pcflow_diffusion.head import CircuitHead
 from pcflow_diffusion.objective import mask_exactly, sample_times
 
@@ -354,7 +354,9 @@ def _mean(found: Sequence[Errors]) -> Errors:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        "pcflow_diffusion.evaluate exact-world", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--length", type=int, default=6, help="positions (%(default)s)")
     parser.add_argument("--tokens", type=int, default=6, help="(%(default)s)")
     parser.add_argument("--sharpness", type=float, default=2.0, help="of the truth (%(default)g)")
@@ -362,7 +364,3 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("pcflow_exact_world.png"))
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(arguments)
-
-
-if __name__ == "__main__":
-    main()

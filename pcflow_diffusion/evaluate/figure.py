@@ -1,4 +1,4 @@
-"""Pictures of the demo and of the exact world: by share of masks, and by number of steps."""
+"""Pictures: by share of masks, and by number of steps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pcflow_diffusion.evaluate import CIRCUIT, FACTORISED, SEQUENTIAL
+from pcflow_diffusion.evaluate.gap import CIRCUIT, FACTORISED, SEQUENTIAL
 from pcflow_diffusion.files import replace_file
 
 Curves = Mapping[str, Sequence[float]]
@@ -46,7 +46,7 @@ def draw_demo(
     left, right = figure.subplots(1, 2)
     _draw_gap(left, table, ratios, colours)
     _draw_text(right, nats, words, steps, colours)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_exact_world(
@@ -84,24 +84,53 @@ def draw_exact_world(
     right.set_xlabel("steps")
     right.set_xticks(steps, [str(count) for count in steps])
     figure.legend(*left.get_legend_handles_labels(), loc="outside right upper", fontsize="small")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
+def draw_gap(
+    path: str | os.PathLike[str],
+    table: Curves,
+    ratios: Sequence[float],
+    spread: Curves | None = None,
+) -> None:
+    """Draw nats per masked token by mask ratio; an old file is replaced when the PNG is done.
+
+    Args:
+        path: where to.
+        table: by method, nats per masked token at every mask ratio (see `gap_table`).
+        ratios: mask ratios.
+        spread: standard deviations of the table, drawn as bars.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    figure = Figure(figsize=(7.5, 5.0), layout="constrained")
+    coupled = [name for name in table if name not in _PLAIN]
+    colours = {name: f"C{number}" for number, name in enumerate(coupled)}
+    _draw_gap(figure.subplots(), table, ratios, colours, spread)
+    save_figure(figure, path)
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Write a PNG in one step."""
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=150)
     replace_file(Path(path), image.getvalue())
 
 
 def _draw_gap(
-    axes: Axes, table: Curves, ratios: Sequence[float], colours: Mapping[str, str]
+    axes: Axes,
+    table: Curves,
+    ratios: Sequence[float],
+    colours: Mapping[str, str],
+    spread: Curves | None = None,
 ) -> None:
     for name, values in table.items():
-        if name in _PLAIN:
-            colour, line = _PLAIN[name]
-            axes.plot(ratios, values, label=name, color=colour, linestyle=line)
-        else:
-            axes.plot(ratios, values, label=name, color=colours[name], marker="o")
+        colour, line = _PLAIN.get(name) or (colours[name], "-")
+        marker = "" if name in _PLAIN else "o"
+        axes.plot(ratios, values, label=name, color=colour, linestyle=line, marker=marker)
+        if spread is not None:
+            axes.errorbar(ratios, values, yerr=spread[name], color=colour, linestyle="", capsize=2)
     axes.set_title("Held-out text in one step")
     axes.set_xlabel("share of the block that is masked")
     axes.set_ylabel("nats per masked token")

@@ -1,0 +1,28 @@
+"""How good is it? Gap closed on text, and an exact world; `python -m pcflow_diffusion.evaluate`.
+
+`gap` compares couplings on held-out text with what the backbone does alone; `exact_world` compares
+joints with a known truth by enumeration. `setting` is what evaluations on text run on.
+"""
+
+from pcflow_diffusion.evaluate.exact_world import ExactWorld, exact_backbone
+from pcflow_diffusion.evaluate.gap import (
+    Examples,
+    gap_closed,
+    gap_table,
+    make_examples,
+    markdown,
+    mean_and_spread,
+    sequential_nats,
+)
+
+__all__ = [
+    "ExactWorld",
+    "Examples",
+    "exact_backbone",
+    "gap_closed",
+    "gap_table",
+    "make_examples",
+    "markdown",
+    "mean_and_spread",
+    "sequential_nats",
+]

@@ -1,0 +1,53 @@
+"""The gap that every coupling closes on a text: a table per seed, their mean, and a picture.
+
+    python -m pcflow_diffusion.evaluate gap [--text FILE] [--seeds 3]
+
+One denoiser; every seed has masks, a circuit and training draws of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from pcflow_diffusion.evaluate.figure import draw_gap
+from pcflow_diffusion.evaluate.gap import (
+    RATIOS,
+    Table,
+    gap_table,
+    markdown,
+    mean_and_spread,
+)
+from pcflow_diffusion.evaluate.setting import add_arguments, couple, fit_circuit, prepare, say
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line, run every seed, print the table, draw the picture."""
+    given = _parse(arguments)
+    material = prepare(given.text, given.train, given.minutes, given.seed)
+    runs: list[Table] = []
+    for seed in range(given.seed, given.seed + given.seeds):
+        say(f"Seed {seed}: a hidden Markov model of the text, and couplings.")
+        torch.manual_seed(seed)
+        circuit = fit_circuit(material, given.states)
+        heads = couple(circuit, material, torch.Generator().manual_seed(seed))
+        masks = torch.Generator().manual_seed(seed)
+        judged = material.judged
+        runs.append(gap_table(material.denoiser, circuit, heads, judged, RATIOS, generator=masks))
+    table, spread = mean_and_spread(runs)
+    print(f"\n{markdown(table, RATIOS, spread)}")
+    draw_gap(given.out, table, RATIOS, spread)
+    say(f"Picture: {given.out}")
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "pcflow_diffusion.evaluate gap", description=(__doc__ or "").splitlines()[0]
+    )
+    add_arguments(parser)
+    parser.add_argument("--seeds", type=int, default=1, help="how many (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("pcflow_gap.png"), help="(%(default)s)")
+    return parser.parse_args(arguments)

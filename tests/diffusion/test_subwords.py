@@ -1,0 +1,39 @@
+"""Subwords: every text comes back, and tokens outside are refused."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pcflow_diffusion.errors import ShapeMismatch, TextError, TokenOutOfRange
+from pcflow_diffusion.subwords import SubwordTokenizer
+
+TEXTS = ["the cat sat on the mat, 12 cats", "the hat of the cat 2024"] * 3
+TOKENIZER = SubwordTokenizer.fit(TEXTS, vocabulary_size=280)
+
+
+@settings(deadline=None)
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_every_text_comes_back(text: str) -> None:
+    tokens = TOKENIZER.encode(text)
+    assert TOKENIZER.decode(tokens) == text
+    assert ((tokens >= 0) & (tokens < TOKENIZER.vocabulary_size)).all()
+
+
+def test_what_is_frequent_is_one_token_and_digits_are_never_joined() -> None:
+    assert len(TOKENIZER.encode(" the")) == 1
+    assert len(TOKENIZER.encode("2024")) == 4
+    assert TOKENIZER.vocabulary_size == len(set(TOKENIZER.vocabulary)) <= 280
+
+
+def test_masks_are_shown_where_they_stand() -> None:
+    mask, the = TOKENIZER.mask_token_id, int(TOKENIZER.encode(" the"))
+    assert TOKENIZER.decode([the, mask, the, mask]) == " the_ the_"
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(TextError, match="at least 256"):
+        SubwordTokenizer.fit(TEXTS, vocabulary_size=100)
+    with pytest.raises(TokenOutOfRange):
+        TOKENIZER.decode([TOKENIZER.mask_token_id + 1])
+    with pytest.raises(ShapeMismatch):
+        TOKENIZER.decode(TOKENIZER.encode("cat")[None])
