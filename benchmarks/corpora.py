@@ -18,6 +18,9 @@ from pcflow_diffusion.text import BLOCK, CONTEXT, CharacterTokenizer, blocks, lo
 NAMES = ("tinyshakespeare", "gsm8k")
 STRIDE = 4  # between two training windows of gsm8k
 VOCABULARY = 2048
+WHERE = """Give --data DIR or PCFLOW_DATA, a folder with
+text/tinyshakespeare.txt: https://github.com/karpathy/char-rnn, data/tinyshakespeare/input.txt
+text/gsm8k.train.jsonl, text/gsm8k.test.jsonl: https://github.com/openai/grade-school-math"""
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,8 @@ def write(
 ) -> dict[str, list[Written]]:
     """By decoder, what it writes after 16 held-out prompts for every number of steps per block."""
     prompts = material.judged[: len(material.judged) // 16 * 16 : len(material.judged) // 16]
-    known = set(material.tokenizer.decode(material.train).split())
+    text = material.train[:: CONTEXT + BLOCK].flatten()
+    known = set(material.tokenizer.decode(text).split())
     written: dict[str, list[Written]] = {name: [] for name in heads}
     runs = [(name, head, steps) for name, head in heads.items() for steps in STEPS]
     for name, head, steps in tqdm(runs, desc="writing", unit="run"):

@@ -73,6 +73,11 @@ class CharacterTokenizer:
         return {c: i for i, c in enumerate(self.characters)}
 
     @property
+    def vocabulary(self) -> list[str]:
+        """The V tokens in the order of their ids."""
+        return list(self.characters)
+
+    @property
     def vocabulary_size(self) -> int:
         """Number of real tokens V; the mask token of a `Denoiser` is V."""
         return len(self.characters)

@@ -9,6 +9,7 @@ import argparse
 import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -27,23 +28,46 @@ from pcflow_diffusion.training import train_denoiser
 CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "pydoc.safetensors"
 
 
+class Tokenizer(Protocol):
+    """Text to tokens: characters or subwords."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of real tokens V."""
+        ...
+
+    @property
+    def mask_token_id(self) -> int:
+        """The id after the last real token."""
+        ...
+
+    def decode(self, tokens: Tensor) -> str:
+        """The text of one row of tokens."""
+        ...
+
+
 @dataclass(frozen=True)
 class Material:
-    """What the experiment works with.
+    """What the experiment works with; a row is context and block, CONTEXT + BLOCK tokens.
 
     Attributes:
-        tokenizer: characters to tokens.
+        tokenizer: text to tokens.
         denoiser: the backbone.
-        train: training text, [N].
-        judged: rows of held-out context and block, [N, CONTEXT + BLOCK], that figures are about.
-        calibration: other such rows, to fit the two numbers of the log-linear coupling.
+        train: all rows of the training text, [N, CONTEXT + BLOCK], which may overlap.
+        judged: held-out rows that figures are about.
+        calibration: other held-out rows, to fit the numbers of the log-linear coupling.
     """
 
-    tokenizer: CharacterTokenizer
+    tokenizer: Tokenizer
     denoiser: Denoiser
     train: Tensor
     judged: Tensor
     calibration: Tensor
+
+    def some(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """So many training rows, drawn without repeats, or all if there are no more."""
+        chosen = torch.randperm(len(self.train), generator=generator)[:count]
+        return self.train[chosen].long()
 
     def examples(self, rows: Tensor, generator: torch.Generator) -> Examples:
         """Rows with every share of the block masked, and what the denoiser says of them."""
@@ -89,17 +113,17 @@ def prepare(path: Path | None, train: bool, minutes: float, seed: int) -> Materi
     held_out = blocks(tokenizer.encode(text.held_out))
     spread = torch.arange(min(256, len(held_out))) * len(held_out) // min(256, len(held_out))
     judged, calibration = held_out[spread[::2]], held_out[spread[1::2]]
-    return Material(tokenizer, denoiser, tokenizer.encode(text.train), judged, calibration)
+    train_rows = windows(tokenizer.encode(text.train), CONTEXT + BLOCK, 1)
+    return Material(tokenizer, denoiser, train_rows, judged, calibration)
 
 
-def fit_circuit(material: Material, states: int) -> pf.CompiledCircuit:
+def fit_circuit(material: Material, states: int, rows: int = 16_000) -> pf.CompiledCircuit:
     """A hidden Markov model of blocks of text: EM on a few of them first, then on many."""
     inputs = pf.Categorical(material.tokenizer.vocabulary_size)
     model = pf.compile(pf.hmm(BLOCK, states, inputs))
-    every = windows(material.train, BLOCK, 1)
-    for count, epochs in ((2_000, 12), (16_000, 16)):
-        rows = every[torch.randperm(len(every))[:count]]
-        pf.fit(model, rows, pf.EM(pseudocount=0.1), epochs=epochs)
+    for count, epochs in ((2_000, 12), (rows, 16)):
+        blocks_only = material.some(count)[:, -BLOCK:]
+        pf.fit(model, blocks_only, pf.EM(pseudocount=0.1), epochs=epochs)
     return model
 
 
@@ -108,9 +132,7 @@ def couple(
 ) -> dict[str, CircuitHead]:
     """Every coupling by name; all but one share the circuit that was trained on text."""
     mask = material.tokenizer.mask_token_id
-    every = windows(material.train, CONTEXT + BLOCK, 1)
-    rows = every[torch.randint(len(every), (4_096,), generator=generator)]
-    seen = material.examples(rows, generator)
+    seen = material.examples(material.some(4_096, generator), generator)
     against = CircuitHead(copy.deepcopy(circuit), mask, "product")
     fit_conditional(against, Blocks(seen.logits, seen.x, seen.x0), epochs=6, generator=generator)
 
