@@ -71,8 +71,8 @@ def add_gates(
     Args:
         circuit: the circuit; it is not changed.
         gates: how many weights there are to choose from, G.
-        noise: the logits of W_g are those of the circuit plus noise of this standard deviation. With
-            zero, all are equal and p(x) is as it was, but no gradient will ever tell them apart.
+        noise: standard deviation of what is added to the circuit's logits to make those of W_g.
+            With zero, all are equal and p(x) is as it was; but no gradient tells them apart.
         generator: source of the noise; torch's global one by default.
 
     Raises:
