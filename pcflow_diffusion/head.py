@@ -79,7 +79,7 @@ class CircuitHead(nn.Module):
         self.length = model.num_variables // (1 if modulation is None else 2)
         self.vocabulary_size = self._one_size(model.num_categories[: self.length])
         if modulation is not None:
-            self._one_size(model.num_categories[-self.length :])
+            self._one_size(model.num_categories[self.length :])
         self.coupling = coupling_by_name(coupling) if isinstance(coupling, str) else coupling
         if modulation is not None and isinstance(self.coupling, Projection):
             raise CouplingError(NOT_MODULATED)
@@ -271,7 +271,7 @@ class CircuitHead(nn.Module):
 
     def _one_size(self, sizes: tuple[int | None, ...]) -> int:
         """How many categories every one of some variables has."""
-        if len(set(sizes)) != 1 or sizes[0] is None or self.model.num_variables % self.length:
+        if len(set(sizes)) != 1 or sizes[0] is None or len(sizes) != self.length:
             wanted = "one vocabulary at every position"
             wanted += "" if self.modulation is None else ", and one control for each"
             sizes_met = set(self.model.num_categories)
