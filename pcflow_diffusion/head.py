@@ -274,8 +274,8 @@ class CircuitHead(nn.Module):
         if len(set(sizes)) != 1 or sizes[0] is None or len(sizes) != self.length:
             wanted = "one vocabulary at every position"
             wanted += "" if self.modulation is None else ", and one control for each"
-            sizes_met = set(self.model.num_categories)
-            raise ShapeMismatch(f"the circuit must have {wanted}: {sizes_met}")
+            met = set(self.model.num_categories)
+            raise ShapeMismatch(f"the circuit must have {wanted}: {met}")
         return sizes[0]
 
     def _controls(self, visible: Evidence, log_m: Tensor, listed: Tensor | None) -> Tensor | None:
