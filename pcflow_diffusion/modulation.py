@@ -102,7 +102,7 @@ def fit_modulation(
     epochs: int = 10,
     batch_size: int = 64,
     learning_rate: float = 3e-3,
-    circuit_learning_rate: float = 0.03,
+    circuit_learning_rate: float = 0.1,
     validation: BlockSource | None = None,
     patience: int | None = None,
     weights: Tensor | None = None,
