@@ -7,6 +7,7 @@ begin with `passes.py`.
 """
 
 from pcflow import datasets, structure
+from pcflow.augment import add_gates, expose_latents
 from pcflow.bounds import (
     entropy_lower_bound,
     entropy_upper_bound,
@@ -154,6 +155,7 @@ __all__ = [
     "StructuredDecomposable",
     "SumLayer",
     "Unsatisfiable",
+    "add_gates",
     "build_circuit",
     "cauchy_schwarz_divergence",
     "chow_liu",
@@ -170,6 +172,7 @@ __all__ = [
     "entropy_upper_bound",
     "expectation",
     "expectation_estimate",
+    "expose_latents",
     "fit",
     "grow",
     "hclt",

@@ -96,12 +96,9 @@ class Tables:
         """Probabilities [F, V, K] of a finite input step; F is 1 if all folds share them."""
         family = step.family
         assert isinstance(family, FiniteFamily)
-        if not step.parameters:  # a fixed table, such as an indicator's
-            fixed = family.log_table({}) if in_log_space else family.table({})
-            return fixed.to(self.like)
         make = family.log_table if in_log_space else family.table
         kind = "log table" if in_log_space else "table"
-        return self._of_step(kind, step, lambda: make(self.parameters(step)))
+        return self._of_step(kind, step, lambda: make(self.parameters(step)).to(self.like))
 
     def soft_table(self, step: InputStep) -> Tensor:
         """The table [F or 1, V, K] that soft evidence is multiplied with."""

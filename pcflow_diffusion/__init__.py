@@ -23,6 +23,7 @@ from pcflow_diffusion.errors import DiffusionError
 from pcflow_diffusion.head import CircuitHead
 from pcflow_diffusion.joint import coupled_nats_over_time, fit_jointly
 from pcflow_diffusion.logits import StoredLogits, store_logits
+from pcflow_diffusion.modulation import Modulation, fit_modulation
 from pcflow_diffusion.objective import (
     Schedule,
     elbo_weights,
@@ -44,6 +45,7 @@ __all__ = [
     "DenoiserConfig",
     "DiffusionError",
     "LogLinear",
+    "Modulation",
     "Projection",
     "Schedule",
     "StoredLogits",
@@ -52,6 +54,7 @@ __all__ = [
     "elbo_weights",
     "fit_conditional",
     "fit_jointly",
+    "fit_modulation",
     "generate",
     "infill",
     "llada",

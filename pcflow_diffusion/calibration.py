@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pcflow import CompiledCircuit, Evidence
+from pcflow_diffusion.controls import steered, with_tokens
 from pcflow_diffusion.coupling import (
     LogLinear,
     bucket_of,
@@ -29,16 +30,18 @@ def fit_log_linear(
     x0: Tensor,
     categories: Tensor | None = None,
     buckets: int = 1,
+    controls: Tensor | None = None,
 ) -> LogLinear:
     """The `LogLinear` that makes examples most probable; see `CircuitHead.fit_coupling`.
 
     Args:
-        model: the circuit over the L positions.
+        model: the circuit over the L positions, and controls perhaps.
         evidence: the visible tokens, and which are missing.
         log_m: the backbone's normalised log-marginals [N, L, V].
         x0: all tokens, [N, L].
         categories: [N, L, k], the tokens that `log_m` is about, if not all.
         buckets: of equal width, by the share of missing positions.
+        controls: log-potentials of the circuit's controls, if it has any.
 
     Raises:
         CouplingError: if no example has a missing token and is possible, or `buckets` is below 1.
@@ -48,7 +51,8 @@ def fit_log_linear(
     assert evidence.missing is not None
     plain = Evidence(evidence.values, evidence.missing, log_m, categories)
     with torch.no_grad():
-        possible = (model.log_prob(x0) + log_potential_of(plain, x0)).isfinite()
+        known = with_tokens(steered(plain, controls), x0)
+        possible = (model.log_prob(known) + log_potential_of(plain, x0)).isfinite()
     usable = possible & evidence.missing.any(dim=-1).to(possible.device)
     if not bool(usable.any()):
         raise CouplingError(
@@ -59,9 +63,9 @@ def fit_log_linear(
     fitted = []
     for number in range(buckets):
         rows = _nearest(bucket, number, usable, buckets)
-        listed = None if categories is None else categories[rows]
+        listed, steer = (None if t is None else t[rows] for t in (categories, controls))
         some = _rows(evidence, rows)
-        fitted.append(_fit(model, some, x0[rows], log_m[rows], log_r[rows], listed))
+        fitted.append(_fit(model, some, x0[rows], log_m[rows], log_r[rows], listed, steer))
     if buckets == 1:
         return LogLinear(*fitted[0])
     a, b = zip(*fitted, strict=True)
@@ -84,6 +88,7 @@ def _fit(
     log_m: Tensor,
     log_r: Tensor,
     categories: Tensor | None,
+    controls: Tensor | None,
 ) -> tuple[float, float]:
     """Powers (a, b) at the maximum of the mean log q, which is concave in them."""
     powers = torch.tensor([1.0, 0.5], dtype=log_m.dtype, device=log_m.device, requires_grad=True)
@@ -92,7 +97,8 @@ def _fit(
     def loss() -> Tensor:
         potentials = log_linear(log_m, log_r, powers[0], powers[1])
         coupled = Evidence(evidence.values, evidence.missing, potentials, categories)
-        value = (model.log_prob(coupled) - log_potential_of(coupled, x0)).mean()
+        log_z = model.log_prob(steered(coupled, controls))
+        value = (log_z - log_potential_of(coupled, x0)).mean()
         (powers.grad,) = torch.autograd.grad(value, powers)
         return value
 

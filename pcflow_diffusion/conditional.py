@@ -6,9 +6,11 @@ Legend: N blocks, B batch, L positions, V tokens.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pcflow import Anemone, Conditional, FitResult, Learner, fit
 from pcflow_diffusion.blocks import BlockSource
@@ -39,7 +41,7 @@ def fit_conditional(
     to go up, so give validation blocks: the best parameters on them are kept.
 
     Args:
-        head: whose circuit is trained.
+        head: whose circuit is trained; its modulation, if it has one, stays as it is.
         train: blocks in memory (`Blocks`) or on disk (`StoredLogits`).
         learner: `pcflow.Anemone`, by default with step 0.5 that decays and momentum 0.3, or
             `pcflow.Gradient`.
@@ -70,19 +72,20 @@ def fit_conditional(
         >>> len(fit_conditional(head, train, epochs=3, progress=False).train)
         3
     """
-    return fit(
-        head.model,
-        CoupledBlocks(head, train, weights),
-        Anemone(0.5, momentum=0.3, decay=True) if learner is None else learner,
-        epochs=epochs,
-        batch_size=batch_size,
-        validation=None if validation is None else CoupledBlocks(head, validation),
-        patience=patience,
-        checkpoint=checkpoint,
-        distributed=distributed,
-        progress=progress,
-        generator=generator,
-    )
+    with frozen(head.modulation):
+        return fit(
+            head.model,
+            CoupledBlocks(head, train, weights),
+            Anemone(0.5, momentum=0.3, decay=True) if learner is None else learner,
+            epochs=epochs,
+            batch_size=batch_size,
+            validation=None if validation is None else CoupledBlocks(head, validation),
+            patience=patience,
+            checkpoint=checkpoint,
+            distributed=distributed,
+            progress=progress,
+            generator=generator,
+        )
 
 
 class CoupledBlocks:
@@ -117,3 +120,16 @@ class CoupledBlocks:
         weight = None if self.weights is None else self.weights[rows.to(self.weights.device)]
         logits, x, x0 = (t.to(device) for t in (some.logits, some.x, some.x0))
         return self.head.conditional(logits, x, x0, weight)
+
+
+@contextmanager
+def frozen(module: nn.Module | None) -> Iterator[None]:
+    """Let no gradient reach a module's parameters for the time being."""
+    learning = [] if module is None else [p for p in module.parameters() if p.requires_grad]
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)

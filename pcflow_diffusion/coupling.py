@@ -17,7 +17,10 @@ import torch
 from torch import Tensor
 
 from pcflow import CompiledCircuit, Evidence
+from pcflow_diffusion.controls import token_marginals, unsteered
 from pcflow_diffusion.errors import CouplingError
+
+NOT_MODULATED = "the projection cannot be modulated: use a log-linear coupling, such as the product"
 
 
 class Coupling(Protocol):
@@ -33,7 +36,7 @@ class Coupling(Protocol):
         """Evidence with potentials.
 
         Args:
-            model: the circuit over the L positions.
+            model: the circuit over the L positions; variables behind them are controls.
             evidence: the visible tokens, and which are missing.
             log_m: the backbone's normalised log-marginals [B, L, V].
             categories: [B, L, k], the tokens that `log_m` [B, L, k] is about; no other is possible.
@@ -135,7 +138,14 @@ class Projection:
         log_m: Tensor,
         categories: Tensor | None = None,
     ) -> Evidence:
-        """One posterior query per sweep, on chains and trees; more elsewhere."""
+        """One posterior query per sweep, on chains and trees; more elsewhere.
+
+        Raises:
+            CouplingError: if the circuit has controls, whose marginals nobody gives.
+        """
+        assert evidence.missing is not None
+        if model.num_variables > evidence.missing.shape[1]:
+            raise CouplingError(NOT_MODULATED)
         target, (a, b) = log_m, self.pool
         if self.pool != (1.0, 0.0):
             log_r = posterior(model, evidence, categories) if b else None
@@ -169,12 +179,14 @@ def coupling_by_name(name: str) -> Coupling:
 
 def log_potential_of(coupled: Evidence, tokens: Tensor) -> Tensor:
     """Total log-potential [B] of the tokens [B, L] at missing positions; -inf if not listed."""
-    potentials, missing = coupled.log_potentials, coupled.missing
-    assert potentials is not None and missing is not None
+    assert coupled.log_potentials is not None and coupled.missing is not None
+    length = tokens.shape[1]
+    potentials, missing = coupled.log_potentials[:, :length], coupled.missing[:, :length]
     if coupled.categories is None:
         chosen = potentials.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)  # [B, L]
     else:
-        listed, place = (coupled.categories == tokens.unsqueeze(-1)).max(dim=-1)
+        categories = coupled.categories[:, :length]
+        listed, place = (categories == tokens.unsqueeze(-1)).max(dim=-1)
         chosen = potentials.gather(-1, place.unsqueeze(-1)).squeeze(-1)
         chosen = chosen.masked_fill(~listed, -torch.inf)
     return chosen.masked_fill(~missing, 0.0).sum(dim=-1)
@@ -193,8 +205,9 @@ def log_linear(log_m: Tensor, log_r: Tensor | None, a: float | Tensor, b: float 
 
 
 def posterior(model: CompiledCircuit, evidence: Evidence, categories: Tensor | None) -> Tensor:
-    """Log r_i [B, L, V] of all tokens, or of the listed ones [B, L, k]."""
-    log_r = model.marginals(evidence)
+    """Log r_i [B, L, V] of all tokens, or of the listed ones [B, L, k]; controls are summed out."""
+    assert evidence.missing is not None
+    log_r = token_marginals(model, unsteered(model, evidence), evidence.missing.shape[1])
     return log_r if categories is None else log_r.gather(-1, categories)
 
 

@@ -232,7 +232,7 @@ class _Span:
         self, log_m: Tensor, span: Tensor, masked: Tensor, count: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Tokens [B, L], and which of them to commit."""
-        if self.head is not None and span.shape[1] > self.head.model.num_variables:
+        if self.head is not None and span.shape[1] > self.head.length:
             return self.decide_in_windows(self.head, log_m, span, masked, count)
         head = None if self.head is None else self.head.over(span.shape[1])
         return self.decide_together(head, log_m, span, masked, count)
@@ -274,7 +274,7 @@ class _Span:
         self, head: CircuitHead, log_m: Tensor, span: Tensor, masked: Tensor, count: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Rank positions by the backbone, then draw in the fewest windows that hold the best."""
-        how, width = self.how, head.model.num_variables
+        how, width = self.how, head.length
         commit = best(rank(how.ranking, log_m, generator=self.generator), masked, count)
         if how.threshold is not None:
             commit |= masked & (log_m.amax(dim=-1).exp() > how.threshold)

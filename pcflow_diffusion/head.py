@@ -1,6 +1,7 @@
 """`CircuitHead`: a circuit as the output layer of a masked diffusion language model.
 
-Legend: B batch, L positions (as many as the circuit has variables), V tokens.
+Legend: B batch, L positions, V tokens. The circuit's variables are the positions; behind them stand
+as many controls if the head is modulated.
 """
 
 from __future__ import annotations
@@ -10,7 +11,15 @@ from torch import Tensor, nn
 
 from pcflow import Circuit, CompiledCircuit, Conditional, Evidence, compile, marginalize
 from pcflow_diffusion.calibration import fit_log_linear
-from pcflow_diffusion.coupling import Coupling, LogLinear, coupling_by_name, log_potential_of
+from pcflow_diffusion.controls import steered, token_marginals, with_tokens
+from pcflow_diffusion.coupling import (
+    NOT_MODULATED,
+    Coupling,
+    LogLinear,
+    Projection,
+    coupling_by_name,
+    log_potential_of,
+)
 from pcflow_diffusion.errors import CouplingError, ShapeMismatch, TokenOutOfRange
 from pcflow_diffusion.ranking import Ranking
 from pcflow_diffusion.sampling import Draw, Order, draw
@@ -31,10 +40,18 @@ class CircuitHead(nn.Module):
         top_k: only the so many most probable tokens of the backbone are possible at a position, all
             by default. Exact for those, and few rows of the circuit's tables are read, unless
             the coupling asks for the circuit's own marginals.
+        modulation: what steers the circuit by potentials on its latents or gates: a `Modulation`,
+            or a module that is called alike. The circuit has 2 L variables then, as
+            `pcflow.expose_latents` and `pcflow.add_gates` make of an HMM, and every position has a
+            control, which is summed out. The coupling must be log-linear.
+
+    Attributes:
+        length: L.
 
     Raises:
-        CouplingError: if the coupling is unknown, or `top_k` below 1.
-        ShapeMismatch: if the circuit's variables do not all have the same number of categories.
+        CouplingError: if the coupling is unknown or cannot be modulated, or `top_k` below 1.
+        ShapeMismatch: if the circuit's positions do not all have the same number of categories, or
+            there is not one control for each.
 
     Examples:
         >>> import pcflow as pf
@@ -51,24 +68,27 @@ class CircuitHead(nn.Module):
         mask_token_id: int,
         coupling: str | Coupling = "projection",
         top_k: int | None = None,
+        modulation: nn.Module | None = None,
     ) -> None:
         """Check the circuit and look up the coupling."""
         super().__init__()
         if top_k is not None and top_k < 1:
             raise CouplingError(f"top_k must be at least 1, got {top_k}")
-        sizes = set(model.num_categories)
-        if len(sizes) != 1 or None in sizes:
-            raise ShapeMismatch(f"the circuit must have one vocabulary at every position: {sizes}")
         self.model, self.mask_token_id = model, mask_token_id
-        self.vocabulary_size = int(model.num_categories[0] or 0)
+        self.modulation, self.top_k = modulation, top_k
+        self.length = model.num_variables // (1 if modulation is None else 2)
+        self.vocabulary_size = self._one_size(model.num_categories[: self.length])
+        if modulation is not None:
+            self._one_size(model.num_categories[self.length :])
         self.coupling = coupling_by_name(coupling) if isinstance(coupling, str) else coupling
-        self.top_k = top_k
+        if modulation is not None and isinstance(self.coupling, Projection):
+            raise CouplingError(NOT_MODULATED)
         self._shorter: dict[int, tuple[Circuit, CircuitHead]] = {}
 
     def over(self, length: int) -> CircuitHead:
         """The head over the first `length` positions, with the circuit's others summed out.
 
-        It shares the coupling; its circuit is a copy, made anew when the parameters change.
+        It shares coupling and modulation; its circuit is a copy, made anew when parameters change.
 
         Raises:
             ShapeMismatch: if the circuit does not have that many positions.
@@ -76,19 +96,22 @@ class CircuitHead(nn.Module):
         Examples:
             >>> import pcflow as pf
             >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(5)))
-            >>> CircuitHead(model, mask_token_id=5).over(3).model.num_variables
+            >>> CircuitHead(model, mask_token_id=5).over(3).length
             3
         """
-        if length == self.model.num_variables:
+        if length == self.length:
             return self
-        if not 0 < length < self.model.num_variables:
-            raise ShapeMismatch(f"the circuit has {self.model.num_variables} positions: {length=}")
+        if not 0 < length < self.length:
+            raise ShapeMismatch(f"the circuit has {self.length} positions: {length=}")
         circuit = self.model.circuit
         kept = self._shorter.get(length)
         if kept is None or kept[0] is not circuit:
             like = self.model.banks[0]
-            short = compile(marginalize(circuit, range(length)), like.device, like.dtype)
-            kept = circuit, CircuitHead(short, self.mask_token_id, self.coupling)
+            firsts = [0] if self.modulation is None else [0, self.length]
+            keep = [first + place for first in firsts for place in range(length)]
+            short = compile(marginalize(circuit, keep), like.device, like.dtype)
+            head = CircuitHead(short, self.mask_token_id, self.coupling, None, self.modulation)
+            kept = circuit, head
             self._shorter[length] = kept
         kept[1].coupling, kept[1].top_k = self.coupling, self.top_k
         return kept[1]
@@ -107,8 +130,9 @@ class CircuitHead(nn.Module):
             ShapeMismatch: if shapes do not fit; TokenOutOfRange: if a token does not.
             NoMassError: if the visible tokens are impossible under the circuit.
         """
-        log_q = self.model.marginals(self.couple(logits, x)).to(logits.dtype)
-        return torch.where((x == self.mask_token_id).unsqueeze(-1), log_q, logits)
+        log_q = token_marginals(self.model, self.couple(logits, x), self.length)
+        masked = (x == self.mask_token_id).unsqueeze(-1)
+        return torch.where(masked, log_q.to(logits.dtype), logits)
 
     def couple(self, logits: Tensor, x: Tensor) -> Evidence:
         """The evidence that turns the circuit into the coupled joint.
@@ -119,10 +143,12 @@ class CircuitHead(nn.Module):
 
         Raises:
             ShapeMismatch: if shapes do not fit; TokenOutOfRange: if a token does not.
-            CouplingError: if the logits leave no token possible at a masked position.
+            CouplingError: if the logits leave no token possible at a masked position, or `top_k` is
+                less than a control has values.
         """
-        visible = self._visible(logits, x)
-        return self.coupling.couple(self.model, visible, *self._considered(logits, x))
+        visible, (log_m, listed) = self._visible(logits, x), self._considered(logits, x)
+        coupled = self.coupling.couple(self.model, visible, log_m, listed)
+        return steered(coupled, self._controls(visible, log_m, listed))
 
     def log_marginals(self, logits: Tensor) -> Tensor:
         """The backbone's normalised log-probabilities [B, L, V], in the circuit's precision."""
@@ -132,7 +158,7 @@ class CircuitHead(nn.Module):
         """Log q(x0 | x) [B] (nats) of the masked tokens under the coupled joint.
 
         Two upward passes: one with the tokens observed, one with the potentials. Differentiable in
-        the logits and the circuit, with r and the projection's potentials held fixed.
+        logits, circuit and modulation, with r and the projection's potentials held fixed.
 
         Args:
             logits: the backbone's, [B, L, V].
@@ -159,7 +185,8 @@ class CircuitHead(nn.Module):
             ShapeMismatch: if shapes do not fit; TokenOutOfRange: if a token does not.
         """
         coupled, tokens = self.couple(logits, x), self._filled(x, x0)
-        return Conditional(tokens, coupled, log_potential_of(coupled, tokens), weight)
+        evidence = with_tokens(coupled, tokens)
+        return Conditional(evidence, coupled, log_potential_of(coupled, tokens), weight)
 
     def sample(
         self,
@@ -210,7 +237,7 @@ class CircuitHead(nn.Module):
     ) -> Draw:
         """Like `sample`, with all that a decoder wants to know; `count` [B] tokens in any order."""
         coupled = self.couple(logits, x)
-        return draw(self.model, coupled, order, temperature, ranking, count, generator)
+        return draw(self.model, coupled, order, temperature, ranking, count, generator, self.length)
 
     def fit_coupling(self, logits: Tensor, x: Tensor, x0: Tensor, buckets: int = 1) -> LogLinear:
         """Set the coupling to the `LogLinear` that is best on held-out examples.
@@ -235,8 +262,35 @@ class CircuitHead(nn.Module):
         """
         visible, tokens = self._visible(logits, x), self._filled(x, x0)
         log_m, listed = self._considered(logits.detach(), x)
-        self.coupling = fit_log_linear(self.model, visible, log_m, tokens, listed, buckets)
+        with torch.no_grad():
+            controls = self._controls(visible, log_m, listed)
+        self.coupling = fit_log_linear(
+            self.model, visible, log_m, tokens, listed, buckets, controls
+        )
         return self.coupling
+
+    def _one_size(self, sizes: tuple[int | None, ...]) -> int:
+        """How many categories every one of some variables has."""
+        if len(set(sizes)) != 1 or sizes[0] is None or len(sizes) != self.length:
+            wanted = "one vocabulary at every position"
+            wanted += "" if self.modulation is None else ", and one control for each"
+            met = set(self.model.num_categories)
+            raise ShapeMismatch(f"the circuit must have {wanted}: {met}")
+        return sizes[0]
+
+    def _controls(self, visible: Evidence, log_m: Tensor, listed: Tensor | None) -> Tensor | None:
+        """Log-potentials [B, L, values] of the controls.
+
+        Raises:
+            ShapeMismatch: if the modulation returns others.
+        """
+        if self.modulation is None:
+            return None
+        found: Tensor = self.modulation(visible, log_m, listed)
+        wanted = (*log_m.shape[:2], self.model.num_categories[-1])
+        if found.shape != wanted:
+            raise ShapeMismatch(f"modulation must return {wanted}, got {tuple(found.shape)}")
+        return found.to(log_m.dtype)
 
     def _considered(self, logits: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Normalised log-marginals [B, L, V], even ones where visible; or [B, L, k] and of which.
@@ -271,11 +325,10 @@ class CircuitHead(nn.Module):
     def _visible(self, logits: Tensor, x: Tensor) -> Evidence:
         """The visible tokens as observations."""
         wanted = (*x.shape, self.vocabulary_size)
-        if x.dim() != 2 or x.shape[1] != self.model.num_variables or logits.shape != wanted:
+        if x.dim() != 2 or x.shape[1] != self.length or logits.shape != wanted:
             raise ShapeMismatch(
-                f"x must be [B, {self.model.num_variables}] and logits [B, "
-                f"{self.model.num_variables}, {self.vocabulary_size}], got {tuple(x.shape)} and "
-                f"{tuple(logits.shape)}"
+                f"x must be [B, {self.length}] and logits [B, {self.length}, "
+                f"{self.vocabulary_size}], got {tuple(x.shape)} and {tuple(logits.shape)}"
             )
         masked = x == self.mask_token_id
         values = x.masked_fill(masked, 0)

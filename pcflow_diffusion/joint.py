@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
+from pcflow_diffusion.conditional import frozen
 from pcflow_diffusion.coupling import Projection
 from pcflow_diffusion.errors import CouplingError, RatioOutOfRange, ShapeMismatch
 from pcflow_diffusion.head import CircuitHead
@@ -42,7 +43,8 @@ def fit_jointly(
 
     Args:
         head: whose circuit is trained; its coupling must hand gradients to the backbone, which
-            the projection, whose potentials are held fixed, does not.
+            the projection, whose potentials are held fixed, does not. Its modulation, if it has
+            one, stays as it is.
         backbone: maps tokens with masks to logits of the same positions.
         rows: context and block, [N, C + L]; only the block is masked.
         steps: number of steps.
@@ -78,7 +80,8 @@ def fit_jointly(
     ][learning_rate == 0 :]
     decays = [torch.optim.lr_scheduler.LinearLR(o, 1.0, 0.0, steps) for o in optimizers]
     losses: list[float] = []
-    with tqdm(range(steps), disable=not progress, unit="step", desc="joint training") as bar:
+    bar = tqdm(range(steps), disable=not progress, unit="step", desc="joint training")
+    with bar, frozen(head.modulation):
         for _ in bar:
             some = rows[torch.randint(len(rows), (batch_size,), generator=generator)]
             loss = _objective(head, backbone, some, schedule, generator, learning_rate > 0)
@@ -126,7 +129,7 @@ def coupled_nats_over_time(
         True
     """
     backbone.eval()
-    times = _times(len(rows), head.model.num_variables, generator)
+    times = _times(len(rows), head.length, generator)
     total = torch.zeros(2, dtype=torch.float64)
     for some, t in zip(rows.split(batch_size), times.split(batch_size), strict=True):
         nats, masked = _nats(head, backbone, some, t, schedule, generator)
@@ -144,7 +147,7 @@ def _objective(
     learns: bool,
 ) -> Tensor:
     """Weighted nats per masked token, differentiable."""
-    times = _times(len(rows), head.model.num_variables, generator)
+    times = _times(len(rows), head.length, generator)
     nats, masked = _nats(head, backbone, rows, times, schedule, generator, learns)
     weights = elbo_weights(times, schedule).to(nats)
     return weights @ nats / (weights @ masked.to(nats)).clamp_min(1.0)
@@ -160,7 +163,7 @@ def _nats(
     learns: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Of every row -log q(x0 | x), and how many of its tokens are masked; both [B]."""
-    length = head.model.num_variables
+    length = head.length
     found = schedule_by_name(schedule) if isinstance(schedule, str) else schedule
     x0 = rows[:, -length:]
     x = mask_tokens(x0, found.mask_probability(times), head.mask_token_id, generator)
@@ -179,8 +182,8 @@ def _times(rows: int, length: int, generator: torch.Generator | None) -> Tensor:
 def _check(
     head: CircuitHead, rows: Tensor, steps: int, batch_size: int, *learning_rates: float
 ) -> None:
-    if rows.dim() != 2 or rows.shape[1] < head.model.num_variables or len(rows) == 0:
-        wanted = f"[N, C + {head.model.num_variables}] with at least one row"
+    if rows.dim() != 2 or rows.shape[1] < head.length or len(rows) == 0:
+        wanted = f"[N, C + {head.length}] with at least one row"
         raise ShapeMismatch(f"rows must be {wanted}, got {tuple(rows.shape)}")
     if isinstance(head.coupling, Projection):
         raise CouplingError(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pcflow import CompiledCircuit, Evidence
+from pcflow_diffusion.controls import token_marginals
 from pcflow_diffusion.errors import GenerationError
 from pcflow_diffusion.ranking import Ranking, best, rank
 
@@ -60,11 +61,12 @@ def draw(
     ranking: Ranking = "low_confidence",
     count: Tensor | None = None,
     generator: torch.Generator | None = None,
+    length: int | None = None,
 ) -> Draw:
     """Draw missing tokens from the joint that evidence with potentials stands for.
 
     Args:
-        model: the circuit over the L positions.
+        model: the circuit; variables behind its L positions are controls.
         coupled: visible tokens and potentials.
         order: "joint" draws the latent path at temperature 1 and every token given the path to the
             power 1 / temperature (CoDD, Sec. 5.1); at temperature 1 these are exact draws.
@@ -76,6 +78,8 @@ def draw(
         ranking: which token comes next, in any order.
         count: how many tokens to draw per row [B], in any order; all by default.
         generator: source of randomness; torch's global one by default.
+        length: L, by default the number of variables. Controls are summed out, except in "mpe",
+            which takes the best state of tokens and controls.
 
     Raises:
         GenerationError: if the order is unknown or the temperature negative.
@@ -89,17 +93,19 @@ def draw(
         torch.Size([2, 3])
     """
     check_order(order, temperature)
+    length = model.num_variables if length is None else length
     missing = model.engine.check(coupled).missing
     if order == "any_order":
-        wanted = missing.sum(dim=-1) if count is None else count
-        return _one_by_one(model, coupled, missing, wanted, temperature, ranking, generator)
+        wanted = missing[:, :length].sum(dim=-1) if count is None else count
+        return _one_by_one(model, coupled, missing, wanted, temperature, ranking, generator, length)
     if order == "mpe":
-        tokens = model.mpe(coupled).values
+        values = model.mpe(coupled).values
     elif order == "sharpened":
-        tokens = model.sample(1, _sharpened(coupled, temperature), generator)[0]
+        values = model.sample(1, _sharpened(coupled, temperature, length), generator)[0]
     else:
-        tokens = model.sample(1, coupled, generator, temperature=temperature)[0]
-    return Draw(tokens, missing, model.marginals(coupled))
+        values = model.sample(1, coupled, generator, temperature=temperature)[0]
+    log_q = token_marginals(model, coupled, length)
+    return Draw(values[:, :length], missing[:, :length], log_q)
 
 
 def temper(log_p: Tensor, temperature: float) -> Tensor:
@@ -110,9 +116,10 @@ def temper(log_p: Tensor, temperature: float) -> Tensor:
     return log_p / temperature
 
 
-def _sharpened(coupled: Evidence, temperature: float) -> Evidence:
+def _sharpened(coupled: Evidence, temperature: float, length: int) -> Evidence:
     assert coupled.log_potentials is not None
-    sharp = temper(coupled.log_potentials, temperature)
+    tokens, controls = coupled.log_potentials.tensor_split([length], dim=1)
+    sharp = torch.cat([temper(tokens, temperature), controls], dim=1)
     return Evidence(coupled.values, coupled.missing, sharp, coupled.categories)
 
 
@@ -124,25 +131,27 @@ def _one_by_one(
     temperature: float,
     ranking: Ranking,
     generator: torch.Generator | None,
+    length: int,
 ) -> Draw:
     """Every token from its conditional given those before it; only the circuit is asked again."""
-    values = torch.zeros_like(missing, dtype=torch.long)
+    values = torch.zeros_like(missing, dtype=torch.long)  # [B, D]
     if coupled.values is not None:
         values = torch.where(missing, values, coupled.values)
-    still, rows = missing.clone(), torch.arange(len(missing), device=missing.device)
-    found = model.marginals(coupled)
+    unknown, rows = missing.clone(), torch.arange(len(missing), device=missing.device)
+    tokens, still = values[:, :length], unknown[:, :length]  # views: the rest are controls
+    found = token_marginals(model, coupled, length)
     log_q = found.clone()
     for turn in range(int(count.max()) if len(count) else 0):
         if turn:
-            now = Evidence(values, still, coupled.log_potentials, coupled.categories)
-            found = model.marginals(now)
+            now = Evidence(values, unknown, coupled.log_potentials, coupled.categories)
+            found = token_marginals(model, now, length)
         chosen = best(rank(ranking, found, generator=generator), still, torch.ones_like(count))
         chosen &= (turn < count).unsqueeze(-1)
         position = chosen.long().argmax(dim=-1)  # [B]; no harm where nothing is chosen
         own = found[rows, position]  # [B, V]
         token = torch.multinomial(temper(own, temperature).softmax(-1), 1, generator=generator)
-        values = torch.where(chosen, token, values)
+        tokens.copy_(torch.where(chosen, token, tokens))
         log_q = torch.where(chosen.unsqueeze(-1), found, log_q)
         still &= ~chosen
     log_q = torch.where(still.unsqueeze(-1), found, log_q)
-    return Draw(values, missing & ~still, log_q)
+    return Draw(tokens, missing[:, :length] & ~still, log_q)

@@ -30,6 +30,7 @@ ORDER = (  # the modules and packages in pcflow: each may import only from those
     "description",
     "initial",
     "build",
+    "augment",
     "logic",
     "spn",
     "evidence",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pcflow.evidence import CheckedEvidence
-from pcflow.inputs import FiniteFamily
+from pcflow.inputs import FiniteFamily, Indicator
 from pcflow.kernels import exp_, rows_times_table, rows_times_transposed
 from pcflow.leaves.base import Leaf
 from pcflow.log_semiring import LOG_BLOCK, LogSumProduct
@@ -332,6 +332,11 @@ class FiniteLeaf(Leaf):
 
     def _rows_times_table(self, rows: Tensor, transposed: bool = False) -> Tensor:
         """Rows [N, V] @ table -> [N, K], or rows [N, K] @ table^T -> [N, V]."""
+        if isinstance(self.step.family, Indicator):  # K ones: no product
+            place = torch.tensor(self.step.family.values, device=rows.device)
+            if not transposed:
+                return rows.index_select(1, place)
+            return rows.new_zeros(len(rows), self.num_categories).index_add_(1, place, rows)
         table = self.table if self.normalizer else self.tables.soft_table(self.step)
         if self.shared:
             times = rows_times_transposed if transposed else rows_times_table

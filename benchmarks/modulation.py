@@ -1,0 +1,120 @@
+"""A circuit that the backbone steers, against the same circuit without (CoDD, Appendix E).
+
+    python benchmarks/modulation.py
+
+From one hidden Markov model of text: the static product, potentials on the states (E.1) and gates
+over several transitions (E.2), all trained on the same blocks against the same frozen denoiser,
+with the circuit, for the same number of passes (Eq. 7, Adam). Then the log-linear coupling, as it
+is fitted to the text-trained circuit, with its circuit trained on, and with E.1 on top. Every
+method has the same three step sizes for its circuit, of which the best is taken, by blocks that
+the table is not about. Prints Markdown: nats per masked token on held-out blocks, with the same
+masks for all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import torch
+from conditional import adam, asked, hmm_of
+
+import pcflow as pf
+from pcflow_diffusion import (
+    Blocks,
+    CircuitHead,
+    Modulation,
+    fit_conditional,
+    fit_modulation,
+    load_denoiser,
+)
+from pcflow_diffusion.demo import CHECKPOINT
+from pcflow_diffusion.evaluate import gap_table, markdown
+from pcflow_diffusion.text import BLOCK, CONTEXT, CharacterTokenizer, blocks, load_text, windows
+
+RATIOS = [0.5, 0.7, 0.85, 1.0]
+STEPS = (0.03, 0.1, 0.3)  # Adam's, of the circuit
+
+
+def main() -> None:
+    """Train all and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--states", type=int, default=128, help="of the HMM (%(default)s)")
+    parser.add_argument("--gates", type=int, default=4, help="of E.2 (%(default)s)")
+    parser.add_argument("--rows", type=int, default=2048, help="training blocks (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=6, help="passes over them (%(default)s)")
+    parser.add_argument("--judged", type=int, default=256, help="held-out blocks (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    torch.manual_seed(given.seed)
+    text, (denoiser, vocabulary) = load_text(), load_denoiser(CHECKPOINT)
+    tokenizer = CharacterTokenizer("".join(vocabulary))
+    tokens, held_out = tokenizer.encode(text.train), tokenizer.encode(text.held_out)
+    circuit = hmm_of(tokens, tokenizer.vocabulary_size, given.states)
+    every = windows(tokens, CONTEXT + BLOCK, 1)
+    seen = asked(denoiser, every[torch.randint(len(every), (given.rows,))])
+    apart = blocks(held_out, 2 * given.judged)
+    chosen_by = asked(denoiser, apart[1::2])
+
+    mask = tokenizer.mask_token_id
+    static = CircuitHead(circuit, mask, "product")
+    print(f"HMM with {given.states} states, {given.rows} blocks of {BLOCK} characters.\n")
+    heads = {"product, circuit of the text": static}
+    for kind in ("static", "E.1", "E.2"):
+        heads[f"product, {kind}"] = best(static, kind, given.gates, seen, chosen_by, given.epochs)
+    fitted = CircuitHead(circuit, mask, "product")
+    fitted.fit_coupling(chosen_by.logits, chosen_by.x, chosen_by.x0)
+    heads["log-linear, circuit of the text"] = fitted
+    for kind in ("static", "E.1"):
+        found = best(fitted, kind, given.gates, seen, chosen_by, given.epochs)
+        found.fit_coupling(chosen_by.logits, chosen_by.x, chosen_by.x0)
+        heads[f"log-linear, {kind}"] = found
+    masks = torch.Generator().manual_seed(given.seed)
+    table = gap_table(denoiser, circuit, heads, apart[::2], RATIOS, generator=masks, progress=False)
+    print(f"\n{markdown(table, RATIOS)}")
+
+
+def best(
+    start: CircuitHead, kind: str, gates: int, seen: Blocks, chosen_by: Blocks, epochs: int
+) -> CircuitHead:
+    """The head trained with each step size, of which the best."""
+    found = {}
+    for step in STEPS:
+        began = time.perf_counter()
+        head = train(start, kind, gates, seen, step, epochs)
+        with torch.no_grad():
+            log_q = head.log_prob(chosen_by.logits, chosen_by.x, chosen_by.x0).sum()
+        found[step] = float(log_q), head
+        spent = time.perf_counter() - began
+        print(
+            f"{kind}, step {step}: {float(log_q) / len(chosen_by):.2f} nats a block, {spent:.0f} s"
+        )
+    return max(found.values(), key=lambda pair: pair[0])[1]
+
+
+def train(
+    start: CircuitHead, kind: str, gates: int, seen: Blocks, step: float, epochs: int
+) -> CircuitHead:
+    """A copy of the head, modulated or not, after some passes."""
+    generator, circuit = torch.Generator().manual_seed(0), start.model.circuit
+    mask, tokens, values = start.mask_token_id, start.vocabulary_size, gates
+    if kind == "static":
+        head = CircuitHead(pf.compile(circuit), mask, start.coupling)
+        fit_conditional(head, seen, adam(step), epochs=epochs, progress=False, generator=generator)
+        return head
+    if kind == "E.1":
+        root = circuit.root
+        assert isinstance(root, pf.SumLayer)
+        circuit, values = pf.expose_latents(circuit), root.weight.shape[1]
+    else:
+        circuit = pf.add_gates(circuit, gates, 0.3, generator)
+    modulation = Modulation(tokens, values)
+    head = CircuitHead(pf.compile(circuit), mask, start.coupling, modulation=modulation)
+    fit_modulation(
+        head, seen, epochs=epochs, circuit_learning_rate=step, progress=False, generator=generator
+    )
+    return head
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Circuits with controls: variables L, L + 1, ... that stand behind the L token positions.
+
+`pcflow.expose_latents` and `pcflow.add_gates` make them. A coupling is about positions only; what
+is not said of controls leaves them summed out.
+
+Legend: B batch, D variables, L positions, C controls, V tokens, S values of a control.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from pcflow import CompiledCircuit, Evidence
+from pcflow_diffusion.errors import CouplingError
+
+
+def unsteered(model: CompiledCircuit, evidence: Evidence) -> Evidence:
+    """Observations of the L positions, with nothing known of the controls behind them."""
+    values, missing = evidence.values, evidence.missing
+    assert values is not None and missing is not None
+    behind = model.num_variables - values.shape[1]
+    return Evidence(pad(values, (0, behind)), pad(missing, (0, behind), value=True))
+
+
+def steered(coupled: Evidence, controls: Tensor | None) -> Evidence:
+    """Evidence with potentials about the L positions, and log-potentials [B, C, S] of controls.
+
+    Raises:
+        CouplingError: if potentials are listed, and fewer than a control has values.
+    """
+    if controls is None:
+        return coupled
+    potentials, values, missing = coupled.log_potentials, coupled.values, coupled.missing
+    assert potentials is not None and values is not None and missing is not None
+    behind, size = controls.shape[1:]
+    width = max(size, potentials.shape[-1])
+    listed = coupled.categories
+    if listed is not None:
+        if size > listed.shape[-1]:
+            raise CouplingError(f"top_k is {listed.shape[-1]}, but a control has {size} values")
+        every = torch.arange(width, device=listed.device).expand(len(listed), behind, -1)
+        listed = torch.cat([listed, every], dim=1)  # [B, D, k]
+    both = [pad(t, (0, width - t.shape[-1]), value=-torch.inf) for t in (potentials, controls)]
+    return Evidence(
+        pad(values, (0, behind)), pad(missing, (0, behind), value=True), torch.cat(both, 1), listed
+    )
+
+
+def with_tokens(coupled: Evidence, tokens: Tensor) -> Evidence | Tensor:
+    """The tokens [B, L] observed; of controls, if there are any, what the evidence says."""
+    potentials = coupled.log_potentials
+    assert potentials is not None
+    behind = potentials.shape[1] - tokens.shape[1]
+    if behind == 0:
+        return tokens
+    missing = pad(torch.zeros_like(tokens, dtype=torch.bool), (0, behind), value=True)
+    return Evidence(pad(tokens, (0, behind)), missing, potentials, coupled.categories)
+
+
+def token_marginals(model: CompiledCircuit, evidence: Evidence, length: int) -> Tensor:
+    """Posterior log-probabilities [B, L, V] of the positions."""
+    tokens = max(size or 0 for size in model.num_categories[:length])
+    return model.marginals(evidence)[:, :length, :tokens]
