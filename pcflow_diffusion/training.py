@@ -62,7 +62,7 @@ def train_denoiser(
     Args:
         tokens: the training text, [N]; or windows of it, [N, CONTEXT + BLOCK], of any integers.
         config: shape of the denoiser.
-        held_out: another text, [M], whose loss the progress bar shows.
+        held_out: another text, [M], or such windows of it, whose loss the progress bar shows.
         minutes: wall-clock budget.
         steps: number of steps instead.
         seed: of weights, windows, masks and dropout.
@@ -88,11 +88,10 @@ def train_denoiser(
     budget, how = Budget(minutes, steps), training or TrainingConfig()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        rows = tokens if tokens.ndim == 2 else windows(tokens, CONTEXT + BLOCK, 1)
         score = None
         if held_out is not None:
-            score = partial(block_loss, rows=_held_out_blocks(held_out), ratio=0.5)
-        objective = _MaskedWindows(rows, config.mask_token_id, how)
+            score = partial(block_loss, rows=held_out_rows(held_out), ratio=0.5)
+        objective = _MaskedWindows(training_rows(tokens), config.mask_token_id, how)
         loop = Loop(Denoiser(config), objective, how, score)
         return loop.train(budget, progress, checkpoint, checkpoint_minutes)
 
@@ -128,10 +127,16 @@ class _MaskedWindows:
         return x, x0, times
 
 
-def _held_out_blocks(tokens: Tensor) -> Tensor:
-    """At most 256 blocks, spread over the text."""
-    found = blocks(tokens)
-    return blocks(tokens, min(256, len(found)))
+def training_rows(tokens: Tensor) -> Tensor:
+    """All windows of a text [N] as long as context and block; windows stay as they are."""
+    return tokens if tokens.ndim == 2 else windows(tokens, CONTEXT + BLOCK, 1)
+
+
+def held_out_rows(tokens: Tensor) -> Tensor:
+    """At most 256 windows whose blocks do not overlap, spread over the text or the windows."""
+    rows = (tokens if tokens.ndim == 2 else blocks(tokens)).long()
+    count = min(256, len(rows))
+    return rows[torch.arange(count) * len(rows) // count]
 
 
 def block_loss(
