@@ -145,6 +145,8 @@ class Denoiser(Transformer):
         torch.Size([1, 3, 7])
     """
 
+    config: DenoiserConfig
+
     def __init__(self, config: DenoiserConfig) -> None:
         """Build the layers and draw their weights."""
         super().__init__(config, causal=False)
@@ -152,7 +154,7 @@ class Denoiser(Transformer):
     @property
     def mask_token_id(self) -> int:
         """The id of the mask, V."""
-        return self.config.vocabulary_size
+        return self.config.mask_token_id
 
 
 def save_denoiser(model: Denoiser, path: str | Path, vocabulary: Sequence[str]) -> None:

@@ -106,9 +106,23 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add_arguments(parser)
     parser.add_argument("--judge-minutes", type=float, default=4.0, help="(%(default)g)")
-    parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="per block")
-    parser.add_argument("--ranking", choices=get_args(Ranking), default="low_confidence")
+    parser.add_argument(
+        "--steps", type=int, nargs="+", default=STEPS, help="per block (%(default)s)"
+    )
+    parser.add_argument(
+        "--ranking",
+        choices=get_args(Ranking),
+        default="low_confidence",
+        help="which tokens first (%(default)s)",
+    )
     parser.add_argument("--temperature", type=float, default=1.0, help="(%(default)g)")
     parser.add_argument("--repeats", type=int, default=2, help="of every prompt (%(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("pcflow_few_step.png"))
-    return parser.parse_args(arguments)
+    parser.add_argument(
+        "--out", type=Path, default=Path("pcflow_few_step.png"), help="(%(default)s)"
+    )
+    given = parser.parse_args(arguments)
+    if not all(1 <= count <= BLOCK for count in given.steps):
+        parser.error(f"--steps must lie in 1 to {BLOCK}, the length of a block")
+    if given.repeats < 1 or not given.temperature >= 0 or not given.judge_minutes > 0:
+        parser.error("--repeats and --judge-minutes must be positive, --temperature not negative")
+    return given

@@ -331,3 +331,15 @@ def test_the_command_line_ends_in_tables_and_a_picture(
     assert "by steps for steps | 1 for 2 |" in printed
     assert "- 2, projection, 2 sweeps: `" in printed
     assert picture.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+@pytest.mark.parametrize(
+    "option", [["--steps", "1", "33"], ["--repeats", "0"], ["--temperature", "-1"],
+               ["--judge-minutes", "0"], ["--ranking", "best"]],
+)  # fmt: skip
+def test_options_that_cannot_be_run_are_refused_before_anything_is_trained(
+    option: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        command_line(["few-step", *option])
+    assert option[0] in capsys.readouterr().err

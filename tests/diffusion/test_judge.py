@@ -60,6 +60,16 @@ def test_a_row_begins_the_same_however_it_goes_on() -> None:
         torch.testing.assert_close(model(rows)[:, :7], model(rows[:, :7]))
 
 
+def test_the_beginning_of_a_row_is_no_token() -> None:
+    model, rows = judge(), random_rows(2, 6)
+    with torch.no_grad():
+        before = model(rows)
+        model.embedding.weight[:5] += 1.0  # of the real tokens
+        assert torch.equal(model(rows)[:, 0], before[:, 0])
+        model.embedding.weight[5] += 1.0
+        assert not torch.isclose(model(rows)[:, 0], before[:, 0]).any()
+
+
 def test_nats_are_those_of_the_last_tokens_batch_by_batch() -> None:
     model, rows = judge(), random_rows(7, 9)
     with torch.no_grad():
