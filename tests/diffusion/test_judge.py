@@ -64,9 +64,9 @@ def test_the_beginning_of_a_row_is_no_token() -> None:
     model, rows = judge(), random_rows(2, 6)
     with torch.no_grad():
         before = model(rows)
-        model.embedding.weight[:5] += 1.0  # of the real tokens
+        model.embedding.weight[:5].normal_()  # those of the real tokens
         assert torch.equal(model(rows)[:, 0], before[:, 0])
-        model.embedding.weight[5] += 1.0
+        model.embedding.weight[5].normal_()
         assert not torch.isclose(model(rows)[:, 0], before[:, 0]).any()
 
 
