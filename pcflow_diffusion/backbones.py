@@ -3,25 +3,22 @@
 Three parts: the protocol with adapters for the conventions of known models; `Denoiser`, a small
 bidirectional transformer to run on a CPU; and its checkpoints (safetensors, no pickle).
 
-Tensor letters: B batch, L positions, V categories (real tokens), W width, H heads.
+Tensor letters: B batch, L positions, V categories (real tokens).
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
-from pcflow_diffusion.errors import BackboneError, CheckpointError, ShapeMismatch, TokenOutOfRange
-from pcflow_diffusion.files import replace_file
+from pcflow_diffusion.errors import BackboneError
+from pcflow_diffusion.transformer import Transformer, TransformerConfig
+from pcflow_diffusion.weights import load_weights, save_weights
 
 FORMAT = "pcflow_diffusion.denoiser.1"
 
@@ -107,7 +104,7 @@ def mdlm(model: Callable[[Tensor], Any], mask_token_id: int) -> Backbone:
 
 
 @dataclass(frozen=True)
-class DenoiserConfig:
+class DenoiserConfig(TransformerConfig):
     """Shape of a `Denoiser`.
 
     Args:
@@ -126,32 +123,18 @@ class DenoiserConfig:
         26
     """
 
-    vocabulary_size: int
-    width: int = 192
-    depth: int = 4
-    heads: int = 4
-    kernel: int = 5
-    dropout: float = 0.1
-
-    def __post_init__(self) -> None:
-        """Check that the numbers fit together."""
-        if min(self.vocabulary_size, self.width, self.depth, self.heads, self.kernel) < 1:
-            raise ShapeMismatch(f"sizes must be positive: {self}")
-        if self.width % (2 * self.heads) or not self.kernel % 2 or not 0 <= self.dropout < 1:
-            raise ShapeMismatch(f"need width divisible by 2 * heads, odd kernel, dropout: {self}")
-
     @property
     def mask_token_id(self) -> int:
         """The id after the last real token."""
         return self.vocabulary_size
 
 
-class Denoiser(nn.Module):
+class Denoiser(Transformer):
     """A small bidirectional transformer with rotary positions and short convolutions.
 
-    Each block updates the tokens three times: a depthwise convolution over neighbours, attention,
-    a GELU MLP; all read normalised tokens and add to them. On characters the convolution matters:
-    without it a model of this size stays near the unigram distribution for thousands of steps.
+    Called with tokens [B, L], real ones or the mask, it returns logits [B, L, V] over the real
+    ones; a `Backbone`. It raises `ShapeMismatch` if tokens are not [B, L], and `TokenOutOfRange` if
+    one is neither real nor the mask.
 
     Args:
         config: its shape. The caller's random state gives the initial weights.
@@ -162,97 +145,16 @@ class Denoiser(nn.Module):
         torch.Size([1, 3, 7])
     """
 
+    config: DenoiserConfig
+
     def __init__(self, config: DenoiserConfig) -> None:
         """Build the layers and draw their weights."""
-        super().__init__()
-        self.config = config
-        self.embedding = nn.Embedding(config.vocabulary_size + 1, config.width)
-        self.blocks = nn.ModuleList(_Block(config) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(config.width)
-        self.head = nn.Linear(config.width, config.vocabulary_size)
-        nn.init.normal_(self.embedding.weight, std=0.5)
-        nn.init.zeros_(self.head.bias)
-        nn.init.normal_(self.head.weight, std=config.width**-0.5 / 4)
+        super().__init__(config, causal=False)
 
     @property
     def mask_token_id(self) -> int:
         """The id of the mask, V."""
         return self.config.mask_token_id
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Logits over the V real tokens, at every position.
-
-        Args:
-            tokens: long [B, L], real tokens or the mask; any L.
-
-        Returns:
-            [B, L, V].
-
-        Raises:
-            ShapeMismatch: if `tokens` is not [B, L].
-            TokenOutOfRange: if a token is neither real nor the mask.
-        """
-        self._check(tokens)
-        x = self.embedding(tokens)  # [B, L, W]
-        rotation = _rotation(tokens.shape[1], self.config, x)
-        for block in self.blocks:
-            x = block(x, rotation)
-        logits: Tensor = self.head(self.norm(x))  # [B, L, V]
-        return logits
-
-    def _check(self, tokens: Tensor) -> None:
-        """Refuse tokens that have no embedding."""
-        if tokens.ndim != 2:
-            raise ShapeMismatch(f"tokens must be [B, L], got shape {tuple(tokens.shape)}")
-        outside = (tokens < 0) | (tokens > self.mask_token_id)
-        if bool(outside.any()):
-            raise TokenOutOfRange("tokens", int(tokens[outside][0]), self.mask_token_id + 1)
-
-
-class _Block(nn.Module):
-    """Convolution, attention, MLP; each reads normalised tokens and adds to them."""
-
-    def __init__(self, config: DenoiserConfig) -> None:
-        super().__init__()
-        width, padding = config.width, config.kernel // 2
-        self.heads, self.dropout = config.heads, nn.Dropout(config.dropout)
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
-        self.convolution = nn.Conv1d(width, width, config.kernel, padding=padding, groups=width)
-        self.queries_keys_values = nn.Linear(width, 3 * width, bias=False)
-        self.attended = nn.Linear(width, width, bias=False)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU("tanh"), nn.Linear(4 * width, width)
-        )
-
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-        """The tokens [B, L, W], updated."""
-        convolve, attend, transform = self.norms
-        x = x + self.convolution(convolve(x).transpose(1, 2)).transpose(1, 2)
-        x = x + self.dropout(self._attention(attend(x), rotation))
-        return x + torch.as_tensor(self.dropout(self.mlp(transform(x))))
-
-    def _attention(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-        """Every token attends to every token, [B, L, W]."""
-        parts = self.queries_keys_values(x).unflatten(-1, (3, self.heads, -1))
-        query, key, value = parts.permute(2, 0, 3, 1, 4)  # each [B, H, L, W / H]
-        query, key = _rotate(query, rotation), _rotate(key, rotation)
-        found = functional.scaled_dot_product_attention(query, key, value)
-        attended: Tensor = self.attended(found.transpose(1, 2).flatten(2))
-        return attended
-
-
-def _rotation(length: int, config: DenoiserConfig, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the rotary angles, each [L, W / 2H] (Su et al. 2021)."""
-    half = config.width // config.heads // 2
-    rates = 1000.0 ** (-torch.arange(half, device=like.device) / half)
-    angles = torch.arange(length, device=like.device)[:, None] * rates  # [L, half]
-    return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
-
-
-def _rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn the pairs (x_j, x_{j + half}) of every head by their position's angles."""
-    (first, second), (cosine, sine) = x.chunk(2, dim=-1), rotation
-    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
 
 
 def save_denoiser(model: Denoiser, path: str | Path, vocabulary: Sequence[str]) -> None:
@@ -276,13 +178,7 @@ def save_denoiser(model: Denoiser, path: str | Path, vocabulary: Sequence[str]) 
         >>> load_denoiser(path)[1]
         ['a', 'b']
     """
-    if len(vocabulary) != model.config.vocabulary_size:
-        wanted = model.config.vocabulary_size
-        raise CheckpointError(f"vocabulary has {len(vocabulary)} entries, the model {wanted}")
-    tensors = {name: w.detach().half().contiguous() for name, w in model.state_dict().items()}
-    config, tokens = json.dumps(asdict(model.config)), json.dumps(list(vocabulary))
-    metadata = {"format": FORMAT, "config": config, "vocabulary": tokens}
-    replace_file(Path(path), save(tensors, metadata=metadata))
+    save_weights(model, path, vocabulary, FORMAT)
 
 
 def load_denoiser(
@@ -301,31 +197,4 @@ def load_denoiser(
         CheckpointError: if the file is truncated, not of this format, or contradicts itself.
         FileNotFoundError: if there is no such file.
     """
-    try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            metadata: dict[str, str] = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
-    if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"{path} has format {metadata.get('format')!r}, expected {FORMAT!r}")
-    return _restore(path, metadata, tensors)
-
-
-def _restore(
-    path: str | Path, metadata: dict[str, str], tensors: dict[str, Tensor]
-) -> tuple[Denoiser, list[str]]:
-    """The model and vocabulary that a file describes."""
-    try:
-        vocabulary = [str(token) for token in json.loads(metadata["vocabulary"])]
-        config = DenoiserConfig(**json.loads(metadata["config"]))
-        if config.depth > len(tensors):
-            raise CheckpointError(f"{config.depth} blocks in {len(tensors)} tensors")
-        with torch.device("meta"):
-            model = Denoiser(config)
-        model.load_state_dict(tensors, assign=True)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path} contradicts itself: {error}") from error
-    if len(vocabulary) != model.config.vocabulary_size:
-        raise CheckpointError(f"{path}: {len(vocabulary)} tokens, not {model.config}")
-    return model.eval(), vocabulary
+    return load_weights(path, device, FORMAT, DenoiserConfig, Denoiser)

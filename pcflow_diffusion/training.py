@@ -9,18 +9,15 @@ Tensor letters: B batch, L positions, V categories.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
-from torch.optim.swa_utils import AveragedModel
-from tqdm import tqdm
 
-from pcflow_diffusion.backbones import Denoiser, DenoiserConfig
-from pcflow_diffusion.errors import DiffusionError
+from pcflow_diffusion.backbones import Backbone, Denoiser, DenoiserConfig
+from pcflow_diffusion.loop import Budget, Loop, Optimisation
 from pcflow_diffusion.objective import (
     elbo_weights,
     mask_exactly,
@@ -32,46 +29,16 @@ from pcflow_diffusion.text import BLOCK, CONTEXT, blocks, windows
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
-    """How a denoiser is trained.
+class TrainingConfig(Optimisation):
+    """How a denoiser is trained: the settings of `Optimisation`, and which tokens are masked.
 
     Args:
-        batch_size: rows per step.
-        learning_rate: its highest value; it warms up linearly and decays as a cosine.
-        warmup: steps of warm-up.
-        weight_decay: of AdamW, on matrices only.
-        gradient_clip: largest norm of the gradient.
-        average: decay of the moving average of the weights, which is what is returned.
         whole_window: share of the rows in which any token may be masked.
         short_window: share of the steps with a window shorter than context and block.
-        bfloat16: run matrix products in bfloat16; None where the CPU has instructions for it
-            (a step then takes two thirds of the time).
     """
 
-    batch_size: int = 32
-    learning_rate: float = 3e-3
-    warmup: int = 100
-    weight_decay: float = 0.1
-    gradient_clip: float = 1.0
-    average: float = 0.998
     whole_window: float = 0.4
     short_window: float = 0.2
-    bfloat16: bool | None = None
-
-
-@dataclass(frozen=True)
-class _Budget:
-    """How long to train: a number of steps, or minutes of wall clock."""
-
-    steps: int | None
-    minutes: float | None
-    start: float
-
-    def spent(self, step: int) -> float:
-        """The share of the budget used when `step` begins."""
-        if self.steps is not None:
-            return step / self.steps
-        return (time.monotonic() - self.start) / (60 * (self.minutes or 0))
 
 
 def train_denoiser(
@@ -95,7 +62,7 @@ def train_denoiser(
     Args:
         tokens: the training text, [N]; or windows of it, [N, CONTEXT + BLOCK], of any integers.
         config: shape of the denoiser.
-        held_out: another text, [M], whose loss the progress bar shows.
+        held_out: another text, [M], or such windows of it, whose loss the progress bar shows.
         minutes: wall-clock budget.
         steps: number of steps instead.
         seed: of weights, windows, masks and dropout.
@@ -118,81 +85,36 @@ def train_denoiser(
         >>> model(text[None, :40]).shape
         torch.Size([1, 40, 5])
     """
-    amounts = [amount for amount in (minutes, steps) if amount is not None]
-    if len(amounts) != 1 or amounts[0] <= 0:
-        raise DiffusionError(f"give positive minutes or steps, got {minutes=} and {steps=}")
-    budget = _Budget(steps, minutes, time.monotonic())
+    budget, how = Budget(minutes, steps), training or TrainingConfig()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        run = _Run(tokens, config, training or TrainingConfig(), held_out)
-        run.train(budget, checkpoint, checkpoint_minutes, progress)
-    return run.averaged()
+        score = None
+        if held_out is not None:
+            score = partial(block_loss, rows=held_out_rows(held_out), ratio=0.5)
+        objective = _MaskedWindows(training_rows(tokens), config.mask_token_id, how)
+        loop = Loop(Denoiser(config), objective, how, score)
+        return loop.train(budget, progress, checkpoint, checkpoint_minutes)
 
 
-class _Run:
-    """The state of one training run; it draws from torch's global generator."""
+@dataclass(frozen=True, eq=False)
+class _MaskedWindows:
+    """The evidence lower bound on windows whose masks are drawn anew every time."""
 
-    def __init__(
-        self, tokens: Tensor, config: DenoiserConfig, how: TrainingConfig, held_out: Tensor | None
-    ) -> None:
-        self.how = how
-        self.windows = tokens if tokens.ndim == 2 else windows(tokens, CONTEXT + BLOCK, 1)
-        self.model = Denoiser(config)
-        self.average = AveragedModel(self.model, avg_fn=_moving_average(how.average))
-        matrices = [w for w in self.model.parameters() if w.ndim > 1]
-        vectors = [w for w in self.model.parameters() if w.ndim <= 1]
-        groups = [
-            {"params": matrices, "weight_decay": how.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, lr=how.learning_rate, betas=(0.9, 0.98))
-        self.bfloat16 = _has_bfloat16() if how.bfloat16 is None else how.bfloat16
-        self.held_out = None if held_out is None else _held_out_blocks(held_out)
+    rows: Tensor
+    mask: int
+    how: TrainingConfig
 
-    def train(
-        self,
-        budget: _Budget,
-        checkpoint: Callable[[Denoiser], None] | None,
-        checkpoint_minutes: float,
-        progress: bool,
-    ) -> None:
-        """Steps until the budget is spent, with a bar and checkpoints."""
-        step, spent, saved, smoothed = 0, 0.0, time.monotonic(), math.nan
-        with tqdm(total=100, disable=not progress, bar_format=_BAR) as bar:
-            while spent < 1:
-                loss = self.step(step, spent)
-                smoothed = loss if math.isnan(smoothed) else 0.98 * smoothed + 0.02 * loss
-                step, spent = step + 1, min(1.0, budget.spent(step + 1))
-                bar.update(100 * spent - bar.n)
-                if progress and (step % 100 == 0 or spent == 1):
-                    bar.set_postfix(self.losses(step, smoothed))
-                due = time.monotonic() - saved > 60 * checkpoint_minutes
-                if checkpoint is not None and (due or spent == 1):
-                    checkpoint(self.averaged())
-                    saved = time.monotonic()
-
-    def step(self, step: int, spent: float) -> float:
-        """One step of the optimiser; returns nats per masked token."""
+    def __call__(self, ask: Backbone) -> tuple[Tensor, Tensor]:
+        """The bound and the loss, both in nats per masked token."""
         x, x0, times = self.batch()
-        mask = self.model.mask_token_id
-        self.model.train()
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
-            logits = self.model(x)
-        nats = masked_diffusion_loss(logits, x, x0, mask)  # [B]
-        tokens = (x == mask).sum(dim=1)  # [B]
-        bound = (nats * elbo_weights(times)).mean() / (tokens * elbo_weights(times)).mean().clamp(1)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.how.learning_rate * _schedule(step, spent, self.how.warmup)
-        self.optimizer.zero_grad()
-        bound.backward()
-        clip_grad_norm_(self.model.parameters(), self.how.gradient_clip)
-        self.optimizer.step()
-        self.average.update_parameters(self.model)
-        return float(nats.detach().sum() / tokens.sum().clamp(1))
+        nats = masked_diffusion_loss(ask(x), x, x0, self.mask)  # [B]
+        tokens, weights = (x == self.mask).sum(dim=1), elbo_weights(times)  # [B]
+        bound = (nats * weights).mean() / (tokens * weights).mean().clamp(1)
+        return bound, nats.sum() / tokens.sum().clamp(1)
 
     def batch(self) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens with masks [B, L], the tokens themselves [B, L] and the times [B]."""
-        rows = self.windows[torch.randint(len(self.windows), (self.how.batch_size,))].long()
+        rows = self.rows[torch.randint(len(self.rows), (self.how.batch_size,))].long()
         length = rows.shape[1]
         if float(torch.rand(())) < self.how.short_window:
             length = int(torch.randint(BLOCK, length, ()))
@@ -201,51 +123,20 @@ class _Run:
         times = times[torch.randperm(len(times))]
         whole = torch.rand(len(x0), 1) < self.how.whole_window  # [B, 1]
         maskable = whole | (torch.arange(length) >= length - BLOCK)  # [B, L]
-        x = torch.where(maskable, mask_tokens(x0, times, self.model.mask_token_id), x0)
+        x = torch.where(maskable, mask_tokens(x0, times, self.mask), x0)
         return x, x0, times
 
-    def losses(self, step: int, train: float) -> dict[str, str]:
-        """What the bar shows."""
-        shown = {"step": str(step), "train": f"{train:.3f}"}
-        if self.held_out is not None:
-            shown["held-out"] = f"{block_loss(self.averaged(), self.held_out, ratio=0.5):.3f}"
-        return shown
 
-    def averaged(self) -> Denoiser:
-        """The denoiser with averaged weights, in evaluation mode."""
-        model = self.average.module
-        assert isinstance(model, Denoiser)
-        return model.eval()
+def training_rows(tokens: Tensor) -> Tensor:
+    """All windows of a text [N] as long as context and block; windows stay as they are."""
+    return tokens if tokens.ndim == 2 else windows(tokens, CONTEXT + BLOCK, 1)
 
 
-_BAR = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
-
-
-def _has_bfloat16() -> bool:
-    """Whether this CPU multiplies matrices in bfloat16 faster than in float32."""
-    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16"))
-
-
-def _held_out_blocks(tokens: Tensor) -> Tensor:
-    """At most 256 blocks, spread over the text."""
-    found = blocks(tokens)
-    return blocks(tokens, min(256, len(found)))
-
-
-def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
-    """The exponential moving average, quicker in its first steps."""
-
-    def update(average: Tensor, weight: Tensor, count: Tensor | int) -> Tensor:
-        now = min(decay, (1 + float(count)) / (10 + float(count)))
-        return average.lerp(weight, 1 - now)
-
-    return update
-
-
-def _schedule(step: int, spent: float, warmup: int) -> float:
-    """The share of the learning rate: linear warm-up, then a cosine down to nothing."""
-    return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * min(1.0, spent)))
+def held_out_rows(tokens: Tensor) -> Tensor:
+    """At most 256 windows whose blocks do not overlap, spread over the text or the windows."""
+    rows = (tokens if tokens.ndim == 2 else blocks(tokens)).long()
+    count = min(256, len(rows))
+    return rows[torch.arange(count) * len(rows) // count]
 
 
 def block_loss(

@@ -5,6 +5,7 @@ joints with a known truth by enumeration. `setting` is what evaluations on text 
 """
 
 from pcflow_diffusion.evaluate.exact_world import ExactWorld, exact_backbone
+from pcflow_diffusion.evaluate.few_step import Decoder, ladder
 from pcflow_diffusion.evaluate.gap import (
     Examples,
     gap_closed,
@@ -16,11 +17,13 @@ from pcflow_diffusion.evaluate.gap import (
 )
 
 __all__ = [
+    "Decoder",
     "ExactWorld",
     "Examples",
     "exact_backbone",
     "gap_closed",
     "gap_table",
+    "ladder",
     "make_examples",
     "markdown",
     "mean_and_spread",

@@ -3,10 +3,11 @@
 import sys
 from collections.abc import Callable, Sequence
 
-from pcflow_diffusion.evaluate import exact_world, gap_of_text
+from pcflow_diffusion.evaluate import exact_world, few_step_of_text, gap_of_text
 
 EVALUATIONS: dict[str, Callable[[Sequence[str]], None]] = {
     "exact-world": exact_world.main,
+    "few-step": few_step_of_text.main,
     "gap": gap_of_text.main,
 }
 

@@ -1,0 +1,128 @@
+"""Few steps per block on a text: a judge for it, what every decoder writes, tables and a picture.
+
+python -m pcflow_diffusion.evaluate few-step [--text FILE] [--ranking random]
+
+Ranking and temperature are the same for all decoders.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import get_args
+
+import torch
+
+from pcflow_diffusion.evaluate.few_step import (
+    FACTORISED,
+    STEPS,
+    Decoder,
+    draw_few_step,
+    half_the_steps,
+    judge_rows,
+    ladder,
+    markdown,
+    samples,
+)
+from pcflow_diffusion.evaluate.gap import make_examples, sequential_nats
+from pcflow_diffusion.evaluate.setting import (
+    Material,
+    add_arguments,
+    couple,
+    fit_circuit,
+    prepare,
+    say,
+)
+from pcflow_diffusion.head import CircuitHead
+from pcflow_diffusion.judge import Judge, train_judge
+from pcflow_diffusion.ranking import Ranking
+from pcflow_diffusion.text import BLOCK, CONTEXT
+from pcflow_diffusion.transformer import TransformerConfig
+
+
+def decoders_of(heads: Mapping[str, CircuitHead]) -> dict[str, Decoder]:
+    """Factorised draws, the couplings that the command line compares, and the ablation."""
+    jointly = ("product, circuit of Eq. 7", "projection, 2 sweeps", "log-linear, fitted")
+    best = jointly[-1]
+    return {
+        FACTORISED: Decoder(),
+        **{name: Decoder(heads[name]) for name in jointly},
+        f"{best}, drawn independently": Decoder(heads[best], jointly=False),
+    }
+
+
+def strength(judge: Judge, material: Material) -> str:
+    """How well judge and denoiser know held-out text, left to right."""
+    mask = material.tokenizer.mask_token_id
+    hidden = make_examples(material.denoiser, material.judged, BLOCK, 1.0, mask)
+    denoiser = sequential_nats(material.denoiser, hidden, left_to_right=True)
+    judged = float(judge.nats(material.judged, BLOCK).mean())
+    return (
+        f"Held-out text, nats per token left to right: judge {judged:.3f}, denoiser {denoiser:.3f}."
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line, train what is needed, write, print the tables, draw the picture."""
+    given = _parse(arguments)
+    torch.manual_seed(given.seed)
+    generator = torch.Generator().manual_seed(given.seed)
+    material = prepare(given.text, given.train, given.minutes, given.seed)
+    say(f"A judge, in {given.judge_minutes:g} minutes.")
+    judge = train_judge(
+        material.train,
+        TransformerConfig(material.tokenizer.vocabulary_size),
+        held_out=material.calibration,
+        minutes=given.judge_minutes,
+        seed=given.seed,
+    )
+    say(strength(judge, material))
+    say("A hidden Markov model of the text, and couplings.")
+    decoders = decoders_of(couple(fit_circuit(material, given.states), material, generator))
+    say(f"Text in few steps: ranking {given.ranking}, temperature {given.temperature:g}.")
+    rows = material.judged.repeat(given.repeats, 1)
+    found = ladder(
+        material.denoiser,
+        decoders,
+        rows[:, :CONTEXT],
+        judge,
+        given.steps,
+        ranking=given.ranking,
+        temperature=given.temperature,
+        generator=generator,
+    )
+    reference = judge_rows(judge, material.judged, CONTEXT, BLOCK)
+    print(f"\n{samples(found, material.tokenizer.decode)}\n\n{markdown(found, reference)}")
+    if any(2 * count in given.steps for count in given.steps):
+        print(f"\n{half_the_steps(found)}")
+    draw_few_step(given.out, found, reference)
+    say(f"Picture: {given.out}")
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "pcflow_diffusion.evaluate few-step", description=(__doc__ or "").splitlines()[0]
+    )
+    add_arguments(parser)
+    parser.add_argument("--judge-minutes", type=float, default=4.0, help="(%(default)g)")
+    parser.add_argument(
+        "--steps", type=int, nargs="+", default=STEPS, help="per block (%(default)s)"
+    )
+    parser.add_argument(
+        "--ranking",
+        choices=get_args(Ranking),
+        default="low_confidence",
+        help="which tokens first (%(default)s)",
+    )
+    parser.add_argument("--temperature", type=float, default=1.0, help="(%(default)g)")
+    parser.add_argument("--repeats", type=int, default=2, help="of every prompt (%(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("pcflow_few_step.png"), help="(%(default)s)"
+    )
+    given = parser.parse_args(arguments)
+    if not all(1 <= count <= BLOCK for count in given.steps):
+        parser.error(f"--steps must lie in 1 to {BLOCK}, the length of a block")
+    if given.repeats < 1 or not given.temperature >= 0 or not given.judge_minutes > 0:
+        parser.error("--repeats and --judge-minutes must be positive, --temperature not negative")
+    return given

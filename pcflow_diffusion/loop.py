@@ -1,0 +1,179 @@
+"""The training loop that transformers share: AdamW, a schedule, averaged weights, a bar."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Generic, TypeAlias, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim.swa_utils import AveragedModel
+from tqdm import tqdm
+
+from pcflow_diffusion.errors import DiffusionError
+
+Model = TypeVar("Model", bound=nn.Module)
+
+Objective: TypeAlias = Callable[[Callable[[Tensor], Tensor]], tuple[Tensor, Tensor]]
+"""Draws a batch and asks the model it is given: what is minimised, and nats per token to show."""
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """How a transformer is optimised.
+
+    Args:
+        batch_size: rows per step.
+        learning_rate: its highest value; it warms up linearly and decays as a cosine.
+        warmup: steps of warm-up.
+        weight_decay: of AdamW, on matrices only.
+        gradient_clip: largest norm of the gradient.
+        average: decay of the moving average of the weights, which is what is returned.
+        bfloat16: run matrix products in bfloat16; None where the CPU has instructions for it
+            (a step then takes two thirds of the time).
+    """
+
+    batch_size: int = 32
+    learning_rate: float = 3e-3
+    warmup: int = 100
+    weight_decay: float = 0.1
+    gradient_clip: float = 1.0
+    average: float = 0.998
+    bfloat16: bool | None = None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train, from now on: a number of steps, or minutes of wall clock.
+
+    Raises:
+        DiffusionError: unless exactly one of `minutes` and `steps` is given, and positive.
+    """
+
+    minutes: float | None
+    steps: int | None
+    start: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        """Check the amount."""
+        amounts = [amount for amount in (self.minutes, self.steps) if amount is not None]
+        if len(amounts) != 1 or not amounts[0] > 0:
+            raise DiffusionError(
+                f"give positive minutes or steps, got minutes={self.minutes} and steps={self.steps}"
+            )
+
+    def spent(self, step: int) -> float:
+        """The share of the budget used when `step` begins."""
+        if self.steps is not None:
+            return step / self.steps
+        return (time.monotonic() - self.start) / (60 * (self.minutes or 0))
+
+
+class Loop(Generic[Model]):
+    """The state of one training run; it draws from torch's global generator.
+
+    Args:
+        model: what is trained, in place.
+        objective: what is minimised.
+        how: the settings.
+        score: what the bar shows as held-out loss, of the averaged model; None shows nothing.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        objective: Objective,
+        how: Optimisation,
+        score: Callable[[Model], float] | None = None,
+    ) -> None:
+        """Set up the optimiser and the average."""
+        self.model, self.objective, self.how, self.score = model, objective, how, score
+        self.average = AveragedModel(model, avg_fn=_moving_average(how.average))
+        matrices = [w for w in model.parameters() if w.ndim > 1]
+        vectors = [w for w in model.parameters() if w.ndim <= 1]
+        groups = [
+            {"params": matrices, "weight_decay": how.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=how.learning_rate, betas=(0.9, 0.98))
+        self.bfloat16 = _has_bfloat16() if how.bfloat16 is None else how.bfloat16
+
+    def train(
+        self,
+        budget: Budget,
+        progress: bool,
+        checkpoint: Callable[[Model], None] | None = None,
+        checkpoint_minutes: float = math.inf,
+    ) -> Model:
+        """Steps until the budget is spent, with a bar and checkpoints; the averaged model."""
+        step, spent, saved, smoothed = 0, 0.0, time.monotonic(), math.nan
+        with tqdm(total=100, disable=not progress, bar_format=_BAR) as bar:
+            while spent < 1:
+                loss = self.step(step, spent)
+                smoothed = loss if math.isnan(smoothed) else 0.98 * smoothed + 0.02 * loss
+                step, spent = step + 1, min(1.0, budget.spent(step + 1))
+                bar.update(100 * spent - bar.n)
+                if progress and (step % 100 == 0 or spent == 1):
+                    bar.set_postfix(self.losses(step, smoothed))
+                due = time.monotonic() - saved > 60 * checkpoint_minutes
+                if checkpoint is not None and (due or spent == 1):
+                    checkpoint(self.averaged())
+                    saved = time.monotonic()
+        return self.averaged()
+
+    def step(self, step: int, spent: float) -> float:
+        """One step of the optimiser; returns nats per token."""
+        self.model.train()
+        minimised, nats = self.objective(self.ask)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.how.learning_rate * _schedule(step, spent, self.how.warmup)
+        self.optimizer.zero_grad()
+        minimised.backward()
+        clip_grad_norm_(self.model.parameters(), self.how.gradient_clip)
+        self.optimizer.step()
+        self.average.update_parameters(self.model)
+        return float(nats.detach())
+
+    def ask(self, tokens: Tensor) -> Tensor:
+        """What the model says, in the precision of the run."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
+            return cast(Tensor, self.model(tokens))
+
+    def losses(self, step: int, train: float) -> dict[str, str]:
+        """What the bar shows."""
+        shown = {"step": str(step), "train": f"{train:.3f}"}
+        if self.score is not None:
+            shown["held-out"] = f"{self.score(self.averaged()):.3f}"
+        return shown
+
+    def averaged(self) -> Model:
+        """The model with averaged weights, in evaluation mode."""
+        return cast(Model, self.average.module).eval()
+
+
+_BAR = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
+
+
+def _has_bfloat16() -> bool:
+    """Whether this CPU multiplies matrices in bfloat16 faster than in float32."""
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """The exponential moving average, quicker in its first steps."""
+
+    def update(average: Tensor, weight: Tensor, count: Tensor | int) -> Tensor:
+        now = min(decay, (1 + float(count)) / (10 + float(count)))
+        return average.lerp(weight, 1 - now)
+
+    return update
+
+
+def _schedule(step: int, spent: float, warmup: int) -> float:
+    """The share of the learning rate: linear warm-up, then a cosine down to nothing."""
+    return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * min(1.0, spent)))
