@@ -99,7 +99,15 @@ from pcflow.reference import reference_log_prob
 from pcflow.refine import grow, prune
 from pcflow.region_graph import Partition, Region, RegionGraph
 from pcflow.spn import learn_spn
-from pcflow.transform import condition, marginalize, mixture, multiply, power, restrict
+from pcflow.transform import (
+    condition,
+    from_one_hot,
+    marginalize,
+    mixture,
+    multiply,
+    power,
+    restrict,
+)
 from pcflow.trees import chow_liu, hclt, mixture_of_trees
 
 __all__ = [
@@ -171,6 +179,7 @@ __all__ = [
     "expectation",
     "expectation_estimate",
     "fit",
+    "from_one_hot",
     "grow",
     "hclt",
     "hmm",
