@@ -103,9 +103,7 @@ def test_units_of_wide_layers_are_decoded() -> None:
     assert found == pytest.approx([0.3, 0.7])
 
 
-@pytest.mark.parametrize(
-    "groups", [[[0, 1], []], [[0], [0, 1]], [[0]], [[0, 1, 2]], [[0, -1]], []]
-)
+@pytest.mark.parametrize("groups", [[[0, 1], []], [[0], [0, 1]], [[0]], [[0, 1, 2]], [[0, -1]], []])
 def test_groups_must_share_out_the_variables(groups: Sequence[Sequence[int]]) -> None:
     circuit = pf.compile_cnf(pf.CNF(exactly_one([[0, 1]]))).circuit
     with pytest.raises(pf.StructureError, match=r"share out variables 0\.\.1"):
@@ -123,6 +121,9 @@ def test_states_that_are_no_code_are_refused() -> None:
 
     with pytest.raises(pf.StructureError, match="may be 0 and 1"):
         decode((1,), (2,), (-3,), groups=[[0, 2], [1, 3]])
+    both = pf.InputLayer(0, pf.Indicator([0, 1]), 2)
+    with pytest.raises(pf.StructureError, match="may be 0 and 1"):
+        pf.from_one_hot(pf.Circuit(pf.SumLayer([both], pf.Parameter(torch.zeros(1, 2)))), [[0]])
     with pytest.raises(pf.NotDecomposable):  # 0 and 1 are both one
         decode((1,), (2,), (3,), (-4,), groups=[[0, 1], [2, 3]])
     with pytest.raises(pf.NotSmooth):  # 0 may be zero, and then the first group has no one
