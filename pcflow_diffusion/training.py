@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from pcflow_diffusion.backbones import Denoiser, DenoiserConfig
-from pcflow_diffusion.errors import DiffusionError
+from pcflow_diffusion.errors import DiffusionError, TextError
 from pcflow_diffusion.objective import (
     elbo_weights,
     mask_exactly,
@@ -44,8 +44,13 @@ class TrainingConfig:
         average: decay of the moving average of the weights, which is what is returned.
         whole_window: share of the rows in which any token may be masked.
         short_window: share of the steps with a window shorter than context and block.
+        context: tokens before the block; with none, any token of a window may be masked.
+        block: tokens in the block.
         bfloat16: run matrix products in bfloat16; None where the CPU has instructions for it
             (a step then takes two thirds of the time).
+
+    Raises:
+        TextError: if `context` is negative, or the block empty.
     """
 
     batch_size: int = 32
@@ -56,7 +61,14 @@ class TrainingConfig:
     average: float = 0.998
     whole_window: float = 0.4
     short_window: float = 0.2
+    context: int = CONTEXT
+    block: int = BLOCK
     bfloat16: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Check the window."""
+        if self.context < 0 or self.block < 1:
+            raise TextError(f"need context >= 0 and block >= 1: {self.context}, {self.block}")
 
 
 @dataclass(frozen=True)
@@ -93,7 +105,7 @@ def train_denoiser(
     of steps depends on its speed. The caller's random state is left as it was.
 
     Args:
-        tokens: the training text, [N]; or windows of it, [N, CONTEXT + BLOCK], of any integers.
+        tokens: the training text, [N]; or windows of it, [N, context + block], of any integers.
         config: shape of the denoiser.
         held_out: another text, [M], whose loss the progress bar shows.
         minutes: wall-clock budget.
@@ -136,7 +148,7 @@ class _Run:
         self, tokens: Tensor, config: DenoiserConfig, how: TrainingConfig, held_out: Tensor | None
     ) -> None:
         self.how = how
-        self.windows = tokens if tokens.ndim == 2 else windows(tokens, CONTEXT + BLOCK, 1)
+        self.windows = _windows(tokens, how.context + how.block)
         self.model = Denoiser(config)
         self.average = AveragedModel(self.model, avg_fn=_moving_average(how.average))
         matrices = [w for w in self.model.parameters() if w.ndim > 1]
@@ -147,7 +159,7 @@ class _Run:
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=how.learning_rate, betas=(0.9, 0.98))
         self.bfloat16 = _has_bfloat16() if how.bfloat16 is None else how.bfloat16
-        self.held_out = None if held_out is None else _held_out_blocks(held_out)
+        self.held_out = None if held_out is None else _held_out_blocks(held_out, how)
 
     def train(
         self,
@@ -193,14 +205,14 @@ class _Run:
     def batch(self) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens with masks [B, L], the tokens themselves [B, L] and the times [B]."""
         rows = self.windows[torch.randint(len(self.windows), (self.how.batch_size,))].long()
-        length = rows.shape[1]
-        if float(torch.rand(())) < self.how.short_window:
-            length = int(torch.randint(BLOCK, length, ()))
+        length, block = rows.shape[1], self.how.block
+        if float(torch.rand(())) < self.how.short_window and length > block:
+            length = int(torch.randint(block, length, ()))
         x0 = rows[:, -length:]  # [B, L]
-        times = sample_times(len(x0)).clamp(min=1 / BLOCK)  # [B]
+        times = sample_times(len(x0)).clamp(min=1 / block)  # [B]
         times = times[torch.randperm(len(times))]
         whole = torch.rand(len(x0), 1) < self.how.whole_window  # [B, 1]
-        maskable = whole | (torch.arange(length) >= length - BLOCK)  # [B, L]
+        maskable = whole | (torch.arange(length) >= length - block)  # [B, L]
         x = torch.where(maskable, mask_tokens(x0, times, self.model.mask_token_id), x0)
         return x, x0, times
 
@@ -208,7 +220,8 @@ class _Run:
         """What the bar shows."""
         shown = {"step": str(step), "train": f"{train:.3f}"}
         if self.held_out is not None:
-            shown["held-out"] = f"{block_loss(self.averaged(), self.held_out, ratio=0.5):.3f}"
+            loss = block_loss(self.averaged(), self.held_out, 0.5, self.how.block)
+            shown["held-out"] = f"{loss:.3f}"
         return shown
 
     def averaged(self) -> Denoiser:
@@ -227,10 +240,19 @@ def _has_bfloat16() -> bool:
     return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16"))
 
 
-def _held_out_blocks(tokens: Tensor) -> Tensor:
+def _windows(tokens: Tensor, length: int) -> Tensor:
+    """Every window of a text, or windows as they are given."""
+    if tokens.ndim == 1:
+        return windows(tokens, length, 1)
+    if tokens.ndim != 2 or tokens.shape[1] != length:
+        raise TextError(f"windows must be [N, {length}], got shape {tuple(tokens.shape)}")
+    return tokens
+
+
+def _held_out_blocks(tokens: Tensor, how: TrainingConfig) -> Tensor:
     """At most 256 blocks, spread over the text."""
-    found = blocks(tokens)
-    return blocks(tokens, min(256, len(found)))
+    found = blocks(tokens, None, how.context, how.block)
+    return blocks(tokens, min(256, len(found)), how.context, how.block)
 
 
 def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
