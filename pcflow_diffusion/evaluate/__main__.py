@@ -3,11 +3,12 @@
 import sys
 from collections.abc import Callable, Sequence
 
-from pcflow_diffusion.evaluate import exact_world, gap_of_text
+from pcflow_diffusion.evaluate import exact_world, gap_of_text, sudoku_by_steps
 
 EVALUATIONS: dict[str, Callable[[Sequence[str]], None]] = {
     "exact-world": exact_world.main,
     "gap": gap_of_text.main,
+    "sudoku": sudoku_by_steps.main,
 }
 
 

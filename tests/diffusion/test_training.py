@@ -78,8 +78,9 @@ def test_rows_without_context_are_masked_everywhere_and_with_it_only_in_the_bloc
         run = _Run(rows, CONFIG, how, None)
         masked = torch.zeros(16, dtype=torch.bool)
         for _ in range(20):
-            x, x0, _times = run.batch()
+            x, x0, times = run.batch()
             assert x.shape[1] >= block
+            assert times.min() >= 1 / block
             masked[-x.shape[1] :] |= (x != x0).any(dim=0)
         assert masked.tolist() == [False] * (16 - wanted) + [True] * wanted
 
