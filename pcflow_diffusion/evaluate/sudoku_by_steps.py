@@ -185,13 +185,13 @@ def draw_solved(
         colour = f"C{circuits.index(circuit) - 1}" if circuit else "black"
         errors = [standard_error(share, count) for share in shares]
         line = lines.get(coupling, "-")
-        axes.errorbar(steps, shares, errors, label=name, marker="o", color=colour, linestyle=line)
+        axes.errorbar(steps, shares, errors, label=name, marker=".", color=colour, linestyle=line)
     axes.set_title("Sudoku of 4 x 4 cells")
     axes.set_xscale("log", base=2)
     axes.set_xticks(steps, [str(number) for number in steps])
     axes.set_xlabel("steps")
     axes.set_ylabel("share of puzzles that is solved")
-    figure.legend(loc="outside right upper", fontsize="small")
+    figure.legend(loc="outside right upper", fontsize="small", handlelength=4)
     save_figure(figure, path)
 
 
