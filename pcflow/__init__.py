@@ -100,7 +100,15 @@ from pcflow.reference import reference_log_prob
 from pcflow.refine import grow, prune
 from pcflow.region_graph import Partition, Region, RegionGraph
 from pcflow.spn import learn_spn
-from pcflow.transform import condition, marginalize, mixture, multiply, power, restrict
+from pcflow.transform import (
+    condition,
+    from_one_hot,
+    marginalize,
+    mixture,
+    multiply,
+    power,
+    restrict,
+)
 from pcflow.trees import chow_liu, hclt, mixture_of_trees
 
 __all__ = [
@@ -174,6 +182,7 @@ __all__ = [
     "expectation_estimate",
     "expose_latents",
     "fit",
+    "from_one_hot",
     "grow",
     "hclt",
     "hmm",

@@ -1,4 +1,4 @@
-"""Circuit to circuit: condition, marginalize, restrict, multiply, take powers, mix.
+"""Circuit to circuit: condition, marginalize, restrict, multiply, take powers, mix, decode one-hot.
 
 Every result is a circuit, so a normalised distribution, and its constructor proves it smooth and
 decomposable again. What else is preserved stands in each docstring.
@@ -18,6 +18,7 @@ from torch import Tensor
 from pcflow.circuit import Circuit
 from pcflow.errors import EvidenceError, NoMassError, StructureError
 from pcflow.evidence import Evidence
+from pcflow.inputs import Indicator
 from pcflow.inputs.base import powered
 from pcflow.layers import InputLayer, Layer, Parameter, ProductLayer, SumLayer
 from pcflow.massed import (
@@ -187,6 +188,57 @@ def multiply(a: Circuit, b: Circuit) -> Circuit:
     return _multiplied(a, b)[0]
 
 
+def from_one_hot(circuit: Circuit, groups: Sequence[Sequence[int]]) -> Circuit:
+    """The circuit over categorical variables that a circuit over 0/1 variables encodes one-hot.
+
+    Variable i of the result has value v where variable `groups[i][v]` is 1. Circuits of formulas
+    come in this form: `compile_cnf`, with clauses that exactly one variable of every group holds.
+    Literals of zeros are dropped; what is left chooses one value of each variable, or is not smooth
+    and decomposable. Determinism is preserved.
+
+    Args:
+        circuit: the circuit over 0/1 variables; it is not changed.
+        groups: for each categorical variable, the 0/1 variables that stand for its values.
+
+    Raises:
+        StructureError: if the groups do not share out the circuit's variables, a variable is not
+            0/1, or an input or sum leaves open whether one is 1.
+        NotSmooth: if the circuit is not proved to have a 1 in every group.
+        NotDecomposable: if it is not proved to have a single one.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> either = pf.compile_cnf(pf.CNF([(1, 2), (-1, -2)])).circuit
+        >>> circuit = from_one_hot(either, [[0, 1]])
+        >>> pf.compile(circuit).log_prob(torch.tensor([[0], [1]])).exp().tolist()
+        [0.5, 0.5]
+    """
+    _check_groups(circuit, groups)
+    place = {b: (i, v) for i, group in enumerate(groups) for v, b in enumerate(group)}
+
+    def at_input(layer: InputLayer) -> Massed:
+        variable, value = place[layer.variable]
+        may_be = (log_units(layer) > NOTHING).tolist()  # [2, K]
+        certain = torch.zeros(layer.units, dtype=torch.float64)
+        if not any(may_be[1]):
+            return Massed(None, certain)
+        if any(may_be[0]):
+            raise StructureError(f"one-hot: {layer} may be 0 and 1, a unit must be one of them")
+        one = Indicator([value] * layer.units, len(groups[variable]))
+        return Massed(InputLayer(variable, one, layer.units), certain)
+
+    def at_sum(layer: SumLayer, inputs: Sequence[Massed]) -> Massed:
+        if len({one.layer is None for one in inputs}) > 1:
+            raise StructureError(f"one-hot: some inputs of {layer} have nothing but zeros")
+        return mix_like(layer, inputs)
+
+    root = _bottom_up(circuit, at_input, at_sum)
+    found = _finished(root, "from_one_hot")
+    if found.num_variables < len(groups):
+        raise StructureError(f"one-hot: group {found.num_variables} is always zero")
+    return found
+
+
 def power(circuit: Circuit, exponent: float) -> Circuit:
     """The normalised power p(x)^exponent / Z, on the support of p.
 
@@ -294,6 +346,18 @@ def _check_variables(circuit: Circuit, variables: Iterable[Any], name: str) -> N
             f"{name}: variables must be different integers in 0..{circuit.num_variables - 1}, "
             f"got {wrong or given}"
         )
+
+
+def _check_groups(circuit: Circuit, groups: Sequence[Sequence[int]]) -> None:
+    """Every 0/1 variable must stand for one value of one variable."""
+    given = sorted(variable for group in groups for variable in group)
+    if not all(groups) or given != list(range(circuit.num_variables)):
+        raise StructureError(
+            f"groups must share out variables 0..{circuit.num_variables - 1}, none empty: {groups}"
+        )
+    other = [v for v, count in enumerate(circuit.num_categories) if count != 2]
+    if other:
+        raise StructureError(f"groups: variable {other[0]} is not 0/1")
 
 
 def _mask(categories: int | None, variable: int, allowed: Iterable[int]) -> Tensor:

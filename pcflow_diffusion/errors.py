@@ -38,6 +38,10 @@ class TextError(DiffusionError):
     """A text is too short, or a token list cannot be decoded."""
 
 
+class PuzzleError(DiffusionError):
+    """A file of puzzles is malformed, or holds none to be judged on; the message names the line."""
+
+
 class CouplingError(DiffusionError):
     """A coupling does not exist, or its settings are out of range."""
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pcflow_diffusion.backbones import Backbone, Denoiser, DenoiserConfig
+from pcflow_diffusion.errors import TextError
 from pcflow_diffusion.loop import Budget, Loop, Optimisation
 from pcflow_diffusion.objective import (
     elbo_weights,
@@ -35,10 +36,22 @@ class TrainingConfig(Optimisation):
     Args:
         whole_window: share of the rows in which any token may be masked.
         short_window: share of the steps with a window shorter than context and block.
+        context: tokens before the block; with none, any token of a window may be masked.
+        block: tokens in the block.
+
+    Raises:
+        TextError: if `context` is negative, or the block empty.
     """
 
     whole_window: float = 0.4
     short_window: float = 0.2
+    context: int = CONTEXT
+    block: int = BLOCK
+
+    def __post_init__(self) -> None:
+        """Check the window."""
+        if self.context < 0 or self.block < 1:
+            raise TextError(f"need context >= 0 and block >= 1: {self.context}, {self.block}")
 
 
 def train_denoiser(
@@ -60,7 +73,7 @@ def train_denoiser(
     of steps depends on its speed. The caller's random state is left as it was.
 
     Args:
-        tokens: the training text, [N]; or windows of it, [N, CONTEXT + BLOCK], of any integers.
+        tokens: the training text, [N]; or windows of it, [N, context + block], of any integers.
         config: shape of the denoiser.
         held_out: another text, [M], or such windows of it, whose loss the progress bar shows.
         minutes: wall-clock budget.
@@ -90,8 +103,10 @@ def train_denoiser(
         torch.manual_seed(seed)
         score = None
         if held_out is not None:
-            score = partial(block_loss, rows=held_out_rows(held_out), ratio=0.5)
-        objective = _MaskedWindows(training_rows(tokens), config.mask_token_id, how)
+            judged = held_out_rows(held_out, how.context, how.block)
+            score = partial(block_loss, rows=judged, ratio=0.5, block=how.block)
+        rows = training_rows(tokens, how.context + how.block)
+        objective = _MaskedWindows(rows, config.mask_token_id, how)
         loop = Loop(Denoiser(config), objective, how, score)
         return loop.train(budget, progress, checkpoint, checkpoint_minutes)
 
@@ -115,26 +130,30 @@ class _MaskedWindows:
     def batch(self) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens with masks [B, L], the tokens themselves [B, L] and the times [B]."""
         rows = self.rows[torch.randint(len(self.rows), (self.how.batch_size,))].long()
-        length = rows.shape[1]
-        if float(torch.rand(())) < self.how.short_window:
-            length = int(torch.randint(BLOCK, length, ()))
+        length, block = rows.shape[1], self.how.block
+        if float(torch.rand(())) < self.how.short_window and length > block:
+            length = int(torch.randint(block, length, ()))
         x0 = rows[:, -length:]  # [B, L]
-        times = sample_times(len(x0)).clamp(min=1 / BLOCK)  # [B]
+        times = sample_times(len(x0)).clamp(min=1 / block)  # [B]
         times = times[torch.randperm(len(times))]
         whole = torch.rand(len(x0), 1) < self.how.whole_window  # [B, 1]
-        maskable = whole | (torch.arange(length) >= length - BLOCK)  # [B, L]
+        maskable = whole | (torch.arange(length) >= length - block)  # [B, L]
         x = torch.where(maskable, mask_tokens(x0, times, self.mask), x0)
         return x, x0, times
 
 
-def training_rows(tokens: Tensor) -> Tensor:
-    """All windows of a text [N] as long as context and block; windows stay as they are."""
-    return tokens if tokens.ndim == 2 else windows(tokens, CONTEXT + BLOCK, 1)
+def training_rows(tokens: Tensor, length: int = CONTEXT + BLOCK) -> Tensor:
+    """All windows of a text [N]; windows [N, length] stay as they are."""
+    if tokens.ndim == 1:
+        return windows(tokens, length, 1)
+    if tokens.ndim != 2 or tokens.shape[1] != length:
+        raise TextError(f"windows must be [N, {length}], got shape {tuple(tokens.shape)}")
+    return tokens
 
 
-def held_out_rows(tokens: Tensor) -> Tensor:
+def held_out_rows(tokens: Tensor, context: int = CONTEXT, block: int = BLOCK) -> Tensor:
     """At most 256 windows whose blocks do not overlap, spread over the text or the windows."""
-    rows = (tokens if tokens.ndim == 2 else blocks(tokens)).long()
+    rows = (tokens if tokens.ndim == 2 else blocks(tokens, None, context, block)).long()
     count = min(256, len(rows))
     return rows[torch.arange(count) * len(rows) // count]
 

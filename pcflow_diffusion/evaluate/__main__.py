@@ -3,12 +3,18 @@
 import sys
 from collections.abc import Callable, Sequence
 
-from pcflow_diffusion.evaluate import exact_world, few_step_of_text, gap_of_text
+from pcflow_diffusion.evaluate import (
+    exact_world,
+    few_step_of_text,
+    gap_of_text,
+    sudoku_by_steps,
+)
 
 EVALUATIONS: dict[str, Callable[[Sequence[str]], None]] = {
     "exact-world": exact_world.main,
     "few-step": few_step_of_text.main,
     "gap": gap_of_text.main,
+    "sudoku": sudoku_by_steps.main,
 }
 
 

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from pcflow_diffusion.backbones import Denoiser, DenoiserConfig, load_denoiser
 from pcflow_diffusion.checkpoints import make_pydoc
-from pcflow_diffusion.errors import DiffusionError
+from pcflow_diffusion.errors import DiffusionError, TextError
 from pcflow_diffusion.text import CharacterTokenizer, blocks, load_text
-from pcflow_diffusion.training import TrainingConfig, block_loss, train_denoiser
+from pcflow_diffusion.training import TrainingConfig, _Run, block_loss, train_denoiser
 
 CONFIG = DenoiserConfig(vocabulary_size=5, width=16, depth=1, heads=2, dropout=0.0)
 HOW = TrainingConfig(batch_size=8, learning_rate=1e-2, warmup=5, average=0.5, bfloat16=False)
@@ -68,6 +68,40 @@ def test_a_budget_of_minutes_ends(capsys: pytest.CaptureFixture[str]) -> None:
 def test_budgets_that_say_nothing_or_two_things_are_refused(budget: dict[str, int]) -> None:
     with pytest.raises(DiffusionError, match="minutes or steps"):
         train_denoiser(periodic(), CONFIG, **budget)
+
+
+def test_rows_without_context_are_masked_everywhere_and_with_it_only_in_the_block() -> None:
+    short = {"whole_window": 0.0, "batch_size": 512, "bfloat16": False}
+    rows = torch.arange(16).remainder(5).repeat(4, 1)
+    for context, block, wanted in ((0, 16, 16), (10, 6, 6), (15, 1, 1)):
+        how = TrainingConfig(context=context, block=block, **short)
+        run = _Run(rows, CONFIG, how, None)
+        masked = torch.zeros(16, dtype=torch.bool)
+        for _ in range(20):
+            x, x0, times = run.batch()
+            assert x.shape[1] >= block
+            assert times.min() >= 1 / block
+            masked[-x.shape[1] :] |= (x != x0).any(dim=0)
+        assert masked.tolist() == [False] * (16 - wanted) + [True] * wanted
+
+
+def test_held_out_blocks_are_cut_like_the_training_windows() -> None:
+    run = _Run(periodic(), CONFIG, TrainingConfig(context=3, block=2), periodic(9))
+    assert run.windows.shape[1] == 5
+    assert run.held_out is not None
+    assert run.held_out.tolist() == [[0, 1, 2, 3, 4], [2, 3, 4, 0, 1], [4, 0, 1, 2, 3]]
+    assert (
+        run.losses(0, 0.0)["held-out"] == f"{block_loss(run.averaged(), run.held_out, 0.5, 2):.3f}"
+    )
+
+
+def test_windows_of_another_length_are_refused() -> None:
+    for rows, how in ((torch.zeros(3, 16), HOW), (torch.zeros(3, 128), TrainingConfig(block=16))):
+        with pytest.raises(TextError, match=r"windows must be \[N, 1(28|12)\], got shape"):
+            train_denoiser(rows, CONFIG, steps=1, training=how, progress=False)
+    for size in ({"context": -1}, {"block": 0}):
+        with pytest.raises(TextError, match="need context"):
+            TrainingConfig(**size)
 
 
 def test_block_loss_of_a_uniform_denoiser_is_log_five() -> None:
