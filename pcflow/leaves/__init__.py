@@ -8,13 +8,14 @@ missing value is one. `DensityLeaf` evaluates log-densities.
 from pcflow.evidence import CheckedEvidence
 from pcflow.inputs import FiniteFamily
 from pcflow.leaves.base import Leaf
+from pcflow.leaves.chosen import log_flows
 from pcflow.leaves.density import DensityLeaf
 from pcflow.leaves.finite import FiniteLeaf
 from pcflow.plan import InputStep
 from pcflow.semiring import Semiring
 from pcflow.tables import Tables
 
-__all__ = ["DensityLeaf", "FiniteLeaf", "Leaf", "make_leaf"]
+__all__ = ["DensityLeaf", "FiniteLeaf", "Leaf", "log_flows", "make_leaf"]
 
 
 def make_leaf(

@@ -178,7 +178,7 @@ class FiniteLeaf(Leaf):
         weight = self.semiring.flow(self.out.units, slope).sum(dim=-1).log()  # [F, B]
         log_q = log_q + weight[fold, row].unsqueeze(-1)
         log_q = log_q.nan_to_num_(nan=-torch.inf, neginf=-torch.inf)
-        rank = self._rank_over_same_variable()[fold]
+        rank = self.rank_over_same_variable()[fold]
         for some in (rank == i for i in range(int(rank.max()) + 1 if len(rank) else 0)):
             place = (row[some], variables[fold[some]], slice(self.num_categories))
             out[place] = torch.logaddexp(out[place], log_q[some])
@@ -361,7 +361,7 @@ class FiniteLeaf(Leaf):
         rows = log_potentials.reshape(-1, categories).index_select(0, place)
         return rows[:, : self.num_categories]
 
-    def _rank_over_same_variable(self) -> Tensor:
+    def rank_over_same_variable(self) -> Tensor:
         """For every fold [F], how many folds before it are over the same variable."""
         count: dict[int, int] = {}
         ranks = []
