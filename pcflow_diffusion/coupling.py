@@ -194,8 +194,7 @@ def log_linear(log_m: Tensor, log_r: Tensor | None, a: float | Tensor, b: float 
 
 def posterior(model: CompiledCircuit, evidence: Evidence, categories: Tensor | None) -> Tensor:
     """Log r_i [B, L, V] of all tokens, or of the listed ones [B, L, k]."""
-    log_r = model.marginals(evidence)
-    return log_r if categories is None else log_r.gather(-1, categories)
+    return model.marginals(evidence, categories)
 
 
 def bucket_of(missing: Tensor, buckets: int) -> Tensor:

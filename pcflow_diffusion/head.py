@@ -107,7 +107,11 @@ class CircuitHead(nn.Module):
             ShapeMismatch: if shapes do not fit; TokenOutOfRange: if a token does not.
             NoMassError: if the visible tokens are impossible under the circuit.
         """
-        log_q = self.model.marginals(self.couple(logits, x)).to(logits.dtype)
+        coupled = self.couple(logits, x)
+        log_q = self.model.marginals(coupled, coupled.categories).to(logits.dtype)
+        if coupled.categories is not None:
+            nowhere = torch.full_like(logits, -torch.inf)
+            log_q = nowhere.scatter(-1, coupled.categories, log_q)
         return torch.where((x == self.mask_token_id).unsqueeze(-1), log_q, logits)
 
     def couple(self, logits: Tensor, x: Tensor) -> Evidence:
@@ -244,11 +248,11 @@ class CircuitHead(nn.Module):
         Raises:
             CouplingError: if a masked position has none.
         """
-        masked, listed = x == self.mask_token_id, None
-        logits = self._possible(logits).masked_fill(~masked.unsqueeze(-1), 0.0)
+        logits, listed = self._possible(logits), None
         if self.top_k is not None and self.top_k < self.vocabulary_size:
             logits, listed = logits.topk(self.top_k, dim=-1)
         logits = logits.to(self.model.banks[0].dtype)
+        logits = logits.masked_fill((x != self.mask_token_id).unsqueeze(-1), 0.0)
         empty = (logits == -torch.inf).all(dim=-1)
         if bool(empty.any()):
             row, position = (int(i) for i in empty.nonzero()[0])
@@ -259,8 +263,8 @@ class CircuitHead(nn.Module):
         """Logits with no mass on the mask."""
         if not 0 <= self.mask_token_id < self.vocabulary_size:
             return logits
-        never = torch.arange(self.vocabulary_size, device=logits.device) == self.mask_token_id
-        return logits.masked_fill(never, -torch.inf)
+        never = torch.tensor([self.mask_token_id], device=logits.device)
+        return logits.index_fill(-1, never, -torch.inf)
 
     def _filled(self, x: Tensor, x0: Tensor) -> Tensor:
         """The visible tokens of x, and those of x0 where x is masked."""

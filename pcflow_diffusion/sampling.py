@@ -25,18 +25,16 @@ class Draw:
     Attributes:
         tokens: [B, L], visible ones kept; where nothing was drawn, zero.
         drawn: which positions were drawn now, bool [B, L].
-        log_q: [B, L, V], log-probabilities (nats): marginals of the joint, or, drawing one after
-            another, the conditional that each token was drawn from.
+        confidence: probability of every token [B, L]: its marginal under the joint, or, drawing one
+            after another, the conditional that it was drawn from. 1 where visible, 0 where nothing
+            was drawn.
+        score: how much the ranking prefers each position, [B, L]; in any order, those drawn first.
     """
 
     tokens: Tensor
     drawn: Tensor
-    log_q: Tensor
-
-    @property
-    def confidence(self) -> Tensor:
-        """Probability of every token [B, L] before temperature; 1 where visible."""
-        return self.log_q.gather(-1, self.tokens.unsqueeze(-1)).squeeze(-1).exp()
+    confidence: Tensor
+    score: Tensor
 
 
 def check_order(order: str, temperature: float) -> None:
@@ -98,8 +96,26 @@ def draw(
     elif order == "sharpened":
         tokens = model.sample(1, _sharpened(coupled, temperature), generator)[0]
     else:
-        tokens = model.sample(1, coupled, generator, temperature=temperature)[0]
-    return Draw(tokens, missing, model.marginals(coupled))
+        drawn = model.sample_with_marginals(1, coupled, generator, temperature=temperature)
+        return _ranked(model, coupled, drawn.values[0], drawn.log_marginals[0], ranking, generator)
+    log_q = model.marginals(coupled, tokens.unsqueeze(-1)).squeeze(-1)
+    return _ranked(model, coupled, tokens, log_q, ranking, generator)
+
+
+def _ranked(
+    model: CompiledCircuit,
+    coupled: Evidence,
+    tokens: Tensor,
+    log_q: Tensor,
+    ranking: Ranking,
+    generator: torch.Generator | None,
+) -> Draw:
+    """Tokens drawn together, with log-marginals [B, L]; the others are found if a ranking asks."""
+    whole = log_q.unsqueeze(-1)
+    if ranking in ("margin", "entropy"):
+        whole = model.marginals(coupled, coupled.categories)
+    missing = model.engine.check(coupled).missing
+    return Draw(tokens, missing, log_q.exp(), rank(ranking, whole, generator=generator))
 
 
 def temper(log_p: Tensor, temperature: float) -> Tensor:
@@ -130,19 +146,20 @@ def _one_by_one(
     if coupled.values is not None:
         values = torch.where(missing, values, coupled.values)
     still, rows = missing.clone(), torch.arange(len(missing), device=missing.device)
-    found = model.marginals(coupled)
-    log_q = found.clone()
+    listed = coupled.categories
+    confidence = (~missing).to(model.banks[0].dtype)
+    score = torch.zeros_like(confidence)
     for turn in range(int(count.max()) if len(count) else 0):
-        if turn:
-            now = Evidence(values, still, coupled.log_potentials, coupled.categories)
-            found = model.marginals(now)
+        now = Evidence(values, still, coupled.log_potentials, listed)
+        found = model.marginals(now, listed)  # [B, L, V], or [B, L, k] of the listed tokens
         chosen = best(rank(ranking, found, generator=generator), still, torch.ones_like(count))
         chosen &= (turn < count).unsqueeze(-1)
         position = chosen.long().argmax(dim=-1)  # [B]; no harm where nothing is chosen
         own = found[rows, position]  # [B, V]
-        token = torch.multinomial(temper(own, temperature).softmax(-1), 1, generator=generator)
+        place = torch.multinomial(temper(own, temperature).softmax(-1), 1, generator=generator)
+        token = place if listed is None else listed[rows, position].gather(-1, place)
         values = torch.where(chosen, token, values)
-        log_q = torch.where(chosen.unsqueeze(-1), found, log_q)
+        confidence = torch.where(chosen, own.gather(-1, place).exp(), confidence)
+        score = torch.where(chosen, -float(turn), score)
         still &= ~chosen
-    log_q = torch.where(still.unsqueeze(-1), found, log_q)
-    return Draw(values, missing & ~still, log_q)
+    return Draw(values, missing & ~still, confidence, score)
