@@ -112,6 +112,7 @@ class GaussSeidel:
         self.below = [self._scaled(tape.sheet.outs[n.step].units[n.fold]) for n in nodes]
         self.above: dict[int, Tensor] = {}
         self.later: dict[int, Tensor] = {}  # what the siblings that come after a node say
+        self._room: Tensor | None = None
 
     def fit(self, sweeps: int, tolerance: float) -> None:
         """Sweep until every row's mismatch is below the tolerance; such rows are left alone."""
@@ -196,12 +197,18 @@ class GaussSeidel:
         return mismatch
 
     def _table(self, step: InputStep, fold: int, variable: int) -> Tensor:
-        """The rows [V, K] of a variable's table, or those that are listed, [B, V, K]."""
+        """The rows [V, K] of a variable's table, or those that are listed, [B, k, K], for now."""
         tables = self.engine.tables.table(step, in_log_space=False)
         table = tables[0 if len(tables) == 1 else fold]
         if self.checked.categories is None:
             return table
-        return table[self.checked.categories[:, variable].clamp_max(len(table) - 1)]
+        listed = self.checked.categories[:, variable].clamp_max(len(table) - 1)  # [B, k]
+        shape = (listed.numel(), table.shape[-1])
+        if self._room is None or self._room.shape != shape:
+            self._room = table.new_empty(shape)  # one place for all, so that it stays in the cache
+        return torch.index_select(table, 0, listed.flatten(), out=self._room).view(
+            *listed.shape, -1
+        )
 
     def _scaled(self, message: Tensor) -> Tensor:
         """The message [B, K] with largest entry one; remembers how small it was."""
@@ -240,7 +247,7 @@ def _times(table: Tensor, units: Tensor) -> Tensor:
     """Sum over units [B, K] of each row of a table [V, K] or [B, V, K]: [B, V]."""
     if table.dim() == 2:
         return units @ table.t()
-    return (table @ units.unsqueeze(-1)).squeeze(-1)
+    return torch.bmm(units.unsqueeze(1), table.transpose(1, 2)).squeeze(1)  # quick on a CPU
 
 
 def _mixed(table: Tensor, shares: Tensor) -> Tensor:

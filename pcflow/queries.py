@@ -14,7 +14,14 @@ from pcflow.autograd import differentiable_log_prob
 from pcflow.engine import Engine, Evaluation
 from pcflow.errors import NoMassError, PropertyRequired
 from pcflow.evidence import CheckedEvidence, Evidence, as_evidence, check_categories
-from pcflow.leaves import DensityLeaf, FiniteLeaf, Leaf, log_flows
+from pcflow.leaves import (
+    DensityLeaf,
+    FiniteLeaf,
+    Leaf,
+    log_flows,
+    log_posterior,
+    rank_over_same_variable,
+)
 from pcflow.log_semiring import MAX_PRODUCT
 from pcflow.passes import follow, up
 from pcflow.plan import BankRead
@@ -100,7 +107,7 @@ class _Posteriors:
     def at_leaf(self, leaf: Leaf, slope: Tensor) -> None:
         assert isinstance(leaf, FiniteLeaf)
         part = self.out if leaf.rows is None else self.out[leaf.rows]
-        leaf.log_posterior(slope, part, self.alone)
+        log_posterior(leaf, slope, part, self.alone)
         if leaf.rows is not None:
             self.out[leaf.rows] = part
 
@@ -132,7 +139,7 @@ class _Chosen:
         assert isinstance(leaf, FiniteLeaf)
         rows = slice(None) if leaf.rows is None else leaf.rows
         found, total = log_flows(leaf, slope, self.categories[rows])
-        rank = torch.zeros(1).long() if self.alone else leaf.rank_over_same_variable()
+        rank = torch.zeros(1).long() if self.alone else rank_over_same_variable(leaf)
         for turn in range(int(rank.max()) + 1):
             some = slice(None) if self.alone else (rank == turn).nonzero().squeeze(-1)
             variables = leaf.step.variables[some]

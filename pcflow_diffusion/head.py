@@ -252,8 +252,10 @@ class CircuitHead(nn.Module):
         if self.top_k is not None and self.top_k < self.vocabulary_size:
             logits, listed = logits.topk(self.top_k, dim=-1)
         logits = logits.to(self.model.banks[0].dtype)
-        logits = logits.masked_fill((x != self.mask_token_id).unsqueeze(-1), 0.0)
-        empty = (logits == -torch.inf).all(dim=-1)
+        visible = (x != self.mask_token_id).unsqueeze(-1)
+        if bool(visible.any()):  # going over all logits takes its time
+            logits = logits.masked_fill(visible, 0.0)
+        empty = logits.amax(dim=-1) == -torch.inf
         if bool(empty.any()):
             row, position = (int(i) for i in empty.nonzero()[0])
             raise CouplingError(f"logits: row {row}, position {position} leave no token possible")

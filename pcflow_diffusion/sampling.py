@@ -91,31 +91,18 @@ def draw(
     if order == "any_order":
         wanted = missing.sum(dim=-1) if count is None else count
         return _one_by_one(model, coupled, missing, wanted, temperature, ranking, generator)
-    if order == "mpe":
-        tokens = model.mpe(coupled).values
-    elif order == "sharpened":
-        tokens = model.sample(1, _sharpened(coupled, temperature), generator)[0]
-    else:
+    if order == "joint":
         drawn = model.sample_with_marginals(1, coupled, generator, temperature=temperature)
-        return _ranked(model, coupled, drawn.values[0], drawn.log_marginals[0], ranking, generator)
-    log_q = model.marginals(coupled, tokens.unsqueeze(-1)).squeeze(-1)
-    return _ranked(model, coupled, tokens, log_q, ranking, generator)
-
-
-def _ranked(
-    model: CompiledCircuit,
-    coupled: Evidence,
-    tokens: Tensor,
-    log_q: Tensor,
-    ranking: Ranking,
-    generator: torch.Generator | None,
-) -> Draw:
-    """Tokens drawn together, with log-marginals [B, L]; the others are found if a ranking asks."""
-    whole = log_q.unsqueeze(-1)
-    if ranking in ("margin", "entropy"):
-        whole = model.marginals(coupled, coupled.categories)
-    missing = model.engine.check(coupled).missing
-    return Draw(tokens, missing, log_q.exp(), rank(ranking, whole, generator=generator))
+        tokens, log_q = drawn.values[0], drawn.log_marginals[0]
+    else:
+        sharp = _sharpened(coupled, temperature)
+        best_state = order == "mpe"
+        tokens = model.mpe(coupled)[0] if best_state else model.sample(1, sharp, generator)[0]
+        log_q = model.marginals(coupled, tokens.unsqueeze(-1)).squeeze(-1)
+    every = log_q.unsqueeze(-1)
+    if ranking in ("margin", "entropy"):  # which ask for tokens that were not drawn as well
+        every = model.marginals(coupled, coupled.categories)
+    return Draw(tokens, missing, log_q.exp(), rank(ranking, every, generator=generator))
 
 
 def temper(log_p: Tensor, temperature: float) -> Tensor:

@@ -8,14 +8,22 @@ missing value is one. `DensityLeaf` evaluates log-densities.
 from pcflow.evidence import CheckedEvidence
 from pcflow.inputs import FiniteFamily
 from pcflow.leaves.base import Leaf
-from pcflow.leaves.chosen import log_flows
 from pcflow.leaves.density import DensityLeaf
 from pcflow.leaves.finite import FiniteLeaf
+from pcflow.leaves.posteriors import log_flows, log_posterior, rank_over_same_variable
 from pcflow.plan import InputStep
 from pcflow.semiring import Semiring
 from pcflow.tables import Tables
 
-__all__ = ["DensityLeaf", "FiniteLeaf", "Leaf", "log_flows", "make_leaf"]
+__all__ = [
+    "DensityLeaf",
+    "FiniteLeaf",
+    "Leaf",
+    "log_flows",
+    "log_posterior",
+    "make_leaf",
+    "rank_over_same_variable",
+]
 
 
 def make_leaf(
