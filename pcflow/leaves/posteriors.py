@@ -108,7 +108,8 @@ def _log_potentials(leaf: FiniteLeaf, fold: Tensor, row: Tensor, chosen: Tensor)
     potentials = leaf.evidence.potentials_of(row, leaf.step.variables[fold], chosen)
     if leaf.semiring.in_log_space:
         return potentials
-    return potentials - leaf.out.scale[fold, row].unsqueeze(-1)
+    scale = leaf.out.scale[fold, row].nan_to_num(neginf=0.0)  # -inf marks units that are all zero
+    return potentials - scale.unsqueeze(-1)
 
 
 def _log_weights(

@@ -3,9 +3,10 @@
 import sys
 from collections.abc import Callable, Sequence
 
-from pcflow_diffusion.evaluate import exact_world, gap_of_text
+from pcflow_diffusion.evaluate import cost, exact_world, gap_of_text
 
 EVALUATIONS: dict[str, Callable[[Sequence[str]], None]] = {
+    "cost": cost.main,
     "exact-world": exact_world.main,
     "gap": gap_of_text.main,
 }
