@@ -63,8 +63,7 @@ class Evidence:
         if self.log_potentials is None or self.categories is not None or k < 1:
             raise EvidenceError("top_k needs log_potentials of all categories, and k of at least 1")
         size = min(k, self.log_potentials.shape[-1])
-        top = self.log_potentials.topk(size, dim=-1)
-        return Evidence(self.values, self.missing, top.values, top.indices)
+        return Evidence(self.values, self.missing, *_largest(self.log_potentials, size))
 
     @property
     def batch_size(self) -> int:
@@ -204,6 +203,26 @@ def as_evidence(given: Evidence | Tensor) -> Evidence:
     if not isinstance(given, Tensor):
         raise EvidenceError(f"evidence must be a tensor or an Evidence, got {type(given).__name__}")
     return Evidence(values=given)
+
+
+def _largest(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of x [..., V] and their places, falling.
+
+    On a CPU, torch looks at every number for some time. They all lie in the k groups with the
+    largest maxima, which are found quickly; groups of about the square root of V / k cost least.
+    """
+    size = int((x.shape[-1] / k) ** 0.5)
+    if x.device.type != "cpu" or size < 4:
+        values, places = x.topk(k, dim=-1)
+        return values, places
+    count = x.shape[-1] // size  # group g holds the places g, g + count, g + 2 count, ...
+    peaks = x.detach()[..., : size * count].unflatten(-1, (size, count)).amax(dim=-2)
+    group = peaks.topk(k, dim=-1, sorted=False).indices  # [..., k]
+    offset = torch.arange(0, size * count, count).unsqueeze(-1)
+    rest = torch.arange(size * count, x.shape[-1]).expand(*x.shape[:-1], -1)
+    among = torch.cat([(group.unsqueeze(-2) + offset).flatten(-2), rest], dim=-1)
+    values, order = x.gather(-1, among).topk(k, dim=-1)
+    return values, among.gather(-1, order)
 
 
 def check_categories(categories: Tensor, evidence: CheckedEvidence) -> Tensor:

@@ -250,7 +250,9 @@ class CircuitHead(nn.Module):
         """
         logits, listed = self._possible(logits), None
         if self.top_k is not None and self.top_k < self.vocabulary_size:
-            logits, listed = logits.topk(self.top_k, dim=-1)
+            top = Evidence(log_potentials=logits).top_k(self.top_k)
+            assert top.log_potentials is not None
+            logits, listed = top.log_potentials, top.categories
         logits = logits.to(self.model.banks[0].dtype)
         visible = (x != self.mask_token_id).unsqueeze(-1)
         if bool(visible.any()):  # going over all logits takes its time
