@@ -116,15 +116,18 @@ class GaussSeidel:
 
     def fit(self, sweeps: int, tolerance: float) -> None:
         """Sweep until every row's mismatch is below the tolerance; such rows are left alone."""
-        for _ in range(sweeps):
-            found = self._sweep()
+        for sweep in range(sweeps):
+            found = self._sweep(final=sweep == sweeps - 1)
             self.mismatch = torch.where(self.live, found, self.mismatch)
             self.live &= found >= tolerance
             if tolerance > 0 and not self.live.any():
                 return
 
-    def _sweep(self) -> Tensor:
-        """Mend every variable once; returns the largest mismatch [B] met."""
+    def _sweep(self, final: bool) -> Tensor:
+        """Mend every variable once; returns the largest mismatch [B] met.
+
+        After the last node of the final sweep there is nobody left to tell.
+        """
         worst = torch.zeros_like(self.mismatch)
         for number, node in enumerate(self.nodes):
             self.above[number] = self._from_above(number)
@@ -132,7 +135,8 @@ class GaussSeidel:
                 self._enter(node)
                 continue
             worst = torch.maximum(worst, self._mend(number))
-            self._leave(number)
+            if not (final and number == len(self.nodes) - 1):
+                self._leave(number)
         return worst
 
     def _from_above(self, number: int) -> Tensor:

@@ -29,8 +29,7 @@ class CircuitHead(nn.Module):
             then has no mass.
         coupling: "product", "ratio", "projection", or a `Coupling`.
         top_k: only the so many most probable tokens of the backbone are possible at a position, all
-            by default. Exact for those, and few rows of the circuit's tables are read, unless
-            the coupling asks for the circuit's own marginals.
+            by default. Exact for those, and only their rows of the circuit's tables are read.
 
     Raises:
         CouplingError: if the coupling is unknown, or `top_k` below 1.
