@@ -121,6 +121,20 @@ def test_rows_that_go_through_log_space() -> None:
     assert found[0, -1].exp().tolist() == pytest.approx([1.0, 0.0], abs=1e-6)
 
 
+def test_potentials_in_log_space_after_others_were_scaled() -> None:
+    """Scales of earlier passes are still in memory, and mean nothing there."""
+    model, about = steep(6)
+    every = torch.arange(2).expand(2, 6, 2)
+    soft = torch.full((2, 6, 2), 7.0)
+    soft[..., 1] += 1.0
+    assert about.values is not None
+    model.marginals(pf.Evidence(about.values[1:], log_potentials=soft[1:]), every[1:])
+    assert model.plan.rows.log_space == 0
+    now = pf.Evidence(about.values, log_potentials=soft)
+    assert_close(model.marginals(now, every), model.marginals(now).double().cpu())
+    assert model.plan.rows.log_space > 0
+
+
 def test_by_hand() -> None:
     """One state: 0.2 and 0.8, potentials 3 and 1: odds 0.6 to 0.8."""
     emit = {"logits": pf.Parameter(torch.tensor([[0.2], [0.8]]).log())}
