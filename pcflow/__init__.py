@@ -95,7 +95,7 @@ from pcflow.properties import (
     prove_omni_compatible,
     prove_structured_decomposable,
 )
-from pcflow.queries import MPE
+from pcflow.queries import MPE, Draws
 from pcflow.reference import reference_log_prob
 from pcflow.refine import grow, prune
 from pcflow.region_graph import Partition, Region, RegionGraph
@@ -125,6 +125,7 @@ __all__ = [
     "Conditional",
     "Deterministic",
     "DiscretizedLogistic",
+    "Draws",
     "Estimate",
     "Evidence",
     "EvidenceError",

@@ -19,7 +19,7 @@ from pcflow.layers import Parameter
 from pcflow.memory import Pool
 from pcflow.plan import Plan, make_plan
 from pcflow.projection import ProjectedEvidence, project
-from pcflow.queries import MPE
+from pcflow.queries import MPE, Draws
 from pcflow.routes import Drawn
 from pcflow.tables import Tables
 
@@ -106,16 +106,24 @@ class CompiledCircuit(nn.Module):
         return queries.log_prob(self.engine, evidence)
 
     @torch.no_grad()
-    def marginals(self, evidence: Evidence | Tensor) -> Tensor:
-        """Posterior log-probabilities [B, D, V] (nats) of every variable given the evidence.
+    def marginals(self, evidence: Evidence | Tensor, categories: Tensor | None = None) -> Tensor:
+        """Posterior log-probabilities (nats) of every variable given the evidence.
 
         An observed variable has all its mass on its value; categories that a variable does not
         have are -inf. Not differentiable.
 
+        Args:
+            evidence: values [B, D], NaN where missing, or `Evidence`.
+            categories: [B, D, C], integers below V: whose probabilities are wanted, all by default.
+                Where these are few, few rows of large tables are read.
+
+        Returns:
+            [B, D, V], or [B, D, C] of the given categories.
+
         Raises:
             PropertyRequired: if a variable has no finite range.
             NoMassError: if some row of the evidence is impossible.
-            EvidenceError: if the evidence does not fit the circuit.
+            EvidenceError: if the evidence or the categories do not fit the circuit.
 
         Examples:
             >>> import pcflow as pf
@@ -123,8 +131,10 @@ class CompiledCircuit(nn.Module):
             >>> x = torch.tensor([[0.0, torch.nan, 1.0, 1.0]])
             >>> model.marginals(x)[0, 0].exp()
             tensor([1., 0., 0.])
+            >>> model.marginals(x, categories=torch.zeros(1, 4, 1).long()).shape
+            torch.Size([1, 4, 1])
         """
-        return queries.marginals(self.engine, evidence)
+        return queries.marginals(self.engine, evidence, categories)
 
     @torch.no_grad()
     def mean(self, evidence: Evidence | Tensor) -> Tensor:
@@ -174,6 +184,44 @@ class CompiledCircuit(nn.Module):
             torch.Size([5, 4])
         """
         return queries.sample(self.engine, n, evidence, Drawn(generator, temperature))
+
+    @torch.no_grad()
+    def sample_with_marginals(
+        self,
+        n: int,
+        evidence: Evidence | Tensor,
+        generator: torch.Generator | None = None,
+        *,
+        temperature: float = 1.0,
+    ) -> Draws:
+        """Draws as `sample` makes them, and the posterior log-probability of each drawn value.
+
+        Both come from one upward pass; the marginals are those before temperature.
+
+        Args:
+            n: number of draws per row of evidence.
+            evidence: values, missing ones and potentials to condition on.
+            generator: source of randomness; torch's global one by default.
+            temperature: see `sample`.
+
+        Returns:
+            `values` [n, B, D] and `log_marginals` [n, B, D] (nats), 0 where observed.
+
+        Raises:
+            PropertyRequired: if a variable has no finite range.
+            NoMassError: if some row of the evidence is impossible.
+            EvidenceError: if the evidence does not fit the circuit.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
+            >>> drawn = model.sample_with_marginals(5, torch.tensor([[0.0, 1.0, torch.nan, 2.0]]))
+            >>> drawn.values.shape, bool((drawn.log_marginals[..., 0] == 0).all())
+            (torch.Size([5, 1, 4]), True)
+        """
+        return queries.sample_with_marginals(
+            self.engine, n, evidence, Drawn(generator, temperature)
+        )
 
     @torch.no_grad()
     def mpe(self, evidence: Evidence | Tensor) -> MPE:

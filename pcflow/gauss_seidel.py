@@ -112,18 +112,22 @@ class GaussSeidel:
         self.below = [self._scaled(tape.sheet.outs[n.step].units[n.fold]) for n in nodes]
         self.above: dict[int, Tensor] = {}
         self.later: dict[int, Tensor] = {}  # what the siblings that come after a node say
+        self._room: Tensor | None = None
 
     def fit(self, sweeps: int, tolerance: float) -> None:
         """Sweep until every row's mismatch is below the tolerance; such rows are left alone."""
-        for _ in range(sweeps):
-            found = self._sweep()
+        for sweep in range(sweeps):
+            found = self._sweep(final=sweep == sweeps - 1)
             self.mismatch = torch.where(self.live, found, self.mismatch)
             self.live &= found >= tolerance
             if tolerance > 0 and not self.live.any():
                 return
 
-    def _sweep(self) -> Tensor:
-        """Mend every variable once; returns the largest mismatch [B] met."""
+    def _sweep(self, final: bool) -> Tensor:
+        """Mend every variable once; returns the largest mismatch [B] met.
+
+        After the last node of the final sweep there is nobody left to tell.
+        """
         worst = torch.zeros_like(self.mismatch)
         for number, node in enumerate(self.nodes):
             self.above[number] = self._from_above(number)
@@ -131,7 +135,8 @@ class GaussSeidel:
                 self._enter(node)
                 continue
             worst = torch.maximum(worst, self._mend(number))
-            self._leave(number)
+            if not (final and number == len(self.nodes) - 1):
+                self._leave(number)
         return worst
 
     def _from_above(self, number: int) -> Tensor:
@@ -196,12 +201,18 @@ class GaussSeidel:
         return mismatch
 
     def _table(self, step: InputStep, fold: int, variable: int) -> Tensor:
-        """The rows [V, K] of a variable's table, or those that are listed, [B, V, K]."""
+        """The rows [V, K] of a variable's table, or those that are listed, [B, k, K], for now."""
         tables = self.engine.tables.table(step, in_log_space=False)
         table = tables[0 if len(tables) == 1 else fold]
         if self.checked.categories is None:
             return table
-        return table[self.checked.categories[:, variable].clamp_max(len(table) - 1)]
+        listed = self.checked.categories[:, variable].clamp_max(len(table) - 1)  # [B, k]
+        shape = (listed.numel(), table.shape[-1])
+        if self._room is None or self._room.shape != shape:
+            self._room = table.new_empty(shape)  # one place for all, so that it stays in the cache
+        return torch.index_select(table, 0, listed.flatten(), out=self._room).view(
+            *listed.shape, -1
+        )
 
     def _scaled(self, message: Tensor) -> Tensor:
         """The message [B, K] with largest entry one; remembers how small it was."""
@@ -240,7 +251,7 @@ def _times(table: Tensor, units: Tensor) -> Tensor:
     """Sum over units [B, K] of each row of a table [V, K] or [B, V, K]: [B, V]."""
     if table.dim() == 2:
         return units @ table.t()
-    return (table @ units.unsqueeze(-1)).squeeze(-1)
+    return torch.bmm(units.unsqueeze(1), table.transpose(1, 2)).squeeze(1)  # quick on a CPU
 
 
 def _mixed(table: Tensor, shares: Tensor) -> Tensor:

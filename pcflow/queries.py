@@ -1,6 +1,6 @@
 """Every query: a few lines over one upward pass and at most one downward pass.
 
-Legend: B batch, D variables, V categories, S samples.
+Legend: B batch, D variables, V categories (C of them), S samples.
 """
 
 from __future__ import annotations
@@ -11,10 +11,17 @@ import torch
 from torch import Tensor
 
 from pcflow.autograd import differentiable_log_prob
-from pcflow.engine import Engine
+from pcflow.engine import Engine, Evaluation
 from pcflow.errors import NoMassError, PropertyRequired
-from pcflow.evidence import CheckedEvidence, Evidence, as_evidence
-from pcflow.leaves import DensityLeaf, FiniteLeaf, Leaf
+from pcflow.evidence import CheckedEvidence, Evidence, as_evidence, check_categories
+from pcflow.leaves import (
+    DensityLeaf,
+    FiniteLeaf,
+    Leaf,
+    log_flows,
+    log_posterior,
+    rank_over_same_variable,
+)
 from pcflow.log_semiring import MAX_PRODUCT
 from pcflow.passes import follow, up
 from pcflow.plan import BankRead
@@ -40,24 +47,53 @@ def log_prob(engine: Engine, evidence: Evidence | Tensor) -> Tensor:
     return differentiable_log_prob(engine, engine.check(evidence))
 
 
-def marginals(engine: Engine, evidence: Evidence | Tensor) -> Tensor:
-    """Posterior log-probabilities [B, D, V] of every variable."""
+class Draws(NamedTuple):
+    """Draws, and how probable each drawn value is by itself.
+
+    Attributes:
+        values: [n, B, D], observed values kept.
+        log_marginals: [n, B, D], posterior log-probability (nats) of every value; 0 where observed.
+    """
+
+    values: Tensor
+    log_marginals: Tensor
+
+
+def marginals(
+    engine: Engine, evidence: Evidence | Tensor, categories: Tensor | None = None
+) -> Tensor:
+    """Posterior log-probabilities [B, D, V] of every variable, or [B, D, C] of some categories."""
+    checked = _finite(engine, evidence)
+    if categories is not None:
+        chosen = _Chosen(engine, check_categories(categories, checked))
+        for part in engine.parts(checked):
+            chosen.ask(_possible(engine, part, "marginals"))
+        return chosen.log_probability
+    batch, width = checked.values.shape
+    out = engine.tables.like.detach().new_full((batch, width, checked.largest), -torch.inf)
+    found = _Posteriors(out, engine.plan.one_input_each)
+    for part in engine.parts(checked):
+        evaluation = _possible(engine, part, "marginals")
+        evaluation.down(torch.ones_like(evaluation.log_value), found)
+    return out if found.alone else out - out.logsumexp(dim=-1, keepdim=True)
+
+
+def _finite(engine: Engine, evidence: Evidence | Tensor) -> CheckedEvidence:
+    """Checked evidence about variables that all have a finite range."""
     dense = [v for v, n in enumerate(engine.circuit.num_categories) if n is None]
     if dense:
         raise PropertyRequired(
             f"marginals lists the probabilities of every category, but variable {dense[0]} has no "
             "finite range; use log_prob with a value for it, or sample"
         )
-    checked = engine.check(evidence)
-    batch, width = checked.values.shape
-    categories = max(n for n in engine.circuit.num_categories if n is not None)
-    out = engine.tables.like.detach().new_full((batch, width, categories), -torch.inf)
-    found = _Posteriors(out, engine.plan.one_input_each)
-    for part in engine.parts(checked):
-        evaluation = engine.evaluate(part)
-        refuse_impossible(evaluation.log_value, "marginals", part)
-        evaluation.down(torch.ones_like(evaluation.log_value), found)
-    return out if found.alone else out - out.logsumexp(dim=-1, keepdim=True)
+    return engine.check(evidence)
+
+
+def _possible(engine: Engine, part: CheckedEvidence, query: str) -> Evaluation:
+    """An upward pass of rows that have mass."""
+    evaluation = engine.evaluate(part)
+    refuse_impossible(evaluation.log_value, query, part)
+    return evaluation
 
 
 class _Posteriors:
@@ -71,9 +107,45 @@ class _Posteriors:
     def at_leaf(self, leaf: Leaf, slope: Tensor) -> None:
         assert isinstance(leaf, FiniteLeaf)
         part = self.out if leaf.rows is None else self.out[leaf.rows]
-        leaf.log_posterior(slope, part, self.alone)
+        log_posterior(leaf, slope, part, self.alone)
         if leaf.rows is not None:
             self.out[leaf.rows] = part
+
+    def at_weights(self, read: BankRead, flow: Tensor) -> None:
+        raise AssertionError("not wanted")
+
+
+class _Chosen:
+    """Adds up how often chosen categories [B, D, C] of every variable are used, and any at all."""
+
+    wants_weights = False
+
+    def __init__(self, engine: Engine, categories: Tensor) -> None:
+        like = engine.tables.like.detach()
+        self.alone, self.categories = engine.plan.one_input_each, categories
+        self.log_flow = like.new_full(categories.shape, -torch.inf)
+        self.log_total = like.new_full(categories.shape[:2], -torch.inf)
+
+    @property
+    def log_probability(self) -> Tensor:
+        """[B, D, C]."""
+        return self.log_flow - self.log_total.unsqueeze(-1)
+
+    def ask(self, evaluation: Evaluation) -> None:
+        """Go down from rows of which all are possible."""
+        evaluation.down(torch.ones_like(evaluation.log_value), self)
+
+    def at_leaf(self, leaf: Leaf, slope: Tensor) -> None:
+        assert isinstance(leaf, FiniteLeaf)
+        rows = slice(None) if leaf.rows is None else leaf.rows
+        found, total = log_flows(leaf, slope, self.categories[rows])
+        rank = torch.zeros(1).long() if self.alone else rank_over_same_variable(leaf)
+        for turn in range(int(rank.max()) + 1):
+            some = slice(None) if self.alone else (rank == turn).nonzero().squeeze(-1)
+            variables = leaf.step.variables[some]
+            place = (rows if leaf.rows is None else leaf.rows.unsqueeze(-1), variables)
+            for sums, new in ((self.log_flow, found), (self.log_total, total)):
+                sums[place] = torch.logaddexp(sums[place], new[some].transpose(0, 1))
 
     def at_weights(self, read: BankRead, flow: Tensor) -> None:
         raise AssertionError("not wanted")
@@ -87,8 +159,7 @@ def mean(engine: Engine, evidence: Evidence | Tensor) -> Tensor:
     posterior = like.new_full((*checked.values.shape, max(sizes)), -torch.inf)
     found = _Means(posterior, engine.plan.one_input_each, like.new_zeros(checked.values.shape))
     for part in engine.parts(checked):
-        evaluation = engine.evaluate(part)
-        refuse_impossible(evaluation.log_value, "mean", part)
+        evaluation = _possible(engine, part, "mean")
         evaluation.down(torch.ones_like(evaluation.log_value), found)
     finite = torch.tensor([n is not None for n in engine.circuit.num_categories])
     counted = posterior.softmax(dim=-1) @ torch.arange(max(sizes)).to(like)  # [B, D]
@@ -116,17 +187,40 @@ class _Means(_Posteriors):
 
 def sample(engine: Engine, n: int, evidence: Evidence | Tensor | None, route: Drawn) -> Tensor:
     """Draws [n, D], or [n, B, D] given evidence."""
-    if n < 0 or not route.temperature >= 0:
-        raise ValueError(f"must not be negative: {n=}, temperature={route.temperature}")
+    _check_draws(n, route)
     checked = engine.nothing() if evidence is None else engine.check(evidence)
-    values = torch.cat([_draws(engine, n, part, route) for part in engine.parts(checked)], dim=1)
+    drawn = [
+        _draws(engine, _possible(engine, part, "sample"), n, part, route)
+        for part in engine.parts(checked)
+    ]
+    values = torch.cat(drawn, dim=1)
     return values[:, 0] if evidence is None else values
 
 
-def _draws(engine: Engine, n: int, part: CheckedEvidence, route: Drawn) -> Tensor:
+def sample_with_marginals(
+    engine: Engine, n: int, evidence: Evidence | Tensor, route: Drawn
+) -> Draws:
+    """Draws, and the marginal of every drawn value, in one upward pass."""
+    _check_draws(n, route)
+    checked = _finite(engine, evidence)
+    found = _Chosen(engine, checked.values.new_zeros(*checked.values.shape, n))
+    for part in engine.parts(checked):
+        evaluation = _possible(engine, part, "sample")
+        drawn = _draws(engine, evaluation, n, part, route).movedim(0, -1)  # [B, D, n]
+        found.categories[slice(None) if part.origin is None else part.origin] = drawn
+        found.ask(evaluation)
+    return Draws(found.categories.movedim(-1, 0), found.log_probability.movedim(-1, 0))
+
+
+def _check_draws(n: int, route: Drawn) -> None:
+    if n < 0 or not route.temperature >= 0:
+        raise ValueError(f"must not be negative: {n=}, temperature={route.temperature}")
+
+
+def _draws(
+    engine: Engine, evaluation: Evaluation, n: int, part: CheckedEvidence, route: Drawn
+) -> Tensor:
     """Draws [n, B, D]."""
-    evaluation = engine.evaluate(part)
-    refuse_impossible(evaluation.log_value, "sample", part)
     most = max(1, engine.plan.samples_at_a_time // max(1, len(part.values)))
     copies = [min(most, n - done) for done in range(0, n, most)]
     blocks = [evaluation.follow(route, some) for some in copies]  # [C, B, D] each

@@ -25,6 +25,11 @@ from pcflow.tables import Tables
 class Route(Protocol):
     """How to pick one of several alternatives."""
 
+    @property
+    def reads_linear(self) -> bool:
+        """Whether values of finite variables are picked from linear scores as well as from logs."""
+        ...
+
     def index(self, scores: Tensor, in_log_space: bool) -> Tensor:
         """Pick an alternative [...] from scores [..., X], which may be written over."""
         ...
@@ -69,6 +74,11 @@ class Drawn:
 
     generator: torch.Generator | None = None
     temperature: float = 1.0
+
+    @property
+    def reads_linear(self) -> bool:
+        """At temperature 1; others make what is far below the largest matter."""
+        return self.temperature == 1.0
 
     def index(self, scores: Tensor, in_log_space: bool) -> Tensor:
         """Inverse of the cumulative sum at a uniform number; never an impossible alternative."""
@@ -123,6 +133,11 @@ class Drawn:
 @dataclass(frozen=True)
 class Best:
     """Pick the highest score."""
+
+    @property
+    def reads_linear(self) -> bool:
+        """The passes that ask run in log space."""
+        return False
 
     def index(self, scores: Tensor, in_log_space: bool) -> Tensor:
         """The first of the largest."""

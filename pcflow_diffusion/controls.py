@@ -59,7 +59,13 @@ def with_tokens(coupled: Evidence, tokens: Tensor) -> Evidence | Tensor:
     return Evidence(pad(tokens, (0, behind)), missing, potentials, coupled.categories)
 
 
-def token_marginals(model: CompiledCircuit, evidence: Evidence, length: int) -> Tensor:
-    """Posterior log-probabilities [B, L, V] of the positions."""
+def token_marginals(
+    model: CompiledCircuit, evidence: Evidence, length: int, categories: Tensor | None = None
+) -> Tensor:
+    """Posterior log-probabilities [B, L, V] of the positions; or [B, L, k] of these categories.
+
+    `categories` [B, D, k] are given for controls as well, and not read there.
+    """
     tokens = max(size or 0 for size in model.num_categories[:length])
-    return model.marginals(evidence)[:, :length, :tokens]
+    found = model.marginals(evidence, categories)[:, :length]
+    return found[..., :tokens] if categories is None else found

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from pcflow import CompiledCircuit, Evidence
 from pcflow_diffusion.controls import token_marginals, unsteered
@@ -85,6 +86,8 @@ class LogLinear:
     ) -> Evidence:
         """One posterior query if a b is not zero, none otherwise."""
         a, b = _numbers(self.a), _numbers(self.b)
+        if set(a) == {1.0} and not any(b):  # spare a large tensor being gone over for nothing
+            return Evidence(evidence.values, evidence.missing, log_m, categories)
         assert evidence.missing is not None
         bucket = bucket_of(evidence.missing, len(a)).to(log_m.device)
         row = torch.tensor([a, b], dtype=torch.float64).to(log_m)[
@@ -207,8 +210,10 @@ def log_linear(log_m: Tensor, log_r: Tensor | None, a: float | Tensor, b: float 
 def posterior(model: CompiledCircuit, evidence: Evidence, categories: Tensor | None) -> Tensor:
     """Log r_i [B, L, V] of all tokens, or of the listed ones [B, L, k]; controls are summed out."""
     assert evidence.missing is not None
-    log_r = token_marginals(model, unsteered(model, evidence), evidence.missing.shape[1])
-    return log_r if categories is None else log_r.gather(-1, categories)
+    length = evidence.missing.shape[1]
+    if categories is not None:
+        categories = pad(categories, (0, 0, 0, model.num_variables - length))
+    return token_marginals(model, unsteered(model, evidence), length, categories)
 
 
 def bucket_of(missing: Tensor, buckets: int) -> Tensor:

@@ -250,7 +250,9 @@ class _Span:
         coupled = torch.full_like(count, head is not None, dtype=torch.bool)  # [B]
         if how.gamma is not None:
             coupled &= masked.double().mean(dim=-1) < how.gamma
-        tokens, log_q, among = self.independent(log_m), log_m, masked
+        tokens, among = self.independent(log_m), masked
+        score = rank(how.ranking, log_m, tokens, self.generator)  # [B, L]
+        confidence = log_m.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).exp()
         if head is not None and bool(coupled.any()):
             found = head.draw(
                 log_m[coupled],
@@ -261,13 +263,13 @@ class _Span:
                 count[coupled],
                 self.generator,
             )
-            tokens, log_q, among = tokens.clone(), log_m.clone(), masked.clone()
+            tokens, among = tokens.clone(), masked.clone()
             tokens[coupled], among[coupled] = found.tokens, found.drawn
-            log_q[coupled] = found.log_q.to(log_q.dtype)
-        commit = best(rank(how.ranking, log_q, tokens, self.generator), among, count)
+            score[coupled] = found.score.to(score.dtype)
+            confidence[coupled] = found.confidence.to(confidence.dtype)
+        commit = best(score, among, count)
         if how.threshold is not None:
-            sure = log_q.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).exp() > how.threshold
-            commit |= sure & among
+            commit |= (confidence > how.threshold) & among
         return tokens, commit
 
     def decide_in_windows(

@@ -38,8 +38,7 @@ class CircuitHead(nn.Module):
             then has no mass.
         coupling: "product", "ratio", "projection", or a `Coupling`.
         top_k: only the so many most probable tokens of the backbone are possible at a position, all
-            by default. Exact for those, and few rows of the circuit's tables are read, unless
-            the coupling asks for the circuit's own marginals.
+            by default. Exact for those, and only their rows of the circuit's tables are read.
         modulation: what steers the circuit by potentials on its latents or gates: a `Modulation`,
             or a module that is called alike. The circuit has 2 L variables then, as
             `pcflow.expose_latents` and `pcflow.add_gates` make of an HMM, and every position has a
@@ -130,9 +129,13 @@ class CircuitHead(nn.Module):
             ShapeMismatch: if shapes do not fit; TokenOutOfRange: if a token does not.
             NoMassError: if the visible tokens are impossible under the circuit.
         """
-        log_q = token_marginals(self.model, self.couple(logits, x), self.length)
-        masked = (x == self.mask_token_id).unsqueeze(-1)
-        return torch.where(masked, log_q.to(logits.dtype), logits)
+        coupled = self.couple(logits, x)
+        log_q = token_marginals(self.model, coupled, self.length, coupled.categories)
+        log_q = log_q.to(logits.dtype)
+        if coupled.categories is not None:
+            nowhere = torch.full_like(logits, -torch.inf)
+            log_q = nowhere.scatter(-1, coupled.categories[:, : self.length], log_q)
+        return torch.where((x == self.mask_token_id).unsqueeze(-1), log_q, logits)
 
     def couple(self, logits: Tensor, x: Tensor) -> Evidence:
         """The evidence that turns the circuit into the coupled joint.
@@ -298,12 +301,16 @@ class CircuitHead(nn.Module):
         Raises:
             CouplingError: if a masked position has none.
         """
-        masked, listed = x == self.mask_token_id, None
-        logits = self._possible(logits).masked_fill(~masked.unsqueeze(-1), 0.0)
+        logits, listed = self._possible(logits), None
         if self.top_k is not None and self.top_k < self.vocabulary_size:
-            logits, listed = logits.topk(self.top_k, dim=-1)
+            top = Evidence(log_potentials=logits).top_k(self.top_k)
+            assert top.log_potentials is not None
+            logits, listed = top.log_potentials, top.categories
         logits = logits.to(self.model.banks[0].dtype)
-        empty = (logits == -torch.inf).all(dim=-1)
+        visible = (x != self.mask_token_id).unsqueeze(-1)
+        if bool(visible.any()):  # going over all logits takes its time
+            logits = logits.masked_fill(visible, 0.0)
+        empty = logits.amax(dim=-1) == -torch.inf
         if bool(empty.any()):
             row, position = (int(i) for i in empty.nonzero()[0])
             raise CouplingError(f"logits: row {row}, position {position} leave no token possible")
@@ -313,8 +320,8 @@ class CircuitHead(nn.Module):
         """Logits with no mass on the mask."""
         if not 0 <= self.mask_token_id < self.vocabulary_size:
             return logits
-        never = torch.arange(self.vocabulary_size, device=logits.device) == self.mask_token_id
-        return logits.masked_fill(never, -torch.inf)
+        never = torch.tensor([self.mask_token_id], device=logits.device)
+        return logits.index_fill(-1, never, -torch.inf)
 
     def _filled(self, x: Tensor, x0: Tensor) -> Tensor:
         """The visible tokens of x, and those of x0 where x is masked."""

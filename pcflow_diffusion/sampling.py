@@ -26,18 +26,16 @@ class Draw:
     Attributes:
         tokens: [B, L], visible ones kept; where nothing was drawn, zero.
         drawn: which positions were drawn now, bool [B, L].
-        log_q: [B, L, V], log-probabilities (nats): marginals of the joint, or, drawing one after
-            another, the conditional that each token was drawn from.
+        confidence: probability of every token [B, L]: its marginal under the joint, or, drawing one
+            after another, the conditional that it was drawn from. 1 where visible, 0 where nothing
+            was drawn.
+        score: how much the ranking prefers each position, [B, L]; in any order, those drawn first.
     """
 
     tokens: Tensor
     drawn: Tensor
-    log_q: Tensor
-
-    @property
-    def confidence(self) -> Tensor:
-        """Probability of every token [B, L] before temperature; 1 where visible."""
-        return self.log_q.gather(-1, self.tokens.unsqueeze(-1)).squeeze(-1).exp()
+    confidence: Tensor
+    score: Tensor
 
 
 def check_order(order: str, temperature: float) -> None:
@@ -98,14 +96,21 @@ def draw(
     if order == "any_order":
         wanted = missing[:, :length].sum(dim=-1) if count is None else count
         return _one_by_one(model, coupled, missing, wanted, temperature, ranking, generator, length)
-    if order == "mpe":
-        values = model.mpe(coupled).values
-    elif order == "sharpened":
-        values = model.sample(1, _sharpened(coupled, temperature, length), generator)[0]
+    if order == "joint":
+        drawn = model.sample_with_marginals(1, coupled, generator, temperature=temperature)
+        values, log_q = drawn.values[0], drawn.log_marginals[0]
     else:
-        values = model.sample(1, coupled, generator, temperature=temperature)[0]
-    log_q = token_marginals(model, coupled, length)
-    return Draw(values[:, :length], missing[:, :length], log_q)
+        if order == "mpe":
+            values = model.mpe(coupled).values
+        else:
+            values = model.sample(1, _sharpened(coupled, temperature, length), generator)[0]
+        log_q = model.marginals(coupled, values.unsqueeze(-1)).squeeze(-1)
+    log_q = log_q[:, :length]
+    every = log_q.unsqueeze(-1)
+    if ranking in ("margin", "entropy"):  # which ask for tokens that were not drawn as well
+        every = token_marginals(model, coupled, length, coupled.categories)
+    score = rank(ranking, every, generator=generator)
+    return Draw(values[:, :length], missing[:, :length], log_q.exp(), score)
 
 
 def temper(log_p: Tensor, temperature: float) -> Tensor:
@@ -139,19 +144,20 @@ def _one_by_one(
         values = torch.where(missing, values, coupled.values)
     unknown, rows = missing.clone(), torch.arange(len(missing), device=missing.device)
     tokens, still = values[:, :length], unknown[:, :length]  # views: the rest are controls
-    found = token_marginals(model, coupled, length)
-    log_q = found.clone()
+    listed = coupled.categories
+    confidence = (~still).to(model.banks[0].dtype)
+    score = torch.zeros_like(confidence)
     for turn in range(int(count.max()) if len(count) else 0):
-        if turn:
-            now = Evidence(values, unknown, coupled.log_potentials, coupled.categories)
-            found = token_marginals(model, now, length)
+        now = Evidence(values, unknown, coupled.log_potentials, listed)
+        found = token_marginals(model, now, length, listed)  # [B, L, V], or [B, L, k] of the listed
         chosen = best(rank(ranking, found, generator=generator), still, torch.ones_like(count))
         chosen &= (turn < count).unsqueeze(-1)
         position = chosen.long().argmax(dim=-1)  # [B]; no harm where nothing is chosen
         own = found[rows, position]  # [B, V]
-        token = torch.multinomial(temper(own, temperature).softmax(-1), 1, generator=generator)
+        place = torch.multinomial(temper(own, temperature).softmax(-1), 1, generator=generator)
+        token = place if listed is None else listed[rows, position].gather(-1, place)
         tokens.copy_(torch.where(chosen, token, tokens))
-        log_q = torch.where(chosen.unsqueeze(-1), found, log_q)
+        confidence = torch.where(chosen, own.gather(-1, place).exp(), confidence)
+        score = torch.where(chosen, -float(turn), score)
         still &= ~chosen
-    log_q = torch.where(still.unsqueeze(-1), found, log_q)
-    return Draw(tokens, missing[:, :length] & ~still, log_q)
+    return Draw(tokens, missing[:, :length] & ~still, confidence, score)

@@ -10,11 +10,20 @@ from pcflow.inputs import FiniteFamily
 from pcflow.leaves.base import Leaf
 from pcflow.leaves.density import DensityLeaf
 from pcflow.leaves.finite import FiniteLeaf
+from pcflow.leaves.posteriors import log_flows, log_posterior, rank_over_same_variable
 from pcflow.plan import InputStep
 from pcflow.semiring import Semiring
 from pcflow.tables import Tables
 
-__all__ = ["DensityLeaf", "FiniteLeaf", "Leaf", "make_leaf"]
+__all__ = [
+    "DensityLeaf",
+    "FiniteLeaf",
+    "Leaf",
+    "log_flows",
+    "log_posterior",
+    "make_leaf",
+    "rank_over_same_variable",
+]
 
 
 def make_leaf(

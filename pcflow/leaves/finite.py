@@ -153,36 +153,6 @@ class FiniteLeaf(Leaf):
         soft = slope[self.fold, self.row]
         return soft if self.shared else soft.mul_(self.missing.flatten().unsqueeze(-1))
 
-    def log_posterior(self, slope: Tensor, out: Tensor, alone: bool) -> None:
-        """Add this step's share of every variable's posterior into `out` [B, D, V], as logs.
-
-        An observed variable has all mass on its value. `alone` says that no other fold, here or in
-        another step, is over the same variable.
-        """
-        variables = self.step.variables
-        fold, row = (~self.missing).nonzero(as_tuple=True)
-        out[row, variables[fold], self.x[fold, row]] = 0.0
-        if not self.any_missing:
-            return
-        log_q = self._log_slope(slope[self.fold, self.row])  # [N, V]
-        if self.any_soft:
-            log_q += self._potential(self.fold, self.row)
-        log_q = log_q.log_softmax(dim=-1)
-        fold, row = self.fold, self.row
-        if not self.shared:
-            keep = self.missing[fold, row]
-            fold, row, log_q = fold[keep], row[keep], log_q[keep]
-        if alone:
-            out[row, variables[fold], : self.num_categories] = log_q
-            return
-        weight = self.semiring.flow(self.out.units, slope).sum(dim=-1).log()  # [F, B]
-        log_q = log_q + weight[fold, row].unsqueeze(-1)
-        log_q = log_q.nan_to_num_(nan=-torch.inf, neginf=-torch.inf)
-        rank = self._rank_over_same_variable()[fold]
-        for some in (rank == i for i in range(int(rank.max()) + 1 if len(rank) else 0)):
-            place = (row[some], variables[fold[some]], slice(self.num_categories))
-            out[place] = torch.logaddexp(out[place], log_q[some])
-
     def draw_mixed(self, unit: Tensor, fold: Tensor, route: Route, above: SumStep) -> Tensor | None:
         """By tables of the mixtures, where every fold has its own and enough is drawn."""
         if self.shared or self._draws_few(unit):
@@ -207,14 +177,30 @@ class FiniteLeaf(Leaf):
         return torch.cat(drawn) if drawn else unit
 
     def _draw_soft(self, unit: Tensor, fold: Tensor, row: Tensor, route: Route) -> Tensor:
-        table = self.tables.table(self.step, in_log_space=True)
+        """Linear scores are read where they lie; what they may have lost is drawn from logs."""
+        scores, drawn = self._scores(unit, fold, row, route.reads_linear), None
+        if route.reads_linear:
+            enough = bool((scores.sum(dim=-1) >= floor_of(scores.dtype)).all())
+            drawn = route.index(scores, in_log_space=False) if enough else None
+            scores = scores if enough else self._scores(unit, fold, row, linear=False)
+        drawn = route.category(scores) if drawn is None else drawn
+        if not (self.any_soft and self.evidence.categories is not None):
+            return drawn
+        return self._listed(fold, row)[0].gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
+
+    def _scores(self, unit: Tensor, fold: Tensor, row: Tensor, linear: bool) -> Tensor:
+        """Table entries of units times potentials [N, V], or their logarithms."""
+        table = self.tables.table(self.step, in_log_space=not linear)
         place = torch.zeros_like(fold) if self.shared else fold
         if self.any_soft and self.evidence.categories is not None:
             listed, log_potential = self._listed(fold, row)  # [N, k]
-            scores = table[place.unsqueeze(-1), listed, unit.unsqueeze(-1)] + log_potential
-            return listed.gather(-1, route.category(scores).unsqueeze(-1)).squeeze(-1)
-        scores = table[0].t()[unit] if self.shared else table[fold, :, unit]  # [N, V]
-        return route.category(scores + self._potential(fold, row) if self.any_soft else scores)
+            column = table[place.unsqueeze(-1), listed, unit.unsqueeze(-1)]
+        else:
+            column = table[0].index_select(1, unit).t() if self.shared else table[fold, :, unit]
+            if not self.any_soft:
+                return column.contiguous()
+            log_potential = self.log_potential(fold, row)
+        return _linear(log_potential)[0].mul_(column) if linear else log_potential + column
 
     def _up_scaled(self) -> None:
         out = self.out
@@ -227,7 +213,7 @@ class FiniteLeaf(Leaf):
             units, peak = (
                 self._weigh_listed()
                 if self.evidence.categories is not None
-                else (self._rows_times_table(self.potential[0]), self.potential[1])
+                else (self.times_table(self.potential[0]), self.potential[1])
             )  # [N, K], [N]
             put(out.units, self.fold, self.row, units, self.missing)
             put(out.scale, self.fold, self.row, peak, self.missing)
@@ -238,7 +224,7 @@ class FiniteLeaf(Leaf):
     @cached_property
     def potential(self) -> tuple[Tensor, Tensor]:
         """Linear potentials [N, V] of entries, the largest 1; and what divided them, log [N]."""
-        return _linear(self._potential(self.fold, self.row))
+        return _linear(self.log_potential(self.fold, self.row))
 
     def _weigh_listed(self) -> tuple[Tensor, Tensor]:
         """Sum of potential times table over listed categories: [N, K]; and a log-scale [N]."""
@@ -270,7 +256,7 @@ class FiniteLeaf(Leaf):
         score = log_table[0 if self.shared else fold].amax(dim=-1)  # [N, V] or [V]
         known = torch.zeros(len(fold), self.num_categories, device=score.device, dtype=score.dtype)
         if self.any_soft:
-            known = self._potential(fold, row)
+            known = self.log_potential(fold, row)
         one_hot = torch.nn.functional.one_hot(self.x[fold, row], self.num_categories).log()
         known = torch.where(self.missing[fold, row].unsqueeze(-1), known, one_hot)
         exact = (score + known).amax(dim=-1) == -torch.inf
@@ -286,7 +272,7 @@ class FiniteLeaf(Leaf):
         if not self.any_soft and not self.semiring.maximizes:
             self.out.units.masked_fill_(self.missing.unsqueeze(-1), 0.0)
         elif self.any_missing:
-            for some, joint in self._log_joint():
+            for some, joint in self.log_joint():
                 variables = self.step.variables[self.fold[some]]
                 units = self.semiring.over_categories(joint, variables)  # [N, K]
                 put(self.out.units, self.fold[some], self.row[some], units, self.missing)
@@ -303,12 +289,12 @@ class FiniteLeaf(Leaf):
         """Flow [N, V] through every category of soft entries."""
         if self.semiring.in_log_space:
             return self._add_soft_log(slope, None)
-        return self.potential[0] * self._rows_times_table(slope, transposed=True)
+        return self.potential[0] * self.times_table(slope, transposed=True)
 
     def _add_soft_log(self, flow: Tensor, counts: Tensor | None) -> Tensor:
         """The same from logarithms, edge by edge; and expected counts."""
         gradient = flow.new_zeros(len(flow), self.num_categories)
-        for some, joint in self._log_joint():
+        for some, joint in self.log_joint():
             fold, row = self.fold[some], self.row[some]
             share = (joint - self.out.units[fold, row].unsqueeze(-2)).exp().nan_to_num(nan=0.0)
             edges = share * flow[some].unsqueeze(-2)  # [N, V, K]
@@ -317,20 +303,7 @@ class FiniteLeaf(Leaf):
             gradient[some] = edges.sum(dim=-1)
         return gradient
 
-    def _log_slope(self, slope: Tensor) -> Tensor:
-        """Log of sum_k (flow_k / unit_k) theta_vk, up to a constant per entry: [N, V]."""
-        if not self.semiring.in_log_space:
-            peak = slope.amax(dim=-1, keepdim=True)
-            return self._rows_times_table(slope / peak.masked_fill(peak == 0, 1.0), True).log()
-        units = self.out.units[self.fold, self.row]  # [N, K]
-        slope = (slope.log() - units).nan_to_num(nan=-torch.inf, neginf=-torch.inf)
-        blocks = [
-            (joint + slope[some].unsqueeze(-2)).logsumexp(-1)
-            for some, joint in self._log_joint(potentials=False)
-        ]
-        return torch.cat(blocks)
-
-    def _rows_times_table(self, rows: Tensor, transposed: bool = False) -> Tensor:
+    def times_table(self, rows: Tensor, transposed: bool = False) -> Tensor:
         """Rows [N, V] @ table -> [N, K], or rows [N, K] @ table^T -> [N, V]."""
         if isinstance(self.step.family, Indicator):  # K ones: no product
             place = torch.tensor(self.step.family.values, device=rows.device)
@@ -346,7 +319,7 @@ class FiniteLeaf(Leaf):
         flat: Tensor = product.flatten(0, 1).to(rows.dtype)
         return flat
 
-    def _log_joint(self, potentials: bool = True) -> Iterator[tuple[slice, Tensor]]:
+    def log_joint(self, potentials: bool = True) -> Iterator[tuple[slice, Tensor]]:
         """Blocks of entries with log-table plus log-potential [N, V, K]."""
         size = max(1, LOG_BLOCK // (self.num_categories * self.table.shape[-1]))
         for start in range(0, len(self.fold), size):
@@ -354,10 +327,10 @@ class FiniteLeaf(Leaf):
             joint = self.table[0 if self.shared else self.fold[some]]
             joint = joint.expand(len(self.fold[some]), -1, -1)
             if potentials and self.any_soft:
-                joint = joint + self._potential(self.fold[some], self.row[some]).unsqueeze(-1)
+                joint = joint + self.log_potential(self.fold[some], self.row[some]).unsqueeze(-1)
             yield some, joint
 
-    def _potential(self, fold: Tensor, row: Tensor) -> Tensor:
+    def log_potential(self, fold: Tensor, row: Tensor) -> Tensor:
         """Log-potentials [N, V] of entries."""
         log_potentials = self.evidence.log_potentials
         assert log_potentials is not None
@@ -365,15 +338,6 @@ class FiniteLeaf(Leaf):
         place = row * width + self.step.variables[fold]
         rows = log_potentials.reshape(-1, categories).index_select(0, place)
         return rows[:, : self.num_categories]
-
-    def _rank_over_same_variable(self) -> Tensor:
-        """For every fold [F], how many folds before it are over the same variable."""
-        count: dict[int, int] = {}
-        ranks = []
-        for variable in self.step.variables.tolist():
-            ranks.append(count.get(variable, 0))
-            count[variable] = ranks[-1] + 1
-        return torch.tensor(ranks, device=self.x.device)
 
     def _table_rows(self) -> Tensor:
         """Row of the flattened table that every entry [F, B] reads."""

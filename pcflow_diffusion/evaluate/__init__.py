@@ -1,9 +1,11 @@
 """How good is it? Gap closed on text, and an exact world; `python -m pcflow_diffusion.evaluate`.
 
 `gap` compares couplings on held-out text with what the backbone does alone; `exact_world` compares
-joints with a known truth by enumeration. `setting` is what evaluations on text run on.
+joints with a known truth by enumeration; `cost` times the circuit against the backbone. `setting`
+is what evaluations on text run on.
 """
 
+from pcflow_diffusion.evaluate.cost import measure_any_order, measure_head
 from pcflow_diffusion.evaluate.exact_world import ExactWorld, exact_backbone
 from pcflow_diffusion.evaluate.few_step import Decoder, ladder
 from pcflow_diffusion.evaluate.gap import (
@@ -27,5 +29,7 @@ __all__ = [
     "make_examples",
     "markdown",
     "mean_and_spread",
+    "measure_any_order",
+    "measure_head",
     "sequential_nats",
 ]

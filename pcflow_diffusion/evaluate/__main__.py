@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from pcflow_diffusion.evaluate import (
+    cost,
     exact_world,
     few_step_of_text,
     gap_of_text,
@@ -11,6 +12,7 @@ from pcflow_diffusion.evaluate import (
 )
 
 EVALUATIONS: dict[str, Callable[[Sequence[str]], None]] = {
+    "cost": cost.main,
     "exact-world": exact_world.main,
     "few-step": few_step_of_text.main,
     "gap": gap_of_text.main,

@@ -99,6 +99,47 @@ def test_any_order_draws_follow_the_tempered_conditionals(
     follow(found, tempered_paths(joint(model, coupled), temperature, ranking, visible))
 
 
+def spread(listed: pf.Evidence) -> pf.Evidence:
+    """The same potentials, of all tokens."""
+    assert listed.log_potentials is not None and listed.categories is not None
+    every = torch.full((N, L, V), -torch.inf).double()
+    every.scatter_(-1, listed.categories, listed.log_potentials)
+    return pf.Evidence(listed.values, listed.missing, every)
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("order", ["joint", "sharpened", "any_order"])
+def test_listed_tokens_are_drawn_as_if_no_other_were_possible(seed: int, order: str) -> None:
+    model, coupled = world(seed)
+    listed = coupled.top_k(2)
+    found = draw(model, listed, order, 1.0)  # type: ignore[arg-type]
+    follow(found, joint(model, spread(listed)))
+    cold, same = (draw(model, few, order, 0.0) for few in (listed, spread(listed)))  # type: ignore[arg-type]
+    if order != "joint":  # whose latent path is drawn all the same
+        assert torch.equal(cold.tokens, same.tokens)
+        torch.testing.assert_close(cold.confidence, same.confidence)
+
+
+@pytest.mark.parametrize("ranking", ["margin", "entropy"])
+def test_listed_tokens_in_any_order_at_a_temperature(ranking: Ranking) -> None:
+    model, coupled = world(0)
+    listed = coupled.top_k(2)
+    found = draw(model, listed, "any_order", 0.5, ranking)
+    follow(found, tempered_paths(joint(model, spread(listed)), 0.5, ranking, {}))
+
+
+@pytest.mark.parametrize("ranking", ["low_confidence", "margin", "entropy"])
+@pytest.mark.parametrize("k", [None, 2])
+def test_positions_are_scored_by_their_marginals(ranking: Ranking, k: int | None) -> None:
+    model, coupled = world(0)
+    few = coupled if k is None else coupled.top_k(k)
+    found = draw(model, few, "joint", 1.0, ranking)
+    log_q = model.marginals(few)
+    torch.testing.assert_close(found.score, rank(ranking, log_q, found.tokens))
+    in_turn = draw(model, few, "any_order", 1.0, ranking)
+    assert torch.equal(in_turn.score.sort().values, torch.tensor([-2.0, -1, 0]).expand(N, L))
+
+
 def test_the_sharpened_joint_is_the_joint_of_sharpened_potentials() -> None:
     model, coupled = world(0)
     sharp = pf.Evidence(coupled.values, coupled.missing, coupled.log_potentials / 0.5)  # type: ignore[operator]
@@ -121,6 +162,7 @@ def test_so_many_tokens_are_drawn_and_no_more() -> None:
     count = torch.arange(N) % (L + 1)
     found = draw(model, coupled, "any_order", 1.0, "entropy", count)
     assert torch.equal(found.drawn.sum(-1), count)
+    assert torch.equal(found.confidence > 0, found.drawn)
 
 
 def test_confidence_is_that_before_temperature() -> None:
