@@ -158,7 +158,7 @@ def test_draws_have_the_joint_s_frequencies(kind: str, order: Order) -> None:
         generator=torch.Generator().manual_seed(0),
     )
     assert found.tokens.shape == found.drawn.shape == (many, LENGTH)
-    assert found.log_q.shape == (many, LENGTH, TOKENS)
+    assert found.confidence.shape == found.score.shape == (many, LENGTH)
     assert torch.equal(found.drawn, world.masked.expand(many, -1))
     counts = torch.bincount(place(found.tokens), minlength=len(wanted)).double()
     assert counts[wanted == 0].sum() == 0
