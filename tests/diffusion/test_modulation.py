@@ -93,7 +93,8 @@ class World:
 
     @staticmethod
     def numbers(power: float | tuple[float, ...], share: Tensor) -> Tensor:
-        given = torch.tensor(power if isinstance(power, tuple) else (power,)).double()
+        several = power if isinstance(power, tuple) else (power,)
+        given = torch.tensor(several, dtype=torch.float64)
         bucket = (share * len(given)).long().clamp_max(len(given) - 1)
         return given[bucket].view(-1, 1, 1)
 
@@ -134,11 +135,11 @@ def test_log_prob_and_forward_are_those_of_the_steered_joint(
     head = world.head(coupling)
     wanted = world.joint(coupling).gather(1, place(world.x0).unsqueeze(1)).squeeze(1)
     found = head.log_prob(world.logits, world.x, world.x0)
-    torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
     log_q = head(world.logits, world.x)
     assert log_q.shape == world.logits.shape
     torch.testing.assert_close(
-        log_q[world.masked], world.marginals(coupling)[world.masked], rtol=1e-8, atol=1e-8
+        log_q[world.masked], world.marginals(coupling)[world.masked], rtol=1e-9, atol=1e-9
     )
     assert torch.equal(log_q[~world.masked], world.logits[~world.masked])
 
@@ -232,7 +233,7 @@ def test_over_sums_out_positions_with_their_controls(kind: str) -> None:
     states = torch.cartesian_prod(torch.arange(TOKENS), torch.arange(TOKENS))
     rows = len(states), -1
     found = short.log_prob(logits.expand(*rows, -1), x.expand(rows), states)
-    torch.testing.assert_close(found.exp(), wanted, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(found.exp(), wanted, rtol=1e-9, atol=1e-9)
     assert short.sample(logits, x)[0].shape == (1, 2)
 
 
