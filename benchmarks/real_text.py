@@ -3,16 +3,17 @@
     python benchmarks/real_text.py gsm8k --data DIR --out FOLDER [--minutes 60] [--seeds 3]
 
 One denoiser per corpus. Every seed has masks, a circuit and training blocks of its own, and all
-methods of a seed see the same masks. What was trained is kept in FOLDER, and so is every finished
-seed, so that an interrupted run goes on. Prints Markdown and draws a picture.
+methods of a seed see the same masks. Then text in few steps per block, with the circuits of the
+first seed, read by a causal model of the same text. What was trained is kept in FOLDER, and so is
+every finished seed, so that an interrupted run goes on. Prints Markdown and draws pictures.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import os
+from functools import cached_property
 from pathlib import Path
 
 import corpora
@@ -32,36 +33,54 @@ from pcflow_diffusion import (
     save_denoiser,
 )
 from pcflow_diffusion.evaluate import gap_table, markdown, mean_and_spread
+from pcflow_diffusion.evaluate.few_step import (
+    FACTORISED,
+    Decoder,
+    draw_few_step,
+    half_the_steps,
+    judge_rows,
+    ladder,
+)
+from pcflow_diffusion.evaluate.few_step import markdown as markdown_of_ladder
+from pcflow_diffusion.evaluate.few_step_of_text import strength
 from pcflow_diffusion.evaluate.figure import draw_gap
 from pcflow_diffusion.evaluate.gap import RATIOS, Table
 from pcflow_diffusion.evaluate.setting import Material, fit_circuit, say
+from pcflow_diffusion.judge import Judge, load_judge, save_judge, train_judge
+from pcflow_diffusion.ranking import Ranking
+from pcflow_diffusion.text import BLOCK, CONTEXT
 from pcflow_diffusion.training import train_denoiser
+from pcflow_diffusion.transformer import TransformerConfig
 
 DEPTH = {"tinyshakespeare": 5, "gsm8k": 6}
 STATES = {"tinyshakespeare": 256, "gsm8k": 512}
 BUCKETS = 4
+PAPER, FITTED = "product; Eq. 7", "log-linear; text"
+RANKINGS: tuple[Ranking, ...] = ("low_confidence", "random")
 
 
 def main() -> None:
-    """Run the seeds that are not finished; print and draw all."""
+    """Run what is not finished; print and draw all."""
     given = _parse()
     given.out.mkdir(parents=True, exist_ok=True)
     corpus = corpora.load(given.corpus, given.data)
     denoiser = denoiser_of(corpus, given.out, given.minutes)
     judged, calibration = corpus.parts(given.judged, 512)
     material = Material(corpus.tokenizer, denoiser, corpus.train, judged, calibration)
-    runs = [run(material, corpus.name, seed, given) for seed in range(given.seeds)]
-    table, spread = mean_and_spread(runs)
-    parameters = sum(weight.numel() for weight in denoiser.parameters())
-    print(f"\n{corpus.name}: {corpus.tokenizer.vocabulary_size} tokens, HMM with ", end="")
-    print(
-        f"{STATES[corpus.name]} states, denoiser with {parameters / 1e6:.1f} M parameters, ", end=""
-    )
+    seeds = [Seed(number, material, corpus.name, given) for number in range(given.seeds)]
+    table, spread = mean_and_spread([seed.gap() for seed in seeds])
+    size = sum(weight.numel() for weight in denoiser.parameters()) / 1e6
+    print(f"\n{corpus.name}: {corpus.tokenizer.vocabulary_size} tokens, HMM with", end=" ")
+    print(f"{STATES[corpus.name]} states, denoiser with {size:.1f} M parameters,", end=" ")
     print(f"{given.judged} held-out blocks, {given.seeds} seeds.\n")
     print(markdown(table, RATIOS, spread))
     picture = given.out / f"{corpus.name}.png"
     draw_gap(picture, table, RATIOS, spread)
     say(f"Picture: {picture}")
+    if given.judge_minutes > 0:
+        judge = judge_of(corpus, given.out, given.judge_minutes)
+        say(strength(judge, material))
+        few_step(seeds[0], judge, given.out / f"{corpus.name}_few_step.png")
 
 
 def denoiser_of(corpus: corpora.Corpus, folder: Path, minutes: float) -> Denoiser:
@@ -79,75 +98,141 @@ def denoiser_of(corpus: corpora.Corpus, folder: Path, minutes: float) -> Denoise
     )
 
 
-def run(material: Material, name: str, seed: int, given: argparse.Namespace) -> Table:
-    """One seed's table, from its file if it is finished."""
-    path = given.out / f"{name}.{seed}.json"
+def judge_of(corpus: corpora.Corpus, folder: Path, minutes: float) -> Judge:
+    """The causal model in the folder, or a new one, which is kept there."""
+    path = folder / f"{corpus.name}.judge.safetensors"
     if not path.exists():
-        say(f"{name}, seed {seed}")
-        circuit = circuit_of(material, name, seed, given.out, given.rows)
-        heads = couplings(circuit, material, given.blocks, torch.Generator().manual_seed(seed))
-        for method, head in heads.items():
-            print(f"{method}: {head.coupling}", flush=True)
-        masks = torch.Generator().manual_seed(1_000 + seed)
-        table = gap_table(
-            material.denoiser, circuit, heads, material.judged, RATIOS, generator=masks
-        )
-        path.write_text(json.dumps(table), encoding="utf-8")
-    found: Table = json.loads(path.read_text(encoding="utf-8"))
-    return found
+        size = corpus.tokenizer.vocabulary_size
+        config = TransformerConfig(size, width=256, depth=4, heads=4)
+        judge = train_judge(corpus.train, config, minutes=minutes)
+        save_judge(judge, path, corpus.tokenizer.vocabulary)
+    return load_judge(path)[0]
 
 
-def circuit_of(
-    material: Material, name: str, seed: int, folder: Path, rows: int
-) -> pf.CompiledCircuit:
-    """A hidden Markov model of the text, kept in the folder."""
-    path = folder / f"{name}.{seed}.pc"
-    if not path.exists():
-        torch.manual_seed(seed)
-        pf.save(fit_circuit(material, STATES[name], rows), path)
-    return pf.load(path)
+class Seed:
+    """Circuits, couplings and masks of one seed; what it trains and finds is kept in files."""
 
+    def __init__(
+        self, number: int, material: Material, name: str, given: argparse.Namespace
+    ) -> None:
+        """Remember the settings."""
+        self.number, self.material, self.name, self.given = number, material, name, given
 
-def couplings(
-    circuit: pf.CompiledCircuit, material: Material, blocks: int, generator: torch.Generator
-) -> dict[str, CircuitHead]:
-    """Heads by coupling and what their circuit was trained on."""
-    found = material.examples(material.some(blocks, generator), generator)
-    seen = Blocks(found.logits, found.x, found.x0)
-    fresh = material.examples(material.calibration, generator)
-    mask = material.tokenizer.mask_token_id
+    def path(self, kind: str) -> Path:
+        """Where something of this seed is kept."""
+        folder: Path = self.given.out
+        return folder / f"{self.name}.{self.number}.{kind}"
 
-    def head(model: pf.CompiledCircuit, coupling: Coupling | str) -> CircuitHead:
-        return CircuitHead(model, mask, coupling)
+    def gap(self) -> Table:
+        """The seed's table."""
+        path = self.path("json")
+        if not path.exists():
+            say(f"{self.name}, seed {self.number}")
+            heads = self.heads()
+            for method, head in heads.items():
+                print(f"{method}: {head.coupling}", flush=True)
+            masks = torch.Generator().manual_seed(1_000 + self.number)
+            material, circuit = self.material, self.circuit()
+            rows = material.judged
+            table = gap_table(material.denoiser, circuit, heads, rows, RATIOS, generator=masks)
+            path.write_text(json.dumps(table), encoding="utf-8")
+        found: Table = json.loads(path.read_text(encoding="utf-8"))
+        return found
 
-    def fitted(model: pf.CompiledCircuit, buckets: int = 1) -> CircuitHead:
-        made = head(model, "product")
-        made.fit_coupling(fresh.logits, fresh.x, fresh.x0, buckets=buckets)
+    def circuit(self) -> pf.CompiledCircuit:
+        """A hidden Markov model of the text."""
+        path = self.path("pc")
+        if not path.exists():
+            torch.manual_seed(self.number)
+            pf.save(fit_circuit(self.material, STATES[self.name], self.given.rows), path)
+        return pf.load(path)
+
+    def trained(self, kind: str, coupling: Coupling | str, epochs: int) -> pf.CompiledCircuit:
+        """The circuit, trained through a coupling on what the denoiser says (Eq. 7)."""
+        path = self.path(f"{kind}.pc")
+        if not path.exists():
+            say(f"Eq. 7 through {kind}")
+            made = self.head(self.circuit(), coupling)
+            fit_conditional(made, self.seen, epochs=epochs, generator=self.generator(1))
+            pf.save(made.model, path)
+        return pf.load(path)
+
+    @cached_property
+    def seen(self) -> Blocks:
+        """Training blocks with masks, and what the denoiser says."""
+        generator = self.generator(2)
+        found = self.material.examples(self.material.some(self.given.blocks, generator), generator)
+        return Blocks(found.logits, found.x, found.x0)
+
+    @cached_property
+    def fresh(self) -> Blocks:
+        """Held-out blocks to fit couplings with."""
+        found = self.material.examples(self.material.calibration, self.generator(3))
+        return Blocks(found.logits, found.x, found.x0)
+
+    def heads(self) -> dict[str, CircuitHead]:
+        """By coupling, and what the circuit was trained on."""
+        circuit, against = self.circuit(), self.trained("product", "product", 6)
+        log_linear = self.fitted(circuit)
+        powers = log_linear.coupling
+        assert isinstance(powers, LogLinear)
+        assert isinstance(powers.a, float) and isinstance(powers.b, float)
+        through = self.trained("log-linear", powers, 3)
+        projected = self.trained("projection", "projection", 3)
+        return {
+            "product; text": self.head(circuit, "product"),
+            PAPER: self.head(against, "product"),
+            "ratio; text": self.head(circuit, "ratio"),
+            "projection; text": self.head(circuit, "projection"),
+            FITTED: log_linear,
+            f"log-linear in {BUCKETS} buckets; text": self.fitted(circuit, BUCKETS),
+            "pooled projection; text": self.head(
+                circuit, Projection(pool=(powers.a, 1 - powers.b))
+            ),
+            "log-linear; Eq. 7": self.fitted(against),
+            "log-linear; Eq. 7 through log-linear": self.fitted(through),
+            "projection; Eq. 7 through projection": self.head(projected, "projection"),
+        }
+
+    def head(self, model: pf.CompiledCircuit, coupling: Coupling | str) -> CircuitHead:
+        """A circuit under a coupling."""
+        return CircuitHead(model, self.material.tokenizer.mask_token_id, coupling)
+
+    def fitted(self, model: pf.CompiledCircuit, buckets: int = 1) -> CircuitHead:
+        """A circuit under the log-linear coupling that suits it best."""
+        made = self.head(model, "product")
+        made.fit_coupling(self.fresh.logits, self.fresh.x, self.fresh.x0, buckets=buckets)
         return made
 
-    def trained(coupling: Coupling | str, epochs: int) -> pf.CompiledCircuit:
-        made = head(copy.deepcopy(circuit), coupling)
-        fit_conditional(made, seen, epochs=epochs, batch_size=64, generator=generator)
-        return made.model
+    def generator(self, purpose: int) -> torch.Generator:
+        """Draws that depend on the seed and on what they are for, and on nothing drawn before."""
+        return torch.Generator().manual_seed(100 * self.number + purpose)
 
-    against = trained("product", 6)
-    log_linear = fitted(circuit)
-    powers = log_linear.coupling
-    assert isinstance(powers, LogLinear)
-    assert isinstance(powers.a, float) and isinstance(powers.b, float)
-    pooled = Projection(pool=(powers.a, 1 - powers.b))
-    return {
-        "product; circuit trained on text": head(circuit, "product"),
-        "product; Eq. 7": head(against, "product"),
-        "ratio; text": head(circuit, "ratio"),
-        "projection; text": head(circuit, "projection"),
-        "log-linear; text": log_linear,
-        f"log-linear in {BUCKETS} buckets; text": fitted(circuit, BUCKETS),
-        "pooled projection; text": head(circuit, pooled),
-        "log-linear; Eq. 7": fitted(against),
-        "log-linear; Eq. 7 through log-linear": fitted(trained(powers, 3)),
-        "projection; Eq. 7 through projection": head(trained("projection", 3), "projection"),
+
+def few_step(seed: Seed, judge: Judge, picture: Path) -> None:
+    """What decoders write in few steps per block, in both rankings."""
+    heads = {
+        PAPER: seed.head(seed.trained("product", "product", 6), "product"),
+        "projection; text": seed.head(seed.circuit(), "projection"),
+        FITTED: seed.fitted(seed.circuit()),
     }
+    decoders = {FACTORISED: Decoder()} | {name: Decoder(head) for name, head in heads.items()}
+    decoders[f"{FITTED}, drawn independently"] = Decoder(heads[FITTED], jointly=False)
+    rows = seed.material.judged
+    reference = judge_rows(judge, rows, CONTEXT, BLOCK)
+    for ranking in RANKINGS:
+        found = ladder(
+            seed.material.denoiser,
+            decoders,
+            rows[:, :CONTEXT],
+            judge,
+            ranking=ranking,
+            generator=seed.generator(4),
+        )
+        say(f"Few steps per block, ranking {ranking}, temperature 1")
+        print(f"\n{markdown_of_ladder(found, reference)}")
+        print(f"\n{half_the_steps(found)}", flush=True)
+        draw_few_step(picture.with_stem(f"{picture.stem}_{ranking}"), found, reference)
 
 
 def _parse() -> argparse.Namespace:
@@ -156,6 +241,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=os.environ.get("PCFLOW_DATA"))
     parser.add_argument("--out", type=Path, default=Path("real_text"), help="(%(default)s)")
     parser.add_argument("--minutes", type=float, default=60.0, help="to train the denoiser")
+    parser.add_argument("--judge-minutes", type=float, default=8.0, help="0: no few steps")
     parser.add_argument("--seeds", type=int, default=3, help="(%(default)s)")
     parser.add_argument("--judged", type=int, default=128, help="held-out blocks (%(default)s)")
     parser.add_argument("--rows", type=int, default=16_000, help="for the HMM (%(default)s)")
