@@ -5,6 +5,10 @@ judge that no decoder sees, and stands beside the entropy of its tokens: text th
 probable, and worthless. The ablation takes confidence and tokens from the marginals of the
 coupled joint, but draws every token for itself; what it lacks is what drawing jointly is worth.
 
+Positions are ranked at random unless told otherwise: that leaves the frequencies of tokens alone.
+Rankings that prefer sure tokens commit frequent ones, the more so the more steps there are, and two
+decoders whose entropies differ say little by their nats.
+
 Legend: N rows, P tokens of a prompt, T tokens written, L tokens of a block, V tokens.
 """
 
@@ -171,7 +175,7 @@ def ladder(
     *,
     block_length: int = BLOCK,
     gen_length: int | None = None,
-    ranking: Ranking = "low_confidence",
+    ranking: Ranking = "random",
     temperature: float = 1.0,
     mask_token_id: int | None = None,
     generator: torch.Generator | None = None,

@@ -25,6 +25,7 @@ from pcflow_diffusion.evaluate.few_step import (
     markdown,
     samples,
 )
+from pcflow_diffusion.evaluate.setting import Material
 
 L, V, P = 4, 3, 2
 MASK = V
@@ -111,7 +112,7 @@ def test_one_step_of_the_truth_writes_like_as_many_steps_as_tokens(
 ) -> None:
     found = ladder(
         World(truth), heads(truth), prompts(3000), TruthReader(truth), [1, L], block_length=L,
-        mask_token_id=MASK, ranking="random", progress=False,
+        mask_token_id=MASK, progress=False,
     )  # fmt: skip
     every = torch.cartesian_prod(*[torch.arange(V)] * L)
     with torch.no_grad():
@@ -172,7 +173,7 @@ def test_the_ablation_ranks_by_the_coupled_marginals() -> None:
         return logits
 
     decoders = {"alone": Decoder(CircuitHead(circuit, MASK, "product"), jointly=False)}
-    how = {"block_length": 2, "temperature": 0.0, "progress": False}
+    how = {"block_length": 2, "temperature": 0.0, "ranking": "low_confidence", "progress": False}
     found = ladder(backbone, decoders, prompts(1), TokenReader(), [2], **how)  # type: ignore[arg-type]
     assert seen[1][0, P:].tolist() == [MASK, 2]
     assert found["alone"][2].tokens.tolist() == [[0, 2]]
@@ -316,12 +317,14 @@ def test_rows_that_cannot_be_cut_into_blocks_are_refused(
 
 
 def test_the_command_line_ends_in_tables_and_a_picture(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    all_examples = Material.examples
+    monkeypatch.setattr(Material, "examples", lambda self, x, g: all_examples(self, x[:64], g))
     text, picture = tmp_path / "text.txt", tmp_path / "ladder.png"
     text.write_text("the cat sat. " * 900, encoding="utf-8")
     options = ["--text", text, "--out", picture, "--states", 16, "--minutes", 0.02]
-    options += ["--judge-minutes", 0.02, "--steps", 1, 2, "--repeats", 1, "--ranking", "random"]
+    options += ["--judge-minutes", 0.02, "--steps", 1, 2, "--repeats", 1, "--ranking", "entropy"]
     command_line(["few-step", *map(str, options)])
     printed = capsys.readouterr().out
     assert "nats per token left to right: judge " in printed
