@@ -120,12 +120,14 @@ def test_the_circuit_of_the_rules_is_uniform_over_grids_and_counts_solutions() -
 
 
 def test_puzzles_show_their_grid_with_8_10_or_12_cells_hidden() -> None:
-    few, before = GRIDS[:5].clone(), GRIDS[:5].clone()
+    few, before = GRIDS[:3].clone(), GRIDS[:3].clone()
     puzzles, solutions = make_puzzles(few, 300, torch.Generator().manual_seed(1))
     hidden = puzzles == EMPTY
     assert hidden.sum(1).tolist() == [8, 10, 12] * 100
     assert torch.equal(puzzles[~hidden], solutions[~hidden])
-    assert {tuple(grid) for grid in solutions.tolist()} == {tuple(g) for g in few.tolist()}
+    which = (solutions.unsqueeze(1) == few).all(dim=-1).long().argmax(dim=1)
+    assert torch.equal(few[which], solutions)
+    assert len(set(zip(which.tolist(), hidden.sum(1).tolist(), strict=True))) == 9
     assert hidden.double().mean(0).min() > 0.45  # no cell is spared
     assert torch.equal(few, before)
     again = make_puzzles(few, 300, torch.Generator().manual_seed(1))
@@ -146,7 +148,7 @@ GOOD = "1034341221434320,1234341221434321"
 
 def test_files_are_read(tmp_path: Path) -> None:
     path = tmp_path / "puzzles.csv"
-    text = f"\ufeffName,Puzzle,Solution\r\none,{GOOD}\r\ntwo,{'0' * 16},{GOOD[17:]}\r\n"
+    text = f"\ufeffPuzzle,Solution,Name\r\n{GOOD},one\r\n{'0' * 16},{GOOD[17:]},two\r\n"
     path.write_text(text, encoding="utf-8", newline="")
     found = read_puzzles(path)
     assert found.cells[0].tolist() == [0, 4, 2, 3, 2, 3, 0, 1, 1, 0, 3, 2, 3, 2, 1, 4]
