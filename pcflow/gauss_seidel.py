@@ -146,7 +146,8 @@ class GaussSeidel:
             return torch.ones_like(self.mismatch).unsqueeze(-1)  # [B, 1]
         above = self.above[parent]
         if isinstance(self._step(parent), SumStep):
-            return self._scaled(above @ self._weight(parent))
+            weight = self._weight(parent).unsqueeze(0)  # of single rows, bmm makes short work
+            return self._scaled(torch.bmm(above.unsqueeze(0), weight).squeeze(0))
         return self._scaled(above * self.later[number]) if number in self.later else above
 
     def _enter(self, node: Node) -> None:

@@ -58,14 +58,15 @@ def outer(a: Tensor, b: Tensor, shared: bool) -> Tensor:
 def rows_times_table(rows: Tensor, table: Tensor) -> Tensor:
     """Rows [N, V] @ table [V, K]: [N, K], by pieces that suit the machine.
 
-    On a CPU that is columns side by side, each with its part of the table in the cache. A table of
-    lower precision is multiplied block by block of V, so that results are rounded before they
-    are added up, not after.
+    On a CPU with several threads that is columns side by side, each with its part of the table in
+    the cache; one thread does best with the whole. A table of lower precision is multiplied block
+    by block of V, so that results are rounded before they are added up, not after.
     """
     if table.dtype != rows.dtype:
         return _low_precision(rows, table)
     columns = table.shape[1] // COLUMNS
-    if rows.device.type != "cpu" or columns < 2 or table.shape[1] % COLUMNS or len(rows) < FEW:
+    alone = rows.device.type != "cpu" or torch.get_num_threads() == 1
+    if alone or columns < 2 or table.shape[1] % COLUMNS or len(rows) < FEW:
         return rows @ table
     parts = table.unflatten(1, (columns, COLUMNS)).transpose(0, 1)  # [columns, V, COLUMNS]
     return torch.bmm(rows.expand(columns, -1, -1), parts).transpose(0, 1).flatten(1)

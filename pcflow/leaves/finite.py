@@ -177,13 +177,10 @@ class FiniteLeaf(Leaf):
         return torch.cat(drawn) if drawn else unit
 
     def _draw_soft(self, unit: Tensor, fold: Tensor, row: Tensor, route: Route) -> Tensor:
-        """Linear scores are read where they lie; what they may have lost is drawn from logs."""
-        scores, drawn = self._scores(unit, fold, row, route.reads_linear), None
-        if route.reads_linear:
-            enough = bool((scores.sum(dim=-1) >= floor_of(scores.dtype)).all())
-            drawn = route.index(scores, in_log_space=False) if enough else None
-            scores = scores if enough else self._scores(unit, fold, row, linear=False)
-        drawn = route.category(scores) if drawn is None else drawn
+        """By linear scores, as exact as the units that they add up to, or by their logarithms."""
+        linear = route.reads_linear and not self.semiring.in_log_space
+        scores = self._scores(unit, fold, row, linear)
+        drawn = route.index(scores, in_log_space=False) if linear else route.category(scores)
         if not (self.any_soft and self.evidence.categories is not None):
             return drawn
         return self._listed(fold, row)[0].gather(-1, drawn.unsqueeze(-1)).squeeze(-1)

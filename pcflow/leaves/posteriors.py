@@ -123,8 +123,9 @@ def _log_weights(
     table = leaf.table.flatten(0, 1)
     weigh = _weigh_logs if leaf.semiring.in_log_space else _weigh
     blocks = []
+    room = table.new_empty(place[:size].numel(), slope.shape[1])  # the same for all blocks
     for some, units in zip(place.split(size), slope.split(size), strict=True):
-        rows = table.index_select(0, some.flatten())  # much faster than []
+        rows = torch.index_select(table, 0, some.flatten(), out=room[: some.numel()])
         blocks.append(weigh(rows.view(*some.shape, units.shape[-1]), units))
     return torch.cat(blocks)
 

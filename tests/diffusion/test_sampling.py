@@ -140,6 +140,36 @@ def test_positions_are_scored_by_their_marginals(ranking: Ranking, k: int | None
     assert torch.equal(in_turn.score.sort().values, torch.tensor([-2.0, -1, 0]).expand(N, L))
 
 
+def tempered_tokens(model: pf.CompiledCircuit, coupled: pf.Evidence, temperature: float) -> Tensor:
+    """Probabilities [S] of a latent path as it is, and then tempered tokens (CoDD, Sec. 5.1)."""
+    sums = [layer for layer in model.circuit.layers if isinstance(layer, pf.SumLayer)]
+    start, move = sums[-1].weight.value.softmax(-1)[0], sums[0].weight.value.softmax(-1)
+    (emit,) = {layer.parameters["logits"] for layer in model.circuit.layers if not layer.inputs}  # type: ignore[attr-defined]
+    assert coupled.log_potentials is not None
+    log_score = emit.value.log_softmax(0).double() + coupled.log_potentials[0].unsqueeze(-1)
+    paths = torch.cartesian_prod(*[torch.arange(len(start))] * L)  # [P, L]
+    share = start[paths[:, 0]].double()
+    for i in range(L):
+        share = share * log_score[i].exp().sum(0)[paths[:, i]]
+        if i:
+            share = share * move[paths[:, i - 1], paths[:, i]]
+    tokens = (log_score / temperature).softmax(1)  # [L, V, K]
+    states = enumerate_states(model.circuit)  # [S, L]
+    each = [tokens[i][states[:, i]][:, paths[:, i]] for i in range(L)]  # [S, P] each
+    return torch.stack(each).prod(0) @ (share / share.sum())
+
+
+@pytest.mark.parametrize("temperature", [0.0001, 0.4, 1.0, 2.5])
+@pytest.mark.parametrize("k", [None, 2])
+def test_the_joint_s_temperature_is_that_of_tokens_given_the_path(
+    temperature: float, k: int | None
+) -> None:
+    model, coupled = world(0)
+    few = coupled if k is None else coupled.top_k(k)
+    wanted = tempered_tokens(model, coupled if k is None else spread(few), temperature)
+    follow(draw(model, few, "joint", temperature), wanted)
+
+
 def test_the_sharpened_joint_is_the_joint_of_sharpened_potentials() -> None:
     model, coupled = world(0)
     sharp = pf.Evidence(coupled.values, coupled.missing, coupled.log_potentials / 0.5)  # type: ignore[operator]
