@@ -6,6 +6,7 @@ Legend: N rows, B batch, C context length, L positions of a block, V tokens.
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
@@ -33,6 +34,7 @@ def fit_jointly(
     learning_rate: float = 3e-4,
     circuit_learning_rate: float = 0.02,
     schedule: str | Schedule = "linear",
+    distributed: bool = False,
     progress: bool = True,
     generator: torch.Generator | None = None,
 ) -> list[float]:
@@ -52,9 +54,11 @@ def fit_jointly(
         learning_rate: the backbone's; zero leaves it as it is.
         circuit_learning_rate: the circuit's.
         schedule: of masks and weights, a `Schedule` or the name of one.
+        distributed: share every batch among the processes of `torch.distributed`; all begin with
+            what the first one has, and make the same steps.
         progress: whether to show a progress bar.
         generator: source of rows, times and masks; torch's global one by default. Dropout always
-            draws from that one.
+            draws from that one. A seed is drawn once.
 
     Returns:
         The objective per step: weighted nats per masked token (see `coupled_nats_over_time`).
@@ -62,7 +66,8 @@ def fit_jointly(
     Raises:
         ShapeMismatch: if shapes do not fit; TokenOutOfRange: if a token does not.
         CouplingError: if the coupling has no gradient for the backbone.
-        RatioOutOfRange: if a number of steps or rows is below 1, or a learning rate is negative.
+        RatioOutOfRange: if a number of steps is below 1, a batch has no row for some process, or
+            a learning rate is negative.
 
     Examples:
         >>> import pcflow as pf
@@ -72,27 +77,34 @@ def fit_jointly(
         >>> len(fit_jointly(head, denoiser, torch.randint(5, (20, 8)), steps=3, progress=False))
         3
     """
-    _check(head, rows, steps, batch_size, learning_rate, circuit_learning_rate)
+    team = _Team(distributed)
+    _check(head, rows, steps, batch_size // team.size, learning_rate, circuit_learning_rate)
     backbone.train(learning_rate > 0)
     optimizers = [
         torch.optim.AdamW(backbone.parameters(), lr=learning_rate, betas=(0.9, 0.98)),
         torch.optim.Adam(head.model.parameters(), lr=circuit_learning_rate),
     ][learning_rate == 0 :]
     decays = [torch.optim.lr_scheduler.LinearLR(o, 1.0, 0.0, steps) for o in optimizers]
+    learned = [w for o in optimizers for group in o.param_groups for w in group["params"]]
+    generator = team.begin(learned, generator)
     losses: list[float] = []
     bar = tqdm(range(steps), disable=not progress, unit="step", desc="joint training")
     with bar, frozen(head.modulation):
         for _ in bar:
             some = rows[torch.randint(len(rows), (batch_size,), generator=generator)]
-            loss = _objective(head, backbone, some, schedule, generator, learning_rate > 0)
+            x, weights = _masked(head, some, schedule, generator)
+            loss = _objective(head, backbone, some, x, weights, team, learning_rate > 0)
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            team.add_up([w.grad for w in learned if w.grad is not None])
             clip_grad_norm_(backbone.parameters(), 1.0)
             for optimizer, decay in zip(optimizers, decays, strict=True):
                 optimizer.step()
                 decay.step()
-            losses.append(float(loss.detach()))
+            total = loss.detach().clone()
+            team.add_up([total])
+            losses.append(float(total))
             bar.set_postfix(refresh=False, nats=f"{sum(losses[-20:]) / len(losses[-20:]):.3f}")
     backbone.eval()
     return losses
@@ -129,59 +141,79 @@ def coupled_nats_over_time(
         True
     """
     backbone.eval()
-    times = _times(len(rows), head.length, generator)
-    total = torch.zeros(2, dtype=torch.float64)
-    for some, t in zip(rows.split(batch_size), times.split(batch_size), strict=True):
-        nats, masked = _nats(head, backbone, some, t, schedule, generator)
-        weights = elbo_weights(t, schedule).double()
-        total += torch.stack([weights @ nats.double().cpu(), weights @ masked.double().cpu()])
-    return float(total[0] / total[1])
+    x, weights = _masked(head, rows, schedule, generator)
+    batches = zip(rows.split(batch_size), x.split(batch_size), strict=True)
+    nats = torch.cat([_nats(head, backbone, *batch, learns=False) for batch in batches])
+    return float(weights.double() @ nats.double().to(weights.device) / _tokens(head, x, weights))
+
+
+class _Team:
+    """This process alone, or those of `torch.distributed` that share batches."""
+
+    def __init__(self, together: bool) -> None:
+        self.together = together
+        self.rank, self.size = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
+
+    @property
+    def share(self) -> slice:
+        """The rows of a batch that this process takes."""
+        return slice(self.rank, None, self.size)
+
+    def begin(self, learned: list[Tensor], generator: torch.Generator | None) -> torch.Generator:
+        """Give all the parameters of the first, and a source of the same draws."""
+        device = None if generator is None else generator.device
+        seed = torch.randint(2**62, (), generator=generator, device=device)
+        for tensor in (seed, *learned) if self.together else ():
+            dist.broadcast(tensor.detach(), 0)
+        return torch.Generator(seed.device).manual_seed(int(seed))
+
+    def add_up(self, parts: list[Tensor]) -> None:
+        """Sum every tensor over the processes, in place."""
+        for part in parts if self.together else ():
+            dist.all_reduce(part)
+
+
+def _masked(
+    head: CircuitHead, rows: Tensor, schedule: str | Schedule, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Blocks [B, L] masked at times that are spread evenly, and the weights [B] of these times."""
+    found = schedule_by_name(schedule) if isinstance(schedule, str) else schedule
+    # not so early that hardly a token is masked
+    times = sample_times(len(rows), generator).clamp(min=1 / head.length)
+    ratio, x0 = found.mask_probability(times), rows[:, -head.length :]
+    x = mask_tokens(x0, ratio.to(rows.device), head.mask_token_id, generator)
+    return x, elbo_weights(times, schedule)
 
 
 def _objective(
     head: CircuitHead,
     backbone: nn.Module,
     rows: Tensor,
-    schedule: str | Schedule,
-    generator: torch.Generator | None,
+    x: Tensor,
+    weights: Tensor,
+    team: _Team,
     learns: bool,
 ) -> Tensor:
-    """Weighted nats per masked token, differentiable."""
-    times = _times(len(rows), head.length, generator)
-    nats, masked = _nats(head, backbone, rows, times, schedule, generator, learns)
-    weights = elbo_weights(times, schedule).to(nats)
-    return weights @ nats / (weights @ masked.to(nats)).clamp_min(1.0)
+    """This process's share of the weighted nats per masked token, differentiable."""
+    nats = _nats(head, backbone, rows[team.share], x[team.share], learns)
+    return weights[team.share].to(nats) @ nats / _tokens(head, x, weights).clamp_min(1.0)
 
 
-def _nats(
-    head: CircuitHead,
-    backbone: nn.Module,
-    rows: Tensor,
-    times: Tensor,
-    schedule: str | Schedule,
-    generator: torch.Generator | None,
-    learns: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Of every row -log q(x0 | x), and how many of its tokens are masked; both [B]."""
+def _nats(head: CircuitHead, backbone: nn.Module, rows: Tensor, x: Tensor, learns: bool) -> Tensor:
+    """Of every row -log q(x0 | x), [B]."""
     length = head.length
-    found = schedule_by_name(schedule) if isinstance(schedule, str) else schedule
-    x0 = rows[:, -length:]
-    x = mask_tokens(x0, found.mask_probability(times), head.mask_token_id, generator)
     with torch.set_grad_enabled(learns):
-        shown = torch.cat([rows[:, :-length], x], dim=1)
-        logits = backbone(shown)[:, -length:]
-    masked = (x == head.mask_token_id).sum(dim=1)
-    return -head.log_prob(logits, x, x0), masked
+        logits = backbone(torch.cat([rows[:, :-length], x], dim=1))[:, -length:]
+    return -head.log_prob(logits, x, rows[:, -length:])
 
 
-def _times(rows: int, length: int, generator: torch.Generator | None) -> Tensor:
-    """Times that are spread evenly, and not so early that hardly a token is masked."""
-    return sample_times(rows, generator).clamp(min=1 / length)
+def _tokens(head: CircuitHead, x: Tensor, weights: Tensor) -> Tensor:
+    """The weighted number of masked tokens."""
+    masked = (x == head.mask_token_id).sum(dim=1).to(weights.device)
+    return weights.double() @ masked.double()
 
 
-def _check(
-    head: CircuitHead, rows: Tensor, steps: int, batch_size: int, *learning_rates: float
-) -> None:
+def _check(head: CircuitHead, rows: Tensor, steps: int, share: int, *learning_rates: float) -> None:
     if rows.dim() != 2 or rows.shape[1] < head.length or len(rows) == 0:
         wanted = f"[N, C + {head.length}] with at least one row"
         raise ShapeMismatch(f"rows must be {wanted}, got {tuple(rows.shape)}")
@@ -190,5 +222,5 @@ def _check(
             "the projection holds its potentials fixed: no gradient reaches the "
             "backbone; train with a log-linear coupling"
         )
-    if steps < 1 or batch_size < 1 or not min(learning_rates) >= 0:
-        raise RatioOutOfRange(f"out of range: {steps=}, {batch_size=}, {learning_rates=}")
+    if steps < 1 or share < 1 or not min(learning_rates) >= 0:
+        raise RatioOutOfRange(f"out of range: {steps=}, {share=} of a batch, {learning_rates=}")
