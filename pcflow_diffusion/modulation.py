@@ -153,9 +153,10 @@ def fit_modulation(
         raise CouplingError("the head has no modulation to fit; fit_conditional trains its circuit")
     if not (learning_rate > 0 and circuit_learning_rate >= 0):
         raise RatioOutOfRange(f"out of range: {learning_rate=}, {circuit_learning_rate=}")
-    learned = [{"params": list(head.modulation.parameters()), "lr": learning_rate}]
-    if circuit_learning_rate > 0:
-        learned.append({"params": list(head.model.parameters()), "lr": circuit_learning_rate})
+    learned = [
+        {"params": list(head.modulation.parameters()), "lr": learning_rate},
+        {"params": list(head.model.parameters()), "lr": circuit_learning_rate},
+    ]
     with frozen(head.model if circuit_learning_rate == 0 else None):
         return fit(
             cast(CompiledCircuit, _Modulated(head)),  # all that `fit` asks of a model
