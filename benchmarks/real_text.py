@@ -55,7 +55,7 @@ from pcflow_diffusion.transformer import TransformerConfig
 DEPTH = {"tinyshakespeare": 5, "gsm8k": 6}
 STATES = {"tinyshakespeare": 256, "gsm8k": 512}
 BUCKETS = 4
-PAPER, FITTED = "product; Eq. 7", "log-linear; text"
+PAPER, FITTED, CHOSEN = "product; Eq. 7", "log-linear; text", "chosen; text"
 RANKINGS: tuple[Ranking, ...] = ("low_confidence", "random")
 
 
@@ -189,6 +189,7 @@ class Seed:
             "pooled projection; text": self.head(
                 circuit, Projection(pool=(powers.a, 1 - powers.b))
             ),
+            CHOSEN: self.chosen(circuit),
             "log-linear; Eq. 7": self.fitted(against),
             "log-linear; Eq. 7 through log-linear": self.fitted(through),
             "projection; Eq. 7 through projection": self.head(projected, "projection"),
@@ -204,6 +205,12 @@ class Seed:
         made.fit_coupling(self.fresh.logits, self.fresh.x, self.fresh.x0, buckets=buckets)
         return made
 
+    def chosen(self, model: pf.CompiledCircuit) -> CircuitHead:
+        """A circuit under whichever coupling suits it best."""
+        made = self.head(model, "product")
+        made.choose_coupling(self.fresh.logits, self.fresh.x, self.fresh.x0)
+        return made
+
     def generator(self, purpose: int) -> torch.Generator:
         """Draws that depend on the seed and on what they are for, and on nothing drawn before."""
         return torch.Generator().manual_seed(100 * self.number + purpose)
@@ -215,9 +222,10 @@ def few_step(seed: Seed, judge: Judge, picture: Path) -> None:
         PAPER: seed.head(seed.trained("product", "product", 6), "product"),
         "projection; text": seed.head(seed.circuit(), "projection"),
         FITTED: seed.fitted(seed.circuit()),
+        CHOSEN: seed.chosen(seed.circuit()),
     }
     decoders = {FACTORISED: Decoder()} | {name: Decoder(head) for name, head in heads.items()}
-    decoders[f"{FITTED}, drawn independently"] = Decoder(heads[FITTED], jointly=False)
+    decoders[f"{CHOSEN}, drawn independently"] = Decoder(heads[CHOSEN], jointly=False)
     rows = seed.material.judged
     reference = judge_rows(judge, rows, CONTEXT, BLOCK)
     for ranking in RANKINGS:

@@ -272,6 +272,49 @@ class CircuitHead(nn.Module):
         )
         return self.coupling
 
+    def choose_coupling(self, logits: Tensor, x: Tensor, x0: Tensor) -> Coupling:
+        """Set the coupling to the one that makes held-out examples most probable.
+
+        A backbone that knows more of single tokens than the circuit wants the projection, one that
+        knows less the log-linear coupling. Tried are both, and projections onto m_i^a r_i^(1 - b),
+        pooled with the fitted powers, and onto what lies half-way to m_i. All masked tokens count
+        alike: mask the examples as they will be in use. With a modulation this is `fit_coupling`.
+
+        Args:
+            logits: the backbone's, [N, L, V].
+            x: tokens with masks, [N, L].
+            x0: the tokens, [N, L].
+
+        Returns:
+            The coupling, which the head uses from now on.
+
+        Raises:
+            ShapeMismatch, TokenOutOfRange, CouplingError: see `fit_coupling`.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> chain = pf.hmm(3, states=2, inputs=pf.Categorical(4))
+            >>> head = CircuitHead(pf.compile(chain), mask_token_id=4)
+            >>> logits, x, x0 = torch.zeros(8, 3, 4), torch.full((8, 3), 4), torch.eye(8, 3).long()
+            >>> chosen = head.choose_coupling(logits, x, x0)
+        """
+        fitted = self.fit_coupling(logits, x, x0)
+        if self.modulation is not None:
+            return fitted
+        assert isinstance(fitted.a, float) and isinstance(fitted.b, float)
+        pools = [(1 + s * (fitted.a - 1), s * (1 - fitted.b)) for s in (0.0, 0.5, 1.0)]
+        tried: list[Coupling] = [fitted, *(Projection(pool=pool) for pool in pools)]
+        scores = [self._score(coupling, logits, x, x0) for coupling in tried]
+        self.coupling = tried[scores.index(max(scores))]
+        return self.coupling
+
+    @torch.no_grad()
+    def _score(self, coupling: Coupling, logits: Tensor, x: Tensor, x0: Tensor) -> float:
+        """Total log q(x0 | x) (nats) under a coupling, of examples that are possible."""
+        self.coupling = coupling
+        log_q = self.log_prob(logits, x, x0)
+        return float(log_q[log_q.isfinite()].double().sum())
+
     def _one_size(self, sizes: tuple[int | None, ...]) -> int:
         """How many categories every one of some variables has."""
         if len(set(sizes)) != 1 or sizes[0] is None or len(sizes) != self.length:

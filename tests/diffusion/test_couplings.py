@@ -442,3 +442,39 @@ def test_bad_settings_and_logits_are_refused_by_name() -> None:
     for k in (None, 2):
         with pytest.raises(CouplingError, match="row 1, position 0"):
             case.head("product", k)(case.logits, case.x)
+
+
+def scores(case: Case, couplings: list[Coupling]) -> list[float]:
+    given = case.logits, case.x, case.x0
+    return [case.head(coupling).log_prob(*given).sum().item() for coupling in couplings]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_chosen_coupling_is_the_best_of_those_tried(seed: int) -> None:
+    case = fitting_case(300, LogLinear(0.4 + 0.4 * seed, 0.3), seed)
+    head = case.head("product")
+    fitted = case.head("product").fit_coupling(case.logits, case.x, case.x0)
+    chosen = head.choose_coupling(case.logits, case.x, case.x0)
+    assert head.coupling == chosen
+    assert isinstance(fitted.a, float) and isinstance(fitted.b, float)
+    pooled = Projection(pool=(fitted.a, 1 - fitted.b))
+    between = Projection(pool=((1 + fitted.a) / 2, (1 - fitted.b) / 2))
+    best = max(scores(case, [fitted, Projection(), between, pooled]))
+    assert scores(case, [chosen]) == pytest.approx([best], abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_marginals_that_are_right_are_kept(seed: int) -> None:
+    """The truth is a strongly coupled circuit with the backbone's marginals."""
+    case = Case(chain(seed), seed, rows=2_000)
+    with torch.no_grad():
+        for bank in case.model.banks:
+            bank.mul_(4.0)
+    case.circuit = case.model.circuit
+    kept = Projection(sweeps=200)
+    truth = case.joint(case.potentials(kept, case.logits.log_softmax(-1)))
+    drawn = torch.multinomial(truth.exp(), 1, generator=torch.Generator().manual_seed(0))
+    case.x0 = enumerate_states(case.circuit)[drawn.squeeze(1)]
+    chosen = case.head("product").choose_coupling(case.logits, case.x, case.x0)
+    assert isinstance(chosen, Projection)
+    assert chosen.pool == pytest.approx((1.0, 0.0), abs=0.05)
