@@ -444,3 +444,27 @@ def test_every_order_keeps_modes_apart(order: str) -> None:
 def test_settings_out_of_range_are_refused(setting: dict[str, object], message: str) -> None:
     with pytest.raises(GenerationError, match=message):
         Decoding(**setting)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("threshold", "calls"), [(None, 2), (0.9, 1)])
+def test_the_joint_says_what_is_committed_not_the_backbone(
+    threshold: float | None, calls: int
+) -> None:
+    """The circuit is surer of the second position, the backbone of the first."""
+    tables = torch.tensor([[0.94, 0.03, 0.03], [0.01, 0.01, 0.98]])
+    inputs = [
+        pf.InputLayer(v, pf.Categorical(3), 1, {"logits": pf.Parameter(row.log().unsqueeze(-1))})
+        for v, row in enumerate(tables)
+    ]
+    circuit = pf.Circuit(pf.SumLayer.random([pf.ProductLayer(inputs)], 1))
+    head = CircuitHead(pf.compile(circuit, dtype=torch.float64), 3, "product")
+    shown: list[list[int]] = []
+
+    def backbone(tokens: Tensor) -> Tensor:
+        shown.append(tokens[0].tolist())
+        return torch.tensor([[[0.5, 0.25, 0.25], [1 / 3, 1 / 3, 1 / 3]]]).log()
+
+    decoding = Decoding(threshold=threshold)
+    filled = infill(backbone, torch.tensor([[3, 3]]), head, steps=2, decoding=decoding)
+    assert filled.tolist() == [[0, 2]]
+    assert shown == [[3, 3], [3, 2]][:calls]
