@@ -10,7 +10,13 @@ from pcflow_diffusion.backbones import Denoiser, DenoiserConfig, load_denoiser
 from pcflow_diffusion.checkpoints import make_pydoc
 from pcflow_diffusion.errors import DiffusionError, TextError
 from pcflow_diffusion.text import CharacterTokenizer, blocks, load_text
-from pcflow_diffusion.training import TrainingConfig, _Run, block_loss, train_denoiser
+from pcflow_diffusion.training import (
+    TrainingConfig,
+    _MaskedWindows,
+    block_loss,
+    held_out_rows,
+    train_denoiser,
+)
 
 CONFIG = DenoiserConfig(vocabulary_size=5, width=16, depth=1, heads=2, dropout=0.0)
 HOW = TrainingConfig(batch_size=8, learning_rate=1e-2, warmup=5, average=0.5, bfloat16=False)
@@ -75,7 +81,7 @@ def test_rows_without_context_are_masked_everywhere_and_with_it_only_in_the_bloc
     rows = torch.arange(16).remainder(5).repeat(4, 1)
     for context, block, wanted in ((0, 16, 16), (10, 6, 6), (15, 1, 1)):
         how = TrainingConfig(context=context, block=block, **short)
-        run = _Run(rows, CONFIG, how, None)
+        run = _MaskedWindows(rows, CONFIG.mask_token_id, how)
         masked = torch.zeros(16, dtype=torch.bool)
         for _ in range(20):
             x, x0, times = run.batch()
@@ -85,14 +91,14 @@ def test_rows_without_context_are_masked_everywhere_and_with_it_only_in_the_bloc
         assert masked.tolist() == [False] * (16 - wanted) + [True] * wanted
 
 
-def test_held_out_blocks_are_cut_like_the_training_windows() -> None:
-    run = _Run(periodic(), CONFIG, TrainingConfig(context=3, block=2), periodic(9))
-    assert run.windows.shape[1] == 5
-    assert run.held_out is not None
-    assert run.held_out.tolist() == [[0, 1, 2, 3, 4], [2, 3, 4, 0, 1], [4, 0, 1, 2, 3]]
-    assert (
-        run.losses(0, 0.0)["held-out"] == f"{block_loss(run.averaged(), run.held_out, 0.5, 2):.3f}"
-    )
+def test_held_out_blocks_are_cut_like_the_training_windows(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    judged = held_out_rows(periodic(9), context=3, block=2)
+    assert judged.tolist() == [[0, 1, 2, 3, 4], [2, 3, 4, 0, 1], [4, 0, 1, 2, 3]]
+    how = TrainingConfig(context=3, block=2)
+    model = train_denoiser(periodic(), CONFIG, held_out=periodic(9), steps=1, training=how)
+    assert f"held-out={block_loss(model, judged, 0.5, 2):.3f}" in capsys.readouterr().err
 
 
 def test_windows_of_another_length_are_refused() -> None:
