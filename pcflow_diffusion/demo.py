@@ -25,7 +25,6 @@ from tqdm import tqdm
 from pcflow_diffusion.decode import generate
 from pcflow_diffusion.evaluate.figure import draw_demo
 from pcflow_diffusion.evaluate.gap import (
-    RATIOS,
     gap_table,
     make_examples,
     markdown,
@@ -42,6 +41,7 @@ from pcflow_diffusion.evaluate.setting import (
 from pcflow_diffusion.head import CircuitHead
 from pcflow_diffusion.text import BLOCK, CONTEXT
 
+RATIOS = [0.15, 0.3, 0.5, 0.7, 0.85]
 STEPS = [1, 2, 4, 8, 32]
 BEST = "log-linear, fitted"
 BLOCKS = 2  # written after every prompt
