@@ -136,7 +136,8 @@ def train_judge(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         score = None if held_out is None else _score(held_out_rows(held_out))
-        objective = _Windows(training_rows(tokens), how.batch_size)
+        rows = tokens if tokens.ndim == 2 else training_rows(tokens)
+        objective = _Windows(rows, how.batch_size)
         return Loop(Judge(config), objective, how, score).train(budget, progress)
 
 

@@ -52,7 +52,8 @@ class Gradient:
         for batch in batches:
             found = log_prob(model, batch)
             # what is given may be impossible too, and the difference then is no number
-            refuse_impossible(found.detach().nan_to_num(-torch.inf, posinf=-torch.inf), "fit")
+            possible = found.detach().masked_fill(~found.isfinite(), -torch.inf)
+            refuse_impossible(possible, "fit")
             weight = weight_of(batch, found)
             optimizer.zero_grad(set_to_none=True)
             (-weight @ found).backward()
