@@ -87,14 +87,13 @@ def draw(
         torch.Size([2, 3])
     """
     check_order(order, temperature)
-    missing = model.engine.check(coupled).missing
     if order == "any_order":
-        wanted = missing.sum(dim=-1) if count is None else count
-        return _one_by_one(model, coupled, missing, wanted, temperature, ranking, generator)
+        return _one_by_one(model, coupled, count, temperature, ranking, generator)
     if order == "joint":
-        drawn = model.sample_with_marginals(1, coupled, generator, temperature=temperature)
-        tokens, log_q = drawn.values[0], drawn.log_marginals[0]
+        found = model.sample_with_marginals(1, coupled, generator, temperature=temperature)
+        tokens, log_q, missing = found.values[0], found.log_marginals[0], found.drawn
     else:
+        missing = model.engine.check(coupled).missing
         sharp = _sharpened(coupled, temperature)
         best_state = order == "mpe"
         tokens = model.mpe(coupled)[0] if best_state else model.sample(1, sharp, generator)[0]
@@ -122,13 +121,14 @@ def _sharpened(coupled: Evidence, temperature: float) -> Evidence:
 def _one_by_one(
     model: CompiledCircuit,
     coupled: Evidence,
-    missing: Tensor,
-    count: Tensor,
+    count: Tensor | None,
     temperature: float,
     ranking: Ranking,
     generator: torch.Generator | None,
 ) -> Draw:
     """Every token from its conditional given those before it; only the circuit is asked again."""
+    missing = model.engine.check(coupled).missing
+    count = missing.sum(dim=-1) if count is None else count
     values = torch.zeros_like(missing, dtype=torch.long)
     if coupled.values is not None:
         values = torch.where(missing, values, coupled.values)
