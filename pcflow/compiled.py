@@ -205,7 +205,8 @@ class CompiledCircuit(nn.Module):
             temperature: see `sample`.
 
         Returns:
-            `values` [n, B, D] and `log_marginals` [n, B, D] (nats), 0 where observed.
+            `values` [n, B, D], `log_marginals` [n, B, D] (nats), 0 where observed, and what was
+            not, `drawn` [B, D].
 
         Raises:
             PropertyRequired: if a variable has no finite range.

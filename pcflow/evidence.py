@@ -209,19 +209,19 @@ def _largest(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest of x [..., V] and their places, falling.
 
     On a CPU, torch looks at every number for some time. They all lie in the k groups with the
-    largest maxima, which are found quickly; groups of about the square root of V / k cost least.
+    largest maxima, and so on: these are found quickly.
     """
-    size = int((x.shape[-1] / k) ** 0.5)
+    size = min(8, int((x.shape[-1] / k) ** 0.5))
     if x.device.type != "cpu" or size < 4:
         values, places = x.topk(k, dim=-1)
         return values, places
     count = x.shape[-1] // size  # group g holds the places g, g + count, g + 2 count, ...
     peaks = x.detach()[..., : size * count].unflatten(-1, (size, count)).amax(dim=-2)
-    group = peaks.topk(k, dim=-1, sorted=False).indices  # [..., k]
+    group = _largest(peaks, k)[1]  # [..., k]
     offset = torch.arange(0, size * count, count).unsqueeze(-1)
     rest = torch.arange(size * count, x.shape[-1]).expand(*x.shape[:-1], -1)
     among = torch.cat([(group.unsqueeze(-2) + offset).flatten(-2), rest], dim=-1)
-    values, order = x.gather(-1, among).topk(k, dim=-1)
+    values, order = _largest(x.gather(-1, among), k)
     return values, among.gather(-1, order)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pcflow.engine import Engine
 from pcflow.evidence import CheckedEvidence
+from pcflow.kernels import rows_times_table, rows_times_transposed
 from pcflow.passes import up
 from pcflow.plan import InputStep, Plan, ProductStep, Read, Step, SumStep
 from pcflow.semiring import SCALED
@@ -251,12 +252,12 @@ def _quotient(target: Tensor, log_r: Tensor, present: Tensor) -> Tensor:
 def _times(table: Tensor, units: Tensor) -> Tensor:
     """Sum over units [B, K] of each row of a table [V, K] or [B, V, K]: [B, V]."""
     if table.dim() == 2:
-        return units @ table.t()
+        return rows_times_transposed(units, table)
     return torch.bmm(units.unsqueeze(1), table.transpose(1, 2)).squeeze(1)  # quick on a CPU
 
 
 def _mixed(table: Tensor, shares: Tensor) -> Tensor:
     """Sum over categories, by shares [B, V], of the rows of a table: [B, K]."""
     if table.dim() == 2:
-        return shares @ table
+        return rows_times_table(shares, table)
     return (shares.unsqueeze(-2) @ table).squeeze(-2)

@@ -14,7 +14,7 @@ BLOCK = 1024
 """Categories at a time, where few rows meet a large table."""
 
 COLUMNS, FEW = 256, 4
-"""Columns at a time on a CPU, unless the rows are so few that reading the table is all there is."""
+"""A thread's columns at least; fewer rows leave nothing to do but to read the table."""
 
 NUMBERS = 1 << 18
 """Numbers at a time of what is worked out piece by piece: a megabyte or two."""
@@ -58,18 +58,33 @@ def outer(a: Tensor, b: Tensor, shared: bool) -> Tensor:
 def rows_times_table(rows: Tensor, table: Tensor) -> Tensor:
     """Rows [N, V] @ table [V, K]: [N, K], by pieces that suit the machine.
 
-    On a CPU with several threads that is columns side by side, each with its part of the table in
-    the cache; one thread does best with the whole. A table of lower precision is multiplied block
-    by block of V, so that results are rounded before they are added up, not after.
+    On a CPU every thread takes its share of the columns, or of the rows of the table where there is
+    nothing to do but to read it. A table of lower precision is multiplied block by block of V, so
+    that results are rounded before they are added up, not after.
     """
     if table.dtype != rows.dtype:
         return _low_precision(rows, table)
-    columns = table.shape[1] // COLUMNS
-    alone = rows.device.type != "cpu" or torch.get_num_threads() == 1
-    if alone or columns < 2 or table.shape[1] % COLUMNS or len(rows) < FEW:
+    if rows.device.type != "cpu":
         return rows @ table
-    parts = table.unflatten(1, (columns, COLUMNS)).transpose(0, 1)  # [columns, V, COLUMNS]
-    return torch.bmm(rows.expand(columns, -1, -1), parts).transpose(0, 1).flatten(1)
+    if len(rows) < FEW:
+        return _read_once(rows, table)
+    parts = min(torch.get_num_threads(), table.shape[1] // COLUMNS)
+    if parts < 2 or table.shape[1] % parts:
+        return rows @ table
+    columns = table.unflatten(1, (parts, -1)).transpose(0, 1)  # [parts, V, K / parts]
+    return torch.bmm(rows.expand(parts, -1, -1), columns).transpose(0, 1).flatten(1)
+
+
+def _read_once(rows: Tensor, table: Tensor) -> Tensor:
+    """Rows [N, V] @ table [V, K], a part of V for every thread."""
+    parts = min(torch.get_num_threads(), len(table) // BLOCK)
+    if parts < 2:
+        return rows @ table
+    size = len(table) // parts
+    split = parts * size
+    shares = rows[:, :split].unflatten(1, (parts, size)).transpose(0, 1)  # [parts, N, size]
+    product = torch.bmm(shares, table[:split].unflatten(0, (parts, size))).sum(dim=0)
+    return product.addmm_(rows[:, split:], table[split:])
 
 
 def _low_precision(rows: Tensor, table: Tensor) -> Tensor:

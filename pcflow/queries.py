@@ -53,10 +53,12 @@ class Draws(NamedTuple):
     Attributes:
         values: [n, B, D], observed values kept.
         log_marginals: [n, B, D], posterior log-probability (nats) of every value; 0 where observed.
+        drawn: [B, D] bool, what was not observed.
     """
 
     values: Tensor
     log_marginals: Tensor
+    drawn: Tensor
 
 
 def marginals(
@@ -209,7 +211,8 @@ def sample_with_marginals(
         drawn = _draws(engine, evaluation, n, part, route).movedim(0, -1)  # [B, D, n]
         found.categories[slice(None) if part.origin is None else part.origin] = drawn
         found.ask(evaluation)
-    return Draws(found.categories.movedim(-1, 0), found.log_probability.movedim(-1, 0))
+    values, log_marginals = found.categories.movedim(-1, 0), found.log_probability.movedim(-1, 0)
+    return Draws(values, log_marginals, checked.missing)
 
 
 def _check_draws(n: int, route: Drawn) -> None:

@@ -107,6 +107,10 @@ class Tables:
         dtype = self.soft_dtype
         return self._of_step("soft", step, lambda: self.table(step, False).to(dtype))
 
+    def by_unit(self, step: InputStep) -> Tensor:
+        """Probabilities [F, K, V] of a finite input step, those of a unit side by side."""
+        return self._of_table("by unit", step, lambda table: table.transpose(1, 2).contiguous())
+
     def is_shared(self, step: InputStep) -> bool:
         """Whether all folds of a step read the same table."""
         return all(read.shared for read in step.parameters.values())

@@ -92,14 +92,13 @@ def draw(
     """
     check_order(order, temperature)
     length = model.num_variables if length is None else length
-    missing = model.engine.check(coupled).missing
     if order == "any_order":
-        wanted = missing[:, :length].sum(dim=-1) if count is None else count
-        return _one_by_one(model, coupled, missing, wanted, temperature, ranking, generator, length)
+        return _one_by_one(model, coupled, count, temperature, ranking, generator, length)
     if order == "joint":
-        drawn = model.sample_with_marginals(1, coupled, generator, temperature=temperature)
-        values, log_q = drawn.values[0], drawn.log_marginals[0]
+        found = model.sample_with_marginals(1, coupled, generator, temperature=temperature)
+        values, log_q, missing = found.values[0], found.log_marginals[0], found.drawn
     else:
+        missing = model.engine.check(coupled).missing
         if order == "mpe":
             values = model.mpe(coupled).values
         else:
@@ -131,14 +130,15 @@ def _sharpened(coupled: Evidence, temperature: float, length: int) -> Evidence:
 def _one_by_one(
     model: CompiledCircuit,
     coupled: Evidence,
-    missing: Tensor,
-    count: Tensor,
+    count: Tensor | None,
     temperature: float,
     ranking: Ranking,
     generator: torch.Generator | None,
     length: int,
 ) -> Draw:
     """Every token from its conditional given those before it; only the circuit is asked again."""
+    missing = model.engine.check(coupled).missing
+    count = missing[:, :length].sum(dim=-1) if count is None else count
     values = torch.zeros_like(missing, dtype=torch.long)  # [B, D]
     if coupled.values is not None:
         values = torch.where(missing, values, coupled.values)

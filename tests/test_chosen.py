@@ -87,7 +87,7 @@ def test_draws_with_marginals_are_the_same_draws(
     about, count = rows_of(listed, rows), data.draw(st.integers(0, 3))
     memory = data.draw(st.sampled_from([1, 1 << 30]))
     model = pf.compile(circuit, DEVICE, torch.float64, memory=memory)
-    values, log_marginals = model.sample_with_marginals(
+    values, log_marginals, drawn = model.sample_with_marginals(
         count, about, torch.Generator(DEVICE).manual_seed(0), temperature=temperature
     )
     alone = torch.Generator(DEVICE).manual_seed(0)
@@ -95,6 +95,17 @@ def test_draws_with_marginals_are_the_same_draws(
     log_q = enumerate_marginals(circuit, rows_of(spread, rows))  # [B, D, V]
     wanted = log_q.gather(-1, values.cpu().movedim(0, -1)).movedim(-1, 0)
     assert_close(log_marginals, wanted)
+    assert (log_marginals[:, ~drawn] == 0).all()
+    assert torch.equal(drawn.cpu(), absent(about))
+
+
+def absent(about: pf.Evidence) -> Tensor:
+    """What has no value [B, D]."""
+    if about.values is None:
+        shape = next(t for t in (about.missing, about.log_potentials) if t is not None).shape[:2]
+        return torch.ones(shape, dtype=torch.bool)
+    missing = about.values.isnan()
+    return missing if about.missing is None else missing | about.missing
 
 
 def steep(length: int) -> tuple[pf.CompiledCircuit, pf.Evidence]:

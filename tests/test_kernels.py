@@ -13,7 +13,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "BLOCK", 8)
     monkeypatch.setattr(kernels, "COLUMNS", 4)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # one thread would cut no columns
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # one thread takes all the columns
 
 
 def rand(*shape: int) -> Tensor:

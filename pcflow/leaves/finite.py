@@ -187,17 +187,25 @@ class FiniteLeaf(Leaf):
 
     def _scores(self, unit: Tensor, fold: Tensor, row: Tensor, linear: bool) -> Tensor:
         """Table entries of units times potentials [N, V], or their logarithms."""
-        table = self.tables.table(self.step, in_log_space=not linear)
         place = torch.zeros_like(fold) if self.shared else fold
         if self.any_soft and self.evidence.categories is not None:
             listed, log_potential = self._listed(fold, row)  # [N, k]
-            column = table[place.unsqueeze(-1), listed, unit.unsqueeze(-1)]
+            table = self.tables.table(self.step, in_log_space=not linear)
+            entries = table[place.unsqueeze(-1), listed, unit.unsqueeze(-1)]
         else:
-            column = table[0].index_select(1, unit).t() if self.shared else table[fold, :, unit]
+            entries = self._of_units(unit, place, linear)
             if not self.any_soft:
-                return column.contiguous()
+                return entries
             log_potential = self.log_potential(fold, row)
-        return _linear(log_potential)[0].mul_(column) if linear else log_potential + column
+        return _linear(log_potential)[0].mul_(entries) if linear else log_potential + entries
+
+    def _of_units(self, unit: Tensor, fold: Tensor, linear: bool) -> Tensor:
+        """All table entries of units [N, V], or their logarithms."""
+        if linear:
+            table = self.tables.by_unit(self.step).flatten(0, 1)  # [F K, V]
+            return table.index_select(0, fold * self.step.units + unit)
+        log_table = self.tables.table(self.step, in_log_space=True)
+        return log_table[0].t()[unit] if self.shared else log_table[fold, :, unit]
 
     def _up_scaled(self) -> None:
         out = self.out
