@@ -78,6 +78,7 @@ from pcflow.learn import (
     Gradient,
     Learner,
     MiniBatchEM,
+    Team,
     fit,
 )
 from pcflow.logic import CNF, ModelCount, compile_cnf, model_count, read_dimacs, write_dimacs
@@ -163,6 +164,7 @@ __all__ = [
     "StructureError",
     "StructuredDecomposable",
     "SumLayer",
+    "Team",
     "Unsatisfiable",
     "add_gates",
     "build_circuit",

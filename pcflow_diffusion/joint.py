@@ -6,11 +6,12 @@ Legend: N rows, B batch, C context length, L positions of a block, V tokens.
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
+from pcflow import Team
+from pcflow_diffusion.blocks import block_logits
 from pcflow_diffusion.conditional import frozen
 from pcflow_diffusion.coupling import Projection
 from pcflow_diffusion.errors import CouplingError, RatioOutOfRange, ShapeMismatch
@@ -68,6 +69,7 @@ def fit_jointly(
         CouplingError: if the coupling has no gradient for the backbone.
         RatioOutOfRange: if a number of steps is below 1, a batch has no row for some process, or
             a learning rate is negative.
+        RuntimeError: if it is to be distributed and `torch.distributed` is not initialised.
 
     Examples:
         >>> import pcflow as pf
@@ -77,7 +79,7 @@ def fit_jointly(
         >>> len(fit_jointly(head, denoiser, torch.randint(5, (20, 8)), steps=3, progress=False))
         3
     """
-    team = _Team(distributed)
+    team = Team(distributed)
     _check(head, rows, steps, batch_size // team.size, learning_rate, circuit_learning_rate)
     backbone.train(learning_rate > 0)
     optimizers = [
@@ -86,7 +88,7 @@ def fit_jointly(
     ][learning_rate == 0 :]
     decays = [torch.optim.lr_scheduler.LinearLR(o, 1.0, 0.0, steps) for o in optimizers]
     learned = [w for o in optimizers for group in o.param_groups for w in group["params"]]
-    generator = team.begin(learned, generator)
+    generator = _begin(team, learned, generator)
     losses: list[float] = []
     bar = tqdm(range(steps), disable=not progress, unit="step", desc="joint training")
     with bar, frozen(head.modulation):
@@ -147,30 +149,12 @@ def coupled_nats_over_time(
     return float(weights.double() @ nats.double().to(weights.device) / _tokens(head, x, weights))
 
 
-class _Team:
-    """This process alone, or those of `torch.distributed` that share batches."""
-
-    def __init__(self, together: bool) -> None:
-        self.together = together
-        self.rank, self.size = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
-
-    @property
-    def share(self) -> slice:
-        """The rows of a batch that this process takes."""
-        return slice(self.rank, None, self.size)
-
-    def begin(self, learned: list[Tensor], generator: torch.Generator | None) -> torch.Generator:
-        """Give all the parameters of the first, and a source of the same draws."""
-        device = None if generator is None else generator.device
-        seed = torch.randint(2**62, (), generator=generator, device=device)
-        for tensor in (seed, *learned) if self.together else ():
-            dist.broadcast(tensor.detach(), 0)
-        return torch.Generator(seed.device).manual_seed(int(seed))
-
-    def add_up(self, parts: list[Tensor]) -> None:
-        """Sum every tensor over the processes, in place."""
-        for part in parts if self.together else ():
-            dist.all_reduce(part)
+def _begin(team: Team, learned: list[Tensor], generator: torch.Generator | None) -> torch.Generator:
+    """Give all processes the parameters of the first, and a source of the same draws."""
+    device = None if generator is None else generator.device
+    seed = torch.randint(2**62, (), generator=generator, device=device)
+    team.follow_first([seed, *(w.detach() for w in learned)])
+    return torch.Generator(seed.device).manual_seed(int(seed))
 
 
 def _masked(
@@ -191,20 +175,19 @@ def _objective(
     rows: Tensor,
     x: Tensor,
     weights: Tensor,
-    team: _Team,
+    team: Team,
     learns: bool,
 ) -> Tensor:
     """This process's share of the weighted nats per masked token, differentiable."""
-    nats = _nats(head, backbone, rows[team.share], x[team.share], learns)
-    return weights[team.share].to(nats) @ nats / _tokens(head, x, weights).clamp_min(1.0)
+    nats = _nats(head, backbone, team.share(rows), team.share(x), learns)
+    return team.share(weights).to(nats) @ nats / _tokens(head, x, weights).clamp_min(1.0)
 
 
 def _nats(head: CircuitHead, backbone: nn.Module, rows: Tensor, x: Tensor, learns: bool) -> Tensor:
     """Of every row -log q(x0 | x), [B]."""
-    length = head.length
     with torch.set_grad_enabled(learns):
-        logits = backbone(torch.cat([rows[:, :-length], x], dim=1))[:, -length:]
-    return -head.log_prob(logits, x, rows[:, -length:])
+        logits = block_logits(backbone, rows, x)
+    return -head.log_prob(logits, x, rows[:, -head.length :])
 
 
 def _tokens(head: CircuitHead, x: Tensor, weights: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Learning parameters: learners, and `fit`, which runs one of them."""
 
-from pcflow.learn.data import Conditional, Examples
+from pcflow.learn.data import Conditional, Examples, Team
 from pcflow.learn.em import EM
 from pcflow.learn.fit import FitResult, Learner, fit
 from pcflow.learn.gradient import Gradient
@@ -15,5 +15,6 @@ __all__ = [
     "Gradient",
     "Learner",
     "MiniBatchEM",
+    "Team",
     "fit",
 ]

@@ -126,9 +126,26 @@ def totals(log_prob: Tensor, weight: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Team:
-    """The processes that learn together: this one alone, or those of `torch.distributed`."""
+    """The processes that learn together: this one alone, or those of `torch.distributed`.
+
+    Args:
+        together: whether there may be others, which all do the same with parts of the same rows.
+
+    Raises:
+        RuntimeError: if there may be, and `torch.distributed` is not initialised.
+
+    Examples:
+        >>> alone = Team()
+        >>> alone.rank, alone.size, alone.share(torch.tensor([4, 2, 0]))
+        (0, 1, tensor([4, 2, 0]))
+    """
 
     together: bool = False
+
+    def __post_init__(self) -> None:
+        """Look for the others."""
+        if self.together and not dist.is_initialized():
+            raise RuntimeError("distributed needs torch.distributed.init_process_group first")
 
     @property
     def rank(self) -> int:

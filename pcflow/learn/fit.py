@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-import torch.distributed as dist
 from matplotlib.axes import Axes
 from torch import Tensor
 from tqdm import tqdm
@@ -138,8 +137,6 @@ def fit(
         True
     """
     _check(epochs, batch_size, validation, patience)
-    if distributed and not dist.is_initialized():
-        raise RuntimeError("distributed needs torch.distributed.init_process_group first")
     team, width = Team(distributed), model.num_variables
     source = Source("train", train, width, batch_size, team)
     judge = None
