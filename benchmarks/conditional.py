@@ -23,17 +23,13 @@ import pcflow as pf
 from pcflow_diffusion import (
     Blocks,
     CircuitHead,
-    Denoiser,
     DenoiserConfig,
     coupled_nats_over_time,
     fit_conditional,
     fit_jointly,
-    load_denoiser,
 )
-from pcflow_diffusion.evaluate.gap import make_examples
-from pcflow_diffusion.evaluate.setting import CHECKPOINT
-from pcflow_diffusion.objective import sample_times
-from pcflow_diffusion.text import BLOCK, CONTEXT, CharacterTokenizer, blocks, load_text, windows
+from pcflow_diffusion.evaluate.setting import fit_circuit, prepare
+from pcflow_diffusion.text import BLOCK
 from pcflow_diffusion.training import train_denoiser
 
 STEPS = {"Adam": (0.03, 0.1, 0.3), "Anemone": (0.25, 0.5, 1.0)}
@@ -63,37 +59,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     torch.manual_seed(given.seed)
-    text, (denoiser, vocabulary) = load_text(), load_denoiser(CHECKPOINT)
-    tokenizer = CharacterTokenizer("".join(vocabulary))
-    tokens, held_out = tokenizer.encode(text.train), tokenizer.encode(text.held_out)
-    circuit = hmm_of(tokens, tokenizer.vocabulary_size, given.states)
+    material = prepare(None, train=False, minutes=0.0, seed=given.seed)
+    circuit = fit_circuit(material, given.states, rows=8_000)
     print(f"HMM with {given.states} states, {given.rows} blocks of {BLOCK} characters.\n")
     print("| coupling | learner | passes | step | nats per masked token | seconds | of Adam's |")
     print("|---|---|---|---|---|---|---|", flush=True)
-    every = windows(tokens, CONTEXT + BLOCK, 1)
-    seen = asked(denoiser, every[torch.randint(len(every), (given.rows,))])
-    judged = asked(denoiser, blocks(held_out, 256))
+    generator = torch.Generator().manual_seed(given.seed)
+    seen = material.examples(material.some(given.rows, generator), generator)
+    held_out = torch.cat([material.judged, material.calibration])
+    judged = material.examples(held_out, generator)
     for coupling in ("product", "projection"):
         compare(circuit, coupling, seen, judged, given.epochs, given.turns)
     print("\n| training | steps | held-out objective, nats per masked token |\n|---|---|---|")
-    compare_joint(circuit, tokens, held_out, tokenizer.vocabulary_size, given.joint_steps)
-
-
-def hmm_of(tokens: Tensor, vocabulary_size: int, states: int) -> pf.CompiledCircuit:
-    """A hidden Markov model of blocks of text, by EM."""
-    model = pf.compile(pf.hmm(BLOCK, states, pf.Categorical(vocabulary_size)))
-    every = windows(tokens, BLOCK, 1)
-    for count, epochs in ((2_000, 12), (8_000, 10)):
-        rows = every[torch.randperm(len(every))[:count]]
-        pf.fit(model, rows, pf.EM(pseudocount=0.1), epochs=epochs, progress=False)
-    return model
-
-
-def asked(denoiser: Denoiser, rows: Tensor) -> Blocks:
-    """Blocks with every share of them masked, and what the denoiser says."""
-    times = sample_times(len(rows))
-    found = make_examples(denoiser, rows, BLOCK, times, denoiser.mask_token_id)
-    return Blocks(found.logits, found.x, found.x0)
+    compare_joint(circuit, material.train, held_out, given.joint_steps)
 
 
 def compare(
@@ -155,13 +133,12 @@ def nats(head: CircuitHead, judged: Blocks) -> float:
     return -float(joint) / int((judged.x == head.mask_token_id).sum())
 
 
-def compare_joint(
-    circuit: pf.CompiledCircuit, tokens: Tensor, held_out: Tensor, vocabulary_size: int, steps: int
-) -> None:
+def compare_joint(circuit: pf.CompiledCircuit, rows: Tensor, judged: Tensor, steps: int) -> None:
     """Circuit alone, and circuit with backbone, from the same small denoiser."""
+    vocabulary_size = circuit.num_categories[0]
+    assert vocabulary_size is not None
     config = DenoiserConfig(vocabulary_size, width=96, depth=2, heads=2)
-    denoiser = train_denoiser(tokens, config, steps=steps, progress=False)
-    rows, judged = windows(tokens, CONTEXT + BLOCK, 1), blocks(held_out, 256)
+    denoiser = train_denoiser(rows, config, steps=steps, progress=False)
     for name, rate in (("start", None), ("circuit alone", 0.0), ("jointly", 1e-3)):
         head = CircuitHead(copy.deepcopy(circuit), vocabulary_size, "product")
         backbone, generator = copy.deepcopy(denoiser), torch.Generator().manual_seed(0)

@@ -17,20 +17,13 @@ import argparse
 import time
 
 import torch
-from conditional import adam, asked, hmm_of
+from conditional import adam
 
 import pcflow as pf
-from pcflow_diffusion import (
-    Blocks,
-    CircuitHead,
-    Modulation,
-    fit_conditional,
-    fit_modulation,
-    load_denoiser,
-)
-from pcflow_diffusion.demo import CHECKPOINT
+from pcflow_diffusion import Blocks, CircuitHead, Modulation, fit_conditional, fit_modulation
 from pcflow_diffusion.evaluate import gap_table, markdown
-from pcflow_diffusion.text import BLOCK, CONTEXT, CharacterTokenizer, blocks, load_text, windows
+from pcflow_diffusion.evaluate.setting import fit_circuit, prepare
+from pcflow_diffusion.text import BLOCK
 
 RATIOS = [0.5, 0.7, 0.85, 1.0]
 STEPS = (0.03, 0.1)  # Adam's, of the circuit
@@ -43,20 +36,16 @@ def main() -> None:
     parser.add_argument("--gates", type=int, default=4, help="of E.2 (%(default)s)")
     parser.add_argument("--rows", type=int, default=2048, help="training blocks (%(default)s)")
     parser.add_argument("--epochs", type=int, default=6, help="passes over them (%(default)s)")
-    parser.add_argument("--judged", type=int, default=256, help="held-out blocks (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     torch.manual_seed(given.seed)
-    text, (denoiser, vocabulary) = load_text(), load_denoiser(CHECKPOINT)
-    tokenizer = CharacterTokenizer("".join(vocabulary))
-    tokens, held_out = tokenizer.encode(text.train), tokenizer.encode(text.held_out)
-    circuit = hmm_of(tokens, tokenizer.vocabulary_size, given.states)
-    every = windows(tokens, CONTEXT + BLOCK, 1)
-    seen = asked(denoiser, every[torch.randint(len(every), (given.rows,))])
-    apart = blocks(held_out, 2 * given.judged)
-    chosen_by = asked(denoiser, apart[1::2])
+    material = prepare(None, train=False, minutes=0.0, seed=given.seed)
+    circuit = fit_circuit(material, given.states, rows=8_000)
+    generator = torch.Generator().manual_seed(given.seed)
+    seen = material.examples(material.some(given.rows, generator), generator)
+    chosen_by = material.examples(material.calibration, generator)
 
-    mask = tokenizer.mask_token_id
+    mask = material.tokenizer.mask_token_id
     static = CircuitHead(circuit, mask, "product")
     print(f"HMM with {given.states} states, {given.rows} blocks of {BLOCK} characters.\n")
     heads = {"product, circuit of the text": static}
@@ -70,7 +59,9 @@ def main() -> None:
         found.fit_coupling(chosen_by.logits, chosen_by.x, chosen_by.x0)
         heads[f"log-linear, {kind}"] = found
     masks = torch.Generator().manual_seed(given.seed)
-    table = gap_table(denoiser, circuit, heads, apart[::2], RATIOS, generator=masks, progress=False)
+    table = gap_table(
+        material.denoiser, circuit, heads, material.judged, RATIOS, generator=masks, progress=False
+    )
     print(f"\n{markdown(table, RATIOS)}")
 
 

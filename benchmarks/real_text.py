@@ -161,14 +161,12 @@ class Seed:
     def seen(self) -> Blocks:
         """Training blocks with masks, and what the denoiser says."""
         generator = self.generator(2)
-        found = self.material.examples(self.material.some(self.given.blocks, generator), generator)
-        return Blocks(found.logits, found.x, found.x0)
+        return self.material.examples(self.material.some(self.given.blocks, generator), generator)
 
     @cached_property
     def fresh(self) -> Blocks:
         """Held-out blocks to fit couplings with."""
-        found = self.material.examples(self.material.calibration, self.generator(3))
-        return Blocks(found.logits, found.x, found.x0)
+        return self.material.examples(self.material.calibration, self.generator(3))
 
     def heads(self) -> dict[str, CircuitHead]:
         """By coupling, and what the circuit was trained on."""

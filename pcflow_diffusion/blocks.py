@@ -1,6 +1,6 @@
 """Blocks with masks and a backbone's logits: what circuits are trained on.
 
-Legend: N blocks, B batch, L positions, V tokens.
+Legend: N blocks, B batch, C context length, L positions, V tokens.
 """
 
 from __future__ import annotations
@@ -8,8 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
+from pcflow_diffusion.backbones import Backbone
 from pcflow_diffusion.errors import ShapeMismatch
 
 
@@ -43,7 +45,6 @@ class Blocks:
         ShapeMismatch: if the shapes do not fit together.
 
     Examples:
-        >>> import torch
         >>> x = torch.full((3, 4), 5)
         >>> len(Blocks(torch.zeros(3, 4, 5), x, x - 1)[torch.tensor([2, 0])])
         2
@@ -68,3 +69,20 @@ class Blocks:
         """Those with the given numbers [B]."""
         rows = rows.to(self.x.device)
         return Blocks(self.logits[rows], self.x[rows], self.x0[rows])
+
+
+def block_logits(backbone: Backbone, rows: Tensor, x: Tensor) -> Tensor:
+    """What a backbone says of blocks after their contexts, [N, L, V].
+
+    Args:
+        backbone: maps tokens to logits.
+        rows: context and block, [N, C + L]; of the blocks nothing is shown.
+        x: the blocks with masks, [N, L].
+
+    Examples:
+        >>> rows = torch.zeros(3, 6, dtype=torch.long)
+        >>> block_logits(lambda tokens: torch.zeros(*tokens.shape, 5), rows, rows[:, 2:]).shape
+        torch.Size([3, 4, 5])
+    """
+    length = x.shape[1]
+    return backbone(torch.cat([rows[:, : rows.shape[1] - length], x], dim=1))[:, -length:]

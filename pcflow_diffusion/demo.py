@@ -4,32 +4,22 @@
 
 A denoiser for characters and a hidden Markov model of the same text are put together in every way
 that `pcflow_diffusion` knows, and judged on held-out text: how many nats per masked token each way
-costs in one step, and what text it writes in few steps. Prints both and draws them.
-
-Legend: N rows or tokens, V tokens of the vocabulary.
+costs in one step, and what text it writes in few steps, read by the denoiser itself. Prints both
+and draws them.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import log
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from tqdm import tqdm
 
-from pcflow_diffusion.decode import generate
+from pcflow_diffusion.evaluate.few_step import FACTORISED, Decoder, Ladder, Written, ladder, samples
+from pcflow_diffusion.evaluate.few_step import markdown as few_step_markdown
 from pcflow_diffusion.evaluate.figure import draw_demo
-from pcflow_diffusion.evaluate.gap import (
-    gap_table,
-    make_examples,
-    markdown,
-    sequential_nats,
-)
+from pcflow_diffusion.evaluate.gap import LeftToRight, gap_table, markdown
 from pcflow_diffusion.evaluate.setting import (
     Material,
     add_arguments,
@@ -45,23 +35,6 @@ RATIOS = [0.15, 0.3, 0.5, 0.7, 0.85]
 STEPS = [1, 2, 4, 8, 32]
 BEST = "log-linear, fitted"
 BLOCKS = 2  # written after every prompt
-
-
-@dataclass(frozen=True)
-class Written:
-    """Text from one decoder with one number of steps.
-
-    Attributes:
-        sample: the first row, after its prompt.
-        nats: per character, under the denoiser's own left-to-right joint.
-        entropy: of the frequencies of characters (nats); low if the text repeats itself.
-        words: the share of its words that occur in the training text.
-    """
-
-    sample: str
-    nats: float
-    entropy: float
-    words: float
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -81,68 +54,51 @@ def main(arguments: Sequence[str] | None = None) -> None:
     table = gap_table(material.denoiser, circuit, heads, material.judged, RATIOS, generator=masks)
     print(f"\n{markdown(table, RATIOS)}")
     say("Text in few steps.")
-    written = write(material, {"factorised": None, BEST: heads[BEST]}, masks)
-    print(f"\n{report(written)}")
+    found = write(material, heads[BEST], masks)
+    words = known_words(material, found)
+    print(f"\n{samples(found, material.tokenizer.decode)}\n\n{few_step_markdown(found)}")
+    print(f"\n{report(words)}")
 
-    nats = {name: [text.nats for text in texts] for name, texts in written.items()}
-    words = {name: [text.words for text in texts] for name, texts in written.items()}
+    nats = {name: [text.nats for text in row.values()] for name, row in found.items()}
     draw_demo(given.out, table, RATIOS, nats, words, STEPS)
     say(f"Picture: {given.out}")
 
 
-def write(
-    material: Material, heads: dict[str, CircuitHead | None], generator: torch.Generator
-) -> dict[str, list[Written]]:
-    """By decoder, what it writes after 16 held-out prompts for every number of steps per block."""
+def write(material: Material, head: CircuitHead, generator: torch.Generator) -> Ladder:
+    """What is written after 16 held-out prompts, drawn independently and coupled."""
     prompts = material.judged[: len(material.judged) // 16 * 16 : len(material.judged) // 16]
-    text = material.train[:: CONTEXT + BLOCK].flatten()
-    known = set(material.tokenizer.decode(text).split())
-    written: dict[str, list[Written]] = {name: [] for name in heads}
-    runs = [(name, head, steps) for name, head in heads.items() for steps in STEPS]
-    for name, head, steps in tqdm(runs, desc="writing", unit="run"):
-        tokens = generate(
-            material.denoiser,
-            prompts[:, :CONTEXT],
-            head,
-            steps=steps * BLOCKS,
-            gen_length=BLOCK * BLOCKS,
-            block_length=BLOCK,
-            temperature=1.0,
-            context=CONTEXT,
-            generator=generator,
-        )
-        written[name].append(_judge(material, tokens, known))
-    return written
+    return ladder(
+        material.denoiser,
+        {FACTORISED: Decoder(), BEST: Decoder(head)},
+        prompts[:, :CONTEXT],
+        LeftToRight(material.denoiser, material.tokenizer.mask_token_id),
+        STEPS,
+        gen_length=BLOCK * BLOCKS,
+        ranking="low_confidence",
+        generator=generator,
+    )
 
 
-def report(written: dict[str, list[Written]]) -> str:
-    """The numbers and one sample of every run, in Markdown."""
-    lines = ["| steps per block | decoder | nats per character | entropy | words known | sample |"]
-    lines.append("|---|---|---|---|---|---|")
-    for place, steps in enumerate(STEPS):
-        for name, texts in written.items():
-            text = texts[place]
-            sample = " ".join(text.sample.split()).replace("|", "\\|")
-            lines.append(
-                f"| {steps} | {name} | {text.nats:.2f} | {text.entropy:.2f} | {text.words:.0%} "
-                f"| `{sample}` |"
-            )
+def known_words(material: Material, found: Ladder) -> dict[str, list[float]]:
+    """By decoder and steps, the share of its words that occur in the training text."""
+    decode = material.tokenizer.decode
+    known = set(decode(material.train[:: CONTEXT + BLOCK].flatten()).split())
+
+    def share(written: Written) -> float:
+        # the first and the last word of a row may be cut
+        words = [word for row in written.tokens for word in decode(row).split()[1:-1]]
+        return sum(word in known for word in words) / max(1, len(words))
+
+    return {name: [share(text) for text in row.values()] for name, row in found.items()}
+
+
+def report(words: dict[str, list[float]]) -> str:
+    """The shares in Markdown."""
+    lines = [f"| words known, by steps per block | {' | '.join(map(str, STEPS))} |"]
+    lines.append("|---|" + "---|" * len(STEPS))
+    for name, shares in words.items():
+        lines.append(f"| {name} | {' | '.join(f'{share:.0%}' for share in shares)} |")
     return "\n".join(lines)
-
-
-def _judge(material: Material, tokens: Tensor, known: set[str]) -> Written:
-    """Judge what follows the prompts in rows [N, CONTEXT + BLOCKS * BLOCK]."""
-    rows = tokens.unfold(1, CONTEXT + BLOCK, BLOCK).flatten(0, 1)
-    mask = material.tokenizer.mask_token_id
-    hidden = make_examples(material.denoiser, rows, BLOCK, 1.0, mask)
-    nats = sequential_nats(material.denoiser, hidden, left_to_right=True)
-    texts = [material.tokenizer.decode(row) for row in tokens[:, CONTEXT:]]
-    counts = Counter("".join(texts))
-    shares = [count / counts.total() for count in counts.values()]
-    # the first and the last word of a row may be cut
-    words = [word for text in texts for word in text.split()[1:-1]]
-    entropy = -sum(share * log(share) for share in shares)
-    return Written(texts[0], nats, entropy, sum(w in known for w in words) / max(1, len(words)))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pcflow_diffusion.backbones import Backbone
-from pcflow_diffusion.blocks import Blocks
+from pcflow_diffusion.blocks import Blocks, block_logits
 from pcflow_diffusion.errors import RatioOutOfRange, ShapeMismatch, StoreError, TokenOutOfRange
 from pcflow_diffusion.files import replace_file
 
@@ -236,9 +236,8 @@ def _check(rows: Tensor, x: Tensor, numbers: dict[str, int | None]) -> None:
 
 @torch.no_grad()
 def _ask(backbone: Backbone, rows: Tensor, x: Tensor) -> Tensor:
-    """The backbone's logits [B, L, V] on blocks after their contexts."""
-    length = x.shape[1]
-    return backbone(torch.cat([rows[:, : rows.shape[1] - length], x], dim=1))[:, -length:].cpu()
+    """The backbone's logits [B, L, V] as they are kept."""
+    return block_logits(backbone, rows, x).cpu()
 
 
 def _told(

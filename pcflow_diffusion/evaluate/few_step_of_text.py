@@ -26,7 +26,7 @@ from pcflow_diffusion.evaluate.few_step import (
     markdown,
     samples,
 )
-from pcflow_diffusion.evaluate.gap import make_examples, sequential_nats
+from pcflow_diffusion.evaluate.gap import LeftToRight
 from pcflow_diffusion.evaluate.setting import (
     Material,
     add_arguments,
@@ -55,13 +55,9 @@ def decoders_of(heads: Mapping[str, CircuitHead]) -> dict[str, Decoder]:
 
 def strength(judge: Judge, material: Material) -> str:
     """How well judge and denoiser know held-out text, left to right."""
-    mask = material.tokenizer.mask_token_id
-    hidden = make_examples(material.denoiser, material.judged, BLOCK, 1.0, mask)
-    denoiser = sequential_nats(material.denoiser, hidden, left_to_right=True)
-    judged = float(judge.nats(material.judged, BLOCK).mean())
-    return (
-        f"Held-out text, nats per token left to right: judge {judged:.3f}, denoiser {denoiser:.3f}."
-    )
+    denoiser = LeftToRight(material.denoiser, material.tokenizer.mask_token_id)
+    judged, own = (float(who.nats(material.judged, BLOCK).mean()) for who in (judge, denoiser))
+    return f"Held-out text, nats per token left to right: judge {judged:.3f}, denoiser {own:.3f}."
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from pcflow import CompiledCircuit, Evidence
 from pcflow_diffusion.backbones import Backbone
+from pcflow_diffusion.blocks import Blocks, block_logits
 from pcflow_diffusion.head import CircuitHead
 from pcflow_diffusion.objective import mask_exactly, masked_diffusion_loss
 
@@ -23,50 +24,26 @@ Table = Mapping[str, Sequence[float]]
 """By method, nats per masked token at every mask ratio."""
 
 RATIOS = [0.15, 0.3, 0.5, 0.7, 0.85, 1.0]
+BATCH = 64  # rows per call of the backbone
 FACTORISED, SEQUENTIAL, CIRCUIT = "factorised, one step", "sequential, any order", "circuit alone"
 
 
-@dataclass(frozen=True)
-class Examples:
-    """Blocks with masks, and what the backbone says of them.
+@dataclass(frozen=True, eq=False)
+class Examples(Blocks):
+    """Blocks with masks and what the backbone says of them, after their contexts.
 
     Attributes:
         rows: context and block, [N, C + L].
-        x: blocks with masks, [N, L].
-        x0: the blocks, [N, L].
-        logits: the backbone's on the block, [N, L, V].
         mask_token_id: the mask.
     """
 
     rows: Tensor
-    x: Tensor
-    x0: Tensor
-    logits: Tensor
     mask_token_id: int
 
     @property
     def masked(self) -> Tensor:
         """Which positions are masked, [N, L]."""
         return self.x == self.mask_token_id
-
-
-@torch.no_grad()
-def backbone_logits(backbone: Backbone, context: Tensor, x: Tensor, batch_size: int = 64) -> Tensor:
-    """The backbone's logits [N, L, V] on blocks after their contexts, a batch at a time.
-
-    Args:
-        backbone: maps tokens to logits.
-        context: visible tokens, [N, C].
-        x: blocks with masks, [N, L].
-        batch_size: rows per call.
-
-    Examples:
-        >>> zeros = torch.zeros(3, 2, dtype=torch.long)
-        >>> backbone_logits(lambda tokens: torch.zeros(*tokens.shape, 5), zeros, zeros).shape
-        torch.Size([3, 2, 5])
-    """
-    shown = torch.cat([context, x], dim=1).split(batch_size)
-    return torch.cat([backbone(tokens)[:, -x.shape[1] :] for tokens in shown])
 
 
 def make_examples(
@@ -90,9 +67,16 @@ def make_examples(
     Raises:
         ShapeMismatch: if `rows` is not a matrix; RatioOutOfRange: if a ratio is not in [0, 1].
     """
-    context, x0 = rows[:, :-block], rows[:, -block:]
+    x0 = rows[:, -block:]
     x = mask_exactly(x0, ratio, mask_token_id, generator)
-    return Examples(rows, x, x0, backbone_logits(backbone, context, x), mask_token_id)
+    return Examples(_in_parts(backbone, rows, x), x, x0, rows, mask_token_id)
+
+
+@torch.no_grad()
+def _in_parts(backbone: Backbone, rows: Tensor, x: Tensor) -> Tensor:
+    """The backbone's logits on blocks [N, L, V], a batch at a time."""
+    parts = zip(rows.split(BATCH), x.split(BATCH), strict=True)
+    return torch.cat([block_logits(backbone, *part) for part in parts])
 
 
 def factorised_nats(examples: Examples) -> float:
@@ -102,30 +86,53 @@ def factorised_nats(examples: Examples) -> float:
 
 
 def sequential_nats(
-    backbone: Backbone,
-    examples: Examples,
-    generator: torch.Generator | None = None,
-    left_to_right: bool = False,
+    backbone: Backbone, examples: Examples, generator: torch.Generator | None = None
 ) -> float:
     """Nats per masked token of the backbone's own joint: tokens are revealed one by one.
 
-    The order is random, or from left to right, and every step costs one call of the backbone.
+    The order is random, and every step costs one call of the backbone.
     """
-    x, context = examples.x.clone(), examples.rows[:, : -examples.x.shape[1]]
+    x = examples.x.clone()
     turn = torch.rand(x.shape, generator=generator, device=x.device)
-    if left_to_right:
-        turn = torch.linspace(0.0, 1.0, x.shape[1], device=x.device).expand_as(turn)
     order = turn.masked_fill(~examples.masked, 2.0).argsort(dim=1)
     total = 0.0
     for place in range(int(examples.masked.sum(dim=1).max())):
         position = order[:, place : place + 1]  # [N, 1]
         still = x.gather(1, position).squeeze(1) == examples.mask_token_id
-        log_m = backbone_logits(backbone, context, x).log_softmax(dim=-1)
+        log_m = _in_parts(backbone, examples.rows, x).log_softmax(dim=-1)
         token = examples.x0.gather(1, position)
         nats = -log_m.gather(1, position.unsqueeze(-1).expand(-1, -1, log_m.shape[-1]))
         total += float(nats.squeeze(1).gather(1, token).squeeze(1)[still].sum())
         x.scatter_(1, position, token)
     return total / int(examples.masked.sum())
+
+
+@dataclass(frozen=True, eq=False)
+class LeftToRight:
+    """A backbone as a reader of text: its own joint, tokens revealed from left to right.
+
+    Args:
+        backbone: maps tokens with masks to logits.
+        mask_token_id: the mask.
+
+    Examples:
+        >>> reader = LeftToRight(lambda tokens: torch.zeros(*tokens.shape, 5), mask_token_id=5)
+        >>> reader.nats(torch.zeros(1, 4, dtype=torch.long), last=2)  # log 5
+        tensor([[1.6094, 1.6094]])
+    """
+
+    backbone: Backbone
+    mask_token_id: int
+
+    def nats(self, rows: Tensor, last: int) -> Tensor:
+        """Nats [N, last] of each of the last tokens of every row [N, n], given those before it."""
+        x0, found = rows[:, -last:], []
+        x = torch.full_like(x0, self.mask_token_id)
+        for place in range(last):
+            log_m = _in_parts(self.backbone, rows, x)[:, place].log_softmax(dim=-1)
+            found.append(-log_m.gather(1, x0[:, place : place + 1]))
+            x[:, place] = x0[:, place]
+        return torch.cat(found, dim=1)
 
 
 @torch.no_grad()

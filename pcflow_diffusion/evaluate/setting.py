@@ -16,7 +16,6 @@ from torch import Tensor
 
 import pcflow as pf
 from pcflow_diffusion.backbones import Denoiser, DenoiserConfig, load_denoiser
-from pcflow_diffusion.blocks import Blocks
 from pcflow_diffusion.conditional import fit_conditional
 from pcflow_diffusion.errors import TextError
 from pcflow_diffusion.evaluate.gap import Examples, make_examples
@@ -134,7 +133,7 @@ def couple(
     mask = material.tokenizer.mask_token_id
     seen = material.examples(material.some(4_096, generator), generator)
     against = CircuitHead(copy.deepcopy(circuit), mask, "product")
-    fit_conditional(against, Blocks(seen.logits, seen.x, seen.x0), epochs=6, generator=generator)
+    fit_conditional(against, seen, epochs=6, generator=generator)
 
     log_linear = CircuitHead(circuit, mask, "product")
     fresh = material.examples(material.calibration, generator)
