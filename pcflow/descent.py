@@ -142,19 +142,19 @@ class TreeDescent(Descent):
         if step.lowest and not (self.soft or self.in_log_space):
             self.sum_over_missing(step, read, here)
             return
-        units = self.inputs(number, step).unsqueeze(1)  # [F, 1, B, J]
-        shape = (-1, self.copies, self.batch, read.width)
-        size = max(1, CHOICES // (here.shape[1] * read.width))
-        below = []
+        units, width = self.inputs(number, step).unsqueeze(1), read.width  # [F, 1, B, J]
+        table = weight.flatten(0, 1)  # [F K or K, J]
+        if weight.shape[0] > 1:
+            here = here + torch.arange(step.folds, device=here.device).unsqueeze(-1) * step.units
+        below = torch.empty_like(here)
+        size = max(1, CHOICES // (here.shape[1] * width))
         for start in range(0, step.folds, size):
-            some = slice(start, start + size)
-            table = weight if len(weight) == 1 else weight[some]  # [F or 1, K, J]
-            first = torch.arange(len(table), device=here.device).mul_(step.units).unsqueeze(-1)
-            place = (here[some] + first).flatten()
-            edges = self.room(len(place), read.width, table)
-            torch.index_select(table.flatten(0, 1), 0, place, out=edges)
-            below.append(self.choose(edges.view(shape), units[some]))
-        self.go(read, torch.cat(below).flatten(1))  # [F, S]
+            place, there = here[start : start + size], below[start : start + size]  # [F, S]
+            edges = self.room(place.numel(), width, table)
+            torch.index_select(table, 0, place.flatten(), out=edges)
+            edges = edges.view(-1, self.copies, self.batch, width)
+            there.copy_(self.choose(edges, units[start : start + size]).flatten(1))
+        self.go(read, below)
 
     def sum_over_missing(self, step: SumStep, read: Read, here: Tensor) -> None:
         """Input units that miss their value are all one; for the others any choice will do."""

@@ -105,16 +105,19 @@ class Evidence:
         missing = torch.zeros(batch, width, dtype=torch.bool) if missing is None else missing
         finite = all(v is not None for v in num_categories)
         largest = max((v for v in num_categories if v is not None), default=0)
-        listed = _listed(self.categories, self.log_potentials, batch, width, largest)
+        listed = _listed(self.categories, self.log_potentials, batch, width)
         size = largest if listed is None else listed.shape[-1]
         potentials = _potentials(self.log_potentials, missing, num_categories, size)
-        return CheckedEvidence(
+        checked = CheckedEvidence(
             clean.to(device=device, dtype=torch.long if finite else dtype),
             missing.to(device),
             None if potentials is None else potentials.to(device=device, dtype=dtype),
             None if listed is None else listed.to(device),
             largest,
         )
+        if listed is not None:
+            _refuse_repeats(checked.rising[0], largest)
+        return checked
 
     def _missing(self, values: Tensor) -> Tensor | None:
         """What is missing [B, D]; None if nothing can be."""
@@ -163,10 +166,17 @@ class CheckedEvidence:
         listed, soft = self.categories[row, variable], self.soft[row, variable]  # [N, k]
         if torch.equal(listed, chosen):
             return soft
-        rising, order = listed.sort(dim=-1)
+        rising, order = (part[row, variable] for part in self.rising)
         place = torch.searchsorted(rising, chosen).clamp_max_(rising.shape[-1] - 1)
         found = soft.gather(-1, order.gather(-1, place))
         return found.masked_fill(rising.gather(-1, place) != chosen, -torch.inf)
+
+    @cached_property
+    def rising(self) -> tuple[Tensor, Tensor]:
+        """The listed categories [B, D, k] from the lowest up, and where each is listed."""
+        assert self.categories is not None
+        rising, order = self.categories.sort(dim=-1)
+        return rising, order
 
     @cached_property
     def any_missing(self) -> bool:
@@ -205,23 +215,23 @@ def as_evidence(given: Evidence | Tensor) -> Evidence:
     return Evidence(values=given)
 
 
-def _largest(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of x [..., V] and their places, falling.
+def _largest(x: Tensor, k: int, falling: bool = True) -> tuple[Tensor, Tensor]:
+    """The k largest of x [..., V] and their places, falling or in any order.
 
     On a CPU, torch looks at every number for some time. They all lie in the k groups with the
     largest maxima, and so on: these are found quickly.
     """
     size = min(8, int((x.shape[-1] / k) ** 0.5))
     if x.device.type != "cpu" or size < 4:
-        values, places = x.topk(k, dim=-1)
+        values, places = x.topk(k, dim=-1, sorted=falling)
         return values, places
     count = x.shape[-1] // size  # group g holds the places g, g + count, g + 2 count, ...
     peaks = x.detach()[..., : size * count].unflatten(-1, (size, count)).amax(dim=-2)
-    group = _largest(peaks, k)[1]  # [..., k]
+    group = _largest(peaks, k, falling=False)[1]  # [..., k]
     offset = torch.arange(0, size * count, count).unsqueeze(-1)
     rest = torch.arange(size * count, x.shape[-1]).expand(*x.shape[:-1], -1)
     among = torch.cat([(group.unsqueeze(-2) + offset).flatten(-2), rest], dim=-1)
-    values, order = _largest(x.gather(-1, among), k)
+    values, order = _largest(x.gather(-1, among), k, falling)
     return values, among.gather(-1, order)
 
 
@@ -292,7 +302,7 @@ def _refuse(values: Tensor, wrong: Tensor, num_categories: Sequence[int | None])
 
 
 def _listed(
-    categories: Tensor | None, potentials: Tensor | None, batch: int, width: int, largest: int
+    categories: Tensor | None, potentials: Tensor | None, batch: int, width: int
 ) -> Tensor | None:
     if categories is None:
         return None
@@ -301,7 +311,10 @@ def _listed(
     if categories.shape[:2] != (batch, width) or categories.shape[-1] < 1:
         wanted = f"[{batch}, {width}, k]"
         raise EvidenceError(f"categories must be {wanted}, got {tuple(categories.shape)}")
-    rising = categories.long().sort(dim=-1).values
+    return categories.long()
+
+
+def _refuse_repeats(rising: Tensor, largest: int) -> None:
     wrong = (rising[..., 0] < 0) | (rising[..., -1] >= largest)
     wrong |= (rising[..., 1:] == rising[..., :-1]).any(dim=-1)
     if wrong.any():
@@ -310,7 +323,6 @@ def _listed(
             f"categories: row {row}, variable {variable} must list different integers in "
             f"0..{largest - 1}"
         )
-    return categories.long()
 
 
 def _potentials(

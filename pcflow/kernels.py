@@ -40,8 +40,13 @@ def outer_add(a: Tensor, b: Tensor) -> Tensor:
 
 def matmul(x: Tensor, weight: Tensor, out: Tensor) -> None:
     """Write x [F, B, J] @ weight [F or 1, J, K] to out [F, B, K], flat if weights are shared."""
-    if len(weight) == len(x):
-        torch.bmm(x, weight, out=out)
+    if weight.shape[0] == x.shape[0]:
+        parts = _parts(x, weight.shape[-1]) if x.shape[:2] == (1, 1) else 1
+        if parts > 1:  # one row: a part of the columns for every thread
+            columns = weight[0].unflatten(1, (parts, -1)).transpose(0, 1)  # [parts, J, K / parts]
+            torch.bmm(x.expand(parts, -1, -1), columns, out=out.view(parts, 1, -1))
+        else:
+            torch.bmm(x, weight, out=out)
     elif out.is_contiguous() and x.is_contiguous():
         torch.mm(x.flatten(0, 1), weight[0], out=out.flatten(0, 1))
     else:
@@ -68,11 +73,17 @@ def rows_times_table(rows: Tensor, table: Tensor) -> Tensor:
         return rows @ table
     if len(rows) < FEW:
         return _read_once(rows, table)
-    parts = min(torch.get_num_threads(), table.shape[1] // COLUMNS)
-    if parts < 2 or table.shape[1] % parts:
+    parts = _parts(rows, table.shape[1])
+    if parts < 2:
         return rows @ table
     columns = table.unflatten(1, (parts, -1)).transpose(0, 1)  # [parts, V, K / parts]
     return torch.bmm(rows.expand(parts, -1, -1), columns).transpose(0, 1).flatten(1)
+
+
+def _parts(like: Tensor, columns: int) -> int:
+    """Among how many threads so many columns are shared out, 1 if they cannot be."""
+    parts = min(torch.get_num_threads(), columns // COLUMNS)
+    return parts if like.device.type == "cpu" and parts > 1 and columns % parts == 0 else 1
 
 
 def _read_once(rows: Tensor, table: Tensor) -> Tensor:

@@ -153,10 +153,6 @@ class CircuitHead(nn.Module):
         coupled = self.coupling.couple(self.model, visible, log_m, listed)
         return steered(coupled, self._controls(visible, log_m, listed))
 
-    def log_marginals(self, logits: Tensor) -> Tensor:
-        """The backbone's normalised log-probabilities [B, L, V], in the circuit's precision."""
-        return self._possible(logits).to(self.model.banks[0].dtype).log_softmax(dim=-1)
-
     def log_prob(self, logits: Tensor, x: Tensor, x0: Tensor) -> Tensor:
         """Log q(x0 | x) [B] (nats) of the masked tokens under the coupled joint.
 
@@ -344,11 +340,7 @@ class CircuitHead(nn.Module):
         Raises:
             CouplingError: if a masked position has none.
         """
-        logits, listed = self._possible(logits), None
-        if self.top_k is not None and self.top_k < self.vocabulary_size:
-            top = Evidence(log_potentials=logits).top_k(self.top_k)
-            assert top.log_potentials is not None
-            logits, listed = top.log_potentials, top.categories
+        logits, listed = self._possible(logits)
         logits = logits.to(self.model.banks[0].dtype)
         visible = (x != self.mask_token_id).unsqueeze(-1)
         if bool(visible.any()):  # going over all logits takes its time
@@ -359,12 +351,19 @@ class CircuitHead(nn.Module):
             raise CouplingError(f"logits: row {row}, position {position} leave no token possible")
         return logits.log_softmax(dim=-1), listed
 
-    def _possible(self, logits: Tensor) -> Tensor:
-        """Logits with no mass on the mask."""
-        if not 0 <= self.mask_token_id < self.vocabulary_size:
-            return logits
-        never = torch.tensor([self.mask_token_id], device=logits.device)
-        return logits.index_fill(-1, never, -torch.inf)
+    def _possible(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits with no mass on the mask [B, L, V]; or the k largest, and of which tokens."""
+        inside = 0 <= self.mask_token_id < self.vocabulary_size
+        if self.top_k is None or self.top_k >= self.vocabulary_size:
+            never = torch.tensor([self.mask_token_id], device=logits.device)
+            return logits.index_fill(-1, never, -torch.inf) if inside else logits, None
+        top = Evidence(log_potentials=logits).top_k(self.top_k + inside)
+        assert top.log_potentials is not None and top.categories is not None
+        if not inside:
+            return top.log_potentials, top.categories
+        masked = top.log_potentials.masked_fill(top.categories == self.mask_token_id, -torch.inf)
+        best, place = masked.topk(self.top_k, dim=-1)
+        return best, top.categories.gather(-1, place)
 
     def _filled(self, x: Tensor, x0: Tensor) -> Tensor:
         """The visible tokens of x, and those of x0 where x is masked."""

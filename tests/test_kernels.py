@@ -35,6 +35,16 @@ def test_tables_are_multiplied_by_pieces(rows: int, categories: int, units: int)
     torch.testing.assert_close(found, narrow @ table.t(), rtol=0.02, atol=0.0)
 
 
+@pytest.mark.parametrize("folds", [1, 3])
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("units", [1, 8, 11, 12])
+def test_folds_are_multiplied_each_by_its_weights(folds: int, rows: int, units: int) -> None:
+    x, weight, out = rand(folds, rows, 5), rand(folds, 5, units), rand(folds, rows, units)
+    for right in (weight, rand(folds, units, 5).transpose(1, 2), weight[:1]):
+        kernels.matmul(x, right, out)
+        torch.testing.assert_close(out, torch.einsum("fbj,fjk->fbk", x, right.expand_as(weight)))
+
+
 def test_exponentials_over_the_whole_range() -> None:
     x = torch.tensor([-torch.inf, -745.0, -700.0, -1.0, 0.0, 1e-9, 5.0, 700.0], device=DEVICE)
     x = x.double()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pcflow.evidence import CheckedEvidence
 from pcflow.inputs import FiniteFamily, Indicator
-from pcflow.kernels import exp_, rows_times_table, rows_times_transposed
+from pcflow.kernels import NUMBERS, exp_, rows_times_table, rows_times_transposed
 from pcflow.leaves.base import Leaf
 from pcflow.log_semiring import LOG_BLOCK, LogSumProduct
 from pcflow.plan import InputStep, SumStep
@@ -171,7 +171,8 @@ class FiniteLeaf(Leaf):
             found = route.unit_value(self.tables, self.step, place, unit)
             if found is not None:
                 return found
-        size = max(1, LOG_BLOCK // self.num_categories)
+        listed = self.evidence.categories if self.any_soft else None
+        size = max(1, NUMBERS // (self.num_categories if listed is None else listed.shape[-1]))
         blocks = zip(unit.split(size), fold.split(size), row.split(size), strict=True)
         drawn = [self._draw_soft(*block, route) for block in blocks]
         return torch.cat(drawn) if drawn else unit
@@ -196,8 +197,15 @@ class FiniteLeaf(Leaf):
             entries = self._of_units(unit, place, linear)
             if not self.any_soft:
                 return entries
+            if linear:
+                return entries.mul_(self.potential[0].index_select(0, self._number(fold, row)))
             log_potential = self.log_potential(fold, row)
         return _linear(log_potential)[0].mul_(entries) if linear else log_potential + entries
+
+    def _number(self, fold: Tensor, row: Tensor) -> Tensor:
+        """Which of the entries [N] these are."""
+        place = fold * self.missing.shape[1] + row
+        return (self.missing.flatten().cumsum(0) - 1)[place] if self.shared else place
 
     def _of_units(self, unit: Tensor, fold: Tensor, linear: bool) -> Tensor:
         """All table entries of units [N, V], or their logarithms."""

@@ -405,6 +405,19 @@ def test_a_mask_inside_the_vocabulary_has_no_mass_within_the_top_k() -> None:
     assert set(tokens.unique().tolist()) == {1, 2}
 
 
+@pytest.mark.parametrize("mask", range(V))
+@pytest.mark.parametrize("k", range(1, V))
+def test_the_top_k_are_the_best_of_the_other_tokens(mask: int, k: int) -> None:
+    head = CircuitHead(pf.compile(chain(4)), mask, "product", top_k=k)
+    logits = torch.stack([torch.randperm(V) for _ in range(20 * L)]).view(20, L, V).double()
+    coupled = head.couple(logits, torch.full((20, L), mask))
+    wanted = logits.index_fill(-1, torch.tensor([mask]), -torch.inf).topk(k)
+    assert coupled.categories is not None and coupled.log_potentials is not None
+    assert torch.equal(coupled.categories, wanted.indices)
+    found = coupled.log_potentials.double()
+    torch.testing.assert_close(found, wanted.values.log_softmax(-1), rtol=1e-6, atol=1e-6)
+
+
 def test_pooled_targets_have_no_mass_where_the_circuit_cannot_go() -> None:
     emit = pf.Parameter(torch.tensor([[0.0], [0.0], [-torch.inf]]))
     leaves = [pf.InputLayer(v, pf.Categorical(3), 1, {"logits": emit}) for v in range(2)]
