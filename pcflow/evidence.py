@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,7 +51,7 @@ class Evidence:
         """The same evidence with the k largest potentials of every variable; no other is possible.
 
         Exact for the potentials that are left, and much cheaper than all of them where there are
-        many categories: only k rows of a table are read.
+        many categories: only k rows of a table are read. Categories are listed from the lowest up.
 
         Raises:
             EvidenceError: if there are no potentials to choose from, or fewer than one is wanted.
@@ -63,7 +64,8 @@ class Evidence:
         if self.log_potentials is None or self.categories is not None or k < 1:
             raise EvidenceError("top_k needs log_potentials of all categories, and k of at least 1")
         size = min(k, self.log_potentials.shape[-1])
-        return Evidence(self.values, self.missing, *_largest(self.log_potentials, size))
+        listed = _largest(self.log_potentials.detach(), size).sort(dim=-1).values
+        return Evidence(self.values, self.missing, self.log_potentials.gather(-1, listed), listed)
 
     @property
     def batch_size(self) -> int:
@@ -215,24 +217,26 @@ def as_evidence(given: Evidence | Tensor) -> Evidence:
     return Evidence(values=given)
 
 
-def _largest(x: Tensor, k: int, falling: bool = True) -> tuple[Tensor, Tensor]:
-    """The k largest of x [..., V] and their places, falling or in any order.
+def _largest(x: Tensor, k: int) -> Tensor:
+    """Where the k largest of x [..., V] are, in any order.
 
-    On a CPU, torch looks at every number for some time. They all lie in the k groups with the
-    largest maxima, and so on: these are found quickly.
+    They all lie in the k groups with the largest maxima, and so on: on a CPU these are found
+    quickly, and numpy chooses among them with vector instructions, which torch does not.
     """
-    size = min(8, int((x.shape[-1] / k) ** 0.5))
-    if x.device.type != "cpu" or size < 4:
-        values, places = x.topk(k, dim=-1, sorted=falling)
-        return values, places
-    count = x.shape[-1] // size  # group g holds the places g, g + count, g + 2 count, ...
-    peaks = x.detach()[..., : size * count].unflatten(-1, (size, count)).amax(dim=-2)
-    group = _largest(peaks, k, falling=False)[1]  # [..., k]
-    offset = torch.arange(0, size * count, count).unsqueeze(-1)
-    rest = torch.arange(size * count, x.shape[-1]).expand(*x.shape[:-1], -1)
-    among = torch.cat([(group.unsqueeze(-2) + offset).flatten(-2), rest], dim=-1)
-    values, order = _largest(x.gather(-1, among), k, falling)
-    return values, among.gather(-1, order)
+    count = x.shape[-1]
+    if x.device.type != "cpu":
+        return x.topk(k, dim=-1, sorted=False).indices
+    size = min(8, int((count / k) ** 0.5))
+    if size < 4:
+        numbers = (x if x.dtype == torch.float64 else x.float()).numpy()
+        return torch.from_numpy(np.argpartition(numbers, count - k, axis=-1)[..., count - k :])
+    groups = count // size  # group g holds the places g, g + groups, g + 2 groups, ...
+    peaks = x[..., : size * groups].unflatten(-1, (size, groups)).amax(dim=-2)
+    offset = torch.arange(0, size * groups, groups).unsqueeze(-1)
+    rest = torch.arange(size * groups, count).expand(*x.shape[:-1], -1)
+    inside = (_largest(peaks, k).unsqueeze(-2) + offset).flatten(-2)
+    among = torch.cat([inside, rest], dim=-1)
+    return among.gather(-1, _largest(x.gather(-1, among), k))
 
 
 def check_categories(categories: Tensor, evidence: CheckedEvidence) -> Tensor:

@@ -10,11 +10,11 @@ from math import e, log2
 import torch
 from torch import Tensor
 
-BLOCK = 1024
-"""Categories at a time, where few rows meet a large table."""
+BLOCK, LARGE = 1024, 16
+"""Categories at a time, where few rows meet a large table; and blocks that make a table large."""
 
-COLUMNS, FEW = 256, 4
-"""A thread's columns at least; fewer rows leave nothing to do but to read the table."""
+COLUMNS, FEW, SOME = 256, 4, 64
+"""A thread's columns at least; rows that are few for any table; and for a large one."""
 
 NUMBERS = 1 << 18
 """Numbers at a time of what is worked out piece by piece: a megabyte or two."""
@@ -63,16 +63,15 @@ def outer(a: Tensor, b: Tensor, shared: bool) -> Tensor:
 def rows_times_table(rows: Tensor, table: Tensor) -> Tensor:
     """Rows [N, V] @ table [V, K]: [N, K], by pieces that suit the machine.
 
-    On a CPU every thread takes its share of the columns, or of the rows of the table where there is
-    nothing to do but to read it. A table of lower precision is multiplied block by block of V, so
-    that results are rounded before they are added up, not after.
+    On a CPU every thread takes its share of the columns, or block by block of the table where there
+    is little to do but to read it.
     """
     if table.dtype != rows.dtype:
-        return _low_precision(rows, table)
+        return _by_blocks(rows, table)
     if rows.device.type != "cpu":
         return rows @ table
-    if len(rows) < FEW:
-        return _read_once(rows, table)
+    if len(rows) < FEW or (len(rows) <= SOME and len(table) >= LARGE * BLOCK):
+        return _by_blocks(rows, table)
     parts = _parts(rows, table.shape[1])
     if parts < 2:
         return rows @ table
@@ -86,26 +85,16 @@ def _parts(like: Tensor, columns: int) -> int:
     return parts if like.device.type == "cpu" and parts > 1 and columns % parts == 0 else 1
 
 
-def _read_once(rows: Tensor, table: Tensor) -> Tensor:
-    """Rows [N, V] @ table [V, K], a part of V for every thread."""
-    parts = min(torch.get_num_threads(), len(table) // BLOCK)
-    if parts < 2:
-        return rows @ table
-    size = len(table) // parts
-    split = parts * size
-    shares = rows[:, :split].unflatten(1, (parts, size)).transpose(0, 1)  # [parts, N, size]
-    product = torch.bmm(shares, table[:split].unflatten(0, (parts, size))).sum(dim=0)
-    return product.addmm_(rows[:, split:], table[split:])
-
-
-def _low_precision(rows: Tensor, table: Tensor) -> Tensor:
-    low, blocks = rows.to(table.dtype), len(table) // BLOCK
-    split = blocks * BLOCK
+def _by_blocks(rows: Tensor, table: Tensor) -> Tensor:
+    """The same block by block of V, in the table's precision: rounded before it is added up."""
+    low, size = rows.to(table.dtype), max(BLOCK, len(table) // (2 * LARGE))
+    blocks = len(table) // size
+    split = blocks * size
     rest = (low[:, split:] @ table[split:]).to(rows.dtype)
     if blocks == 0:
         return rest
-    parts = low[:, :split].unflatten(1, (blocks, BLOCK)).transpose(0, 1)  # [blocks, N, BLOCK]
-    product = torch.bmm(parts, table[:split].unflatten(0, (blocks, BLOCK)))
+    parts = low[:, :split].unflatten(1, (blocks, size)).transpose(0, 1)  # [blocks, N, size]
+    product = torch.bmm(parts, table[:split].unflatten(0, (blocks, size)))
     return product.sum(dim=0, dtype=rows.dtype).add_(rest)
 
 

@@ -362,8 +362,9 @@ class CircuitHead(nn.Module):
         if not inside:
             return top.log_potentials, top.categories
         masked = top.log_potentials.masked_fill(top.categories == self.mask_token_id, -torch.inf)
-        best, place = masked.topk(self.top_k, dim=-1)
-        return best, top.categories.gather(-1, place)
+        place = torch.arange(self.top_k, device=logits.device)
+        place = place + (place >= masked.argmin(dim=-1, keepdim=True))  # all but the lowest
+        return masked.gather(-1, place), top.categories.gather(-1, place)
 
     def _filled(self, x: Tensor, x0: Tensor) -> Tensor:
         """The visible tokens of x, and those of x0 where x is masked."""

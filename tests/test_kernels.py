@@ -12,6 +12,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "BLOCK", 8)
+    monkeypatch.setattr(kernels, "LARGE", 2)
     monkeypatch.setattr(kernels, "COLUMNS", 4)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # one thread takes all the columns
 
