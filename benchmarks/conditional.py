@@ -3,7 +3,7 @@
     python benchmarks/conditional.py
 
 Both learners start from the same hidden Markov model of text, see the same blocks and are run with
-three step sizes each, which all fall linearly to zero. Adam makes `--epochs` passes; the best of
+several step sizes, which all fall linearly to zero. Adam makes `--epochs` passes; the best of
 its step sizes on held-out blocks is the mark. Anemone then has a half and a third of these passes.
 Runs are timed by turns, without validation in between. Prints Markdown.
 """
@@ -32,7 +32,7 @@ from pcflow_diffusion.evaluate.setting import fit_circuit, prepare
 from pcflow_diffusion.text import BLOCK
 from pcflow_diffusion.training import train_denoiser
 
-STEPS = {"Adam": (0.03, 0.1, 0.3), "Anemone": (0.25, 0.5, 1.0)}
+STEPS = {"Adam": (0.03, 0.1, 0.3, 1.0), "Anemone": (0.25, 0.5, 1.0)}
 
 
 def adam(step: float) -> pf.Gradient:
