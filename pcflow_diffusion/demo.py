@@ -74,7 +74,6 @@ def write(material: Material, head: CircuitHead, generator: torch.Generator) -> 
         LeftToRight(material.denoiser, material.tokenizer.mask_token_id),
         STEPS,
         gen_length=BLOCK * BLOCKS,
-        ranking="low_confidence",
         generator=generator,
     )
 
