@@ -14,7 +14,7 @@ from pcflow_diffusion.coupling import (
     LogLinear,
     bucket_of,
     log_linear,
-    log_potential_of,
+    log_potentials_of,
     posterior,
 )
 from pcflow_diffusion.errors import CouplingError
@@ -51,8 +51,8 @@ def fit_log_linear(
     assert evidence.missing is not None
     plain = Evidence(evidence.values, evidence.missing, log_m, categories)
     with torch.no_grad():
-        known = with_tokens(steered(plain, controls), x0)
-        possible = (model.log_prob(known) + log_potential_of(plain, x0)).isfinite()
+        known = with_tokens(steered(plain, controls), x0, torch.ones_like(x0, dtype=torch.bool))
+        possible = (model.log_prob(known) + log_potentials_of(plain, x0).sum(dim=-1)).isfinite()
     usable = possible & evidence.missing.any(dim=-1).to(possible.device)
     if not bool(usable.any()):
         raise CouplingError(
@@ -98,7 +98,7 @@ def _fit(
         potentials = log_linear(log_m, log_r, powers[0], powers[1])
         coupled = Evidence(evidence.values, evidence.missing, potentials, categories)
         log_z = model.log_prob(steered(coupled, controls))
-        value = (log_z - log_potential_of(coupled, x0)).mean()
+        value = (log_z - log_potentials_of(coupled, x0).sum(dim=-1)).mean()
         (powers.grad,) = torch.autograd.grad(value, powers)
         return value
 

@@ -38,7 +38,8 @@ def fit_conditional(
     What is learned is log p(x0) + sum_masked log lambda_i(x0_i) - log Z with the potentials lambda
     of the head's coupling. The gradient is exact for the product; other couplings take their
     potentials from the circuit as it is at every step, and hold them fixed. Neither learner is sure
-    to go up, so give validation blocks: the best parameters on them are kept.
+    to go up, so give validation blocks: the best parameters on them are kept. Tokens that the
+    head's `top_k` leaves out are summed out, here and in what is returned.
 
     Args:
         head: whose circuit is trained; its modulation, if it has one, stays as it is.

@@ -48,14 +48,14 @@ def steered(coupled: Evidence, controls: Tensor | None) -> Evidence:
     )
 
 
-def with_tokens(coupled: Evidence, tokens: Tensor) -> Evidence | Tensor:
-    """The tokens [B, L] observed; of controls, if there are any, what the evidence says."""
+def with_tokens(coupled: Evidence, tokens: Tensor, known: Tensor) -> Evidence | Tensor:
+    """The known ones of the tokens [B, L] observed; of the rest and of controls, what is said."""
     potentials = coupled.log_potentials
     assert potentials is not None
     behind = potentials.shape[1] - tokens.shape[1]
-    if behind == 0:
+    if behind == 0 and bool(known.all()):
         return tokens
-    missing = pad(torch.zeros_like(tokens, dtype=torch.bool), (0, behind), value=True)
+    missing = pad(~known, (0, behind), value=True)
     return Evidence(pad(tokens, (0, behind)), missing, potentials, coupled.categories)
 
 

@@ -180,8 +180,8 @@ def coupling_by_name(name: str) -> Coupling:
     return named[name]
 
 
-def log_potential_of(coupled: Evidence, tokens: Tensor) -> Tensor:
-    """Total log-potential [B] of the tokens [B, L] at missing positions; -inf if not listed."""
+def log_potentials_of(coupled: Evidence, tokens: Tensor) -> Tensor:
+    """Log-potentials of the tokens, both [B, L]: 0 where visible, -inf where not listed."""
     assert coupled.log_potentials is not None and coupled.missing is not None
     length = tokens.shape[1]
     potentials, missing = coupled.log_potentials[:, :length], coupled.missing[:, :length]
@@ -192,7 +192,7 @@ def log_potential_of(coupled: Evidence, tokens: Tensor) -> Tensor:
         listed, place = (categories == tokens.unsqueeze(-1)).max(dim=-1)
         chosen = potentials.gather(-1, place.unsqueeze(-1)).squeeze(-1)
         chosen = chosen.masked_fill(~listed, -torch.inf)
-    return chosen.masked_fill(~missing, 0.0).sum(dim=-1)
+    return chosen.masked_fill(~missing, 0.0)
 
 
 def log_linear(log_m: Tensor, log_r: Tensor | None, a: float | Tensor, b: float | Tensor) -> Tensor:

@@ -6,10 +6,12 @@ as many controls if the head is modulated.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
-from pcflow import Circuit, CompiledCircuit, Conditional, Evidence, compile, marginalize
+from pcflow import CompiledCircuit, Conditional, Evidence, compile, marginalize
 from pcflow_diffusion.calibration import fit_log_linear
 from pcflow_diffusion.controls import steered, token_marginals, with_tokens
 from pcflow_diffusion.coupling import (
@@ -18,11 +20,12 @@ from pcflow_diffusion.coupling import (
     LogLinear,
     Projection,
     coupling_by_name,
-    log_potential_of,
+    log_potentials_of,
 )
 from pcflow_diffusion.errors import CouplingError, ShapeMismatch, TokenOutOfRange
+from pcflow_diffusion.marginals import log_marginals
 from pcflow_diffusion.ranking import Ranking
-from pcflow_diffusion.sampling import Draw, Order, draw
+from pcflow_diffusion.sampling import Draw, Order, check_order, draw, temper
 
 
 class CircuitHead(nn.Module):
@@ -82,7 +85,7 @@ class CircuitHead(nn.Module):
         self.coupling = coupling_by_name(coupling) if isinstance(coupling, str) else coupling
         if modulation is not None and isinstance(self.coupling, Projection):
             raise CouplingError(NOT_MODULATED)
-        self._shorter: dict[int, tuple[Circuit, CircuitHead]] = {}
+        self._shorter: dict[int, tuple[tuple[object, ...], CircuitHead]] = {}
 
     def over(self, length: int) -> CircuitHead:
         """The head over the first `length` positions, with the circuit's others summed out.
@@ -102,15 +105,15 @@ class CircuitHead(nn.Module):
             return self
         if not 0 < length < self.length:
             raise ShapeMismatch(f"the circuit has {self.length} positions: {length=}")
-        circuit = self.model.circuit
+        circuit, like = self.model.circuit, self.model.banks[0]
         kept = self._shorter.get(length)
-        if kept is None or kept[0] is not circuit:
-            like = self.model.banks[0]
+        made_for = (circuit, like.device, like.dtype)
+        if kept is None or kept[0] != made_for:
             firsts = [0] if self.modulation is None else [0, self.length]
             keep = [first + place for first in firsts for place in range(length)]
             short = compile(marginalize(circuit, keep), like.device, like.dtype)
             head = CircuitHead(short, self.mask_token_id, self.coupling, None, self.modulation)
-            kept = circuit, head
+            kept = made_for, head
             self._shorter[length] = kept
         kept[1].coupling, kept[1].top_k = self.coupling, self.top_k
         return kept[1]
@@ -137,12 +140,13 @@ class CircuitHead(nn.Module):
             log_q = nowhere.scatter(-1, coupled.categories[:, : self.length], log_q)
         return torch.where((x == self.mask_token_id).unsqueeze(-1), log_q, logits)
 
-    def couple(self, logits: Tensor, x: Tensor) -> Evidence:
+    def couple(self, logits: Tensor, x: Tensor, temperature: float = 1.0) -> Evidence:
         """The evidence that turns the circuit into the coupled joint.
 
         Args:
             logits: the backbone's, [B, L, V].
             x: tokens with masks, [B, L].
+            temperature: the backbone's marginals are coupled to the power 1 / temperature.
 
         Raises:
             ShapeMismatch: if shapes do not fit; TokenOutOfRange: if a token does not.
@@ -150,7 +154,8 @@ class CircuitHead(nn.Module):
                 less than a control has values.
         """
         visible, (log_m, listed) = self._visible(logits, x), self._considered(logits, x)
-        coupled = self.coupling.couple(self.model, visible, log_m, listed)
+        sharp = log_m if temperature == 1.0 else temper(log_m, temperature).log_softmax(dim=-1)
+        coupled = self.coupling.couple(self.model, visible, sharp, listed)
         return steered(coupled, self._controls(visible, log_m, listed))
 
     def log_prob(self, logits: Tensor, x: Tensor, x0: Tensor) -> Tensor:
@@ -164,15 +169,22 @@ class CircuitHead(nn.Module):
             x: tokens with masks, [B, L].
             x0: the tokens, [B, L]; only those at masked positions are read.
 
+        Returns:
+            -inf where a token is not among the `top_k` listed.
+
         Raises:
             ShapeMismatch: if shapes do not fit; TokenOutOfRange: if a token does not.
         """
-        return self.conditional(logits, x, x0).log_prob(self.model)
+        rows, known = self._told(logits, x, x0)
+        return rows.log_prob(self.model).masked_fill(~known.all(dim=-1), -torch.inf)
 
     def conditional(
         self, logits: Tensor, x: Tensor, x0: Tensor, weight: Tensor | None = None
     ) -> Conditional:
         """Rows from which the circuit learns log q(x0 | x), in a form that `pcflow.fit` takes.
+
+        A token that the backbone holds impossible, or that is not among the `top_k` listed, teaches
+        the circuit nothing: it is summed out.
 
         Args:
             logits: the backbone's, [B, L, V].
@@ -183,9 +195,7 @@ class CircuitHead(nn.Module):
         Raises:
             ShapeMismatch: if shapes do not fit; TokenOutOfRange: if a token does not.
         """
-        coupled, tokens = self.couple(logits, x), self._filled(x, x0)
-        evidence = with_tokens(coupled, tokens)
-        return Conditional(evidence, coupled, log_potential_of(coupled, tokens), weight)
+        return replace(self._told(logits, x, x0)[0], weight=weight)
 
     def sample(
         self,
@@ -205,8 +215,10 @@ class CircuitHead(nn.Module):
             temperature: not negative; zero takes the most probable tokens.
             order: "joint" draws the latent path at temperature 1, then each token from its
                 distribution given the path to the power 1 / temperature (CoDD, Sec. 5.1);
-                "any_order" one token after another from its exact conditional; "sharpened" and
-                "mpe" see `sampling.draw`.
+                "any_order" one token after another from its exact conditional; "sharpened" draws
+                exactly from the joint coupled to marginals of that power (the reading of CoDD's
+                Algorithm 1); "mpe" takes the most probable state. Only "mpe" and "any_order" at
+                temperature zero are the same for every seed.
             generator: source of randomness; torch's global one by default.
             ranking: which token comes next, in any order.
 
@@ -235,8 +247,12 @@ class CircuitHead(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Draw:
         """Like `sample`, with all that a decoder wants to know; `count` [B] tokens in any order."""
-        coupled = self.couple(logits, x)
-        return draw(self.model, coupled, order, temperature, ranking, count, generator, self.length)
+        check_order(order, temperature)
+        coupled, sharp = self.couple(logits, x), None
+        if order == "sharpened":
+            sharp = self.couple(logits, x, temperature)
+        how = (order, temperature, ranking, count, generator, self.length, sharp)
+        return draw(self.model, coupled, *how)
 
     def fit_coupling(self, logits: Tensor, x: Tensor, x0: Tensor, buckets: int = 1) -> LogLinear:
         """Set the coupling to the `LogLinear` that is best on held-out examples.
@@ -311,6 +327,14 @@ class CircuitHead(nn.Module):
         log_q = self.log_prob(logits, x, x0)
         return float(log_q[log_q.isfinite()].double().sum())
 
+    def _told(self, logits: Tensor, x: Tensor, x0: Tensor) -> tuple[Conditional, Tensor]:
+        """Rows about the tokens that are possible, and at which positions [B, L] they are."""
+        coupled, tokens = self.couple(logits, x), self._filled(x, x0)
+        potentials = log_potentials_of(coupled, tokens)  # [B, L]
+        known = potentials > -torch.inf
+        total = potentials.masked_fill(~known, 0.0).sum(dim=-1)
+        return Conditional(with_tokens(coupled, tokens, known), coupled, total), known
+
     def _one_size(self, sizes: tuple[int | None, ...]) -> int:
         """How many categories every one of some variables has."""
         if len(set(sizes)) != 1 or sizes[0] is None or len(sizes) != self.length:
@@ -335,36 +359,9 @@ class CircuitHead(nn.Module):
         return found.to(log_m.dtype)
 
     def _considered(self, logits: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Normalised log-marginals [B, L, V], even ones where visible; or [B, L, k] and of which.
-
-        Raises:
-            CouplingError: if a masked position has none.
-        """
-        logits, listed = self._possible(logits)
-        logits = logits.to(self.model.banks[0].dtype)
-        visible = (x != self.mask_token_id).unsqueeze(-1)
-        if bool(visible.any()):  # going over all logits takes its time
-            logits = logits.masked_fill(visible, 0.0)
-        empty = logits.amax(dim=-1) == -torch.inf
-        if bool(empty.any()):
-            row, position = (int(i) for i in empty.nonzero()[0])
-            raise CouplingError(f"logits: row {row}, position {position} leave no token possible")
-        return logits.log_softmax(dim=-1), listed
-
-    def _possible(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Logits with no mass on the mask [B, L, V]; or the k largest, and of which tokens."""
-        inside = 0 <= self.mask_token_id < self.vocabulary_size
-        if self.top_k is None or self.top_k >= self.vocabulary_size:
-            never = torch.tensor([self.mask_token_id], device=logits.device)
-            return logits.index_fill(-1, never, -torch.inf) if inside else logits, None
-        top = Evidence(log_potentials=logits).top_k(self.top_k + inside)
-        assert top.log_potentials is not None and top.categories is not None
-        if not inside:
-            return top.log_potentials, top.categories
-        masked = top.log_potentials.masked_fill(top.categories == self.mask_token_id, -torch.inf)
-        place = torch.arange(self.top_k, device=logits.device)
-        place = place + (place >= masked.argmin(dim=-1, keepdim=True))  # all but the lowest
-        return masked.gather(-1, place), top.categories.gather(-1, place)
+        """What the backbone says, [B, L, V]; or [B, L, k] and of which tokens."""
+        visible, dtype = x != self.mask_token_id, self.model.banks[0].dtype
+        return log_marginals(logits, visible, self.mask_token_id, self.top_k, dtype)
 
     def _filled(self, x: Tensor, x0: Tensor) -> Tensor:
         """The visible tokens of x, and those of x0 where x is masked."""

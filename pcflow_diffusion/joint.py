@@ -49,7 +49,7 @@ def fit_jointly(
             the projection, whose potentials are held fixed, does not. Its modulation, if it has
             one, stays as it is.
         backbone: maps tokens with masks to logits of the same positions.
-        rows: context and block, [N, C + L]; only the block is masked.
+        rows: context and block, [N, C + L], on any device; only the block is masked.
         steps: number of steps.
         batch_size: rows per step.
         learning_rate: the backbone's; zero leaves it as it is.
@@ -66,7 +66,8 @@ def fit_jointly(
 
     Raises:
         ShapeMismatch: if shapes do not fit; TokenOutOfRange: if a token does not.
-        CouplingError: if the coupling has no gradient for the backbone.
+        CouplingError: if the coupling has no gradient for the backbone, or the head has a `top_k`,
+            which leaves out tokens that the backbone should learn.
         RatioOutOfRange: if a number of steps is below 1, a batch has no row for some process, or
             a learning rate is negative.
         RuntimeError: if it is to be distributed and `torch.distributed` is not initialised.
@@ -79,7 +80,7 @@ def fit_jointly(
         >>> len(fit_jointly(head, denoiser, torch.randint(5, (20, 8)), steps=3, progress=False))
         3
     """
-    team = Team(distributed)
+    team, device = Team(distributed), head.model.banks[0].device
     _check(head, rows, steps, batch_size // team.size, learning_rate, circuit_learning_rate)
     backbone.train(learning_rate > 0)
     optimizers = [
@@ -88,12 +89,13 @@ def fit_jointly(
     ][learning_rate == 0 :]
     decays = [torch.optim.lr_scheduler.LinearLR(o, 1.0, 0.0, steps) for o in optimizers]
     learned = [w for o in optimizers for group in o.param_groups for w in group["params"]]
-    generator = _begin(team, learned, generator)
+    generator = _begin(team, learned, generator, device)
     losses: list[float] = []
     bar = tqdm(range(steps), disable=not progress, unit="step", desc="joint training")
     with bar, frozen(head.modulation):
         for _ in bar:
-            some = rows[torch.randint(len(rows), (batch_size,), generator=generator)]
+            chosen = torch.randint(len(rows), (batch_size,), generator=generator, device=device)
+            some = rows[chosen.to(rows.device)].to(device)
             x, weights = _masked(head, some, schedule, generator)
             loss = _objective(head, backbone, some, x, weights, team, learning_rate > 0)
             for optimizer in optimizers:
@@ -143,18 +145,22 @@ def coupled_nats_over_time(
         True
     """
     backbone.eval()
+    rows = rows.to(head.model.banks[0].device)
+    generator = _begin(Team(), [], generator, rows.device)
     x, weights = _masked(head, rows, schedule, generator)
     batches = zip(rows.split(batch_size), x.split(batch_size), strict=True)
     nats = torch.cat([_nats(head, backbone, *batch, learns=False) for batch in batches])
     return float(weights.double() @ nats.double().to(weights.device) / _tokens(head, x, weights))
 
 
-def _begin(team: Team, learned: list[Tensor], generator: torch.Generator | None) -> torch.Generator:
+def _begin(
+    team: Team, learned: list[Tensor], generator: torch.Generator | None, device: torch.device
+) -> torch.Generator:
     """Give all processes the parameters of the first, and a source of the same draws."""
-    device = None if generator is None else generator.device
-    seed = torch.randint(2**62, (), generator=generator, device=device)
+    where = None if generator is None else generator.device
+    seed = torch.randint(2**62, (), generator=generator, device=where)
     team.follow_first([seed, *(w.detach() for w in learned)])
-    return torch.Generator(seed.device).manual_seed(int(seed))
+    return torch.Generator(device).manual_seed(int(seed))
 
 
 def _masked(
@@ -205,5 +211,7 @@ def _check(head: CircuitHead, rows: Tensor, steps: int, share: int, *learning_ra
             "the projection holds its potentials fixed: no gradient reaches the "
             "backbone; train with a log-linear coupling"
         )
+    if head.top_k is not None:
+        raise CouplingError(f"joint training needs all tokens, the head lists {head.top_k}")
     if steps < 1 or share < 1 or not min(learning_rates) >= 0:
         raise RatioOutOfRange(f"out of range: {steps=}, {share=} of a batch, {learning_rates=}")

@@ -60,6 +60,7 @@ def draw(
     count: Tensor | None = None,
     generator: torch.Generator | None = None,
     length: int | None = None,
+    sharp: Evidence | None = None,
 ) -> Draw:
     """Draw missing tokens from the joint that evidence with potentials stands for.
 
@@ -68,14 +69,15 @@ def draw(
         coupled: visible tokens and potentials.
         order: "joint" draws the latent path at temperature 1 and every token given the path to the
             power 1 / temperature (CoDD, Sec. 5.1); at temperature 1 these are exact draws.
-            "sharpened" takes the potentials to that power first, then draws exactly (the reading of
-            CoDD's Algorithm 1). "any_order" draws one token after another, each from its exact
-            conditional to that power. "mpe" takes the most probable state, or the best that
-            max-product finds.
+            "sharpened" draws exactly from `sharp` (the reading of CoDD's Algorithm 1). "any_order"
+            draws one token after another, each from its exact conditional to that power. "mpe"
+            takes the most probable state, or the best that max-product finds.
         temperature: not negative; zero takes the most probable tokens.
         ranking: which token comes next, in any order.
         count: how many tokens to draw per row [B], in any order; all by default.
         generator: source of randomness; torch's global one by default.
+        sharp: the evidence that "sharpened" draws from; by default `coupled` with its potentials to
+            the power 1 / temperature, which is right for the product only.
         length: L, by default the number of variables. Controls are summed out, except in "mpe",
             which takes the best state of tokens and controls.
 
@@ -102,7 +104,8 @@ def draw(
         if order == "mpe":
             values = model.mpe(coupled).values
         else:
-            values = model.sample(1, _sharpened(coupled, temperature, length), generator)[0]
+            sharp = _sharpened(coupled, temperature, length) if sharp is None else sharp
+            values = model.sample(1, sharp, generator)[0]
         log_q = model.marginals(coupled, values.unsqueeze(-1)).squeeze(-1)
     log_q = log_q[:, :length]
     every = log_q.unsqueeze(-1)
@@ -152,8 +155,8 @@ def _one_by_one(
         found = token_marginals(model, now, length, listed)  # [B, L, V], or [B, L, k] of the listed
         chosen = best(rank(ranking, found, generator=generator), still, torch.ones_like(count))
         chosen &= (turn < count).unsqueeze(-1)
-        position = chosen.long().argmax(dim=-1)  # [B]; no harm where nothing is chosen
-        own = found[rows, position]  # [B, V]
+        position = chosen.long().argmax(dim=-1)  # [B]; any where nothing is chosen, and even there
+        own = found[rows, position].masked_fill(~chosen.any(dim=-1, keepdim=True), 0.0)  # [B, V]
         place = torch.multinomial(temper(own, temperature).softmax(-1), 1, generator=generator)
         token = place if listed is None else listed[rows, position].gather(-1, place)
         tokens.copy_(torch.where(chosen, token, tokens))

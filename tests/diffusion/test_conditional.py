@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import pcflow as pf
+from pcflow.testing import enumerate_states, enumerate_weights
 from pcflow_diffusion import (
     Blocks,
     CircuitHead,
@@ -122,6 +123,31 @@ def test_the_gradient_of_the_projection_holds_its_potentials_fixed() -> None:
     for bank, start in zip(head.model.banks, wanted.banks, strict=True):
         assert start.grad is not None
         torch.testing.assert_close(bank.detach(), start.detach() + start.grad)
+
+
+@pytest.mark.parametrize("k", [1, 2])
+@every_learner
+def test_tokens_that_are_not_listed_are_summed_out(learner: str, k: int) -> None:
+    """The objective is that of the other tokens, over what is listed, by enumeration."""
+    given = blocks(40)
+    head = CircuitHead(student(), MASK, "product", top_k=k)
+    few = head.couple(given.logits, given.x)
+    assert few.log_potentials is not None and few.categories is not None
+    spread = torch.full_like(given.logits, -torch.inf)
+    spread = spread.scatter(-1, few.categories, few.log_potentials)
+    known = (spread.gather(-1, given.x0.unsqueeze(-1)).squeeze(-1) > -torch.inf) | (given.x != MASK)
+    assert not known.all()
+    states = enumerate_states(student().circuit)
+    soft = pf.Evidence(given.x.masked_fill(given.x == MASK, 0), given.x == MASK, spread)
+    log_q = enumerate_weights(student().circuit, soft).log_weight.log_softmax(-1)  # [N, S]
+    agree = ((states == given.x0.unsqueeze(1)) | ~known.unsqueeze(1)).all(-1)
+    wanted = log_q.masked_fill(~agree, -torch.inf).logsumexp(-1).mean()
+    result = fit_conditional(
+        head, given, LEARNERS[learner](), epochs=1, batch_size=40, progress=False
+    )
+    assert result.train == [pytest.approx(float(wanted))]
+    unlisted = head.log_prob(given.logits, given.x, given.x0) == -torch.inf
+    assert torch.equal(unlisted, ~known.all(-1))
 
 
 @every_learner
@@ -365,6 +391,8 @@ def test_what_cannot_be_trained_jointly_is_refused() -> None:
     head, denoiser = pair()
     with pytest.raises(CouplingError, match="no gradient"):
         jointly(CircuitHead(head.model, MASK, "projection"), denoiser)
+    with pytest.raises(CouplingError, match="needs all tokens, the head lists 2"):
+        jointly(CircuitHead(head.model, MASK, "product", top_k=2), denoiser)
     with pytest.raises(ShapeMismatch, match=r"C \+ 4"):
         fit_jointly(head, denoiser, torch.zeros(3, 2).long(), steps=1)
     for wrong in ({"steps": 0}, {"batch_size": 0}, {"rate": -1.0}, {"rate": float("nan")}):

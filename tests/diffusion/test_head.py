@@ -16,6 +16,7 @@ import pcflow as pf
 from pcflow.testing import enumerate_marginals, enumerate_states, enumerate_weights
 from pcflow_diffusion import CircuitHead, Coupling, LogLinear, Projection
 from pcflow_diffusion.errors import CouplingError, ShapeMismatch, TokenOutOfRange
+from pcflow_diffusion.sampling import temper
 
 LENGTH, TOKENS = 4, 3
 MASK = TOKENS
@@ -249,6 +250,45 @@ def test_a_mask_inside_the_vocabulary_is_never_drawn() -> None:
     tokens, _ = head.sample(logits, x)
     assert (tokens > 0).all()
     assert (head(logits, x)[..., 0] == -torch.inf).all()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.3, 2.0])
+@pytest.mark.parametrize("coupling", ["ratio", "projection"])
+def test_sharpened_marginals_are_those_of_the_backbone(coupling: str, temperature: float) -> None:
+    """Over independent positions both couplings return what the backbone says, to that power."""
+    torch.manual_seed(0)
+    regions = pf.structure.fully_factorized(2)
+    model = pf.compile(pf.build_circuit(regions, pf.Categorical(3)), dtype=torch.float64)
+    head = CircuitHead(model, 3, coupling)
+    logits = torch.randn(1, 2, 3).double().expand(20_000, -1, -1)
+    found = head.sample(logits, torch.full((20_000, 2), 3), temperature, "sharpened")
+    share = torch.nn.functional.one_hot(found[0], 3).double().mean(dim=0)
+    wanted = temper(logits[0], temperature).softmax(-1)
+    torch.testing.assert_close(share, wanted, rtol=0.0, atol=0.02)
+    before = logits.softmax(-1).gather(-1, found[0].unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(found[1], before)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_any_order_with_nothing_left_in_one_row_and_an_unlisted_visible_token(
+    temperature: float,
+) -> None:
+    model = pf.compile(pf.hmm(4, 2, pf.Categorical(5)))
+    head = CircuitHead(model, 5, "product", top_k=2)
+    x = torch.tensor([[0, 5, 1, 1], [0, 5, 5, 5]])
+    logits = torch.zeros(2, 4, 5)
+    logits[:, 0, 3:] = 9.0  # the visible 0 is not among the two
+    tokens, confidence = head.sample(logits, x, temperature, "any_order")
+    assert torch.equal(tokens[x < 5], x[x < 5])
+    assert (tokens < 5).all() and (confidence > 0).all()
+
+
+def test_a_shorter_head_follows_the_precision_of_the_longer() -> None:
+    head = CircuitHead(pf.compile(pf.hmm(4, 2, pf.Categorical(5))), 5)
+    assert head.over(3) is head.over(3)
+    single, double = head.over(3), head.double().over(3)
+    assert double is not single
+    assert double.model.banks[0].dtype == torch.float64
 
 
 def test_nothing_is_edited_or_remembered() -> None:
