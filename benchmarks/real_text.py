@@ -5,7 +5,8 @@
 One denoiser per corpus. Every seed has masks, a circuit and training blocks of its own, and all
 methods of a seed see the same masks. Then text in few steps per block, with the circuits of the
 first seed, read by a causal model of the same text. What was trained is kept in FOLDER, and so is
-every finished seed, so that an interrupted run goes on. Prints Markdown and draws pictures.
+every finished seed, so that an interrupted run goes on; another run with other settings needs
+another FOLDER. Prints Markdown and draws pictures.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from pcflow_diffusion.evaluate.few_step_of_text import strength
 from pcflow_diffusion.evaluate.figure import draw_gap
 from pcflow_diffusion.evaluate.gap import RATIOS, Table
 from pcflow_diffusion.evaluate.setting import Material, fit_circuit, say
+from pcflow_diffusion.files import replace_file
 from pcflow_diffusion.judge import Judge, load_judge, save_judge, train_judge
 from pcflow_diffusion.ranking import Ranking
 from pcflow_diffusion.text import BLOCK, CONTEXT
@@ -63,6 +65,7 @@ def main() -> None:
     """Run what is not finished; print and draw all."""
     given = _parse()
     given.out.mkdir(parents=True, exist_ok=True)
+    check_settings(given)
     corpus = corpora.load(given.corpus, given.data)
     denoiser = denoiser_of(corpus, given.out, given.minutes)
     judged, calibration = corpus.parts(given.judged, 512)
@@ -83,19 +86,35 @@ def main() -> None:
         few_step(seeds[0], judge, given.out / f"{corpus.name}_few_step.png")
 
 
+def check_settings(given: argparse.Namespace) -> None:
+    """Refuse a folder that was begun with other settings; a new one remembers these.
+
+    So does a folder from before there was such a file: what it holds is taken to be made like this.
+    """
+    path: Path = given.out / f"{given.corpus}.settings.json"
+    now = {name: getattr(given, name) for name in ("rows", "blocks", "judged")}
+    now["states"] = STATES[given.corpus]
+    if not path.exists():
+        replace_file(path, json.dumps(now).encode())
+    before = json.loads(path.read_text(encoding="utf-8"))
+    if before != now:
+        raise SystemExit(f"{path} has {before}, this run {now}: give another --out, or the same")
+
+
 def denoiser_of(corpus: corpora.Corpus, folder: Path, minutes: float) -> Denoiser:
     """The denoiser in the folder, or a new one, which is kept there."""
     path = folder / f"{corpus.name}.safetensors"
-    if path.exists():
-        return load_denoiser(path)[0]
-    tokenizer = corpus.tokenizer
-    config = DenoiserConfig(tokenizer.vocabulary_size, width=256, depth=DEPTH[corpus.name], heads=4)
-    return train_denoiser(
-        corpus.train,
-        config,
-        minutes=minutes,
-        checkpoint=lambda model: save_denoiser(model, path, tokenizer.vocabulary),
-    )
+    if not path.exists():
+        unfinished, tokenizer = path.with_suffix(".unfinished"), corpus.tokenizer
+        size, depth = tokenizer.vocabulary_size, DEPTH[corpus.name]
+        train_denoiser(
+            corpus.train,
+            DenoiserConfig(size, width=256, depth=depth, heads=4),
+            minutes=minutes,
+            checkpoint=lambda model: save_denoiser(model, unfinished, tokenizer.vocabulary),
+        )
+        unfinished.replace(path)  # the last checkpoint is the finished denoiser
+    return load_denoiser(path)[0]  # rounded, like that of a run that goes on
 
 
 def judge_of(corpus: corpora.Corpus, folder: Path, minutes: float) -> Judge:
@@ -135,7 +154,7 @@ class Seed:
             material, circuit = self.material, self.circuit()
             rows = material.judged
             table = gap_table(material.denoiser, circuit, heads, rows, RATIOS, generator=masks)
-            path.write_text(json.dumps(table), encoding="utf-8")
+            replace_file(path, json.dumps(table).encode())
         found: Table = json.loads(path.read_text(encoding="utf-8"))
         return found
 

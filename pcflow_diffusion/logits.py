@@ -288,7 +288,8 @@ def _done(folder: Path, about: _About, first: Tensor) -> set[int]:
     """The shards that are there already.
 
     Raises:
-        StoreError: if one of them is about something else, or the backbone is another.
+        StoreError: if one of them is about something else, or the backbone is another, or says it
+            in another dtype.
     """
     for path in _shards(folder):
         for name, theirs in asdict(_read_about(path)).items():
@@ -298,10 +299,23 @@ def _done(folder: Path, about: _About, first: Tensor) -> set[int]:
     done = {shard for shard in range(about.shards) if (folder / _name(shard)).exists()}
     tensors = {shard: _map(folder / _name(shard), shard, about) for shard in done}
     if 0 in done:
-        now, before = _listed(first, about.top_k)["logits"], tensors[0]["logits"][:1]
-        if not torch.allclose(now, before, rtol=1e-2, atol=1e-2):
+        ours, theirs = first.dtype, tensors[0]["logits"].dtype
+        if ours != theirs:
+            raise StoreError(f"{folder} has logits in {theirs}, not {ours}; name another folder")
+        if not _says(first, tensors[0]):
             raise StoreError(f"{folder} has logits of another backbone; name another folder")
     return done
+
+
+def _says(first: Tensor, kept: dict[str, Tensor]) -> bool:
+    """Whether logits [1, L, V] are those of the first block of a shard, but for rounding."""
+    before, now = kept["logits"][:1], first
+    if "categories" in kept:  # which are listed may differ where logits are nearly the same
+        listed = kept["categories"][:1].long()
+        if bool(((listed < 0) | (listed >= first.shape[-1])).any()):
+            return False
+        now = first.gather(-1, listed)
+    return torch.allclose(now, before, rtol=1e-2, atol=1e-2)
 
 
 def _read_about(path: Path) -> _About:

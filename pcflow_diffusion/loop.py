@@ -29,12 +29,15 @@ class Optimisation:
     Args:
         batch_size: rows per step.
         learning_rate: its highest value; it warms up linearly and decays as a cosine.
-        warmup: steps of warm-up.
+        warmup: steps of warm-up; 0 starts at the highest learning rate.
         weight_decay: of AdamW, on matrices only.
         gradient_clip: largest norm of the gradient.
         average: decay of the moving average of the weights, which is what is returned.
         bfloat16: run matrix products in bfloat16; None where the CPU has instructions for it
             (a step then takes two thirds of the time).
+
+    Raises:
+        DiffusionError: if a setting is out of range.
     """
 
     batch_size: int = 32
@@ -44,6 +47,20 @@ class Optimisation:
     gradient_clip: float = 1.0
     average: float = 0.998
     bfloat16: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        sensible = {
+            "batch_size": self.batch_size >= 1,
+            "learning_rate": 0 < self.learning_rate < math.inf,
+            "warmup": self.warmup >= 0,
+            "weight_decay": 0 <= self.weight_decay < math.inf,
+            "gradient_clip": self.gradient_clip > 0,
+            "average": 0 <= self.average <= 1,
+        }
+        for name, holds in sensible.items():
+            if not holds:
+                raise DiffusionError(f"{name}={getattr(self, name)} is out of range")
 
 
 @dataclass(frozen=True)
@@ -176,4 +193,4 @@ def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Te
 
 def _schedule(step: int, spent: float, warmup: int) -> float:
     """The share of the learning rate: linear warm-up, then a cosine down to nothing."""
-    return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * min(1.0, spent)))
+    return min(1.0, (step + 1) / max(1, warmup)) * 0.5 * (1 + math.cos(math.pi * min(1.0, spent)))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pcflow_diffusion.backbones import Backbone, Denoiser, DenoiserConfig
-from pcflow_diffusion.errors import TextError
+from pcflow_diffusion.errors import RatioOutOfRange, TextError
 from pcflow_diffusion.loop import Budget, Loop, Optimisation
 from pcflow_diffusion.objective import (
     elbo_weights,
@@ -40,6 +40,7 @@ class TrainingConfig(Optimisation):
         block: tokens in the block.
 
     Raises:
+        DiffusionError: if a setting is out of range.
         TextError: if `context` is negative, or the block empty.
     """
 
@@ -49,7 +50,11 @@ class TrainingConfig(Optimisation):
     block: int = BLOCK
 
     def __post_init__(self) -> None:
-        """Check the window."""
+        """Check the numbers and the window."""
+        super().__post_init__()
+        for name, share in (("whole", self.whole_window), ("short", self.short_window)):
+            if not 0 <= share <= 1:
+                raise RatioOutOfRange(f"{name}_window={share} outside [0, 1]")
         if self.context < 0 or self.block < 1:
             raise TextError(f"need context >= 0 and block >= 1: {self.context}, {self.block}")
 

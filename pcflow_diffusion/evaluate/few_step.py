@@ -219,7 +219,8 @@ def ladder(
     """
     T = block_length if gen_length is None else gen_length
     _check(decoders, prompts, steps, block_length, T)
-    seed = int(torch.randint(2**62, (), generator=generator))
+    device = None if generator is None else generator.device
+    seed = int(torch.randint(2**62, (), generator=generator, device=device))
     asked = {name: _asked(backbone, how, block_length) for name, how in decoders.items()}
     found: dict[str, dict[int, Written]] = {name: {} for name in decoders}
     cells = [(name, count) for count in steps for name in decoders]
@@ -352,10 +353,9 @@ def samples(found: Ladder, decode: Callable[[Tensor], str]) -> str:
         >>> samples({"factorised": {4: text}}, lambda tokens: "ab|"[: len(tokens)])
         '- 4, factorised: `ab`'
     """
-    steps = list(next(iter(found.values())))
     return "\n".join(
         f"- {count}, {name}: `{' '.join(decode(row[count].tokens[0]).split())}`"
-        for count in steps
+        for count in next(iter(found.values()))
         for name, row in found.items()
     )
 

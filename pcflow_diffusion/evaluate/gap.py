@@ -1,13 +1,14 @@
 """How much of the gap between one-step and sequential decoding a coupling closes.
 
 Everything is measured on the same blocks with the same masks, in nats per masked token.
-Legend: N blocks, C context length, L positions of a block, V tokens.
+Legend: N blocks, C context length, L positions of a block, V tokens, M any number of tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan, nan
 from statistics import mean, stdev
 
 import torch
@@ -17,14 +18,16 @@ from tqdm import tqdm
 from pcflow import CompiledCircuit, Evidence
 from pcflow_diffusion.backbones import Backbone
 from pcflow_diffusion.blocks import Blocks, block_logits
+from pcflow_diffusion.errors import RatioOutOfRange, TokenOutOfRange
 from pcflow_diffusion.head import CircuitHead
-from pcflow_diffusion.objective import mask_exactly, masked_diffusion_loss
+from pcflow_diffusion.objective import mask_exactly
 
 Table = Mapping[str, Sequence[float]]
 """By method, nats per masked token at every mask ratio."""
 
 RATIOS = [0.15, 0.3, 0.5, 0.7, 0.85, 1.0]
 BATCH = 64  # rows per call of the backbone
+NO_GAP = 1e-6  # nats per token: less is rounding
 FACTORISED, SEQUENTIAL, CIRCUIT = "factorised, one step", "sequential, any order", "circuit alone"
 
 
@@ -79,10 +82,31 @@ def _in_parts(backbone: Backbone, rows: Tensor, x: Tensor) -> Tensor:
     return torch.cat([block_logits(backbone, *part) for part in parts])
 
 
+def _token_nats(logits: Tensor, tokens: Tensor, mask_token_id: int) -> Tensor:
+    """-log m [M] of tokens [M] by logits [M, V], in single precision or above.
+
+    As in a `CircuitHead`, no mass is left on the mask where it is one of the V tokens.
+    """
+    V = logits.shape[-1]
+    outside = (tokens < 0) | (tokens >= V)
+    if bool(outside.any()):
+        raise TokenOutOfRange("rows", int(tokens[outside][0]), V)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if 0 <= mask_token_id < V:
+        never = torch.tensor([mask_token_id], device=logits.device)
+        logits = logits.index_fill(-1, never, -torch.inf)
+    return -logits.log_softmax(dim=-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+
+
 def factorised_nats(examples: Examples) -> float:
-    """Nats per masked token if every token is drawn independently."""
-    loss = masked_diffusion_loss(examples.logits, examples.x, examples.x0, examples.mask_token_id)
-    return float(loss.sum() / examples.masked.sum())
+    """Nats per masked token if every token is drawn independently.
+
+    Raises:
+        TokenOutOfRange: if a masked token is outside the vocabulary of the logits.
+    """
+    masked = examples.masked
+    nats = _token_nats(examples.logits[masked], examples.x0[masked], examples.mask_token_id)
+    return float(nats.double().mean())
 
 
 def sequential_nats(
@@ -91,6 +115,9 @@ def sequential_nats(
     """Nats per masked token of the backbone's own joint: tokens are revealed one by one.
 
     The order is random, and every step costs one call of the backbone.
+
+    Raises:
+        TokenOutOfRange: if a masked token is outside the vocabulary of the logits.
     """
     x = examples.x.clone()
     turn = torch.rand(x.shape, generator=generator, device=x.device)
@@ -99,10 +126,10 @@ def sequential_nats(
     for place in range(int(examples.masked.sum(dim=1).max())):
         position = order[:, place : place + 1]  # [N, 1]
         still = x.gather(1, position).squeeze(1) == examples.mask_token_id
-        log_m = _in_parts(backbone, examples.rows, x).log_softmax(dim=-1)
+        logits = _in_parts(backbone, examples.rows, x)[still, position[still, 0]]  # [M, V]
         token = examples.x0.gather(1, position)
-        nats = -log_m.gather(1, position.unsqueeze(-1).expand(-1, -1, log_m.shape[-1]))
-        total += float(nats.squeeze(1).gather(1, token).squeeze(1)[still].sum())
+        nats = _token_nats(logits, token[still, 0], examples.mask_token_id)
+        total += float(nats.double().sum())
         x.scatter_(1, position, token)
     return total / int(examples.masked.sum())
 
@@ -125,14 +152,18 @@ class LeftToRight:
     mask_token_id: int
 
     def nats(self, rows: Tensor, last: int) -> Tensor:
-        """Nats [N, last] of each of the last tokens of every row [N, n], given those before it."""
+        """Nats [N, last] of each of the last tokens of every row [N, n], given those before it.
+
+        Raises:
+            TokenOutOfRange: if one of them is outside the vocabulary of the logits.
+        """
         x0, found = rows[:, -last:], []
         x = torch.full_like(x0, self.mask_token_id)
         for place in range(last):
-            log_m = _in_parts(self.backbone, rows, x)[:, place].log_softmax(dim=-1)
-            found.append(-log_m.gather(1, x0[:, place : place + 1]))
+            logits = _in_parts(self.backbone, rows, x)[:, place]
+            found.append(_token_nats(logits, x0[:, place], self.mask_token_id))
             x[:, place] = x0[:, place]
-        return torch.cat(found, dim=1)
+        return torch.stack(found, dim=1)
 
 
 @torch.no_grad()
@@ -154,10 +185,15 @@ def coupled_nats(head: CircuitHead, examples: Examples) -> float:
 def gap_closed(factorised: float, sequential: float, coupled: float) -> float:
     """The share of the gap between factorised and sequential decoding that a coupling closes.
 
+    Not a number where there is no gap: where the two differ by less than 1e-6 nats, as where one
+    token is masked.
+
     Examples:
         >>> gap_closed(factorised=3.0, sequential=2.0, coupled=2.25)
         0.75
     """
+    if abs(factorised - sequential) < NO_GAP:
+        return nan
     return (factorised - coupled) / (factorised - sequential)
 
 
@@ -179,14 +215,18 @@ def gap_table(
         heads: the couplings by name.
         rows: context and block, [N, C + L]; the block is as long as the circuit. At low ratios
             every row is used several times with other masks, so that figures are equally sure.
-        ratios: shares of the block to mask.
+        ratios: shares of the block to mask, each at least one token.
         generator: source of masks and orders.
         progress: whether to show progress bars.
 
     Returns:
         By method, one number per ratio.
+
+    Raises:
+        RatioOutOfRange: if a ratio masks no token, or more than there are.
     """
     block, mask = circuit.num_variables, next(iter(heads.values())).mask_token_id
+    _check(ratios, block)
     table: dict[str, list[float]] = {n: [] for n in (FACTORISED, SEQUENTIAL, CIRCUIT, *heads)}
     with tqdm(total=len(ratios) * len(table), disable=not progress, unit="cell") as bar:
         for ratio in ratios:
@@ -197,6 +237,13 @@ def gap_table(
                 table[name].append(_nats(name, backbone, circuit, heads, examples, generator))
                 bar.update()
     return table
+
+
+def _check(ratios: Sequence[float], block: int) -> None:
+    counts = torch.as_tensor(ratios).mul(block).round().tolist()  # as `mask_exactly` counts
+    for ratio, count in zip(ratios, counts, strict=True):
+        if not (0 < ratio <= 1 and count >= 1):
+            raise RatioOutOfRange(f"ratio {ratio} masks {count:.0f} of {block} tokens")
 
 
 def _nats(
@@ -234,6 +281,8 @@ def mean_and_spread(runs: Sequence[Table]) -> tuple[Table, Table | None]:
 def markdown(table: Table, ratios: Sequence[float], spread: Table | None = None) -> str:
     """The table in Markdown: nats, their spread if given, in brackets the share of the gap closed.
 
+    A dash stands for the share where there is no gap (see `gap_closed`).
+
     Examples:
         >>> print(markdown({FACTORISED: [3.0], SEQUENTIAL: [2.0], "ours": [2.25]}, [0.5]))
         | nats per masked token (share of the gap closed) | 50 % |
@@ -255,5 +304,9 @@ def _lines(table: Table, ratios: Sequence[float], spread: Table | None) -> Itera
             cells = [f"{c} ± {s:.3f}" for c, s in zip(cells, spread[name], strict=True)]
         if name not in (FACTORISED, SEQUENTIAL):
             shares = map(gap_closed, table[FACTORISED], table[SEQUENTIAL], nats)
-            cells = [f"{c} ({s * 100:.0f} %)" for c, s in zip(cells, shares, strict=True)]
+            cells = [f"{c} ({_percent(s)})" for c, s in zip(cells, shares, strict=True)]
         yield f"| {name} | {' | '.join(cells)} |"
+
+
+def _percent(share: float) -> str:
+    return "\N{EN DASH}" if isnan(share) else f"{share * 100:.0f} %"

@@ -1,5 +1,6 @@
 """The figures of the gap table against exact numbers, and training on Eq. 7."""
 
+from math import isnan, log
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from torch import Tensor
 
 import pcflow as pf
 from pcflow_diffusion import CircuitHead
+from pcflow_diffusion.errors import RatioOutOfRange, TokenOutOfRange
 from pcflow_diffusion.evaluate import gap_of_text
 from pcflow_diffusion.evaluate.__main__ import main as command_line
 from pcflow_diffusion.evaluate.gap import (
@@ -131,6 +133,76 @@ def test_the_spread_over_seeds_stands_behind_the_mean() -> None:
     assert spread is not None and spread["ours"] == pytest.approx([0.02**0.5])
     assert "| ours | 2.300 ± 0.141 (70 %) |" in markdown(means, [0.5], spread)
     assert mean_and_spread(runs[:1])[1] is None
+
+
+def test_where_there_is_no_gap_no_share_of_it_is_shown() -> None:
+    """One masked token has no joint: both ends are the same but for rounding."""
+    table = {FACTORISED: [3.0, 2.5, 3.0], SEQUENTIAL: [3.0, 2.5 - 1e-8, 2.0], "ours": [2.8] * 3}
+    lines = markdown(table, [0.1, 0.2, 0.5]).splitlines()
+    assert lines[-1] == "| ours | 2.800 (\N{EN DASH}) | 2.800 (\N{EN DASH}) | 2.800 (20 %) |"
+    assert isnan(gap_closed(2.0, 2.0 + 1e-7, 1.0))
+    assert gap_closed(2.0, 2.1, 2.3) == pytest.approx(3.0)  # the wrong way round is a gap, too
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.1, 1.01, -0.5, float("nan")])
+def test_ratios_that_mask_no_token_are_refused_before_any_work(
+    model: pf.CompiledCircuit, ratio: float
+) -> None:
+    def never(tokens: Tensor) -> Tensor:
+        raise AssertionError("asked")
+
+    with pytest.raises(RatioOutOfRange, match="of 4 tokens"):
+        gap_table(
+            never, model, {"ours": CircuitHead(model, MASK)}, rows_of(model), [1.0, ratio],
+            generator=torch.Generator(), progress=False,
+        )  # fmt: skip
+
+
+def test_a_backbone_in_half_precision_is_read_in_single() -> None:
+    logits = torch.tensor([3.0, 1.0, -2.0], dtype=torch.bfloat16)
+    rows = torch.tensor([[0, 0, 1, 2, 0, 1]])
+
+    def backbone(tokens: Tensor) -> Tensor:
+        return logits.expand(*tokens.shape, -1)
+
+    nats = -logits.double().log_softmax(-1)[rows[0, -LENGTH:]]
+    read = LeftToRight(backbone, MASK).nats(rows, LENGTH)
+    torch.testing.assert_close(read[0].double(), nats, rtol=1e-6, atol=1e-6)
+    examples = make_examples(backbone, rows, LENGTH, 1.0, MASK)
+    for found in (factorised_nats(examples), sequential_nats(backbone, examples)):
+        assert found == pytest.approx(float(nats.mean()), rel=1e-6)
+
+
+def test_no_mass_is_left_on_a_mask_that_is_a_category() -> None:
+    """As in the heads, or the comparison would favour them."""
+    rows, mask = torch.tensor([[0, 0, 1, 0, 0, 1]]), 2
+
+    def backbone(tokens: Tensor) -> Tensor:
+        return torch.tensor([0.0, 0.0, 5.0]).expand(*tokens.shape, -1)
+
+    examples = make_examples(backbone, rows, LENGTH, 1.0, mask)
+    even = pf.compile(pf.hmm(LENGTH, 1, pf.Categorical(3)))
+    joint = coupled_nats(CircuitHead(even, mask, "ratio"), examples)
+    read = LeftToRight(backbone, mask).nats(rows, LENGTH)
+    for nats in (factorised_nats(examples), sequential_nats(backbone, examples), joint):
+        assert nats == pytest.approx(log(2))
+    torch.testing.assert_close(read, torch.full((1, LENGTH), log(2)))
+
+
+def test_tokens_that_a_backbone_has_no_logit_for_are_refused() -> None:
+    rows = torch.tensor([[0, 0, 1, 0, 5, 1]])
+
+    def backbone(tokens: Tensor) -> Tensor:
+        return torch.zeros(*tokens.shape, V)
+
+    examples = make_examples(backbone, rows, LENGTH, 1.0, MASK)
+    for call in (
+        lambda: factorised_nats(examples),
+        lambda: sequential_nats(backbone, examples),
+        lambda: LeftToRight(backbone, MASK).nats(rows, LENGTH),
+    ):
+        with pytest.raises(TokenOutOfRange, match="5"):
+            call()
 
 
 def test_evaluations_are_run_by_name(

@@ -346,3 +346,15 @@ def test_options_that_cannot_be_run_are_refused_before_anything_is_trained(
     with pytest.raises(SystemExit):
         command_line(["few-step", *option])
     assert option[0] in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_generator_on_another_device_than_the_prompts_is_taken() -> None:
+    def flat(tokens: Tensor) -> Tensor:
+        return torch.zeros(*tokens.shape, V)
+
+    found = ladder(
+        flat, {"factorised": Decoder()}, prompts(), TokenReader(), [1], block_length=L,
+        mask_token_id=MASK, generator=torch.Generator("cuda").manual_seed(0), progress=False,
+    )  # fmt: skip
+    assert found["factorised"][1].tokens.shape == (5, L)

@@ -175,6 +175,38 @@ def test_a_folder_about_something_else_is_refused_and_kept(
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_another_dtype_is_refused_by_its_name(
+    tmp_path: Path, material: tuple[Tensor, Tensor]
+) -> None:
+    for top_k in (None, 3):
+        folder = tmp_path / str(top_k)
+        store(folder, material, top_k=top_k)
+        with pytest.raises(StoreError, match=r"in torch.float32, not torch.bfloat16"):
+            store(folder, material, top_k=top_k, backbone=Backbone(torch.bfloat16))
+
+
+def test_the_same_logits_of_other_tokens_are_those_of_another_backbone(
+    tmp_path: Path, material: tuple[Tensor, Tensor]
+) -> None:
+    store(tmp_path, material, top_k=3)
+    with pytest.raises(StoreError, match="another backbone"):
+        store(tmp_path, material, top_k=3, backbone=lambda tokens: Backbone()(tokens).flip(-1))
+    edit(tmp_path / "00000.safetensors", lambda tensors, _: tensors["categories"].fill_(V))
+    with pytest.raises(StoreError, match="another backbone"):
+        store(tmp_path, material, top_k=3)
+
+
+def test_ties_may_be_listed_in_another_order(
+    tmp_path: Path, material: tuple[Tensor, Tensor]
+) -> None:
+    def even(tokens: Tensor) -> Tensor:
+        return torch.zeros(*tokens.shape, V)
+
+    store(tmp_path, material, top_k=3, backbone=even)
+    edit(tmp_path / "00000.safetensors", lambda tensors, _: tensors["categories"].add_(1).fmod_(V))
+    store(tmp_path, material, top_k=3, backbone=even)
+
+
 def test_the_bar_counts_blocks_and_can_be_silenced(
     tmp_path: Path, material: tuple[Tensor, Tensor], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from pcflow_diffusion.backbones import Denoiser, DenoiserConfig, load_denoiser
 from pcflow_diffusion.checkpoints import make_pydoc
 from pcflow_diffusion.errors import DiffusionError, TextError
+from pcflow_diffusion.loop import _schedule
 from pcflow_diffusion.text import CharacterTokenizer, blocks, load_text
 from pcflow_diffusion.training import (
     TrainingConfig,
@@ -108,6 +109,30 @@ def test_windows_of_another_length_are_refused() -> None:
     for size in ({"context": -1}, {"block": 0}):
         with pytest.raises(TextError, match="need context"):
             TrainingConfig(**size)
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    for name, values in {
+        "batch_size": (0, -1),
+        "learning_rate": (0.0, -1e-3, float("inf"), float("nan")),
+        "warmup": (-1,),
+        "weight_decay": (-0.1, float("nan")),
+        "gradient_clip": (0.0, -1.0),
+        "average": (-0.1, 1.1),
+        "whole_window": (-0.1, 1.1),
+        "short_window": (-0.1, float("nan")),
+    }.items():
+        for value in values:
+            with pytest.raises(DiffusionError, match=f"{name}={value}"):
+                TrainingConfig(**{name: value})  # type: ignore[arg-type]
+
+
+def test_without_warm_up_the_first_step_takes_the_highest_learning_rate() -> None:
+    assert _schedule(0, 0.0, warmup=0) == _schedule(0, 0.0, warmup=1) == 1.0
+    assert _schedule(0, 0.0, warmup=4) == 0.25
+    how = TrainingConfig(warmup=0, batch_size=2, bfloat16=False)
+    model = train_denoiser(periodic(), CONFIG, steps=1, training=how, progress=False)
+    assert all(bool(weight.isfinite().all()) for weight in model.parameters())
 
 
 def test_block_loss_of_a_uniform_denoiser_is_log_five() -> None:
