@@ -80,6 +80,32 @@ def test_context_limits_what_the_backbone_sees() -> None:
     assert [tokens.shape[1] for tokens in backbone.shown] == [6, 6, 6]
 
 
+@pytest.mark.parametrize(("context", "widths"), [(0, [2, 2]), (2, [3, 4]), (9, [3, 5])])
+def test_a_context_never_shows_padding_and_stays_aligned(context: int, widths: list[int]) -> None:
+    """The backbone says of each token what stands two places before it, or 0."""
+    shown: list[Tensor] = []
+
+    def echo(tokens: Tensor) -> Tensor:
+        shown.append(tokens)
+        known = torch.nn.functional.pad(tokens.clamp_max(V - 1), (2, 0))[:, :-2]
+        return torch.nn.functional.one_hot(known, V).float()
+
+    found = generate(
+        echo,
+        torch.tensor([[7, 7, 1]]),
+        steps=4,
+        gen_length=4,
+        block_length=2,
+        mask_token_id=MASK,
+        context=context,
+        pad_token_id=7,
+    )
+    assert [tokens.shape[1] for tokens in shown[::2]] == widths
+    assert all((tokens != 7).all() for tokens in shown)
+    expected = [0, 0, 0, 0] if context == 0 else [0, 1, 0, 1]
+    assert found[0, 3:].tolist() == expected
+
+
 @pytest.mark.parametrize("ranking", ["low_confidence", "margin", "entropy"])
 def test_sure_positions_come_first(ranking: str) -> None:
     backbone = Recorder(torch.tensor([1.0, 4.0, 2.0, 3.0]))
