@@ -1,7 +1,8 @@
 """Backbones: anything that maps tokens with masks [B, L] to logits [B, L, V].
 
-Three parts: the protocol with adapters for the conventions of known models; `Denoiser`, a small
-bidirectional transformer to run on a CPU; and its checkpoints (safetensors, no pickle).
+Three parts: the protocol, what is read off the logits, and adapters for the conventions of known
+models; `Denoiser`, a small bidirectional transformer to run on a CPU; and its checkpoints
+(safetensors, no pickle).
 
 Tensor letters: B batch, L positions, V categories (real tokens).
 """
@@ -31,9 +32,21 @@ class Backbone(Protocol):
         ...
 
 
-def _logits(model: Callable[[Tensor], Any], tokens: Tensor) -> Tensor:
-    """What the model returns, or its `.logits`, checked to be [B, L, V]."""
-    output = model(tokens)
+def logits_of(backbone: Callable[[Tensor], Any], tokens: Tensor) -> Tensor:
+    """What a backbone returns, or its `.logits`, checked to be [B, L, V].
+
+    Args:
+        backbone: maps tokens to logits [B, L, V], or to an object with `.logits`.
+        tokens: tokens with masks, [B, L].
+
+    Raises:
+        BackboneError: if it returns anything else.
+
+    Examples:
+        >>> logits_of(lambda tokens: torch.zeros(*tokens.shape, 5), torch.tensor([[1, 2]])).shape
+        torch.Size([1, 2, 5])
+    """
+    output = backbone(tokens)
     logits = getattr(output, "logits", output)
     if not isinstance(logits, Tensor) or logits.shape[:-1] != tokens.shape:
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -41,18 +54,68 @@ def _logits(model: Callable[[Tensor], Any], tokens: Tensor) -> Tensor:
     return logits
 
 
+def truncate(log_m: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
+    """Log-marginals [..., V] of the most probable tokens alone, normalised again.
+
+    Args:
+        log_m: normalised log-probabilities.
+        top_k: keep so many.
+        top_p: keep the fewest whose mass is at least this.
+
+    Examples:
+        >>> log_m = torch.tensor([0.5, 0.3, 0.2]).log()
+        >>> truncate(log_m, top_k=2, top_p=None).exp()
+        tensor([0.6250, 0.3750, 0.0000])
+    """
+    if top_k is None and top_p is None:
+        return log_m
+    ordered, place = log_m.sort(dim=-1, descending=True, stable=True)
+    gone = torch.zeros_like(ordered, dtype=torch.bool)
+    if top_k is not None:
+        gone[..., top_k:] = True
+    if top_p is not None:
+        before = ordered.exp().cumsum(dim=-1) - ordered.exp()
+        gone |= before >= top_p
+    gone[..., 0] = False
+    kept = ordered.masked_fill(gone, -torch.inf)
+    return torch.empty_like(kept).scatter(-1, place, kept).log_softmax(dim=-1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Adapted:
+    """A model, and what turns tokens and its logits into logits about each token.
+
+    Attributes:
+        mask_token_id: the id of the mask, if it is known.
+    """
+
+    model: Callable[[Tensor], Any]
+    convention: Callable[[Tensor, Tensor], Tensor]
+    mask_token_id: int | None
+
+    def __call__(self, tokens: Tensor, /) -> Tensor:
+        """Logits [B, L, V] of tokens [B, L]."""
+        return self.convention(tokens, logits_of(self.model, tokens))
+
+
+def _mask_of(model: Callable[[Tensor], Any]) -> int | None:
+    found = getattr(model, "mask_token_id", None)
+    return found if isinstance(found, int) else None
+
+
 def llada(model: Callable[[Tensor], Any]) -> Backbone:
     """LLaDA's convention: logits at position i are about token i (Nie et al. 2025).
 
     Args:
-        model: maps tokens to logits [B, L, V], or to an object with `.logits`.
+        model: maps tokens to logits [B, L, V], or to an object with `.logits`. The backbone has the
+            model's own `mask_token_id`, if that is an int.
 
     Examples:
         >>> backbone = llada(lambda tokens: torch.zeros(*tokens.shape, 5))
         >>> backbone(torch.tensor([[1, 2, 3]])).shape
         torch.Size([1, 3, 5])
     """
-    return lambda tokens: _logits(model, tokens)
+    return _Adapted(model, lambda tokens, logits: logits, _mask_of(model))
 
 
 def dream(model: Callable[[Tensor], Any]) -> Backbone:
@@ -61,7 +124,8 @@ def dream(model: Callable[[Tensor], Any]) -> Backbone:
     Nothing is about token 0, which is visible in practice; it gets the logits at position 0.
 
     Args:
-        model: maps tokens to logits [B, L, V], or to an object with `.logits`.
+        model: maps tokens to logits [B, L, V], or to an object with `.logits`. The backbone has the
+            model's own `mask_token_id`, if that is an int.
 
     Examples:
         >>> backbone = dream(lambda tokens: tokens[..., None].float())
@@ -69,11 +133,10 @@ def dream(model: Callable[[Tensor], Any]) -> Backbone:
         tensor([5., 5., 6.])
     """
 
-    def shifted(tokens: Tensor) -> Tensor:
-        logits = _logits(model, tokens)
+    def shifted(tokens: Tensor, logits: Tensor) -> Tensor:
         return torch.cat([logits[:, :1], logits[:, :-1]], dim=1)
 
-    return shifted
+    return _Adapted(model, shifted, _mask_of(model))
 
 
 def mdlm(model: Callable[[Tensor], Any], mask_token_id: int) -> Backbone:
@@ -83,7 +146,7 @@ def mdlm(model: Callable[[Tensor], Any], mask_token_id: int) -> Backbone:
 
     Args:
         model: maps tokens to logits [B, L, V] whose V counts the mask, or an object with `.logits`.
-        mask_token_id: the id of the mask.
+        mask_token_id: the id of the mask; the backbone has it as an attribute.
 
     Examples:
         >>> backbone = mdlm(lambda tokens: torch.zeros(*tokens.shape, 3), mask_token_id=2)
@@ -92,15 +155,14 @@ def mdlm(model: Callable[[Tensor], Any], mask_token_id: int) -> Backbone:
                  [1.0000, 0.0000, 0.0000]]])
     """
 
-    def substituted(tokens: Tensor) -> Tensor:
-        logits = _logits(model, tokens)
+    def substituted(tokens: Tensor, logits: Tensor) -> Tensor:
         ids = torch.arange(logits.shape[-1], device=logits.device)
         never = torch.full((), -torch.inf, dtype=logits.dtype, device=logits.device)
         proposed = torch.where(ids == mask_token_id, never, logits).log_softmax(dim=-1)
         carried = torch.where(ids == tokens[..., None], torch.zeros_like(never), never)
         return torch.where((tokens == mask_token_id)[..., None], proposed, carried)
 
-    return substituted
+    return _Adapted(model, substituted, mask_token_id)
 
 
 @dataclass(frozen=True)

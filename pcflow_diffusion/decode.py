@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import index
 
 import torch
 from torch import Tensor
 
-from pcflow_diffusion.backbones import Backbone
+from pcflow_diffusion.backbones import Backbone, logits_of, truncate
 from pcflow_diffusion.errors import GenerationError
 from pcflow_diffusion.head import CircuitHead
 from pcflow_diffusion.ranking import Ranking, best, check_ranking, rank
@@ -25,17 +26,23 @@ class Decoding:
     """How the tokens of a span are decided, step by step.
 
     Args:
-        temperature: of the tokens; zero takes the most probable ones.
-        order: how a head draws: "joint", "any_order", "sharpened" or "mpe" (see `sampling.draw`).
+        temperature: of the tokens; zero takes the most probable ones. In the order "joint" these
+            are the most probable given a latent path, which a head draws at temperature 1 whatever
+            this is (CoDD, Sec. 5.1), so that texts differ between seeds even at zero.
+        order: how a head draws: "joint", "any_order", "sharpened" or "mpe" (see `sampling.draw`);
+            "mpe" is the deterministic one.
         ranking: which positions to commit first: "low_confidence" those whose token is the most
             probable, "margin" the largest distance between the two best tokens, "entropy" the
             lowest entropy, "random" any.
         gamma: couple a row only while a smaller share of its window is masked than this (CoDD,
             Sec. 5.3); always by default.
-        threshold: also commit every token whose probability, before temperature, is above this.
+        threshold: also commit every token whose probability, before temperature, is above this:
+            the backbone's before `top_k` and `top_p`. Of tokens that a head draws together, in a
+            block no longer than its circuit, it is `sampling.Draw.confidence` under the coupled
+            joint, whose potentials are the marginals after `top_k` and `top_p`.
         top_k: consider only so many tokens at every position, by the backbone.
         top_p: consider only the most probable tokens that together have this mass.
-        suppress: tokens that are never generated.
+        suppress: tokens that are never generated; those outside the vocabulary never are.
         end_token_id: rows stop after the block in which they end; the rest is filled with it.
 
     Raises:
@@ -64,6 +71,8 @@ class Decoding:
             raise GenerationError(f"top_k must be at least 1, got {self.top_k}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise GenerationError(f"top_p must be in (0, 1], got {self.top_p}")
+        if any(token < 0 for token in self.suppress):
+            raise GenerationError(f"suppress must hold ids of tokens, got {tuple(self.suppress)}")
 
 
 @torch.no_grad()
@@ -107,14 +116,15 @@ def generate(
         block_length: tokens per block, L.
         mask_token_id: the backbone's mask; by default the head's, or `backbone.mask_token_id`.
         ranking: see `Decoding`, like what follows.
-        temperature: of the tokens; zero takes the most probable ones.
+        temperature: of the tokens; zero takes the most probable ones, but of a latent path that a
+            head draws at temperature 1 in the order "joint"; "mpe" is the deterministic order.
         context: how many tokens before the block the backbone sees; None shows all.
         generator: source of randomness; torch's global one by default.
         pad_token_id: what fills shorter prompts up on the left; the backbone never sees it. Rows of
             different lengths are generated after one another.
         order: how the head draws.
         gamma: share of masked tokens from which a row is not coupled.
-        threshold: also commit what is surer than this.
+        threshold: also commit what is surer than this, see `Decoding` for of what.
         top_k: consider only so many tokens.
         top_p: consider only the tokens of this mass.
         suppress: tokens that are never generated.
@@ -124,7 +134,9 @@ def generate(
         Prompt and generated tokens, [B, P + gen_length].
 
     Raises:
-        GenerationError: if lengths, steps or settings do not fit together.
+        GenerationError: if lengths, steps or settings do not fit together, ids of the mask
+            contradict one another, or the logits are no distribution at a masked position.
+        BackboneError: if the backbone does not return [B, n, V].
 
     Examples:
         >>> backbone = lambda tokens: torch.zeros(*tokens.shape, 4)
@@ -137,17 +149,19 @@ def generate(
     how = Decoding(
         temperature, order, ranking, gamma, threshold, top_k, top_p, suppress, end_token_id
     )
-    span = _Span(backbone, head, _mask_id(mask_token_id, head, backbone), how, context, generator)
+    if context is not None and context < 0:
+        raise GenerationError(f"context must not be negative, got {context}")
+    span = _Span(backbone, head, _mask_id(mask_token_id, head, backbone), how, generator)
     tokens = torch.cat([prompt, prompt.new_full((len(prompt), gen_length), span.mask)], dim=1)
     for rows in _by_length(prompt, pad_token_id):
-        first = 0 if pad_token_id is None else _padding(prompt[rows[0]], pad_token_id)
+        padding = 0 if pad_token_id is None else _padding(prompt[rows[0]], pad_token_id)
         for block in range(blocks):
-            start = prompt.shape[1] - first + block * block_length
-            shown = tokens[rows, first : first + start + block_length]
-            tokens[rows, first : first + start + block_length] = span.fill(
-                shown, start, start + block_length, steps // blocks
-            )
-            rows = _unfinished(tokens, rows, first + start, how.end_token_id)
+            start = prompt.shape[1] + block * block_length
+            stop = start + block_length
+            first = padding if context is None else max(padding, start - context)
+            so_far = tokens[:, :stop]
+            tokens[rows, start:stop] = span.fill(so_far, rows, first, start, steps // blocks)
+            rows = _unfinished(tokens, rows, start, how.end_token_id)
             if len(rows) == 0:
                 break
     return _ended(tokens, prompt.shape[1], how.end_token_id)
@@ -179,7 +193,9 @@ def infill(
         Tokens without masks, [B, n].
 
     Raises:
-        GenerationError: if `steps` is below 1, or nobody says what a mask is.
+        GenerationError: if `steps` is below 1, nobody says what a mask is or two contradict one
+            another, or the logits are no distribution at a masked position.
+        BackboneError: if the backbone does not return [B, n, V].
 
     Examples:
         >>> backbone = lambda tokens: torch.eye(4)[:3].repeat(len(tokens), 1, 1)
@@ -189,8 +205,8 @@ def infill(
     if steps < 1:
         raise GenerationError(f"steps must be at least 1, got {steps}")
     mask = _mask_id(mask_token_id, head, backbone)
-    span = _Span(backbone, head, mask, decoding or Decoding(), None, generator)
-    return span.fill(tokens.clone(), 0, tokens.shape[1], steps)
+    span = _Span(backbone, head, mask, decoding or Decoding(), generator)
+    return span.fill(tokens, torch.arange(len(tokens), device=tokens.device), 0, 0, steps)
 
 
 @dataclass(frozen=True)
@@ -201,32 +217,41 @@ class _Span:
     head: CircuitHead | None
     mask: int
     how: Decoding
-    context: int | None
     generator: torch.Generator | None
 
-    def fill(self, tokens: Tensor, start: int, stop: int, steps: int) -> Tensor:
-        """Tokens [B, n] whose masks in [start, stop) are filled in so many steps at most."""
-        first = 0 if self.context is None else max(0, start - self.context)
+    def fill(self, tokens: Tensor, rows: Tensor, first: int, start: int, steps: int) -> Tensor:
+        """Tokens [B, L] of some rows from `start` on, filled; the backbone sees those from `first`.
+
+        In so many steps at most; `tokens` stay as they are.
+        """
+        before, span = tokens[rows, first:start], tokens[rows, start:]
         for step in range(steps):
-            span = tokens[:, start:stop]
             masked = span == self.mask
             if not masked.any():
                 break
-            logits = self.backbone(tokens[:, first:])[:, start - first : stop - first]  # [B, L, V]
-            log_m = self.considered(logits)
+            logits = logits_of(self.backbone, torch.cat([before, span], dim=1))
+            log_m = self.marginals(logits[:, start - first :], masked, rows, start)
             left = masked.sum(dim=-1)  # [B]
             count = (left + steps - step - 1) // (steps - step)
             drawn, commit = self.decide(log_m, span, masked, count)
-            tokens = tokens.clone()
-            tokens[:, start:stop] = torch.where(commit, drawn, span)
-        return tokens
+            span = torch.where(commit, drawn, span)
+        return span
 
-    def considered(self, logits: Tensor) -> Tensor:
-        """The backbone's log-marginals [B, L, V] of what may be generated."""
+    def marginals(self, logits: Tensor, masked: Tensor, rows: Tensor, start: int) -> Tensor:
+        """The backbone's log-marginals [B, L, V] of what may be generated, even where visible."""
         log_m = logits.float() if logits.dtype != torch.float64 else logits
-        never = [token for token in (*self.how.suppress, self.mask) if token < log_m.shape[-1]]
+        never = [i for i in (*self.how.suppress, self.mask) if 0 <= i < log_m.shape[-1]]
         log_m = log_m.index_fill(-1, torch.tensor(never, device=log_m.device).long(), -torch.inf)
-        return truncate(log_m.log_softmax(dim=-1), self.how.top_k, self.how.top_p)
+        log_m = log_m.masked_fill(~masked.unsqueeze(-1), 0.0)
+        highest = log_m.amax(dim=-1)  # NaN if there is one
+        wrong = ~highest.isfinite()
+        if bool(wrong.any()):
+            row, place = (int(i) for i in wrong.nonzero()[0])
+            found = float(highest[row, place])
+            what = "leave no token possible" if found == -torch.inf else f"hold {found}"
+            where = f"row {int(rows[row])}, position {start + place}"
+            raise GenerationError(f"{where}: the backbone's logits {what}")
+        return log_m.log_softmax(dim=-1)
 
     def decide(
         self, log_m: Tensor, span: Tensor, masked: Tensor, count: Tensor
@@ -246,16 +271,16 @@ class _Span:
         count: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Draw first, then rank what was drawn."""
-        how = self.how
+        how, considered = self.how, self.considered(log_m)
         coupled = torch.full_like(count, head is not None, dtype=torch.bool)  # [B]
         if how.gamma is not None:
             coupled &= masked.double().mean(dim=-1) < how.gamma
-        tokens, among = self.independent(log_m), masked
-        score = rank(how.ranking, log_m, tokens, self.generator)  # [B, L]
+        tokens, among = self.independent(considered), masked
+        score = rank(how.ranking, considered, tokens, self.generator)  # [B, L]
         confidence = log_m.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).exp()
         if head is not None and bool(coupled.any()):
             found = head.draw(
-                log_m[coupled],
+                considered[coupled],
                 span[coupled],
                 how.temperature,
                 how.order,
@@ -276,15 +301,15 @@ class _Span:
         self, head: CircuitHead, log_m: Tensor, span: Tensor, masked: Tensor, count: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Rank positions by the backbone, then draw in the fewest windows that hold the best."""
-        how, width = self.how, head.length
-        commit = best(rank(how.ranking, log_m, generator=self.generator), masked, count)
+        how, width, considered = self.how, head.length, self.considered(log_m)
+        commit = best(rank(how.ranking, considered, generator=self.generator), masked, count)
         if how.threshold is not None:
             commit |= masked & (log_m.amax(dim=-1).exp() > how.threshold)
         covers = [
             minimum_cover(row.nonzero().flatten().tolist(), width, 0, span.shape[1])
             for row in commit.cpu()
         ]
-        tokens = self.independent(log_m)
+        tokens = self.independent(considered)
         placed = [(row, window.start) for row, cover in enumerate(covers) for window in cover]
         if not placed:
             return tokens, commit
@@ -298,6 +323,10 @@ class _Span:
             tokens[rows[window], places[window]] = drawn[window]
         return tokens, commit
 
+    def considered(self, log_m: Tensor) -> Tensor:
+        """Log-marginals [B, L, V] of the most probable tokens alone."""
+        return truncate(log_m, self.how.top_k, self.how.top_p)
+
     def independent(self, log_m: Tensor) -> Tensor:
         """Tokens [B, L] drawn position by position."""
         if self.how.temperature == 0.0:
@@ -305,33 +334,6 @@ class _Span:
         weights = temper(log_m, self.how.temperature).softmax(dim=-1)
         drawn = torch.multinomial(weights.flatten(0, 1), 1, generator=self.generator)
         return drawn.view(log_m.shape[:-1])
-
-
-def truncate(log_m: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
-    """Log-marginals [..., V] of the most probable tokens alone, normalised again.
-
-    Args:
-        log_m: normalised log-probabilities.
-        top_k: keep so many.
-        top_p: keep the fewest whose mass is at least this.
-
-    Examples:
-        >>> log_m = torch.tensor([0.5, 0.3, 0.2]).log()
-        >>> truncate(log_m, top_k=2, top_p=None).exp()
-        tensor([0.6250, 0.3750, 0.0000])
-    """
-    if top_k is None and top_p is None:
-        return log_m
-    ordered, place = log_m.sort(dim=-1, descending=True, stable=True)
-    gone = torch.zeros_like(ordered, dtype=torch.bool)
-    if top_k is not None:
-        gone[..., top_k:] = True
-    if top_p is not None:
-        before = ordered.exp().cumsum(dim=-1) - ordered.exp()
-        gone |= before >= top_p
-    gone[..., 0] = False
-    kept = ordered.masked_fill(gone, -torch.inf)
-    return torch.empty_like(kept).scatter(-1, place, kept).log_softmax(dim=-1)
 
 
 def _blocks(steps: int, gen_length: int, block_length: int) -> int:
@@ -347,11 +349,19 @@ def _blocks(steps: int, gen_length: int, block_length: int) -> int:
 
 
 def _mask_id(given: int | None, head: CircuitHead | None, backbone: Backbone) -> int:
-    found = given if given is not None or head is None else head.mask_token_id
-    found = getattr(backbone, "mask_token_id", None) if found is None else found
-    if not isinstance(found, int):
+    """The id on which all agree who have one."""
+    said = {
+        "argument": None if given is None else index(given),
+        "head": None if head is None else head.mask_token_id,
+        "backbone": getattr(backbone, "mask_token_id", None),
+    }
+    ids = {who: found for who, found in said.items() if isinstance(found, int)}
+    if not ids:
         raise GenerationError("mask_token_id is needed: neither head nor backbone has one")
-    return found
+    if len(set(ids.values())) > 1:
+        named = ", ".join(f"{who} {found}" for who, found in ids.items())
+        raise GenerationError(f"different ids of the mask: {named}")
+    return next(iter(ids.values()))
 
 
 def _padding(row: Tensor, pad: int) -> int:

@@ -15,6 +15,7 @@ from pcflow_diffusion.backbones import (
     dream,
     llada,
     load_denoiser,
+    logits_of,
     mdlm,
     save_denoiser,
 )
@@ -87,6 +88,28 @@ def test_adapters_refuse_what_is_not_logits(adapt) -> None:  # type: ignore[no-u
         adapt(lambda tokens: numbered(tokens)[:, 1:])(x)
     with pytest.raises(BackboneError, match="tuple"):
         adapt(lambda tokens: (numbered(tokens),))(x)
+
+
+@pytest.mark.parametrize("adapt", [llada, dream])
+def test_adapters_keep_the_mask_of_the_model(adapt) -> None:  # type: ignore[no-untyped-def]
+    assert adapt(denoiser()).mask_token_id == CONFIG.mask_token_id
+    assert adapt(numbered).mask_token_id is None
+    hub = SimpleNamespace(config=SimpleNamespace(mask_token_id=3), mask_token_id="[MASK]")
+    assert adapt(hub).mask_token_id is None
+
+
+def test_mdlm_keeps_the_mask_that_it_was_told() -> None:
+    assert mdlm(numbered, 3).mask_token_id == 3
+    assert mdlm(denoiser(), 5).mask_token_id == 5
+
+
+def test_logits_are_a_tensor_or_in_an_object() -> None:
+    x = random_tokens(2, 5, 4)
+    assert torch.equal(logits_of(numbered, x), numbered(x))
+    assert torch.equal(logits_of(wrapped, x), numbered(x))
+    for shape in [(2, 5), (2, 6, 4), (1, 5, 4), (2, 5, 1, 4)]:
+        with pytest.raises(BackboneError, match=r"\(2, 5, 'V'\)"):
+            logits_of(lambda _, shape=shape: torch.zeros(shape), x)
 
 
 @pytest.mark.parametrize("length", [1, 2, 33, 300])

@@ -1,7 +1,9 @@
 """Generation: how many calls, which positions, what the backbone sees, and no mixed modes."""
 
 from itertools import pairwise
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import pcflow as pf
-from pcflow_diffusion import CircuitHead, Decoding, generate, infill
-from pcflow_diffusion.errors import GenerationError
+from pcflow_diffusion import CircuitHead, Decoding, dream, generate, infill, llada, mdlm
+from pcflow_diffusion.errors import BackboneError, GenerationError
 
 V = 4
 MASK = V
@@ -76,6 +78,32 @@ def test_context_limits_what_the_backbone_sees() -> None:
         context=4,
     )
     assert [tokens.shape[1] for tokens in backbone.shown] == [6, 6, 6]
+
+
+@pytest.mark.parametrize(("context", "widths"), [(0, [2, 2]), (2, [3, 4]), (9, [3, 5])])
+def test_a_context_never_shows_padding_and_stays_aligned(context: int, widths: list[int]) -> None:
+    """The backbone says of each token what stands two places before it, or 0."""
+    shown: list[Tensor] = []
+
+    def echo(tokens: Tensor) -> Tensor:
+        shown.append(tokens)
+        known = torch.nn.functional.pad(tokens.clamp_max(V - 1), (2, 0))[:, :-2]
+        return torch.nn.functional.one_hot(known, V).float()
+
+    found = generate(
+        echo,
+        torch.tensor([[7, 7, 1]]),
+        steps=4,
+        gen_length=4,
+        block_length=2,
+        mask_token_id=MASK,
+        context=context,
+        pad_token_id=7,
+    )
+    assert [tokens.shape[1] for tokens in shown[::2]] == widths
+    assert all((tokens != 7).all() for tokens in shown)
+    expected = [0, 0, 0, 0] if context == 0 else [0, 1, 0, 1]
+    assert found[0, 3:].tolist() == expected
 
 
 @pytest.mark.parametrize("ranking", ["low_confidence", "margin", "entropy"])
@@ -439,6 +467,7 @@ def test_every_order_keeps_modes_apart(order: str) -> None:
         ({"threshold": 2.0}, "threshold"),
         ({"top_k": 0}, "top_k"),
         ({"top_p": 0.0}, "top_p"),
+        ({"suppress": (2, -1)}, "suppress.*-1"),
     ],
 )
 def test_settings_out_of_range_are_refused(setting: dict[str, object], message: str) -> None:
@@ -468,3 +497,182 @@ def test_the_joint_says_what_is_committed_not_the_backbone(
     filled = infill(backbone, torch.tensor([[3, 3]]), head, steps=2, decoding=decoding)
     assert filled.tolist() == [[0, 2]]
     assert shown == [[3, 3], [3, 2]][:calls]
+
+
+def run(call: str, backbone: object, head: CircuitHead | None = None, **more: object) -> Tensor:
+    """Two masks filled in one step, by `generate` or by `infill`."""
+    if call == "infill":
+        return infill(backbone, torch.tensor([[MASK, MASK]]), head, steps=1, **more)  # type: ignore[arg-type]
+    prompt = torch.empty(1, 0, dtype=torch.long)
+    return generate(backbone, prompt, head, steps=1, gen_length=2, block_length=2, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("call", ["generate", "infill"])
+def test_masks_that_contradict_one_another_are_refused(call: str) -> None:
+    knows = Recorder()  # whose mask is V, as the head's
+    with pytest.raises(GenerationError, match="argument 3, head 4"):
+        run(call, uniform, pair_head("ratio"), mask_token_id=3)
+    with pytest.raises(GenerationError, match="argument 3, backbone 4"):
+        run(call, knows, mask_token_id=3)
+    head = pair_head("ratio")
+    head.mask_token_id = 5
+    with pytest.raises(GenerationError, match="head 5, backbone 4"):
+        run(call, knows, head)
+    with pytest.raises(GenerationError, match="argument 5, head 5, backbone 4"):
+        run(call, knows, head, mask_token_id=5)
+    for same in (MASK, np.int64(MASK)):
+        assert (run(call, knows, pair_head("ratio"), mask_token_id=same) < V).all()
+    with pytest.raises(GenerationError, match="argument 3, head 4"):
+        run(call, uniform, pair_head("ratio"), mask_token_id=np.int64(3))
+
+
+def test_an_adapted_model_says_what_its_mask_is() -> None:
+    def biased(tokens: Tensor) -> Tensor:
+        return torch.eye(V + 1)[[2]].expand(*tokens.shape, -1)
+
+    text = torch.tensor([[1, MASK, 0]])
+    assert infill(mdlm(biased, MASK), text, steps=1).tolist() == [[1, 2, 0]]
+    assert infill(llada(Recorder()), text, steps=1).tolist() == [[1, 1, 0]]  # type: ignore[arg-type]
+    assert infill(dream(Recorder()), text, steps=1).tolist() == [[1, 0, 0]]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("head", [None, pair_head("ratio")])
+def test_what_is_said_of_visible_tokens_does_not_matter(head: CircuitHead | None) -> None:
+    text = torch.tensor([[3, MASK, 3]])
+    for value in (-torch.inf, torch.inf, torch.nan):
+
+        def backbone(tokens: Tensor, value: float = value) -> Tensor:
+            logits = torch.zeros(*tokens.shape, V)
+            return logits.masked_fill((tokens != MASK).unsqueeze(-1), value)
+
+        for temperature in (0.0, 1.0):
+            how = Decoding(temperature, suppress=(0, 1))
+            found = infill(backbone, text, head, steps=1, mask_token_id=MASK, decoding=how)
+            assert found[0, 0] == found[0, 2] == 3
+            assert int(found[0, 1]) in (2, 3)
+    mask_inside = mdlm(lambda tokens: torch.zeros(*tokens.shape, V + 1), MASK)
+    how = Decoding(1.0, suppress=(3,))
+    assert int(infill(mask_inside, text, steps=1, decoding=how)[0, 1]) in (0, 1, 2)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("head", [None, pair_head("ratio"), equal_pairs(4)])
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([-torch.inf] * V, "no token"),
+        ([-torch.inf, -torch.inf, 0.0, -torch.inf], "no token"),  # 2 is suppressed
+        ([0.0, torch.nan, 0.0, 0.0], "nan"),
+        ([0.0, torch.inf, 0.0, 0.0], "inf"),
+    ],
+)
+def test_masked_positions_without_a_distribution_are_refused(
+    values: list[float], message: str, head: CircuitHead | None, temperature: float
+) -> None:
+    def backbone(tokens: Tensor) -> Tensor:
+        logits = torch.zeros(*tokens.shape, V)
+        logits[tokens[:, 0] == 1, -1] = torch.tensor(values)
+        return logits
+
+    settings: dict[str, object] = {"temperature": temperature, "suppress": (2,)}
+    text = torch.tensor([[0, MASK, MASK], [1, 3, MASK]])
+    how = Decoding(**settings)  # type: ignore[arg-type]
+    with pytest.raises(GenerationError, match=f"row 1, position 2:.*{message}"):
+        infill(backbone, text, head, steps=1, mask_token_id=MASK, decoding=how)
+    prompt = torch.tensor([[0, 2], [7, 0], [7, 1]])  # the last is a group of its own, no row 0
+    prompt[1, 1] = 0
+    with pytest.raises(GenerationError, match=f"row 2, position 3:.*{message}"):
+        generate(
+            backbone,
+            prompt,
+            head,
+            steps=2,
+            gen_length=4,
+            block_length=2,
+            mask_token_id=MASK,
+            pad_token_id=7,
+            **settings,  # type: ignore[arg-type]
+        )
+
+
+def ignorant_head() -> CircuitHead:
+    """Two uniform tokens that do not depend on each other."""
+    flat = {"logits": pf.Parameter(torch.zeros(V, 1))}
+    inputs = [pf.InputLayer(v, pf.Categorical(V), 1, flat) for v in range(2)]
+    circuit = pf.Circuit(pf.SumLayer([pf.ProductLayer(inputs)], pf.Parameter(torch.zeros(1, 1))))
+    return CircuitHead(pf.compile(circuit, dtype=torch.float64), MASK, "product")
+
+
+@pytest.mark.parametrize("limits", [{"top_k": 1}, {"top_p": 0.1}])
+@pytest.mark.parametrize("head", [None, ignorant_head()])
+def test_the_threshold_is_about_probabilities_before_truncation(
+    limits: dict[str, float], head: CircuitHead | None
+) -> None:
+    """With a head, in a block longer than its circuit, where the backbone's marginals count."""
+    for threshold, calls in ((0.9, 4), (0.2, 1)):
+        backbone = Recorder()  # probability 0.475 of the best of V tokens
+        generate(
+            backbone,
+            torch.empty(1, 0, dtype=torch.long),
+            head,
+            steps=4,
+            gen_length=4,
+            block_length=4,
+            threshold=threshold,
+            **limits,  # type: ignore[arg-type]
+        )
+        assert len(backbone.shown) == calls
+
+
+def test_under_a_head_the_threshold_is_about_the_joint_of_truncated_marginals() -> None:
+    backbone = Recorder()
+    how = Decoding(top_k=1, threshold=0.9)
+    infill(backbone, torch.tensor([[MASK, MASK]]), ignorant_head(), steps=2, decoding=how)
+    assert len(backbone.shown) == 1
+
+
+def test_a_negative_context_is_refused() -> None:
+    with pytest.raises(GenerationError, match="context must not be negative, got -1"):
+        run("generate", uniform, mask_token_id=MASK, context=-1)
+    assert (run("generate", uniform, mask_token_id=MASK, context=0) < V).all()
+
+
+@pytest.mark.parametrize("call", ["generate", "infill"])
+def test_what_is_not_logits_is_refused(call: str) -> None:
+    with pytest.raises(BackboneError, match=r"\(1, 2, 'V'\).*\(1, 3, 4\)"):
+        run(call, lambda _: torch.zeros(1, 3, V), mask_token_id=MASK)
+    with pytest.raises(BackboneError, match="tuple"):
+        run(call, lambda tokens: (uniform(tokens),), mask_token_id=MASK)
+    wrapped = run(
+        call, lambda tokens: SimpleNamespace(logits=Recorder()(tokens)), mask_token_id=MASK
+    )
+    assert wrapped.tolist() == [[0, 1]]
+
+
+def test_ids_outside_the_vocabulary_do_not_wrap_around() -> None:
+    def last(tokens: Tensor) -> Tensor:
+        return torch.eye(V)[[-1]].expand(*tokens.shape, V)
+
+    text = torch.tensor([[0, -1]])
+    assert infill(last, text, steps=1, mask_token_id=-1).tolist() == [[0, V - 1]]
+    assert run("generate", last, mask_token_id=-1).tolist() == [[V - 1, V - 1]]
+    how = Decoding(suppress=(V, V + 9))
+    assert run("infill", last, mask_token_id=MASK, decoding=how).tolist() == [[V - 1, V - 1]]
+
+
+def test_at_temperature_zero_the_latent_path_is_drawn_and_mpe_is_not_random() -> None:
+    """The circuit holds one of V modes; the backbone does not say which."""
+    found = {
+        order: generate(
+            uniform,
+            NO_PROMPT,
+            pair_head("product"),
+            steps=1,
+            gen_length=2,
+            block_length=2,
+            order=order,  # type: ignore[arg-type]
+        ).unique(dim=0)
+        for order in ("joint", "mpe")
+    }
+    assert len(found["joint"]) == V
+    assert len(found["mpe"]) == 1
