@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from pcflow_diffusion.backbones import Backbone
+from pcflow_diffusion.backbones import Backbone, logits_of
 from pcflow_diffusion.errors import ShapeMismatch
 
 
@@ -79,10 +79,14 @@ def block_logits(backbone: Backbone, rows: Tensor, x: Tensor) -> Tensor:
         rows: context and block, [N, C + L]; of the blocks nothing is shown.
         x: the blocks with masks, [N, L].
 
+    Raises:
+        BackboneError: if it gives anything but logits of every position.
+
     Examples:
         >>> rows = torch.zeros(3, 6, dtype=torch.long)
         >>> block_logits(lambda tokens: torch.zeros(*tokens.shape, 5), rows, rows[:, 2:]).shape
         torch.Size([3, 4, 5])
     """
     length = x.shape[1]
-    return backbone(torch.cat([rows[:, : rows.shape[1] - length], x], dim=1))[:, -length:]
+    shown = torch.cat([rows[:, : rows.shape[1] - length], x], dim=1)
+    return logits_of(backbone, shown)[:, -length:]
