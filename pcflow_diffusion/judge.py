@@ -109,7 +109,7 @@ def train_judge(
     Args:
         tokens: the training text, [N]; or windows of it, [R, L], of any integers.
         config: shape of the judge.
-        held_out: another text, [M], or windows of it, whose loss the progress bar shows.
+        held_out: another text, [M], or windows of it: the weights that are best on it are kept.
         minutes: wall-clock budget.
         steps: number of steps instead.
         seed: of weights, windows and dropout.

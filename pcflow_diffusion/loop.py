@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Generic, TypeAlias, TypeVar, cast
+from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from pcflow_diffusion.errors import DiffusionError
+
+LOOK = 100
+"""Steps between two looks at held-out text."""
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -97,7 +101,8 @@ class Loop(Generic[Model]):
         model: what is trained, in place.
         objective: what is minimised.
         how: the settings.
-        score: what the bar shows as held-out loss, of the averaged model; None shows nothing.
+        score: held-out loss of the averaged model, by which the best weights are kept; None keeps
+            the last.
     """
 
     def __init__(
@@ -117,6 +122,8 @@ class Loop(Generic[Model]):
             {"params": vectors, "weight_decay": 0.0},
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=how.learning_rate, betas=(0.9, 0.98))
+        self.best: dict[str, Any] | None = None
+        self.lowest = math.inf
         self.bfloat16 = _has_bfloat16() if how.bfloat16 is None else how.bfloat16
 
     def train(
@@ -126,7 +133,10 @@ class Loop(Generic[Model]):
         checkpoint: Callable[[Model], None] | None = None,
         checkpoint_minutes: float = math.inf,
     ) -> Model:
-        """Steps until the budget is spent, with a bar and checkpoints; the averaged model."""
+        """Steps until the budget is spent, with a bar and checkpoints; the averaged model.
+
+        Held-out loss is looked at every `LOOK` steps, and at the end.
+        """
         step, spent, saved, smoothed = 0, 0.0, time.monotonic(), math.nan
         with tqdm(total=100, disable=not progress, bar_format=_BAR) as bar:
             while spent < 1:
@@ -134,8 +144,10 @@ class Loop(Generic[Model]):
                 smoothed = loss if math.isnan(smoothed) else 0.98 * smoothed + 0.02 * loss
                 step, spent = step + 1, min(1.0, budget.spent(step + 1))
                 bar.update(100 * spent - bar.n)
-                if progress and (step % 100 == 0 or spent == 1):
-                    bar.set_postfix(self.losses(step, smoothed))
+                if step % LOOK == 0 or spent == 1:
+                    bar.set_postfix(self.look(step, smoothed))
+                if spent == 1 and self.best is not None:
+                    self.averaged().load_state_dict(self.best)
                 due = time.monotonic() - saved > 60 * checkpoint_minutes
                 if checkpoint is not None and (due or spent == 1):
                     checkpoint(self.averaged())
@@ -160,11 +172,14 @@ class Loop(Generic[Model]):
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
             return cast(Tensor, self.model(tokens))
 
-    def losses(self, step: int, train: float) -> dict[str, str]:
-        """What the bar shows."""
+    def look(self, step: int, train: float) -> dict[str, str]:
+        """What the bar shows; weights that are better on held-out text than any before are kept."""
         shown = {"step": str(step), "train": f"{train:.3f}"}
         if self.score is not None:
-            shown["held-out"] = f"{self.score(self.averaged()):.3f}"
+            loss = self.score(self.averaged())
+            shown["held-out"] = f"{loss:.3f}"
+            if loss < self.lowest:
+                self.lowest, self.best = loss, copy.deepcopy(self.averaged().state_dict())
         return shown
 
     def averaged(self) -> Model:

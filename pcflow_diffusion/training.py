@@ -80,7 +80,8 @@ def train_denoiser(
     Args:
         tokens: the training text, [N]; or windows of it, [N, context + block], of any integers.
         config: shape of the denoiser.
-        held_out: another text, [M], or such windows of it, whose loss the progress bar shows.
+        held_out: another text, [M], or such windows of it: the weights that are best on it are
+            kept.
         minutes: wall-clock budget.
         steps: number of steps instead.
         seed: of weights, windows, masks and dropout.

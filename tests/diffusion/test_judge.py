@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from pcflow_diffusion import loop
 from pcflow_diffusion.backbones import Denoiser, DenoiserConfig, load_denoiser
 from pcflow_diffusion.errors import CheckpointError, DiffusionError, ShapeMismatch, TokenOutOfRange
 from pcflow_diffusion.evaluate.gap import LeftToRight
 from pcflow_diffusion.judge import Judge, load_judge, save_judge, train_judge
 from pcflow_diffusion.loop import Optimisation
 from pcflow_diffusion.text import BLOCK, blocks
-from pcflow_diffusion.training import TrainingConfig, train_denoiser
+from pcflow_diffusion.training import TrainingConfig, held_out_rows, train_denoiser
 from pcflow_diffusion.transformer import TransformerConfig
 
 CONFIG = TransformerConfig(vocabulary_size=5, width=16, depth=2, heads=2, dropout=0.0)
@@ -119,6 +120,20 @@ def test_it_comes_near_the_entropy_of_a_chain_sooner_than_a_denoiser() -> None:
     denoiser = train_denoiser(text, config, steps=80, training=how, progress=False)
     own = LeftToRight(denoiser, denoiser.mask_token_id).nats(rows, BLOCK)
     assert reached < float(own.mean()) - 0.03
+
+
+def test_the_weights_that_are_best_on_held_out_text_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Held-out text of another kind: the longer a judge trains, the less it knows of it."""
+    monkeypatch.setattr(loop, "LOOK", 5)
+    text, other = torch.arange(600) % 5, torch.randint(5, (600,))
+    rows, settings = held_out_rows(other), {"steps": 60, "training": HOW, "progress": False}
+    last = train_judge(text, CONFIG, **settings)  # type: ignore[arg-type]
+    best = train_judge(text, CONFIG, held_out=other, **settings)  # type: ignore[arg-type]
+    early = train_judge(text, CONFIG, held_out=other, **settings | {"steps": 5})  # type: ignore[arg-type]
+    kept, end, start = (float(j.nats(rows, BLOCK).mean()) for j in (best, last, early))
+    assert kept <= start + 0.05 and kept < end - 0.5
 
 
 def test_the_same_seed_gives_the_same_judge_and_leaves_the_callers_draws_alone() -> None:
