@@ -1,8 +1,7 @@
 """Backbones: anything that maps tokens with masks [B, L] to logits [B, L, V].
 
-Three parts: the protocol, what is read off the logits, and adapters for the conventions of known
-models; `Denoiser`, a small bidirectional transformer to run on a CPU; and its checkpoints
-(safetensors, no pickle).
+Three parts: the protocol with adapters for the conventions of known models; `Denoiser`, a small
+bidirectional transformer to run on a CPU; and its checkpoints (safetensors, no pickle).
 
 Tensor letters: B batch, L positions, V categories (real tokens).
 """
@@ -52,33 +51,6 @@ def logits_of(backbone: Callable[[Tensor], Any], tokens: Tensor) -> Tensor:
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise BackboneError(f"expected logits {(*tokens.shape, 'V')}, the backbone gave {found}")
     return logits
-
-
-def truncate(log_m: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
-    """Log-marginals [..., V] of the most probable tokens alone, normalised again.
-
-    Args:
-        log_m: normalised log-probabilities.
-        top_k: keep so many.
-        top_p: keep the fewest whose mass is at least this.
-
-    Examples:
-        >>> log_m = torch.tensor([0.5, 0.3, 0.2]).log()
-        >>> truncate(log_m, top_k=2, top_p=None).exp()
-        tensor([0.6250, 0.3750, 0.0000])
-    """
-    if top_k is None and top_p is None:
-        return log_m
-    ordered, place = log_m.sort(dim=-1, descending=True, stable=True)
-    gone = torch.zeros_like(ordered, dtype=torch.bool)
-    if top_k is not None:
-        gone[..., top_k:] = True
-    if top_p is not None:
-        before = ordered.exp().cumsum(dim=-1) - ordered.exp()
-        gone |= before >= top_p
-    gone[..., 0] = False
-    kept = ordered.masked_fill(gone, -torch.inf)
-    return torch.empty_like(kept).scatter(-1, place, kept).log_softmax(dim=-1)
 
 
 @dataclass(frozen=True, eq=False)

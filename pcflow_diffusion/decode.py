@@ -13,9 +13,10 @@ from operator import index
 import torch
 from torch import Tensor
 
-from pcflow_diffusion.backbones import Backbone, logits_of, truncate
+from pcflow_diffusion.backbones import Backbone, logits_of
 from pcflow_diffusion.errors import GenerationError
 from pcflow_diffusion.head import CircuitHead
+from pcflow_diffusion.marginals import truncate, without
 from pcflow_diffusion.ranking import Ranking, best, check_ranking, rank
 from pcflow_diffusion.sampling import Order, check_order, temper
 from pcflow_diffusion.windows import minimum_cover
@@ -240,8 +241,7 @@ class _Span:
     def marginals(self, logits: Tensor, masked: Tensor, rows: Tensor, start: int) -> Tensor:
         """The backbone's log-marginals [B, L, V] of what may be generated, even where visible."""
         log_m = logits.float() if logits.dtype != torch.float64 else logits
-        never = [i for i in (*self.how.suppress, self.mask) if 0 <= i < log_m.shape[-1]]
-        log_m = log_m.index_fill(-1, torch.tensor(never, device=log_m.device).long(), -torch.inf)
+        log_m = without(log_m, (*self.how.suppress, self.mask))
         log_m = log_m.masked_fill(~masked.unsqueeze(-1), 0.0)
         highest = log_m.amax(dim=-1)  # NaN if there is one
         wrong = ~highest.isfinite()

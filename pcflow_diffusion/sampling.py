@@ -76,13 +76,14 @@ def draw(
         ranking: which token comes next, in any order.
         count: how many tokens to draw per row [B], in any order; all by default.
         generator: source of randomness; torch's global one by default.
-        sharp: the evidence that "sharpened" draws from; by default `coupled` with its potentials to
-            the power 1 / temperature, which is right for the product only.
+        sharp: the evidence that "sharpened" draws from: of marginals that were coupled to the power
+            1 / temperature.
         length: L, by default the number of variables. Controls are summed out, except in "mpe",
             which takes the best state of tokens and controls.
 
     Raises:
-        GenerationError: if the order is unknown or the temperature negative.
+        GenerationError: if the order is unknown, the temperature negative, or `sharp` not given
+            where it is drawn from.
         NoMassError: if a row is impossible.
 
     Examples:
@@ -93,6 +94,8 @@ def draw(
         torch.Size([2, 3])
     """
     check_order(order, temperature)
+    if order == "sharpened" and sharp is None:
+        raise GenerationError('"sharpened" draws from another joint, which `sharp` is to give')
     length = model.num_variables if length is None else length
     if order == "any_order":
         return _one_by_one(model, coupled, count, temperature, ranking, generator, length)
@@ -104,7 +107,7 @@ def draw(
         if order == "mpe":
             values = model.mpe(coupled).values
         else:
-            sharp = _sharpened(coupled, temperature, length) if sharp is None else sharp
+            assert sharp is not None
             values = model.sample(1, sharp, generator)[0]
         log_q = model.marginals(coupled, values.unsqueeze(-1)).squeeze(-1)
     log_q = log_q[:, :length]
@@ -121,13 +124,6 @@ def temper(log_p: Tensor, temperature: float) -> Tensor:
         first = log_p.argmax(dim=-1, keepdim=True)
         return torch.full_like(log_p, -torch.inf).scatter(-1, first, 0.0)
     return log_p / temperature
-
-
-def _sharpened(coupled: Evidence, temperature: float, length: int) -> Evidence:
-    assert coupled.log_potentials is not None
-    tokens, controls = coupled.log_potentials.tensor_split([length], dim=1)
-    sharp = torch.cat([temper(tokens, temperature), controls], dim=1)
-    return Evidence(coupled.values, coupled.missing, sharp, coupled.categories)
 
 
 def _one_by_one(

@@ -20,6 +20,7 @@ from pcflow_diffusion.backbones import Backbone
 from pcflow_diffusion.blocks import Blocks, block_logits
 from pcflow_diffusion.errors import RatioOutOfRange, TokenOutOfRange
 from pcflow_diffusion.head import CircuitHead
+from pcflow_diffusion.marginals import without
 from pcflow_diffusion.objective import mask_exactly
 
 Table = Mapping[str, Sequence[float]]
@@ -92,9 +93,7 @@ def _token_nats(logits: Tensor, tokens: Tensor, mask_token_id: int) -> Tensor:
     if bool(outside.any()):
         raise TokenOutOfRange("rows", int(tokens[outside][0]), V)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if 0 <= mask_token_id < V:
-        never = torch.tensor([mask_token_id], device=logits.device)
-        logits = logits.index_fill(-1, never, -torch.inf)
+    logits = without(logits, [mask_token_id])
     return -logits.log_softmax(dim=-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
 
 

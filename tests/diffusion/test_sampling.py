@@ -35,6 +35,13 @@ def joint(model: pf.CompiledCircuit, coupled: pf.Evidence) -> Tensor:
     return enumerate_weights(model.circuit, first).log_weight[0].softmax(-1)
 
 
+def sharpened(coupled: pf.Evidence, temperature: float) -> pf.Evidence:
+    """Potentials to a power."""
+    assert coupled.log_potentials is not None
+    sharp = temper(coupled.log_potentials, temperature)
+    return pf.Evidence(coupled.values, coupled.missing, sharp, coupled.categories)
+
+
 def follow(found: Draw, wanted: Tensor) -> None:
     """Tokens are spread over the states as they should be."""
     place = (found.tokens * torch.tensor([V * V, V, 1])).sum(-1)
@@ -52,7 +59,8 @@ def test_at_temperature_one_every_order_draws_exactly(
     seed: int, order: str, ranking: Ranking
 ) -> None:
     model, coupled = world(seed)
-    found = draw(model, coupled, order, 1.0, ranking, generator=torch.Generator().manual_seed(seed))  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(seed)
+    found = draw(model, coupled, order, 1.0, ranking, generator=generator, sharp=coupled)  # type: ignore[arg-type]
     follow(found, joint(model, coupled))
     assert torch.equal(found.drawn, coupled.missing)  # type: ignore[arg-type]
 
@@ -112,9 +120,12 @@ def spread(listed: pf.Evidence) -> pf.Evidence:
 def test_listed_tokens_are_drawn_as_if_no_other_were_possible(seed: int, order: str) -> None:
     model, coupled = world(seed)
     listed = coupled.top_k(2)
-    found = draw(model, listed, order, 1.0)  # type: ignore[arg-type]
+    found = draw(model, listed, order, 1.0, sharp=listed)  # type: ignore[arg-type]
     follow(found, joint(model, spread(listed)))
-    cold, same = (draw(model, few, order, 0.0) for few in (listed, spread(listed)))  # type: ignore[arg-type]
+    cold, same = (
+        draw(model, few, order, 0.0, sharp=sharpened(few, 0.0))  # type: ignore[arg-type]
+        for few in (listed, spread(listed))
+    )
     if order != "joint":  # whose latent path is drawn all the same
         assert torch.equal(cold.tokens, same.tokens)
         torch.testing.assert_close(cold.confidence, same.confidence)
@@ -172,9 +183,9 @@ def test_the_joint_s_temperature_is_that_of_tokens_given_the_path(
 
 def test_the_sharpened_joint_is_the_joint_of_sharpened_potentials() -> None:
     model, coupled = world(0)
-    sharp = pf.Evidence(coupled.values, coupled.missing, coupled.log_potentials / 0.5)  # type: ignore[operator]
-    follow(draw(model, coupled, "sharpened", 0.5), joint(model, sharp))
-    greedy = draw(model, coupled, "sharpened", 0.0)
+    sharp = sharpened(coupled, 0.5)
+    follow(draw(model, coupled, "sharpened", 0.5, sharp=sharp), joint(model, sharp))
+    greedy = draw(model, coupled, "sharpened", 0.0, sharp=sharpened(coupled, 0.0))
     assert torch.equal(greedy.tokens, coupled.log_potentials.argmax(-1))  # type: ignore[union-attr]
 
 
@@ -213,7 +224,13 @@ def test_the_same_generator_gives_the_same_tokens() -> None:
     model, coupled = world(0)
     for order in ("joint", "sharpened", "any_order", "mpe"):
         first, again = (
-            draw(model, coupled, order, generator=torch.Generator().manual_seed(5)).tokens  # type: ignore[arg-type]
+            draw(
+                model,
+                coupled,
+                order,  # type: ignore[arg-type]
+                generator=torch.Generator().manual_seed(5),
+                sharp=coupled,
+            ).tokens
             for _ in range(2)
         )
         assert torch.equal(first, again)
@@ -223,5 +240,7 @@ def test_unknown_orders_and_negative_temperatures_are_refused() -> None:
     model, coupled = world(0)
     with pytest.raises(GenerationError, match="'sideways'"):
         draw(model, coupled, "sideways")  # type: ignore[arg-type]
+    with pytest.raises(GenerationError, match="`sharp`"):
+        draw(model, coupled, "sharpened")
     with pytest.raises(GenerationError, match="-1"):
         draw(model, coupled, temperature=-1.0)
