@@ -15,7 +15,7 @@ from torch import Tensor
 from pcflow.errors import StructureError
 from pcflow.inputs import Bernoulli, Categorical, DensityFamily, FiniteFamily, InputFamily
 from pcflow.inputs.base import Params
-from pcflow.structure.chow_liu import as_table
+from pcflow.table import as_table
 
 Fitted = dict[InputFamily, tuple[list[int], dict[str, Tensor]]]
 """For every family its columns and their parameters [F, ..., K]."""

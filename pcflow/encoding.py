@@ -12,7 +12,7 @@ import numpy as np
 
 from pcflow.errors import StructureError
 from pcflow.inputs import Categorical, Gaussian, InputFamily
-from pcflow.structure.chow_liu import Floats
+from pcflow.table import Floats
 
 Coded = Sequence[int] | Mapping[int, Sequence[float]] | str
 """Which columns hold codes: "auto", their indices, or those with codes that may occur."""

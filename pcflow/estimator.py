@@ -21,7 +21,7 @@ from pcflow.encoding import Coded, Encoding
 from pcflow.errors import NoMassError
 from pcflow.io import load, save
 from pcflow.learn.fit import Learner
-from pcflow.structure.chow_liu import Floats
+from pcflow.table import Floats
 from pcflow.trees import hclt
 
 try:

@@ -15,7 +15,7 @@ from pcflow.columns import check_column
 from pcflow.errors import StructureError
 from pcflow.inputs import InputFamily
 from pcflow.layers import InputLayer, Parameter
-from pcflow.structure.chow_liu import as_table
+from pcflow.table import as_table
 
 NOISE = 2.0
 """Standard deviation of what is added to logits, so that units differ."""

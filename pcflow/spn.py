@@ -18,9 +18,9 @@ from pcflow.columns import Columns, unordered
 from pcflow.errors import StructureError
 from pcflow.layers import InputLayer, Layer, Parameter, ProductLayer, SumLayer
 from pcflow.mixture_em import fit_mixture
-from pcflow.structure.chow_liu import as_table
 from pcflow.structure.cluster import kmeans
 from pcflow.structure.dependence import dependent_groups
+from pcflow.table import as_table
 
 
 def learn_spn(

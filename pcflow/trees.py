@@ -22,15 +22,9 @@ from pcflow.initial import initial_units
 from pcflow.inputs import Indicator
 from pcflow.layers import InputLayer, Layer, Parameter, ProductLayer, SumLayer
 from pcflow.mixture_em import fit_mixture
-from pcflow.structure.chow_liu import (
-    DependenceTree,
-    Floats,
-    as_categories,
-    as_table,
-    dependence_tree,
-    pair_tables,
-)
+from pcflow.structure.chow_liu import DependenceTree, dependence_tree
 from pcflow.structure.cluster import Labels, kmeans
+from pcflow.table import Floats, as_categories, as_table, pair_tables
 
 
 def chow_liu(data: Any, alpha: float = 1.0) -> Circuit:

@@ -5,20 +5,12 @@ independently mixes up what belongs together. `CircuitHead` couples them through
 (CoDD, arXiv 2603.00045): a joint distribution, exactly normalised and exactly sampled.
 """
 
-from pcflow_diffusion.backbones import (
-    Backbone,
-    Denoiser,
-    DenoiserConfig,
-    dream,
-    llada,
-    load_denoiser,
-    mdlm,
-    save_denoiser,
-)
+from pcflow_diffusion.backbones import Backbone, dream, llada, mdlm
 from pcflow_diffusion.blocks import Blocks
 from pcflow_diffusion.conditional import fit_conditional
 from pcflow_diffusion.coupling import Coupling, LogLinear, Projection
 from pcflow_diffusion.decode import Decoding, generate, infill
+from pcflow_diffusion.denoiser import Denoiser, DenoiserConfig, load_denoiser, save_denoiser
 from pcflow_diffusion.errors import DiffusionError
 from pcflow_diffusion.head import CircuitHead
 from pcflow_diffusion.joint import coupled_nats_over_time, fit_jointly

@@ -16,7 +16,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from pcflow_diffusion.backbones import Backbone, Denoiser, DenoiserConfig
+from pcflow_diffusion.backbones import Backbone
+from pcflow_diffusion.denoiser import Denoiser, DenoiserConfig
 from pcflow_diffusion.errors import RatioOutOfRange, TextError
 from pcflow_diffusion.loop import Budget, Loop, Optimisation
 from pcflow_diffusion.objective import (

@@ -12,12 +12,8 @@ from hypothesis import strategies as st
 
 import pcflow as pf
 from pcflow.mixture_em import fit_mixture
-from pcflow.structure.chow_liu import (
-    as_categories,
-    dependence_tree,
-    mutual_information,
-    pair_tables,
-)
+from pcflow.structure.chow_liu import dependence_tree
+from pcflow.table import as_categories, mutual_information, pair_tables
 from pcflow.testing import enumerate_states
 
 ANCHORS = {  # mean test log-likelihood with alpha = 1, in nats

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pcflow.structure.chow_liu import Floats
+from pcflow.table import Floats
 
 Labels = npt.NDArray[np.int64]
 

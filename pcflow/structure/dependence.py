@@ -14,7 +14,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.special import chdtrc, xlogy
 from scipy.stats import rankdata
 
-from pcflow.structure.chow_liu import Floats, pair_counts
+from pcflow.table import Floats, pair_counts
 
 Bools = npt.NDArray[np.bool_]
 

@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from pcflow_diffusion.backbones import Denoiser, DenoiserConfig, save_denoiser
+from pcflow_diffusion.denoiser import Denoiser, DenoiserConfig, save_denoiser
 from pcflow_diffusion.text import CharacterTokenizer, blocks, load_text
 from pcflow_diffusion.training import block_loss, train_denoiser
 

@@ -24,8 +24,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import pcflow as pf
-from pcflow_diffusion.backbones import Denoiser, DenoiserConfig
 from pcflow_diffusion.coupling import Coupling, LogLinear, Projection
+from pcflow_diffusion.denoiser import Denoiser, DenoiserConfig
 from pcflow_diffusion.evaluate.figure import save_figure
 from pcflow_diffusion.head import CircuitHead
 

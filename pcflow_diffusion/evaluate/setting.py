@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 import pcflow as pf
-from pcflow_diffusion.backbones import Denoiser, DenoiserConfig, load_denoiser
 from pcflow_diffusion.conditional import fit_conditional
+from pcflow_diffusion.denoiser import Denoiser, DenoiserConfig, load_denoiser
 from pcflow_diffusion.errors import TextError
 from pcflow_diffusion.evaluate.gap import Examples, make_examples
 from pcflow_diffusion.head import CircuitHead

@@ -31,8 +31,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 import pcflow as pf
-from pcflow_diffusion.backbones import Backbone, DenoiserConfig
+from pcflow_diffusion.backbones import Backbone
 from pcflow_diffusion.decode import Decoding, infill
+from pcflow_diffusion.denoiser import DenoiserConfig
 from pcflow_diffusion.evaluate.figure import save_figure
 from pcflow_diffusion.evaluate.sudoku import (
     CELLS,

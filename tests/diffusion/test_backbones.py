@@ -9,16 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pcflow_diffusion.backbones import (
-    Denoiser,
-    DenoiserConfig,
-    dream,
-    llada,
-    load_denoiser,
-    logits_of,
-    mdlm,
-    save_denoiser,
-)
+from pcflow_diffusion.backbones import dream, llada, logits_of, mdlm
+from pcflow_diffusion.denoiser import Denoiser, DenoiserConfig, load_denoiser, save_denoiser
 from pcflow_diffusion.errors import BackboneError, CheckpointError, ShapeMismatch, TokenOutOfRange
 
 CONFIG = DenoiserConfig(vocabulary_size=11, width=16, depth=2, heads=2)

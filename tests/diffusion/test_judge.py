@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pcflow_diffusion import loop
-from pcflow_diffusion.backbones import Denoiser, DenoiserConfig, load_denoiser
+from pcflow_diffusion.denoiser import Denoiser, DenoiserConfig, load_denoiser
 from pcflow_diffusion.errors import CheckpointError, DiffusionError, ShapeMismatch, TokenOutOfRange
 from pcflow_diffusion.evaluate.gap import LeftToRight
 from pcflow_diffusion.judge import Judge, load_judge, save_judge, train_judge

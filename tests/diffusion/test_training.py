@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pcflow_diffusion.backbones import Denoiser, DenoiserConfig, load_denoiser
 from pcflow_diffusion.checkpoints import make_pydoc
+from pcflow_diffusion.denoiser import Denoiser, DenoiserConfig, load_denoiser
 from pcflow_diffusion.errors import DiffusionError, TextError
 from pcflow_diffusion.loop import _schedule
 from pcflow_diffusion.text import CharacterTokenizer, blocks, load_text
