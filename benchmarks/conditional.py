@@ -29,8 +29,7 @@ from pcflow_diffusion import (
     fit_jointly,
 )
 from pcflow_diffusion.evaluate.setting import fit_circuit, prepare
-from pcflow_diffusion.text import BLOCK
-from pcflow_diffusion.training import train_denoiser
+from pcflow_diffusion.models import BLOCK, train_denoiser
 
 STEPS = {"Adam": (0.03, 0.1, 0.3, 1.0), "Anemone": (0.25, 0.5, 1.0)}
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pcflow_diffusion.subwords import SubwordTokenizer
-from pcflow_diffusion.text import BLOCK, CONTEXT, CharacterTokenizer, blocks, load_text, windows
+from pcflow_diffusion.models import BLOCK, CONTEXT, CharacterTokenizer, blocks, load_text, windows
+from pcflow_diffusion.models.subwords import SubwordTokenizer
 
 NAMES = ("tinyshakespeare", "gsm8k")
 STRIDE = 4  # between two training windows of gsm8k

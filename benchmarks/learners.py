@@ -22,7 +22,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 
 import pcflow as pf
-from pcflow.learn.fit import Learner
+from pcflow.learn import Learner
 
 
 def adam(step: float) -> pf.Gradient:

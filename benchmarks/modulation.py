@@ -23,7 +23,7 @@ import pcflow as pf
 from pcflow_diffusion import Blocks, CircuitHead, Modulation, fit_conditional, fit_modulation
 from pcflow_diffusion.evaluate import gap_table, markdown
 from pcflow_diffusion.evaluate.setting import fit_circuit, prepare
-from pcflow_diffusion.text import BLOCK
+from pcflow_diffusion.models import BLOCK
 
 RATIOS = [0.5, 0.7, 0.85, 1.0]
 STEPS = (0.03, 0.1)  # Adam's, of the circuit

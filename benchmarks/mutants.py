@@ -2,7 +2,7 @@
 
     pip install -c constraints.txt -e '.[test]'
     python benchmarks/mutants.py                        # every file of TESTS
-    python benchmarks/mutants.py pcflow/passes.py --only 42 43
+    python benchmarks/mutants.py pcflow/engine/passes.py --only 42 43
 
 Every mutant is a file with one change (see changes.py). The tests of the file run on each of them
 until one fails; if none does, the mutant survives. Printed are a Markdown table and the survivors.
@@ -41,15 +41,15 @@ NUMBERS = "tests/test_hand_numbers.py"
 NO_MASS = "tests/test_learn.py::test_an_impossible_row_is_named_and_nothing_changes"
 ENGINE = ["tests/test_laws_engine.py", "tests/test_laws_learning.py"]
 TESTS = {
-    "pcflow_diffusion/coupling.py": [
-        "pcflow_diffusion/coupling.py",
+    "pcflow_diffusion/head/coupling.py": [
+        "pcflow_diffusion/head/coupling.py",
         "tests/diffusion/test_head.py",
     ],
-    "pcflow/queries.py": ["tests/test_compiled.py", LAWS, NUMBERS, NO_MASS, ENGINE[0]],
-    "pcflow/passes.py": ["tests/test_compiled.py", LAWS, NUMBERS, *ENGINE],
-    "pcflow/properties.py": ["tests/test_properties.py", "tests/test_laws_structure.py"],
-    "pcflow/supports.py": ["tests/test_properties.py"],
-    "pcflow/pairing.py": ["tests/test_laws_structure.py", "tests/test_transform.py"],
+    "pcflow/queries/queries.py": ["tests/test_compiled.py", LAWS, NUMBERS, NO_MASS, ENGINE[0]],
+    "pcflow/engine/passes.py": ["tests/test_compiled.py", LAWS, NUMBERS, *ENGINE],
+    "pcflow/circuit/properties.py": ["tests/test_properties.py", "tests/test_laws_structure.py"],
+    "pcflow/circuit/supports.py": ["tests/test_properties.py"],
+    "pcflow/circuit/pairing.py": ["tests/test_laws_structure.py", "tests/test_transform.py"],
 }  # what pytest is asked to run
 SLOW = [
     f"{LAWS}::test_projection_reaches_any_marginals_that_potentials_can_make",

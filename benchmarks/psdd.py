@@ -26,9 +26,7 @@ from measure import processor
 from torch import Tensor
 
 import pcflow as pf
-from pcflow.log_semiring import MAX_PRODUCT
-from pcflow.passes import follow, up
-from pcflow.routes import Best
+from pcflow.engine import MAX_PRODUCT, Best, follow, up
 
 T = TypeVar("T")
 

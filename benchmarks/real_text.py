@@ -48,11 +48,16 @@ from pcflow_diffusion.evaluate.figure import draw_gap
 from pcflow_diffusion.evaluate.gap import RATIOS, Table
 from pcflow_diffusion.evaluate.setting import Material, fit_circuit, say
 from pcflow_diffusion.files import replace_file
-from pcflow_diffusion.judge import Judge, load_judge, save_judge, train_judge
-from pcflow_diffusion.ranking import Ranking
-from pcflow_diffusion.text import BLOCK, CONTEXT
-from pcflow_diffusion.training import train_denoiser
-from pcflow_diffusion.transformer import TransformerConfig
+from pcflow_diffusion.head import Ranking
+from pcflow_diffusion.models import (
+    BLOCK,
+    CONTEXT,
+    Judge,
+    TransformerConfig,
+    train_denoiser,
+    train_judge,
+)
+from pcflow_diffusion.models.judge import load_judge, save_judge
 
 DEPTH = {"tinyshakespeare": 5, "gsm8k": 6}
 STATES = {"tinyshakespeare": 256, "gsm8k": 512}

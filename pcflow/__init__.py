@@ -3,22 +3,41 @@
 A *region graph* says how variables are split; a *circuit* puts layers of sum, product and input
 units on it and is proved smooth and decomposable as it is built; a *compiled circuit* runs it.
 Every query is one upward pass over *evidence* and at most one downward pass. To read the code,
-begin with `passes.py`.
+begin with `engine/passes.py`.
 """
 
-from pcflow import datasets, structure
-from pcflow.augment import add_gates, expose_latents
-from pcflow.bounds import (
-    entropy_lower_bound,
-    entropy_upper_bound,
-    map_lower_bound,
-    map_upper_bound,
-    mpe_lower_bound,
-    mpe_upper_bound,
+from pcflow import structure
+from pcflow.algebra import condition, from_one_hot, marginalize, mixture, multiply, power, restrict
+from pcflow.circuit import (
+    Circuit,
+    Compatible,
+    Deterministic,
+    InputLayer,
+    OmniCompatible,
+    Parameter,
+    ProductLayer,
+    Properties,
+    StructuredDecomposable,
+    SumLayer,
+    is_deterministic,
+    prove_compatible,
+    prove_deterministic,
+    prove_omni_compatible,
+    prove_structured_decomposable,
 )
-from pcflow.build import build_circuit, hmm, naive_bayes
-from pcflow.circuit import Circuit
-from pcflow.compiled import CompiledCircuit, compile
+from pcflow.construct import (
+    add_gates,
+    build_circuit,
+    chow_liu,
+    expose_latents,
+    hclt,
+    hmm,
+    initialize,
+    learn_spn,
+    mixture_of_trees,
+    naive_bayes,
+)
+from pcflow.data import datasets
 from pcflow.errors import (
     EvidenceError,
     FileFormatError,
@@ -34,27 +53,34 @@ from pcflow.errors import (
     StructureError,
     Unsatisfiable,
 )
-from pcflow.estimates import (
-    Estimate,
-    cross_entropy_estimate,
-    entropy_estimate,
-    expectation_estimate,
-    kl_estimate,
-    mutual_information_estimate,
-)
 from pcflow.evidence import Evidence
 from pcflow.information import (
+    Estimate,
     cauchy_schwarz_divergence,
+    covariance,
     cross_entropy,
+    cross_entropy_estimate,
     entropy,
+    entropy_estimate,
+    entropy_lower_bound,
+    entropy_upper_bound,
     expectation,
+    expectation_estimate,
     kl_divergence,
+    kl_estimate,
     log_expectation,
+    map_lower_bound,
+    map_upper_bound,
     marginal_map,
+    moment,
+    mpe_lower_bound,
+    mpe_upper_bound,
+    mutual_information,
+    mutual_information_estimate,
+    pairwise_mutual_information,
     renyi_divergence,
     renyi_entropy,
 )
-from pcflow.initial import initialize
 from pcflow.inputs import (
     Bernoulli,
     Binomial,
@@ -68,7 +94,6 @@ from pcflow.inputs import (
     Poisson,
 )
 from pcflow.io import load, read_psdd, save, write_psdd
-from pcflow.layers import InputLayer, Parameter, ProductLayer, SumLayer
 from pcflow.learn import (
     EM,
     Anemone,
@@ -80,37 +105,13 @@ from pcflow.learn import (
     MiniBatchEM,
     Team,
     fit,
+    grow,
+    prune,
 )
 from pcflow.logic import CNF, ModelCount, compile_cnf, model_count, read_dimacs, write_dimacs
-from pcflow.moments import covariance, moment, mutual_information, pairwise_mutual_information
-from pcflow.projection import ProjectedEvidence
-from pcflow.properties import (
-    Compatible,
-    Deterministic,
-    OmniCompatible,
-    Properties,
-    StructuredDecomposable,
-    is_deterministic,
-    prove_compatible,
-    prove_deterministic,
-    prove_omni_compatible,
-    prove_structured_decomposable,
-)
-from pcflow.queries import MPE, Draws
+from pcflow.queries import MPE, CompiledCircuit, Draws, ProjectedEvidence, compile
 from pcflow.reference import reference_log_prob
-from pcflow.refine import grow, prune
-from pcflow.region_graph import Partition, Region, RegionGraph
-from pcflow.spn import learn_spn
-from pcflow.transform import (
-    condition,
-    from_one_hot,
-    marginalize,
-    mixture,
-    multiply,
-    power,
-    restrict,
-)
-from pcflow.trees import chow_liu, hclt, mixture_of_trees
+from pcflow.structure import Partition, Region, RegionGraph
 
 __all__ = [
     "CNF",

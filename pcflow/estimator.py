@@ -16,13 +16,12 @@ import torch
 from torch import Tensor
 
 from pcflow import learn
-from pcflow.compiled import CompiledCircuit, compile
-from pcflow.encoding import Coded, Encoding
+from pcflow.construct import hclt
+from pcflow.data import Coded, Encoding, Floats
 from pcflow.errors import NoMassError
 from pcflow.io import load, save
-from pcflow.learn.fit import Learner
-from pcflow.table import Floats
-from pcflow.trees import hclt
+from pcflow.learn import Learner
+from pcflow.queries import CompiledCircuit, compile
 
 try:
     from sklearn.base import BaseEstimator, DensityMixin

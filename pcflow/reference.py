@@ -9,10 +9,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from pcflow.circuit import Circuit
+from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, SumLayer
 from pcflow.evidence import CheckedEvidence, Evidence, as_evidence
 from pcflow.inputs import DensityFamily, FiniteFamily
-from pcflow.layers import InputLayer, Layer, Parameter, SumLayer
 
 
 def reference_log_prob(

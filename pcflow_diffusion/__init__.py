@@ -6,26 +6,27 @@ independently mixes up what belongs together. `CircuitHead` couples them through
 """
 
 from pcflow_diffusion.backbones import Backbone, dream, llada, mdlm
-from pcflow_diffusion.blocks import Blocks
-from pcflow_diffusion.conditional import fit_conditional
-from pcflow_diffusion.coupling import Coupling, LogLinear, Projection
-from pcflow_diffusion.decode import Decoding, generate, infill
-from pcflow_diffusion.denoiser import Denoiser, DenoiserConfig, load_denoiser, save_denoiser
+from pcflow_diffusion.decode import Decoding, generate, infill, minimum_cover
 from pcflow_diffusion.errors import DiffusionError
-from pcflow_diffusion.head import CircuitHead
-from pcflow_diffusion.joint import coupled_nats_over_time, fit_jointly
-from pcflow_diffusion.logits import StoredLogits, store_logits
-from pcflow_diffusion.modulation import Modulation, fit_modulation
-from pcflow_diffusion.objective import (
+from pcflow_diffusion.head import CircuitHead, Coupling, LogLinear, Projection
+from pcflow_diffusion.models import Denoiser, DenoiserConfig, load_denoiser, save_denoiser
+from pcflow_diffusion.train import (
+    Blocks,
+    Modulation,
     Schedule,
+    StoredLogits,
+    coupled_nats_over_time,
     elbo_weights,
+    fit_conditional,
+    fit_jointly,
+    fit_modulation,
     mask_exactly,
     mask_tokens,
     masked_diffusion_loss,
     sample_times,
     schedule_by_name,
+    store_logits,
 )
-from pcflow_diffusion.windows import minimum_cover
 
 __all__ = [
     "Backbone",

@@ -29,7 +29,7 @@ from pcflow_diffusion.evaluate.setting import (
     say,
 )
 from pcflow_diffusion.head import CircuitHead
-from pcflow_diffusion.text import BLOCK, CONTEXT
+from pcflow_diffusion.models import BLOCK, CONTEXT
 
 RATIOS = [0.15, 0.3, 0.5, 0.7, 0.85]
 STEPS = [1, 2, 4, 8, 32]

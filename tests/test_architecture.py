@@ -8,72 +8,48 @@ from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path, PurePosixPath
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
-ORDER = (  # the modules and packages in pcflow: each may import only from those above it
-    "errors",
-    "files",
-    "datasets",
-    "region_graph",
-    "structure",
-    "inputs",
-    "encoding",
-    "columns",
-    "mixture_em",
-    "layers",
-    "scopes",
-    "pairing",
-    "supports",
-    "properties",
-    "circuit",
-    "rebuild",
-    "description",
-    "initial",
-    "build",
-    "augment",
-    "logic",
-    "spn",
-    "evidence",
-    "reference",
-    "massed",
-    "overlap",
-    "multiplication",
-    "transform",
-    "kernels",
-    "semiring",
-    "log_semiring",
-    "schedule",
-    "rows",
-    "plan",
-    "tables",
-    "routes",
-    "leaves",
-    "memory",
-    "tape",
-    "descent",
-    "passes",
-    "engine",
-    "autograd",
-    "queries",
-    "gauss_seidel",
-    "projection",
-    "compiled",
-    "moments",
-    "bounds",
-    "estimates",
-    "information",
-    "trees",
-    "learn",
-    "refine",
-    "io",
-    "estimator",
-    "plot",
-    "testing",
-    "__init__",
-)
+ROOMS = {  # the rooms of each package: one may import only from those above it
+    "pcflow": (
+        "errors",
+        "evidence",
+        "inputs",
+        "data",
+        "structure",
+        "circuit",
+        "reference",
+        "engine",
+        "queries",
+        "algebra",
+        "logic",
+        "information",
+        "construct",
+        "io",
+        "learn",
+        "estimator",
+        "testing",
+        "__init__",
+    ),
+    "pcflow_diffusion": (
+        "errors",
+        "files",
+        "backbones",
+        "head",
+        "decode",
+        "train",
+        "models",
+        "evaluate",
+        "demo",
+        "__init__",
+    ),
+}
+MOST_ROOMS = {"pcflow": 20, "pcflow_diffusion": 12}
 MAX_FUNCTION = 60  # lines of a body, its docstring apart
-MAX_FILE = 400
-MAX_PASSES = 299  # the heart, readable in one sitting
+HEART = "pcflow/engine/passes.py"
+MAX_PASSES = 299  # readable in one sitting
 
 Sources = dict[str, str]  # path from the root, with slashes -> text
 
@@ -95,22 +71,37 @@ def imported(path: str, source: str) -> Iterator[str]:
             yield from (".".join([*base, alias.name]) for alias in node.names)
 
 
-def unit_of(dotted: str) -> str:
-    """The entry of ORDER that a dotted name inside pcflow belongs to."""
-    second = [*dotted.split("."), "__init__"][1]
-    return second if second in ORDER else "__init__"
+def room_of(dotted: str) -> str:
+    """The room that a dotted name belongs to; names that a package exports are in `__init__`."""
+    package, second, *_ = [*dotted.split("."), "__init__"]
+    return second if second in ROOMS[package] else "__init__"
 
 
 def order_complaints(path: str, source: str) -> list[str]:
-    """Imports of a file in pcflow that run against ORDER."""
-    unit = PurePosixPath(path).parts[1].removesuffix(".py")
-    if unit not in ORDER:
-        return [f"{path}: place {unit!r} in ORDER, in tests/test_architecture.py"]
+    """Imports of a file that run against the order of rooms of its package."""
+    package, *rest = PurePosixPath(path).parts
+    room, rooms = rest[0].removesuffix(".py"), ROOMS[package]
+    if room not in rooms:
+        return [f"{path}: place {room!r} in ROOMS, in tests/test_architecture.py"]
     names = list(imported(path, source))
-    outside = [name for name in names if name.split(".")[0] == "pcflow_diffusion"]
-    inside = [name for name in names if name.split(".")[0] == "pcflow"]
-    below = [name for name in inside if ORDER.index(unit_of(name)) > ORDER.index(unit)]
-    return [f"{path}: {unit} may not import {name}" for name in outside + below]
+    outside = [n for n in names if n.split(".")[0] == "pcflow_diffusion" and package == "pcflow"]
+    inside = [n for n in names if n.split(".")[0] == package]
+    below = [name for name in inside if rooms.index(room_of(name)) > rooms.index(room)]
+    return [f"{path}: {room} may not import {name}" for name in outside + below]
+
+
+def door_complaints(path: str, source: str, sources: Sources) -> list[str]:
+    """Imports from another room that are not among the names in the `__all__` of its door."""
+    room = "/".join(PurePosixPath(path).parts[:2])
+    complaints = []
+    for name in imported(path, source):
+        parts = name.split(".")
+        door = f"{'/'.join(parts[:2])}/__init__.py"
+        if door in sources and not door.startswith(f"{room}/"):
+            reached = ".".join(parts[2:])
+            if reached and reached not in exported(sources[door]):
+                complaints.append(f"{path}: {name} is not a name in the __all__ of {door}")
+    return complaints
 
 
 def module_of(dotted: str, modules: dict[str, str]) -> str | None:
@@ -179,13 +170,6 @@ def function_complaints(path: str, source: str) -> list[str]:
     return complaints
 
 
-def file_complaints(path: str, source: str) -> list[str]:
-    """The file itself, if it is too long."""
-    limit = MAX_PASSES if path == "pcflow/passes.py" else MAX_FILE
-    length = len(source.splitlines())
-    return [f"{path} has {length} lines, over {limit}"] if length > limit else []
-
-
 def gather(complaints: Iterator[list[str]]) -> str:
     return "\n".join(line for lines in complaints for line in lines)
 
@@ -195,8 +179,27 @@ DIFFUSION = read_sources("pcflow_diffusion")
 BOTH = PCFLOW | DIFFUSION
 
 
-def test_imports_run_one_way() -> None:
-    assert not gather(order_complaints(*item) for item in PCFLOW.items())
+def test_rooms_are_in_order() -> None:
+    assert not gather(order_complaints(*item) for item in BOTH.items())
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_a_package_has_few_rooms(package: str) -> None:
+    entries = {p.name for p in (ROOT / package).iterdir() if p.name != "__pycache__"}
+    assert len(entries) <= MOST_ROOMS[package]
+    rooms = {name.removesuffix(".py") for name in entries} - {"py.typed"}
+    assert rooms == set(ROOMS[package])
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_the_map_names_every_room(package: str) -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    told = [room for room in ROOMS[package] if f"`{room}`" in text or f"`{room}/`" in text]
+    assert set(told) | {"__init__"} == set(ROOMS[package])
+
+
+def test_a_room_is_entered_by_its_door() -> None:
+    assert not gather(door_complaints(*item, PCFLOW) for item in PCFLOW.items())
 
 
 def test_imports_have_no_cycle() -> None:
@@ -213,33 +216,43 @@ def test_functions_are_short() -> None:
     assert not gather(function_complaints(*item) for item in BOTH.items())
 
 
-def test_files_are_short() -> None:
-    assert "pcflow/passes.py" in PCFLOW
-    assert not gather(file_complaints(*item) for item in BOTH.items())
+def test_the_heart_is_read_in_one_sitting() -> None:
+    assert len(PCFLOW[HEART].splitlines()) <= MAX_PASSES
 
 
 def test_order_rule_bites() -> None:
-    path = "pcflow/circuit.py"
+    path = "pcflow/circuit/layers.py"
     assert not order_complaints(path, "import torch\nfrom pcflow.inputs.base import Params")
+    assert not order_complaints(path, "from pcflow.circuit.scopes import Scopes")
     for source in (
-        "from pcflow.passes import up",
-        "import pcflow.passes",
-        "from pcflow import passes",
+        "from pcflow.engine import up",
+        "import pcflow.engine.passes",
+        "from pcflow import engine",
         "from pcflow import Evidence",
-        "from .passes import up",
-        "from . import passes",
-        "def f():\n    from pcflow.passes import up",
-        "if TYPE_CHECKING:\n    from pcflow.passes import up",
+        "from ..engine import up",
+        "from .. import engine",
+        "def f():\n    from pcflow.engine import up",
+        "if TYPE_CHECKING:\n    from pcflow.engine import up",
         "import pcflow_diffusion",
     ):
         assert order_complaints(path, source), source
-    assert order_complaints("pcflow/inputs/base.py", "from ..circuit import Circuit")
-    assert not order_complaints("pcflow/inputs/base.py", "from ..errors import StructureError")
+    assert not order_complaints(path, "from ..errors import StructureError")
+    adapter = "pcflow_diffusion/head/head.py"
+    assert not order_complaints(adapter, "import pcflow as pf")
+    assert order_complaints(adapter, "from pcflow_diffusion.decode import generate")
 
 
 def test_order_rule_asks_for_a_place() -> None:
-    assert "place 'misc' in ORDER" in order_complaints("pcflow/misc.py", "")[0]
-    assert "place 'misc' in ORDER" in order_complaints("pcflow/misc/deep.py", "")[0]
+    assert "place 'misc' in ROOMS" in order_complaints("pcflow/misc.py", "")[0]
+    assert "place 'misc' in ROOMS" in order_complaints("pcflow/misc/deep.py", "")[0]
+
+
+def test_door_rule_bites() -> None:
+    sources = {"p/room/__init__.py": '__all__ = ["up"]', "p/room/passes.py": ""}
+    assert not door_complaints("p/other/a.py", "from p.room import up", sources)
+    assert not door_complaints("p/room/a.py", "from p.room.passes import down", sources)
+    for source in ("from p.room.passes import up", "from p.room import down"):
+        assert door_complaints("p/other/a.py", source, sources), source
 
 
 def test_cycle_rule_bites() -> None:
@@ -261,9 +274,9 @@ def test_face_rule_bites() -> None:
         "from pcflow.evidence import Evidence",
         "import pcflow.evidence",
         "import pcflow.evidence as e",
-        "from pcflow import passes",
-        "import pcflow as pf\npf.passes.up()",
-        "import pcflow\npcflow.passes.up()",
+        "from pcflow import engine",
+        "import pcflow as pf\npf.engine.up()",
+        "import pcflow\npcflow.engine.up()",
     ):
         assert face_complaints(path, source, public), source
 
@@ -273,10 +286,3 @@ def test_function_rule_bites() -> None:
     assert not function_complaints("a.py", f'def f():\n    """One.\n\n    Two.\n    """\n{body}')
     assert function_complaints("a.py", f"def f():\n{body}    x = 1\n")
     assert function_complaints("a.py", f"class A:\n  async def f(self):\n{body}    x = 1\n")
-
-
-def test_file_rule_bites() -> None:
-    assert not file_complaints("pcflow/plan.py", "\n" * MAX_FILE)
-    assert file_complaints("pcflow/plan.py", "\n" * (MAX_FILE + 1))
-    assert not file_complaints("pcflow/passes.py", "\n" * 299)
-    assert file_complaints("pcflow/passes.py", "\n" * 300)

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import pcflow as pf
-from pcflow.bounds import joint_entropy
+from pcflow.engine import SumStep
 from pcflow.errors import EvidenceError, NoMassError
-from pcflow.plan import SumStep
+from pcflow.information.bounds import joint_entropy
 from pcflow.testing import (
     circuits,
     deterministic_circuits,

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import pcflow as pf
+from pcflow.learn import Learner
 from pcflow.learn.counts import Counts
-from pcflow.learn.fit import Learner
 from pcflow.testing import circuits
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pcflow import datasets
+from pcflow.data import datasets
 
 
 def write(folder: Path, **parts: str) -> None:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pcflow.encoding import MOST_CODES, Codes, Encoding, Scale
+from pcflow.data import Encoding
+from pcflow.data.encoding import MOST_CODES, Codes, Scale
 from pcflow.errors import StructureError
 
 VALUES = st.sampled_from([np.nan, 0.0, 1.0, 4.0, -2.5, 1e6]) | st.floats(-1e3, 1e3)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import pcflow as pf
-from pcflow import estimates
 from pcflow.errors import EvidenceError, StructureError
+from pcflow.information import estimates
 from pcflow.testing import circuits, enumerate_states, mixed_families
 
 SEEDS = st.integers(0, 2**31 - 1)

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import pcflow as pf
-from pcflow.files import read_file, write_file
-from pcflow.learn.fit import Learner
+from pcflow.io import read_file, write_file
+from pcflow.learn import Learner
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 LEARNERS: dict[str, Callable[[], Learner]] = {

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import pcflow as pf
-from pcflow.layers import Layer
+from pcflow.circuit import Layer
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import pcflow as pf
-from pcflow.initial import initial_units
+from pcflow.construct.initial import initial_units
 from pcflow.inputs import InputFamily
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import pcflow as pf
-from pcflow import files
+from pcflow.io import container as files
 
 
 def everything() -> pf.Circuit:

@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import pcflow as pf
-from pcflow import schedule
+from pcflow.engine import InputStep, Plan, make_plan, schedule
+from pcflow.engine.rows import assign_rows
+from pcflow.engine.schedule import make_schedule
 from pcflow.evidence import CheckedEvidence
-from pcflow.plan import InputStep, Plan, make_plan
-from pcflow.rows import assign_rows
-from pcflow.schedule import make_schedule
 from pcflow.testing import (
     circuits,
     enumerate_log_prob,

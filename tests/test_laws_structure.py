@@ -8,9 +8,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import pcflow as pf
-from pcflow.layers import Layer
-from pcflow.pairing import Part, walk
-from pcflow.region_graph import Region
+from pcflow.circuit import Layer, Part, walk
+from pcflow.structure import Region
 from pcflow.testing import (
     broken,
     circuits,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import pcflow as pf
-from pcflow.layers import Layer
+from pcflow.circuit import Layer
 from pcflow.testing import enumerate_states
 
 Groups = list[list[int]]

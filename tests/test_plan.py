@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import pcflow as pf
-from pcflow.plan import make_plan
+from pcflow.engine import make_plan
 
 
 @pytest.mark.parametrize("side", [2, 4, 8, 16])

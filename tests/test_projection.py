@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import pcflow as pf
-from pcflow.gauss_seidel import tree_of
+from pcflow.queries.gauss_seidel import tree_of
 from pcflow.testing import circuits, enumerate_marginals, enumerate_weights, finite_families
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -140,7 +140,7 @@ def test_both_ways_lead_to_the_same_joint(data: st.DataObject, circuit: pf.Circu
     about, target = data.draw(questions(circuit))
     joints = []
     for nodes in (tree_of(compiled(circuit).plan), None):
-        with patch("pcflow.projection.tree_of", return_value=nodes):
+        with patch("pcflow.queries.projection.tree_of", return_value=nodes):
             fitted = compiled(circuit).project(about, target, 3_000, tolerance=1e-9)
         assert fitted.log_potentials is not None
         soft = pf.Evidence(about.values, about.missing, fitted.log_potentials.cpu())

@@ -14,9 +14,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import pcflow as pf
-from pcflow.layers import Layer
-from pcflow.properties import Decision, required_by
-from pcflow.supports import Supports, factors
+from pcflow.circuit import Layer, required_by
+from pcflow.circuit.properties import Decision
+from pcflow.circuit.supports import Supports, factors
 from pcflow.testing import (
     broken,
     circuits,

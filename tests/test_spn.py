@@ -11,14 +11,8 @@ from hypothesis import strategies as st
 from scipy.stats import chi2_contingency
 
 import pcflow as pf
-from pcflow.columns import Columns
-from pcflow.structure.cluster import kmeans
-from pcflow.structure.dependence import (
-    dependent_groups,
-    dependent_pairs,
-    g_tests,
-    rank_correlations,
-)
+from pcflow.data import Columns, dependent_groups, kmeans
+from pcflow.data.dependence import dependent_pairs, g_tests, rank_correlations
 from pcflow.testing import enumerate_states
 
 SEEDS = st.integers(0, 2**31 - 1)
@@ -247,7 +241,7 @@ def test_splits_may_be_as_deep_as_there_are_rows(monkeypatch: pytest.MonkeyPatch
     def peel(values: np.ndarray, *_: object) -> np.ndarray:
         return (np.arange(len(values)) == 0).astype(np.int64)
 
-    monkeypatch.setattr("pcflow.spn.kmeans", peel)
+    monkeypatch.setattr("pcflow.construct.spn.kmeans", peel)
     coin = np.arange(1200) % 2
     data = np.stack([coin, coin], axis=1)
     circuit = pf.learn_spn(data, pf.Bernoulli(), clustering="kmeans", min_rows=100)
@@ -255,7 +249,9 @@ def test_splits_may_be_as_deep_as_there_are_rows(monkeypatch: pytest.MonkeyPatch
 
 
 def test_rows_that_stay_together_are_factorised(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pcflow.spn.kmeans", lambda values, *_: np.zeros(len(values), np.int64))
+    monkeypatch.setattr(
+        "pcflow.construct.spn.kmeans", lambda values, *_: np.zeros(len(values), np.int64)
+    )
     coin = np.arange(100) % 2
     circuit = pf.learn_spn(np.stack([coin, coin], 1), pf.Bernoulli(), clustering="kmeans")
     assert isinstance(circuit.root, pf.ProductLayer)

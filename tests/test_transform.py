@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import pcflow as pf
+from pcflow.algebra import condition, marginalize, mixture, multiply, power, restrict
 from pcflow.testing import (
     broken,
     circuits,
@@ -19,7 +20,6 @@ from pcflow.testing import (
     enumerate_log_prob,
     enumerate_states,
 )
-from pcflow.transform import condition, marginalize, mixture, multiply, power, restrict
 
 ANY = circuits() | circuits(properties=["deterministic"])
 

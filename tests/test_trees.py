@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pcflow as pf
-from pcflow.mixture_em import fit_mixture
-from pcflow.structure.chow_liu import dependence_tree
-from pcflow.table import as_categories, mutual_information, pair_tables
+from pcflow.data import as_categories, fit_mixture, mutual_information, pair_tables
+from pcflow.structure import dependence_tree
 from pcflow.testing import enumerate_states
 
 ANCHORS = {  # mean test log-likelihood with alpha = 1, in nats
@@ -169,7 +168,7 @@ def test_rounds_of_em_raise_the_likelihood(seed: int) -> None:
     found = []
     for steps in (0, 1, 3, 100):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("pcflow.mixture_em.STEPS", steps)
+            patch.setattr("pcflow.data.mixture_em.STEPS", steps)
             circuit = pf.mixture_of_trees(data, 3, 1e-9, torch.Generator().manual_seed(seed))
         found.append(float(pf.reference_log_prob(circuit, data).mean()))
     assert found == sorted(found)

@@ -1,6 +1,6 @@
 """Input families: the univariate distributions at the leaves of a circuit, one file each."""
 
-from pcflow.inputs.base import DensityFamily, FiniteFamily, InputFamily
+from pcflow.inputs.base import DensityFamily, FiniteFamily, InputFamily, Params, Power, powered
 from pcflow.inputs.bernoulli import Bernoulli
 from pcflow.inputs.binomial import Binomial
 from pcflow.inputs.categorical import Categorical
@@ -43,5 +43,8 @@ __all__ = [
     "Indicator",
     "InputFamily",
     "LogNormal",
+    "Params",
     "Poisson",
+    "Power",
+    "powered",
 ]

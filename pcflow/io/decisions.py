@@ -14,10 +14,9 @@ from itertools import combinations, product
 import torch
 from torch import Tensor
 
-from pcflow.circuit import Circuit
+from pcflow.circuit import Circuit, InputLayer, Layer, ProductLayer, SumLayer
 from pcflow.errors import PropertyRequired, StructureError
 from pcflow.inputs import FiniteFamily
-from pcflow.layers import InputLayer, Layer, ProductLayer, SumLayer
 
 ROUNDING = 1e-14
 """Logarithms whose exponentials miss a sum of one by less are written as they are."""

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pcflow.compiled import CompiledCircuit, compile
-from pcflow.description import build, describe
+from pcflow.circuit import Parameter
 from pcflow.errors import FileFormatError, PcflowError
-from pcflow.files import Json, read_file, write_file
-from pcflow.layers import Parameter
+from pcflow.io.container import Json, read_file, write_file
+from pcflow.io.description import build, describe
+from pcflow.queries import CompiledCircuit, compile
 
 VERSION = 1
 

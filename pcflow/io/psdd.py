@@ -22,10 +22,10 @@ from typing import Any
 
 import torch
 
-from pcflow.circuit import Circuit
+from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, SumLayer
 from pcflow.errors import FileFormatError
-from pcflow.files import replace_file
 from pcflow.inputs import Categorical, Indicator
+from pcflow.io.container import replace_file
 from pcflow.io.decisions import ROUNDING, Decision, Decisions, Node
 from pcflow.io.vtree import (
     MALFORMED,
@@ -37,7 +37,6 @@ from pcflow.io.vtree import (
     variable_of,
     vtree_lines,
 )
-from pcflow.layers import InputLayer, Layer, Parameter, ProductLayer, SumLayer
 
 SLACK = 1e-3
 """By how much weights may miss a sum of one: files of six decimals do by about 1e-6."""

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pcflow.compiled import CompiledCircuit
 from pcflow.errors import FileFormatError
-from pcflow.files import pack, read_file, unpack, write_file
+from pcflow.io import pack, read_file, unpack, write_file
+from pcflow.queries import CompiledCircuit
 
 VERSION = 1
 

@@ -11,15 +11,12 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from pcflow.compiled import CompiledCircuit
+from pcflow.engine import BankRead, BankSums, DensityLeaf, FiniteLeaf, InputStep, Leaf
 from pcflow.errors import StructureError
 from pcflow.evidence import Evidence
 from pcflow.inputs import DensityFamily, FiniteFamily, InputFamily
 from pcflow.learn.data import Conditional, Team, totals, weight_of
-from pcflow.leaves import DensityLeaf, FiniteLeaf, Leaf
-from pcflow.plan import BankRead, InputStep
-from pcflow.queries import refuse_impossible
-from pcflow.tables import BankSums
+from pcflow.queries import CompiledCircuit, refuse_impossible
 
 
 class Counts:

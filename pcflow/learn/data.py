@@ -18,9 +18,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from pcflow.compiled import CompiledCircuit
 from pcflow.errors import EvidenceError, NoMassError
 from pcflow.evidence import Evidence
+from pcflow.queries import CompiledCircuit
 
 
 @dataclass(frozen=True, eq=False)

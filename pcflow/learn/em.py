@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import torch
 
-from pcflow.compiled import CompiledCircuit
 from pcflow.learn.checkpoint import Memoryless
 from pcflow.learn.counts import Counts
 from pcflow.learn.data import Batches, unconditional
+from pcflow.queries import CompiledCircuit
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,8 @@ from matplotlib.axes import Axes
 from torch import Tensor
 from tqdm import tqdm
 
-from pcflow.compiled import CompiledCircuit
-from pcflow.description import digest
 from pcflow.errors import NoMassError
+from pcflow.io import digest
 from pcflow.learn.checkpoint import (
     Checkpoint,
     State,
@@ -26,6 +25,7 @@ from pcflow.learn.checkpoint import (
 )
 from pcflow.learn.data import Batch, Batches, Data, Source, Team, log_prob, totals, weight_of
 from pcflow.learn.em import EM
+from pcflow.queries import CompiledCircuit
 
 
 class Learner(Protocol):

@@ -8,10 +8,9 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from pcflow.compiled import CompiledCircuit
 from pcflow.learn.checkpoint import State
 from pcflow.learn.data import Batches, log_prob, totals, weight_of
-from pcflow.queries import refuse_impossible
+from pcflow.queries import CompiledCircuit, refuse_impossible
 
 MakeOptimizer = Callable[[Iterator[torch.nn.Parameter]], torch.optim.Optimizer]
 

@@ -12,12 +12,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from pcflow.compiled import CompiledCircuit
 from pcflow.errors import PropertyRequired
 from pcflow.inputs import DensityFamily, FiniteFamily
 from pcflow.learn.checkpoint import Memoryless, State
 from pcflow.learn.counts import Counts, PriorCounts
 from pcflow.learn.data import Batch, Batches, Conditional, unconditional
+from pcflow.queries import CompiledCircuit
 
 Sums = list[dict[int, Tensor]]
 """Of `Counts.sums`: weights, input counts, input statistics, by bank."""

@@ -11,10 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pcflow.circuit import Circuit
+from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, SumLayer
 from pcflow.errors import StructureError, Unsatisfiable
 from pcflow.inputs import Bernoulli, Indicator
-from pcflow.layers import InputLayer, Layer, Parameter, ProductLayer, SumLayer
 from pcflow.logic.cnf import CNF
 from pcflow.logic.search import Branch, Component, Trace, positions, search
 

@@ -1,13 +1,19 @@
-"""Shapes and data to region graphs: how to split the variables."""
+"""Region graphs: how variables are split, from shapes or from data."""
 
 from pcflow.structure.chain import chain, fully_factorized
-from pcflow.structure.chow_liu import chow_liu_tree
+from pcflow.structure.chow_liu import DependenceTree, chow_liu_tree, dependence_tree
 from pcflow.structure.quad import poon_domingos, quad_graph, quad_tree
 from pcflow.structure.random_binary import random_binary_tree
+from pcflow.structure.region_graph import Partition, Region, RegionGraph
 
 __all__ = [
+    "DependenceTree",
+    "Partition",
+    "Region",
+    "RegionGraph",
     "chain",
     "chow_liu_tree",
+    "dependence_tree",
     "fully_factorized",
     "poon_domingos",
     "quad_graph",

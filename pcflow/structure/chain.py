@@ -1,7 +1,7 @@
 """The two simplest region graphs: everything at once, and one variable after the other."""
 
 from pcflow.errors import StructureError
-from pcflow.region_graph import Partition, Region, RegionGraph
+from pcflow.structure.region_graph import Partition, Region, RegionGraph
 
 
 def fully_factorized(num_variables: int) -> RegionGraph:

@@ -11,9 +11,9 @@ from typing import Any
 import networkx as nx
 import numpy as np
 
+from pcflow.data import Floats, as_categories, mutual_information
 from pcflow.errors import StructureError
-from pcflow.region_graph import Partition, Region, RegionGraph
-from pcflow.table import Floats, as_categories, mutual_information
+from pcflow.structure.region_graph import Partition, Region, RegionGraph
 
 
 @dataclass(frozen=True, eq=False)

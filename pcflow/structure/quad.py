@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import product
 
 from pcflow.errors import StructureError
-from pcflow.region_graph import Partition, Region, RegionGraph
+from pcflow.structure.region_graph import Partition, Region, RegionGraph
 
 Box = tuple[int, int, int, int]  # top, left, bottom, right; the last two exclusive
 

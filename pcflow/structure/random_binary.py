@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator
 
 from pcflow.errors import StructureError
-from pcflow.region_graph import Partition, Region, RegionGraph
+from pcflow.structure.region_graph import Partition, Region, RegionGraph
 
 
 def random_binary_tree(

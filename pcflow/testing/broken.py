@@ -8,10 +8,9 @@ from typing import Any, Literal, get_args, overload
 import torch
 from hypothesis import strategies as st
 
-from pcflow.circuit import Circuit
+from pcflow.circuit import Circuit, Layer, Parameter, ProductLayer, SumLayer
 from pcflow.errors import StructureError
 from pcflow.inputs import InputFamily
-from pcflow.layers import Layer, Parameter, ProductLayer, SumLayer
 from pcflow.testing.builders import Decisions, Mixtures
 from pcflow.testing.ingredients import SEEDS, Split, anyhow, finite_families, one_by_one
 

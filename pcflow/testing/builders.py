@@ -13,8 +13,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from pcflow.circuit import InputLayer, Layer, Parameter, ProductLayer, SumLayer
 from pcflow.inputs import Categorical, Indicator, InputFamily
-from pcflow.layers import InputLayer, Layer, Parameter, ProductLayer, SumLayer
 from pcflow.testing.ingredients import Scope, Split
 
 

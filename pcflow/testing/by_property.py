@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 from hypothesis import strategies as st
 
-from pcflow.circuit import Circuit
+from pcflow.circuit import Circuit, InputLayer, Layer, ProductLayer, SumLayer
+from pcflow.construct import chow_liu
 from pcflow.errors import StructureError
 from pcflow.inputs import Indicator, InputFamily
-from pcflow.layers import InputLayer, Layer, ProductLayer, SumLayer
 from pcflow.testing.builders import Decisions, Mixtures
 from pcflow.testing.ingredients import (
     SEEDS,
@@ -23,7 +23,6 @@ from pcflow.testing.ingredients import (
     sizes,
     vtrees,
 )
-from pcflow.trees import chow_liu
 
 Property = Literal["structured_decomposable", "deterministic", "omni_compatible"]
 PROPERTIES: tuple[Property, ...] = ("structured_decomposable", "deterministic", "omni_compatible")

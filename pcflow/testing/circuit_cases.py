@@ -12,10 +12,9 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pcflow.circuit import Circuit
-from pcflow.compiled import CompiledCircuit, compile
+from pcflow.circuit import Circuit, InputLayer, Layer, ProductLayer, SumLayer
 from pcflow.evidence import Evidence
-from pcflow.layers import InputLayer, Layer, ProductLayer, SumLayer
+from pcflow.queries import CompiledCircuit, compile
 from pcflow.testing.density import MOST_STATES
 from pcflow.testing.ingredients import SEEDS
 from pcflow.testing.strategies import evidence

@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 
 import pcflow.io as files
-from pcflow.circuit import Circuit
-from pcflow.compiled import compile
+from pcflow.circuit import Circuit, InputLayer, SumLayer
 from pcflow.inputs import FAMILIES, FiniteFamily, InputFamily
-from pcflow.layers import InputLayer, SumLayer
+from pcflow.queries import compile
 from pcflow.testing.breach import Breach, compare_entries, demand, generator
 from pcflow.testing.family_densities import DENSITY
 from pcflow.testing.family_updates import LEARNING

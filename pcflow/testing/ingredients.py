@@ -22,7 +22,7 @@ from pcflow.inputs import (
     LogNormal,
     Poisson,
 )
-from pcflow.region_graph import Partition, Region, RegionGraph
+from pcflow.structure import Partition, Region, RegionGraph
 
 SEEDS = st.integers(0, 2**31 - 1)
 

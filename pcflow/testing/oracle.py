@@ -13,11 +13,10 @@ from math import prod
 import torch
 from torch import Tensor
 
-from pcflow.circuit import Circuit
+from pcflow.circuit import Circuit, InputLayer, Layer, SumLayer
 from pcflow.errors import PropertyRequired
 from pcflow.evidence import Evidence, as_evidence
 from pcflow.inputs import FiniteFamily
-from pcflow.layers import InputLayer, Layer, SumLayer
 from pcflow.reference import reference_log_prob
 
 MOST_STATES = 1 << 20

@@ -8,13 +8,12 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pcflow.build import build_circuit, hmm
-from pcflow.circuit import Circuit
+from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, SumLayer
+from pcflow.construct import build_circuit, hmm
 from pcflow.evidence import Evidence
 from pcflow.inputs import InputFamily
-from pcflow.layers import InputLayer, Layer, Parameter, ProductLayer, SumLayer
-from pcflow.region_graph import RegionGraph
 from pcflow.structure import (
+    RegionGraph,
     chain,
     fully_factorized,
     poon_domingos,

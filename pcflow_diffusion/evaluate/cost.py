@@ -24,10 +24,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import pcflow as pf
-from pcflow_diffusion.coupling import Coupling, LogLinear, Projection
-from pcflow_diffusion.denoiser import Denoiser, DenoiserConfig
 from pcflow_diffusion.evaluate.figure import save_figure
-from pcflow_diffusion.head import CircuitHead
+from pcflow_diffusion.head import CircuitHead, Coupling, LogLinear, Projection
+from pcflow_diffusion.models import Denoiser, DenoiserConfig
 
 COUPLINGS: dict[str, Coupling] = {
     "product": LogLinear(1.0, 0.0),

@@ -29,9 +29,8 @@ from pcflow_diffusion.backbones import Backbone
 from pcflow_diffusion.decode import generate
 from pcflow_diffusion.errors import GenerationError, ShapeMismatch
 from pcflow_diffusion.evaluate.figure import save_figure
-from pcflow_diffusion.head import CircuitHead
-from pcflow_diffusion.ranking import Ranking
-from pcflow_diffusion.text import BLOCK
+from pcflow_diffusion.head import CircuitHead, Ranking
+from pcflow_diffusion.models import BLOCK
 
 STEPS = (1, 2, 4, 8, 16, 32)
 FACTORISED, REAL = "factorised", "real text"

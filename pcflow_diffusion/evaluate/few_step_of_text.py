@@ -35,11 +35,8 @@ from pcflow_diffusion.evaluate.setting import (
     prepare,
     say,
 )
-from pcflow_diffusion.head import CircuitHead
-from pcflow_diffusion.judge import Judge, train_judge
-from pcflow_diffusion.ranking import Ranking
-from pcflow_diffusion.text import BLOCK, CONTEXT
-from pcflow_diffusion.transformer import TransformerConfig
+from pcflow_diffusion.head import CircuitHead, Ranking
+from pcflow_diffusion.models import BLOCK, CONTEXT, Judge, TransformerConfig, train_judge
 
 
 def decoders_of(heads: Mapping[str, CircuitHead]) -> dict[str, Decoder]:

@@ -17,11 +17,9 @@ from tqdm import tqdm
 
 from pcflow import CompiledCircuit, Evidence
 from pcflow_diffusion.backbones import Backbone
-from pcflow_diffusion.blocks import Blocks, block_logits
 from pcflow_diffusion.errors import RatioOutOfRange, TokenOutOfRange
-from pcflow_diffusion.head import CircuitHead
-from pcflow_diffusion.marginals import without
-from pcflow_diffusion.objective import mask_exactly
+from pcflow_diffusion.head import CircuitHead, without
+from pcflow_diffusion.train import Blocks, block_logits, mask_exactly
 
 Table = Mapping[str, Sequence[float]]
 """By method, nats per masked token at every mask ratio."""

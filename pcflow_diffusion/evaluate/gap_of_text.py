@@ -14,13 +14,7 @@ from pathlib import Path
 import torch
 
 from pcflow_diffusion.evaluate.figure import draw_gap
-from pcflow_diffusion.evaluate.gap import (
-    RATIOS,
-    Table,
-    gap_table,
-    markdown,
-    mean_and_spread,
-)
+from pcflow_diffusion.evaluate.gap import RATIOS, Table, gap_table, markdown, mean_and_spread
 from pcflow_diffusion.evaluate.setting import add_arguments, couple, fit_circuit, prepare, say
 
 

@@ -15,16 +15,24 @@ import torch
 from torch import Tensor
 
 import pcflow as pf
-from pcflow_diffusion.conditional import fit_conditional
-from pcflow_diffusion.denoiser import Denoiser, DenoiserConfig, load_denoiser
 from pcflow_diffusion.errors import TextError
 from pcflow_diffusion.evaluate.gap import Examples, make_examples
 from pcflow_diffusion.head import CircuitHead
-from pcflow_diffusion.objective import sample_times
-from pcflow_diffusion.text import BLOCK, CONTEXT, CharacterTokenizer, blocks, load_text, windows
-from pcflow_diffusion.training import train_denoiser
+from pcflow_diffusion.models import (
+    BLOCK,
+    CONTEXT,
+    CharacterTokenizer,
+    Denoiser,
+    DenoiserConfig,
+    blocks,
+    load_denoiser,
+    load_text,
+    train_denoiser,
+    windows,
+)
+from pcflow_diffusion.train import fit_conditional, sample_times
 
-CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "pydoc.safetensors"
+CHECKPOINT = Path(__file__).parents[1] / "models" / "checkpoints" / "pydoc.safetensors"
 
 
 class Tokenizer(Protocol):

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pcflow_diffusion.backbones import dream, llada, logits_of, mdlm
-from pcflow_diffusion.denoiser import Denoiser, DenoiserConfig, load_denoiser, save_denoiser
 from pcflow_diffusion.errors import BackboneError, CheckpointError, ShapeMismatch, TokenOutOfRange
+from pcflow_diffusion.models import Denoiser, DenoiserConfig, load_denoiser, save_denoiser
 
 CONFIG = DenoiserConfig(vocabulary_size=11, width=16, depth=2, heads=2)
 LETTERS = "abcdefghijk"

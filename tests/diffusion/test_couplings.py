@@ -14,8 +14,8 @@ from torch import Tensor
 import pcflow as pf
 from pcflow.testing import enumerate_marginals, enumerate_states, enumerate_weights
 from pcflow_diffusion import CircuitHead, Coupling, LogLinear, Projection
-from pcflow_diffusion.coupling import bucket_of
 from pcflow_diffusion.errors import CouplingError, ShapeMismatch
+from pcflow_diffusion.head.coupling import bucket_of
 
 L, V = 4, 3
 MASK = V

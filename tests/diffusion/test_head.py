@@ -16,7 +16,7 @@ import pcflow as pf
 from pcflow.testing import enumerate_marginals, enumerate_states, enumerate_weights
 from pcflow_diffusion import CircuitHead, Coupling, LogLinear, Projection
 from pcflow_diffusion.errors import CouplingError, ShapeMismatch, TokenOutOfRange
-from pcflow_diffusion.sampling import temper
+from pcflow_diffusion.head import temper
 
 LENGTH, TOKENS = 4, 3
 MASK = TOKENS

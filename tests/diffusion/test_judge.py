@@ -7,15 +7,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from pcflow_diffusion import loop
-from pcflow_diffusion.denoiser import Denoiser, DenoiserConfig, load_denoiser
 from pcflow_diffusion.errors import CheckpointError, DiffusionError, ShapeMismatch, TokenOutOfRange
 from pcflow_diffusion.evaluate.gap import LeftToRight
-from pcflow_diffusion.judge import Judge, load_judge, save_judge, train_judge
-from pcflow_diffusion.loop import Optimisation
-from pcflow_diffusion.text import BLOCK, blocks
-from pcflow_diffusion.training import TrainingConfig, held_out_rows, train_denoiser
-from pcflow_diffusion.transformer import TransformerConfig
+from pcflow_diffusion.models import (
+    BLOCK,
+    Denoiser,
+    DenoiserConfig,
+    Judge,
+    TrainingConfig,
+    TransformerConfig,
+    blocks,
+    load_denoiser,
+    loop,
+    train_denoiser,
+    train_judge,
+)
+from pcflow_diffusion.models.judge import load_judge, save_judge
+from pcflow_diffusion.models.loop import Optimisation
+from pcflow_diffusion.models.training import held_out_rows
 
 CONFIG = TransformerConfig(vocabulary_size=5, width=16, depth=2, heads=2, dropout=0.0)
 HOW = Optimisation(batch_size=8, learning_rate=1e-2, warmup=5, average=0.5, bfloat16=False)

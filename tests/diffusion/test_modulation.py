@@ -14,7 +14,7 @@ from scipy.stats import chi2
 from torch import Tensor, nn
 
 import pcflow as pf
-from pcflow.files import write_file
+from pcflow.io import write_file
 from pcflow.testing import enumerate_marginals, enumerate_weights
 from pcflow_diffusion import (
     Blocks,
@@ -30,7 +30,7 @@ from pcflow_diffusion import (
     infill,
 )
 from pcflow_diffusion.errors import CouplingError, RatioOutOfRange, ShapeMismatch
-from pcflow_diffusion.sampling import Order
+from pcflow_diffusion.head import Order
 
 LENGTH, TOKENS = 3, 3
 MASK = TOKENS

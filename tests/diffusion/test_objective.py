@@ -14,7 +14,7 @@ from pcflow_diffusion.errors import (
     ShapeMismatch,
     TokenOutOfRange,
 )
-from pcflow_diffusion.objective import (
+from pcflow_diffusion.train import (
     Schedule,
     elbo_weights,
     mask_exactly,

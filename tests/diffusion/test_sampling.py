@@ -11,8 +11,8 @@ from torch import Tensor
 import pcflow as pf
 from pcflow.testing import enumerate_states, enumerate_weights
 from pcflow_diffusion.errors import GenerationError
-from pcflow_diffusion.ranking import Ranking, best, rank
-from pcflow_diffusion.sampling import Draw, draw, temper
+from pcflow_diffusion.head import Ranking, best, rank, temper
+from pcflow_diffusion.head.sampling import Draw, draw
 
 L, V, N = 3, 3, 20_000
 LEAST = 1e-6  # of the p-value: one false alarm in a million

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pcflow_diffusion.errors import ShapeMismatch, TextError, TokenOutOfRange
-from pcflow_diffusion.subwords import SubwordTokenizer
+from pcflow_diffusion.models.subwords import SubwordTokenizer
 
 TEXTS = ["the cat sat on the mat, 12 cats", "the hat of the cat 2024"] * 3
 TOKENIZER = SubwordTokenizer.fit(TEXTS, vocabulary_size=280)

@@ -7,17 +7,8 @@ import pytest
 import torch
 
 from pcflow_diffusion.errors import ShapeMismatch, TextError, TokenOutOfRange
-from pcflow_diffusion.text import (
-    BLOCK,
-    CONTEXT,
-    REPLACEMENT,
-    CharacterTokenizer,
-    blocks,
-    is_held_out,
-    load_text,
-    split_topics,
-    windows,
-)
+from pcflow_diffusion.models import BLOCK, CONTEXT, CharacterTokenizer, blocks, load_text, windows
+from pcflow_diffusion.models.text import REPLACEMENT, is_held_out, split_topics
 
 
 def paragraphs(text: str) -> set[str]:

@@ -6,18 +6,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from pcflow_diffusion.checkpoints import make_pydoc
-from pcflow_diffusion.denoiser import Denoiser, DenoiserConfig, load_denoiser
 from pcflow_diffusion.errors import DiffusionError, TextError
-from pcflow_diffusion.loop import _schedule
-from pcflow_diffusion.text import CharacterTokenizer, blocks, load_text
-from pcflow_diffusion.training import (
+from pcflow_diffusion.models import (
+    CharacterTokenizer,
+    Denoiser,
+    DenoiserConfig,
     TrainingConfig,
-    _MaskedWindows,
-    block_loss,
-    held_out_rows,
+    blocks,
+    load_denoiser,
+    load_text,
     train_denoiser,
 )
+from pcflow_diffusion.models.checkpoints import make_pydoc
+from pcflow_diffusion.models.loop import _schedule
+from pcflow_diffusion.models.training import _MaskedWindows, block_loss, held_out_rows
 
 CONFIG = DenoiserConfig(vocabulary_size=5, width=16, depth=1, heads=2, dropout=0.0)
 HOW = TrainingConfig(batch_size=8, learning_rate=1e-2, warmup=5, average=0.5, bfloat16=False)

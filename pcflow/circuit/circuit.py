@@ -1,0 +1,160 @@
+"""The circuit itself: layers that are proved smooth and decomposable as they are put together.
+
+A circuit is what can be reached from its root layer. This is the intermediate representation:
+`compile` turns it into tensors, `reference` evaluates it line by line, files store it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+
+import networkx as nx
+from torch import Tensor
+
+from pcflow.circuit.layers import (
+    InputLayer,
+    Layer,
+    Parameter,
+    ProductLayer,
+    SumLayer,
+    layer_parameters,
+)
+from pcflow.circuit.properties import Properties
+from pcflow.circuit.scopes import Scopes
+from pcflow.errors import StructureError
+
+
+class Circuit:
+    """A smooth and decomposable circuit: a normalised joint distribution over its variables.
+
+    Args:
+        root: the output layer; it must have one unit.
+
+    Raises:
+        NotSmooth: if a sum layer mixes inputs of different scopes.
+        NotDecomposable: if a product's inputs share a variable.
+        StructureError: if the root has several units, the variables are not 0, ..., D - 1, or input
+            layers disagree on the number of categories of a variable.
+
+    Attributes:
+        root: the output layer.
+        layers: every layer, inputs before the layers that read them.
+        num_variables: D.
+        num_categories: for each variable its number of categories, None if it has no finite range.
+        scopes: the scope of every layer.
+
+    Examples:
+        >>> from pcflow.inputs import Bernoulli
+        >>> coins = [InputLayer.random(v, Bernoulli()) for v in range(2)]
+        >>> Circuit(ProductLayer(coins))
+        Circuit(2 variables, 3 layers, 2 parameters)
+    """
+
+    def __init__(self, root: Layer) -> None:
+        """Sort the layers and prove the structure."""
+        if root.units != 1:
+            raise StructureError(f"the root must have one unit, {root} has {root.units}")
+        self.root = root
+        self.layers: tuple[Layer, ...] = tuple(_bottom_up(root))
+        self.num_categories = self._categories()
+        self.num_variables = len(self.num_categories)
+        self.scopes = Scopes(self.layers)
+
+    def scope(self, layer: Layer) -> tuple[int, ...]:
+        """The variables below a layer, sorted."""
+        return self.scopes.variables(self.scopes[layer])
+
+    @cached_property
+    def properties(self) -> Properties:
+        """What is proved of the circuit; print it.
+
+        Examples:
+            >>> from pcflow.inputs import Bernoulli
+            >>> print(Circuit(InputLayer.random(0, Bernoulli())).properties)
+            smooth: 0 sum layers mix inputs of equal scopes
+            decomposable: 0 product layers multiply inputs of disjoint scopes
+            structured-decomposable: vtree 0
+            deterministic: no sum has two inputs to choose from
+            omni-compatible: products split variables one by one
+        """
+        return Properties(self)
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Every distinct parameter, in the order of the layers."""
+        return tuple(dict.fromkeys(p for layer in self.layers for p in layer_parameters(layer)))
+
+    def replace(self, values: Mapping[Parameter, Tensor]) -> Circuit:
+        """The same structure with other parameter values; ties are kept."""
+        renewed = {p: Parameter(values[p]) if p in values else p for p in self.parameters}
+        built: dict[Layer, Layer] = {}
+        for layer in self.layers:
+            built[layer] = _rebuild(layer, [built[child] for child in layer.inputs], renewed)
+        return Circuit(built[self.root])
+
+    def to_networkx(self) -> nx.DiGraph[Layer]:
+        """The graph for networkx: nodes are layers, edges point to what a layer reads.
+
+        Examples:
+            >>> from pcflow.inputs import Bernoulli
+            >>> Circuit(InputLayer.random(0, Bernoulli())).to_networkx().number_of_nodes()
+            1
+        """
+        graph: nx.DiGraph[Layer] = nx.DiGraph()
+        graph.add_nodes_from(self.layers)
+        graph.add_edges_from((layer, child) for layer in self.layers for child in layer.inputs)
+        return graph
+
+    def __repr__(self) -> str:
+        """Sizes."""
+        count = sum(p.value.numel() for p in self.parameters)
+        return (
+            f"Circuit({self.num_variables} variables, {len(self.layers)} layers, "
+            f"{count} parameters)"
+        )
+
+    def __deepcopy__(self, memo: object) -> Circuit:
+        """A circuit is immutable, so a copy is the circuit itself."""
+        return self
+
+    def _categories(self) -> tuple[int | None, ...]:
+        found: dict[int, int | None] = {}
+        for layer in self.layers:
+            if isinstance(layer, InputLayer):
+                categories = layer.family.num_categories
+                if found.setdefault(layer.variable, categories) != categories:
+                    raise StructureError(
+                        f"variable {layer.variable} has {found[layer.variable]} categories in one "
+                        f"input layer and {categories} in another"
+                    )
+        absent = next(v for v in range(len(found) + 1) if v not in found)
+        if absent < len(found):
+            raise StructureError(f"variables must be 0..{max(found)}, but {absent} is in no input")
+        return tuple(found[v] for v in range(len(found)))
+
+
+def _bottom_up(root: Layer) -> Iterator[Layer]:
+    """Depth-first postorder without recursion: chains are as deep as they are long."""
+    seen = {root}
+    stack = [(root, iter(root.inputs))]
+    while stack:
+        layer, inputs = stack[-1]
+        child = next(inputs, None)
+        if child is None:
+            stack.pop()
+            yield layer
+        elif child not in seen:
+            seen.add(child)
+            stack.append((child, iter(child.inputs)))
+
+
+def _rebuild(layer: Layer, inputs: list[Layer], renewed: Mapping[Parameter, Parameter]) -> Layer:
+    match layer:
+        case InputLayer():
+            parameters = {name: renewed[p] for name, p in layer.parameters.items()}
+            return InputLayer(layer.variable, layer.family, layer.units, parameters)
+        case SumLayer():
+            return SumLayer(inputs, renewed[layer.weight], layer.mixing)
+        case ProductLayer():
+            return ProductLayer(inputs, layer.kind)

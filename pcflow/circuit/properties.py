@@ -1,0 +1,380 @@
+"""What a circuit is proved to be: every property is a certificate, or a refusal with a witness.
+
+A certificate is a value that only a proof makes. A query that needs a property asks for its proof
+at the door (`required_by`), so that what it answers is exact or not answered at all. Proofs look at
+structure and at hard zeros, never at other parameter values: they are sound, and a refusal means
+"not proved". What each property buys is in Vergari et al. 2021 (arXiv 2102.06137).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import combinations
+
+from pcflow.circuit.layers import ProductLayer, SumLayer
+from pcflow.circuit.pairing import CountPairs, Structure, walk
+from pcflow.circuit.scopes import Scope, Scopes
+from pcflow.circuit.supports import Supports, Unit, values_of
+from pcflow.errors import (
+    NotDeterministic,
+    NotOmniCompatible,
+    NotStructuredDecomposable,
+    PropertyRequired,
+)
+from pcflow.structure import Partition, Region, RegionGraph
+
+
+@dataclass(frozen=True)
+class Smooth:
+    """Every sum mixes units over the same variables: missing values can be summed out.
+
+    Attributes:
+        sums: number of sum layers.
+    """
+
+    sums: int
+
+    def __str__(self) -> str:
+        """One line."""
+        return f"smooth: {self.sums} sum layers mix inputs of equal scopes"
+
+
+@dataclass(frozen=True)
+class Decomposable:
+    """Every product multiplies units over different variables: sums move past products.
+
+    Attributes:
+        products: number of product layers.
+    """
+
+    products: int
+
+    def __str__(self) -> str:
+        """One line."""
+        return f"decomposable: {self.products} product layers multiply inputs of disjoint scopes"
+
+
+@dataclass(frozen=True, eq=False)
+class StructuredDecomposable:
+    """All products split variables along one tree, the vtree: the circuit can be squared.
+
+    Attributes:
+        num_scopes: number of different scopes, which all nest.
+    """
+
+    num_scopes: int
+    _parts: Mapping[Scope, list[Scope]] = field(repr=False)
+    _scopes: Scopes = field(repr=False)
+
+    @cached_property
+    def vtree(self) -> RegionGraph:
+        """The tree, as a region graph: a circuit built on it is compatible with this one."""
+        region = {scope: Region(self._scopes.variables(scope)) for scope in self._parts}
+        splits = ((region[s], tuple(region[p] for p in parts)) for s, parts in self._parts.items())
+        partitions = [Partition(whole, parts) for whole, parts in splits if parts]
+        return RegionGraph(max(region.values(), key=len), partitions)
+
+    def __str__(self) -> str:
+        """One line, with the vtree if it is small."""
+        shown = _nested(self.vtree) if self.num_scopes <= 40 else f"of {self.num_scopes:,} scopes"
+        return f"structured-decomposable: vtree {shown}"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """How a sum unit chooses among its inputs.
+
+    Attributes:
+        variable: the variable whose value decides; None if no single one does, and every two
+            inputs exclude each other by what they inherit from the units below.
+        values: for every input of weight above zero, the values of the variable that choose it.
+    """
+
+    variable: int | None
+    values: tuple[tuple[int, ...], ...] = ()
+
+    def __str__(self) -> str:
+        """For example: variable 3: {0} | {1, 2}."""
+        if self.variable is None:
+            return "inherited from the units below"
+        sets = ("{" + ", ".join(map(str, some)) + "}" for some in self.values)
+        return f"variable {self.variable}: {' | '.join(sets)}"
+
+
+@dataclass(frozen=True, eq=False)
+class Deterministic:
+    """At every sum unit, at most one input is positive: maxima and logarithms move past sums.
+
+    Attributes:
+        decisions: for every sum layer and unit with several inputs, how it chooses.
+    """
+
+    decisions: Mapping[tuple[SumLayer, int], Decision] = field(repr=False)
+
+    def __str__(self) -> str:
+        """One line, with the first few decisions."""
+        if not self.decisions:
+            return "deterministic: no sum has two inputs to choose from"
+        shown = [str(decision) for decision in list(self.decisions.values())[:3]]
+        rest = len(self.decisions) - len(shown)
+        more = f"; and {rest:,} more" if rest else ""
+        return f"deterministic: sums decide on {'; '.join(shown)}{more}"
+
+
+@dataclass(frozen=True)
+class Compatible:
+    """Two circuits split variables in ways that nest: their product is a circuit.
+
+    Attributes:
+        pairs: number of pairs of layers that the product has.
+    """
+
+    pairs: int
+
+    def __str__(self) -> str:
+        """One line."""
+        return f"compatible: {self.pairs} pairs of layers meet"
+
+
+@dataclass(frozen=True)
+class OmniCompatible:
+    """Products split variables one by one: compatible with every circuit over the same variables.
+
+    Attributes:
+        products: number of product layers.
+    """
+
+    products: int
+
+    def __str__(self) -> str:
+        """One line."""
+        return "omni-compatible: products split variables one by one"
+
+
+def prove_structured_decomposable(circuit: Structure) -> StructuredDecomposable:
+    """The certificate that all products split variables along one vtree.
+
+    Any two scopes must nest or be disjoint (Pipatsrisawat and Darwiche 2008). The vtree may have
+    nodes of more than two parts.
+
+    Raises:
+        NotStructuredDecomposable: naming two scopes that cross.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> print(prove_structured_decomposable(pf.hmm(3, states=2, inputs=pf.Bernoulli())))
+        structured-decomposable: vtree (0, (1, 2))
+    """
+    scopes = dict.fromkeys(circuit.scopes[layer] for layer in circuit.layers)
+    crossing, parts = _nest(list(scopes))
+    if crossing is not None:
+        owners = [next(la for la in circuit.layers if circuit.scopes[la] == s) for s in crossing]
+        raise NotStructuredDecomposable(owners, [circuit.scopes.variables(s) for s in crossing])
+    return StructuredDecomposable(len(scopes), parts, circuit.scopes)
+
+
+def prove_deterministic(circuit: Structure) -> Deterministic:
+    """The certificate that every sum unit has at most one positive input for any full assignment.
+
+    Any two inputs of non-zero weight must exclude each other: by the values that are possible for
+    some variable, or because units below them do (Darwiche 2001; Choi and Darwiche 2017).
+
+    Raises:
+        NotDeterministic: naming a sum unit and two of its inputs that are not told apart.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> either = [pf.InputLayer(0, pf.Indicator(v)) for v in (0, 1)]
+        >>> weight = pf.Parameter.from_probs([[0.6, 0.4]])
+        >>> print(prove_deterministic(pf.Circuit(pf.SumLayer(either, weight))))
+        deterministic: sums decide on variable 0: {0} | {1}
+    """
+    supports = Supports(circuit)
+    decisions: dict[tuple[SumLayer, int], Decision] = {}
+    for layer in circuit.layers:
+        if isinstance(layer, SumLayer):
+            for unit in range(layer.units):
+                inputs = supports.active(layer, unit)
+                if len(inputs) > 1:
+                    decisions[layer, unit] = _decide(supports, layer, unit, inputs)
+        supports.visit(layer)
+    return Deterministic(decisions)
+
+
+def is_deterministic(circuit: Structure) -> bool:
+    """Whether `prove_deterministic` has a certificate; False means "not proved".
+
+    Examples:
+        >>> import pcflow as pf
+        >>> is_deterministic(pf.hmm(3, states=2, inputs=pf.Bernoulli()))
+        False
+    """
+    try:
+        prove_deterministic(circuit)
+    except NotDeterministic:
+        return False
+    return True
+
+
+def prove_compatible(a: Structure, b: Structure) -> Compatible:
+    """The certificate that the product of two circuits is one again, with pairs of their layers.
+
+    Wherever products over the same variables meet, their splits must nest: inputs of equal scopes,
+    in any order, or one input against several that make it up (Vergari et al. 2021).
+
+    Raises:
+        NotCompatible: naming two layers, and the scopes of their inputs.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> chain = pf.hmm(3, states=2, inputs=pf.Bernoulli())
+        >>> print(prove_compatible(chain, pf.naive_bayes([pf.Bernoulli()] * 3, units=2)))
+        compatible: 8 pairs of layers meet
+    """
+    count = CountPairs()
+    walk(a, b, count)
+    return Compatible(count.pairs)
+
+
+def prove_omni_compatible(circuit: Structure) -> OmniCompatible:
+    """The certificate that a circuit is compatible with every other one over its variables.
+
+    Raises:
+        NotOmniCompatible: naming a product one of whose inputs has several variables.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> print(prove_omni_compatible(pf.naive_bayes([pf.Bernoulli()] * 3, units=2)))
+        omni-compatible: products split variables one by one
+    """
+    products = [layer for layer in circuit.layers if isinstance(layer, ProductLayer)]
+    for layer in products:
+        scopes = [circuit.scopes.variables(circuit.scopes[child]) for child in layer.inputs]
+        if any(len(scope) > 1 for scope in scopes):
+            raise NotOmniCompatible(layer, scopes)
+    return OmniCompatible(len(products))
+
+
+@contextmanager
+def required_by(query: str, instead: str = "") -> Iterator[None]:
+    """Say in a refusal which query needs the property, and what there is without it."""
+    try:
+        yield
+    except PropertyRequired as refusal:
+        hint = f"; without it: {instead}" if instead else ""
+        refusal.args = (f"{query} needs a property that the circuit lacks: {refusal}{hint}",)
+        raise
+
+
+class Properties:
+    """All certificates of one circuit, each proved when it is first asked for; print it.
+
+    Attributes are None where there is no certificate; the `prove_...` functions say why.
+    """
+
+    def __init__(self, circuit: Structure) -> None:
+        """Nothing is proved yet but what the circuit proved as it was built."""
+        self._circuit = circuit
+        kinds = [type(layer) for layer in circuit.layers]
+        self.smooth = Smooth(kinds.count(SumLayer))
+        self.decomposable = Decomposable(kinds.count(ProductLayer))
+
+    @cached_property
+    def structured_decomposable(self) -> StructuredDecomposable | None:
+        """See `prove_structured_decomposable`."""
+        try:
+            return prove_structured_decomposable(self._circuit)
+        except NotStructuredDecomposable:
+            return None
+
+    @cached_property
+    def deterministic(self) -> Deterministic | None:
+        """See `prove_deterministic`."""
+        try:
+            return prove_deterministic(self._circuit)
+        except NotDeterministic:
+            return None
+
+    @cached_property
+    def omni_compatible(self) -> OmniCompatible | None:
+        """See `prove_omni_compatible`."""
+        try:
+            return prove_omni_compatible(self._circuit)
+        except NotOmniCompatible:
+            return None
+
+    def __str__(self) -> str:
+        """A line for every property: its certificate, or why there is none."""
+        lines = [str(self.smooth), str(self.decomposable)]
+        for prove in (prove_structured_decomposable, prove_deterministic, prove_omni_compatible):
+            try:
+                lines.append(str(prove(self._circuit)))
+            except PropertyRequired as refusal:
+                lines.append(str(refusal))
+        return "\n".join(lines)
+
+
+def _decide(supports: Supports, layer: SumLayer, unit: int, inputs: list[Unit]) -> Decision:
+    """How one sum unit chooses among its inputs."""
+    masks = [supports.of(one) for one in inputs]
+    for variable in sorted(set.intersection(*(set(mask) for mask in masks))):
+        taken = 0
+        for mask in masks:
+            if taken & mask[variable]:
+                break
+            taken |= mask[variable]
+        else:
+            return Decision(variable, tuple(values_of(mask[variable]) for mask in masks))
+    for a, b in combinations(inputs, 2):
+        if not supports.exclude(a, b):
+            raise NotDeterministic(layer, unit, (a, b))
+    return Decision(None)
+
+
+Crossing = tuple[Scope, Scope]
+
+
+def _nest(scopes: list[Scope]) -> tuple[Crossing | None, dict[Scope, list[Scope]]]:
+    """The scopes directly below every scope; or two that cross."""
+    parts: dict[Scope, list[Scope]] = {scope: [] for scope in scopes}
+    if all(len(scope) == 1 for scope in scopes):
+        return _nest_intervals(scopes, parts), parts
+    owner: dict[int, Scope] = {}
+    for scope in sorted(scopes, key=lambda s: -sum(stop - start for start, stop in s)):
+        places = [place for start, stop in scope for place in range(start, stop)]
+        above = [owner[place] for place in places if place in owner]
+        if len(set(above)) > 1:
+            smallest = min(set(above), key=lambda s: sum(stop - start for start, stop in s))
+            return (smallest, scope), parts
+        if above:
+            parts[above[0]].append(scope)
+        owner.update(dict.fromkeys(places, scope))
+    return None, parts
+
+
+def _nest_intervals(scopes: list[Scope], parts: dict[Scope, list[Scope]]) -> Crossing | None:
+    """The same where every scope is one interval, in one pass from left to right."""
+    open_: list[Scope] = []
+    for scope in sorted(scopes, key=lambda s: (s[0][0], -s[0][1])):
+        start, stop = scope[0]
+        while open_ and open_[-1][0][1] <= start:
+            open_.pop()
+        if open_:
+            if stop > open_[-1][0][1]:
+                return open_[-1], scope
+            parts[open_[-1]].append(scope)
+        open_.append(scope)
+    return None
+
+
+def _nested(vtree: RegionGraph) -> str:
+    """A small vtree in brackets."""
+    shown: dict[Region, str] = {}
+    for region in vtree.regions:
+        splits = vtree.splits(region)
+        parts = [shown[part] for part in splits[0].parts] if splits else map(str, region.variables)
+        shown[region] = ", ".join(parts) if not splits else f"({', '.join(parts)})"
+    return shown[vtree.root]

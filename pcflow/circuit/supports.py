@@ -1,0 +1,184 @@
+"""Supports: which values are possible below a unit, and which units exclude each other.
+
+Only structure and hard zeros count (indicators, logits of minus infinity), never other parameters.
+"""
+
+from __future__ import annotations
+
+from functools import reduce
+from itertools import compress, product
+from operator import or_
+
+from pcflow.circuit.layers import InputLayer, Layer, ProductLayer, SumLayer
+from pcflow.circuit.pairing import Structure
+from pcflow.circuit.scopes import Scope
+from pcflow.inputs import FiniteFamily
+
+Support = dict[int, int]
+"""For each variable with excluded values, a bit mask of the values that remain possible."""
+
+Unit = tuple[Layer, int]
+Pair = tuple[Unit, Unit]
+
+
+class Supports:
+    """The support of every unit of a circuit, found as it is asked for."""
+
+    def __init__(self, circuit: Structure) -> None:
+        """Nothing is known yet."""
+        self._scopes = circuit.scopes
+        self._supports: dict[Layer, list[Support]] = {}
+        self._active: dict[SumLayer, list[list[Unit]]] = {}
+        self._excluded: dict[Pair, bool] = {}
+        self._multiplied: dict[Unit, dict[Scope, Unit]] = {}
+        self._every: dict[int, int] = {}  # the mask of all values of a variable
+
+    def visit(self, layer: Layer) -> None:
+        """Find the supports of a layer, once those of its inputs are found."""
+        self._supports[layer] = self._of_layer(layer)
+
+    def of(self, unit: Unit) -> Support:
+        """The support of one unit."""
+        return self._supports[unit[0]][unit[1]]
+
+    def active(self, layer: SumLayer, unit: int) -> list[Unit]:
+        """The units to which one sum unit gives a weight above zero."""
+        if layer not in self._active:
+            self._active[layer] = _active(layer)
+        return self._active[layer][unit]
+
+    def exclude(self, a: Unit, b: Unit) -> bool:
+        """Whether no assignment makes both units positive, as far as structure can tell."""
+        while not isinstance(answer := self._look(a, b), bool):
+            self._settle(answer)
+        return answer
+
+    def _look(self, a: Unit, b: Unit) -> bool | Pair:
+        """Whether two units exclude each other; or a pair below that must be settled first."""
+        known = self._excluded.get((a, b))
+        if known is not None:
+            return known
+        if isinstance(a[0], ProductLayer) and isinstance(b[0], ProductLayer):
+            return self._look_at_products(a, b)
+        if a == b or _disjoint(self.of(a), self.of(b)):
+            return a != b
+        return (a, b) if isinstance(a[0], SumLayer) or isinstance(b[0], SumLayer) else False
+
+    def _look_at_products(self, a: Unit, b: Unit) -> bool | Pair:
+        """Products exclude each other if two of their factors over the same variables do."""
+        here, there, known = self._factors(a), self._factors(b), self._excluded
+        if here.keys() != there.keys() and _disjoint(self.of(a), self.of(b)):
+            return True
+        first: Pair | None = None
+        for scope, unit in here.items():
+            if scope not in there:
+                continue
+            pair = unit, there[scope]
+            answer: bool | Pair | None = known.get(pair)
+            if answer is None:
+                nested = isinstance(unit[0], ProductLayer) and isinstance(pair[1][0], ProductLayer)
+                answer = pair if nested else self._look(*pair)
+            if answer is True:
+                return True
+            if not isinstance(answer, bool):
+                first = first or answer
+        return first or False
+
+    def _settle(self, pair: Pair) -> None:
+        """Find out about a pair; a sum excludes what all its inputs exclude.
+
+        A list in place of recursion: circuits may be as deep as they have variables.
+        """
+        stack = [(pair, self._below(*pair))]
+        while stack:
+            pair, below = stack[-1]
+            answer: bool | Pair = True
+            while below and answer is True:
+                answer = self._look(*below[-1])
+                if answer is True:
+                    below.pop()
+            if isinstance(answer, bool):
+                self._excluded[pair] = answer
+                stack.pop()
+            else:
+                stack.append((answer, self._below(*answer)))
+
+    def _below(self, a: Unit, b: Unit) -> list[Pair]:
+        """Pairs of inputs, the first one last; what is no sum counts as one of itself."""
+        return list(product(self._inputs(a), self._inputs(b)))[::-1]
+
+    def _inputs(self, unit: Unit) -> list[Unit]:
+        layer, number = unit
+        return self.active(layer, number) if isinstance(layer, SumLayer) else [unit]
+
+    def _factors(self, unit: Unit) -> dict[Scope, Unit]:
+        """What a product unit multiplies, by scope."""
+        if unit not in self._multiplied:
+            assert isinstance(unit[0], ProductLayer)
+            parts = factors(unit[0], unit[1])
+            self._multiplied[unit] = {self._scopes[part[0]]: part for part in parts}
+        return self._multiplied[unit]
+
+    def _of_layer(self, layer: Layer) -> list[Support]:
+        if isinstance(layer, InputLayer):
+            return self._of_inputs(layer)
+        if isinstance(layer, SumLayer):
+            units = (self.active(layer, unit) for unit in range(layer.units))
+            return [self._union([self.of(unit) for unit in some]) for some in units]
+        below = [self._supports[child] for child in layer.inputs]
+        combined = zip(*below, strict=True) if layer.kind == "hadamard" else product(*below)
+        return [{v: mask for part in parts for v, mask in part.items()} for parts in combined]
+
+    def _of_inputs(self, layer: InputLayer) -> list[Support]:
+        if not isinstance(layer.family, FiniteFamily):
+            return [{}] * layer.units
+        params = {name: p.value.double().unsqueeze(0) for name, p in layer.parameters.items()}
+        possible = layer.family.log_table(params)[0] > -float("inf")  # [V, K]
+        self._every[layer.variable] = (1 << len(possible)) - 1
+        if possible.all():
+            return [{}] * layer.units
+        masks = [_mask(column) for column in possible.t().tolist()]
+        return [self._kept({layer.variable: mask}) for mask in masks]
+
+    def _union(self, supports: list[Support]) -> Support:
+        """Values possible in any of them; a variable free in one is free in the union."""
+        shared = set.intersection(*(set(s) for s in supports))
+        return self._kept({v: reduce(or_, (s[v] for s in supports)) for v in shared})
+
+    def _kept(self, support: Support) -> Support:
+        """Without the variables of which every value is possible."""
+        return {v: mask for v, mask in support.items() if mask != self._every[v]}
+
+
+def factors(layer: ProductLayer, unit: int) -> list[Unit]:
+    """The units that one product unit multiplies."""
+    if layer.kind == "hadamard":
+        return [(child, unit) for child in layer.inputs]
+    found: list[Unit] = []
+    for child in reversed(layer.inputs):
+        unit, own = divmod(unit, child.units)
+        found.append((child, own))
+    return found[::-1]
+
+
+def _active(layer: SumLayer) -> list[list[Unit]]:
+    """For every unit of a sum layer, the units to which it gives a weight above zero."""
+    used = (layer.weight.value > -float("inf")).tolist()
+    if layer.mixing:
+        return [[(la, k) for la in compress(layer.inputs, row)] for k, row in enumerate(used)]
+    inputs = [(child, k) for child in layer.inputs for k in range(child.units)]
+    return [list(compress(inputs, row)) for row in used]
+
+
+def _mask(possible: list[bool]) -> int:
+    """A bit for every value that is possible."""
+    return sum(1 << value for value, some in enumerate(possible) if some)
+
+
+def values_of(mask: int) -> tuple[int, ...]:
+    """The values in a bit mask."""
+    return tuple(v for v in range(mask.bit_length()) if mask >> v & 1)
+
+
+def _disjoint(a: Support, b: Support) -> bool:
+    return any(mask & b[v] == 0 for v, mask in a.items() if v in b)

@@ -1,0 +1,20 @@
+"""Circuits from something: a region graph, a chain, data, another circuit."""
+
+from pcflow.construct.augment import add_gates, expose_latents
+from pcflow.construct.initial import initialize
+from pcflow.construct.regions import build_circuit, hmm, naive_bayes
+from pcflow.construct.spn import learn_spn
+from pcflow.construct.trees import chow_liu, hclt, mixture_of_trees
+
+__all__ = [
+    "add_gates",
+    "build_circuit",
+    "chow_liu",
+    "expose_latents",
+    "hclt",
+    "hmm",
+    "initialize",
+    "learn_spn",
+    "mixture_of_trees",
+    "naive_bayes",
+]

@@ -1,0 +1,86 @@
+"""Parameters to start learning from, taken from data.
+
+Legend: N rows, D variables, K units.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pcflow.circuit import Circuit, InputLayer, Parameter
+from pcflow.data import as_table, check_column
+from pcflow.errors import StructureError
+from pcflow.inputs import InputFamily
+
+NOISE = 2.0
+"""Standard deviation of what is added to logits, so that units differ."""
+
+
+def initialize(circuit: Circuit, data: Any, generator: torch.Generator | None = None) -> Circuit:
+    """The same circuit with input units that fit the data, each differently.
+
+    Every unit is fitted to its column, whatever scale that has. Then units are moved apart: logits
+    by normal noise, other parameters by giving a single row, drawn at random, as much weight as all
+    of them together. Weights of sums stay as they are.
+
+    Args:
+        circuit: the circuit; it is not changed.
+        data: rows [N, D], anything that numpy reads; NaN is a missing value.
+        generator: source of noise and rows; torch's global one by default.
+
+    Raises:
+        StructureError: if the data are not such rows, or a column holds no value or one that its
+            family does not allow.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> circuit = pf.hmm(2, states=3, inputs=pf.Gaussian())
+        >>> data = 1000 + torch.randn(50, 2)
+        >>> bool(pf.compile(pf.initialize(circuit, data)).log_prob(data).mean() > -5)
+        True
+    """
+    table = torch.from_numpy(as_table(data))
+    if table.shape[1] != circuit.num_variables:
+        wanted = f"[N, {circuit.num_variables}]"
+        raise StructureError(f"data must be {wanted}, got {tuple(table.shape)}")
+    columns: dict[Parameter, list[int]] = {}
+    layers = [layer for layer in circuit.layers if isinstance(layer, InputLayer)]
+    for layer in layers:
+        for parameter in layer.parameters.values():
+            columns.setdefault(parameter, []).append(layer.variable)
+    values: dict[Parameter, Tensor] = {}
+    for layer in layers:
+        named = layer.parameters
+        if not values.keys() >= set(named.values()):
+            shared = sorted({v for p in named.values() for v in columns[p]})
+            for v in shared:
+                check_column(v, table[:, v], layer.family)
+            pooled = table[:, shared].flatten()
+            every = torch.ones(len(pooled), dtype=torch.float64)
+            found = initial_units(layer.family, pooled, every, layer.units, generator)
+            values.update({p: found[name].to(p.value) for name, p in named.items()})
+    return circuit.replace(values)
+
+
+def initial_units(
+    family: InputFamily,
+    column: Tensor,
+    weight: Tensor,
+    units: int,
+    generator: torch.Generator | None,
+) -> dict[str, Tensor]:
+    """Parameters of units that fit a column [N] with weights [N], moved apart."""
+    weight = weight.masked_fill(column.isnan(), 0.0)
+    if weight.sum() == 0:
+        weight = (~column.isnan()).double()
+    shares = (weight / weight.sum()).unsqueeze(-1).repeat(1, units)  # [N, K]
+    if "logits" in family.parameter_shapes(units):
+        params = family.fitted(column, shares * weight.sum(), pseudocount=1.0)
+        noise = NOISE * torch.randn(params["logits"].shape, generator=generator)
+        return params | {"logits": params["logits"] + noise}
+    row = torch.multinomial(weight, units, replacement=True, generator=generator)
+    shares[row, torch.arange(units)] += 1.0
+    return family.fitted(column, shares)

@@ -1,0 +1,227 @@
+"""Circuits from trees of dependence: Chow-Liu distributions, mixtures of them, hidden ones (HCLT).
+
+Legend: N rows, D variables, V values, K units or components.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, SumLayer
+from pcflow.construct.initial import initial_units
+from pcflow.construct.regions import Inputs, per_variable
+from pcflow.data import (
+    Columns,
+    Floats,
+    Labels,
+    as_categories,
+    as_table,
+    fit_mixture,
+    kmeans,
+    pair_tables,
+    unordered,
+)
+from pcflow.errors import StructureError
+from pcflow.inputs import Indicator
+from pcflow.queries import compile
+from pcflow.structure import DependenceTree, dependence_tree
+
+
+def chow_liu(data: Any, alpha: float = 1.0) -> Circuit:
+    """The Chow-Liu tree distribution with its parameters: nothing is left to learn.
+
+    The best tree-shaped distribution of the data in likelihood (Chow and Liu 1968), a deterministic
+    circuit: its MPE is exact.
+
+    Args:
+        data: rows [N, D] of whole numbers 0, 1, ...; NaN is a missing value.
+        alpha: added to the count of every pair of values.
+
+    Raises:
+        StructureError: if the data are not such rows, or alpha is negative.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> data = torch.tensor([[0, 0], [0, 0], [1, 1], [1, 1]])
+        >>> pf.compile(chow_liu(data)).log_prob(data).exp().detach()
+        tensor([0.3750, 0.3750, 0.3750, 0.3750])
+    """
+    columns, sizes = _whole_numbers(data)
+    return Circuit(_tree(columns, sizes, alpha))
+
+
+def mixture_of_trees(
+    data: Any,
+    components: int,
+    alpha: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Circuit:
+    """A mixture of Chow-Liu tree distributions, each with a tree of its own.
+
+    Learned by EM from clusters of rows: every round fits structure and parameters of every tree to
+    rows weighted by its share of them (Meila and Jordan 2000).
+
+    Args:
+        data: rows [N, D] of whole numbers 0, 1, ...; NaN is a missing value.
+        components: number of trees, K.
+        alpha: added to the count of every pair of values, in every tree.
+        generator: source of the first clusters; torch's global one by default.
+
+    Raises:
+        StructureError: if the data are not such rows, or an argument is not positive.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> data = torch.randint(2, (50, 4))
+        >>> pf.mixture_of_trees(data, components=2).num_categories
+        (2, 2, 2, 2)
+    """
+    if components < 1 or not alpha > 0:
+        raise StructureError(f"components and alpha must be positive: {components=}, {alpha=}")
+    columns, sizes = _whole_numbers(data)
+    rows = torch.from_numpy(columns)
+
+    @torch.no_grad()
+    def step(share: Tensor) -> tuple[SumLayer, Tensor]:
+        weight = share.mean(dim=0, keepdim=True)  # [1, K]
+        trees = [_tree(columns, sizes, alpha, s) for s in share.t().numpy()]
+        models = [compile(Circuit(tree), dtype=torch.float64) for tree in trees]
+        root = SumLayer(trees, Parameter.from_probs(weight))
+        return root, torch.stack([m.log_prob(rows) for m in models], dim=1) + weight.log()
+
+    seed = int(torch.randint(2**31, (), generator=generator))
+    label = kmeans(columns, sizes, components, np.random.default_rng(seed))
+    return Circuit(fit_mixture(torch.from_numpy(label), components, step)[0])
+
+
+def hclt(
+    data: Any,
+    units: int,
+    inputs: Inputs,
+    alpha: float = 1.0,
+    trees: int = 1,
+    generator: torch.Generator | None = None,
+) -> Circuit:
+    """A hidden Chow-Liu tree (Liu and Van den Broeck 2021), to be trained; or a mixture of some.
+
+    Every variable of the Chow-Liu tree gets a hidden one of `units` states in its place, from which
+    it is emitted. Input units start from the data (see `initialize`), weights at random. Several
+    trees come from clusters of rows (k-means), and the root mixes them: a few trees of few
+    units often fit better than a single one of many.
+
+    Args:
+        data: rows [N, D] from which the trees are learned; real columns are counted by quantiles.
+        units: states of every hidden variable, K.
+        inputs: one input family for all variables, or one per variable.
+        alpha: added to the count of every pair of values.
+        trees: how many, at most; clusters may be empty.
+        generator: source of the initial parameters; torch's global one by default.
+
+    Raises:
+        StructureError: if the data are not rows, `units` or `trees` is below 1, `inputs` are too
+            few, or a column holds no value or one that its family does not allow.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> data = torch.randint(2, (50, 4))
+        >>> hclt(data, units=3, inputs=pf.Bernoulli()).num_variables
+        4
+    """
+    if units < 1 or trees < 1:
+        raise StructureError(f"units and trees must be at least 1, got {units} and {trees}")
+    columns, _ = as_categories(data)
+    table = Columns(data, per_variable(inputs, columns.shape[1]))
+    label: Labels = np.zeros(len(columns), dtype=np.int64)
+    if trees > 1:
+        seed = int(torch.randint(2**31, (), generator=generator))
+        sizes = [unordered(family) for family in table.families]
+        label = kmeans(table.values.numpy(), sizes, trees, np.random.default_rng(seed))
+    members = [label == k for k in np.unique(label)]
+    roots = [_hidden_tree(table, columns, rows, units, alpha, generator) for rows in members]
+    sizes_of = torch.tensor([[float(rows.sum()) for rows in members]], dtype=torch.float64)
+    mixed = SumLayer(roots, Parameter.from_probs(sizes_of / len(label)))
+    return Circuit(roots[0] if len(roots) == 1 else mixed)
+
+
+def _hidden_tree(
+    table: Columns,
+    columns: Floats,
+    rows: npt.NDArray[np.bool_],
+    units: int,
+    alpha: float,
+    generator: torch.Generator | None,
+) -> SumLayer:
+    """The hidden tree of some of the rows [N]."""
+    weights = rows.astype(np.float64)
+    tree = dependence_tree(columns, alpha, weights)
+
+    def top(v: int) -> InputLayer:
+        family, column = table.families[v], table.values[:, v]
+        found = initial_units(family, column, torch.from_numpy(weights), units, generator)
+        named = {name: Parameter(p.to(torch.get_default_dtype())) for name, p in found.items()}
+        return InputLayer(v, family, units, named)
+
+    def weight(v: int) -> Parameter:
+        above = 1 if tree.parent[v] < 0 else units
+        return Parameter(torch.randn(above, units, generator=generator))
+
+    return _along(tree, top, weight)
+
+
+def _whole_numbers(data: Any) -> tuple[Floats, tuple[int, ...]]:
+    """Columns [N, D] and how many values each has; refuses what would have to be binned."""
+    given = as_table(data)
+    known = given[~np.isnan(given)]
+    if (known < 0).any() or (known != np.round(known)).any():
+        raise StructureError("trees of values need columns of whole numbers 0, 1, ...; see hclt")
+    return as_categories(given)
+
+
+def _tree(
+    columns: Floats, sizes: Sequence[int], alpha: float, rows: Floats | None = None
+) -> SumLayer:
+    """The tree distribution of rows that count once, or with a weight [N] of their own."""
+    tree = dependence_tree(columns, alpha, rows)
+    joint = list(pair_tables(columns, sizes, alpha, rows))
+
+    def weight(variable: int) -> Floats:
+        """Distributions of a variable, one for every value of its parent: [V_parent or 1, V]."""
+        above, below = tree.parent[variable], tree.children(variable)
+        if above >= 0:
+            return _rows_to_one(joint[above][variable])
+        own = joint[variable][below[0]].sum(axis=1) if below else np.diag(joint[variable][variable])
+        return _rows_to_one(own[None])
+
+    def top(variable: int) -> InputLayer:
+        size = sizes[variable]
+        return InputLayer(variable, Indicator(range(size), size), size)
+
+    return _along(tree, top, lambda v: Parameter.from_probs(torch.from_numpy(weight(v))))
+
+
+def _along(
+    tree: DependenceTree,
+    top: Callable[[int], InputLayer],
+    weight: Callable[[int], Parameter],
+) -> SumLayer:
+    """For every variable: its input units times what hangs below, summed by its weight."""
+    sums: dict[int, SumLayer] = {}
+    for variable in reversed(tree.order):
+        layers: list[Layer] = [top(variable), *(sums[child] for child in tree.children(variable))]
+        value = layers[0] if len(layers) == 1 else ProductLayer(layers)
+        sums[variable] = SumLayer([value], weight(variable))
+    return sums[tree.order[0]]
+
+
+def _rows_to_one(table: Floats) -> Floats:
+    """Rows divided by their sums; uniform where there is nothing."""
+    total = table.sum(axis=1, keepdims=True)
+    uniform = np.full(table.shape, 1 / table.shape[1])
+    np.divide(table, total, out=uniform, where=total > 0)
+    return uniform

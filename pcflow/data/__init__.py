@@ -1,0 +1,27 @@
+"""Tables of numbers: columns as variables and back, and how columns depend on one another."""
+
+from pcflow.data import datasets
+from pcflow.data.cluster import Labels, kmeans
+from pcflow.data.columns import Columns, check_column, unordered
+from pcflow.data.dependence import dependent_groups
+from pcflow.data.encoding import Coded, Encoding
+from pcflow.data.mixture_em import fit_mixture
+from pcflow.data.table import Floats, as_categories, as_table, mutual_information, pair_tables
+
+__all__ = [
+    "Coded",
+    "Columns",
+    "Encoding",
+    "Floats",
+    "Labels",
+    "as_categories",
+    "as_table",
+    "check_column",
+    "datasets",
+    "dependent_groups",
+    "fit_mixture",
+    "kmeans",
+    "mutual_information",
+    "pair_tables",
+    "unordered",
+]

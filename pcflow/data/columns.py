@@ -1,0 +1,136 @@
+"""A table of columns, each of a family of its own, and how families are fitted to parts of it.
+
+Columns of one family are fitted and scored together. Legend: N rows, D columns, F columns of one
+family, V categories, S statistics, K units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pcflow.data.table import as_table
+from pcflow.errors import StructureError
+from pcflow.inputs import Bernoulli, Categorical, DensityFamily, FiniteFamily, InputFamily, Params
+
+Fitted = dict[InputFamily, tuple[list[int], dict[str, Tensor]]]
+"""For every family its columns and their parameters [F, ..., K]."""
+
+
+MOST_COUNTED = 16
+"""Categories up to which a column is counted; a longer table would be mostly empty."""
+
+
+class Columns:
+    """Rows [N, D] that the families allow, and what fits each whole column.
+
+    Args:
+        data: rows [N, D], anything that numpy reads; NaN is a missing value.
+        families: one for each column.
+
+    Raises:
+        StructureError: if there are no rows or columns, a column holds no value, or a value that
+            its family does not allow, or a family has nothing to fit; says which.
+
+    Attributes:
+        values: the data, float64.
+        families: as given.
+        whole: parameters of one unit for every column, which smaller parts are smoothed towards.
+    """
+
+    def __init__(self, data: Any, families: Sequence[InputFamily]) -> None:
+        """Check every column and fit it."""
+        self.values = torch.from_numpy(as_table(data))
+        self.families = families
+        one = torch.ones(len(self.values), 1, dtype=torch.float64)
+        self.whole: list[dict[str, Tensor]] = []
+        for v, family in enumerate(families):
+            column = self.values[:, v]
+            check_column(v, column, family)
+            # of finite families every category; densities have floors
+            smoothing = 1.0 if isinstance(family, FiniteFamily) else 0.0
+            self.whole.append(family.fitted(column, one, smoothing))
+
+    def fit(
+        self, rows: Tensor, variables: Sequence[int], weight: Tensor, pseudocount: float
+    ) -> Fitted:
+        """Units fitted to rows with weights [N, K], and `pseudocount` like the whole column."""
+        found: Fitted = {}
+        for family, members in self._by_family(variables).items():
+            x = self.values[rows][:, members].t()  # [F, N]
+            whole = self._stack(members, weight.shape[1])
+            found[family] = members, _fit(family, whole, x, weight, pseudocount)
+        return found
+
+    def score(self, rows: Tensor, fitted: Fitted) -> Tensor:
+        """Log-probability [N, K] (nats) of what is known of the rows, all columns multiplied."""
+        total = torch.zeros((), dtype=torch.float64)
+        for family, (members, params) in fitted.items():
+            total = total + _scores(family, params, self.values[rows][:, members].t()).sum(dim=0)
+        return total
+
+    def _by_family(self, variables: Sequence[int]) -> dict[InputFamily, list[int]]:
+        groups: dict[InputFamily, list[int]] = {}
+        for v in variables:
+            groups.setdefault(self.families[v], []).append(v)
+        return groups
+
+    def _stack(self, members: Sequence[int], units: int) -> dict[str, Tensor]:
+        """What fits the whole columns, for every one of K units."""
+        names = self.whole[members[0]]
+        stacked = {n: torch.stack([self.whole[v][n] for v in members]) for n in names}
+        return {n: p.expand(*p.shape[:-1], units) for n, p in stacked.items()}
+
+
+def unordered(family: InputFamily) -> int | None:
+    """The number of categories, of a family of few that have no order; None of others."""
+    if isinstance(family, Bernoulli | Categorical) and family.num_categories <= MOST_COUNTED:
+        return family.num_categories
+    return None
+
+
+def check_column(variable: int, column: Tensor, family: InputFamily) -> None:
+    """Refuse a column [N] that holds no value, or one that its family does not allow.
+
+    Raises:
+        StructureError: naming the column and the value; also if the family has nothing to fit.
+    """
+    known = column[~column.isnan()]
+    if len(known) == 0:
+        raise StructureError(f"column {variable} holds no value")
+    any_start = family.initial(1, torch.Generator().manual_seed(0))
+    if not any_start:
+        raise StructureError(f"column {variable}: {family} has no parameters to fit")
+    start = {name: p.double().unsqueeze(0) for name, p in any_start.items()}
+    wrong = ~known.isfinite()
+    if isinstance(family, FiniteFamily):
+        wrong |= (known < 0) | (known >= family.num_categories) | (known != known.round())
+    elif isinstance(family, DensityFamily):
+        wrong |= family.log_prob(start, known.unsqueeze(0))[0, :, 0] == -torch.inf
+    if wrong.any():
+        raise StructureError(f"column {variable} holds {known[wrong][0]:g}, not for {family}")
+
+
+def _fit(
+    family: InputFamily, whole: Params, x: Tensor, weight: Tensor, pseudocount: float
+) -> dict[str, Tensor]:
+    """Parameters [F, ..., K] from values [F, N] with weights [N, K], smoothed towards the whole."""
+    if not isinstance(family, FiniteFamily):
+        return family.update(whole, x, weight, pseudocount)
+    return family.maximize(whole, family.tally(x, weight) + pseudocount * family.table(whole), 0.0)
+
+
+def _scores(family: InputFamily, params: Params, x: Tensor) -> Tensor:
+    """Log-probabilities [F, N, K] of values [F, N]; zero where missing."""
+    missing = x.isnan()
+    if isinstance(family, DensityFamily):
+        found = family.log_prob(params, torch.where(missing, family.mode(params)[:, :1], x))
+    else:
+        assert isinstance(family, FiniteFamily)
+        table = family.log_table(params)  # [F, V, K]
+        value = x.masked_fill(missing, 0.0).long().unsqueeze(-1)
+        found = table.gather(1, value.expand(-1, -1, table.shape[-1]))
+    return found.masked_fill(missing.unsqueeze(-1), 0.0)

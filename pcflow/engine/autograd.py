@@ -1,0 +1,105 @@
+"""The whole circuit as one differentiable function: forward is `up`, backward is `down`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from pcflow.engine.evaluate import Engine
+from pcflow.engine.leaves import Leaf
+from pcflow.engine.plan import BankRead
+from pcflow.engine.tables import BankSums
+from pcflow.evidence import CheckedEvidence
+
+
+def differentiable_log_prob(engine: Engine, evidence: CheckedEvidence) -> Tensor:
+    """Log-probability [B] (nats), differentiable once in the parameters and log-potentials."""
+    banks = engine.tables.banks
+    learns = any(tensor.requires_grad for tensor in (*banks, evidence.soft) if tensor is not None)
+    if not (learns and torch.is_grad_enabled()):
+        return engine.log_value(evidence)
+    apply = cast(Callable[..., Tensor], _LogProb.apply)
+    return apply(engine, evidence, evidence.soft, *banks)
+
+
+class _LogProb(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, engine: Engine, evidence: CheckedEvidence, potentials: Tensor, *banks: Tensor
+    ) -> Tensor:
+        ctx.engine, ctx.evidence = engine, evidence
+        ctx.versions = [bank._version for bank in banks]
+        ctx.save_for_backward(potentials)  # torch notices if they are edited in between
+        ctx.evaluation = None
+        if len(engine.parts(evidence)) > 1:  # too much to keep: each part is run again on its way
+            ctx.evidence = evidence.copy()
+            return engine.log_value(evidence)
+        ctx.evaluation = engine.evaluate(evidence)
+        log_value: Tensor = ctx.evaluation.log_value.clone()
+        return log_value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        engine: Engine = ctx.engine
+        banks = engine.tables.banks
+        if [bank._version for bank in banks] != ctx.versions:
+            raise RuntimeError("parameters were edited between log_prob and backward")
+        _ = ctx.saved_tensors
+        evidence: CheckedEvidence = ctx.evidence
+        wanted = ctx.needs_input_grad
+        gradients = _Gradients(engine, evidence, wanted)
+        if ctx.evaluation is not None:
+            ctx.evaluation.down(grad, gradients)
+        else:
+            for part in engine.parts(evidence):
+                engine.evaluate(part).down(grad[part.origin], gradients)
+        found = map(gradients.of_bank, range(len(banks)))
+        return None, None, gradients.of_potentials(), *found
+
+
+class _Gradients:
+    """Gradients of banks and potentials, from what a way down finds."""
+
+    def __init__(self, engine: Engine, evidence: CheckedEvidence, wanted: Sequence[bool]) -> None:
+        self.engine, self.evidence, self.wanted = engine, evidence, wanted[3:]
+        self.wants_weights = any(self.wanted)
+        dense = evidence.log_potentials if wanted[2] else None
+        self.potentials = None if dense is None else torch.zeros_like(dense)
+        self.sums = BankSums(engine.plan)
+
+    def of_potentials(self) -> Tensor | None:
+        """In the shape in which they were given."""
+        listed = self.evidence.categories
+        if self.potentials is None or listed is None:
+            return self.potentials
+        return self.potentials.gather(-1, listed)
+
+    def of_bank(self, bank: int) -> Tensor | None:
+        """The gradient of a bank, if it is wanted."""
+        if not self.wanted[bank]:
+            return None
+        found = self.sums.found.get(bank)
+        return torch.zeros_like(self.engine.tables.banks[bank]) if found is None else found
+
+    def at_weights(self, read: BankRead, flow: Tensor) -> None:
+        """By the adjoint of the softmax."""
+        if self.wanted[read.bank]:
+            total = flow.sum(dim=-1, keepdim=True)
+            weights = self.engine.tables.linear(read.bank)[read.rows]
+            self.sums.add(read, flow.addcmul_(weights, total, value=-1.0))
+
+    def at_leaf(self, leaf: Leaf, slope: Tensor) -> None:
+        """By the family's own rule."""
+        learns = any(self.wanted[read.bank] for read in leaf.step.parameters.values())
+        soft, rows = self.potentials, leaf.rows
+        part = soft if soft is None or rows is None else torch.zeros_like(soft[rows])
+        for name, gradient in leaf.gradients(slope, part, learns).items():
+            if self.wanted[leaf.step.parameters[name].bank]:
+                self.sums.add(leaf.step.parameters[name], gradient)
+        if soft is not None and part is not None and rows is not None:
+            soft[rows] += part

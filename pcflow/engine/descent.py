@@ -1,0 +1,254 @@
+"""The way down along one input per sum, step by step.
+
+A tree is descended everywhere at once: every sample reaches every fold, so units are whole arrays.
+Elsewhere the folds that a sample reaches are looked up first.
+
+Legend: F folds, B batch, C copies, S = C B samples, K units, J units read by a sum, N entries.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from pcflow.engine.leaves import Leaf
+from pcflow.engine.plan import InputStep, ProductStep, Read, Rows, SumStep
+from pcflow.engine.routes import Route
+from pcflow.engine.tape import Tape
+
+CHOICES = 1 << 18
+"""Alternatives that are weighed at a time: few enough to stay in a cache, on a CPU."""
+
+
+class Descent(ABC):
+    """Samples on their way down.
+
+    Args:
+        tape: of an upward pass.
+        route: how to choose.
+        copies: samples of every row; sample c B + b is of row b.
+
+    Attributes:
+        chosen: by width, the unit [R, S] of every fold; -1 where a sample does not come.
+        values: [D, S].
+    """
+
+    def __init__(self, tape: Tape, route: Route, copies: int) -> None:
+        """Begin at the root."""
+        self.tape, self.route, self.copies = tape, route, copies
+        self.in_log_space = tape.semiring.in_log_space
+        self.weights = tape.tables.weights(self.in_log_space)
+        plan, leaves = tape.plan, tape.leaves.values()
+        self.batch, device = tape.sheet.batch, tape.log_value.device
+        samples = copies * self.batch
+        self.chosen = {
+            width: torch.full((rows, samples), -1, device=device)
+            for width, rows in plan.arenas.items()
+        }
+        self.chosen[1][plan.steps[-1].out] = 0
+        dtype = reduce(torch.promote_types, (leaf.x.dtype for leaf in leaves))
+        self._room: Tensor | None = None
+        self.values = torch.zeros(plan.num_variables, samples, dtype=dtype, device=device)
+
+    @abstractmethod
+    def leaf(self, number: int, step: InputStep) -> None:
+        """Write values."""
+
+    @abstractmethod
+    def product(self, step: ProductStep) -> None:
+        """Go to every input."""
+
+    @abstractmethod
+    def sum(self, number: int, step: SumStep) -> None:
+        """Choose a unit of an input and go there."""
+
+    def inputs(self, number: int, step: SumStep) -> Tensor:
+        """What a sum reads, side by side: [F, B, J], mixing [F, B, K, H]."""
+        return self.tape.semiring.read(self.tape.sheet.inputs(number, step), step.mixing)
+
+    def choose(self, edges: Tensor, units: Tensor) -> Tensor:
+        """One of J alternatives [...] by weights and units [..., J]; `edges` is written over."""
+        scores = edges.add_(units) if self.in_log_space else edges.mul_(units)
+        return self.route.index(scores, self.in_log_space)
+
+    def room(self, rows: int, width: int, like: Tensor) -> Tensor:
+        """Memory [rows, width] for a block of choices, the same for all."""
+        if self._room is None or len(self._room) < rows * width:
+            self._room = like.new_empty(rows * width)
+        return self._room[: rows * width].view(rows, width)
+
+
+class TreeDescent(Descent):
+    """Every sample reaches every fold."""
+
+    def __init__(self, tape: Tape, route: Route, copies: int) -> None:
+        """Note what is missing, by width and row of the input units' arena: [R, B]."""
+        super().__init__(tape, route, copies)
+        self.missing = {
+            width: torch.zeros(rows, self.batch, dtype=torch.bool, device=self.values.device)
+            for width, rows in tape.plan.arenas.items()
+        }
+        for leaf in tape.leaves.values():
+            self.missing[leaf.step.units][leaf.step.out] = leaf.missing
+        self.soft = any(leaf.any_soft for leaf in tape.leaves.values())
+        self.leaf_at = {
+            (leaf.step.units, leaf.step.out.start): leaf for leaf in tape.leaves.values()
+        }
+        self.done: set[Leaf] = set()
+
+    def leaf(self, number: int, step: InputStep) -> None:
+        """Observed values, and draws for the others."""
+        leaf = self.tape.leaves[number]
+        if leaf in self.done:
+            return
+        entry, fold, unit = self.entries(leaf.missing, self.chosen[step.units][step.out])
+        self.write(leaf, entry, leaf.draw(unit, fold, entry % self.batch, self.route))
+
+    def write(self, leaf: Leaf, entry: Tensor, drawn: Tensor) -> None:
+        """Observed values, and those drawn [N] at places in [F S]."""
+        values = leaf.x.to(self.values.dtype).repeat(1, self.copies)
+        values.view(-1).index_copy_(0, entry, drawn.to(values.dtype))
+        self.values.index_copy_(0, leaf.step.variables, values)
+
+    def entries(self, missing: Tensor, here: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Place in [F S], fold and unit [N] of what is missing, [F, B]."""
+        entry = missing.repeat(1, self.copies).flatten().nonzero().squeeze(-1)
+        return entry, entry // here.shape[1], here.flatten().index_select(0, entry)
+
+    def product(self, step: ProductStep) -> None:
+        """The same samples go to every input."""
+        here = self.chosen[step.units][step.out]
+        for read, unit in zip(step.inputs, factor_units(step, here), strict=True):
+            self.go(read, unit)
+
+    def go(self, read: Read, unit: Tensor) -> None:
+        """Units [F, S] of what a step reads."""
+        chosen = self.chosen[read.width]
+        if isinstance(read.rows, slice):
+            chosen[read.rows] = unit
+        else:
+            chosen.index_copy_(0, read.rows, unit.clone())
+
+    def sum(self, number: int, step: SumStep) -> None:
+        """Choose for all folds of a block at once; rows that are copied share their units."""
+        (read,), weight = step.inputs, self.weights[number].tensor
+        here = self.chosen[step.units][step.out]
+        if step.mixing:
+            self.go(read, here)
+            return
+        if step.lowest and not (self.soft or self.in_log_space):
+            self.sum_over_missing(step, read, here)
+            return
+        units, width = self.inputs(number, step).unsqueeze(1), read.width  # [F, 1, B, J]
+        table = weight.flatten(0, 1)  # [F K or K, J]
+        if weight.shape[0] > 1:
+            here = here + torch.arange(step.folds, device=here.device).unsqueeze(-1) * step.units
+        below = torch.empty_like(here)
+        size = max(1, CHOICES // (here.shape[1] * width))
+        for start in range(0, step.folds, size):
+            place, there = here[start : start + size], below[start : start + size]  # [F, S]
+            edges = self.room(place.numel(), width, table)
+            torch.index_select(table, 0, place.flatten(), out=edges)
+            edges = edges.view(-1, self.copies, self.batch, width)
+            there.copy_(self.choose(edges, units[start : start + size]).flatten(1))
+        self.go(read, below)
+
+    def sum_over_missing(self, step: SumStep, read: Read, here: Tensor) -> None:
+        """Input units that miss their value are all one; for the others any choice will do."""
+        entry, fold, unit = self.entries(self.missing[read.width][read.rows], here)
+        leaf = self.leaf_below(read, step.folds)
+        drawn = None if leaf is None else leaf.draw_mixed(unit, fold, self.route, step)
+        if leaf is not None and drawn is not None:
+            self.write(leaf, entry, drawn)
+            self.done.add(leaf)
+            return
+        below = torch.zeros_like(here)
+        found = self.route.by_weight(self.tape.tables, step, fold, unit)
+        assert found is not None
+        below.view(-1).index_copy_(0, entry, found)
+        self.go(read, below)
+
+    def leaf_below(self, read: Read, folds: int) -> Leaf | None:
+        """The leaf of which every fold is read, in order."""
+        if not isinstance(read.rows, slice):
+            return None
+        leaf = self.leaf_at.get((read.width, read.rows.start))
+        return leaf if leaf is not None and leaf.step.folds == folds else None
+
+
+class GraphDescent(Descent):
+    """Entries (fold, sample) are looked up, step by step."""
+
+    def leaf(self, number: int, step: InputStep) -> None:
+        """Observed values, and draws for the others."""
+        leaf, (unit, fold, sample) = self.tape.leaves[number], self.reached(step)
+        row = sample % self.batch
+        values = leaf.x[fold, row].to(self.values.dtype)
+        some = leaf.missing[fold, row].nonzero().squeeze(-1)
+        drawn = leaf.draw(unit[some], fold[some], row[some], self.route)
+        values[some] = drawn.to(values.dtype)
+        self.values[step.variables[fold], sample] = values
+
+    def product(self, step: ProductStep) -> None:
+        """The same samples go to every input."""
+        unit, fold, sample = self.reached(step)
+        for read, below in zip(step.inputs, factor_units(step, unit), strict=True):
+            self.chosen[read.width][_rows(read.rows, fold), sample] = below
+
+    def sum(self, number: int, step: SumStep) -> None:
+        """Choose among all units of all inputs."""
+        unit, fold, sample = self.reached(step)
+        slot, below = self.pick(number, step, unit, fold, sample % self.batch)
+        for i, read in enumerate(step.inputs):
+            some = (slot == i).nonzero().squeeze(-1)
+            place = _rows(read.rows, fold[some])
+            self.chosen[read.width][place, sample[some]] = below[some]
+
+    def reached(self, step: InputStep | SumStep | ProductStep) -> tuple[Tensor, Tensor, Tensor]:
+        """Unit, fold and sample [N] of every entry."""
+        here = self.chosen[step.units][step.out]
+        fold, sample = (here >= 0).nonzero(as_tuple=True)
+        return here[fold, sample], fold, sample
+
+    def pick(
+        self, number: int, step: SumStep, unit: Tensor, fold: Tensor, row: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Which input layer [N], and which of its units [N], every entry follows."""
+        weight, read = self.weights[number].tensor, self.inputs(number, step)
+        size, found = max(1, CHOICES // weight.shape[-1]), []
+        for u, f, r in zip(unit.split(size), fold.split(size), row.split(size), strict=True):
+            edges = _take(weight, (f, u) if len(weight) > 1 else (u,))  # [N, J]
+            units = _take(read, (f, r, u) if step.mixing else (f, r))  # [N, J]
+            found.append(self.choose(edges, units))
+        index = torch.cat(found)
+        if step.mixing:
+            return index, unit
+        starts = torch.tensor([0, *(r.width for r in step.inputs)], device=index.device).cumsum(0)
+        slot = torch.bucketize(index, starts[1:-1], right=True)
+        return slot, index - starts[slot]
+
+
+def factor_units(step: ProductStep, unit: Tensor) -> list[Tensor]:
+    """The unit of each input that makes up a product's unit."""
+    if not step.kronecker:
+        return [unit] * len(step.inputs)
+    found = []
+    for read in reversed(step.inputs):
+        found.append(unit % read.width)
+        unit = unit // read.width
+    return found[::-1]
+
+
+def _rows(rows: Rows, fold: Tensor) -> Tensor:
+    return fold + rows.start if isinstance(rows, slice) else rows[fold]
+
+
+def _take(table: Tensor, place: tuple[Tensor, ...]) -> Tensor:
+    """Rows [N, J] of a table [..., J] at places of its last axes before J; much faster than []."""
+    index = place[0]
+    for part, size in zip(place[1:], table.shape[-len(place) : -1], strict=True):
+        index = index * size + part
+    return table.flatten(0, -2).index_select(0, index)

@@ -1,0 +1,127 @@
+"""A plan with its parameters: evaluates evidence, and sends doubtful rows through log space.
+
+Legend: B batch, D variables, V categories.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pcflow.circuit import Circuit
+from pcflow.engine.log_semiring import LOG_SUM_PRODUCT
+from pcflow.engine.memory import Pool
+from pcflow.engine.passes import Collector, down, follow, up
+from pcflow.engine.plan import Plan
+from pcflow.engine.routes import Route
+from pcflow.engine.semiring import RAISED, SCALED, floor_of
+from pcflow.engine.tables import Tables
+from pcflow.engine.tape import Tape
+from pcflow.evidence import CheckedEvidence, Evidence, as_evidence
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What every query needs: the circuit's variables, its plan, its parameters and memory.
+
+    Attributes:
+        memory: bytes that the values of one pass may take; larger batches are run in parts.
+    """
+
+    circuit: Circuit
+    plan: Plan
+    tables: Tables
+    pool: Pool
+    memory: int
+
+    def check(self, evidence: Evidence | Tensor) -> CheckedEvidence:
+        """Evidence that fits the circuit, on the model's device and in its precision."""
+        like = self.tables.like
+        return as_evidence(evidence).check(self.circuit.num_categories, like.device, like.dtype)
+
+    def nothing(self, rows: int = 1) -> CheckedEvidence:
+        """Evidence in which everything is missing."""
+        missing = torch.ones(rows, self.circuit.num_variables, dtype=torch.bool)
+        return self.check(Evidence(missing=missing))
+
+    def parts(self, evidence: CheckedEvidence, lean: bool = False) -> list[CheckedEvidence]:
+        """The evidence in parts that fit into memory: for a pass up, `lean`, or up and down."""
+        numbers = self.plan.lean.numbers_per_row + (0 if lean else self.plan.numbers_per_row)
+        most = max(1, self.memory // (numbers * self.tables.like.element_size()))
+        batch = len(evidence.values)
+        if batch <= most:
+            return [evidence]
+        rows = torch.arange(batch, device=evidence.values.device)
+        return [evidence.rows(some) for some in rows.split(most)]
+
+    def log_value(self, evidence: CheckedEvidence) -> Tensor:
+        """The log-value [B] (nats) alone, on the lean plan, in parts."""
+        lean = self.plan.lean
+        found = [self._evaluate(lean, part).log_value for part in self.parts(evidence, lean=True)]
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    def evaluate(self, evidence: CheckedEvidence) -> Evaluation:
+        """One upward pass; rows that underflow may have spoiled go through log space as well."""
+        return self._evaluate(self.plan, evidence)
+
+    def _evaluate(self, plan: Plan, evidence: CheckedEvidence) -> Evaluation:
+        plan.rows.seen += len(evidence.values)
+        if plan.of_one_unit and evidence.soft is None:  # a scale per unit is a logarithm already
+            exact = up(plan, self.tables, evidence, LOG_SUM_PRODUCT, self.pool)
+            return Evaluation(exact.log_value, exact, None, None)
+        scaled = up(plan, self.tables, evidence, SCALED, self.pool)
+        rows = self._doubtful(scaled, evidence)
+        if rows is None:
+            return Evaluation(scaled.log_value, scaled, None, None)
+        plan.rows.log_space += len(rows)
+        exact = up(plan, self.tables, evidence.rows(rows), LOG_SUM_PRODUCT, self.pool)
+        log_value = scaled.log_value.index_copy(0, rows, exact.log_value)
+        return Evaluation(log_value, scaled, exact, rows)
+
+    def _doubtful(self, scaled: Tape, evidence: CheckedEvidence) -> Tensor | None:
+        """Rows with a unit near underflow whose upper bound is not the value; None if none."""
+        dtype = scaled.log_value.dtype
+        low = (scaled.lowest < floor_of(dtype)).nonzero().squeeze(-1)
+        if len(low) == 0:
+            return None
+        value = scaled.log_value[low]
+        bound = up(scaled.plan, self.tables, evidence.rows(low), RAISED, self.pool).log_value
+        relative = 1e-6 if dtype == torch.float32 else 1e-12
+        tolerance = relative * bound.abs().clamp_min(1.0)
+        certain = (bound - value <= tolerance) | (bound == -torch.inf)
+        return None if certain.all() else low[~certain]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of an upward pass.
+
+    Attributes:
+        log_value: [B] (nats).
+        scaled: the tape of all rows; in log space if no layer has a second unit to share a scale.
+        exact: the log-space tape of the doubtful rows, if there are any.
+        doubtful: their indices.
+    """
+
+    log_value: Tensor
+    scaled: Tape
+    exact: Tape | None
+    doubtful: Tensor | None
+
+    def down(self, root_flow: Tensor, collector: Collector) -> None:
+        """Go down on every tape; doubtful rows have no slope on the first."""
+        if self.exact is None or self.doubtful is None:
+            down(self.scaled, root_flow, collector)
+            return
+        down(self.scaled, root_flow.index_fill(0, self.doubtful, 0.0), collector)
+        down(self.exact, root_flow[self.doubtful], collector)
+
+    def follow(self, route: Route, copies: int) -> Tensor:
+        """Values [C, B, D] along chosen inputs, C copies of every row."""
+        values: Tensor = follow(self.scaled, route, copies).unflatten(0, (copies, -1))
+        if self.exact is not None and self.doubtful is not None:
+            exact = follow(self.exact, route, copies).unflatten(0, (copies, -1))
+            values.index_copy_(1, self.doubtful, exact)
+        return values

@@ -1,0 +1,69 @@
+"""What every leaf is.
+
+Legend: F folds, B batch, D variables, V categories, K units, N entries (fold, row).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+from pcflow.engine.plan import InputStep, SumStep
+from pcflow.engine.routes import Route
+from pcflow.engine.semiring import Semiring, Value
+from pcflow.engine.tables import Tables
+from pcflow.evidence import CheckedEvidence
+
+
+class Leaf(ABC):
+    """The evidence of one input step, fold by fold, and the unit values it leads to.
+
+    Attributes:
+        x: values [F, B].
+        missing: [F, B].
+        any_soft: whether the evidence has potentials.
+        rows: which rows of the batch these are, if not all.
+        out: what `up` wrote.
+    """
+
+    out: Value
+
+    def __init__(
+        self, step: InputStep, tables: Tables, evidence: CheckedEvidence, semiring: Semiring
+    ) -> None:
+        """Look up the values of the step's variables."""
+        self.step, self.tables, self.semiring = step, tables, semiring
+        values, missing = evidence.by_variable
+        self.rows = evidence.origin
+        self.x = values.index_select(0, step.variables)  # [F, B]
+        self.missing = missing.index_select(0, step.variables)  # [F, B]
+        self.any_missing = evidence.any_missing and bool(self.missing.any())
+        self.any_soft = evidence.soft is not None
+
+    @abstractmethod
+    def up(self, out: Value) -> None:
+        """Write the values of the units into `out`."""
+
+    @abstractmethod
+    def gradients(
+        self, slope: Tensor, potentials: Tensor | None, learns: bool
+    ) -> dict[str, Tensor]:
+        """Gradient of every raw parameter [F or 1, ...] from unit slopes [F, B, K].
+
+        The gradient of the log-potentials is added to `potentials` [B, D, V] if that is given.
+        Those of parameters are left out unless the step `learns`.
+        """
+
+    @abstractmethod
+    def draw(self, unit: Tensor, fold: Tensor, row: Tensor, route: Route) -> Tensor:
+        """Values [N] of chosen units where nothing is observed."""
+
+    def draw_mixed(self, unit: Tensor, fold: Tensor, route: Route, above: SumStep) -> Tensor | None:
+        """Values [N] of mixtures of units, without choosing a unit; None if that is no gain."""
+        return None
+
+    def observed_flow(self, slope: Tensor) -> Tensor:
+        """The flow [F, B, K] of the entries that were observed, zero elsewhere."""
+        flow = self.semiring.flow(self.out.units, slope)
+        return flow.masked_fill(self.missing.unsqueeze(-1), 0.0) if self.any_missing else flow

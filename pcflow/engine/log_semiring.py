@@ -1,0 +1,188 @@
+"""Arithmetic in log space: sum-product where scales fail, and max-product.
+
+Legend: F folds, B batch, K units of the layer, J units read by a sum, H inputs of a mixing sum,
+D variables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pcflow.engine.kernels import exp_, outer_add
+from pcflow.engine.semiring import Into, Value, Weight, marginal_flows
+
+LOG_BLOCK = 1 << 24
+"""Largest number of elements that a broadcast in log space may hold at a time."""
+
+CACHED = 1 << 17
+"""Numbers at a time of what is gone over several times: they stay in a cache, on a CPU."""
+
+
+class LogSumProduct:
+    """Sum-product on logarithms of single units: slow, exact over the whole floating range."""
+
+    in_log_space = True
+    maximizes = False
+
+    def product(self, xs: list[Value], out: Value, kronecker: bool) -> None:
+        """Add the logarithms."""
+        units = xs[0].units
+        if not kronecker:
+            for x in xs[1:]:
+                units = torch.add(units, x.units, out=out.units)
+            return
+        for x in xs[1:]:
+            units = outer_add(units, x.units)
+        out.units.copy_(units)
+
+    def sum(self, xs: list[Value], weight: Weight, out: Value) -> None:
+        """Reduce weight + input over the inputs, a block of rows at a time."""
+        if all(x.units.shape[-1] == 1 for x in (out, *xs)):
+            self._sum_of_ones(xs, weight, out)
+            return
+        x = self.read(xs, weight.mixing)
+        for rows in row_blocks(x, weight.tensor):
+            out.units[:, rows] = self.reduce(log_terms(x[:, rows], weight))
+
+    def _sum_of_ones(self, xs: list[Value], weight: Weight, out: Value) -> None:
+        """Inputs of one unit, one after the other: every pass is over whole rows, in a cache."""
+        log_weight = weight.tensor.movedim(-1, 0)  # [H, F or 1, 1]
+        size = max(1, CACHED // max(1, len(xs) * out.units.shape[1]))
+        for start in range(0, len(out.units), size):
+            some = slice(start, start + size)
+            into = out.units[some].squeeze(-1)  # [F, B]
+            terms = into.new_empty(len(xs), *into.shape)
+            for term, x, logs in zip(terms, xs, log_weight, strict=True):
+                torch.add(
+                    x.units[some].squeeze(-1), logs if len(logs) == 1 else logs[some], out=term
+                )
+            self.reduce_first(terms, into)
+
+    def read(self, xs: list[Value], mixing: bool) -> Tensor:
+        """Nothing to align."""
+        units = [x.units for x in xs]
+        return torch.stack(units, dim=-1) if mixing else torch.cat(units, dim=-1)
+
+    def flow(self, units: Tensor, slope: Tensor) -> Tensor:
+        """The derivative by a logarithm is the flow; a copy, which other rows may be made of."""
+        return slope.clone()
+
+    def slope(self, units: Tensor, flow: Tensor) -> Tensor:
+        """The same."""
+        return flow
+
+    def down_product(self, xs: list[Value], flow: Tensor, kronecker: bool, into: Into) -> None:
+        """Pass it to all."""
+        for slot, part in enumerate(marginal_flows(flow, xs) if kronecker else [flow] * len(xs)):
+            into.add(slot, part)
+
+    def down_sum(
+        self, xs: list[Value], weight: Weight, units: Tensor, slope: Tensor, into: Into
+    ) -> None:
+        """Edge by edge: every input gets its share."""
+        x = self.read(xs, weight.mixing)
+        inner = torch.empty_like(x)
+        for rows, shares in self._shares(x, weight, units, slope):
+            inner[:, rows] = shares if weight.mixing else shares.sum(dim=-2)
+        widths = [x.units.shape[-1] for x in xs]
+        parts = inner.unbind(-1) if weight.mixing else inner.split(widths, dim=-1)
+        for slot, part in enumerate(parts):
+            into.add(slot, part)
+
+    def edges(self, xs: list[Value], weight: Weight, units: Tensor, slope: Tensor) -> Tensor:
+        """The same shares, summed over rows."""
+        total = torch.zeros_like(weight.tensor)
+        for _, shares in self._shares(self.read(xs, weight.mixing), weight, units, slope):
+            part = shares.sum(dim=1)  # [F, K, J]
+            total += part if len(total) > 1 else part.sum(dim=0, keepdim=True)
+        return total
+
+    def _shares(
+        self, x: Tensor, weight: Weight, units: Tensor, slope: Tensor
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """A block of rows at a time, exp(log-weight + log-input - log-value) times slope."""
+        for rows in row_blocks(x, weight.tensor):
+            shares = log_terms(x[:, rows], weight) - units[:, rows].unsqueeze(-1)
+            shares = shares.exp_().nan_to_num_(nan=0.0)
+            yield rows, shares.mul_(slope[:, rows].unsqueeze(-1))
+
+    def reduce(self, terms: Tensor) -> Tensor:
+        """Log-sum-exp over the last axis."""
+        return torch.logsumexp(terms, dim=-1)
+
+    def over_categories(self, joint: Tensor, variables: Tensor) -> Tensor:
+        """What input units over `variables` [N] make of table times potential [N, V, K]: [N, K]."""
+        return self.reduce(joint.transpose(-1, -2))
+
+    def over_reals(self, peak: Tensor, variables: Tensor) -> Tensor:
+        """What densities over missing `variables` [N] come to; `peak` [N, K] are their largest."""
+        return torch.zeros_like(peak)
+
+    def reduce_first(self, terms: Tensor, out: Tensor) -> None:
+        """The same over the first axis, into `out`; the terms are written over."""
+        peak = terms.amax(dim=0).clamp_min_(torch.finfo(terms.dtype).min)
+        torch.sum(exp_(terms.sub_(peak)), dim=0, out=out)
+        out.log_().add_(peak)
+
+
+class MaxProduct(LogSumProduct):
+    """Max-product on logarithms: the value of the best assignment of variables and latents."""
+
+    maximizes = True
+
+    def reduce(self, terms: Tensor) -> Tensor:
+        """Maximum over the last axis."""
+        return terms.amax(dim=-1)
+
+    def over_reals(self, peak: Tensor, variables: Tensor) -> Tensor:
+        """The largest."""
+        return peak
+
+    def reduce_first(self, terms: Tensor, out: Tensor) -> None:
+        """Maximum over the first axis."""
+        torch.amax(terms, dim=0, out=out)
+
+
+@dataclass(frozen=True, eq=False)
+class MaxInputs(LogSumProduct):
+    """Sum-product above inputs that take their largest value.
+
+    A maximum of a sum is at most the sum of the maxima, so this is an upper bound of the maximum
+    over the variables that were chosen, of the sum over the others.
+
+    Args:
+        chosen: which variables, bool [D].
+    """
+
+    chosen: Tensor
+    maximizes = True
+
+    def over_categories(self, joint: Tensor, variables: Tensor) -> Tensor:
+        """The largest or the sum, by the variable."""
+        largest, total = joint.amax(dim=-2), torch.logsumexp(joint, dim=-2)
+        return torch.where(self.chosen[variables].unsqueeze(-1), largest, total)
+
+    def over_reals(self, peak: Tensor, variables: Tensor) -> Tensor:
+        """The largest or one, by the variable."""
+        return peak.masked_fill(~self.chosen[variables].unsqueeze(-1), 0.0)
+
+
+LOG_SUM_PRODUCT, MAX_PRODUCT = LogSumProduct(), MaxProduct()
+
+
+def log_terms(units: Tensor, weight: Weight) -> Tensor:
+    """Log-weight plus log-input for every edge: [F, B, K, J] (mixing: [F, B, K, H])."""
+    inputs = units if weight.mixing else units.unsqueeze(-2)
+    return inputs + weight.tensor.unsqueeze(-3)
+
+
+def row_blocks(units: Tensor, weight: Tensor) -> list[slice]:
+    """Blocks of the batch axis such that the edges of one block fit into `LOG_BLOCK`."""
+    folds, batch = units.shape[:2]
+    edges = folds * weight.shape[-1] * weight.shape[-2]
+    size = max(1, LOG_BLOCK // max(1, edges))
+    return [slice(start, start + size) for start in range(0, batch, size)]

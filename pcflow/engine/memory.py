@@ -1,0 +1,126 @@
+"""The memory that a pass writes on, kept between calls so that no fresh pages are touched.
+
+Legend: F folds, B batch, K units, R rows of an arena, P products.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pcflow.engine.plan import InputStep, Plan, Read, Step
+from pcflow.engine.semiring import Value
+
+MOST_FREE = 2
+"""Sheets that a pool keeps while nobody uses them: one for values, one for slopes; and as many of a
+single row."""
+
+
+class Sheet:
+    """An arena per width for one batch size, and the views of it that steps write and read.
+
+    Attributes:
+        arenas: by width; units [R, B, K] and scale [R, B].
+        lowest: [P, B], the smallest unit of every product.
+        outs: what each step writes.
+        in_log_space: whether scales mean nothing, and need not be copied.
+    """
+
+    in_log_space = False
+
+    def __init__(self, plan: Plan, batch: int, like: Tensor) -> None:
+        """Allocate, and cut the views."""
+        self.plan, self.batch = plan, batch
+        self.arenas = {w: _allocate(rows, batch, w, like) for w, rows in plan.arenas.items()}
+        self.lowest = like.new_ones(sum(plan.products), batch)
+        self.outs = [
+            _view(self.arenas[step.units], step.out, lowest)
+            for step, lowest in zip(plan.steps, self.lowest.split(plan.products), strict=True)
+        ]
+        self._ins = [self._views(step) for step in plan.steps]
+        self._ready = [_all_or_none(views) for views in self._ins]
+        self._copies = {
+            (slot, width): _allocate(rows, batch, width, like)
+            for (slot, width), rows in plan.gathered.items()
+        }
+
+    def inputs(self, number: int, step: Step) -> list[Value]:
+        """What step `number` reads: views where its rows lie side by side, copies elsewhere.
+
+        The copies hold until the next step asks.
+        """
+        ready = self._ready[number]
+        if ready is not None:
+            return ready
+        assert not isinstance(step, InputStep)
+        return [
+            view or self._copy(slot, step.inputs[slot])
+            for slot, view in enumerate(self._ins[number])
+        ]
+
+    def place(self, number: int, slot: int) -> Tensor | None:
+        """The units that an input of step `number` reads, if they lie side by side."""
+        view = self._ins[number][slot]
+        return None if view is None else view.units
+
+    def _copy(self, slot: int, read: Read) -> Value:
+        assert not isinstance(read.rows, slice)
+        arena, copy = self.arenas[read.width], self._copies[slot, read.width]
+        folds = len(read.rows)
+        units = torch.index_select(arena.units, 0, read.rows, out=copy.units[:folds])
+        if self.in_log_space:
+            return Value(units, copy.scale[:folds], copy.lowest)
+        scale = torch.index_select(arena.scale, 0, read.rows, out=copy.scale[:folds])
+        return Value(units, scale, copy.lowest)
+
+    def _views(self, step: Step) -> list[Value | None]:
+        if isinstance(step, InputStep):
+            return []
+        return [
+            _view(self.arenas[read.width], read.rows) if isinstance(read.rows, slice) else None
+            for read in step.inputs
+        ]
+
+
+class Pool:
+    """Sheets that later calls use again.
+
+    Attributes:
+        free: those that nobody uses, the latest first.
+    """
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.free: list[Sheet] = []
+
+    def take(self, plan: Plan, batch: int, like: Tensor) -> Sheet:
+        """A sheet with anything on it."""
+        for place, sheet in enumerate(self.free):
+            if sheet.plan is plan and sheet.batch == batch:
+                return self.free.pop(place)
+        return Sheet(plan, batch, like)
+
+    def give(self, sheet: Sheet) -> None:
+        """Hand a sheet back; nobody may read it any more."""
+        kept = [sheet, *self.free]
+        # one row takes next to nothing, and must not drive out what batches are written on
+        large = [other for other in kept if other.batch > 1][:MOST_FREE]
+        self.free = large + [other for other in kept if other.batch <= 1][:MOST_FREE]
+
+    def __deepcopy__(self, memo: object) -> Pool:
+        """A copied model starts with a pool of its own."""
+        return Pool()
+
+
+def _all_or_none(views: list[Value | None]) -> list[Value] | None:
+    found = [view for view in views if view is not None]
+    return found if len(found) == len(views) else None
+
+
+def _allocate(rows: int, batch: int, width: int, like: Tensor) -> Value:
+    units, scale = like.new_empty(rows, batch, width), like.new_zeros(rows, batch)
+    return Value(units, scale, like.new_empty(0))
+
+
+def _view(arena: Value, rows: slice, lowest: Tensor | None = None) -> Value:
+    return Value(arena.units[rows], arena.scale[rows], arena.lowest if lowest is None else lowest)

@@ -1,0 +1,390 @@
+"""From a circuit to a plan: which batched tensor operations evaluate it, in which order.
+
+Layers that run together (see `schedule`) are folded into one step. All folds of one width live in
+one arena [rows, B, K], so every step reads and writes rows of arenas: a slice where the folds lie
+side by side, an index otherwise. Parameters of equal shape used by the same group are stacked into
+one bank. A plan is a plain value that prints as a table.
+
+In a plan every fold has a row of its own, for queries that go down again. Its `lean` twin has the
+same steps on fewer rows, which are written over once nobody reads them any more.
+
+Legend: F folds, B batch, K units of the layer, J units read by a sum, P parameters of a bank.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from math import prod
+
+import torch
+from torch import Tensor
+
+from pcflow.circuit import (
+    Circuit,
+    InputLayer,
+    Layer,
+    Parameter,
+    ProductLayer,
+    SumLayer,
+    layer_parameters,
+)
+from pcflow.engine.rows import assign_rows
+from pcflow.engine.schedule import Schedule, make_schedule
+from pcflow.errors import StructureError
+from pcflow.inputs import InputFamily
+
+Rows = slice | Tensor
+NONE = torch.empty(0, dtype=torch.long)
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """Where a step finds one of its inputs: `rows` of the arena of `width` units.
+
+    `fresh` says that on the way down nobody has written these rows before, and no row occurs twice,
+    so that slopes can be copied instead of added. Where they are added, the rows `first` are
+    met for the first time.
+    """
+
+    width: int
+    rows: Rows
+    fresh: bool
+    first: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class BankRead:
+    """Which parameters a step uses: `rows` of a bank, one per fold; one row if all share it."""
+
+    bank: int
+    rows: Rows
+    shared: bool
+
+
+@dataclass(frozen=True, eq=False)
+class InputStep:
+    """Input units of one family: fold f is over variable `variables[f]`."""
+
+    family: InputFamily
+    variables: Tensor
+    parameters: dict[str, BankRead]
+    folds: int
+    units: int
+    out: slice
+
+
+@dataclass(frozen=True, eq=False)
+class SumStep:
+    """Sums over the units of `inputs`, read side by side; `lowest` if those are input units."""
+
+    inputs: tuple[Read, ...]
+    weight: BankRead
+    mixing: bool
+    lowest: bool
+    folds: int
+    units: int
+    out: slice
+
+
+@dataclass(frozen=True, eq=False)
+class ProductStep:
+    """Hadamard or Kronecker products of `inputs`."""
+
+    inputs: tuple[Read, ...]
+    kronecker: bool
+    folds: int
+    units: int
+    out: slice
+
+
+Step = InputStep | SumStep | ProductStep
+
+
+@dataclass
+class RowCount:
+    """How many rows the plan has evaluated so far, and how many of them again in log space."""
+
+    seen: int = 0
+    log_space: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps of a circuit, bottom up; the last one is the root.
+
+    Attributes:
+        steps: what to do, in order.
+        banks: the parameters behind every bank, in row order.
+        untied: the banks of which every parameter is read by one fold only.
+        arenas: number of rows per width.
+        num_variables: D.
+        rows: running count of evaluated rows.
+        twin: the lean plan, if this is not one.
+    """
+
+    steps: tuple[Step, ...]
+    banks: tuple[tuple[Parameter, ...], ...]
+    untied: frozenset[int]
+    arenas: dict[int, int]
+    num_variables: int
+    rows: RowCount
+    twin: Plan | None = None
+
+    @property
+    def lean(self) -> Plan:
+        """The same steps on rows that are used again."""
+        return self.twin or self
+
+    @property
+    def parameter_count(self) -> int:
+        """Number of parameters, tied ones once."""
+        return sum(prod(p.shape) for bank in self.banks for p in bank)
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of one upward pass of one observed row."""
+        return sum(_flops(step) for step in self.steps)
+
+    @property
+    def numbers_per_row(self) -> int:
+        """Numbers that an upward pass needs room for, per row: units, scales, smallest units."""
+        copies = sum((width + 1) * folds for (_, width), folds in self.gathered.items())
+        arenas = sum(rows * (width + 1) for width, rows in self.arenas.items())
+        return arenas + copies + sum(self.products)
+
+    @property
+    def products(self) -> list[int]:
+        """Folds of every step that multiplies, zero for the others."""
+        return [step.folds if isinstance(step, ProductStep) else 0 for step in self.steps]
+
+    @property
+    def gathered(self) -> dict[tuple[int, int], int]:
+        """Most folds that any step copies, because they do not lie side by side; by slot, width."""
+        most: dict[tuple[int, int], int] = {}
+        for step in self.steps:
+            for slot, read in enumerate(() if isinstance(step, InputStep) else step.inputs):
+                if not isinstance(read.rows, slice):
+                    most[slot, read.width] = max(len(read.rows), most.get((slot, read.width), 0))
+        return most
+
+    @property
+    def is_tree(self) -> bool:
+        """Whether every fold is read by one other, and every sum reads one: no way to choose."""
+        inner = [step for step in self.steps if not isinstance(step, InputStep)]
+        one = all(len(step.inputs) == 1 for step in inner if isinstance(step, SumStep))
+        return one and all(read.fresh for step in inner for read in step.inputs)
+
+    @property
+    def one_input_each(self) -> bool:
+        """Whether no two folds of input units are over the same variable."""
+        folds = sum(step.folds for step in self.steps if isinstance(step, InputStep))
+        return folds == self.num_variables
+
+    @property
+    def of_one_unit(self) -> bool:
+        """Whether every layer has a single unit: logarithms are then as quick as scales."""
+        return self.arenas.keys() == {1}
+
+    @property
+    def samples_at_a_time(self) -> int:
+        """Samples whose widest step, one weight per input and fold, stays near 64 MB."""
+        inner = (s for s in self.steps if not isinstance(s, InputStep))
+        widest = max((s.folds * sum(r.width for r in s.inputs) for s in inner), default=1)
+        return max(1, (1 << 24) // widest)
+
+    def to(self, device: torch.device) -> Plan:
+        """The same plan, as it was made on the CPU, with its index tensors on `device`."""
+        if device.type == "cpu":
+            return self
+        moved = {read: _move_bank(read, device) for read in _bank_reads(self.steps)}
+        return replace(self._to(device, moved), twin=self.lean._to(device, moved))
+
+    def _to(self, device: torch.device, moved: Mapping[BankRead, BankRead]) -> Plan:
+        return replace(self, steps=tuple(_to(step, device, moved) for step in self.steps))
+
+    def __str__(self) -> str:
+        """A table of the steps and the totals."""
+        lines = [f"{'step':>4}  {'what':<24}{'folds':>8}{'units':>7}{'reads':>7}  views    MFLOP"]
+        lines += [_line(i, step) for i, step in enumerate(self.steps)][:40]
+        if len(self.steps) > 40:
+            lines.append(f"      ... {len(self.steps) - 40} more steps")
+        lines.append(
+            f"{self.num_variables} variables, {self.parameter_count:,} parameters; per row "
+            f"{self.flops / 1e6:.3g} MFLOP and {self.numbers_per_row:,} numbers, of which "
+            f"{self.lean.numbers_per_row:,} at a time"
+        )
+        lines.append(f"rows: {self.rows.seen} seen, {self.rows.log_space} of them in log space")
+        return "\n".join(lines)
+
+
+def make_plan(circuit: Circuit, fold: bool = True) -> Plan:
+    """Decide where the values of a circuit's layers are stored.
+
+    Args:
+        circuit: the circuit.
+        fold: False gives every layer a step of its own (to check the folding).
+
+    Examples:
+        >>> import pcflow as pf
+        >>> circuit = pf.build_circuit(pf.structure.quad_tree((4, 4)), pf.Bernoulli(), units=2)
+        >>> [step.folds for step in make_plan(circuit).steps]
+        [16, 16, 4, 4, 1, 1]
+    """
+    schedule = make_schedule(circuit, fold)
+    banks = _Banks(schedule.groups)
+    plan, lean = (_Writer(schedule, banks, reuse).plan(circuit) for reuse in (False, True))
+    return replace(plan, twin=replace(lean, rows=plan.rows))
+
+
+class _Banks:
+    """Gives parameters their bank rows."""
+
+    def __init__(self, groups: list[list[Layer]]) -> None:
+        self.members: list[tuple[Parameter, ...]] = []
+        self.home: dict[Parameter, tuple[int, int]] = {}
+        self.uses: Counter[Parameter] = Counter()
+        self.reads: dict[tuple[Parameter, ...], BankRead] = {}
+        for group in groups:
+            for roles in zip(*map(layer_parameters, group), strict=True):
+                self._store(roles)
+
+    @property
+    def untied(self) -> frozenset[int]:
+        """Banks without a parameter that is used twice."""
+        numbered = enumerate(self.members)
+        return frozenset(n for n, bank in numbered if all(self.uses[p] == 1 for p in bank))
+
+    def read(self, parameters: Iterable[Parameter]) -> BankRead:
+        """Where a step finds the parameters of its folds; the same for plan and lean plan."""
+        wanted = tuple(parameters)
+        if wanted not in self.reads:
+            places = [self.home[p] for p in wanted]
+            if len({bank for bank, _ in places}) > 1:
+                raise StructureError(f"{wanted[0]} is tied across parameters of different roles")
+            rows = [row for _, row in places]
+            shared = len(set(rows)) == 1
+            self.reads[wanted] = BankRead(places[0][0], _rows(rows[:1] if shared else rows), shared)
+        return self.reads[wanted]
+
+    def _store(self, parameters: tuple[Parameter, ...]) -> None:
+        self.uses.update(parameters)
+        members = tuple(p for p in dict.fromkeys(parameters) if p not in self.home)
+        if members:
+            self.home.update({p: (len(self.members), row) for row, p in enumerate(members)})
+            self.members.append(members)
+
+
+class _Writer:
+    """Gives folds their arena rows, and writes the steps."""
+
+    def __init__(self, schedule: Schedule, banks: _Banks, reuse: bool) -> None:
+        self.strips, self.banks = schedule.strips, banks
+        self.rows = assign_rows(self.strips, reuse)
+
+    def plan(self, circuit: Circuit) -> Plan:
+        steps = tuple(map(self.step, self.strips, self.firsts()))
+        members = tuple(self.banks.members)
+        return Plan(
+            steps, members, self.banks.untied, self.rows.counts, circuit.num_variables, RowCount()
+        )
+
+    def firsts(self) -> list[list[list[Layer]]]:
+        """For every step and input, the layers that it is the first, seen from above, to read."""
+        touched: set[Layer] = set()
+        answers = []
+        for strip in reversed(self.strips):
+            answer = []
+            for slot in range(len(strip[0].inputs)):
+                children = dict.fromkeys(layer.inputs[slot] for layer in strip)
+                answer.append([child for child in children if child not in touched])
+                touched.update(children)
+            answers.append(answer)
+        return answers[::-1]
+
+    def step(self, strip: list[Layer], firsts: list[list[Layer]]) -> Step:
+        row, folds, units, first = self.rows.of, len(strip), strip[0].units, strip[0]
+        out = slice(row[first], row[first] + folds)
+        reads = tuple(self.read(strip, slot, met) for slot, met in enumerate(firsts))
+        roles = [self.banks.read(p) for p in zip(*map(layer_parameters, strip), strict=True)]
+        match first:
+            case InputLayer():
+                layers = [layer for layer in strip if isinstance(layer, InputLayer)]
+                variables = torch.tensor([layer.variable for layer in layers])
+                named = dict(zip(first.parameters, roles, strict=True))
+                return InputStep(first.family, variables, named, folds, units, out)
+            case SumLayer():
+                lowest = all(isinstance(x, InputLayer) for layer in strip for x in layer.inputs)
+                return SumStep(reads, roles[0], first.mixing, lowest, folds, units, out)
+            case ProductLayer():
+                return ProductStep(reads, first.kind == "kronecker", folds, units, out)
+
+    def read(self, strip: list[Layer], slot: int, met: list[Layer]) -> Read:
+        """One input of a step; `met` are the layers that nobody above reads."""
+        row, width = self.rows.of, strip[0].inputs[slot].units
+        rows = _rows(row[layer.inputs[slot]] for layer in strip)
+        if len(met) == len(strip):
+            return Read(width, rows, True, NONE)
+        return Read(width, rows, False, torch.tensor([row[layer] for layer in met]).long())
+
+
+def _rows(rows: Iterable[int]) -> Rows:
+    """A slice if the rows are consecutive, an index otherwise."""
+    listed = list(rows)
+    if listed == list(range(listed[0], listed[0] + len(listed))):
+        return slice(listed[0], listed[0] + len(listed))
+    return torch.tensor(listed)
+
+
+def _flops(step: Step) -> int:
+    match step:
+        case InputStep():
+            return 0
+        case SumStep():
+            width = 1 if step.mixing else step.units
+            return 2 * step.folds * width * sum(read.width for read in step.inputs)
+        case ProductStep():
+            return step.folds * step.units * len(step.inputs)
+
+
+def _line(index: int, step: Step) -> str:
+    reads = () if isinstance(step, InputStep) else step.inputs
+    match step:
+        case InputStep():
+            what = f"input {type(step.family).__name__}"
+        case SumStep():
+            what = "mixing sum" if step.mixing else "sum"
+        case ProductStep():
+            what = f"product {'kronecker' if step.kronecker else 'hadamard'}"
+    views = "yes" if all(isinstance(read.rows, slice) for read in reads) else "no"
+    return (
+        f"{index:>4}  {what:<24}{step.folds:>8}{step.units:>7}{len(reads):>7}  {views:<5}"
+        f"{_flops(step) / 1e6:>9.3f}"
+    )
+
+
+def _bank_reads(steps: Iterable[Step]) -> set[BankRead]:
+    inputs = {r for s in steps if isinstance(s, InputStep) for r in s.parameters.values()}
+    return inputs | {s.weight for s in steps if isinstance(s, SumStep)}
+
+
+def _move_bank(read: BankRead, device: torch.device) -> BankRead:
+    return replace(read, rows=_move(read.rows, device))
+
+
+def _move(rows: Rows, device: torch.device) -> Rows:
+    return rows if isinstance(rows, slice) else rows.to(device)
+
+
+def _to(step: Step, device: torch.device, banks: Mapping[BankRead, BankRead]) -> Step:
+    if isinstance(step, InputStep):
+        named = {name: banks[read] for name, read in step.parameters.items()}
+        return replace(step, variables=step.variables.to(device), parameters=named)
+    inputs = tuple(
+        replace(read, rows=_move(read.rows, device), first=read.first.to(device))
+        for read in step.inputs
+    )
+    if isinstance(step, SumStep):
+        return replace(step, inputs=inputs, weight=banks[step.weight])
+    return replace(step, inputs=inputs)

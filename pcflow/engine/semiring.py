@@ -1,0 +1,257 @@
+"""The arithmetic of the upward pass: what a unit's value is, and how sums and products act on it.
+
+`Scaled` is the fast one. A fold of units is a linear-space mantissa with one log-scale per row:
+
+    true value = units * exp(scale),  0 <= units <= 1
+
+A sum is one batched matrix product, a product is elementwise, logarithms touch scales only. A unit
+far below the largest of its row can underflow, and a later product can make just that unit matter.
+Two checks guard against it. `lowest` records the smallest unit of every product: while it stays
+above a floor, nothing can have been lost, because sums and products of nonnegative numbers keep
+relative accuracy. Rows that fall below are evaluated once more with every unit raised to at
+least the floor. Since sums and products only grow with their inputs, the two results bracket the
+truth; rows for which they differ are evaluated a last time by `LogSumProduct`, which is slow and
+never underflows. `MaxProduct` computes with maxima in place of sums, for MPE; `MaxInputs` with
+maxima at the inputs of chosen variables alone, for bounds.
+
+Legend: F folds, B batch, K units of the layer, J units read by a sum, H inputs of a layer, V
+categories, N entries of inputs, D variables.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from pcflow.engine.kernels import exp_, matmul, multiply, outer
+
+
+class Value(NamedTuple):
+    """Rows of an arena: units [F, B, K]; scale and lowest [F, B], only used by `Scaled`."""
+
+    units: Tensor
+    scale: Tensor
+    lowest: Tensor
+
+
+class Weight(NamedTuple):
+    """Weights of a sum step: linear or log; dense [F, K, J] or mixing [F, K, H]; F may be 1.
+
+    `columns` is how a pass up reads it: transposed, [F, J, K] or [H, F, K].
+    """
+
+    tensor: Tensor
+    columns: Tensor
+    mixing: bool
+
+
+class Semiring(Protocol):
+    """Sums and products of values, written into `out`, and what goes back down through them.
+
+    What goes down is the *slope* of a unit: the derivative of the result with respect to the unit
+    as it is stored. For units stored as logarithms that is the unit's flow; for linear ones it is
+    flow / unit, so that sums hand it down by a matrix product alone.
+    """
+
+    in_log_space: bool
+    maximizes: bool
+    """Whether inputs over what is missing may take their largest value in place of their total."""
+
+    def product(self, xs: list[Value], out: Value, kronecker: bool) -> None:
+        """Multiply the inputs."""
+        ...
+
+    def sum(self, xs: list[Value], weight: Weight, out: Value) -> None:
+        """Weigh and add the inputs."""
+        ...
+
+    def read(self, xs: list[Value], mixing: bool) -> Tensor:
+        """A sum's inputs at one scale, side by side: [F, B, J], mixing [F, B, K, H]."""
+        ...
+
+    def flow(self, units: Tensor, slope: Tensor) -> Tensor:
+        """How often units are used, from their slope; both [F, B, K]."""
+        ...
+
+    def slope(self, units: Tensor, flow: Tensor) -> Tensor:
+        """The other way round."""
+        ...
+
+    def down_product(self, xs: list[Value], flow: Tensor, kronecker: bool, into: Into) -> None:
+        """Hand a product's flow to its inputs."""
+        ...
+
+    def down_sum(
+        self, xs: list[Value], weight: Weight, units: Tensor, slope: Tensor, into: Into
+    ) -> None:
+        """Hand a sum's slope to its inputs."""
+        ...
+
+    def edges(self, xs: list[Value], weight: Weight, units: Tensor, slope: Tensor) -> Tensor:
+        """The derivative by every weight of a sum [F, K, J] (in log space: its flow).
+
+        It is summed over rows, and over folds where they share the weight.
+        """
+        ...
+
+
+class Into(Protocol):
+    """Where slopes of inputs go."""
+
+    def place(self, slot: int) -> Tensor | None:
+        """Memory to write the slope of an input into, if nobody else hands it any."""
+        ...
+
+    def add(self, slot: int, slope: Tensor) -> None:
+        """Add the slope of an input that has no such place."""
+        ...
+
+
+def floor_of(dtype: torch.dtype) -> float:
+    """A unit above this has lost nothing to underflow: 1e10 times the smallest normal number."""
+    return 1e10 * torch.finfo(dtype).tiny
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Sum-product in linear space with one scale per row.
+
+    Args:
+        raised: raise every unit to at least the floor, for an upper bound of the value.
+    """
+
+    raised: bool = False
+    in_log_space = False
+    maximizes = False
+
+    def product(self, xs: list[Value], out: Value, kronecker: bool) -> None:
+        """Multiply, and divide every row by its largest unit."""
+        torch.add(xs[0].scale, xs[1].scale, out=out.scale)
+        units, lowest = xs[0].units, None
+        for count, x in enumerate(xs[1:], start=2):
+            if count > 2:
+                out.scale.add_(x.scale)
+            last = count == len(xs)
+            into = out.units if last or not kronecker else None
+            units = multiply(units, x.units, kronecker, into)
+            if last or count % 4 == 0:  # long products must not underflow on the way
+                lowest = self._rescale(units, out, lowest)
+
+    def _rescale(self, units: Tensor, out: Value, lowest: Tensor | None) -> Tensor:
+        self.raise_(units)
+        if lowest is None:
+            torch.amin(units, -1, out=out.lowest)
+        else:
+            torch.minimum(out.lowest, units.amin(dim=-1), out=out.lowest)
+        peak = units.amax(dim=-1)  # [F, B]
+        peak.clamp_min_(torch.finfo(peak.dtype).tiny)
+        units.div_(peak.unsqueeze(-1))
+        out.scale.add_(peak.log_())
+        return out.lowest
+
+    def raise_(self, units: Tensor) -> None:
+        """Raise units to the floor. Exact zeros stay zeros: their rows have a scale of -inf."""
+        if self.raised:
+            units.clamp_min_(floor_of(units.dtype))
+
+    def sum(self, xs: list[Value], weight: Weight, out: Value) -> None:
+        """One (batched) matrix product, or one product for each input that is mixed."""
+        if len(xs) == 1:
+            out.scale.copy_(xs[0].scale)
+        if weight.mixing:
+            self._mix(xs, weight.columns, out)
+        else:
+            matmul(self._beside(xs, out), weight.columns, out.units)
+        self.raise_(out.units)
+
+    def _mix(self, xs: list[Value], columns: Tensor, out: Value) -> None:
+        torch.mul(xs[0].units, columns[0].unsqueeze(-2), out=out.units)
+        if len(xs) == 1:
+            return
+        factors = self._align(xs, out.scale)
+        out.units.mul_(factors[0])
+        for x, column, factor in zip(xs[1:], columns[1:], factors[1:], strict=True):
+            out.units.addcmul_(x.units * column.unsqueeze(-2), factor)
+
+    def _beside(self, xs: list[Value], out: Value) -> Tensor:
+        if len(xs) == 1:
+            return xs[0].units
+        factors = self._align(xs, out.scale)
+        return torch.cat([x.units * f for x, f in zip(xs, factors, strict=True)], dim=-1)
+
+    def _align(self, xs: list[Value], scale: Tensor | None = None) -> list[Tensor]:
+        """Factors [F, B, 1] that bring inputs to the largest of their scales, which is written."""
+        top = torch.stack([x.scale for x in xs]).amax(dim=0)  # [F, B]
+        if scale is not None:
+            scale.copy_(top)
+        top.nan_to_num_(neginf=0.0)
+        return [exp_(x.scale - top).unsqueeze(-1) for x in xs]
+
+    def read(self, xs: list[Value], mixing: bool) -> Tensor:
+        """Inputs relative to the largest of their scales."""
+        if len(xs) == 1:
+            return xs[0].units.unsqueeze(-1) if mixing else xs[0].units
+        parts = [x.units * f for x, f in zip(xs, self._align(xs), strict=True)]
+        return torch.stack(parts, dim=-1) if mixing else torch.cat(parts, dim=-1)
+
+    def flow(self, units: Tensor, slope: Tensor) -> Tensor:
+        """Slope times unit."""
+        return slope * units
+
+    def slope(self, units: Tensor, flow: Tensor) -> Tensor:
+        """Flow over unit; a unit too small to divide by has no flow that counts."""
+        return flow / units.clamp_min(torch.finfo(units.dtype).tiny)
+
+    def down_product(self, xs: list[Value], flow: Tensor, kronecker: bool, into: Into) -> None:
+        """Every input has the product's flow; of a Kronecker product, what its own unit gets."""
+        flows = marginal_flows(flow, xs) if kronecker else [flow] * len(xs)
+        for slot, (x, part) in enumerate(zip(xs, flows, strict=True)):
+            place = into.place(slot)
+            units = torch.clamp_min(x.units, torch.finfo(part.dtype).tiny, out=place)
+            torch.div(part, units, out=units)
+            if place is None:
+                into.add(slot, units)
+
+    def down_sum(
+        self, xs: list[Value], weight: Weight, units: Tensor, slope: Tensor, into: Into
+    ) -> None:
+        """A matrix product; where inputs are mixed, a product for each."""
+        factors = self._align(xs) if len(xs) > 1 else None
+        if weight.mixing:
+            for slot, column in enumerate(weight.columns):
+                place = into.place(slot)
+                part = torch.mul(slope, column.unsqueeze(-2), out=place)
+                if factors is not None:
+                    part.mul_(factors[slot])
+                if place is None:
+                    into.add(slot, part)
+            return
+        place = into.place(0) if factors is None else None
+        width = weight.tensor.shape[-1]
+        inner = slope.new_empty(*slope.shape[:-1], width) if place is None else place
+        matmul(slope, weight.tensor, inner)
+        if place is None:
+            parts = inner.split([x.units.shape[-1] for x in xs], dim=-1)
+            for slot, part in enumerate(parts):
+                into.add(slot, part if factors is None else part * factors[slot])
+
+    def edges(self, xs: list[Value], weight: Weight, units: Tensor, slope: Tensor) -> Tensor:
+        """A matrix product; where inputs are mixed, a product and a sum for each."""
+        if not weight.mixing:
+            return outer(slope, self.read(xs, mixing=False), shared=len(weight.tensor) == 1)
+        factors = self._align(xs) if len(xs) > 1 else [slope.new_ones(1)]
+        parts = [(x.units * slope).mul_(f).sum(dim=1) for x, f in zip(xs, factors, strict=True)]
+        return torch.stack(parts, dim=-1)
+
+
+SCALED, RAISED = Scaled(), Scaled(raised=True)
+
+
+def marginal_flows(flow: Tensor, xs: list[Value]) -> list[Tensor]:
+    """The flow of a Kronecker product summed over the units of all inputs but one, for each."""
+    grid = flow.unflatten(-1, [x.units.shape[-1] for x in xs])
+    axes = range(2, grid.dim())
+    return [grid.sum([a for a in axes if a != axis]) for axis in axes]

@@ -1,0 +1,212 @@
+"""Normalised weights and tables from raw parameters, computed once per parameter change.
+
+Parameters are unconstrained; the passes need linear (or log) weights that sum to one. Each is kept
+until the parameter it came from is edited in place or replaced, so a frozen circuit pays once.
+
+Legend: F folds, P parameters of a bank, V categories, K units of the layer, J units read by a sum.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from pcflow.engine.kernels import Cumulative, exp_, log_normalizer
+from pcflow.engine.plan import BankRead, InputStep, Plan, SumStep
+from pcflow.engine.semiring import Weight, floor_of
+from pcflow.inputs import FiniteFamily
+
+_Version = list[tuple[Tensor, int]]
+T = TypeVar("T")
+
+
+class Normalizer(NamedTuple):
+    """Log-probabilities without their table: logits [F, V, K] less `log_total` [F, 1, K].
+
+    Attributes:
+        lowest: the smallest of them.
+    """
+
+    logits: Tensor
+    log_total: Tensor
+    lowest: float
+
+    def table(self, in_log_space: bool) -> Tensor:
+        """All of them [F, V, K], or the probabilities."""
+        log_table = self.logits - self.log_total
+        return log_table if in_log_space else exp_(log_table)
+
+
+class Tables:
+    """The parameters of a plan as its steps read them.
+
+    Args:
+        plan: the steps that read them.
+        banks: one tensor per bank of the plan. Edits must be in place (`copy_`, optimizers, under
+            `torch.no_grad()`) or replace the tensor; an edit through `.data` goes unnoticed.
+        like: has the model's dtype and device.
+        soft_dtype: of the tables that soft evidence is multiplied with, if not the model's.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        banks: Sequence[Tensor],
+        like: Tensor,
+        soft_dtype: torch.dtype | None = None,
+    ) -> None:
+        """Start with nothing computed."""
+        self.plan, self.banks, self.like, self.soft_dtype = plan, banks, like, soft_dtype
+        self._weights: dict[bool, tuple[_Version, dict[int, Weight]]] = {}
+        self._kept: dict[tuple[str, Hashable], tuple[_Version, object]] = {}
+
+    def weights(self, in_log_space: bool) -> dict[int, Weight]:
+        """The weights of every sum step, by its number."""
+        kept = self._weights.get(in_log_space)
+        if kept is None or not all(map(self._is_current, range(len(self.banks)), kept[0])):
+            steps = {n: s for n, s in enumerate(self.plan.steps) if isinstance(s, SumStep)}
+            made = {n: self.weight(step, in_log_space) for n, step in steps.items()}
+            kept = ([(bank, bank._version) for bank in self.banks], made)
+            self._weights[in_log_space] = kept
+        return kept[1]
+
+    def weight(self, step: SumStep, in_log_space: bool) -> Weight:
+        """Weights [F, K, J] of a sum step ([F, K, H] if mixing); F is 1 if all folds share them."""
+        bank = step.weight.bank
+        tensor = self._log(bank) if in_log_space else self.linear(bank)
+        tensor = _select(tensor, step.weight)
+        columns = tensor.movedim(-1, 0).contiguous() if step.mixing else tensor.transpose(-1, -2)
+        return Weight(tensor, columns, step.mixing)
+
+    def linear(self, bank: int) -> Tensor:
+        """Normalised weights [P, K, J] of a bank."""
+        return self._keep("weight", bank, [bank], lambda: torch.softmax(self.banks[bank], -1))
+
+    def running(self, step: SumStep) -> Tensor:
+        """Running sums over J of the weights [F or 1, K, J] of a sum step."""
+        bank = step.weight.bank
+        sums = self._keep("sums", bank, [bank], lambda: self.linear(bank).cumsum(dim=-1))
+        return _select(sums, step.weight)
+
+    def _log(self, bank: int) -> Tensor:
+        return self._keep("log", bank, [bank], lambda: torch.log_softmax(self.banks[bank], -1))
+
+    def table(self, step: InputStep, in_log_space: bool) -> Tensor:
+        """Probabilities [F, V, K] of a finite input step; F is 1 if all folds share them."""
+        family = step.family
+        assert isinstance(family, FiniteFamily)
+        make = family.log_table if in_log_space else family.table
+        kind = "log table" if in_log_space else "table"
+        return self._of_step(kind, step, lambda: make(self.parameters(step)).to(self.like))
+
+    def soft_table(self, step: InputStep) -> Tensor:
+        """The table [F or 1, V, K] that soft evidence is multiplied with."""
+        if self.soft_dtype is None:
+            return self.table(step, False)
+        dtype = self.soft_dtype
+        return self._of_step("soft", step, lambda: self.table(step, False).to(dtype))
+
+    def by_unit(self, step: InputStep) -> Tensor:
+        """Probabilities [F, K, V] of a finite input step, those of a unit side by side."""
+        return self._of_table("by unit", step, lambda table: table.transpose(1, 2).contiguous())
+
+    def is_shared(self, step: InputStep) -> bool:
+        """Whether all folds of a step read the same table."""
+        return all(read.shared for read in step.parameters.values())
+
+    def has_zeros(self, step: InputStep) -> bool:
+        """Whether a probability of a finite step is zero, or too small to hold."""
+        floor = floor_of(self.like.dtype)
+        return self._of_step("zeros", step, lambda: bool(self.table(step, False).min() < floor))
+
+    def normalizer(self, step: InputStep) -> Normalizer | None:
+        """How single entries of the log-table follow from the parameters, if they do so simply."""
+        family = step.family
+        assert isinstance(family, FiniteFamily)
+        if family.logits is None:
+            return None
+        logits = self.parameters(step)[family.logits].detach()
+        log_total, lowest = self._of_step("normalizer", step, lambda: log_normalizer(logits))
+        return Normalizer(logits, log_total, lowest)
+
+    def cumulative(self, step: InputStep, above: SumStep | None = None) -> Cumulative:
+        """Running sums over V of the table of a finite step, or of its mixtures by a sum step."""
+        if above is None:
+            return self._of_table("cumulative", step, Cumulative)
+        reads = (*step.parameters.values(), above.weight)
+
+        def make() -> Cumulative:
+            weight = self.weight(above, in_log_space=False).columns  # [F or 1, J, K]
+            return Cumulative(self.table(step, False) @ weight)
+
+        return self._keep("mixture", (step.family, reads), [read.bank for read in reads], make)
+
+    def modes(self, step: InputStep) -> Tensor:
+        """The most probable value of every unit of a finite step: [F, K]."""
+        return self._of_table("modes", step, lambda table: table.argmax(dim=1))
+
+    def _of_table(self, kind: str, step: InputStep, make: Callable[[Tensor], T]) -> T:
+        return self._of_step(kind, step, lambda: make(self.table(step, False)))
+
+    def _of_step(self, kind: str, step: InputStep, make: Callable[[], T]) -> T:
+        reads = tuple(step.parameters.values())
+        return self._keep(kind, (step.family, reads), [read.bank for read in reads], make)
+
+    def parameters(self, step: InputStep) -> dict[str, Tensor]:
+        """Raw parameters of an input step, each [F, ...]; F is 1 if all folds share it."""
+        return {n: _select(self.banks[r.bank], r) for n, r in step.parameters.items()}
+
+    def _keep(self, kind: str, key: Hashable, banks: list[int], make: Callable[[], T]) -> T:
+        kept = self._kept.get((kind, key))
+        if kept is None or not all(map(self._is_current, banks, kept[0])):
+            with torch.no_grad():
+                kept = ([(self.banks[b], self.banks[b]._version) for b in banks], make())
+            self._kept[(kind, key)] = kept
+        return cast(T, kept[1])
+
+    def _is_current(self, bank: int, kept: tuple[Tensor, int]) -> bool:
+        tensor, version = kept
+        return self.banks[bank] is tensor and tensor._version == version
+
+
+def _select(bank: Tensor, read: BankRead) -> Tensor:
+    return bank[read.rows] if isinstance(read.rows, slice) else bank.index_select(0, read.rows)
+
+
+class BankSums:
+    """Sums of numbers per fold, over the folds that read the same parameter.
+
+    Attributes:
+        found: by bank, [P, ...].
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        """Start with nothing."""
+        self.plan = plan
+        self.found: dict[int, Tensor] = {}
+        self._seen: set[BankRead] = set()
+
+    def add(self, read: BankRead, folds: Tensor) -> None:
+        """Add numbers [F, ...] of the folds of a step; or their sum [1, ...], if shared.
+
+        What comes first to parameters that no other fold reads may be kept as it is.
+        """
+        size = len(self.plan.banks[read.bank])
+        alone = read.bank in self.plan.untied and read not in self._seen
+        self._seen.add(read)
+        if alone and len(folds) == size and isinstance(read.rows, slice):
+            self.found[read.bank] = folds
+            return
+        if read.bank not in self.found:
+            make = folds.new_empty if alone else folds.new_zeros
+            self.found[read.bank] = make(size, *folds.shape[1:])
+        bank = self.found[read.bank]
+        if alone:
+            bank[read.rows] = folds
+        elif read.shared:
+            bank[read.rows] += folds if len(folds) == 1 else folds.sum(dim=0)
+        elif isinstance(read.rows, slice):
+            bank[read.rows] += folds
+        else:
+            bank.index_add_(0, read.rows, folds)

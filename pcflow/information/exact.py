@@ -1,0 +1,261 @@
+"""Information in circuits, exactly: entropy, divergences, expectations, marginal MAP.
+
+Each query says which property makes it exact, proves it at the door, and names in its refusal the
+estimate or bound that needs less (Vergari et al. 2021, arXiv 2102.06137).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from pcflow.algebra import covered, log_overlap, marginalize, powered_circuit
+from pcflow.circuit import Circuit, prove_deterministic, prove_structured_decomposable, required_by
+from pcflow.errors import EvidenceError
+from pcflow.evidence import Evidence, as_evidence
+from pcflow.information.bounds import entropy_upper_bound
+from pcflow.queries import MPE, compile
+
+ROUNDING = 1e-12
+"""Mass outside a support that is no larger may be rounding, and counts as none."""
+
+
+def entropy(circuit: Circuit) -> float:
+    """Entropy H(X) (nats), differential where values are real; one pass up and one down.
+
+    Needs determinism: then the variables decide what every sum chooses.
+
+    Raises:
+        NotDeterministic: if the circuit is not deterministic; `entropy_lower_bound`,
+            `entropy_upper_bound` and `entropy_estimate` are for any circuit.
+        PropertyRequired: if an input family does not say its entropy.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> fair = pf.Categorical(4), {"logits": pf.Parameter(torch.zeros(4, 1))}
+        >>> round(entropy(pf.Circuit(pf.InputLayer(0, fair[0], 1, fair[1]))), 4)
+        1.3863
+    """
+    _need_determinism(
+        circuit, "entropy", "entropy_lower_bound, entropy_upper_bound, entropy_estimate"
+    )
+    return entropy_upper_bound(circuit)
+
+
+def cross_entropy(p: Circuit, q: Circuit) -> float:
+    """Cross-entropy -sum_x p(x) log q(x) (nats); inf if p has mass where q has none.
+
+    Needs compatibility, and that q is deterministic: then logarithms move past its sums.
+
+    Raises:
+        NotDeterministic: if q is not; `cross_entropy_estimate` is for any circuits.
+        NotCompatible: if the circuits are not compatible.
+        PropertyRequired: if two input families have no product.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> tree = pf.chow_liu(torch.randint(2, (50, 3)))
+        >>> abs(cross_entropy(tree, tree) - pf.entropy(tree)) < 1e-9
+        True
+    """
+    _need_determinism(q, "cross_entropy", "cross_entropy_estimate")
+    with required_by("cross_entropy", "cross_entropy_estimate"):
+        return _cross_entropy(p, q)
+
+
+def kl_divergence(p: Circuit, q: Circuit) -> float:
+    """Kullback-Leibler divergence KL(p || q) (nats); inf if p has mass where q has none.
+
+    Needs compatibility, and that both are deterministic.
+
+    Raises:
+        NotDeterministic: if one of them is not; `kl_estimate` is for any circuits.
+        NotCompatible: if they are not compatible.
+        PropertyRequired: if an input family does not say its entropy, or two have no product.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> tree = pf.chow_liu(torch.randint(2, (50, 3)))
+        >>> other = pf.power(tree, 0.5)
+        >>> kl_divergence(tree, other) > 0
+        True
+    """
+    for circuit in (p, q):
+        _need_determinism(circuit, "kl_divergence", "kl_estimate")
+    with required_by("kl_divergence", "kl_estimate"):
+        return _cross_entropy(p, q) - entropy_upper_bound(p)
+
+
+def renyi_entropy(circuit: Circuit, order: float) -> float:
+    """Renyi entropy log(sum_x p(x)^order) / (1 - order) (nats); of order 1, the entropy.
+
+    Any order for a deterministic circuit; whole numbers from 2 for structured-decomposable ones.
+    Of order 0 it is the logarithm of the number of possible states.
+
+    Raises:
+        NotDeterministic: if the circuit is not deterministic, and the order not a whole number.
+        NotStructuredDecomposable: if it is one, but the circuit not structured-decomposable.
+        PropertyRequired: if an input family has no such power.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> collisions = renyi_entropy(pf.hmm(3, states=2, inputs=pf.Bernoulli()), 2)
+        >>> 0 < collisions < 3 * torch.log(torch.tensor(2.0)).item()
+        True
+    """
+    if order == 1:
+        return entropy(circuit)
+    return powered_circuit(circuit, order)[1] / (1 - order)
+
+
+def renyi_divergence(p: Circuit, q: Circuit, order: float) -> float:
+    """Renyi divergence log(sum_x p(x)^order q(x)^(1 - order)) / (order - 1) (nats).
+
+    Needs compatibility, and that both are deterministic. Of order 1 it is `kl_divergence`; above 1
+    it is inf if p has mass where q has none.
+
+    Raises:
+        ValueError: if the order is not positive.
+        NotDeterministic: if one of the circuits is not deterministic.
+        NotCompatible: if they are not compatible.
+        PropertyRequired: if two input families have no such product.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> tree = pf.chow_liu(torch.randint(2, (50, 3)))
+        >>> abs(renyi_divergence(tree, tree, 0.5)) < 1e-9
+        True
+    """
+    if not 0 < order < math.inf:
+        raise ValueError(f"the order must be positive and finite, got {order}")
+    if order == 1:
+        return kl_divergence(p, q)
+    instead = "expectation_estimate of (q / p)^(1 - order) under p"
+    for circuit in (p, q):
+        _need_determinism(circuit, "renyi_divergence", instead)
+    with required_by("renyi_divergence", instead):
+        if order > 1 and covered(p, q)[0] < 1 - ROUNDING:
+            return math.inf
+        return log_overlap(p, q, order, 1 - order) / (order - 1)
+
+
+def cauchy_schwarz_divergence(p: Circuit, q: Circuit) -> float:
+    """Cauchy-Schwarz divergence -log(sum p q / sqrt(sum p^2 sum q^2)) (nats).
+
+    Needs compatibility, and that both are structured-decomposable. It is symmetric, not negative,
+    zero if p = q, and inf if they share no state.
+
+    Raises:
+        NotStructuredDecomposable: if one of the circuits is not structured-decomposable.
+        NotCompatible: if they are not compatible.
+        PropertyRequired: if two input families have no product.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> one, two = (pf.hmm(3, states=2, inputs=pf.Bernoulli()) for _ in range(2))
+        >>> cauchy_schwarz_divergence(one, two) > 0
+        True
+    """
+    instead = "expectation_estimate of one density under the other"
+    with required_by("cauchy_schwarz_divergence", instead):
+        squares = []
+        for circuit in (p, q):
+            prove_structured_decomposable(circuit)
+            squares.append(log_overlap(circuit, circuit))
+        return 0.5 * sum(squares) - log_overlap(p, q)
+
+
+def expectation(p: Circuit, q: Circuit) -> float:
+    """The expected density of q under p: sum_x p(x) q(x), symmetric in both.
+
+    Needs compatibility. `log_expectation` is its logarithm, which does not underflow.
+
+    Raises:
+        NotCompatible: if the circuits are not compatible; `expectation_estimate` takes any.
+        PropertyRequired: if two input families have no product.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> fair = {"logits": pf.Parameter(torch.zeros(1))}
+        >>> coin = pf.Circuit(pf.InputLayer(0, pf.Bernoulli(), 1, fair))
+        >>> round(expectation(coin, coin), 6)
+        0.5
+    """
+    return math.exp(log_expectation(p, q))
+
+
+def log_expectation(p: Circuit, q: Circuit) -> float:
+    """Log sum_x p(x) q(x) (nats), -inf if the circuits share no state; see `expectation`.
+
+    Raises:
+        NotCompatible: if the circuits are not compatible; `expectation_estimate` takes any.
+        PropertyRequired: if two input families have no product.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> chain = pf.hmm(500, states=2, inputs=pf.Bernoulli())
+        >>> log_expectation(chain, chain) < -100
+        True
+    """
+    with required_by("expectation", "expectation_estimate"):
+        return log_overlap(p, q)
+
+
+def marginal_map(circuit: Circuit, query: Iterable[int], evidence: Evidence | Tensor) -> MPE:
+    """The most probable state of some variables given evidence, with all others summed out.
+
+    Needs determinism of the circuit that is left when the others are summed out: no sum may decide
+    on one of them. With all variables in the query it is `mpe`.
+
+    Args:
+        circuit: the circuit.
+        query: variables to maximise; those observed in every row may be among them or not.
+        evidence: values [B, D], NaN where missing, or `Evidence` without potentials; what is
+            observed in any row must be observed in all, or in the query.
+
+    Returns:
+        values [B, number of query variables], in the order of `query`; log p(values, evidence) [B]
+        (nats); exact is True.
+
+    Raises:
+        NotDeterministic: naming the sum; `map_lower_bound` and `map_upper_bound` need nothing.
+        EvidenceError: if the evidence does not fit, or is of some rows only.
+        NoMassError: if some row of the evidence is impossible.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> tree = pf.chow_liu(torch.randint(2, (50, 3)))
+        >>> marginal_map(tree, [0, 1, 2], torch.full((1, 3), torch.nan)).exact
+        True
+    """
+    wanted = list(query)
+    known = as_evidence(evidence)
+    if known.log_potentials is not None:
+        raise EvidenceError("marginal_map takes no potentials; map_upper_bound does")
+    checked = known.check(circuit.num_categories, torch.device("cpu"), torch.float64)
+    others = [v for v in range(circuit.num_variables) if v not in wanted]
+    seen = [v for v in others if not checked.missing[:, v].all()]
+    partly = [v for v in seen if checked.missing[:, v].any()]
+    if partly:
+        raise EvidenceError(f"variable {partly[0]} is observed in some rows only, and not queried")
+    left = marginalize(circuit, wanted + seen)
+    instead = "map_lower_bound, map_upper_bound"
+    _need_determinism(left, "marginal_map, with the other variables summed out,", instead)
+    columns = wanted + seen
+    rows = Evidence(checked.values[:, columns], checked.missing[:, columns])
+    found = compile(left, dtype=torch.float64).mpe(rows)
+    return MPE(found.values[:, : len(wanted)], found.log_value, found.exact)
+
+
+def _cross_entropy(p: Circuit, q: Circuit) -> float:
+    mass, mean = covered(p, q)
+    return math.inf if mass < 1 - ROUNDING else -mean
+
+
+def _need_determinism(circuit: Circuit, query: str, instead: str) -> None:
+    if circuit.properties.deterministic is None:
+        with required_by(query, instead):
+            prove_deterministic(circuit)

@@ -1,0 +1,95 @@
+"""A circuit told as JSON, and built from it again.
+
+Parameters are told by their places only, so that equal structures have equal descriptions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from torch import Tensor
+
+from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, SumLayer
+from pcflow.inputs import FAMILIES, InputFamily
+from pcflow.io.container import Json
+
+MOST_CATEGORIES = 1 << 24
+"""Descriptions with a larger variable are refused: its table alone could exhaust the memory."""
+
+
+def digest(circuit: Circuit) -> str:
+    """A number for all that is not a parameter's value."""
+    places = {parameter: n for n, parameter in enumerate(circuit.parameters)}
+    told = json.dumps(describe(circuit, places), default=repr)
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def describe(circuit: Circuit, places: Mapping[Parameter, object]) -> list[Json]:
+    """Every layer; a parameter is told by its place."""
+    number = {layer: i for i, layer in enumerate(circuit.layers)}
+
+    def one(layer: Layer) -> Json:
+        inputs = [number[child] for child in layer.inputs]
+        match layer:
+            case InputLayer():
+                family = {f.name: getattr(layer.family, f.name) for f in _settings(layer.family)}
+                return {
+                    "kind": "input",
+                    "variable": layer.variable,
+                    "family": type(layer.family).__name__,
+                    "settings": family,
+                    "units": layer.units,
+                    "parameters": {name: places[p] for name, p in layer.parameters.items()},
+                }
+            case SumLayer():
+                weight = places[layer.weight]
+                return {"kind": "sum", "inputs": inputs, "weight": weight, "mixing": layer.mixing}
+            case ProductLayer():
+                return {"kind": layer.kind, "inputs": inputs}
+
+    return [one(layer) for layer in circuit.layers]
+
+
+def build(described: list[Json], tensors: Mapping[str, Tensor]) -> Circuit:
+    """The circuit of a description whose places are [name of a stacked tensor, row]."""
+    known: dict[tuple[str, int], Parameter] = {}
+    layers: list[Layer] = []
+
+    def parameter(place: list[Any]) -> Parameter:
+        name, row = str(place[0]), _count(place[1])
+        return known.setdefault((name, row), Parameter(tensors[name][row]))
+
+    for entry in described:
+        inputs = [layers[_count(i)] for i in entry.get("inputs", [])]
+        if entry["kind"] == "input":
+            named = {str(n): parameter(place) for n, place in entry["parameters"].items()}
+            family = _family(entry["family"], entry["settings"])
+            layers.append(
+                InputLayer(_count(entry["variable"]), family, _count(entry["units"]), named)
+            )
+        elif entry["kind"] == "sum":
+            layers.append(SumLayer(inputs, parameter(entry["weight"]), entry["mixing"] is True))
+        else:
+            layers.append(ProductLayer(inputs, entry["kind"]))
+    return Circuit(layers[-1])
+
+
+def _family(name: str, settings: Json) -> InputFamily:
+    family = FAMILIES[name](**settings)
+    if (family.num_categories or 0) > MOST_CATEGORIES:
+        raise ValueError(f"{family.num_categories} categories are more than {MOST_CATEGORIES}")
+    return family
+
+
+def _settings(family: InputFamily) -> list[Any]:
+    return [f for f in fields(family) if f.init]  # type: ignore[arg-type]
+
+
+def _count(number: object) -> int:
+    if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+        raise ValueError(f"expected a number >= 0, found {number!r}")
+    return number

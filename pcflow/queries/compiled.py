@@ -1,0 +1,366 @@
+"""The compiled circuit: an nn.Module with one method per query.
+
+Legend: B batch, D variables, V categories.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from pcflow.circuit import Circuit, Parameter
+from pcflow.engine import Drawn, Engine, Plan, Pool, Tables, make_plan
+from pcflow.evidence import Evidence
+from pcflow.queries import queries
+from pcflow.queries.projection import ProjectedEvidence, project
+from pcflow.queries.queries import MPE, Draws
+
+
+class CompiledCircuit(nn.Module):
+    """A circuit as a few batched tensor operations; make one with `compile`.
+
+    Its parameters are the circuit's, stacked: one tensor per bank of the plan. They are
+    unconstrained logits, so any torch optimizer may move them. Evidence is always an argument:
+    no query leaves anything behind on the model.
+
+    Attributes:
+        banks: the parameters; edit them in place under `torch.no_grad()`, not through `.data`.
+        engine: plan, weights and memory, for code that needs the passes themselves.
+    """
+
+    def __init__(
+        self,
+        circuit: Circuit,
+        plan: Plan,
+        dtype: torch.dtype,
+        memory: int,
+        soft_dtype: torch.dtype | None,
+    ) -> None:
+        """Stack the circuit's parameters into the plan's banks."""
+        super().__init__()
+        self._memory, self._soft_dtype = memory, soft_dtype
+        self._circuit = circuit
+        self._plan = plan
+        stacks = (torch.stack([p.value for p in bank]) for bank in plan.banks)
+        self.banks = nn.ParameterList(nn.Parameter(s.to(dtype)) for s in stacks)
+        self._like = nn.Buffer(torch.empty(0, dtype=dtype), persistent=False)
+        self._exported: tuple[list[tuple[Tensor, int]], Circuit] | None = None
+        self._connect()
+
+    @property
+    def plan(self) -> Plan:
+        """The steps that a query runs, and how many rows it has evaluated; print it."""
+        return self.engine.plan
+
+    @property
+    def num_variables(self) -> int:
+        """D."""
+        return self._circuit.num_variables
+
+    @property
+    def num_categories(self) -> tuple[int | None, ...]:
+        """Per variable its number of categories, None if it has no finite range."""
+        return self._circuit.num_categories
+
+    @property
+    def circuit(self) -> Circuit:
+        """The circuit with the parameters as they are now."""
+        version = [(bank, bank._version) for bank in self.banks]
+        kept = self._exported
+        if kept is None or not _same(kept[0], version):
+            kept = (version, self._circuit.replace(self._values()))
+            self._exported = kept
+        return kept[1]
+
+    def forward(self, evidence: Evidence | Tensor) -> Tensor:
+        """The same as `log_prob`."""
+        return self.log_prob(evidence)
+
+    def log_prob(self, evidence: Evidence | Tensor) -> Tensor:
+        """Log-probability [B] (nats) of evidence; differentiable in parameters and potentials.
+
+        Args:
+            evidence: values [B, D], NaN where missing, or `Evidence`.
+
+        Returns:
+            log sum_x p(x) prod_i lambda_i(x_i) over everything that is not observed; -inf where
+            nothing is possible. There is no floor.
+
+        Raises:
+            EvidenceError: if the evidence does not fit the circuit.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
+            >>> model.log_prob(torch.tensor([[0, 2, 1, 1]])).shape
+            torch.Size([1])
+        """
+        return queries.log_prob(self.engine, evidence)
+
+    @torch.no_grad()
+    def marginals(self, evidence: Evidence | Tensor, categories: Tensor | None = None) -> Tensor:
+        """Posterior log-probabilities (nats) of every variable given the evidence.
+
+        An observed variable has all its mass on its value; categories that a variable does not
+        have are -inf. Not differentiable.
+
+        Args:
+            evidence: values [B, D], NaN where missing, or `Evidence`.
+            categories: [B, D, C], integers below V: whose probabilities are wanted, all by default.
+                Where these are few, few rows of large tables are read.
+
+        Returns:
+            [B, D, V], or [B, D, C] of the given categories.
+
+        Raises:
+            PropertyRequired: if a variable has no finite range.
+            NoMassError: if some row of the evidence is impossible.
+            EvidenceError: if the evidence or the categories do not fit the circuit.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
+            >>> x = torch.tensor([[0.0, torch.nan, 1.0, 1.0]])
+            >>> model.marginals(x)[0, 0].exp()
+            tensor([1., 0., 0.])
+            >>> model.marginals(x, categories=torch.zeros(1, 4, 1).long()).shape
+            torch.Size([1, 4, 1])
+        """
+        return queries.marginals(self.engine, evidence, categories)
+
+    @torch.no_grad()
+    def mean(self, evidence: Evidence | Tensor) -> Tensor:
+        """Posterior mean [B, D] of every variable given the evidence; observed values are kept.
+
+        Of a finite variable it is the mean of its values 0, 1, ... as numbers. Not differentiable.
+
+        Raises:
+            NoMassError: if some row of the evidence is impossible.
+            EvidenceError: if the evidence does not fit the circuit.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> circuit = pf.hmm(2, states=3, inputs=pf.Gaussian())
+            >>> compile(circuit).mean(torch.tensor([[1.5, torch.nan]])).shape
+            torch.Size([1, 2])
+        """
+        return queries.mean(self.engine, evidence)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        evidence: Evidence | Tensor | None = None,
+        generator: torch.Generator | None = None,
+        *,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """Exact draws [n, D], or [n, B, D] given evidence; observed values are kept.
+
+        Args:
+            n: number of draws (per row of evidence).
+            evidence: values, missing ones and potentials to condition on.
+            generator: source of randomness; torch's global one by default.
+            temperature: other than 1, draw the latent path as it is and then every finite variable
+                from its distribution given the path to the power 1 / temperature; zero takes the
+                most probable value (CoDD, arXiv 2603.00045, Sec. 5.1).
+
+        Raises:
+            NoMassError: if some row of the evidence is impossible.
+            EvidenceError: if the evidence does not fit the circuit.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
+            >>> model.sample(5).shape
+            torch.Size([5, 4])
+        """
+        return queries.sample(self.engine, n, evidence, Drawn(generator, temperature))
+
+    @torch.no_grad()
+    def sample_with_marginals(
+        self,
+        n: int,
+        evidence: Evidence | Tensor,
+        generator: torch.Generator | None = None,
+        *,
+        temperature: float = 1.0,
+    ) -> Draws:
+        """Draws as `sample` makes them, and the posterior log-probability of each drawn value.
+
+        Both come from one upward pass; the marginals are those before temperature.
+
+        Args:
+            n: number of draws per row of evidence.
+            evidence: values, missing ones and potentials to condition on.
+            generator: source of randomness; torch's global one by default.
+            temperature: see `sample`.
+
+        Returns:
+            `values` [n, B, D], `log_marginals` [n, B, D] (nats), 0 where observed, and what was
+            not, `drawn` [B, D].
+
+        Raises:
+            PropertyRequired: if a variable has no finite range.
+            NoMassError: if some row of the evidence is impossible.
+            EvidenceError: if the evidence does not fit the circuit.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
+            >>> drawn = model.sample_with_marginals(5, torch.tensor([[0.0, 1.0, torch.nan, 2.0]]))
+            >>> drawn.values.shape, bool((drawn.log_marginals[..., 0] == 0).all())
+            (torch.Size([5, 1, 4]), True)
+        """
+        return queries.sample_with_marginals(
+            self.engine, n, evidence, Drawn(generator, temperature)
+        )
+
+    @torch.no_grad()
+    def mpe(self, evidence: Evidence | Tensor) -> MPE:
+        """The most probable completion of the evidence, by max-product with backtracking.
+
+        Exact if the circuit is proved deterministic. Otherwise (the problem is NP-hard) it is the
+        best joint state of variables and latents, and its value a lower bound. The value is that
+        of the returned state, by sum-product.
+
+        Raises:
+            NoMassError: if some row of the evidence is impossible.
+            EvidenceError: if the evidence does not fit the circuit.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
+            >>> values, log_value, exact = model.mpe(torch.full((1, 4), torch.nan))
+            >>> exact
+            False
+        """
+        return queries.mpe(self.engine, evidence, self.circuit.properties.deterministic is not None)
+
+    def project(
+        self,
+        evidence: Evidence | Tensor,
+        marginals: Tensor,
+        sweeps: int = 2,
+        *,
+        tolerance: float = 0.0,
+    ) -> ProjectedEvidence:
+        """Evidence whose potentials give the unobserved variables these marginals.
+
+        Of all distributions with these marginals, the one that the returned evidence conditions the
+        circuit to is the closest to the circuit's own posterior in KL divergence, once the sweeps
+        have converged. No sweep lets the dual fall, sum_i sum_v m_i(v) log lambda_i(v) - log Z.
+        Trees of dense sums and Hadamard products with one input layer per variable (`hmm`, `hclt`)
+        are swept one variable after another; other circuits take simultaneous steps with a line
+        search, and so do rows whose messages would underflow. Not differentiable.
+
+        Args:
+            evidence: what is observed; its potentials, if any, are where fitting starts, and what
+                they rule out stays ruled out.
+            marginals: target log-probabilities [B, D, V], normalised here; not read where observed.
+                If the evidence lists categories, those of the listed ones, [B, D, k].
+            sweeps: how often every variable is visited, at most.
+            tolerance: a row is left alone once no marginal was off by as much as this.
+
+        Raises:
+            PropertyRequired: if a variable has no finite range.
+            EvidenceError: if evidence or marginals do not fit the circuit.
+            NoMassError: if some row of the evidence is impossible.
+            ValueError: if `sweeps` is below 1, or `tolerance` negative.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(3, states=2, inputs=pf.Bernoulli()), dtype=torch.float64)
+            >>> target = torch.tensor([[[0.1, 0.9], [0.5, 0.5], [0.8, 0.2]]]).log()
+            >>> nothing = pf.Evidence(missing=torch.ones(1, 3, dtype=torch.bool))
+            >>> fitted = model.project(nothing, target, sweeps=50)
+            >>> torch.allclose(model.marginals(fitted).exp(), target.exp().double(), atol=1e-6)
+            True
+        """
+        return project(self.engine, evidence, marginals, sweeps, tolerance)
+
+    def _values(self) -> dict[Parameter, Tensor]:
+        return {
+            parameter: value.detach().cpu()
+            for bank, members in zip(self.banks, self.plan.banks, strict=True)
+            for parameter, value in zip(members, bank, strict=True)
+        }
+
+    def _connect(self) -> None:
+        """Build the engine on the device where the parameters are now."""
+        plan = self._plan.to(self._like.device)
+        tables = Tables(plan, cast(Sequence[Tensor], self.banks), self._like, self._soft_dtype)
+        self.engine = Engine(self._circuit, plan, tables, Pool(), self._memory)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy keeps nothing that was computed: its tensors count their edits anew."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._exported = None
+        self._connect()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CompiledCircuit:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._connect()
+        return self
+
+
+def as_model(given: Circuit | CompiledCircuit) -> CompiledCircuit:
+    """A model as it is; a circuit compiled in float64.
+
+    Raises:
+        TypeError: if it is neither.
+    """
+    return given if isinstance(given, CompiledCircuit) else compile(given, dtype=torch.float64)
+
+
+def _same(before: list[tuple[Tensor, int]], now: list[tuple[Tensor, int]]) -> bool:
+    """Whether no bank was replaced or edited."""
+    pairs = zip(before, now, strict=True)
+    return all(a is b and v == w for (a, v), (b, w) in pairs)
+
+
+def compile(
+    circuit: Circuit,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    fold: bool = True,
+    memory: int = 1 << 30,
+    soft_dtype: torch.dtype | None = None,
+) -> CompiledCircuit:
+    """Compile a circuit to batched tensor operations.
+
+    Args:
+        circuit: any circuit; it is not changed.
+        device: where to put the parameters.
+        dtype: float32 or float64; torch's default by default.
+        fold: False runs every layer by itself, to check the folding.
+        memory: bytes that the values of one pass may take. A batch that would take more runs in
+            parts; gradients are then found part by part, by going up a second time.
+        soft_dtype: `torch.bfloat16` multiplies potentials with tables of that precision, which are
+            half as large: up to twice as fast where there are many categories, and right to about
+            three digits of every potential's weight. What is observed is not affected.
+
+    Raises:
+        TypeError: if `circuit` is not a Circuit, `dtype` is not float32 or float64, or
+            `soft_dtype` is neither None nor bfloat16.
+        ValueError: if `memory` is not positive.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> compile(pf.hmm(4, states=2, inputs=pf.Categorical(3))).num_variables
+        4
+    """
+    dtype = dtype or torch.get_default_dtype()
+    if not isinstance(circuit, Circuit):
+        raise TypeError(f"compile needs a Circuit, got {type(circuit).__name__}")
+    if dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"dtype must be float32 or float64, got {dtype}")
+    if soft_dtype not in (None, torch.bfloat16):
+        raise TypeError(f"soft_dtype must be None or bfloat16, got {soft_dtype}")
+    if memory < 1:
+        raise ValueError(f"memory must be positive, got {memory}")
+    model = CompiledCircuit(circuit, make_plan(circuit, fold), dtype, memory, soft_dtype)
+    return model.to(device)

@@ -1,0 +1,271 @@
+"""Iterative proportional fitting on trees, one variable after another (Gauss-Seidel).
+
+A tree is walked depth first, and every message is up to date when it is read: `below` a node is
+what the evidence there makes of its units, `above` what all the rest does. Both are [B, K], up to a
+factor per row. A sweep reads every weight twice and every table twice, as much as one posterior
+query.
+
+Legend: B batch, D variables, V categories (all of them, or the k that are listed), K units.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from pcflow.engine import (
+    SCALED,
+    Engine,
+    InputStep,
+    Plan,
+    ProductStep,
+    Read,
+    Step,
+    SumStep,
+    rows_times_table,
+    rows_times_transposed,
+    up,
+)
+from pcflow.evidence import CheckedEvidence
+
+
+@dataclass(frozen=True)
+class Node:
+    """One fold of one step, as a node of a tree.
+
+    Attributes:
+        step: its number in the plan.
+        fold: which fold of it.
+        parent: the node that reads it; -1 for the root.
+        inputs: the nodes that it reads; each comes after it.
+    """
+
+    step: int
+    fold: int
+    parent: int
+    inputs: list[int] = field(default_factory=list)
+
+
+def tree_of(plan: Plan) -> list[Node] | None:
+    """The nodes, depth first, of a plan that is a tree of dense sums and Hadamard products.
+
+    It then has one input fold per variable, because products are decomposable. None for others.
+    """
+    if not (plan.is_tree and all(map(_is_plain, plan.steps))):
+        return None
+    writer = {
+        (step.units, row): (number, row - step.out.start)
+        for number, step in enumerate(plan.steps)
+        for row in range(step.out.start, step.out.stop)
+    }
+    nodes: list[Node] = []
+    waiting = [(len(plan.steps) - 1, 0, -1)]
+    while waiting:
+        number, fold, parent = waiting.pop()
+        if parent >= 0:
+            nodes[parent].inputs.append(len(nodes))
+        step = plan.steps[number]
+        reads = () if isinstance(step, InputStep) else step.inputs
+        sources = [writer[read.width, _row(read, fold)] for read in reversed(reads)]
+        waiting += [(*source, len(nodes)) for source in sources]
+        nodes.append(Node(number, fold, parent))
+    return nodes
+
+
+def _is_plain(step: Step) -> bool:
+    if isinstance(step, SumStep):
+        return not step.mixing
+    return isinstance(step, InputStep) or not step.kronecker
+
+
+def _row(read: Read, fold: int) -> int:
+    return read.rows.start + fold if isinstance(read.rows, slice) else int(read.rows[fold])
+
+
+class GaussSeidel:
+    """Sweeps over a tree that set each potential to target / (what all the rest says of it).
+
+    Each such update maximises the dual in that potential, so the dual never falls.
+
+    Args:
+        engine: whose plan the nodes are of.
+        nodes: from `tree_of`.
+        checked: what is observed; its potentials are where fitting starts, and what they rule out
+            stays ruled out.
+        target: normalised log-marginals [B, D, V].
+
+    Attributes:
+        potentials: [B, D, V].
+        mismatch: [B], the largest difference between a marginal and its target that the last sweep
+            of the row found, before mending it.
+        lowest: [B, 1], the smallest peak of a message before it was scaled to one: if it is near
+            underflow, units that matter may have been lost.
+    """
+
+    def __init__(
+        self, engine: Engine, nodes: list[Node], checked: CheckedEvidence, target: Tensor
+    ) -> None:
+        """Start every message from one upward pass."""
+        self.engine, self.nodes, self.checked, self.target = engine, nodes, checked, target
+        start = torch.zeros_like(target) if checked.soft is None else checked.soft
+        self.potentials = start.detach().clone()
+        self.mismatch = torch.zeros_like(target[:, 0, 0])
+        self.live = torch.ones_like(self.mismatch, dtype=torch.bool)
+        self.lowest = torch.ones_like(self.mismatch).unsqueeze(-1)
+        self.tiny = torch.finfo(target.dtype).tiny
+        self.weights = engine.tables.weights(in_log_space=False)
+        self.any_missing = checked.missing.any(dim=0).tolist()
+        tape = up(engine.plan, engine.tables, checked, SCALED, engine.pool)
+        self.below = [self._scaled(tape.sheet.outs[n.step].units[n.fold]) for n in nodes]
+        self.above: dict[int, Tensor] = {}
+        self.later: dict[int, Tensor] = {}  # what the siblings that come after a node say
+        self._room: Tensor | None = None
+
+    def fit(self, sweeps: int, tolerance: float) -> None:
+        """Sweep until every row's mismatch is below the tolerance; such rows are left alone."""
+        for sweep in range(sweeps):
+            found = self._sweep(final=sweep == sweeps - 1)
+            self.mismatch = torch.where(self.live, found, self.mismatch)
+            self.live &= found >= tolerance
+            if tolerance > 0 and not self.live.any():
+                return
+
+    def _sweep(self, final: bool) -> Tensor:
+        """Mend every variable once; returns the largest mismatch [B] met.
+
+        After the last node of the final sweep there is nobody left to tell.
+        """
+        worst = torch.zeros_like(self.mismatch)
+        for number, node in enumerate(self.nodes):
+            self.above[number] = self._from_above(number)
+            if node.inputs:
+                self._enter(node)
+                continue
+            worst = torch.maximum(worst, self._mend(number))
+            if not (final and number == len(self.nodes) - 1):
+                self._leave(number)
+        return worst
+
+    def _from_above(self, number: int) -> Tensor:
+        """What all but the part below a node says of its units; the earlier siblings are in it."""
+        parent = self.nodes[number].parent
+        if parent < 0:
+            return torch.ones_like(self.mismatch).unsqueeze(-1)  # [B, 1]
+        above = self.above[parent]
+        if isinstance(self._step(parent), SumStep):
+            weight = self._weight(parent).unsqueeze(0)  # of single rows, bmm makes short work
+            return self._scaled(torch.bmm(above.unsqueeze(0), weight).squeeze(0))
+        return self._scaled(above * self.later[number]) if number in self.later else above
+
+    def _enter(self, node: Node) -> None:
+        """Multiply up what inputs say, from the last to the second."""
+        inputs = node.inputs
+        for earlier, later in zip(inputs[-2::-1], inputs[:0:-1], strict=True):
+            found = self.below[later]
+            if later in self.later:
+                found = self._scaled(found * self.later[later])
+            self.later[earlier] = found
+
+    def _leave(self, number: int) -> None:
+        """Tell the nodes above that the part below this one has changed, as far as it is done."""
+        while number > 0:
+            self.above.pop(number)
+            parent = self.nodes[number].parent
+            last = number == self.nodes[parent].inputs[-1]
+            if isinstance(self._step(parent), ProductStep) and not last:
+                self.above[parent] = self._scaled(self.above[parent] * self.below[number])
+            if not last:
+                return
+            self.below[parent] = self._from_below(parent)
+            number = parent
+
+    def _from_below(self, number: int) -> Tensor:
+        """What the inputs of a node say of its units."""
+        first, *others = (self.below[i] for i in self.nodes[number].inputs)
+        if isinstance(self._step(number), SumStep):
+            return self._scaled(first @ self._weight(number).t())
+        for other in others:
+            first = self._scaled(first * other)
+        return first
+
+    def _mend(self, number: int) -> Tensor:
+        """Set one variable's potential; returns how far its marginal was off, [B]."""
+        node, step = self.nodes[number], self._step(number)
+        assert isinstance(step, InputStep)
+        variable = int(step.variables[node.fold])
+        if not self.any_missing[variable]:
+            return torch.zeros_like(self.mismatch)
+        table = self._table(step, node.fold, variable)  # [V, K] or [B, V, K]
+        missing = self.checked.missing[:, variable]  # [B]
+        place = (slice(None), variable, slice(table.shape[-2]))
+        wanted, present = self.target[place], self.potentials[place]  # [B, V]
+        log_r = _times(table, self.above[number]).log()
+        mismatch = furthest((present + log_r).log_softmax(dim=-1), wanted, missing)
+        mended = (missing & self.live).unsqueeze(-1)
+        fitted = torch.where(mended, _quotient(wanted, log_r, present), present)
+        self.potentials[place] = fitted
+        below = self._scaled(_mixed(table, fitted.exp()))
+        self.below[number] = torch.where(mended, below, self.below[number])
+        return mismatch
+
+    def _table(self, step: InputStep, fold: int, variable: int) -> Tensor:
+        """The rows [V, K] of a variable's table, or those that are listed, [B, k, K], for now."""
+        tables = self.engine.tables.table(step, in_log_space=False)
+        table = tables[0 if len(tables) == 1 else fold]
+        if self.checked.categories is None:
+            return table
+        listed = self.checked.categories[:, variable].clamp_max(len(table) - 1)  # [B, k]
+        shape = (listed.numel(), table.shape[-1])
+        if self._room is None or self._room.shape != shape:
+            self._room = table.new_empty(shape)  # one place for all, so that it stays in the cache
+        return torch.index_select(table, 0, listed.flatten(), out=self._room).view(
+            *listed.shape, -1
+        )
+
+    def _scaled(self, message: Tensor) -> Tensor:
+        """The message [B, K] with largest entry one; remembers how small it was."""
+        peak = message.amax(dim=-1, keepdim=True)
+        torch.minimum(self.lowest, peak, out=self.lowest)
+        return message / peak.clamp_min(self.tiny)
+
+    def _weight(self, number: int) -> Tensor:
+        """The weight [K, J] of a sum."""
+        stacked = self.weights[self.nodes[number].step].tensor
+        return stacked[0 if len(stacked) == 1 else self.nodes[number].fold]
+
+    def _step(self, number: int) -> Step:
+        return self.engine.plan.steps[self.nodes[number].step]
+
+
+def furthest(log_q: Tensor, target: Tensor, missing: Tensor) -> Tensor:
+    """Largest absolute difference [...] of two distributions over V, zero where observed."""
+    return (log_q.exp() - target.exp()).abs().amax(dim=-1).masked_fill(~missing, 0.0)
+
+
+def _quotient(target: Tensor, log_r: Tensor, present: Tensor) -> Tensor:
+    """Log of target / r [B, V], the largest zero.
+
+    What the target or the present potential rules out stays ruled out. What r does is as possible
+    as what is most so: it has no mass, or too little to hold, and then it must not be lost.
+    """
+    gone = (target == -torch.inf) | (present == -torch.inf)
+    unseen = log_r == -torch.inf
+    quotient = (target - log_r).masked_fill(gone | unseen, -torch.inf)
+    peak = quotient.amax(dim=-1, keepdim=True).nan_to_num(neginf=0.0)
+    return (quotient - peak).masked_fill(unseen & ~gone, 0.0)
+
+
+def _times(table: Tensor, units: Tensor) -> Tensor:
+    """Sum over units [B, K] of each row of a table [V, K] or [B, V, K]: [B, V]."""
+    if table.dim() == 2:
+        return rows_times_transposed(units, table)
+    return torch.bmm(units.unsqueeze(1), table.transpose(1, 2)).squeeze(1)  # quick on a CPU
+
+
+def _mixed(table: Tensor, shares: Tensor) -> Tensor:
+    """Sum over categories, by shares [B, V], of the rows of a table: [B, K]."""
+    if table.dim() == 2:
+        return rows_times_table(shares, table)
+    return (shares.unsqueeze(-2) @ table).squeeze(-2)

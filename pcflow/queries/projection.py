@@ -1,0 +1,167 @@
+"""Soft evidence that gives a circuit chosen marginals: iterative proportional fitting.
+
+Among all distributions with the given one-site marginals, the result is the closest in KL
+divergence to the circuit's posterior (Csiszar 1975; Sinkhorn's algorithm for two variables). The
+fixed point maximises a concave dual, sum_i sum_v m_i(v) log lambda_i(v) - log Z, and neither of the
+two ways to it ever lets the dual fall.
+
+Legend: B batch, D variables, V categories (all of them, or the k that are listed).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import inf
+
+import torch
+from torch import Tensor
+
+from pcflow.engine import Engine, floor_of
+from pcflow.errors import EvidenceError, NoMassError, PropertyRequired
+from pcflow.evidence import CheckedEvidence, Evidence
+from pcflow.queries import queries
+from pcflow.queries.gauss_seidel import GaussSeidel, Node, furthest, tree_of
+
+
+@dataclass(frozen=True, eq=False)
+class ProjectedEvidence(Evidence):
+    """Evidence whose potentials were fitted.
+
+    Args:
+        mismatch: [B], the largest difference between a marginal and its target that the last sweep
+            of the row found, before mending it. Zero at the fixed point.
+    """
+
+    mismatch: Tensor | None = None
+
+
+def project(
+    engine: Engine,
+    evidence: Evidence | Tensor,
+    log_marginals: Tensor,
+    sweeps: int,
+    tolerance: float = 0.0,
+) -> ProjectedEvidence:
+    """Fit potentials to marginals: Gauss-Seidel on trees, simultaneous steps elsewhere."""
+    if sweeps < 1 or not 0 <= tolerance < inf:
+        raise ValueError(f"sweeps must be at least 1, got {sweeps}; {tolerance=} not negative")
+    if any(n is None for n in engine.circuit.num_categories):
+        raise PropertyRequired("project needs every variable to have a finite range")
+    checked = engine.check(evidence)
+    target = _target(engine, checked, log_marginals)
+    nodes = tree_of(engine.plan)
+    with torch.no_grad():
+        parts = [(part, _rows(target, part)) for part in engine.parts(checked)]
+        found = [_fit(engine, nodes, *part, sweeps, tolerance) for part in parts]
+    potentials, mismatch = (torch.cat(tensors) for tensors in zip(*found, strict=True))
+    return ProjectedEvidence(
+        checked.values, checked.missing, potentials, checked.categories, mismatch
+    )
+
+
+def _target(engine: Engine, checked: CheckedEvidence, log_marginals: Tensor) -> Tensor:
+    """Normalised log-marginals [B, D, V], checked like potentials."""
+    target = engine.check(
+        Evidence(checked.values, checked.missing, log_marginals.detach(), checked.categories)
+    ).soft
+    assert target is not None
+    sizes = torch.tensor([n or 0 for n in engine.circuit.num_categories], device=target.device)
+    category = torch.arange(target.shape[-1], device=target.device)
+    category = category if checked.categories is None else checked.categories
+    target = target.masked_fill(category >= sizes.unsqueeze(-1), -torch.inf).log_softmax(dim=-1)
+    empty = target.isnan().any(dim=-1) & checked.missing
+    if empty.any():
+        row, variable = (int(i) for i in empty.nonzero()[0])
+        raise EvidenceError(f"marginals: row {row}, variable {variable} has no mass")
+    return target
+
+
+def _rows(target: Tensor, part: CheckedEvidence) -> Tensor:
+    return target if part.origin is None else target[part.origin]
+
+
+def _fit(
+    engine: Engine,
+    nodes: list[Node] | None,
+    checked: CheckedEvidence,
+    target: Tensor,
+    sweeps: int,
+    tolerance: float,
+) -> tuple[Tensor, Tensor]:
+    """Potentials [B, D, V] and mismatch [B] of one part of a batch."""
+    if nodes is None:
+        return _simultaneous(engine, checked, target, sweeps, tolerance)
+    tree = GaussSeidel(engine, nodes, checked, target)
+    tree.fit(sweeps, tolerance)
+    low = (tree.lowest.squeeze(-1) < floor_of(target.dtype)).nonzero().squeeze(-1)
+    if len(low):  # messages that may have underflowed: posteriors go through log space
+        rows = checked.rows(low)
+        mended = _simultaneous(engine, rows, target[low], sweeps, tolerance)
+        tree.potentials[low], tree.mismatch[low] = mended
+    return tree.potentials, tree.mismatch
+
+
+def _simultaneous(
+    engine: Engine, checked: CheckedEvidence, target: Tensor, sweeps: int, tolerance: float
+) -> tuple[Tensor, Tensor]:
+    """All variables at once, each row as far along the common step as its dual allows."""
+    missing = checked.missing.unsqueeze(-1)
+    start = torch.zeros_like(target) if checked.soft is None else checked.soft
+    now = replace(checked, soft=start.detach().clone())
+    mismatch = torch.zeros_like(target[:, 0, 0])
+    live = torch.ones_like(mismatch, dtype=torch.bool)
+    for _ in range(sweeps):
+        log_q = _posterior(engine, now)
+        found = furthest(log_q, target, checked.missing).amax(dim=-1)
+        mismatch = torch.where(live, found, mismatch)
+        step = _less(target, log_q).masked_fill(~(missing & live[:, None, None]), 0.0)
+        now = replace(now, soft=_moved(engine, now, target, step))
+        live &= found >= tolerance
+        if tolerance > 0 and not live.any():
+            break
+    assert now.soft is not None
+    return now.soft, mismatch
+
+
+def _posterior(engine: Engine, now: CheckedEvidence) -> Tensor:
+    """Log-marginals [B, D, V] under the present potentials."""
+    try:
+        log_q = queries.marginals(
+            engine, Evidence(now.values, now.missing, now.soft, now.categories)
+        )
+    except NoMassError as error:
+        rows = error.rows if now.origin is None else now.origin[list(error.rows)].tolist()
+        raise NoMassError(rows, "project") from None
+    return log_q if now.categories is None else log_q.gather(-1, now.categories)
+
+
+def _moved(engine: Engine, now: CheckedEvidence, target: Tensor, step: Tensor) -> Tensor:
+    """Potentials [B, D, V] after the largest of 1, 1/2, 1/4, ... of the step that gains enough.
+
+    Enough is half of what it promises. Independent variables gain sum_i KL(m_i | q_i) by a full
+    step. In general a share s of it gains s times that if s is 1 / (number of unobserved
+    variables), because the dual is concave; so no shorter step is tried.
+    """
+    assert now.soft is not None
+    potentials, reachable = now.soft, step > -torch.inf
+    weight = target.exp().masked_fill(~now.missing.unsqueeze(-1) | ~reachable, 0.0)
+
+    def dual(candidate: Tensor) -> Tensor:
+        linear = weight * candidate.masked_fill(weight == 0, 0.0)  # [B, D, V]
+        return linear.sum(dim=(1, 2)) - engine.log_value(replace(now, soft=candidate))
+
+    promise = (weight * step.masked_fill(~reachable, 0.0)).sum(dim=(1, 2))  # [B]
+    before, least = dual(potentials), 1.0 / now.missing.sum(dim=-1).clamp_min(1)
+    size = torch.ones_like(before)
+    while True:
+        candidate = potentials + size[:, None, None] * step
+        gain = dual(candidate) - before
+        short = (gain < 0.5 * size * promise) & (size > least)
+        if not short.any():
+            return candidate
+        size = torch.where(short, torch.maximum(size / 2, least), size)
+
+
+def _less(target: Tensor, log_q: Tensor) -> Tensor:
+    """Log-ratio of two distributions; what either rules out stays ruled out."""
+    return (target - log_q).masked_fill((target == -torch.inf) | (log_q == -torch.inf), -torch.inf)

@@ -1,0 +1,23 @@
+"""The adapter: logits and tokens to evidence by a coupling, and draws from the joint."""
+
+from pcflow_diffusion.head.coupling import Coupling, LogLinear, Projection
+from pcflow_diffusion.head.head import CircuitHead
+from pcflow_diffusion.head.marginals import truncate, without
+from pcflow_diffusion.head.ranking import Ranking, best, check_ranking, rank
+from pcflow_diffusion.head.sampling import Order, check_order, temper
+
+__all__ = [
+    "CircuitHead",
+    "Coupling",
+    "LogLinear",
+    "Order",
+    "Projection",
+    "Ranking",
+    "best",
+    "check_order",
+    "check_ranking",
+    "rank",
+    "temper",
+    "truncate",
+    "without",
+]

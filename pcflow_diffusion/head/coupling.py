@@ -1,0 +1,232 @@
+"""Couplings: how the backbone's marginals become potentials on the circuit's variables.
+
+With r = the circuit's distribution of the masked tokens given the visible ones, r_i its one-site
+posteriors and m_i the backbone's marginals, every coupling is q(x) ~ r(x) prod_i lambda_i(x_i), so
+that q stays exactly normalised and exactly sampled.
+
+Legend: B batch, L positions, V tokens (all of them, or the k that are listed).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from pcflow import CompiledCircuit, Evidence
+from pcflow_diffusion.errors import CouplingError
+from pcflow_diffusion.head.controls import token_marginals, unsteered
+
+NOT_MODULATED = "the projection cannot be modulated: use a log-linear coupling, such as the product"
+
+
+class Coupling(Protocol):
+    """Potentials from what the backbone says."""
+
+    def couple(
+        self,
+        model: CompiledCircuit,
+        evidence: Evidence,
+        log_m: Tensor,
+        categories: Tensor | None = None,
+    ) -> Evidence:
+        """Evidence with potentials.
+
+        Args:
+            model: the circuit over the L positions; variables behind them are controls.
+            evidence: the visible tokens, and which are missing.
+            log_m: the backbone's normalised log-marginals [B, L, V].
+            categories: [B, L, k], the tokens that `log_m` [B, L, k] is about; no other is possible.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class LogLinear:
+    """lambda_i = m_i^a / r_i^b.
+
+    (1, 0) is the product of the CoDD paper (arXiv 2603.00045, Eq. 5), which counts twice what the
+    circuit knows about single tokens; (1, 1) is the ratio, which divides that out. All numbers can
+    be fitted to held-out text with `CircuitHead.fit_coupling`. Differentiable in the backbone's
+    marginals; r_i is held fixed. Without b, r_i is not computed.
+
+    Args:
+        a: power of the backbone's marginals. Of n numbers, for n buckets of equal width, every row
+            takes that of its own share of masked positions.
+        b: power of the circuit's own marginals, divided out; as many numbers.
+
+    Raises:
+        CouplingError: if a number is not finite, or there are more of one than of the other.
+
+    Examples:
+        >>> LogLinear() == LogLinear(1.0, 0.0) == coupling_by_name("product")
+        True
+        >>> by_share = LogLinear(a=(0.9, 0.7), b=(0.2, 0.6))  # up to half masked, and beyond
+    """
+
+    a: float | tuple[float, ...] = 1.0
+    b: float | tuple[float, ...] = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        a, b = _numbers(self.a), _numbers(self.b)
+        if len(a) != len(b) or not a or not all(map(isfinite, (*a, *b))):
+            raise CouplingError(f"a and b must be as many finite numbers, got {self.a}, {self.b}")
+
+    def couple(
+        self,
+        model: CompiledCircuit,
+        evidence: Evidence,
+        log_m: Tensor,
+        categories: Tensor | None = None,
+    ) -> Evidence:
+        """One posterior query if a b is not zero, none otherwise."""
+        a, b = _numbers(self.a), _numbers(self.b)
+        if set(a) == {1.0} and not any(b):  # spare a large tensor being gone over for nothing
+            return Evidence(evidence.values, evidence.missing, log_m, categories)
+        assert evidence.missing is not None
+        bucket = bucket_of(evidence.missing, len(a)).to(log_m.device)
+        row = torch.tensor([a, b], dtype=torch.float64).to(log_m)[
+            :, bucket, None, None
+        ]  # [2, B, 1, 1]
+        log_r = posterior(model, evidence, categories) if any(b) else None
+        potentials = log_linear(log_m, log_r, row[0], row[1])
+        return Evidence(evidence.values, evidence.missing, potentials, categories)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """lambda such that q keeps the backbone's marginals: q_i = m_i, the closest to r in KL.
+
+    Nothing is trained. The potentials are held fixed in derivatives. What `couple` returns
+    knows how far off the marginals were in the last sweep: `mismatch` [B].
+
+    Args:
+        sweeps: visits of every position, at most; two are better on text than convergence, because
+            a backbone's marginals need not be matched exactly.
+        tolerance: a row is left alone once no marginal was off by as much as this.
+        pool: (a, b): keep marginals proportional to m_i^a r_i^b instead, in which the circuit has a
+            say. Costs one posterior query unless b is zero.
+
+    Raises:
+        CouplingError: if `sweeps` is below 1, `tolerance` negative, or a number not finite.
+
+    Examples:
+        >>> Projection() == Projection(sweeps=2) == coupling_by_name("projection")
+        True
+        >>> pooled = Projection(pool=(0.8, 0.3))
+    """
+
+    sweeps: int = 2
+    tolerance: float = 0.0
+    pool: tuple[float, float] = (1.0, 0.0)
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if self.sweeps < 1:
+            raise CouplingError(f"sweeps must be at least 1, got {self.sweeps}")
+        if not (self.tolerance >= 0 and all(map(isfinite, (self.tolerance, *self.pool)))):
+            raise CouplingError(
+                f"tolerance must not be negative and pool finite: {self.tolerance}, {self.pool}"
+            )
+
+    def couple(
+        self,
+        model: CompiledCircuit,
+        evidence: Evidence,
+        log_m: Tensor,
+        categories: Tensor | None = None,
+    ) -> Evidence:
+        """One posterior query per sweep, on chains and trees; more elsewhere.
+
+        Raises:
+            CouplingError: if the circuit has controls, whose marginals nobody gives.
+        """
+        assert evidence.missing is not None
+        if model.num_variables > evidence.missing.shape[1]:
+            raise CouplingError(NOT_MODULATED)
+        target, (a, b) = log_m, self.pool
+        if self.pool != (1.0, 0.0):
+            log_r = posterior(model, evidence, categories) if b else None
+            target = log_linear(log_m, log_r, a, -b)
+            if log_r is not None:  # no mass where the circuit cannot go
+                target = target.masked_fill(log_r == -torch.inf, -torch.inf)
+        flat = None if categories is None else torch.zeros_like(log_m)
+        start = Evidence(evidence.values, evidence.missing, flat, categories)
+        return model.project(start, target, sweeps=self.sweeps, tolerance=self.tolerance)
+
+
+def coupling_by_name(name: str) -> Coupling:
+    """Look up "product" (the paper), "ratio" or "projection".
+
+    Raises:
+        CouplingError: if there is no such coupling.
+
+    Examples:
+        >>> coupling_by_name("ratio")
+        LogLinear(a=1.0, b=1.0)
+    """
+    named: dict[str, Coupling] = {
+        "product": LogLinear(1.0, 0.0),
+        "ratio": LogLinear(1.0, 1.0),
+        "projection": Projection(),
+    }
+    if name not in named:
+        raise CouplingError(f"no coupling is called {name!r}; there are {', '.join(named)}")
+    return named[name]
+
+
+def log_potentials_of(coupled: Evidence, tokens: Tensor) -> Tensor:
+    """Log-potentials of the tokens, both [B, L]: 0 where visible, -inf where not listed."""
+    assert coupled.log_potentials is not None and coupled.missing is not None
+    length = tokens.shape[1]
+    potentials, missing = coupled.log_potentials[:, :length], coupled.missing[:, :length]
+    if coupled.categories is None:
+        chosen = potentials.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)  # [B, L]
+    else:
+        categories = coupled.categories[:, :length]
+        listed, place = (categories == tokens.unsqueeze(-1)).max(dim=-1)
+        chosen = potentials.gather(-1, place.unsqueeze(-1)).squeeze(-1)
+        chosen = chosen.masked_fill(~listed, -torch.inf)
+    return chosen.masked_fill(~missing, 0.0)
+
+
+def log_linear(log_m: Tensor, log_r: Tensor | None, a: float | Tensor, b: float | Tensor) -> Tensor:
+    """A log m - b log r [B, L, V]; impossible for the backbone stays impossible.
+
+    A token that the circuit rules out has no mass to divide, so its r is left alone.
+    """
+    ruled_out = log_m == -torch.inf
+    potentials = (a * log_m.masked_fill(ruled_out, 0.0)).masked_fill(ruled_out, -torch.inf)
+    if log_r is None:
+        return potentials
+    return potentials - b * log_r.masked_fill(log_r == -torch.inf, 0.0)
+
+
+def posterior(model: CompiledCircuit, evidence: Evidence, categories: Tensor | None) -> Tensor:
+    """Log r_i [B, L, V] of all tokens, or of the listed ones [B, L, k]; controls are summed out."""
+    assert evidence.missing is not None
+    length = evidence.missing.shape[1]
+    if categories is not None:
+        categories = pad(categories, (0, 0, 0, model.num_variables - length))
+    return token_marginals(model, unsteered(model, evidence), length, categories)
+
+
+def bucket_of(missing: Tensor, buckets: int) -> Tensor:
+    """Which of so many buckets of equal width every row's share of missing positions is in [B].
+
+    Examples:
+        >>> missing = torch.tensor([[True, False], [True, True]])
+        >>> bucket_of(missing, 2)  # a half is in the upper one, and so is all
+        tensor([1, 1])
+    """
+    bucket = missing.sum(dim=-1) * buckets // missing.shape[-1]
+    return bucket.clamp_max(buckets - 1)
+
+
+def _numbers(given: float | tuple[float, ...]) -> tuple[float, ...]:
+    return given if isinstance(given, tuple) else (given,)

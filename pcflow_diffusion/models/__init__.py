@@ -1,0 +1,32 @@
+"""Small reference models, their texts and files: a denoiser and a judge."""
+
+from pcflow_diffusion.models.denoiser import Denoiser, DenoiserConfig, load_denoiser, save_denoiser
+from pcflow_diffusion.models.judge import Judge, train_judge
+from pcflow_diffusion.models.text import (
+    BLOCK,
+    CONTEXT,
+    CharacterTokenizer,
+    blocks,
+    load_text,
+    windows,
+)
+from pcflow_diffusion.models.training import TrainingConfig, train_denoiser
+from pcflow_diffusion.models.transformer import TransformerConfig
+
+__all__ = [
+    "BLOCK",
+    "CONTEXT",
+    "CharacterTokenizer",
+    "Denoiser",
+    "DenoiserConfig",
+    "Judge",
+    "TrainingConfig",
+    "TransformerConfig",
+    "blocks",
+    "load_denoiser",
+    "load_text",
+    "save_denoiser",
+    "train_denoiser",
+    "train_judge",
+    "windows",
+]

@@ -1,0 +1,114 @@
+"""`Denoiser`, a small bidirectional transformer to run on a CPU, and its files (no pickle).
+
+Tensor letters: B batch, L positions, V categories (real tokens).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pcflow_diffusion.models.transformer import Transformer, TransformerConfig
+from pcflow_diffusion.models.weights import load_weights, save_weights
+
+FORMAT = "pcflow_diffusion.denoiser.1"
+
+
+@dataclass(frozen=True)
+class DenoiserConfig(TransformerConfig):
+    """Shape of a `Denoiser`.
+
+    Args:
+        vocabulary_size: number of real tokens V; the mask token is V.
+        width: channels of a token, divisible by 2 * heads.
+        depth: number of blocks.
+        heads: attention heads.
+        kernel: odd length of the depthwise convolution.
+        dropout: share of each block's update that is dropped in training.
+
+    Raises:
+        ShapeMismatch: if the numbers do not fit together.
+
+    Examples:
+        >>> DenoiserConfig(vocabulary_size=26).mask_token_id
+        26
+    """
+
+    @property
+    def mask_token_id(self) -> int:
+        """The id after the last real token."""
+        return self.vocabulary_size
+
+
+class Denoiser(Transformer):
+    """A small bidirectional transformer with rotary positions and short convolutions.
+
+    Called with tokens [B, L], real ones or the mask, it returns logits [B, L, V] over the real
+    ones; a `Backbone`. It raises `ShapeMismatch` if tokens are not [B, L], and `TokenOutOfRange` if
+    one is neither real nor the mask.
+
+    Args:
+        config: its shape. The caller's random state gives the initial weights.
+
+    Examples:
+        >>> model = Denoiser(DenoiserConfig(vocabulary_size=7, width=16, depth=1, heads=2))
+        >>> model(torch.tensor([[7, 3, 7]])).shape  # 7 is the mask
+        torch.Size([1, 3, 7])
+    """
+
+    config: DenoiserConfig
+
+    def __init__(self, config: DenoiserConfig) -> None:
+        """Build the layers and draw their weights."""
+        super().__init__(config, causal=False)
+
+    @property
+    def mask_token_id(self) -> int:
+        """The id of the mask, V."""
+        return self.config.mask_token_id
+
+
+def save_denoiser(model: Denoiser, path: str | Path, vocabulary: Sequence[str]) -> None:
+    """Write weights (half precision), configuration and vocabulary to one safetensors file.
+
+    The file is replaced in one step: a reader sees the old one or the new one.
+
+    Args:
+        model: the denoiser.
+        path: where to; its directory must exist.
+        vocabulary: the V tokens in the order of their ids; a string is its characters.
+
+    Raises:
+        CheckpointError: if `vocabulary` does not have V entries.
+
+    Examples:
+        >>> model = Denoiser(DenoiserConfig(vocabulary_size=2, width=8, depth=1, heads=1))
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "tiny.safetensors"
+        >>> save_denoiser(model, path, vocabulary="ab")
+        >>> load_denoiser(path)[1]
+        ['a', 'b']
+    """
+    save_weights(model, path, vocabulary, FORMAT)
+
+
+def load_denoiser(
+    path: str | Path, device: torch.device | str = "cpu"
+) -> tuple[Denoiser, list[str]]:
+    """Read a file of `save_denoiser`; nothing in it is executed.
+
+    Args:
+        path: the file.
+        device: where the model lives.
+
+    Returns:
+        The denoiser in float32 and evaluation mode, and its vocabulary.
+
+    Raises:
+        CheckpointError: if the file is truncated, not of this format, or contradicts itself.
+        FileNotFoundError: if there is no such file.
+    """
+    return load_weights(path, device, FORMAT, DenoiserConfig, Denoiser)
