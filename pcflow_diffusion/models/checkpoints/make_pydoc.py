@@ -2,7 +2,7 @@
 
     python -m pcflow_diffusion.models.checkpoints.make_pydoc --minutes 25
 
-The topics that `models.text.is_held_out` names, and every paragraph that they share with other topics,
+Topics that `models.text.is_held_out` names, and every paragraph that they share with other topics,
 are not in its training text.
 """
 
