@@ -93,7 +93,17 @@ from pcflow.inputs import (
     LogNormal,
     Poisson,
 )
-from pcflow.io import load, read_psdd, save, write_psdd
+from pcflow.io import (
+    Container,
+    load,
+    read_bytes,
+    read_dimacs,
+    read_psdd,
+    replace_file,
+    save,
+    write_dimacs,
+    write_psdd,
+)
 from pcflow.learn import (
     EM,
     Anemone,
@@ -108,7 +118,7 @@ from pcflow.learn import (
     grow,
     prune,
 )
-from pcflow.logic import CNF, ModelCount, compile_cnf, model_count, read_dimacs, write_dimacs
+from pcflow.logic import CNF, ModelCount, compile_cnf, model_count
 from pcflow.queries import MPE, CompiledCircuit, Draws, ProjectedEvidence, compile
 from pcflow.reference import reference_log_prob
 from pcflow.structure import Partition, Region, RegionGraph
@@ -125,6 +135,7 @@ __all__ = [
     "Compatible",
     "CompiledCircuit",
     "Conditional",
+    "Container",
     "Deterministic",
     "DiscretizedLogistic",
     "Draws",
@@ -218,11 +229,13 @@ __all__ = [
     "prove_omni_compatible",
     "prove_structured_decomposable",
     "prune",
+    "read_bytes",
     "read_dimacs",
     "read_psdd",
     "reference_log_prob",
     "renyi_divergence",
     "renyi_entropy",
+    "replace_file",
     "restrict",
     "save",
     "structure",

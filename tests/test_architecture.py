@@ -35,7 +35,6 @@ ROOMS = {  # the rooms of each package: one may import only from those above it
     ),
     "pcflow_diffusion": (
         "errors",
-        "files",
         "backbones",
         "head",
         "decode",
