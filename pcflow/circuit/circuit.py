@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-import networkx as nx
 from torch import Tensor
 
 from pcflow.circuit.layers import (
@@ -23,6 +23,9 @@ from pcflow.circuit.layers import (
 from pcflow.circuit.properties import Properties
 from pcflow.circuit.scopes import Scopes
 from pcflow.errors import StructureError
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 class Circuit:
@@ -101,6 +104,8 @@ class Circuit:
             >>> Circuit(InputLayer.random(0, Bernoulli())).to_networkx().number_of_nodes()
             1
         """
+        import networkx as nx
+
         graph: nx.DiGraph[Layer] = nx.DiGraph()
         graph.add_nodes_from(self.layers)
         graph.add_edges_from((layer, child) for layer in self.layers for child in layer.inputs)
