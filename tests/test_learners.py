@@ -105,6 +105,7 @@ def test_a_run_goes_on_from_the_state_of_another(name: str) -> None:
     resumed.restore(kept)
     assert all(torch.equal(*pair) for pair in zip(steps(resumed, 3, 6), wanted, strict=True))
     assert torch.equal(values(twin), values(model))
+    assert repr(resumed.state()) == repr(run.state())
 
 
 @every_learner
