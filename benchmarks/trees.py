@@ -14,7 +14,7 @@ from toy import is_installed, size
 
 import pcflow as pf
 
-COLUMNS, UNITS, BATCH = size((64, 32, 256), (4, 2, 8))
+COLUMNS, UNITS, BATCH = size((64, 32, 256), (4, 2, 64))
 NAME = f"binary tree of {COLUMNS} Gaussians K={UNITS} B={BATCH}: "
 
 
