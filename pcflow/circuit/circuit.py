@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from typing import Any
 
 import networkx as nx
 from torch import Tensor
 
 from pcflow.circuit.layers import (
+    Immutable,
     InputLayer,
     Layer,
     Parameter,
@@ -25,7 +27,7 @@ from pcflow.circuit.scopes import Scopes
 from pcflow.errors import StructureError
 
 
-class Circuit:
+class Circuit(Immutable):
     """A smooth and decomposable circuit: a normalised joint distribution over its variables.
 
     Args:
@@ -114,9 +116,9 @@ class Circuit:
             f"{count} parameters)"
         )
 
-    def __deepcopy__(self, memo: object) -> Circuit:
-        """A circuit is immutable, so a copy is the circuit itself."""
-        return self
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By its layers in order: each finds its inputs pickled before it, so nothing recurses."""
+        return _of_layers, (self.layers,)
 
     def _categories(self) -> tuple[int | None, ...]:
         found: dict[int, int | None] = {}
@@ -132,6 +134,11 @@ class Circuit:
         if absent < len(found):
             raise StructureError(f"variables must be 0..{max(found)}, but {absent} is in no input")
         return tuple(found[v] for v in range(len(found)))
+
+
+def _of_layers(layers: tuple[Layer, ...]) -> Circuit:
+    """The circuit of its pickled layers."""
+    return Circuit(layers[-1])
 
 
 def _bottom_up(root: Layer) -> Iterator[Layer]:
