@@ -1,7 +1,9 @@
 """Typed errors of `pcflow_diffusion`: each is a ValueError and names the argument and the value."""
 
+from pcflow import PcflowError
 
-class DiffusionError(ValueError):
+
+class DiffusionError(PcflowError, ValueError):
     """Base class of the errors that this package raises on purpose."""
 
 

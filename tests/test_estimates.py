@@ -14,7 +14,7 @@ from torch import Tensor
 
 import pcflow as pf
 from pcflow.errors import EvidenceError, StructureError
-from pcflow.information.exact import estimates
+from pcflow.information import estimates
 from pcflow.testing import circuits, enumerate_states, mixed_families
 
 SEEDS = st.integers(0, 2**31 - 1)

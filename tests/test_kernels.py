@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pcflow.engine.evaluate import kernels
+from pcflow.engine import kernels
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

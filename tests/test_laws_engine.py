@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import pcflow as pf
-from pcflow.engine import InputStep, Plan, make_plan
-from pcflow.engine.evaluate import schedule
+from pcflow.engine import InputStep, Plan, make_plan, schedule
 from pcflow.engine.rows import assign_rows
 from pcflow.engine.schedule import make_schedule
 from pcflow.evidence import CheckedEvidence

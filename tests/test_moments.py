@@ -13,7 +13,7 @@ from torch import Tensor
 
 import pcflow as pf
 from pcflow.errors import EvidenceError, PropertyRequired
-from pcflow.information.exact import moments
+from pcflow.information import moments
 from pcflow.inputs.base import DensityFamily
 from pcflow.testing import circuits, enumerate_states, mixed_families
 
