@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from pcflow import CompiledCircuit, Conditional, Evidence, compile, marginalize
+from pcflow import Batch, CompiledCircuit, Evidence, compile, marginalize
 from pcflow_diffusion.errors import CouplingError, ShapeMismatch, TokenOutOfRange
 from pcflow_diffusion.head.calibration import fit_log_linear
 from pcflow_diffusion.head.controls import steered, token_marginals, with_tokens
@@ -180,7 +180,7 @@ class CircuitHead(nn.Module):
 
     def conditional(
         self, logits: Tensor, x: Tensor, x0: Tensor, weight: Tensor | None = None
-    ) -> Conditional:
+    ) -> Batch:
         """Rows from which the circuit learns log q(x0 | x), in a form that `pcflow.fit` takes.
 
         A token that the backbone holds impossible, or that is not among the `top_k` listed, teaches
@@ -327,13 +327,13 @@ class CircuitHead(nn.Module):
         log_q = self.log_prob(logits, x, x0)
         return float(log_q[log_q.isfinite()].double().sum())
 
-    def _told(self, logits: Tensor, x: Tensor, x0: Tensor) -> tuple[Conditional, Tensor]:
+    def _told(self, logits: Tensor, x: Tensor, x0: Tensor) -> tuple[Batch, Tensor]:
         """Rows about the tokens that are possible, and at which positions [B, L] they are."""
         coupled, tokens = self.couple(logits, x), self._filled(x, x0)
         potentials = log_potentials_of(coupled, tokens)  # [B, L]
         known = potentials > -torch.inf
         total = potentials.masked_fill(~known, 0.0).sum(dim=-1)
-        return Conditional(with_tokens(coupled, tokens, known), coupled, total), known
+        return Batch(with_tokens(coupled, tokens, known), coupled, total), known
 
     def _one_size(self, sizes: tuple[int | None, ...]) -> int:
         """How many categories every one of some variables has."""
