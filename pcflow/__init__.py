@@ -50,6 +50,7 @@ from pcflow.errors import (
     NotStructuredDecomposable,
     PcflowError,
     PropertyRequired,
+    SettingError,
     StructureError,
     Unsatisfiable,
 )
@@ -162,6 +163,7 @@ __all__ = [
     "PropertyRequired",
     "Region",
     "RegionGraph",
+    "SettingError",
     "StructureError",
     "StructuredDecomposable",
     "SumLayer",
