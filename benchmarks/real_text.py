@@ -25,6 +25,7 @@ from pcflow_diffusion import (
     Blocks,
     CircuitHead,
     Coupling,
+    Decoding,
     Denoiser,
     DenoiserConfig,
     LogLinear,
@@ -256,7 +257,7 @@ def few_step(seed: Seed, judge: Judge, picture: Path) -> None:
             decoders,
             rows[:, :CONTEXT],
             judge,
-            ranking=ranking,
+            decoding=Decoding(temperature=1.0, ranking=ranking),
             generator=seed.generator(4),
         )
         say(f"Few steps per block, ranking {ranking}, temperature 1")

@@ -56,6 +56,16 @@ class CompiledCircuit(nn.Module):
         return self.engine.plan
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The precision that queries run in: float32 or float64."""
+        return self._like.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self._like.device
+
+    @property
     def num_variables(self) -> int:
         """D."""
         return self._circuit.num_variables
