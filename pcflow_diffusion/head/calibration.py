@@ -14,9 +14,10 @@ from pcflow_diffusion.head.controls import steered, with_tokens
 from pcflow_diffusion.head.coupling import (
     LogLinear,
     bucket_of,
-    log_linear,
+    divided,
     log_potentials_of,
     posterior,
+    power,
 )
 from pcflow_diffusion.head.marginals import Marginals
 
@@ -90,7 +91,7 @@ def _fit(
     optimizer = torch.optim.LBFGS([powers], max_iter=30, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
-        coupled = said.soft(log_linear(said.log_m, log_r, powers[0], powers[1]))
+        coupled = said.soft(divided(power(said.log_m, powers[0]), log_r, powers[1]))
         log_z = model.log_prob(steered(coupled, controls))
         value = (log_z - log_potentials_of(coupled, x0).sum(dim=-1)).mean()
         (powers.grad,) = torch.autograd.grad(value, powers)

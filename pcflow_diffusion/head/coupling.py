@@ -79,7 +79,9 @@ class LogLinear:
         powers = torch.tensor([a, b], dtype=torch.float64).to(said.log_m)
         row = powers[:, bucket, None, None]  # [2, B, 1, 1]
         log_r = posterior(model, said) if any(b) else None
-        return said.soft(log_linear(said.log_m, log_r, row[0], row[1]))
+        easy = min(a) > 0  # then a large tensor need not be gone over three times
+        powered = row[0] * said.log_m if easy else power(said.log_m, row[0])
+        return said.soft(divided(powered, log_r, row[1]))
 
 
 @dataclass(frozen=True)
@@ -129,11 +131,17 @@ class Projection:
         target, (a, b) = said.log_m, self.pool
         if self.pool != (1.0, 0.0):
             log_r = posterior(model, said) if b else None
-            target = log_linear(target, log_r, a, -b)
+            target = divided(power(target, a), log_r, -b)
             if log_r is not None:  # no mass where the circuit cannot go
                 target = target.masked_fill(log_r == -torch.inf, -torch.inf)
         start = said.visible() if said.listed is None else said.soft(torch.zeros_like(target))
-        return model.project(start, target, sweeps=self.sweeps, tolerance=self.tolerance)
+        return model.project(
+            start,
+            target,
+            sweeps=self.sweeps,
+            tolerance=self.tolerance,
+            normalised=target is said.log_m,
+        )
 
 
 def coupling_by_name(name: str) -> Coupling:
@@ -165,13 +173,17 @@ def log_potentials_of(coupled: Evidence, tokens: Tensor) -> Tensor:
     return chosen.masked_fill(~observed(coupled)[1][:, :length], 0.0)
 
 
-def log_linear(log_m: Tensor, log_r: Tensor | None, a: float | Tensor, b: float | Tensor) -> Tensor:
-    """A log m - b log r [B, L, V]; impossible for the backbone stays impossible.
+def power(log_m: Tensor, a: float | Tensor) -> Tensor:
+    """Log m^a [B, L, V]; impossible for the backbone stays impossible, be a zero or negative."""
+    ruled_out = log_m == -torch.inf
+    return (a * log_m.masked_fill(ruled_out, 0.0)).masked_fill(ruled_out, -torch.inf)
+
+
+def divided(potentials: Tensor, log_r: Tensor | None, b: float | Tensor) -> Tensor:
+    """Log-potentials [B, L, V] less b log r.
 
     A token that the circuit rules out has no mass to divide, so its r is left alone.
     """
-    ruled_out = log_m == -torch.inf
-    potentials = (a * log_m.masked_fill(ruled_out, 0.0)).masked_fill(ruled_out, -torch.inf)
     if log_r is None:
         return potentials
     return potentials - b * log_r.masked_fill(log_r == -torch.inf, 0.0)
