@@ -26,6 +26,7 @@ from pcflow_diffusion import (
     Blocks,
     CircuitHead,
     Coupling,
+    Decoding,
     Denoiser,
     DenoiserConfig,
     LogLinear,
@@ -260,7 +261,7 @@ def few_step(seed: Seed, judge: Judge, picture: Path) -> None:
             rows[:, :CONTEXT],
             judge,
             size(STEPS, (1, 2)),
-            ranking=ranking,
+            decoding=Decoding(temperature=1.0, ranking=ranking),
             generator=seed.generator(4),
         )
         say(f"Few steps per block, ranking {ranking}, temperature 1")

@@ -17,6 +17,7 @@ PAIR = pf.ProductLayer([BIT, pf.InputLayer.random(1, pf.Gaussian())])
 MIXED = pf.SumLayer([PAIR], pf.Parameter(torch.zeros(1, 1)))
 
 WITNESSES: dict[str, tuple[object, ...]] = {  # of every error that takes more than a message
+    "LogitsError": (0, 3, "hold nan"),
     "NoMassError": ([3, 5], "sample"),
     "NotCompatible": (PAIR, MIXED, [(0,), (1,)], [(0, 1)]),
     "NotDecomposable": (PAIR, [(0,), (0, 1)]),
@@ -25,6 +26,7 @@ WITNESSES: dict[str, tuple[object, ...]] = {  # of every error that takes more t
     "NotSmooth": (MIXED, [(0,), (1, 2)]),
     "NotStructuredDecomposable": ([PAIR, MIXED], [(0, 1), (1, 2)]),
     "SettingError": ("alpha", -1, "at least 0"),
+    "TypeMismatch": ("train", [0, 1], "a tensor"),
     "TokenOutOfRange": ("prompt", 9, 5),
     "Unsatisfiable": (pf.CNF([(1,), (-1,)]),),
 }
