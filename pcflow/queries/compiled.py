@@ -56,6 +56,16 @@ class CompiledCircuit(nn.Module):
         return self.engine.plan
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The precision that queries run in: float32 or float64."""
+        return self._like.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self._like.device
+
+    @property
     def num_variables(self) -> int:
         """D."""
         return self._circuit.num_variables
@@ -247,6 +257,7 @@ class CompiledCircuit(nn.Module):
         sweeps: int = 2,
         *,
         tolerance: float = 0.0,
+        normalised: bool = False,
     ) -> ProjectedEvidence:
         """Evidence whose potentials give the unobserved variables these marginals.
 
@@ -264,6 +275,8 @@ class CompiledCircuit(nn.Module):
                 If the evidence lists categories, those of the listed ones, [B, D, k].
             sweeps: how often every variable is visited, at most.
             tolerance: a row is left alone once no marginal was off by as much as this.
+            normalised: whether the marginals are, over every variable's own categories; then a
+                large tensor need not be gone over for it.
 
         Raises:
             PropertyRequired: if a variable has no finite range.
@@ -280,7 +293,7 @@ class CompiledCircuit(nn.Module):
             >>> torch.allclose(model.marginals(fitted).exp(), target.exp().double(), atol=1e-6)
             True
         """
-        return project(self.engine, evidence, marginals, sweeps, tolerance)
+        return project(self.engine, evidence, marginals, sweeps, tolerance, normalised)
 
     def _values(self) -> dict[Parameter, Tensor]:
         return {
