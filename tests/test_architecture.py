@@ -36,6 +36,7 @@ ROOMS = {  # the rooms of each package: one may import only from those above it
     "pcflow_diffusion": (
         "errors",
         "files",
+        "checks",
         "backbones",
         "head",
         "decode",

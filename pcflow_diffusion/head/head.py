@@ -12,7 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from pcflow import CompiledCircuit, Conditional, Evidence, compile, marginalize
-from pcflow_diffusion.checks import check_alike, check_id, check_rows, check_tokens
+from pcflow_diffusion.checks import (
+    check_alike,
+    check_count,
+    check_id,
+    check_kind,
+    check_rows,
+    check_tokens,
+)
 from pcflow_diffusion.errors import CouplingError, ShapeMismatch, TypeMismatch
 from pcflow_diffusion.head.calibration import fit_log_linear
 from pcflow_diffusion.head.controls import steered, token_marginals, with_tokens
@@ -25,7 +32,7 @@ from pcflow_diffusion.head.coupling import (
     log_potentials_of,
 )
 from pcflow_diffusion.head.marginals import Marginals
-from pcflow_diffusion.head.ranking import Ranking
+from pcflow_diffusion.head.ranking import Ranking, check_ranking
 from pcflow_diffusion.head.sampling import Draw, Order, check_order, draw
 
 
@@ -52,10 +59,11 @@ class CircuitHead(nn.Module):
         length: L.
 
     Raises:
-        CouplingError: if the coupling is unknown or cannot be modulated, or `top_k` below 1.
+        CouplingError: if the coupling is unknown or cannot be modulated.
+        SettingError: if `top_k` is below 1.
         ShapeMismatch: if the circuit's positions do not all have the same number of categories, or
             there is not one control for each.
-        TypeMismatch: if `mask_token_id` is no whole number.
+        TypeMismatch: if `model` is no compiled circuit, or `mask_token_id` no whole number.
 
     Examples:
         >>> import pcflow as pf
@@ -76,8 +84,9 @@ class CircuitHead(nn.Module):
     ) -> None:
         """Check the circuit and look up the coupling."""
         super().__init__()
-        if top_k is not None and top_k < 1:
-            raise CouplingError(f"top_k must be at least 1, got {top_k}")
+        check_kind("model", model, CompiledCircuit)
+        if top_k is not None:
+            check_count("top_k", top_k)
         self.model, self.mask_token_id = model, check_id("mask_token_id", mask_token_id)
         self.modulation, self.top_k = modulation, top_k
         self.length = model.num_variables // (1 if modulation is None else 2)
@@ -97,6 +106,7 @@ class CircuitHead(nn.Module):
 
         Raises:
             ShapeMismatch: if the circuit does not have that many positions.
+            SettingError: if it is no number of positions.
 
         Examples:
             >>> import pcflow as pf
@@ -104,9 +114,10 @@ class CircuitHead(nn.Module):
             >>> CircuitHead(model, mask_token_id=5).over(3).length
             3
         """
+        check_count("length", length)
         if length == self.length:
             return self
-        if not 0 < length < self.length:
+        if length > self.length:
             raise ShapeMismatch(f"the circuit has {self.length} positions: {length=}")
         model = self._circuit_over(length)
         return CircuitHead(model, self.mask_token_id, self.coupling, self.top_k, self.modulation)
@@ -220,7 +231,7 @@ class CircuitHead(nn.Module):
 
         Raises:
             ShapeMismatch, TypeMismatch, TokenOutOfRange, LogitsError: see `couple`.
-            GenerationError: if the order is unknown or the temperature negative.
+            SettingError: if the order is unknown or the temperature negative.
             NoMassError: if the visible tokens are impossible under the circuit.
         """
         said = self._said(logits, x)
@@ -249,8 +260,11 @@ class CircuitHead(nn.Module):
 
         Raises:
             ShapeMismatch, TypeMismatch, TokenOutOfRange: if `said` is not about the circuit.
+            SettingError: see `sample`.
         """
         check_order(order, temperature)
+        check_ranking(ranking)
+        check_kind("said", said, Marginals)
         said = self._fitting(said)
         return draw(
             self.model,
@@ -283,10 +297,10 @@ class CircuitHead(nn.Module):
 
         Raises:
             ShapeMismatch, TypeMismatch, TokenOutOfRange, LogitsError: see `couple`.
-            CouplingError: if nothing is masked, nothing possible, or `buckets` below 1.
+            CouplingError: if nothing is masked, or nothing possible.
+            SettingError: if `buckets` is below 1.
         """
-        said = self._said(logits.detach(), x)
-        self.coupling = fitted = self._fitted(said, self._filled(said, x0), buckets)
+        self.coupling = fitted = self._fitted(*self._held_out(logits, x, x0), buckets)
         return fitted
 
     def choose_coupling(self, logits: Tensor, x: Tensor, x0: Tensor) -> Coupling:
@@ -317,12 +331,17 @@ class CircuitHead(nn.Module):
             >>> logits, x, x0 = torch.zeros(8, 3, 4), torch.full((8, 3), 4), torch.eye(8, 3).long()
             >>> chosen = head.choose_coupling(logits, x, x0)
         """
-        said = self._said(logits.detach(), x)
-        tokens = self._filled(said, x0)
+        said, tokens = self._held_out(logits, x, x0)
         tried = self._candidates(self._fitted(said, tokens))
         scores = [self._score(coupling, said, tokens) for coupling in tried]
         self.coupling = tried[scores.index(max(scores))]
         return self.coupling
+
+    @torch.no_grad()
+    def _held_out(self, logits: Tensor, x: Tensor, x0: Tensor) -> tuple[Marginals, Tensor]:
+        """What the backbone says of examples, and their tokens [N, L]."""
+        said = self._said(logits, x)
+        return said, self._filled(said, x0)
 
     def _fitted(self, said: Marginals, tokens: Tensor, buckets: int = 1) -> LogLinear:
         """The best log-linear coupling for tokens [N, L]."""
