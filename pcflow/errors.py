@@ -34,6 +34,25 @@ class SettingError(PcflowError, ValueError):
         super().__init__(f"{name} must be {wanted}, got {value!r}")
 
 
+class TypeMismatch(PcflowError, TypeError):
+    """An argument is of a kind that is not understood.
+
+    Attributes:
+        name: the argument.
+        value: what it was given.
+        wanted: what it must be, to follow "must be".
+
+    Examples:
+        >>> print(TypeMismatch("train", [0, 1], "a tensor"))
+        train must be a tensor, got list
+    """
+
+    def __init__(self, name: str, value: object, wanted: str) -> None:
+        """Keep all three."""
+        self.name, self.value, self.wanted = name, value, wanted
+        super().__init__(f"{name} must be {wanted}, got {type(value).__name__}")
+
+
 class StructureError(PcflowError, ValueError):
     """A region graph or circuit is not well formed."""
 

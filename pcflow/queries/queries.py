@@ -27,8 +27,14 @@ from pcflow.engine import (
     rank_over_same_variable,
     up,
 )
-from pcflow.errors import NoMassError, PropertyRequired
-from pcflow.evidence import CheckedEvidence, Evidence, as_evidence, check_categories
+from pcflow.errors import PropertyRequired
+from pcflow.evidence import (
+    CheckedEvidence,
+    Evidence,
+    as_evidence,
+    check_categories,
+    refuse_impossible,
+)
 
 
 class MPE(NamedTuple):
@@ -97,7 +103,7 @@ def _finite(engine: Engine, evidence: Evidence | Tensor) -> CheckedEvidence:
 def _possible(engine: Engine, part: CheckedEvidence, query: str) -> Evaluation:
     """An upward pass of rows that have mass."""
     evaluation = engine.evaluate(part)
-    refuse_impossible(evaluation.log_value, query, part)
+    refuse_impossible(evaluation.log_value, query, part.origin)
     return evaluation
 
 
@@ -258,18 +264,5 @@ def chosen_potentials(evidence: CheckedEvidence, values: Tensor, where: Tensor) 
 def _best(engine: Engine, part: CheckedEvidence) -> Tensor:
     """The best state [B, D] of variables and latents."""
     tape = up(engine.plan, engine.tables, part, MAX_PRODUCT, engine.pool)
-    refuse_impossible(tape.log_value, "mpe", part)
+    refuse_impossible(tape.log_value, "mpe", part.origin)
     return follow(tape, Best(), copies=1)
-
-
-def refuse_impossible(log_value: Tensor, query: str, part: CheckedEvidence | None = None) -> None:
-    """Raise if some row, of a part of a batch perhaps, has no mass.
-
-    Raises:
-        NoMassError: naming the rows.
-    """
-    impossible = log_value == -torch.inf
-    if impossible.any():
-        rows = impossible.nonzero().squeeze(-1)
-        origin = None if part is None else part.origin
-        raise NoMassError((rows if origin is None else origin[rows]).tolist(), query)

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from pcflow import CompiledCircuit, Conditional, Evidence, compile, marginalize
+from pcflow import Batch, CompiledCircuit, Evidence, compile, marginalize
 from pcflow_diffusion.checks import (
     check_alike,
     check_count,
@@ -182,7 +182,7 @@ class CircuitHead(nn.Module):
 
     def conditional(
         self, logits: Tensor, x: Tensor, x0: Tensor, weight: Tensor | None = None
-    ) -> Conditional:
+    ) -> Batch:
         """Rows from which the circuit learns log q(x0 | x), in a form that `pcflow.fit` takes.
 
         A token that the backbone holds impossible, or that is not among the `top_k` listed, teaches
@@ -368,15 +368,13 @@ class CircuitHead(nn.Module):
         rows, known = self._told(coupling, said, tokens)
         return rows.log_prob(self.model).masked_fill(~known.all(dim=-1), -torch.inf)
 
-    def _told(
-        self, coupling: Coupling, said: Marginals, tokens: Tensor
-    ) -> tuple[Conditional, Tensor]:
+    def _told(self, coupling: Coupling, said: Marginals, tokens: Tensor) -> tuple[Batch, Tensor]:
         """Rows about the tokens that are possible, and at which positions [B, L] they are."""
         coupled = steered(coupling.couple(self.model, said), self._controls(said))
         potentials = log_potentials_of(coupled, tokens)  # [B, L]
         known = potentials > -torch.inf
         total = potentials.masked_fill(~known, 0.0).sum(dim=-1)
-        return Conditional(with_tokens(coupled, tokens, known), coupled, total), known
+        return Batch(with_tokens(coupled, tokens, known), coupled, total), known
 
     def _coupled(self, said: Marginals, temperature: float = 1.0) -> Evidence:
         """The coupled joint as evidence; controls are steered by marginals as they are."""

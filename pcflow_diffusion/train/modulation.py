@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from math import inf
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from pcflow import CompiledCircuit, FitResult, Gradient, fit
+from pcflow import FitResult, Gradient, fit
 from pcflow_diffusion.checks import check_count, check_kind, check_rate, check_setting
 from pcflow_diffusion.errors import CouplingError
 from pcflow_diffusion.head import CircuitHead
@@ -29,7 +28,7 @@ def fit_modulation(
     patience: int | None = None,
     weights: Tensor | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
     generator: torch.Generator | None = None,
 ) -> FitResult:
     """Maximise log q(x0 | x) in modulation and circuit together, in place; the backbone is frozen.
@@ -49,7 +48,7 @@ def fit_modulation(
         patience: stop after this many epochs without improvement; needs validation blocks.
         weights: [N], how much every training block counts, such as `elbo_weights`.
         checkpoint: a file written after every epoch, from which an interrupted run goes on.
-        progress: whether to show a progress bar.
+        progress: whether to show a progress bar; by default if standard error is a terminal.
         generator: source of the order of the blocks; torch's global one by default.
 
     Returns:
@@ -84,7 +83,7 @@ def fit_modulation(
     ]
     with frozen(head.model if circuit_learning_rate == 0 else None):
         return fit(
-            cast(CompiledCircuit, _Modulated(head)),  # all that `fit` asks of a model
+            _Modulated(head),
             CoupledBlocks(head, train, weights),
             Gradient(lambda _: torch.optim.Adam(learned), decay=True),
             epochs=epochs,
