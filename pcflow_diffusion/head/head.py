@@ -6,12 +6,14 @@ as many controls if the head is modulated.
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pcflow import Batch, CompiledCircuit, Evidence, compile, marginalize
+from pcflow import Batch, CompiledCircuit, Evidence, PcflowError, compile, marginalize
 from pcflow_diffusion.checks import (
     check_alike,
     check_count,
@@ -20,7 +22,7 @@ from pcflow_diffusion.checks import (
     check_rows,
     check_tokens,
 )
-from pcflow_diffusion.errors import CouplingError, ShapeMismatch, TypeMismatch
+from pcflow_diffusion.errors import CheckpointError, CouplingError, ShapeMismatch, TypeMismatch
 from pcflow_diffusion.head.calibration import fit_log_linear
 from pcflow_diffusion.head.controls import steered, token_marginals, with_tokens
 from pcflow_diffusion.head.coupling import (
@@ -31,6 +33,7 @@ from pcflow_diffusion.head.coupling import (
     coupling_by_name,
     log_potentials_of,
 )
+from pcflow_diffusion.head.files import read_head, write_head
 from pcflow_diffusion.head.marginals import Marginals
 from pcflow_diffusion.head.ranking import Ranking, check_ranking
 from pcflow_diffusion.head.sampling import Draw, Order, check_order, draw
@@ -54,6 +57,8 @@ class CircuitHead(nn.Module):
             or a module that is called alike. The circuit has 2 L variables then, as
             `pcflow.expose_latents` and `pcflow.add_gates` make of an HMM, and every position has a
             control, which is summed out. The coupling must be log-linear.
+        tokenizer: what tells the tokenizer apart whose ids these are, such as a hash of its file;
+            kept with the head, and yours to compare.
 
     Attributes:
         length: L.
@@ -81,6 +86,7 @@ class CircuitHead(nn.Module):
         coupling: str | Coupling = "projection",
         top_k: int | None = None,
         modulation: nn.Module | None = None,
+        tokenizer: str | None = None,
     ) -> None:
         """Check the circuit and look up the coupling."""
         super().__init__()
@@ -88,7 +94,7 @@ class CircuitHead(nn.Module):
         if top_k is not None:
             check_count("top_k", top_k)
         self.model, self.mask_token_id = model, check_id("mask_token_id", mask_token_id)
-        self.modulation, self.top_k = modulation, top_k
+        self.modulation, self.top_k, self.tokenizer = modulation, top_k, tokenizer
         self.length = model.num_variables // (1 if modulation is None else 2)
         self.vocabulary_size = self._one_size(model.num_categories[: self.length])
         if modulation is not None:
@@ -97,6 +103,57 @@ class CircuitHead(nn.Module):
         if modulation is not None and isinstance(self.coupling, Projection):
             raise CouplingError(NOT_MODULATED)
         self._shorter: dict[int, tuple[tuple[object, ...], CompiledCircuit]] = {}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the head to one safetensors file, which is replaced in one step; never a pickle.
+
+        In it are the circuit with its present parameters, the coupling with its powers, the mask,
+        `top_k`, the weights of a `Modulation`, and what tells the tokenizer apart.
+
+        Args:
+            path: where to; its directory must exist.
+
+        Raises:
+            CheckpointError: if coupling or modulation are not of this package.
+            OSError: if it cannot be written; an old file is left as it was.
+
+        Examples:
+            >>> import tempfile, pcflow as pf
+            >>> head = CircuitHead(pf.compile(pf.hmm(3, 2, pf.Categorical(4))), 4, top_k=2)
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     head.save(f"{folder}/head.safetensors")
+            ...     CircuitHead.load(f"{folder}/head.safetensors").top_k
+            2
+        """
+        write_head(path, self.model, self.coupling, self.modulation, self._settings)
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], device: torch.device | str | None = None
+    ) -> CircuitHead:
+        """Read a file of `save`; nothing in it is executed, and the circuit is proved again.
+
+        Args:
+            path: the file.
+            device: where circuit and modulation live.
+
+        Returns:
+            A head that says and, with a seed, draws what the saved one did.
+
+        Raises:
+            CheckpointError: if the file is truncated, of another format, or contradicts itself.
+            OSError: if it cannot be read.
+        """
+        given = read_head(path, device)
+        try:
+            return cls(**given)
+        except (PcflowError, TypeError) as error:
+            raise CheckpointError(f"{path} does not describe a head: {error}") from error
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        """What it was given beside circuit, coupling and modulation."""
+        return {name: getattr(self, name) for name in ("mask_token_id", "top_k", "tokenizer")}
 
     def over(self, length: int) -> CircuitHead:
         """The head over the first `length` positions, with the circuit's others summed out.
@@ -120,7 +177,8 @@ class CircuitHead(nn.Module):
         if length > self.length:
             raise ShapeMismatch(f"the circuit has {self.length} positions: {length=}")
         model = self._circuit_over(length)
-        return CircuitHead(model, self.mask_token_id, self.coupling, self.top_k, self.modulation)
+        given = {"coupling": self.coupling, "modulation": self.modulation, **self._settings}
+        return CircuitHead(model, **given)
 
     def forward(self, logits: Tensor, x: Tensor) -> Tensor:
         """Log-marginals of the coupled joint at masked positions: for code that expects logits.

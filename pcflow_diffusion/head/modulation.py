@@ -31,6 +31,9 @@ class Modulation(nn.Module):
         width: of the vectors, W.
         depth: number of convolutions, each over five positions.
 
+    Attributes:
+        sizes: these four numbers by name.
+
     Raises:
         SettingError: if a number is below 1.
 
@@ -46,7 +49,8 @@ class Modulation(nn.Module):
         """Draw the first weights from torch's global generator."""
         super().__init__()
         sizes = {"vocabulary_size": vocabulary_size, "values": values, "width": width}
-        for name, size in (sizes | {"depth": depth}).items():
+        self.sizes = sizes | {"depth": depth}
+        for name, size in self.sizes.items():
             check_count(name, size)
         self.tokens = nn.Embedding(vocabulary_size, width)
         self.masked = nn.Parameter(torch.zeros(width))
