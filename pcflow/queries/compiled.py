@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pcflow.circuit import Circuit, Parameter
-from pcflow.engine import Drawn, Engine, Plan, Pool, Tables, make_plan
+from pcflow.engine import Drawn, Engine, Plan, Pool, RowCount, Tables, in_ordinary_modes, make_plan
 from pcflow.evidence import Evidence
 from pcflow.queries import queries
 from pcflow.queries.projection import ProjectedEvidence, project
@@ -52,8 +52,13 @@ class CompiledCircuit(nn.Module):
 
     @property
     def plan(self) -> Plan:
-        """The steps that a query runs, and how many rows it has evaluated; print it."""
+        """The steps that a query runs; print it."""
         return self.engine.plan
+
+    @property
+    def rows(self) -> RowCount:
+        """How many rows were evaluated since the model was made or moved; print it."""
+        return self.engine.rows
 
     @property
     def num_variables(self) -> int:
@@ -79,6 +84,7 @@ class CompiledCircuit(nn.Module):
         """The same as `log_prob`."""
         return self.log_prob(evidence)
 
+    @in_ordinary_modes
     def log_prob(self, evidence: Evidence | Tensor) -> Tensor:
         """Log-probability [B] (nats) of evidence; differentiable in parameters and potentials.
 
@@ -100,6 +106,7 @@ class CompiledCircuit(nn.Module):
         """
         return queries.log_prob(self.engine, evidence)
 
+    @in_ordinary_modes
     @torch.no_grad()
     def marginals(self, evidence: Evidence | Tensor, categories: Tensor | None = None) -> Tensor:
         """Posterior log-probabilities (nats) of every variable given the evidence.
@@ -131,6 +138,7 @@ class CompiledCircuit(nn.Module):
         """
         return queries.marginals(self.engine, evidence, categories)
 
+    @in_ordinary_modes
     @torch.no_grad()
     def mean(self, evidence: Evidence | Tensor) -> Tensor:
         """Posterior mean [B, D] of every variable given the evidence; observed values are kept.
@@ -149,6 +157,7 @@ class CompiledCircuit(nn.Module):
         """
         return queries.mean(self.engine, evidence)
 
+    @in_ordinary_modes
     @torch.no_grad()
     def sample(
         self,
@@ -180,6 +189,7 @@ class CompiledCircuit(nn.Module):
         """
         return queries.sample(self.engine, n, evidence, Drawn(generator, temperature))
 
+    @in_ordinary_modes
     @torch.no_grad()
     def sample_with_marginals(
         self,
@@ -219,6 +229,7 @@ class CompiledCircuit(nn.Module):
             self.engine, n, evidence, Drawn(generator, temperature)
         )
 
+    @in_ordinary_modes
     @torch.no_grad()
     def mpe(self, evidence: Evidence | Tensor) -> MPE:
         """The most probable completion of the evidence, by max-product with backtracking.
@@ -240,6 +251,7 @@ class CompiledCircuit(nn.Module):
         """
         return queries.mpe(self.engine, evidence, self.circuit.properties.deterministic is not None)
 
+    @in_ordinary_modes
     def project(
         self,
         evidence: Evidence | Tensor,
@@ -295,12 +307,17 @@ class CompiledCircuit(nn.Module):
         tables = Tables(plan, cast(Sequence[Tensor], self.banks), self._like, self._soft_dtype)
         self.engine = Engine(self._circuit, plan, tables, Pool(), self._memory)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles are made of: nothing that was computed."""
+        return {k: v for k, v in self.__dict__.items() if k not in ("engine", "_exported")}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """A copy keeps nothing that was computed: its tensors count their edits anew."""
+        """Compute anew."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._exported = None
         self._connect()
 
+    @in_ordinary_modes
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CompiledCircuit:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._connect()
@@ -322,6 +339,7 @@ def _same(before: list[tuple[Tensor, int]], now: list[tuple[Tensor, int]]) -> bo
     return all(a is b and v == w for (a, v), (b, w) in pairs)
 
 
+@in_ordinary_modes
 def compile(
     circuit: Circuit,
     device: torch.device | str | None = None,
