@@ -18,7 +18,7 @@ from torch import Tensor
 from pcflow import learn
 from pcflow.construct import hclt
 from pcflow.data import Coded, Encoding, Floats
-from pcflow.errors import NoMassError
+from pcflow.errors import NoMassError, SettingError
 from pcflow.io import load, save
 from pcflow.learn import Learner
 from pcflow.queries import CompiledCircuit, compile
@@ -203,7 +203,7 @@ class CircuitDensity(DensityMixin, BaseEstimator):  # type: ignore[misc] # sciki
 
         Raises:
             NoMassError: if a row holds a code that `fit` has not seen, or is otherwise impossible.
-            ValueError: if `how` is none of these.
+            SettingError: if `how` is none of these.
 
         Examples:
             >>> density = CircuitDensity().fit([[0, 5], [1, 7], [0, 5], [1, 7]])
@@ -221,7 +221,7 @@ class CircuitDensity(DensityMixin, BaseEstimator):  # type: ignore[misc] # sciki
         elif how in ("mean", "mpe"):
             filled = self.model_.mpe(given).values
         else:
-            raise ValueError(f'how must be "mean", "mpe" or "sample", got {how!r}')
+            raise SettingError("how", how, '"mean", "mpe" or "sample"')
         if how == "mean":
             real = [family.num_categories is None for family in self.encoding_.families]
             filled = torch.where(torch.tensor(real), self.model_.mean(given), filled)
@@ -268,7 +268,7 @@ class CircuitDensity(DensityMixin, BaseEstimator):  # type: ignore[misc] # sciki
         """Rows to learn from, and rows that tell when to stop."""
         share = self.validation_fraction
         if not 0 <= share < 1:
-            raise ValueError(f"validation_fraction must be in [0, 1), got {share}")
+            raise SettingError("validation_fraction", share, "in [0, 1)")
         x = x[~x.isnan().all(dim=1)]  # the others teach nothing, and tell nothing
         kept = min(math.ceil(share * len(x)), len(x) - 1)
         if kept == 0:

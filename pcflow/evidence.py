@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pcflow.errors import EvidenceError
+from pcflow.errors import EvidenceError, NoMassError
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,6 +215,23 @@ def as_evidence(given: Evidence | Tensor) -> Evidence:
     if not isinstance(given, Tensor):
         raise EvidenceError(f"evidence must be a tensor or an Evidence, got {type(given).__name__}")
     return Evidence(values=given)
+
+
+def refuse_impossible(log_value: Tensor, query: str, rows: Tensor | None = None) -> None:
+    """Raise if some row has no mass.
+
+    Args:
+        log_value: log-probability [B].
+        query: what cannot be answered.
+        rows: [B], the numbers by which the rows are known; 0, 1, ... by default.
+
+    Raises:
+        NoMassError: naming the rows.
+    """
+    impossible = log_value == -torch.inf
+    if impossible.any():
+        places = impossible.nonzero().squeeze(-1)
+        raise NoMassError((places if rows is None else rows[places]).tolist(), query)
 
 
 def _largest(x: Tensor, k: int) -> Tensor:

@@ -35,6 +35,7 @@ ROOMS = {  # the rooms of each package: one may import only from those above it
     ),
     "pcflow_diffusion": (
         "errors",
+        "checks",
         "files",
         "backbones",
         "head",

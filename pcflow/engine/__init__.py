@@ -24,6 +24,7 @@ from pcflow.engine.plan import (
 from pcflow.engine.routes import Best, Drawn
 from pcflow.engine.semiring import SCALED, floor_of
 from pcflow.engine.tables import BankSums, Tables
+from pcflow.engine.versions import Stamp
 
 __all__ = [
     "MAX_PRODUCT",
@@ -44,6 +45,7 @@ __all__ = [
     "ProductStep",
     "Read",
     "RowCount",
+    "Stamp",
     "Step",
     "SumStep",
     "Tables",

@@ -52,11 +52,12 @@ class Engine:
     """What every query needs: the circuit's variables, its plan, its parameters and memory.
 
     Attributes:
+        structure: the circuit as it was compiled; its parameters are not those of now.
         memory: bytes that the values of one pass may take; larger batches are run in parts.
         rows: a running count.
     """
 
-    circuit: Circuit
+    structure: Circuit
     plan: Plan
     tables: Tables
     pool: Pool
@@ -66,11 +67,11 @@ class Engine:
     def check(self, evidence: Evidence | Tensor) -> CheckedEvidence:
         """Evidence that fits the circuit, on the model's device and in its precision."""
         like = self.tables.like
-        return as_evidence(evidence).check(self.circuit.num_categories, like.device, like.dtype)
+        return as_evidence(evidence).check(self.structure.num_categories, like.device, like.dtype)
 
     def nothing(self, rows: int = 1) -> CheckedEvidence:
         """Evidence in which everything is missing."""
-        missing = torch.ones(rows, self.circuit.num_variables, dtype=torch.bool)
+        missing = torch.ones(rows, self.structure.num_variables, dtype=torch.bool)
         return self.check(Evidence(missing=missing))
 
     def parts(self, evidence: CheckedEvidence, lean: bool = False) -> list[CheckedEvidence]:

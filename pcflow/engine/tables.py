@@ -82,12 +82,13 @@ class Tables:
         self._kept: dict[tuple[str, Hashable], Kept] = {}
         self._lock = Lock()
 
-    def refresh(self) -> None:
-        """Forget what was computed from parameters that have changed since."""
+    def refresh(self) -> tuple[Stamp, ...]:
+        """Forget what was computed from parameters that have changed since; the stamps of now."""
         banks = tuple(self.banks)
         if self._changed(banks):
             with self._lock:
                 self._forget(banks)
+        return self.stamps
 
     def unchanged_since(self, stamps: tuple[Stamp, ...]) -> bool:
         """Whether nobody found a change since the stamps, or could see one by torch's own count."""

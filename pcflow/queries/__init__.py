@@ -2,7 +2,7 @@
 
 from pcflow.queries.compiled import CompiledCircuit, as_model, compile
 from pcflow.queries.projection import ProjectedEvidence
-from pcflow.queries.queries import MPE, Draws, chosen_potentials, refuse_impossible
+from pcflow.queries.queries import MPE, Draws, chosen_potentials
 
 __all__ = [
     "MPE",
@@ -12,5 +12,4 @@ __all__ = [
     "as_model",
     "chosen_potentials",
     "compile",
-    "refuse_impossible",
 ]

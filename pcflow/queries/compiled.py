@@ -11,10 +11,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from pcflow.circuit import Circuit, Parameter
+from pcflow.circuit import Circuit
 from pcflow.engine import Drawn, Engine, Plan, Pool, RowCount, Tables, in_ordinary_modes, make_plan
 from pcflow.evidence import Evidence
 from pcflow.queries import queries
+from pcflow.queries.export import Export
 from pcflow.queries.projection import ProjectedEvidence, project
 from pcflow.queries.queries import MPE, Draws
 
@@ -42,12 +43,11 @@ class CompiledCircuit(nn.Module):
         """Stack the circuit's parameters into the plan's banks."""
         super().__init__()
         self._memory, self._soft_dtype = memory, soft_dtype
-        self._circuit = circuit
+        self._structure = circuit
         self._plan = plan
         stacks = (torch.stack([p.value for p in bank]) for bank in plan.banks)
         self.banks = nn.ParameterList(nn.Parameter(s.to(dtype)) for s in stacks)
         self._like = nn.Buffer(torch.empty(0, dtype=dtype), persistent=False)
-        self._exported: tuple[list[tuple[Tensor, int]], Circuit] | None = None
         self._connect()
 
     @property
@@ -61,24 +61,29 @@ class CompiledCircuit(nn.Module):
         return self.engine.rows
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The precision that queries run in: float32 or float64."""
+        return self._like.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self._like.device
+
+    @property
     def num_variables(self) -> int:
         """D."""
-        return self._circuit.num_variables
+        return self._structure.num_variables
 
     @property
     def num_categories(self) -> tuple[int | None, ...]:
         """Per variable its number of categories, None if it has no finite range."""
-        return self._circuit.num_categories
+        return self._structure.num_categories
 
     @property
     def circuit(self) -> Circuit:
-        """The circuit with the parameters as they are now."""
-        version = [(bank, bank._version) for bank in self.banks]
-        kept = self._exported
-        if kept is None or not _same(kept[0], version):
-            kept = (version, self._circuit.replace(self._values()))
-            self._exported = kept
-        return kept[1]
+        """A circuit with the parameters as they are now: a copy, the same while somebody holds it."""
+        return self._export.circuit()
 
     def forward(self, evidence: Evidence | Tensor) -> Tensor:
         """The same as `log_prob`."""
@@ -249,7 +254,7 @@ class CompiledCircuit(nn.Module):
             >>> exact
             False
         """
-        return queries.mpe(self.engine, evidence, self.circuit.properties.deterministic is not None)
+        return queries.mpe(self.engine, evidence, self._export.is_deterministic())
 
     @in_ordinary_modes
     def project(
@@ -259,6 +264,7 @@ class CompiledCircuit(nn.Module):
         sweeps: int = 2,
         *,
         tolerance: float = 0.0,
+        normalised: bool = False,
     ) -> ProjectedEvidence:
         """Evidence whose potentials give the unobserved variables these marginals.
 
@@ -276,6 +282,8 @@ class CompiledCircuit(nn.Module):
                 If the evidence lists categories, those of the listed ones, [B, D, k].
             sweeps: how often every variable is visited, at most.
             tolerance: a row is left alone once no marginal was off by as much as this.
+            normalised: whether the marginals are, over every variable's own categories; then a
+                large tensor need not be gone over for it.
 
         Raises:
             PropertyRequired: if a variable has no finite range.
@@ -292,29 +300,22 @@ class CompiledCircuit(nn.Module):
             >>> torch.allclose(model.marginals(fitted).exp(), target.exp().double(), atol=1e-6)
             True
         """
-        return project(self.engine, evidence, marginals, sweeps, tolerance)
-
-    def _values(self) -> dict[Parameter, Tensor]:
-        return {
-            parameter: value.detach().cpu()
-            for bank, members in zip(self.banks, self.plan.banks, strict=True)
-            for parameter, value in zip(members, bank, strict=True)
-        }
+        return project(self.engine, evidence, marginals, sweeps, tolerance, normalised)
 
     def _connect(self) -> None:
         """Build the engine on the device where the parameters are now."""
         plan = self._plan.to(self._like.device)
         tables = Tables(plan, cast(Sequence[Tensor], self.banks), self._like, self._soft_dtype)
-        self.engine = Engine(self._circuit, plan, tables, Pool(), self._memory)
+        self.engine = Engine(self._structure, plan, tables, Pool(), self._memory)
+        self._export = Export(self.engine)
 
     def __getstate__(self) -> dict[str, Any]:
         """What copies and pickles are made of: nothing that was computed."""
-        return {k: v for k, v in self.__dict__.items() if k not in ("engine", "_exported")}
+        return {k: v for k, v in self.__dict__.items() if k not in ("engine", "_export")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Compute anew."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._exported = None
         self._connect()
 
     @in_ordinary_modes
@@ -331,12 +332,6 @@ def as_model(given: Circuit | CompiledCircuit) -> CompiledCircuit:
         TypeError: if it is neither.
     """
     return given if isinstance(given, CompiledCircuit) else compile(given, dtype=torch.float64)
-
-
-def _same(before: list[tuple[Tensor, int]], now: list[tuple[Tensor, int]]) -> bool:
-    """Whether no bank was replaced or edited."""
-    pairs = zip(before, now, strict=True)
-    return all(a is b and v == w for (a, v), (b, w) in pairs)
 
 
 @in_ordinary_modes

@@ -41,14 +41,15 @@ def project(
     log_marginals: Tensor,
     sweeps: int,
     tolerance: float = 0.0,
+    normalised: bool = False,
 ) -> ProjectedEvidence:
     """Fit potentials to marginals: Gauss-Seidel on trees, simultaneous steps elsewhere."""
     if sweeps < 1 or not 0 <= tolerance < inf:
         raise ValueError(f"sweeps must be at least 1, got {sweeps}; {tolerance=} not negative")
-    if any(n is None for n in engine.circuit.num_categories):
+    if any(n is None for n in engine.structure.num_categories):
         raise PropertyRequired("project needs every variable to have a finite range")
     checked = engine.check(evidence)
-    target = _target(engine, checked, log_marginals)
+    target = _target(engine, checked, log_marginals, normalised)
     nodes = tree_of(engine.plan)
     with torch.no_grad():
         parts = [(part, _rows(target, part)) for part in engine.parts(checked)]
@@ -59,13 +60,17 @@ def project(
     )
 
 
-def _target(engine: Engine, checked: CheckedEvidence, log_marginals: Tensor) -> Tensor:
+def _target(
+    engine: Engine, checked: CheckedEvidence, log_marginals: Tensor, normalised: bool
+) -> Tensor:
     """Normalised log-marginals [B, D, V], checked like potentials."""
     target = engine.check(
         Evidence(checked.values, checked.missing, log_marginals.detach(), checked.categories)
     ).soft
     assert target is not None
-    sizes = torch.tensor([n or 0 for n in engine.circuit.num_categories], device=target.device)
+    if normalised:
+        return target
+    sizes = torch.tensor([n or 0 for n in engine.structure.num_categories], device=target.device)
     category = torch.arange(target.shape[-1], device=target.device)
     category = category if checked.categories is None else checked.categories
     target = target.masked_fill(category >= sizes.unsqueeze(-1), -torch.inf).log_softmax(dim=-1)

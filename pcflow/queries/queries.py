@@ -27,8 +27,14 @@ from pcflow.engine import (
     rank_over_same_variable,
     up,
 )
-from pcflow.errors import NoMassError, PropertyRequired
-from pcflow.evidence import CheckedEvidence, Evidence, as_evidence, check_categories
+from pcflow.errors import PropertyRequired
+from pcflow.evidence import (
+    CheckedEvidence,
+    Evidence,
+    as_evidence,
+    check_categories,
+    refuse_impossible,
+)
 
 
 class MPE(NamedTuple):
@@ -85,7 +91,7 @@ def marginals(
 
 def _finite(engine: Engine, evidence: Evidence | Tensor) -> CheckedEvidence:
     """Checked evidence about variables that all have a finite range."""
-    dense = [v for v, n in enumerate(engine.circuit.num_categories) if n is None]
+    dense = [v for v, n in enumerate(engine.structure.num_categories) if n is None]
     if dense:
         raise PropertyRequired(
             f"marginals lists the probabilities of every category, but variable {dense[0]} has no "
@@ -97,7 +103,7 @@ def _finite(engine: Engine, evidence: Evidence | Tensor) -> CheckedEvidence:
 def _possible(engine: Engine, part: CheckedEvidence, query: str) -> Evaluation:
     """An upward pass of rows that have mass."""
     evaluation = engine.evaluate(part)
-    refuse_impossible(evaluation.log_value, query, part)
+    refuse_impossible(evaluation.log_value, query, part.origin)
     return evaluation
 
 
@@ -160,13 +166,13 @@ def mean(engine: Engine, evidence: Evidence | Tensor) -> Tensor:
     """Posterior mean [B, D] of every variable."""
     checked = engine.check(evidence)
     like = engine.tables.like.detach()
-    sizes = [1 if n is None else n for n in engine.circuit.num_categories]
+    sizes = [1 if n is None else n for n in engine.structure.num_categories]
     posterior = like.new_full((*checked.values.shape, max(sizes)), -torch.inf)
     found = _Means(posterior, engine.plan.one_input_each, like.new_zeros(checked.values.shape))
     for part in engine.parts(checked):
         evaluation = _possible(engine, part, "mean")
         evaluation.down(torch.ones_like(evaluation.log_value), found)
-    finite = torch.tensor([n is not None for n in engine.circuit.num_categories])
+    finite = torch.tensor([n is not None for n in engine.structure.num_categories])
     counted = posterior.softmax(dim=-1) @ torch.arange(max(sizes)).to(like)  # [B, D]
     means = torch.where(finite.to(like.device), counted, found.mean)
     return torch.where(checked.missing, means, checked.values.to(like.dtype))
@@ -258,18 +264,5 @@ def chosen_potentials(evidence: CheckedEvidence, values: Tensor, where: Tensor) 
 def _best(engine: Engine, part: CheckedEvidence) -> Tensor:
     """The best state [B, D] of variables and latents."""
     tape = up(engine.plan, engine.tables, part, MAX_PRODUCT, engine.pool)
-    refuse_impossible(tape.log_value, "mpe", part)
+    refuse_impossible(tape.log_value, "mpe", part.origin)
     return follow(tape, Best(), copies=1)
-
-
-def refuse_impossible(log_value: Tensor, query: str, part: CheckedEvidence | None = None) -> None:
-    """Raise if some row, of a part of a batch perhaps, has no mass.
-
-    Raises:
-        NoMassError: naming the rows.
-    """
-    impossible = log_value == -torch.inf
-    if impossible.any():
-        rows = impossible.nonzero().squeeze(-1)
-        origin = None if part is None else part.origin
-        raise NoMassError((rows if origin is None else origin[rows]).tolist(), query)

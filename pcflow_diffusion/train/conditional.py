@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from pcflow import Anemone, Conditional, FitResult, Learner, fit
+from pcflow import Anemone, Batch, FitResult, Learner, fit
 from pcflow_diffusion.errors import ShapeMismatch
 from pcflow_diffusion.head import CircuitHead
 from pcflow_diffusion.train.blocks import BlockSource
@@ -30,7 +30,7 @@ def fit_conditional(
     weights: Tensor | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     distributed: bool = False,
-    progress: bool = True,
+    progress: bool | None = None,
     generator: torch.Generator | None = None,
 ) -> FitResult:
     """Maximise log q(x0 | x) in the circuit's parameters, in place; the backbone is frozen.
@@ -53,7 +53,7 @@ def fit_conditional(
         weights: [N], how much every training block counts, such as `elbo_weights`.
         checkpoint: a file written after every epoch, from which an interrupted run goes on.
         distributed: share every batch among the processes of `torch.distributed`.
-        progress: whether to show a progress bar.
+        progress: whether to show a progress bar; by default if standard error is a terminal.
         generator: source of the order of the blocks; torch's global one by default.
 
     Returns:
@@ -115,12 +115,18 @@ class CoupledBlocks:
         """How many, N."""
         return len(self.blocks)
 
-    def take(self, rows: Tensor) -> Conditional:
+    def take(self, rows: Tensor) -> Batch:
         """Those with the given numbers [B], under the circuit as it is now."""
         some, device = self.blocks[rows], self.head.model.banks[0].device
         weight = None if self.weights is None else self.weights[rows.to(self.weights.device)]
         logits, x, x0 = (t.to(device) for t in (some.logits, some.x, some.x0))
         return self.head.conditional(logits, x, x0, weight)
+
+    def fingerprint(self) -> list[Tensor]:
+        """What is masked, weights, and the first block with what the backbone says about it."""
+        first = self.blocks[torch.arange(1)]
+        weights = [] if self.weights is None else [self.weights]
+        return [self.blocks.x, first.x0, first.logits, *weights]
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch import Tensor
 import pcflow as pf
 from pcflow.testing import enumerate_marginals, enumerate_states, enumerate_weights
 from pcflow_diffusion import CircuitHead, Coupling, LogLinear, Projection
-from pcflow_diffusion.errors import CouplingError, ShapeMismatch
+from pcflow_diffusion.errors import CouplingError, LogitsError, ShapeMismatch
 from pcflow_diffusion.head.coupling import bucket_of
 
 L, V = 4, 3
@@ -454,7 +454,7 @@ def test_bad_settings_and_logits_are_refused_by_name() -> None:
         case.head("product")(torch.zeros(3, L, V + 1), case.x)
     case.logits[1, 0] = -torch.inf
     for k in (None, 2):
-        with pytest.raises(CouplingError, match="row 1, position 0"):
+        with pytest.raises(LogitsError, match="row 1, position 0"):
             case.head("product", k)(case.logits, case.x)
 
 

@@ -1,0 +1,143 @@
+"""What arguments must be, asked at the door: tokens, their ids, logits and settings.
+
+Legend: B batch, L positions, V tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from operator import index
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pcflow import SettingError
+from pcflow_diffusion.errors import ShapeMismatch, TokenOutOfRange, TypeMismatch
+
+WHOLE = (torch.int32, torch.int64)
+"""Dtypes of tokens; smaller ones hold no vocabulary."""
+
+
+def check_tokens(name: str, tokens: object, vocabulary_size: int) -> None:
+    """Refuse what is no tensor of tokens, of any shape.
+
+    Raises:
+        TypeMismatch: if it is no tensor, or not of integers.
+        TokenOutOfRange: if one is outside [0, vocabulary_size).
+
+    Examples:
+        >>> check_tokens("x", torch.tensor([[0, 4], [9, 1]]), vocabulary_size=5)
+        Traceback (most recent call last):
+        ...
+        pcflow_diffusion.errors.TokenOutOfRange: x holds token 9 at [1, 0], outside [0, 5)
+    """
+    tokens = _whole(name, tokens)
+    outside = (tokens < 0) | (tokens >= vocabulary_size)
+    if bool(outside.any()):
+        where = tuple(outside.nonzero()[0].tolist())
+        raise TokenOutOfRange(name, int(tokens[where]), vocabulary_size, where)
+
+
+def check_rows(name: str, tokens: object, columns: int | None = None) -> None:
+    """Refuse what is no tensor of integers [B, L], or has another L than `columns`.
+
+    Raises:
+        TypeMismatch: if it is no tensor, or not of integers.
+        ShapeMismatch: if it has another shape.
+    """
+    tokens = _whole(name, tokens)
+    if tokens.dim() != 2 or columns not in (None, tokens.shape[1]):
+        wanted = "L" if columns is None else columns
+        raise ShapeMismatch(f"{name} must be [B, {wanted}], got {tuple(tokens.shape)}")
+
+
+def check_alike(name: str, tokens: object, like: Tensor) -> None:
+    """Refuse what is no tensor of integers of the same shape, on the same device.
+
+    Raises:
+        TypeMismatch: if it is no tensor, not of integers, or elsewhere.
+        ShapeMismatch: if it has another shape.
+    """
+    tokens = _whole(name, tokens)
+    if tokens.shape != like.shape:
+        raise ShapeMismatch(f"{name} must be {tuple(like.shape)}, got {tuple(tokens.shape)}")
+    if tokens.device != like.device:
+        raise TypeMismatch(f"{name} must be on {like.device}, got {tokens.device}")
+
+
+def check_logits(name: str, logits: object, tokens: Tensor) -> None:
+    """Refuse what cannot be logits [B, L, V] of tokens [B, L].
+
+    Raises:
+        TypeMismatch: if they are no tensor, not real floating point, or on another device.
+        ShapeMismatch: if they have another shape, or V is zero.
+    """
+    if not isinstance(logits, Tensor) or not logits.is_floating_point():
+        raise TypeMismatch(f"{name} must be a tensor of floating point, got {_kind(logits)}")
+    if logits.shape[:-1] != tokens.shape or logits.shape[-1] == 0:
+        wanted = f"({', '.join(map(str, tokens.shape))}, V)"
+        raise ShapeMismatch(f"{name} must be {wanted}, got {tuple(logits.shape)}")
+    if logits.device != tokens.device:
+        raise TypeMismatch(f"{name} are on {logits.device}, tokens on {tokens.device}")
+
+
+def check_id(name: str, token: object) -> int:
+    """The id of a token as an int.
+
+    Raises:
+        TypeMismatch: if it is no whole number.
+
+    Examples:
+        >>> check_id("mask_token_id", torch.tensor(4))
+        4
+    """
+    try:
+        return index(token)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise TypeMismatch(f"{name} must be the id of a token, got {token!r}") from error
+
+
+def check_setting(name: str, value: Any, wanted: str, holds: Callable[[Any], bool]) -> None:
+    """Refuse a setting of which something does not hold, or cannot be asked.
+
+    Args:
+        name: the setting.
+        value: what it was given.
+        wanted: what it must be, in words.
+        holds: the same in code.
+
+    Raises:
+        SettingError: naming all three.
+
+    Examples:
+        >>> check_setting("rate", 0.5, "at most 0.1", lambda rate: rate <= 0.1)
+        Traceback (most recent call last):
+        ...
+        pcflow.errors.SettingError: rate must be at most 0.1, got 0.5
+    """
+    try:
+        fine = bool(holds(value))
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        fine = False
+    if not fine:
+        raise SettingError(name, value, wanted)
+
+
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    """Refuse what is no whole number, or too small a one.
+
+    Raises:
+        SettingError: naming it.
+    """
+    check_setting(name, value, f"a whole number of at least {least}", lambda n: index(n) >= least)
+
+
+def _whole(name: str, tokens: object) -> Tensor:
+    if not isinstance(tokens, Tensor) or tokens.dtype not in WHOLE:
+        raise TypeMismatch(f"{name} must be a tensor of int64 or int32, got {_kind(tokens)}")
+    return tokens
+
+
+def _kind(given: object) -> str:
+    return str(given.dtype) if isinstance(given, Tensor) else type(given).__name__
