@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -11,6 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from pcflow.engine.evaluate import Engine
 from pcflow.engine.leaves import Leaf
+from pcflow.engine.modes import in_ordinary_modes
 from pcflow.engine.plan import BankRead
 from pcflow.engine.tables import BankSums
 from pcflow.engine.versions import Stamp
@@ -23,6 +25,8 @@ def differentiable_log_prob(engine: Engine, evidence: CheckedEvidence) -> Tensor
     learns = any(tensor.requires_grad for tensor in (*banks, evidence.soft) if tensor is not None)
     if not (learns and torch.is_grad_enabled()):
         return engine.log_value(evidence)
+    if evidence.soft is not None and evidence.soft.is_inference():  # which cannot be saved
+        evidence = replace(evidence, soft=evidence.soft.clone())
     apply = cast(Callable[..., Tensor], _LogProb.apply)
     return apply(engine, evidence, evidence.soft, *banks)
 
@@ -46,6 +50,7 @@ class _LogProb(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @in_ordinary_modes
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         engine: Engine = ctx.engine
         banks = engine.tables.banks

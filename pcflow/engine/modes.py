@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, cast
 
 import torch
 
@@ -26,6 +26,8 @@ def in_ordinary_modes(function: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        if torch.compiler.is_compiling():  # the plan is compiled already
+            return cast(T, torch.compiler.disable(function)(*args, **kwargs))
         if _are_ordinary():
             return function(*args, **kwargs)
         with ordinary_modes():
