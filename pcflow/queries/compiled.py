@@ -82,7 +82,7 @@ class CompiledCircuit(nn.Module):
 
     @property
     def circuit(self) -> Circuit:
-        """A circuit with the parameters as they are now: a copy, the same while somebody holds it."""
+        """A copy with the parameters as they are now, the same one while somebody holds it."""
         return self._export.circuit()
 
     def forward(self, evidence: Evidence | Tensor) -> Tensor:
