@@ -42,6 +42,7 @@ from pcflow.errors import (
     EvidenceError,
     FileFormatError,
     NoMassError,
+    NotANumber,
     NotCompatible,
     NotDecomposable,
     NotDeterministic,
@@ -53,7 +54,7 @@ from pcflow.errors import (
     StructureError,
     Unsatisfiable,
 )
-from pcflow.evidence import Evidence
+from pcflow.evidence import CheckedEvidence, Evidence, Potentials
 from pcflow.information import (
     Estimate,
     cauchy_schwarz_divergence,
@@ -121,6 +122,7 @@ __all__ = [
     "Bernoulli",
     "Binomial",
     "Categorical",
+    "CheckedEvidence",
     "Circuit",
     "Compatible",
     "CompiledCircuit",
@@ -145,6 +147,7 @@ __all__ = [
     "MiniBatchEM",
     "ModelCount",
     "NoMassError",
+    "NotANumber",
     "NotCompatible",
     "NotDecomposable",
     "NotDeterministic",
@@ -156,6 +159,7 @@ __all__ = [
     "Partition",
     "PcflowError",
     "Poisson",
+    "Potentials",
     "ProductLayer",
     "ProjectedEvidence",
     "Properties",

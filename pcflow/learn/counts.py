@@ -30,8 +30,6 @@ class Counts:
         of_differences: whether these are counts of evidence less counts of what is given.
     """
 
-    wants_weights = True
-
     def __init__(self, model: CompiledCircuit) -> None:
         """Start with nothing."""
         self.engine = model.engine
@@ -72,7 +70,7 @@ class Counts:
             refuse_impossible(evaluation.log_value, "fit", part)
             flow = weight.to(evaluation.log_value)
             flow = flow if part.origin is None else flow[part.origin]
-            evaluation.down(flow, self)
+            evaluation.down(flow, self.at_leaf, self.at_weights)
             met += totals(evaluation.log_value, flow)
         return met
 
@@ -126,7 +124,7 @@ class PriorCounts(Counts):
     def add_nothing(self) -> None:
         """Count one such row."""
         evaluation = self.engine.evaluate(self.engine.nothing())
-        evaluation.down(torch.ones_like(evaluation.log_value), self)
+        evaluation.down(torch.ones_like(evaluation.log_value), self.at_leaf, self.at_weights)
 
     def of_leaf(self, leaf: Leaf, slope: Tensor) -> list[Tensor]:
         """Flow times expected statistics."""
@@ -136,7 +134,7 @@ class PriorCounts(Counts):
             moments = leaf.step.family.moments(leaf.params())  # [F or 1, S, K]
             return [flow, flow.unsqueeze(-2) * moments]
         assert isinstance(leaf, FiniteLeaf)
-        total = flow.sum(dim=0, keepdim=True) if leaf.shared else flow
+        total = flow.sum(dim=0, keepdim=True) if leaf.access.shared else flow
         return [total.unsqueeze(-2) * leaf.tables.table(leaf.step, in_log_space=False)]
 
 

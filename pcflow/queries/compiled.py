@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from pcflow.circuit import Circuit, Parameter
-from pcflow.engine import Drawn, Engine, Plan, Pool, Tables, make_plan
-from pcflow.evidence import Evidence
-from pcflow.queries import queries
+from pcflow.engine import Drawn, Engine, Plan, Pool, Tables, differentiable_log_prob, make_plan
+from pcflow.evidence import CheckedEvidence, Evidence
+from pcflow.queries.draws import Draws, sample, sample_with_marginals
+from pcflow.queries.marginals import marginals
+from pcflow.queries.mean import mean
+from pcflow.queries.mpe import MPE, mpe
 from pcflow.queries.projection import ProjectedEvidence, project
-from pcflow.queries.queries import MPE, Draws
 
 
 class CompiledCircuit(nn.Module):
@@ -79,6 +81,30 @@ class CompiledCircuit(nn.Module):
         """The same as `log_prob`."""
         return self.log_prob(evidence)
 
+    def evidence(self, given: Evidence | Tensor) -> CheckedEvidence:
+        """Evidence that fits this model, which its queries take without checking it again.
+
+        Args:
+            given: values [B, D], NaN where missing, or `Evidence`.
+
+        Returns:
+            All that is known: `values`, `missing`, and `potentials` if there are any. It may share
+            the tensors it was given, which must then not be edited.
+
+        Raises:
+            EvidenceError: if it does not fit, naming the argument, row, variable and value.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(3, states=2, inputs=pf.Categorical(3)))
+            >>> known = model.evidence(torch.tensor([[2.0, torch.nan, 1.0]]))
+            >>> known.missing
+            tensor([[False,  True, False]])
+            >>> bool((model.sample(5, known)[..., 0] == 2).all())
+            True
+        """
+        return self.engine.check(given)
+
     def log_prob(self, evidence: Evidence | Tensor) -> Tensor:
         """Log-probability [B] (nats) of evidence; differentiable in parameters and potentials.
 
@@ -98,7 +124,7 @@ class CompiledCircuit(nn.Module):
             >>> model.log_prob(torch.tensor([[0, 2, 1, 1]])).shape
             torch.Size([1])
         """
-        return queries.log_prob(self.engine, evidence)
+        return differentiable_log_prob(self.engine, self.evidence(evidence))
 
     @torch.no_grad()
     def marginals(self, evidence: Evidence | Tensor, categories: Tensor | None = None) -> Tensor:
@@ -129,7 +155,7 @@ class CompiledCircuit(nn.Module):
             >>> model.marginals(x, categories=torch.zeros(1, 4, 1).long()).shape
             torch.Size([1, 4, 1])
         """
-        return queries.marginals(self.engine, evidence, categories)
+        return marginals(self.engine, self.evidence(evidence), categories)
 
     @torch.no_grad()
     def mean(self, evidence: Evidence | Tensor) -> Tensor:
@@ -147,7 +173,7 @@ class CompiledCircuit(nn.Module):
             >>> compile(circuit).mean(torch.tensor([[1.5, torch.nan]])).shape
             torch.Size([1, 2])
         """
-        return queries.mean(self.engine, evidence)
+        return mean(self.engine, self.evidence(evidence))
 
     @torch.no_grad()
     def sample(
@@ -178,7 +204,9 @@ class CompiledCircuit(nn.Module):
             >>> model.sample(5).shape
             torch.Size([5, 4])
         """
-        return queries.sample(self.engine, n, evidence, Drawn(generator, temperature))
+        known = self.engine.nothing() if evidence is None else self.evidence(evidence)
+        values = sample(self.engine, n, known, Drawn(generator, temperature))
+        return values[:, 0] if evidence is None else values
 
     @torch.no_grad()
     def sample_with_marginals(
@@ -215,9 +243,8 @@ class CompiledCircuit(nn.Module):
             >>> drawn.values.shape, bool((drawn.log_marginals[..., 0] == 0).all())
             (torch.Size([5, 1, 4]), True)
         """
-        return queries.sample_with_marginals(
-            self.engine, n, evidence, Drawn(generator, temperature)
-        )
+        route = Drawn(generator, temperature)
+        return sample_with_marginals(self.engine, n, self.evidence(evidence), route)
 
     @torch.no_grad()
     def mpe(self, evidence: Evidence | Tensor) -> MPE:
@@ -238,7 +265,8 @@ class CompiledCircuit(nn.Module):
             >>> exact
             False
         """
-        return queries.mpe(self.engine, evidence, self.circuit.properties.deterministic is not None)
+        deterministic = self.circuit.properties.deterministic is not None
+        return mpe(self.engine, self.evidence(evidence), deterministic)
 
     def project(
         self,
@@ -280,7 +308,7 @@ class CompiledCircuit(nn.Module):
             >>> torch.allclose(model.marginals(fitted).exp(), target.exp().double(), atol=1e-6)
             True
         """
-        return project(self.engine, evidence, marginals, sweeps, tolerance)
+        return project(self.engine, self.evidence(evidence), marginals, sweeps, tolerance)
 
     def _values(self) -> dict[Parameter, Tensor]:
         return {
