@@ -42,6 +42,7 @@ from pcflow.errors import (
     EvidenceError,
     FileFormatError,
     NoMassError,
+    NotANumber,
     NotCompatible,
     NotDecomposable,
     NotDeterministic,
@@ -55,7 +56,7 @@ from pcflow.errors import (
     TypeMismatch,
     Unsatisfiable,
 )
-from pcflow.evidence import Evidence
+from pcflow.evidence import CheckedEvidence, Evidence, Potentials
 from pcflow.information import (
     Estimate,
     cauchy_schwarz_divergence,
@@ -125,6 +126,7 @@ __all__ = [
     "Bernoulli",
     "Binomial",
     "Categorical",
+    "CheckedEvidence",
     "Circuit",
     "Compatible",
     "CompiledCircuit",
@@ -148,6 +150,7 @@ __all__ = [
     "MiniBatchEM",
     "ModelCount",
     "NoMassError",
+    "NotANumber",
     "NotCompatible",
     "NotDecomposable",
     "NotDeterministic",
@@ -159,6 +162,7 @@ __all__ = [
     "Partition",
     "PcflowError",
     "Poisson",
+    "Potentials",
     "ProductLayer",
     "ProjectedEvidence",
     "Properties",
