@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pcflow import Evidence
-from pcflow_diffusion.checks import check_id, check_logits, check_rows
+from pcflow_diffusion.checks import check_count, check_id, check_ids, check_logits, check_rows
 from pcflow_diffusion.errors import LogitsError
 
 
@@ -73,9 +73,12 @@ class Marginals:
         check_rows("x", x)
         check_logits("logits", logits, x)
         mask_token_id = check_id("mask_token_id", mask_token_id)
+        if top_k is not None:
+            check_count("top_k", top_k)
         masked, vocabulary = x == mask_token_id, logits.shape[-1]
-        never = _inside((mask_token_id, *suppress), vocabulary).to(logits.device)
+        never = _inside((mask_token_id, *check_ids("suppress", suppress)), vocabulary)
         dtype = dtype or torch.promote_types(logits.dtype, torch.float32)
+        never = never.to(logits.device)
         if top_k is None or top_k + len(never) >= vocabulary:
             scores, listed = _all(logits.to(dtype), ~masked, never), None
         else:
