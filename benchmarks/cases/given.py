@@ -64,6 +64,8 @@ def sampled(found: Any) -> object:
 
 inner_product = pf.expectation
 
+conditional = getattr(pf, "Batch", None) or pf.Conditional
+
 
 # ----------------------------------------------------------------------- answers
 
