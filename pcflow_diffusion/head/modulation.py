@@ -39,6 +39,7 @@ class Modulation(nn.Module):
 
     Examples:
         >>> import pcflow as pf
+        >>> from pcflow_diffusion import CircuitHead
         >>> circuit = pf.expose_latents(pf.hmm(4, states=2, inputs=pf.Categorical(5)))
         >>> head = CircuitHead(pf.compile(circuit), 5, "product", modulation=Modulation(5, 2))
         >>> head.sample(torch.zeros(1, 4, 5), torch.tensor([[3, 5, 5, 1]])).tokens.shape
