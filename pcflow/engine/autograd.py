@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -11,8 +12,10 @@ from torch.autograd.function import once_differentiable
 
 from pcflow.engine.evaluate import Engine
 from pcflow.engine.leaves import Leaf
+from pcflow.engine.modes import in_ordinary_modes
 from pcflow.engine.plan import BankRead
 from pcflow.engine.tables import BankSums
+from pcflow.engine.versions import Stamp
 from pcflow.evidence import CheckedEvidence
 
 
@@ -22,6 +25,8 @@ def differentiable_log_prob(engine: Engine, evidence: CheckedEvidence) -> Tensor
     learns = any(tensor.requires_grad for tensor in (*banks, evidence.soft) if tensor is not None)
     if not (learns and torch.is_grad_enabled()):
         return engine.log_value(evidence)
+    if evidence.soft is not None and evidence.soft.is_inference():  # which cannot be saved
+        evidence = replace(evidence, soft=evidence.soft.clone())
     apply = cast(Callable[..., Tensor], _LogProb.apply)
     return apply(engine, evidence, evidence.soft, *banks)
 
@@ -32,23 +37,24 @@ class _LogProb(torch.autograd.Function):
         ctx: Any, engine: Engine, evidence: CheckedEvidence, potentials: Tensor, *banks: Tensor
     ) -> Tensor:
         ctx.engine, ctx.evidence = engine, evidence
-        ctx.versions = [bank._version for bank in banks]
         ctx.save_for_backward(potentials)  # torch notices if they are edited in between
         ctx.evaluation = None
         if len(engine.parts(evidence)) > 1:  # too much to keep: each part is run again on its way
             ctx.evidence = evidence.copy()
-            return engine.log_value(evidence)
-        ctx.evaluation = engine.evaluate(evidence)
-        log_value: Tensor = ctx.evaluation.log_value.clone()
+            log_value = engine.log_value(evidence)
+        else:
+            ctx.evaluation = engine.evaluate(evidence)
+            log_value = ctx.evaluation.log_value.clone()
+        ctx.stamps = engine.tables.stamps
         return log_value
 
     @staticmethod
     @once_differentiable
+    @in_ordinary_modes
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         engine: Engine = ctx.engine
         banks = engine.tables.banks
-        if [bank._version for bank in banks] != ctx.versions:
-            raise RuntimeError("parameters were edited between log_prob and backward")
+        _refuse_edits(engine, ctx.stamps)
         _ = ctx.saved_tensors
         evidence: CheckedEvidence = ctx.evidence
         wanted = ctx.needs_input_grad
@@ -58,8 +64,14 @@ class _LogProb(torch.autograd.Function):
         else:
             for part in engine.parts(evidence):
                 engine.evaluate(part).down(grad[part.origin], gradients)
+            _refuse_edits(engine, ctx.stamps)
         found = map(gradients.of_bank, range(len(banks)))
         return None, None, gradients.of_potentials(), *found
+
+
+def _refuse_edits(engine: Engine, stamps: tuple[Stamp, ...]) -> None:
+    if not engine.tables.unchanged_since(stamps):
+        raise RuntimeError("parameters were edited between log_prob and backward")
 
 
 class _Gradients:

@@ -234,7 +234,7 @@ class _Course:
         parameters = list(self.model.parameters())
         return {
             "learner": about_learner(self.learner, self.run),
-            "circuit": digest(self.model.engine.circuit),
+            "circuit": digest(self.model.engine.structure),
             "parameters": [f"{p.dtype} {list(p.shape)}" for p in parameters],
             "learned": [p.requires_grad for p in parameters],
             "batch_size": self.train.size,

@@ -93,7 +93,7 @@ def prune(model: CompiledCircuit, data: Data, keep: float = 1.0) -> Circuit:
     counts = Counts(model)
     for batch in Source("data", data, model.num_variables, BATCH, ALONE).in_order():
         counts.add(batch.unconditional())
-    circuit = model.engine.circuit.replace(_without_least_flow(model, counts, keep))
+    circuit = model.engine.structure.replace(_without_least_flow(model, counts, keep))
     return rebuild(circuit, read_units(circuit), lambda weight: weight)
 
 

@@ -11,10 +11,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from pcflow.circuit import Circuit, Parameter
-from pcflow.engine import Drawn, Engine, Plan, Pool, Tables, make_plan
+from pcflow.circuit import Circuit
+from pcflow.engine import Drawn, Engine, Plan, Pool, RowCount, Tables, in_ordinary_modes, make_plan
 from pcflow.evidence import Evidence
 from pcflow.queries import queries
+from pcflow.queries.export import Export
 from pcflow.queries.projection import ProjectedEvidence, project
 from pcflow.queries.queries import MPE, Draws
 
@@ -42,18 +43,22 @@ class CompiledCircuit(nn.Module):
         """Stack the circuit's parameters into the plan's banks."""
         super().__init__()
         self._memory, self._soft_dtype = memory, soft_dtype
-        self._circuit = circuit
+        self._structure = circuit
         self._plan = plan
         stacks = (torch.stack([p.value for p in bank]) for bank in plan.banks)
         self.banks = nn.ParameterList(nn.Parameter(s.to(dtype)) for s in stacks)
         self._like = nn.Buffer(torch.empty(0, dtype=dtype), persistent=False)
-        self._exported: tuple[list[tuple[Tensor, int]], Circuit] | None = None
         self._connect()
 
     @property
     def plan(self) -> Plan:
-        """The steps that a query runs, and how many rows it has evaluated; print it."""
+        """The steps that a query runs; print it."""
         return self.engine.plan
+
+    @property
+    def rows(self) -> RowCount:
+        """How many rows were evaluated since the model was made or moved; print it."""
+        return self.engine.rows
 
     @property
     def dtype(self) -> torch.dtype:
@@ -68,27 +73,23 @@ class CompiledCircuit(nn.Module):
     @property
     def num_variables(self) -> int:
         """D."""
-        return self._circuit.num_variables
+        return self._structure.num_variables
 
     @property
     def num_categories(self) -> tuple[int | None, ...]:
         """Per variable its number of categories, None if it has no finite range."""
-        return self._circuit.num_categories
+        return self._structure.num_categories
 
     @property
     def circuit(self) -> Circuit:
-        """The circuit with the parameters as they are now."""
-        version = [(bank, bank._version) for bank in self.banks]
-        kept = self._exported
-        if kept is None or not _same(kept[0], version):
-            kept = (version, self._circuit.replace(self._values()))
-            self._exported = kept
-        return kept[1]
+        """A copy with the parameters as they are now, the same one while somebody holds it."""
+        return self._export.circuit()
 
     def forward(self, evidence: Evidence | Tensor) -> Tensor:
         """The same as `log_prob`."""
         return self.log_prob(evidence)
 
+    @in_ordinary_modes
     def log_prob(self, evidence: Evidence | Tensor) -> Tensor:
         """Log-probability [B] (nats) of evidence; differentiable in parameters and potentials.
 
@@ -110,6 +111,7 @@ class CompiledCircuit(nn.Module):
         """
         return queries.log_prob(self.engine, evidence)
 
+    @in_ordinary_modes
     @torch.no_grad()
     def marginals(self, evidence: Evidence | Tensor, categories: Tensor | None = None) -> Tensor:
         """Posterior log-probabilities (nats) of every variable given the evidence.
@@ -141,6 +143,7 @@ class CompiledCircuit(nn.Module):
         """
         return queries.marginals(self.engine, evidence, categories)
 
+    @in_ordinary_modes
     @torch.no_grad()
     def mean(self, evidence: Evidence | Tensor) -> Tensor:
         """Posterior mean [B, D] of every variable given the evidence; observed values are kept.
@@ -159,6 +162,7 @@ class CompiledCircuit(nn.Module):
         """
         return queries.mean(self.engine, evidence)
 
+    @in_ordinary_modes
     @torch.no_grad()
     def sample(
         self,
@@ -190,6 +194,7 @@ class CompiledCircuit(nn.Module):
         """
         return queries.sample(self.engine, n, evidence, Drawn(generator, temperature))
 
+    @in_ordinary_modes
     @torch.no_grad()
     def sample_with_marginals(
         self,
@@ -229,6 +234,7 @@ class CompiledCircuit(nn.Module):
             self.engine, n, evidence, Drawn(generator, temperature)
         )
 
+    @in_ordinary_modes
     @torch.no_grad()
     def mpe(self, evidence: Evidence | Tensor) -> MPE:
         """The most probable completion of the evidence, by max-product with backtracking.
@@ -248,8 +254,9 @@ class CompiledCircuit(nn.Module):
             >>> exact
             False
         """
-        return queries.mpe(self.engine, evidence, self.circuit.properties.deterministic is not None)
+        return queries.mpe(self.engine, evidence, self._export.is_deterministic())
 
+    @in_ordinary_modes
     def project(
         self,
         evidence: Evidence | Tensor,
@@ -295,25 +302,23 @@ class CompiledCircuit(nn.Module):
         """
         return project(self.engine, evidence, marginals, sweeps, tolerance, normalised)
 
-    def _values(self) -> dict[Parameter, Tensor]:
-        return {
-            parameter: value.detach().cpu()
-            for bank, members in zip(self.banks, self.plan.banks, strict=True)
-            for parameter, value in zip(members, bank, strict=True)
-        }
-
     def _connect(self) -> None:
         """Build the engine on the device where the parameters are now."""
         plan = self._plan.to(self._like.device)
         tables = Tables(plan, cast(Sequence[Tensor], self.banks), self._like, self._soft_dtype)
-        self.engine = Engine(self._circuit, plan, tables, Pool(), self._memory)
+        self.engine = Engine(self._structure, plan, tables, Pool(), self._memory)
+        self._export = Export(self.engine)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles are made of: nothing that was computed."""
+        return {k: v for k, v in self.__dict__.items() if k not in ("engine", "_export")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """A copy keeps nothing that was computed: its tensors count their edits anew."""
+        """Compute anew."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._exported = None
         self._connect()
 
+    @in_ordinary_modes
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CompiledCircuit:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._connect()
@@ -329,12 +334,7 @@ def as_model(given: Circuit | CompiledCircuit) -> CompiledCircuit:
     return given if isinstance(given, CompiledCircuit) else compile(given, dtype=torch.float64)
 
 
-def _same(before: list[tuple[Tensor, int]], now: list[tuple[Tensor, int]]) -> bool:
-    """Whether no bank was replaced or edited."""
-    pairs = zip(before, now, strict=True)
-    return all(a is b and v == w for (a, v), (b, w) in pairs)
-
-
+@in_ordinary_modes
 def compile(
     circuit: Circuit,
     device: torch.device | str | None = None,

@@ -46,7 +46,7 @@ def project(
     """Fit potentials to marginals: Gauss-Seidel on trees, simultaneous steps elsewhere."""
     if sweeps < 1 or not 0 <= tolerance < inf:
         raise ValueError(f"sweeps must be at least 1, got {sweeps}; {tolerance=} not negative")
-    if any(n is None for n in engine.circuit.num_categories):
+    if any(n is None for n in engine.structure.num_categories):
         raise PropertyRequired("project needs every variable to have a finite range")
     checked = engine.check(evidence)
     target = _target(engine, checked, log_marginals, normalised)
@@ -70,7 +70,7 @@ def _target(
     assert target is not None
     if normalised:
         return target
-    sizes = torch.tensor([n or 0 for n in engine.circuit.num_categories], device=target.device)
+    sizes = torch.tensor([n or 0 for n in engine.structure.num_categories], device=target.device)
     category = torch.arange(target.shape[-1], device=target.device)
     category = category if checked.categories is None else checked.categories
     target = target.masked_fill(category >= sizes.unsqueeze(-1), -torch.inf).log_softmax(dim=-1)

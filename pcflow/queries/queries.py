@@ -91,7 +91,7 @@ def marginals(
 
 def _finite(engine: Engine, evidence: Evidence | Tensor) -> CheckedEvidence:
     """Checked evidence about variables that all have a finite range."""
-    dense = [v for v, n in enumerate(engine.circuit.num_categories) if n is None]
+    dense = [v for v, n in enumerate(engine.structure.num_categories) if n is None]
     if dense:
         raise PropertyRequired(
             f"marginals lists the probabilities of every category, but variable {dense[0]} has no "
@@ -166,13 +166,13 @@ def mean(engine: Engine, evidence: Evidence | Tensor) -> Tensor:
     """Posterior mean [B, D] of every variable."""
     checked = engine.check(evidence)
     like = engine.tables.like.detach()
-    sizes = [1 if n is None else n for n in engine.circuit.num_categories]
+    sizes = [1 if n is None else n for n in engine.structure.num_categories]
     posterior = like.new_full((*checked.values.shape, max(sizes)), -torch.inf)
     found = _Means(posterior, engine.plan.one_input_each, like.new_zeros(checked.values.shape))
     for part in engine.parts(checked):
         evaluation = _possible(engine, part, "mean")
         evaluation.down(torch.ones_like(evaluation.log_value), found)
-    finite = torch.tensor([n is not None for n in engine.circuit.num_categories])
+    finite = torch.tensor([n is not None for n in engine.structure.num_categories])
     counted = posterior.softmax(dim=-1) @ torch.arange(max(sizes)).to(like)  # [B, D]
     means = torch.where(finite.to(like.device), counted, found.mean)
     return torch.where(checked.missing, means, checked.values.to(like.dtype))
