@@ -4,10 +4,53 @@ Every error is also a `ValueError` or a `TypeError`, so code that catches those 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class PcflowError(Exception):
     """Base class of every error that pcflow raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Message and witness, past an `__init__` that takes the witness and makes the message."""
+        return _without_init, (type(self), *self.args), self.__dict__
+
+
+class SettingError(PcflowError, ValueError):
+    """A setting is out of its range.
+
+    Attributes:
+        name: the argument or field.
+        value: what it was given.
+        wanted: what it must be, to follow "must be".
+
+    Examples:
+        >>> print(SettingError("alpha", -1, "at least 0"))
+        alpha must be at least 0, got -1
+    """
+
+    def __init__(self, name: str, value: object, wanted: str) -> None:
+        """Keep all three."""
+        self.name, self.value, self.wanted = name, value, wanted
+        super().__init__(f"{name} must be {wanted}, got {value!r}")
+
+
+class TypeMismatch(PcflowError, TypeError):
+    """An argument is of a kind that is not understood.
+
+    Attributes:
+        name: the argument.
+        value: what it was given.
+        wanted: what it must be, to follow "must be".
+
+    Examples:
+        >>> print(TypeMismatch("train", [0, 1], "a tensor"))
+        train must be a tensor, got list
+    """
+
+    def __init__(self, name: str, value: object, wanted: str) -> None:
+        """Keep all three."""
+        self.name, self.value, self.wanted = name, value, wanted
+        super().__init__(f"{name} must be {wanted}, got {type(value).__name__}")
 
 
 class StructureError(PcflowError, ValueError):
@@ -145,6 +188,22 @@ class NoMassError(EvidenceError):
         super().__init__(f"{query}: the evidence has probability zero in row {shown}")
 
 
+class NotANumber(PcflowError, ValueError):
+    """Some rows have a log-probability that is NaN: so is a parameter of the model.
+
+    Attributes:
+        rows: the indices of these rows.
+    """
+
+    def __init__(self, rows: Sequence[int], query: str) -> None:
+        """Keep the rows."""
+        self.rows = tuple(rows)
+        shown = ", ".join(map(str, self.rows[:8])) + (", ..." if len(self.rows) > 8 else "")
+        super().__init__(
+            f"{query}: the log-probability is NaN in row {shown}; look for NaN in the parameters"
+        )
+
+
 class Unsatisfiable(PcflowError, ValueError):
     """No assignment of non-zero weight satisfies a formula, so there is no distribution over them.
 
@@ -160,6 +219,10 @@ class Unsatisfiable(PcflowError, ValueError):
 
 class FileFormatError(PcflowError, ValueError):
     """A file is truncated, of another format, or hostile; nothing was loaded."""
+
+
+def _without_init(kind: type[PcflowError], *args: object) -> PcflowError:
+    return kind.__new__(kind, *args)
 
 
 def _join(scopes: Sequence[tuple[int, ...]]) -> str:

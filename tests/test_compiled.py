@@ -101,7 +101,7 @@ def test_tied_parameters_of_one_bank_have_gradients_of_their_own_in_log_space_to
     model = pf.compile(circuit, DEVICE, torch.float64)
     x = torch.cat([torch.randint(3, (2, 4)), torch.tensor([[0, 0], [0, 40]])], dim=1).float()
     model.log_prob(x).sum().backward()
-    assert model.plan.rows.log_space == 1  # at 0 and 40, both units are e^-800
+    assert model.rows.log_space == 1  # at 0 and 40, both units are e^-800
     values = {p: p.value.double().clone().requires_grad_() for p in circuit.parameters}
     pf.reference_log_prob(circuit, x, values).sum().backward()
     assert tied in (list(members) for members in model.plan.banks)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 from torch import Tensor
 
 from pcflow.circuit.layers import (
+    Immutable,
     InputLayer,
     Layer,
     Parameter,
@@ -24,8 +25,11 @@ from pcflow.circuit.properties import Properties
 from pcflow.circuit.scopes import Scopes
 from pcflow.errors import StructureError
 
+if TYPE_CHECKING:
+    import networkx as nx
 
-class Circuit:
+
+class Circuit(Immutable):
     """A smooth and decomposable circuit: a normalised joint distribution over its variables.
 
     Args:
@@ -101,6 +105,8 @@ class Circuit:
             >>> Circuit(InputLayer.random(0, Bernoulli())).to_networkx().number_of_nodes()
             1
         """
+        import networkx as nx
+
         graph: nx.DiGraph[Layer] = nx.DiGraph()
         graph.add_nodes_from(self.layers)
         graph.add_edges_from((layer, child) for layer in self.layers for child in layer.inputs)
@@ -114,9 +120,9 @@ class Circuit:
             f"{count} parameters)"
         )
 
-    def __deepcopy__(self, memo: object) -> Circuit:
-        """A circuit is immutable, so a copy is the circuit itself."""
-        return self
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By its layers in order: each finds its inputs pickled before it, so nothing recurses."""
+        return _of_layers, (self.layers,)
 
     def _categories(self) -> tuple[int | None, ...]:
         found: dict[int, int | None] = {}
@@ -132,6 +138,11 @@ class Circuit:
         if absent < len(found):
             raise StructureError(f"variables must be 0..{max(found)}, but {absent} is in no input")
         return tuple(found[v] for v in range(len(found)))
+
+
+def _of_layers(layers: tuple[Layer, ...]) -> Circuit:
+    """The circuit of its pickled layers."""
+    return Circuit(layers[-1])
 
 
 def _bottom_up(root: Layer) -> Iterator[Layer]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import isinf, prod
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -20,8 +20,20 @@ from pcflow.errors import StructureError
 from pcflow.inputs import InputFamily
 
 
+class Immutable:
+    """What never changes, and is known by its identity: a copy is the thing itself."""
+
+    def __copy__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """Itself: what is tied stays tied, and nothing is copied."""
+        return self
+
+
 @dataclass(frozen=True, eq=False)
-class Parameter:
+class Parameter(Immutable):
     """A tensor of unconstrained parameters; layers that hold the same object are tied.
 
     Args:
@@ -51,10 +63,6 @@ class Parameter:
             raise StructureError("probabilities must not be negative")
         return cls(given.log())
 
-    def __deepcopy__(self, memo: object) -> Parameter:
-        """A parameter is immutable and its identity is what ties layers; a copy is itself."""
-        return self
-
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the value."""
@@ -66,7 +74,7 @@ class Parameter:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class InputLayer:
+class InputLayer(Immutable):
     """Units of one input family over one variable.
 
     Args:
@@ -117,13 +125,17 @@ class InputLayer:
         """None: this is a leaf."""
         return ()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Made anew from its arguments: a mapping proxy cannot be pickled."""
+        return type(self), (self.variable, self.family, self.units, dict(self.parameters))
+
     def __repr__(self) -> str:
         """Variable, family and size."""
         return f"InputLayer(variable {self.variable}, {self.family}, {self.units} units)"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class SumLayer:
+class SumLayer(Immutable):
     """Weighted sums (mixtures) of the units of its inputs, which are read side by side.
 
     Args:
@@ -184,7 +196,7 @@ class SumLayer:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ProductLayer:
+class ProductLayer(Immutable):
     """Products of units of inputs with disjoint scopes.
 
     Args:

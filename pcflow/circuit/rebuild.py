@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
-import networkx as nx
 import torch
 from torch import Tensor
 
@@ -30,6 +29,8 @@ def read_units(circuit: Circuit) -> dict[Layer, Tensor]:
 
     Inputs of Hadamard products and of mixing sums, and layers that share a parameter, choose alike.
     """
+    import networkx as nx
+
     alike: nx.Graph[Layer] = nx.Graph()
     alike.add_nodes_from(circuit.layers)
     holder: dict[Parameter, Layer] = {}

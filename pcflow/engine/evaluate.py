@@ -5,7 +5,9 @@ Legend: B batch, D variables, V categories.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from threading import Lock
 
 import torch
 from torch import Tensor
@@ -13,13 +15,37 @@ from torch import Tensor
 from pcflow.circuit import Circuit
 from pcflow.engine.log_semiring import LOG_SUM_PRODUCT
 from pcflow.engine.memory import Pool
-from pcflow.engine.passes import Collector, down, follow, up
+from pcflow.engine.passes import AtLeaf, AtWeights, down, follow, up
 from pcflow.engine.plan import Plan
 from pcflow.engine.routes import Route
 from pcflow.engine.semiring import RAISED, SCALED, floor_of
 from pcflow.engine.tables import Tables
 from pcflow.engine.tape import Tape
-from pcflow.evidence import CheckedEvidence, Evidence, as_evidence
+from pcflow.evidence import CheckedEvidence, Domain, Evidence, check
+
+
+class RowCount:
+    """How many rows were evaluated so far, and how many of them again in log space; print it.
+
+    Attributes:
+        seen: all of them.
+        log_space: those that underflow may have spoiled.
+    """
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        self.seen = self.log_space = 0
+        self._lock = Lock()
+
+    def add(self, seen: int = 0, log_space: int = 0) -> None:
+        """Count some more."""
+        with self._lock:
+            self.seen += seen
+            self.log_space += log_space
+
+    def __str__(self) -> str:
+        """One line."""
+        return f"rows: {self.seen} seen, {self.log_space} of them in log space"
 
 
 @dataclass(frozen=True)
@@ -27,23 +53,31 @@ class Engine:
     """What every query needs: the circuit's variables, its plan, its parameters and memory.
 
     Attributes:
+        structure: the circuit as it was compiled; its parameters are not those of now.
         memory: bytes that the values of one pass may take; larger batches are run in parts.
+        rows: a running count.
     """
 
-    circuit: Circuit
+    structure: Circuit
     plan: Plan
     tables: Tables
     pool: Pool
     memory: int
+    rows: RowCount = field(default_factory=RowCount)
+
+    @cached_property
+    def domain(self) -> Domain:
+        """What evidence must be about."""
+        like = self.tables.like
+        return Domain(self.structure.num_categories, like.device, like.dtype)
 
     def check(self, evidence: Evidence | Tensor) -> CheckedEvidence:
         """Evidence that fits the circuit, on the model's device and in its precision."""
-        like = self.tables.like
-        return as_evidence(evidence).check(self.circuit.num_categories, like.device, like.dtype)
+        return check(evidence, self.domain)
 
     def nothing(self, rows: int = 1) -> CheckedEvidence:
         """Evidence in which everything is missing."""
-        missing = torch.ones(rows, self.circuit.num_variables, dtype=torch.bool)
+        missing = torch.ones(rows, self.structure.num_variables, dtype=torch.bool)
         return self.check(Evidence(missing=missing))
 
     def parts(self, evidence: CheckedEvidence, lean: bool = False) -> list[CheckedEvidence]:
@@ -67,15 +101,16 @@ class Engine:
         return self._evaluate(self.plan, evidence)
 
     def _evaluate(self, plan: Plan, evidence: CheckedEvidence) -> Evaluation:
-        plan.rows.seen += len(evidence.values)
-        if plan.of_one_unit and evidence.soft is None:  # a scale per unit is a logarithm already
+        self.rows.add(seen=len(evidence.values))
+        if plan.of_one_unit and evidence.potentials is None:
+            # a scale per unit is a logarithm already
             exact = up(plan, self.tables, evidence, LOG_SUM_PRODUCT, self.pool)
             return Evaluation(exact.log_value, exact, None, None)
         scaled = up(plan, self.tables, evidence, SCALED, self.pool)
         rows = self._doubtful(scaled, evidence)
         if rows is None:
             return Evaluation(scaled.log_value, scaled, None, None)
-        plan.rows.log_space += len(rows)
+        self.rows.add(log_space=len(rows))
         exact = up(plan, self.tables, evidence.rows(rows), LOG_SUM_PRODUCT, self.pool)
         log_value = scaled.log_value.index_copy(0, rows, exact.log_value)
         return Evaluation(log_value, scaled, exact, rows)
@@ -110,13 +145,13 @@ class Evaluation:
     exact: Tape | None
     doubtful: Tensor | None
 
-    def down(self, root_flow: Tensor, collector: Collector) -> None:
+    def down(self, root_flow: Tensor, at_leaf: AtLeaf, at_weights: AtWeights | None = None) -> None:
         """Go down on every tape; doubtful rows have no slope on the first."""
         if self.exact is None or self.doubtful is None:
-            down(self.scaled, root_flow, collector)
+            down(self.scaled, root_flow, at_leaf, at_weights)
             return
-        down(self.scaled, root_flow.index_fill(0, self.doubtful, 0.0), collector)
-        down(self.exact, root_flow[self.doubtful], collector)
+        down(self.scaled, root_flow.index_fill(0, self.doubtful, 0.0), at_leaf, at_weights)
+        down(self.exact, root_flow[self.doubtful], at_leaf, at_weights)
 
     def follow(self, route: Route, copies: int) -> Tensor:
         """Values [C, B, D] along chosen inputs, C copies of every row."""

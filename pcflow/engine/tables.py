@@ -1,23 +1,28 @@
 """Normalised weights and tables from raw parameters, computed once per parameter change.
 
 Parameters are unconstrained; the passes need linear (or log) weights that sum to one. Each is kept
-until the parameter it came from is edited in place or replaced, so a frozen circuit pays once.
+until the parameter it came from changes (see `versions`), so a frozen circuit pays once. Any number
+of threads may ask at once.
 
 Legend: F folds, P parameters of a bank, V categories, K units of the layer, J units read by a sum.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from threading import Lock
 from typing import NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from pcflow.engine.kernels import Cumulative, exp_, log_normalizer
+from pcflow.engine.modes import ordinary_modes
 from pcflow.engine.plan import BankRead, InputStep, Plan, SumStep
 from pcflow.engine.semiring import Weight, floor_of
+from pcflow.engine.versions import Stamp
 from pcflow.inputs import FiniteFamily
 
-_Version = list[tuple[Tensor, int]]
 T = TypeVar("T")
 
 
@@ -38,15 +43,29 @@ class Normalizer(NamedTuple):
         return log_table if in_log_space else exp_(log_table)
 
 
+class Kept(NamedTuple):
+    """Something that was computed.
+
+    Attributes:
+        banks: what it was computed from.
+        value: the result.
+    """
+
+    banks: frozenset[int]
+    value: object
+
+
 class Tables:
-    """The parameters of a plan as its steps read them.
+    """The parameters of a plan as its steps read them: as they were at the last `refresh`.
 
     Args:
         plan: the steps that read them.
-        banks: one tensor per bank of the plan. Edits must be in place (`copy_`, optimizers, under
-            `torch.no_grad()`) or replace the tensor; an edit through `.data` goes unnoticed.
+        banks: one tensor per bank of the plan.
         like: has the model's dtype and device.
         soft_dtype: of the tables that soft evidence is multiplied with, if not the model's.
+
+    Attributes:
+        stamps: what the banks were like at the last refresh; the same tuple while nothing changes.
     """
 
     def __init__(
@@ -58,18 +77,47 @@ class Tables:
     ) -> None:
         """Start with nothing computed."""
         self.plan, self.banks, self.like, self.soft_dtype = plan, banks, like, soft_dtype
-        self._weights: dict[bool, tuple[_Version, dict[int, Weight]]] = {}
-        self._kept: dict[tuple[str, Hashable], tuple[_Version, object]] = {}
+        self.stamps: tuple[Stamp, ...] = ()
+        self._sums = {n: s for n, s in enumerate(plan.steps) if isinstance(s, SumStep)}
+        self._kept: dict[tuple[str, Hashable], Kept] = {}
+        self._lock = Lock()
+
+    def refresh(self) -> tuple[Stamp, ...]:
+        """Forget what was computed from parameters that have changed since; the stamps of now."""
+        banks = tuple(self.banks)
+        if self._changed(banks):
+            with self._lock:
+                self._forget(banks)
+        return self.stamps
+
+    def unchanged_since(self, stamps: tuple[Stamp, ...]) -> bool:
+        """Whether nobody found a change since the stamps, or could see one by torch's own count."""
+        return self.stamps is stamps and all(map(Stamp.is_untouched, stamps, self.banks))
+
+    def _changed(self, banks: tuple[Tensor, ...]) -> frozenset[int]:
+        if not self.stamps:
+            return frozenset(range(len(banks)))
+        current = map(Stamp.is_of, self.stamps, banks)
+        return frozenset(number for number, is_current in enumerate(current) if not is_current)
+
+    def _forget(self, banks: tuple[Tensor, ...]) -> None:
+        changed = self._changed(banks)  # or did another thread see to it?
+        if changed:
+            new = enumerate(banks)
+            stamps = [Stamp(bank) if n in changed else self.stamps[n] for n, bank in new]
+            old = self._kept.items()
+            # a new one: what other threads are still making of the old numbers goes to the old one
+            self._kept = {key: kept for key, kept in old if changed.isdisjoint(kept.banks)}
+            self.stamps = tuple(stamps)
 
     def weights(self, in_log_space: bool) -> dict[int, Weight]:
         """The weights of every sum step, by its number."""
-        kept = self._weights.get(in_log_space)
-        if kept is None or not all(map(self._is_current, range(len(self.banks)), kept[0])):
-            steps = {n: s for n, s in enumerate(self.plan.steps) if isinstance(s, SumStep)}
-            made = {n: self.weight(step, in_log_space) for n, step in steps.items()}
-            kept = ([(bank, bank._version) for bank in self.banks], made)
-            self._weights[in_log_space] = kept
-        return kept[1]
+        banks = [step.weight.bank for step in self._sums.values()]
+
+        def make() -> dict[int, Weight]:
+            return {n: self.weight(step, in_log_space) for n, step in self._sums.items()}
+
+        return self._keep("weights", in_log_space, banks, make)
 
     def weight(self, step: SumStep, in_log_space: bool) -> Weight:
         """Weights [F, K, J] of a sum step ([F, K, H] if mixing); F is 1 if all folds share them."""
@@ -157,17 +205,15 @@ class Tables:
         """Raw parameters of an input step, each [F, ...]; F is 1 if all folds share it."""
         return {n: _select(self.banks[r.bank], r) for n, r in step.parameters.items()}
 
-    def _keep(self, kind: str, key: Hashable, banks: list[int], make: Callable[[], T]) -> T:
-        kept = self._kept.get((kind, key))
-        if kept is None or not all(map(self._is_current, banks, kept[0])):
-            with torch.no_grad():
-                kept = ([(self.banks[b], self.banks[b]._version) for b in banks], make())
-            self._kept[(kind, key)] = kept
-        return cast(T, kept[1])
-
-    def _is_current(self, bank: int, kept: tuple[Tensor, int]) -> bool:
-        tensor, version = kept
-        return self.banks[bank] is tensor and tensor._version == version
+    def _keep(self, kind: str, key: Hashable, banks: Iterable[int], make: Callable[[], T]) -> T:
+        kept = self._kept
+        found = kept.get((kind, key))
+        if found is None:
+            with ordinary_modes(), torch.no_grad():
+                found = Kept(frozenset(banks), make())
+            with self._lock:
+                kept[kind, key] = found
+        return cast(T, found.value)
 
 
 def _select(bank: Tensor, read: BankRead) -> Tensor:

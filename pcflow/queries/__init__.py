@@ -1,8 +1,10 @@
 """What users hold and ask: the compiled circuit and its queries."""
 
 from pcflow.queries.compiled import CompiledCircuit, as_model, compile
+from pcflow.queries.draws import Draws
+from pcflow.queries.mpe import MPE, chosen_potentials
+from pcflow.queries.possible import refuse_impossible
 from pcflow.queries.projection import ProjectedEvidence
-from pcflow.queries.queries import MPE, Draws, chosen_potentials, refuse_impossible
 
 __all__ = [
     "MPE",

@@ -11,12 +11,25 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from pcflow.circuit import Circuit, Parameter
-from pcflow.engine import Drawn, Engine, Plan, Pool, Tables, make_plan
-from pcflow.evidence import Evidence
-from pcflow.queries import queries
+from pcflow.circuit import Circuit
+from pcflow.engine import (
+    Drawn,
+    Engine,
+    Plan,
+    Pool,
+    RowCount,
+    Tables,
+    differentiable_log_prob,
+    in_ordinary_modes,
+    make_plan,
+)
+from pcflow.evidence import CheckedEvidence, Evidence
+from pcflow.queries.draws import Draws, sample, sample_with_marginals
+from pcflow.queries.export import Export
+from pcflow.queries.marginals import marginals
+from pcflow.queries.mean import mean
+from pcflow.queries.mpe import MPE, mpe
 from pcflow.queries.projection import ProjectedEvidence, project
-from pcflow.queries.queries import MPE, Draws
 
 
 class CompiledCircuit(nn.Module):
@@ -42,43 +55,77 @@ class CompiledCircuit(nn.Module):
         """Stack the circuit's parameters into the plan's banks."""
         super().__init__()
         self._memory, self._soft_dtype = memory, soft_dtype
-        self._circuit = circuit
+        self._structure = circuit
         self._plan = plan
         stacks = (torch.stack([p.value for p in bank]) for bank in plan.banks)
         self.banks = nn.ParameterList(nn.Parameter(s.to(dtype)) for s in stacks)
         self._like = nn.Buffer(torch.empty(0, dtype=dtype), persistent=False)
-        self._exported: tuple[list[tuple[Tensor, int]], Circuit] | None = None
         self._connect()
 
     @property
     def plan(self) -> Plan:
-        """The steps that a query runs, and how many rows it has evaluated; print it."""
+        """The steps that a query runs; print it."""
         return self.engine.plan
+
+    @property
+    def rows(self) -> RowCount:
+        """How many rows were evaluated since the model was made or moved; print it."""
+        return self.engine.rows
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision that queries run in: float32 or float64."""
+        return self._like.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self._like.device
 
     @property
     def num_variables(self) -> int:
         """D."""
-        return self._circuit.num_variables
+        return self._structure.num_variables
 
     @property
     def num_categories(self) -> tuple[int | None, ...]:
         """Per variable its number of categories, None if it has no finite range."""
-        return self._circuit.num_categories
+        return self._structure.num_categories
 
     @property
     def circuit(self) -> Circuit:
-        """The circuit with the parameters as they are now."""
-        version = [(bank, bank._version) for bank in self.banks]
-        kept = self._exported
-        if kept is None or not _same(kept[0], version):
-            kept = (version, self._circuit.replace(self._values()))
-            self._exported = kept
-        return kept[1]
+        """A copy with the parameters as they are now, the same one while somebody holds it."""
+        return self._export.circuit()
 
     def forward(self, evidence: Evidence | Tensor) -> Tensor:
         """The same as `log_prob`."""
         return self.log_prob(evidence)
 
+    def evidence(self, given: Evidence | Tensor) -> CheckedEvidence:
+        """Evidence that fits this model, which its queries take without checking it again.
+
+        Args:
+            given: values [B, D], NaN where missing, or `Evidence`.
+
+        Returns:
+            All that is known: `values`, `missing`, and `potentials` if there are any. It may share
+            the tensors it was given, which must then not be edited.
+
+        Raises:
+            EvidenceError: if it does not fit, naming the argument, row, variable and value.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(3, states=2, inputs=pf.Categorical(3)))
+            >>> known = model.evidence(torch.tensor([[2.0, torch.nan, 1.0]]))
+            >>> known.missing
+            tensor([[False,  True, False]])
+            >>> bool((model.sample(5, known)[..., 0] == 2).all())
+            True
+        """
+        return self.engine.check(given)
+
+    @in_ordinary_modes
     def log_prob(self, evidence: Evidence | Tensor) -> Tensor:
         """Log-probability [B] (nats) of evidence; differentiable in parameters and potentials.
 
@@ -98,8 +145,9 @@ class CompiledCircuit(nn.Module):
             >>> model.log_prob(torch.tensor([[0, 2, 1, 1]])).shape
             torch.Size([1])
         """
-        return queries.log_prob(self.engine, evidence)
+        return differentiable_log_prob(self.engine, self.evidence(evidence))
 
+    @in_ordinary_modes
     @torch.no_grad()
     def marginals(self, evidence: Evidence | Tensor, categories: Tensor | None = None) -> Tensor:
         """Posterior log-probabilities (nats) of every variable given the evidence.
@@ -129,8 +177,9 @@ class CompiledCircuit(nn.Module):
             >>> model.marginals(x, categories=torch.zeros(1, 4, 1).long()).shape
             torch.Size([1, 4, 1])
         """
-        return queries.marginals(self.engine, evidence, categories)
+        return marginals(self.engine, self.evidence(evidence), categories)
 
+    @in_ordinary_modes
     @torch.no_grad()
     def mean(self, evidence: Evidence | Tensor) -> Tensor:
         """Posterior mean [B, D] of every variable given the evidence; observed values are kept.
@@ -147,8 +196,9 @@ class CompiledCircuit(nn.Module):
             >>> compile(circuit).mean(torch.tensor([[1.5, torch.nan]])).shape
             torch.Size([1, 2])
         """
-        return queries.mean(self.engine, evidence)
+        return mean(self.engine, self.evidence(evidence))
 
+    @in_ordinary_modes
     @torch.no_grad()
     def sample(
         self,
@@ -178,8 +228,11 @@ class CompiledCircuit(nn.Module):
             >>> model.sample(5).shape
             torch.Size([5, 4])
         """
-        return queries.sample(self.engine, n, evidence, Drawn(generator, temperature))
+        known = self.engine.nothing() if evidence is None else self.evidence(evidence)
+        values = sample(self.engine, n, known, Drawn(generator, temperature))
+        return values[:, 0] if evidence is None else values
 
+    @in_ordinary_modes
     @torch.no_grad()
     def sample_with_marginals(
         self,
@@ -215,10 +268,10 @@ class CompiledCircuit(nn.Module):
             >>> drawn.values.shape, bool((drawn.log_marginals[..., 0] == 0).all())
             (torch.Size([5, 1, 4]), True)
         """
-        return queries.sample_with_marginals(
-            self.engine, n, evidence, Drawn(generator, temperature)
-        )
+        route = Drawn(generator, temperature)
+        return sample_with_marginals(self.engine, n, self.evidence(evidence), route)
 
+    @in_ordinary_modes
     @torch.no_grad()
     def mpe(self, evidence: Evidence | Tensor) -> MPE:
         """The most probable completion of the evidence, by max-product with backtracking.
@@ -238,8 +291,9 @@ class CompiledCircuit(nn.Module):
             >>> exact
             False
         """
-        return queries.mpe(self.engine, evidence, self.circuit.properties.deterministic is not None)
+        return mpe(self.engine, self.evidence(evidence), self._export.is_deterministic())
 
+    @in_ordinary_modes
     def project(
         self,
         evidence: Evidence | Tensor,
@@ -247,6 +301,7 @@ class CompiledCircuit(nn.Module):
         sweeps: int = 2,
         *,
         tolerance: float = 0.0,
+        normalised: bool = False,
     ) -> ProjectedEvidence:
         """Evidence whose potentials give the unobserved variables these marginals.
 
@@ -264,6 +319,8 @@ class CompiledCircuit(nn.Module):
                 If the evidence lists categories, those of the listed ones, [B, D, k].
             sweeps: how often every variable is visited, at most.
             tolerance: a row is left alone once no marginal was off by as much as this.
+            normalised: whether the marginals are, over every variable's own categories; then a
+                large tensor need not be gone over for it.
 
         Raises:
             PropertyRequired: if a variable has no finite range.
@@ -280,27 +337,26 @@ class CompiledCircuit(nn.Module):
             >>> torch.allclose(model.marginals(fitted).exp(), target.exp().double(), atol=1e-6)
             True
         """
-        return project(self.engine, evidence, marginals, sweeps, tolerance)
-
-    def _values(self) -> dict[Parameter, Tensor]:
-        return {
-            parameter: value.detach().cpu()
-            for bank, members in zip(self.banks, self.plan.banks, strict=True)
-            for parameter, value in zip(members, bank, strict=True)
-        }
+        known = self.evidence(evidence)
+        return project(self.engine, known, marginals, sweeps, tolerance, normalised)
 
     def _connect(self) -> None:
         """Build the engine on the device where the parameters are now."""
         plan = self._plan.to(self._like.device)
         tables = Tables(plan, cast(Sequence[Tensor], self.banks), self._like, self._soft_dtype)
-        self.engine = Engine(self._circuit, plan, tables, Pool(), self._memory)
+        self.engine = Engine(self._structure, plan, tables, Pool(), self._memory)
+        self._export = Export(self.engine)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles are made of: nothing that was computed."""
+        return {k: v for k, v in self.__dict__.items() if k not in ("engine", "_export")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """A copy keeps nothing that was computed: its tensors count their edits anew."""
+        """Compute anew."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._exported = None
         self._connect()
 
+    @in_ordinary_modes
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CompiledCircuit:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._connect()
@@ -316,12 +372,7 @@ def as_model(given: Circuit | CompiledCircuit) -> CompiledCircuit:
     return given if isinstance(given, CompiledCircuit) else compile(given, dtype=torch.float64)
 
 
-def _same(before: list[tuple[Tensor, int]], now: list[tuple[Tensor, int]]) -> bool:
-    """Whether no bank was replaced or edited."""
-    pairs = zip(before, now, strict=True)
-    return all(a is b and v == w for (a, v), (b, w) in pairs)
-
-
+@in_ordinary_modes
 def compile(
     circuit: Circuit,
     device: torch.device | str | None = None,

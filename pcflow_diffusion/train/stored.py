@@ -22,13 +22,8 @@ from tqdm import tqdm
 
 import pcflow as pf
 from pcflow_diffusion.backbones import Backbone
-from pcflow_diffusion.errors import (
-    BackboneError,
-    RatioOutOfRange,
-    ShapeMismatch,
-    StoreError,
-    TokenOutOfRange,
-)
+from pcflow_diffusion.checks import check_count, check_rows, check_tokens
+from pcflow_diffusion.errors import LogitsError, ShapeMismatch, StoreError
 from pcflow_diffusion.train.blocks import Blocks, block_logits
 
 FORMAT = "pcflow_diffusion.logits.1"
@@ -97,8 +92,8 @@ def store_logits(
 
     Raises:
         ShapeMismatch: if shapes do not fit.
-        RatioOutOfRange: if a number is below 1.
-        BackboneError: if it says NaN or +inf.
+        SettingError: if a number is below 1.
+        LogitsError: if some are NaN or +inf, of which nothing could be read again.
         StoreError: if the folder holds something else.
         OSError: if it cannot be written.
 
@@ -173,9 +168,9 @@ class StoredLogits:
         self.vocabulary_size, self.top_k = about.vocabulary_size, about.top_k
         self.x = torch.cat([_read(shard, "x") for shard in self._shards]).long()
         self._x0 = torch.cat([_read(shard, "x0") for shard in self._shards]).long()
-        _check_tokens("x0", self._x0, self.vocabulary_size)
+        check_tokens("x0", self._x0, self.vocabulary_size)
         mask = self.x.max().clamp(min=0)  # if it is no token, it is the one id beyond them
-        _check_tokens("x", self.x.masked_fill(self.x == mask, 0), self.vocabulary_size)
+        check_tokens("x", self.x.masked_fill(self.x == mask, 0), self.vocabulary_size)
 
     def __len__(self) -> int:
         """How many blocks, N."""
@@ -233,30 +228,28 @@ class StoredLogits:
         return found
 
 
-def _check_tokens(name: str, tokens: Tensor, vocabulary_size: int) -> None:
-    outside = (tokens < 0) | (tokens >= vocabulary_size)
-    if bool(outside.any()):
-        raise TokenOutOfRange(name, int(tokens[outside][0]), vocabulary_size)
-
-
 def _check(rows: Tensor, x: Tensor, numbers: dict[str, int | None]) -> None:
-    if x.dim() != 2 or rows.dim() != 2 or len(x) != len(rows) or x.shape[1] > rows.shape[1]:
+    check_rows("rows", rows)
+    check_rows("x", x)
+    if len(x) != len(rows) or x.shape[1] > rows.shape[1]:
         raise ShapeMismatch(
             f"rows must be [N, C + L] and x [N, L], got {tuple(rows.shape)} and {tuple(x.shape)}"
         )
     if x.numel() == 0:
         raise ShapeMismatch("there are no blocks to ask about")
     for name, number in numbers.items():
-        if number is not None and number < 1:
-            raise RatioOutOfRange(f"{name} must be at least 1, got {number}")
+        if number is not None:
+            check_count(name, number)
 
 
 @torch.no_grad()
 def _ask(backbone: Backbone, rows: Tensor, x: Tensor) -> Tensor:
     """The backbone's logits [B, L, V] as they are kept."""
     logits = block_logits(backbone, rows, x).cpu()
-    if not bool(logits.amax() < torch.inf):  # NaN is not below either
-        raise BackboneError("logits are NaN or +inf")
+    wrong = ~(logits.amax(dim=-1) < torch.inf)  # [B, L]; NaN is not below either
+    if bool(wrong.any()):
+        row, position = wrong.nonzero()[0].tolist()
+        raise LogitsError(row, position, "are NaN or +inf")
     return logits
 
 
