@@ -54,6 +54,7 @@ from pcflow.errors import (
     StructureError,
     TypeMismatch,
     Unsatisfiable,
+    Unsupported,
 )
 from pcflow.evidence import Evidence
 from pcflow.information import (
@@ -173,6 +174,7 @@ __all__ = [
     "Team",
     "TypeMismatch",
     "Unsatisfiable",
+    "Unsupported",
     "add_gates",
     "build_circuit",
     "cauchy_schwarz_divergence",

@@ -5,8 +5,8 @@ Autograd counts the edits of a tensor, but not those that go behind its back: fu
 
 * which tensor it is, how often it was edited, and where its memory lies. Torch's own operations,
   whatever replaces a parameter or moves it, and `swap_tensors` change one of these;
-* unless it is frozen, its numbers. Of a small parameter that is all of them; of a large one the sums
-  of its rows and of its columns, as whole numbers: one number that changes changes them for
+* unless it is frozen, its numbers. Of a small parameter that is all of them; of a large one the
+  sums of its rows and of its columns, as whole numbers: one number that changes changes them for
   certain, and so do two that change places.
 
 Who edits a frozen parameter behind torch's back has to say so:
