@@ -56,10 +56,11 @@ from pcflow_diffusion.models import (
     CONTEXT,
     Judge,
     TransformerConfig,
+    load_judge,
+    save_judge,
     train_denoiser,
     train_judge,
 )
-from pcflow_diffusion.models.judge import load_judge, save_judge
 
 DEPTH = size({"tinyshakespeare": 5, "gsm8k": 6}, dict.fromkeys(corpora.NAMES, 1))
 STATES = size({"tinyshakespeare": 256, "gsm8k": 512}, dict.fromkeys(corpora.NAMES, 4))

@@ -4,9 +4,9 @@
     python benchmarks/two_commits.py                  # against itself: what the machine's noise is
 
 Every row of `our_rows.py` runs in four processes, two of each version, that stay up and are timed
-by turns. The spread is what the two processes of one version differ by, of both versions the larger
-one. A row that is slower by more than 5 % beyond its spread is marked, and so is one that not both
-can run; then the status is 1.
+by turns; ratios are medians of those within a turn. The spread is what the two processes of one
+version differ by, of both versions the larger one. A row that is slower by more than 5 % beyond its
+spread is marked, and so is one that not both can run; then the status is 1.
 """
 
 from __future__ import annotations
@@ -161,16 +161,19 @@ def compare(name: str, sides: list[Worker], turns: int) -> str:
         for k in range(len(sides)):  # each turn begins with another one
             n = (k + turn) % len(sides)
             found[n].append(sides[n].ask({"times": times}))
-    medians = [median(taken) for taken in found]
-    spread = max(max(pair) / min(pair) - 1 for pair in (medians[::2], medians[1::2]))
-    old, new = median(found[0] + found[2]), median(found[1] + found[3])
+    old, new = found[0] + found[2], found[1] + found[3]
+    ratio = _ratio(new, old)
+    spread = max(abs(_ratio(found[n], found[n + 2]) - 1) for n in (0, 1))
     limit = 1 + spread + BEYOND
-    verdict = "slower" if new > limit * old else "faster" if old > limit * new else ""
-    print(
-        f"| {name} | {_told(old)} | {_told(new)} | {new / old:.3f} | {spread:.1%} | {verdict} |",
-        flush=True,
-    )
+    verdict = "slower" if ratio > limit else "faster" if ratio < 1 / limit else ""
+    cells = [name, _told(median(old)), _told(median(new)), f"{ratio:.3f}", f"{spread:.1%}", verdict]
+    print(f"| {' | '.join(cells)} |", flush=True)
     return verdict
+
+
+def _ratio(above: list[float], below: list[float]) -> float:
+    """The median over turns, so that what slows a whole turn cancels out."""
+    return median(a / b for a, b in zip(above, below, strict=True))
 
 
 def _told(seconds: float | str) -> str:

@@ -42,6 +42,7 @@ from pcflow.errors import (
     EvidenceError,
     FileFormatError,
     NoMassError,
+    NotANumber,
     NotCompatible,
     NotDecomposable,
     NotDeterministic,
@@ -56,7 +57,7 @@ from pcflow.errors import (
     Unsatisfiable,
     Unsupported,
 )
-from pcflow.evidence import Evidence
+from pcflow.evidence import CheckedEvidence, Evidence, Potentials
 from pcflow.information import (
     Estimate,
     cauchy_schwarz_divergence,
@@ -126,6 +127,7 @@ __all__ = [
     "Bernoulli",
     "Binomial",
     "Categorical",
+    "CheckedEvidence",
     "Circuit",
     "Compatible",
     "CompiledCircuit",
@@ -149,6 +151,7 @@ __all__ = [
     "MiniBatchEM",
     "ModelCount",
     "NoMassError",
+    "NotANumber",
     "NotCompatible",
     "NotDecomposable",
     "NotDeterministic",
@@ -160,6 +163,7 @@ __all__ = [
     "Partition",
     "PcflowError",
     "Poisson",
+    "Potentials",
     "ProductLayer",
     "ProjectedEvidence",
     "Properties",

@@ -192,6 +192,22 @@ class NoMassError(EvidenceError):
         super().__init__(f"{query}: the evidence has probability zero in row {shown}")
 
 
+class NotANumber(PcflowError, ValueError):
+    """Some rows have a log-probability that is NaN: so is a parameter of the model.
+
+    Attributes:
+        rows: the indices of these rows.
+    """
+
+    def __init__(self, rows: Sequence[int], query: str) -> None:
+        """Keep the rows."""
+        self.rows = tuple(rows)
+        shown = ", ".join(map(str, self.rows[:8])) + (", ..." if len(self.rows) > 8 else "")
+        super().__init__(
+            f"{query}: the log-probability is NaN in row {shown}; look for NaN in the parameters"
+        )
+
+
 class Unsatisfiable(PcflowError, ValueError):
     """No assignment of non-zero weight satisfies a formula, so there is no distribution over them.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, SumLayer
-from pcflow.evidence import CheckedEvidence, Evidence, as_evidence
+from pcflow.evidence import CheckedEvidence, Domain, Evidence, check
 from pcflow.inputs import DensityFamily, FiniteFamily
 
 
@@ -38,7 +38,7 @@ def reference_log_prob(
     given = parameters or {}
     values = {p: given.get(p, p.value).to(torch.float64) for p in circuit.parameters}
     device = next(iter(values.values())).device if values else torch.device("cpu")
-    known = as_evidence(evidence).check(circuit.num_categories, device, torch.float64)
+    known = check(evidence, Domain(circuit.num_categories, device, torch.float64))
     logs: dict[Layer, Tensor] = {}
     for layer in circuit.layers:
         below = [logs[child] for child in layer.inputs]
@@ -68,8 +68,9 @@ def unit_log_probs(
     table = family.log_table(params).squeeze(0)  # [V, K]
     one_hot = torch.nn.functional.one_hot(x.long(), len(table)).to(torch.float64).log()  # [B, V]
     soft = torch.zeros_like(one_hot)
-    if known.log_potentials is not None:
-        soft = known.log_potentials[:, layer.variable, : len(table)]
+    if known.potentials is not None:
+        every = known.potentials[:, layer.variable].dense(known.domain.largest)  # [B, V]
+        soft = every[:, : len(table)]
     potential = torch.where(missing.unsqueeze(-1), soft, one_hot)
     return logsumexp(potential.unsqueeze(-1) + table.to(potential), dim=-2)  # [B, K]
 

@@ -5,7 +5,8 @@ Legend: B batch, L positions, V tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from math import inf
 from operator import index
 from typing import Any
 
@@ -30,7 +31,7 @@ def check_tokens(name: str, tokens: object, vocabulary_size: int) -> None:
         >>> check_tokens("x", torch.tensor([[0, 4], [9, 1]]), vocabulary_size=5)
         Traceback (most recent call last):
         ...
-        pcflow_diffusion.errors.TokenOutOfRange: x holds token 9 at [1, 0], outside [0, 5)
+        pcflow_diffusion.errors.TokenOutOfRange: x holds token 9, outside [0, 5), at [1, 0]
     """
     tokens = _whole(name, tokens)
     outside = (tokens < 0) | (tokens >= vocabulary_size)
@@ -82,6 +83,29 @@ def check_logits(name: str, logits: object, tokens: Tensor) -> None:
         raise TypeMismatch(f"{name} are on {logits.device}, tokens on {tokens.device}")
 
 
+def check_weights(name: str, weights: object, count: int) -> None:
+    """Refuse what is not a real number for each of so many rows.
+
+    Raises:
+        TypeMismatch: if it is no tensor, not real, or without data.
+        ShapeMismatch: if it is not of shape [count].
+    """
+    if not isinstance(weights, Tensor) or weights.is_complex() or weights.is_meta:
+        raise TypeMismatch(f"{name} must be a tensor of real numbers, got {_kind(weights)}")
+    if weights.shape != (count,):
+        raise ShapeMismatch(f"{name} must be [{count}], got {tuple(weights.shape)}")
+
+
+def check_kind(name: str, given: object, kind: type) -> None:
+    """Refuse what is not of a class, or does not do what a protocol asks.
+
+    Raises:
+        TypeMismatch: naming both.
+    """
+    if not isinstance(given, kind):
+        raise TypeMismatch(f"{name} must be a {kind.__name__}, got {_kind(given)}")
+
+
 def check_id(name: str, token: object) -> int:
     """The id of a token as an int.
 
@@ -95,7 +119,18 @@ def check_id(name: str, token: object) -> int:
     try:
         return index(token)  # type: ignore[arg-type]
     except TypeError as error:
-        raise TypeMismatch(f"{name} must be the id of a token, got {token!r}") from error
+        raise TypeMismatch(f"{name} must be a whole number, got {token!r}") from error
+
+
+def check_ids(name: str, tokens: Iterable[object]) -> tuple[int, ...]:
+    """Ids of tokens as ints.
+
+    Raises:
+        TypeMismatch: if there is something else among them, or nothing that could hold them.
+    """
+    if not isinstance(tokens, Iterable):
+        raise TypeMismatch(f"{name} must be a sequence of ids, got {_kind(tokens)}")
+    return tuple(check_id(name, token) for token in tokens)
 
 
 def check_setting(name: str, value: Any, wanted: str, holds: Callable[[Any], bool]) -> None:
@@ -124,6 +159,15 @@ def check_setting(name: str, value: Any, wanted: str, holds: Callable[[Any], boo
         raise SettingError(name, value, wanted)
 
 
+def check_choice(name: str, value: object, among: Sequence[str]) -> None:
+    """Refuse what is not one of several words.
+
+    Raises:
+        SettingError: naming them.
+    """
+    check_setting(name, value, f"one of {', '.join(among)}", lambda v: v in among)
+
+
 def check_count(name: str, value: Any, least: int = 1) -> None:
     """Refuse what is no whole number, or too small a one.
 
@@ -133,11 +177,24 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
     check_setting(name, value, f"a whole number of at least {least}", lambda n: index(n) >= least)
 
 
+def check_rate(name: str, value: Any) -> None:
+    """Refuse a learning rate below zero, or one that is not finite.
+
+    Raises:
+        SettingError: naming it.
+    """
+    check_setting(name, value, "finite and not negative", lambda rate: 0 <= rate < inf)
+
+
 def _whole(name: str, tokens: object) -> Tensor:
     if not isinstance(tokens, Tensor) or tokens.dtype not in WHOLE:
         raise TypeMismatch(f"{name} must be a tensor of int64 or int32, got {_kind(tokens)}")
+    if tokens.is_meta:
+        raise TypeMismatch(f"{name} is on the meta device, where there are no numbers")
     return tokens
 
 
 def _kind(given: object) -> str:
-    return str(given.dtype) if isinstance(given, Tensor) else type(given).__name__
+    if not isinstance(given, Tensor):
+        return type(given).__name__
+    return f"{given.dtype} on {given.device}"

@@ -31,8 +31,8 @@ class TokenOutOfRange(DiffusionError):
     ) -> None:
         """Keep the token that does not fit."""
         self.token, self.where = token, where
-        place = f" at {list(where)}" if where else ""
-        super().__init__(f"{name} holds token {token}{place}, outside [0, {vocabulary_size})")
+        place = f", at {list(where)}" if where else ""
+        super().__init__(f"{name} holds token {token}, outside [0, {vocabulary_size}){place}")
 
 
 class LogitsError(DiffusionError):
@@ -83,7 +83,7 @@ class GenerationError(DiffusionError):
 
 
 class WindowError(DiffusionError):
-    """A window has no width, or a position lies where no window may be."""
+    """A position lies where no window may be."""
 
 
 class StoreError(DiffusionError):

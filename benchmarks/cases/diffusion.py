@@ -67,7 +67,7 @@ def heads() -> Cases:
                 logits, x, x0 = blocks(6)
                 yield f"{case}, log prob", some.log_prob(logits, x, x0)
                 yield f"{case}, forward", some(logits, x)
-                yield f"{case}, coupled", some.couple(logits, x, 0.7)
+                yield f"{case}, coupled", some.couple(logits, x)
                 yield f"{case}, draws", draws(some, logits, x)
                 yield f"{case}, gradients", gradients(some, logits, x, x0)
 
@@ -75,14 +75,17 @@ def heads() -> Cases:
 def draws(some: pd.CircuitHead, logits: Tensor, x: Tensor) -> object:
     """In every order, at several temperatures, by every ranking."""
     found: list[object] = []
+    how: dict[str, Any]
     for order in ("joint", "any_order", "sharpened", "mpe"):
         for temperature in (1.0, 0.5, 0.0):
-            found.append(sampled(some.sample(logits, x, temperature, order, seeded())))
+            how = {"temperature": temperature, "order": order, "generator": seeded()}
+            found.append(sampled(some.sample(logits, x, **how)))
     for ranking in ("low_confidence", "margin", "entropy", "random"):
-        found.append(sampled(some.sample(logits, x, 1.0, "any_order", seeded(), ranking=ranking)))
+        how = {"order": "any_order", "ranking": ranking, "generator": seeded()}
+        found.append(drawn(some, logits, x, **how))
     count = torch.tensor([1, 2, 1, 3, 2, 1])
-    some_of_them = some.draw(logits, x, order="any_order", count=count, generator=seeded())
-    return found, drawn(some.draw(logits, x, generator=seeded())), drawn(some_of_them)
+    some_of_them = drawn(some, logits, x, order="any_order", count=count, generator=seeded())
+    return found, drawn(some, logits, x, generator=seeded()), some_of_them
 
 
 def gradients(some: pd.CircuitHead, logits: Tensor, x: Tensor, x0: Tensor) -> object:
@@ -112,9 +115,9 @@ def choosing_a_coupling() -> Cases:
     yield "chosen", [some.choose_coupling(*examples), some.log_prob(*blocks(5))]
 
 
-def decodings() -> dict[str, dict[str, Any]]:
-    """Several ways to decode."""
-    return {
+def decodings(some: pd.CircuitHead | None) -> dict[str, dict[str, Any]]:
+    """Several ways to decode; a head has a `top_k` of its own."""
+    ways: dict[str, dict[str, Any]] = {
         "greedy": {},
         "warm": {"temperature": 1.0},
         "margin": {"temperature": 0.5, "ranking": "margin"},
@@ -130,6 +133,7 @@ def decodings() -> dict[str, dict[str, Any]]:
         "suppressed": {"suppress": (0, 2), "temperature": 1.0},
         "ending": {"end_token_id": 1, "temperature": 1.0},
     }
+    return ways if some is None else {name: ways[name] for name in ways if name != "top k"}
 
 
 def generation() -> Cases:
@@ -143,7 +147,7 @@ def generation() -> Cases:
         "listed": head("ratio", top_k=4),
     }
     for name, some in heads.items():
-        for label, decoding in decodings().items():
+        for label, decoding in decodings(some).items():
             texts = [
                 generate(
                     backbone,
@@ -181,7 +185,9 @@ def infilling() -> Cases:
     text = pd.mask_tokens(text, 0.5, MASK, seeded(14))
     heads = {"no head": None, "product": head(), "projection": head("projection")}
     for name, some in heads.items():
-        for label, decoding in decodings().items():
+        for label, decoding in decodings(some).items():
+            if label == "ending":  # which is for `generate` alone
+                continue
             filled = pd.infill(
                 backbone,
                 text,

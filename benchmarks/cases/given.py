@@ -40,11 +40,19 @@ def generate(
     **settings: Any,
 ) -> Tensor:
     """Generated text, with the fields of a `Decoding`."""
-    return pd.generate(backbone, prompt, head, **settings, **decoding)
+    if not hasattr(pd, "Marginals"):
+        return pd.generate(backbone, prompt, head, **settings, **decoding)  # type: ignore[call-arg]
+    return pd.generate(backbone, prompt, head, **settings, decoding=pd.Decoding(**decoding))
 
 
-def drawn(found: Any) -> object:
+def drawn(head: pd.CircuitHead, logits: Tensor, x: Tensor, **how: Any) -> object:
     """What `CircuitHead.draw` tells."""
+    if hasattr(pd, "Marginals"):
+        k, dtype = head.top_k, head.model.dtype
+        said = pd.Marginals.of(logits, x, head.mask_token_id, top_k=k, dtype=dtype)
+        found = head.draw(said, **how)
+    else:
+        found = head.draw(logits, x, **how)  # type: ignore[call-arg]
     return found.tokens, found.drawn, found.confidence, found.score
 
 
@@ -55,6 +63,8 @@ def sampled(found: Any) -> object:
 
 
 inner_product = pf.expectation
+
+conditional = getattr(pf, "Batch", None) or pf.Conditional
 
 
 # ----------------------------------------------------------------------- answers

@@ -41,7 +41,7 @@ from pcflow.circuit import (
     walk,
 )
 from pcflow.errors import EvidenceError, NoMassError, StructureError
-from pcflow.evidence import Evidence
+from pcflow.evidence import Domain, check
 from pcflow.inputs import Indicator, powered
 from pcflow.reference import unit_log_probs
 
@@ -71,7 +71,7 @@ def condition(circuit: Circuit, values: Mapping[int, float]) -> Circuit:
     row = torch.full((1, circuit.num_variables), torch.nan, dtype=torch.float64)
     for variable, value in values.items():
         row[0, variable] = float(value)
-    known = Evidence(row).check(circuit.num_categories, row.device, row.dtype)
+    known = check(row, Domain(circuit.num_categories, row.device, row.dtype))
     numbers = {p: p.value.double() for p in circuit.parameters}
     left = [v for v in range(circuit.num_variables) if v not in values]
 

@@ -73,7 +73,7 @@ class GradientRun:
 
     def __init__(self, learner: Gradient, model: Model, team: Team) -> None:
         """Make the optimizer."""
-        self.learner, self.model, self.team = learner, model, team
+        self.learner, self.model, self.team, self.times = learner, model, team, 0
         self.optimizer = learner.optimizer(model.parameters())
         if not isinstance(self.optimizer, torch.optim.Optimizer):
             wanted = "a torch.optim.Optimizer"
@@ -109,22 +109,25 @@ class GradientRun:
         self.optimizer.step()
         for group, size in zip(self.optimizer.param_groups, before, strict=True):
             group["lr"] = size
+        self.times += 1
 
     def state(self) -> State:
-        """That of the optimizer."""
-        return self.optimizer.state_dict()
+        """That of the optimizer, and after how many steps."""
+        return {"times": self.times, "optimizer": self.optimizer.state_dict()}
 
     def restore(self, state: State) -> None:
         """Give the optimizer its state back."""
-        must_be_like(state, self._stepped(), "learner")
-        for number, kept in state["state"].items():
+        optimizer = self._stepped() if state["times"] else self.optimizer.state_dict()
+        must_be_like(state, {"times": 0, "optimizer": optimizer}, "learner")
+        for number, kept in state["optimizer"]["state"].items():
             for name in SQUARES & kept.keys():
                 if bool((kept[name] < 0).any()):
-                    raise FileFormatError(f"learner.state.{number}.{name} is negative")
-        self.optimizer.load_state_dict(state)
+                    raise FileFormatError(f"learner.optimizer.state.{number}.{name} is negative")
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.times = state["times"]
 
     def _stepped(self) -> State:
-        """The state of a copy of the optimizer that has made a step."""
+        """The state of a copy of the optimizer after its first step."""
         twin = copy.deepcopy(self.optimizer)
         for group in twin.param_groups:
             for parameter in group["params"]:

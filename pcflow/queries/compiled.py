@@ -20,15 +20,18 @@ from pcflow.engine import (
     Pool,
     RowCount,
     Tables,
+    differentiable_log_prob,
     in_ordinary_modes,
     make_plan,
 )
 from pcflow.errors import SettingError, TypeMismatch
-from pcflow.evidence import Evidence
-from pcflow.queries import queries
+from pcflow.evidence import CheckedEvidence, Evidence
+from pcflow.queries.draws import Draws, sample, sample_with_marginals
 from pcflow.queries.export import Export
+from pcflow.queries.marginals import marginals
+from pcflow.queries.mean import mean
+from pcflow.queries.mpe import MPE, mpe
 from pcflow.queries.projection import ProjectedEvidence, project
-from pcflow.queries.queries import MPE, Draws
 
 
 class CompiledCircuit(nn.Module):
@@ -111,12 +114,36 @@ class CompiledCircuit(nn.Module):
 
     @property
     def circuit(self) -> Circuit:
-        """The circuit with the parameters as they are now: a copy, which lives while it is held."""
+        """A copy with the parameters as they are now, the same one while somebody holds it."""
         return self._export.circuit()
 
     def forward(self, evidence: Evidence | Tensor) -> Tensor:
         """The same as `log_prob`."""
         return self.log_prob(evidence)
+
+    def evidence(self, given: Evidence | Tensor) -> CheckedEvidence:
+        """Evidence that fits this model, which its queries take without checking it again.
+
+        Args:
+            given: values [B, D], NaN where missing, or `Evidence`.
+
+        Returns:
+            All that is known: `values`, `missing`, and `potentials` if there are any. It may share
+            the tensors it was given, which must then not be edited.
+
+        Raises:
+            EvidenceError: if it does not fit, naming the argument, row, variable and value.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(3, states=2, inputs=pf.Categorical(3)))
+            >>> known = model.evidence(torch.tensor([[2.0, torch.nan, 1.0]]))
+            >>> known.missing
+            tensor([[False,  True, False]])
+            >>> bool((model.sample(5, known)[..., 0] == 2).all())
+            True
+        """
+        return self.engine.check(given)
 
     @in_ordinary_modes
     def log_prob(self, evidence: Evidence | Tensor) -> Tensor:
@@ -138,7 +165,7 @@ class CompiledCircuit(nn.Module):
             >>> model.log_prob(torch.tensor([[0, 2, 1, 1]])).shape
             torch.Size([1])
         """
-        return queries.log_prob(self.engine, evidence)
+        return differentiable_log_prob(self.engine, self.evidence(evidence))
 
     @in_ordinary_modes
     @torch.no_grad()
@@ -170,7 +197,7 @@ class CompiledCircuit(nn.Module):
             >>> model.marginals(x, categories=torch.zeros(1, 4, 1).long()).shape
             torch.Size([1, 4, 1])
         """
-        return queries.marginals(self.engine, evidence, categories)
+        return marginals(self.engine, self.evidence(evidence), categories)
 
     @in_ordinary_modes
     @torch.no_grad()
@@ -189,7 +216,7 @@ class CompiledCircuit(nn.Module):
             >>> compile(circuit).mean(torch.tensor([[1.5, torch.nan]])).shape
             torch.Size([1, 2])
         """
-        return queries.mean(self.engine, evidence)
+        return mean(self.engine, self.evidence(evidence))
 
     @in_ordinary_modes
     @torch.no_grad()
@@ -221,7 +248,9 @@ class CompiledCircuit(nn.Module):
             >>> model.sample(5).shape
             torch.Size([5, 4])
         """
-        return queries.sample(self.engine, n, evidence, Drawn(generator, temperature))
+        known = self.engine.nothing() if evidence is None else self.evidence(evidence)
+        values = sample(self.engine, n, known, Drawn(generator, temperature))
+        return values[:, 0] if evidence is None else values
 
     @in_ordinary_modes
     @torch.no_grad()
@@ -259,9 +288,8 @@ class CompiledCircuit(nn.Module):
             >>> drawn.values.shape, bool((drawn.log_marginals[..., 0] == 0).all())
             (torch.Size([5, 1, 4]), True)
         """
-        return queries.sample_with_marginals(
-            self.engine, n, evidence, Drawn(generator, temperature)
-        )
+        route = Drawn(generator, temperature)
+        return sample_with_marginals(self.engine, n, self.evidence(evidence), route)
 
     @in_ordinary_modes
     @torch.no_grad()
@@ -283,7 +311,7 @@ class CompiledCircuit(nn.Module):
             >>> exact
             False
         """
-        return queries.mpe(self.engine, evidence, self._export.is_deterministic())
+        return mpe(self.engine, self.evidence(evidence), self._export.is_deterministic())
 
     @in_ordinary_modes
     def project(
@@ -329,7 +357,8 @@ class CompiledCircuit(nn.Module):
             >>> torch.allclose(model.marginals(fitted).exp(), target.exp().double(), atol=1e-6)
             True
         """
-        return project(self.engine, evidence, marginals, sweeps, tolerance, normalised)
+        known = self.evidence(evidence)
+        return project(self.engine, known, marginals, sweeps, tolerance, normalised)
 
     def _connect(self) -> None:
         """Build the engine on the device where the parameters are now."""

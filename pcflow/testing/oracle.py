@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pcflow.circuit import Circuit, InputLayer, Layer, SumLayer
 from pcflow.errors import PropertyRequired
-from pcflow.evidence import Evidence, as_evidence
+from pcflow.evidence import Domain, Evidence, check
 from pcflow.inputs import FiniteFamily
 from pcflow.reference import reference_log_prob
 
@@ -69,14 +69,14 @@ def enumerate_weights(circuit: Circuit, evidence: Evidence | Tensor) -> Enumerat
         [[True, True, False, False]]
     """
     states = enumerate_states(circuit)
-    like = torch.zeros((), dtype=torch.float64)
-    known = as_evidence(evidence).check(circuit.num_categories, like.device, like.dtype)
+    domain = Domain(circuit.num_categories, torch.device("cpu"), torch.float64)
+    known = check(evidence, domain)
     log_weight = reference_log_prob(circuit, states).expand(len(known.values), -1)  # [B, S]
     agrees = known.missing.unsqueeze(1) | (known.values.unsqueeze(1) == states)  # [B, S, D]
     log_weight = log_weight.masked_fill(~agrees.all(dim=-1), -torch.inf)
-    if known.log_potentials is not None:
+    if known.potentials is not None:
         variables = torch.arange(states.shape[1])
-        potentials = known.log_potentials[:, variables, states]  # [B, S, D]
+        potentials = known.potentials.dense(domain.largest)[:, variables, states]  # [B, S, D]
         log_weight = log_weight + potentials.masked_fill(~known.missing.unsqueeze(1), 0.0).sum(-1)
     return Enumeration(states, log_weight)
 

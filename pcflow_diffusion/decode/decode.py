@@ -13,7 +13,14 @@ import torch
 from torch import Tensor
 
 from pcflow_diffusion.backbones import Backbone, logits_of
-from pcflow_diffusion.checks import check_id, check_rows
+from pcflow_diffusion.checks import (
+    check_count,
+    check_id,
+    check_ids,
+    check_kind,
+    check_rows,
+    check_setting,
+)
 from pcflow_diffusion.decode.windows import minimum_cover
 from pcflow_diffusion.errors import GenerationError, LogitsError
 from pcflow_diffusion.head import (
@@ -56,7 +63,8 @@ class Decoding:
             `generate` alone takes it.
 
     Raises:
-        GenerationError: if a setting is out of range.
+        SettingError: if a setting is out of range.
+        TypeMismatch: if what should be the id of a token is no whole number.
 
     Examples:
         >>> Decoding(temperature=0.7, suppress=[3]).suppress
@@ -77,17 +85,19 @@ class Decoding:
         """Check every setting."""
         check_order(self.order, self.temperature)
         check_ranking(self.ranking)
-        if self.gamma is not None and not self.gamma >= 0:
-            raise GenerationError(f"gamma must not be negative, got {self.gamma}")
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise GenerationError(f"threshold must be a probability, got {self.threshold}")
-        if self.top_k is not None and self.top_k < 1:
-            raise GenerationError(f"top_k must be at least 1, got {self.top_k}")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise GenerationError(f"top_p must be in (0, 1], got {self.top_p}")
-        object.__setattr__(self, "suppress", tuple(check_id("suppress", t) for t in self.suppress))
-        if any(token < 0 for token in self.suppress):
-            raise GenerationError(f"suppress must hold ids of tokens, got {self.suppress}")
+        if self.gamma is not None:
+            check_setting("gamma", self.gamma, "not negative", lambda share: share >= 0)
+        if self.threshold is not None:
+            check_setting("threshold", self.threshold, "a probability", lambda p: 0 <= p <= 1)
+        if self.top_k is not None:
+            check_count("top_k", self.top_k)
+        if self.top_p is not None:
+            check_setting("top_p", self.top_p, "in (0, 1]", lambda p: 0 < p <= 1)
+        if self.end_token_id is not None:
+            check_id("end_token_id", self.end_token_id)
+        object.__setattr__(self, "suppress", check_ids("suppress", self.suppress))
+        wanted, ids = "ids of tokens", self.suppress
+        check_setting("suppress", ids, wanted, lambda _: min(ids, default=0) >= 0)
 
 
 @torch.no_grad()
@@ -134,6 +144,7 @@ def generate(
     Raises:
         GenerationError: if lengths, steps or settings do not fit together, or ids of the mask
             contradict one another.
+        SettingError: if a number is out of range.
         BackboneError: if the backbone does not return [B, n, V].
         LogitsError: if the logits are no distribution at a masked position.
         ShapeMismatch, TypeMismatch: if the prompt is not tokens [B, P], or no number is an id.
@@ -148,8 +159,10 @@ def generate(
     """
     check_rows("prompt", prompt)
     blocks = _blocks(steps, gen_length, block_length)
-    if context is not None and context < 0:
-        raise GenerationError(f"context must not be negative, got {context}")
+    if context is not None:
+        check_count("context", context, least=0)
+    if pad_token_id is not None:
+        check_id("pad_token_id", pad_token_id)
     span = _span(backbone, head, mask_token_id, decoding, generator)
     tokens = torch.cat([prompt, prompt.new_full((len(prompt), gen_length), span.mask)], dim=1)
     for rows in _by_length(prompt, pad_token_id):
@@ -192,8 +205,9 @@ def infill(
         Tokens without masks, [B, n].
 
     Raises:
-        GenerationError: if `steps` is below 1, there is an end, nobody says what a mask is or two
-            contradict one another.
+        GenerationError: if there is an end, nobody says what a mask is or two contradict one
+            another.
+        SettingError: if `steps` is below 1.
         BackboneError: if the backbone does not return [B, n, V].
         LogitsError: if the logits are no distribution at a masked position.
         ShapeMismatch, TypeMismatch: if the text is not tokens [B, n], or no number is an id.
@@ -204,8 +218,7 @@ def infill(
         tensor([[0, 1, 2]])
     """
     check_rows("tokens", tokens)
-    if steps < 1:
-        raise GenerationError(f"steps must be at least 1, got {steps}")
+    check_count("steps", steps)
     span = _span(backbone, head, mask_token_id, decoding, generator)
     if span.how.end_token_id is not None:
         raise GenerationError("infill fills every mask: decoding.end_token_id is for generate")
@@ -346,8 +359,11 @@ def _merged(coupled: Tensor, together: Draw, alone: Draw) -> Draw:
 
 def _blocks(steps: int, gen_length: int, block_length: int) -> int:
     """The number of blocks, once everything fits."""
-    if block_length < 1 or gen_length < 1 or gen_length % block_length:
-        raise GenerationError(f"{gen_length=} must be a positive multiple of {block_length=}")
+    for name, count in (("gen_length", gen_length), ("block_length", block_length)):
+        check_count(name, count)
+    check_count("steps", steps)
+    if gen_length % block_length:
+        raise GenerationError(f"{gen_length=} must be a multiple of {block_length=}")
     blocks = gen_length // block_length
     if steps < blocks or steps % blocks or steps // blocks > block_length:
         raise GenerationError(
@@ -364,7 +380,11 @@ def _span(
     generator: torch.Generator | None,
 ) -> _Span:
     """What fills masks, once those who say how agree."""
-    how, mask = decoding or Decoding(), _mask_id(mask_token_id, head, backbone)
+    how = Decoding() if decoding is None else decoding
+    check_kind("decoding", how, Decoding)
+    if head is not None:
+        check_kind("head", head, CircuitHead)
+    mask = _mask_id(mask_token_id, head, backbone)
     if head is not None and how.top_k is not None:
         raise GenerationError("decoding.top_k is for draws without a head: set the head's top_k")
     if how.end_token_id == mask:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pcflow import CompiledCircuit
+from pcflow_diffusion.checks import check_count
 from pcflow_diffusion.errors import CouplingError
 from pcflow_diffusion.head.controls import steered, with_tokens
 from pcflow_diffusion.head.coupling import (
@@ -42,10 +43,10 @@ def fit_log_linear(
         controls: log-potentials of the circuit's controls, if it has any.
 
     Raises:
-        CouplingError: if no example has a missing token and is possible, or `buckets` is below 1.
+        CouplingError: if no example has a missing token and is possible.
+        SettingError: if `buckets` is below 1.
     """
-    if buckets < 1:
-        raise CouplingError(f"buckets must be at least 1, got {buckets}")
+    check_count("buckets", buckets)
     usable = _possible(model, said, x0, controls) & said.masked.any(dim=-1)
     if not bool(usable.any()):
         raise CouplingError(

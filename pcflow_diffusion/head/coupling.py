@@ -10,7 +10,7 @@ Legend: B batch, L positions, V tokens (all of them, or the k that are listed).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
 from typing import Protocol
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pcflow import CompiledCircuit, Evidence
+from pcflow_diffusion.checks import check_count, check_setting
 from pcflow_diffusion.errors import CouplingError
 from pcflow_diffusion.head.controls import observed, token_marginals, unsteered
 from pcflow_diffusion.head.marginals import Marginals, numbers_of
@@ -53,7 +54,7 @@ class LogLinear:
         b: power of the circuit's own marginals, divided out; as many numbers.
 
     Raises:
-        CouplingError: if a number is not finite, or there are more of one than of the other.
+        SettingError: if a number is not finite, or there are more of one than of the other.
 
     Examples:
         >>> LogLinear() == LogLinear(1.0, 0.0) == coupling_by_name("product")
@@ -66,9 +67,7 @@ class LogLinear:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        a, b = _numbers(self.a), _numbers(self.b)
-        if len(a) != len(b) or not a or not all(map(isfinite, (*a, *b))):
-            raise CouplingError(f"a and b must be as many finite numbers, got {self.a}, {self.b}")
+        check_setting("a and b", (self.a, self.b), "as many finite numbers", _are_powers)
 
     def couple(self, model: CompiledCircuit, said: Marginals) -> Evidence:
         """One posterior query if a b is not zero, none otherwise."""
@@ -99,7 +98,7 @@ class Projection:
             say. Costs one posterior query unless b is zero.
 
     Raises:
-        CouplingError: if `sweeps` is below 1, `tolerance` negative, or a number not finite.
+        SettingError: if `sweeps` is below 1, `tolerance` negative, or a number not finite.
 
     Examples:
         >>> Projection() == Projection(sweeps=2) == coupling_by_name("projection")
@@ -113,12 +112,10 @@ class Projection:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if self.sweeps < 1:
-            raise CouplingError(f"sweeps must be at least 1, got {self.sweeps}")
-        if not (self.tolerance >= 0 and all(map(isfinite, (self.tolerance, *self.pool)))):
-            raise CouplingError(
-                f"tolerance must not be negative and pool finite: {self.tolerance}, {self.pool}"
-            )
+        check_count("sweeps", self.sweeps)
+        check_setting("tolerance", self.tolerance, "finite, not negative", lambda t: 0 <= t < inf)
+        pool = "two finite numbers"
+        check_setting("pool", self.pool, pool, lambda p: len(p) == 2 and all(map(isfinite, p)))
 
     def couple(self, model: CompiledCircuit, said: Marginals) -> Evidence:
         """One posterior query per sweep, on chains and trees; more elsewhere.
@@ -207,6 +204,11 @@ def bucket_of(missing: Tensor, buckets: int) -> Tensor:
     """
     bucket = missing.sum(dim=-1) * buckets // missing.shape[-1]
     return bucket.clamp_max(buckets - 1)
+
+
+def _are_powers(given: tuple[float | tuple[float, ...], float | tuple[float, ...]]) -> bool:
+    a, b = map(_numbers, given)
+    return len(a) == len(b) > 0 and all(map(isfinite, (*a, *b)))
 
 
 def _numbers(given: float | tuple[float, ...]) -> tuple[float, ...]:

@@ -6,14 +6,23 @@ as many controls if the head is modulated.
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pcflow import Batch, CompiledCircuit, Evidence, compile, marginalize
-from pcflow_diffusion.checks import check_alike, check_id, check_rows, check_tokens
-from pcflow_diffusion.errors import CouplingError, ShapeMismatch, TypeMismatch
+from pcflow import Batch, CompiledCircuit, Evidence, PcflowError, compile, marginalize
+from pcflow_diffusion.checks import (
+    check_alike,
+    check_count,
+    check_id,
+    check_kind,
+    check_rows,
+    check_tokens,
+)
+from pcflow_diffusion.errors import CheckpointError, CouplingError, ShapeMismatch, TypeMismatch
 from pcflow_diffusion.head.calibration import fit_log_linear
 from pcflow_diffusion.head.controls import steered, token_marginals, with_tokens
 from pcflow_diffusion.head.coupling import (
@@ -24,8 +33,9 @@ from pcflow_diffusion.head.coupling import (
     coupling_by_name,
     log_potentials_of,
 )
+from pcflow_diffusion.head.files import read_head, write_head
 from pcflow_diffusion.head.marginals import Marginals
-from pcflow_diffusion.head.ranking import Ranking
+from pcflow_diffusion.head.ranking import Ranking, check_ranking
 from pcflow_diffusion.head.sampling import Draw, Order, check_order, draw
 
 
@@ -47,15 +57,18 @@ class CircuitHead(nn.Module):
             or a module that is called alike. The circuit has 2 L variables then, as
             `pcflow.expose_latents` and `pcflow.add_gates` make of an HMM, and every position has a
             control, which is summed out. The coupling must be log-linear.
+        tokenizer: what tells the tokenizer apart whose ids these are, such as a hash of its file;
+            kept with the head, and yours to compare.
 
     Attributes:
         length: L.
 
     Raises:
-        CouplingError: if the coupling is unknown or cannot be modulated, or `top_k` below 1.
+        CouplingError: if the coupling is unknown or cannot be modulated.
+        SettingError: if `top_k` is below 1.
         ShapeMismatch: if the circuit's positions do not all have the same number of categories, or
             there is not one control for each.
-        TypeMismatch: if `mask_token_id` is no whole number.
+        TypeMismatch: if `model` is no compiled circuit, or `mask_token_id` no whole number.
 
     Examples:
         >>> import pcflow as pf
@@ -73,13 +86,15 @@ class CircuitHead(nn.Module):
         coupling: str | Coupling = "projection",
         top_k: int | None = None,
         modulation: nn.Module | None = None,
+        tokenizer: str | None = None,
     ) -> None:
         """Check the circuit and look up the coupling."""
         super().__init__()
-        if top_k is not None and top_k < 1:
-            raise CouplingError(f"top_k must be at least 1, got {top_k}")
+        check_kind("model", model, CompiledCircuit)
+        if top_k is not None:
+            check_count("top_k", top_k)
         self.model, self.mask_token_id = model, check_id("mask_token_id", mask_token_id)
-        self.modulation, self.top_k = modulation, top_k
+        self.modulation, self.top_k, self.tokenizer = modulation, top_k, tokenizer
         self.length = model.num_variables // (1 if modulation is None else 2)
         self.vocabulary_size = self._one_size(model.num_categories[: self.length])
         if modulation is not None:
@@ -89,6 +104,57 @@ class CircuitHead(nn.Module):
             raise CouplingError(NOT_MODULATED)
         self._shorter: dict[int, tuple[tuple[object, ...], CompiledCircuit]] = {}
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the head to one safetensors file, which is replaced in one step; never a pickle.
+
+        In it are the circuit with its present parameters, the coupling with its powers, the mask,
+        `top_k`, the weights of a `Modulation`, and what tells the tokenizer apart.
+
+        Args:
+            path: where to; its directory must exist.
+
+        Raises:
+            CheckpointError: if coupling or modulation are not of this package.
+            OSError: if it cannot be written; an old file is left as it was.
+
+        Examples:
+            >>> import tempfile, pcflow as pf
+            >>> head = CircuitHead(pf.compile(pf.hmm(3, 2, pf.Categorical(4))), 4, top_k=2)
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     head.save(f"{folder}/head.safetensors")
+            ...     CircuitHead.load(f"{folder}/head.safetensors").top_k
+            2
+        """
+        write_head(path, self.model, self.coupling, self.modulation, self._settings)
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], device: torch.device | str | None = None
+    ) -> CircuitHead:
+        """Read a file of `save`; nothing in it is executed, and the circuit is proved again.
+
+        Args:
+            path: the file.
+            device: where circuit and modulation live.
+
+        Returns:
+            A head that says and, with a seed, draws what the saved one did.
+
+        Raises:
+            CheckpointError: if the file is truncated, of another format, or contradicts itself.
+            OSError: if it cannot be read.
+        """
+        given = read_head(path, device)
+        try:
+            return cls(**given)
+        except (PcflowError, TypeError) as error:
+            raise CheckpointError(f"{path} does not describe a head: {error}") from error
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        """What it was given beside circuit, coupling and modulation."""
+        return {name: getattr(self, name) for name in ("mask_token_id", "top_k", "tokenizer")}
+
     def over(self, length: int) -> CircuitHead:
         """The head over the first `length` positions, with the circuit's others summed out.
 
@@ -97,6 +163,7 @@ class CircuitHead(nn.Module):
 
         Raises:
             ShapeMismatch: if the circuit does not have that many positions.
+            SettingError: if it is no number of positions.
 
         Examples:
             >>> import pcflow as pf
@@ -104,12 +171,14 @@ class CircuitHead(nn.Module):
             >>> CircuitHead(model, mask_token_id=5).over(3).length
             3
         """
+        check_count("length", length)
         if length == self.length:
             return self
-        if not 0 < length < self.length:
+        if length > self.length:
             raise ShapeMismatch(f"the circuit has {self.length} positions: {length=}")
         model = self._circuit_over(length)
-        return CircuitHead(model, self.mask_token_id, self.coupling, self.top_k, self.modulation)
+        given = {"coupling": self.coupling, "modulation": self.modulation, **self._settings}
+        return CircuitHead(model, **given)
 
     def forward(self, logits: Tensor, x: Tensor) -> Tensor:
         """Log-marginals of the coupled joint at masked positions: for code that expects logits.
@@ -220,7 +289,7 @@ class CircuitHead(nn.Module):
 
         Raises:
             ShapeMismatch, TypeMismatch, TokenOutOfRange, LogitsError: see `couple`.
-            GenerationError: if the order is unknown or the temperature negative.
+            SettingError: if the order is unknown or the temperature negative.
             NoMassError: if the visible tokens are impossible under the circuit.
         """
         said = self._said(logits, x)
@@ -249,8 +318,11 @@ class CircuitHead(nn.Module):
 
         Raises:
             ShapeMismatch, TypeMismatch, TokenOutOfRange: if `said` is not about the circuit.
+            SettingError: see `sample`.
         """
         check_order(order, temperature)
+        check_ranking(ranking)
+        check_kind("said", said, Marginals)
         said = self._fitting(said)
         return draw(
             self.model,
@@ -283,10 +355,10 @@ class CircuitHead(nn.Module):
 
         Raises:
             ShapeMismatch, TypeMismatch, TokenOutOfRange, LogitsError: see `couple`.
-            CouplingError: if nothing is masked, nothing possible, or `buckets` below 1.
+            CouplingError: if nothing is masked, or nothing possible.
+            SettingError: if `buckets` is below 1.
         """
-        said = self._said(logits.detach(), x)
-        self.coupling = fitted = self._fitted(said, self._filled(said, x0), buckets)
+        self.coupling = fitted = self._fitted(*self._held_out(logits, x, x0), buckets)
         return fitted
 
     def choose_coupling(self, logits: Tensor, x: Tensor, x0: Tensor) -> Coupling:
@@ -317,12 +389,17 @@ class CircuitHead(nn.Module):
             >>> logits, x, x0 = torch.zeros(8, 3, 4), torch.full((8, 3), 4), torch.eye(8, 3).long()
             >>> chosen = head.choose_coupling(logits, x, x0)
         """
-        said = self._said(logits.detach(), x)
-        tokens = self._filled(said, x0)
+        said, tokens = self._held_out(logits, x, x0)
         tried = self._candidates(self._fitted(said, tokens))
         scores = [self._score(coupling, said, tokens) for coupling in tried]
         self.coupling = tried[scores.index(max(scores))]
         return self.coupling
+
+    @torch.no_grad()
+    def _held_out(self, logits: Tensor, x: Tensor, x0: Tensor) -> tuple[Marginals, Tensor]:
+        """What the backbone says of examples, and their tokens [N, L]."""
+        said = self._said(logits, x)
+        return said, self._filled(said, x0)
 
     def _fitted(self, said: Marginals, tokens: Tensor, buckets: int = 1) -> LogLinear:
         """The best log-linear coupling for tokens [N, L]."""

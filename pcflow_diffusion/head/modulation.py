@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pcflow_diffusion.errors import RatioOutOfRange
+from pcflow_diffusion.checks import check_count
 from pcflow_diffusion.head.marginals import Marginals
 
 
@@ -31,11 +31,15 @@ class Modulation(nn.Module):
         width: of the vectors, W.
         depth: number of convolutions, each over five positions.
 
+    Attributes:
+        sizes: these four numbers by name.
+
     Raises:
-        RatioOutOfRange: if a number is below 1.
+        SettingError: if a number is below 1.
 
     Examples:
         >>> import pcflow as pf
+        >>> from pcflow_diffusion import CircuitHead
         >>> circuit = pf.expose_latents(pf.hmm(4, states=2, inputs=pf.Categorical(5)))
         >>> head = CircuitHead(pf.compile(circuit), 5, "product", modulation=Modulation(5, 2))
         >>> head.sample(torch.zeros(1, 4, 5), torch.tensor([[3, 5, 5, 1]])).tokens.shape
@@ -45,9 +49,10 @@ class Modulation(nn.Module):
     def __init__(self, vocabulary_size: int, values: int, width: int = 64, depth: int = 3) -> None:
         """Draw the first weights from torch's global generator."""
         super().__init__()
-        if min(vocabulary_size, values, width, depth) < 1:
-            numbers = f"{vocabulary_size=}, {values=}, {width=}, {depth=}"
-            raise RatioOutOfRange(f"a modulation needs numbers of at least 1, got {numbers}")
+        sizes = {"vocabulary_size": vocabulary_size, "values": values, "width": width}
+        self.sizes = sizes | {"depth": depth}
+        for name, size in self.sizes.items():
+            check_count(name, size)
         self.tokens = nn.Embedding(vocabulary_size, width)
         self.masked = nn.Parameter(torch.zeros(width))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(depth))

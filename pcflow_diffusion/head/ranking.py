@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from pcflow_diffusion.errors import GenerationError
+from pcflow_diffusion.checks import check_choice
 
 Ranking = Literal["random", "low_confidence", "margin", "entropy"]
 
@@ -19,10 +19,9 @@ def check_ranking(ranking: str) -> None:
     """Refuse an unknown ranking.
 
     Raises:
-        GenerationError: naming those that there are.
+        SettingError: naming those that there are.
     """
-    if ranking not in get_args(Ranking):
-        raise GenerationError(f"ranking must be one of {get_args(Ranking)}, got {ranking!r}")
+    check_choice("ranking", ranking, get_args(Ranking))
 
 
 def rank(

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import inf
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from pcflow import CompiledCircuit, Evidence
+from pcflow_diffusion.checks import check_choice, check_setting
 from pcflow_diffusion.errors import GenerationError
 from pcflow_diffusion.head.controls import observed, token_marginals, with_tokens
 from pcflow_diffusion.head.marginals import temper
@@ -58,12 +60,10 @@ def check_order(order: str, temperature: float) -> None:
     """Refuse an unknown order, or a temperature below zero.
 
     Raises:
-        GenerationError: naming what there is.
+        SettingError: naming what there is.
     """
-    if order not in get_args(Order):
-        raise GenerationError(f"order must be one of {get_args(Order)}, got {order!r}")
-    if not temperature >= 0:
-        raise GenerationError(f"temperature must not be negative, got {temperature}")
+    check_choice("order", order, get_args(Order))
+    check_setting("temperature", temperature, "finite and not negative", lambda t: 0 <= t < inf)
 
 
 @torch.no_grad()
@@ -99,8 +99,8 @@ def draw(
         generator: source of randomness; torch's global one by default.
 
     Raises:
-        GenerationError: if the order is unknown, the temperature negative, or `sharp` not given
-            where it is drawn from.
+        SettingError: if the order is unknown, or the temperature negative.
+        GenerationError: if `sharp` is not given where it is drawn from.
         NoMassError: if a row is impossible.
 
     Examples:

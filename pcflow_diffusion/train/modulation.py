@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from math import inf
 
 import torch
 from torch import Tensor, nn
 
 from pcflow import FitResult, Gradient, fit
-from pcflow_diffusion.errors import CouplingError, RatioOutOfRange
+from pcflow_diffusion.checks import check_count, check_kind, check_rate, check_setting
+from pcflow_diffusion.errors import CouplingError
 from pcflow_diffusion.head import CircuitHead
 from pcflow_diffusion.train.blocks import BlockSource
 from pcflow_diffusion.train.conditional import CoupledBlocks, frozen
@@ -55,9 +57,9 @@ def fit_modulation(
 
     Raises:
         CouplingError: if the head has no modulation.
-        RatioOutOfRange: if a learning rate is out of range.
-        ShapeMismatch: if shapes do not fit or nothing is masked; TokenOutOfRange: if a token does
-            not fit.
+        SettingError: if a learning rate is out of range.
+        NothingMasked: if nothing is; ShapeMismatch: if shapes do not fit; TokenOutOfRange: if a
+            token does not fit.
 
     Examples:
         >>> import pcflow as pf
@@ -68,10 +70,13 @@ def fit_modulation(
         >>> len(fit_modulation(head, train, epochs=2, progress=False).train)
         2
     """
+    check_kind("head", head, CircuitHead)
     if head.modulation is None:
         raise CouplingError("the head has no modulation to fit; fit_conditional trains its circuit")
-    if not (learning_rate > 0 and circuit_learning_rate >= 0):
-        raise RatioOutOfRange(f"out of range: {learning_rate=}, {circuit_learning_rate=}")
+    check_setting("learning_rate", learning_rate, "positive", lambda rate: 0 < rate < inf)
+    check_rate("circuit_learning_rate", circuit_learning_rate)
+    check_count("epochs", epochs)
+    check_count("batch_size", batch_size)
     learned = [
         {"params": list(head.modulation.parameters()), "lr": learning_rate},
         {"params": list(head.model.parameters()), "lr": circuit_learning_rate},

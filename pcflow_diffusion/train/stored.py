@@ -23,7 +23,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pcflow_diffusion.backbones import Backbone
-from pcflow_diffusion.errors import RatioOutOfRange, ShapeMismatch, StoreError, TokenOutOfRange
+from pcflow_diffusion.checks import check_count, check_rows
+from pcflow_diffusion.errors import ShapeMismatch, StoreError, TokenOutOfRange
 from pcflow_diffusion.files import replace_file
 from pcflow_diffusion.train.blocks import Blocks, block_logits
 
@@ -91,7 +92,7 @@ def store_logits(
 
     Raises:
         ShapeMismatch: if shapes do not fit.
-        RatioOutOfRange: if a number is below 1.
+        SettingError: if a number is below 1.
         StoreError: if the folder holds something else.
         OSError: if it cannot be written.
 
@@ -223,15 +224,17 @@ class StoredLogits:
 
 
 def _check(rows: Tensor, x: Tensor, numbers: dict[str, int | None]) -> None:
-    if x.dim() != 2 or rows.dim() != 2 or len(x) != len(rows) or x.shape[1] > rows.shape[1]:
+    check_rows("rows", rows)
+    check_rows("x", x)
+    if len(x) != len(rows) or x.shape[1] > rows.shape[1]:
         raise ShapeMismatch(
             f"rows must be [N, C + L] and x [N, L], got {tuple(rows.shape)} and {tuple(x.shape)}"
         )
     if x.numel() == 0:
         raise ShapeMismatch("there are no blocks to ask about")
     for name, number in numbers.items():
-        if number is not None and number < 1:
-            raise RatioOutOfRange(f"{name} must be at least 1, got {number}")
+        if number is not None:
+            check_count(name, number)
 
 
 @torch.no_grad()

@@ -25,7 +25,6 @@ from pcflow_diffusion.evaluate.few_step import (
     markdown,
     samples,
 )
-from pcflow_diffusion.evaluate.setting import Material
 
 L, V, P = 4, 3, 2
 MASK = V
@@ -318,11 +317,10 @@ def test_rows_that_cannot_be_cut_into_blocks_are_refused(
         judge_rows(TokenReader(), rows, prompt_length, block_length)
 
 
+@pytest.mark.usefixtures("in_small")
 def test_the_command_line_ends_in_tables_and_a_picture(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    all_examples = Material.examples
-    monkeypatch.setattr(Material, "examples", lambda self, x, g: all_examples(self, x[:64], g))
     text, picture = tmp_path / "text.txt", tmp_path / "ladder.png"
     text.write_text("the cat sat. " * 900, encoding="utf-8")
     options = ["--text", text, "--out", picture, "--states", 16, "--minutes", 0.02]

@@ -312,7 +312,7 @@ def test_bad_input_is_refused_by_name() -> None:
     head = world.head("ratio")
     with pytest.raises(CouplingError, match="'sum'"):
         world.head("sum")
-    with pytest.raises(CouplingError, match="sweeps"):
+    with pytest.raises(pf.SettingError, match="sweeps"):
         Projection(sweeps=0)
     assert Projection(sweeps=1).sweeps == 1
     with pytest.raises(ShapeMismatch, match=r"\(3, 4, 2\)"):

@@ -144,7 +144,7 @@ def test_what_is_no_logits_of_the_tokens_is_refused() -> None:
     ):
         with pytest.raises(kind, match="x must be"):
             Marginals.of(logits, wrong, 4)
-    with pytest.raises(TypeMismatch, match=r"mask_token_id must be the id of a token, got 2\.0"):
+    with pytest.raises(TypeMismatch, match=r"mask_token_id must be a whole number, got 2\.0"):
         Marginals.of(logits, x, 2.0)  # type: ignore[arg-type]
 
 

@@ -250,9 +250,9 @@ def test_the_same_generator_gives_the_same_tokens() -> None:
 
 def test_unknown_orders_and_negative_temperatures_are_refused() -> None:
     model, coupled = world(0)
-    with pytest.raises(GenerationError, match="'sideways'"):
+    with pytest.raises(pf.SettingError, match="'sideways'"):
         draw(model, coupled, L, order="sideways")  # type: ignore[arg-type]
     with pytest.raises(GenerationError, match="`sharp`"):
         draw(model, coupled, L, order="sharpened")
-    with pytest.raises(GenerationError, match="-1"):
+    with pytest.raises(pf.SettingError, match="-1"):
         draw(model, coupled, L, temperature=-1.0)
