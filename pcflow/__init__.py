@@ -55,6 +55,7 @@ from pcflow.errors import (
     StructureError,
     TypeMismatch,
     Unsatisfiable,
+    Unsupported,
 )
 from pcflow.evidence import CheckedEvidence, Evidence, Potentials
 from pcflow.information import (
@@ -188,6 +189,7 @@ __all__ = [
     "Team",
     "TypeMismatch",
     "Unsatisfiable",
+    "Unsupported",
     "add_gates",
     "build_circuit",
     "cauchy_schwarz_divergence",

@@ -53,6 +53,10 @@ class TypeMismatch(PcflowError, TypeError):
         super().__init__(f"{name} must be {wanted}, got {type(value).__name__}")
 
 
+class Unsupported(PcflowError, TypeError):
+    """Torch asks for something that the engine does not do: a transform, or a second derivative."""
+
+
 class StructureError(PcflowError, ValueError):
     """A region graph or circuit is not well formed."""
 

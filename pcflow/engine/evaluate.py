@@ -49,12 +49,37 @@ class RowCount:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """What a model holds, in bytes; print it.
+
+    Attributes:
+        budget: how much of `tables` is kept; and what the values of one pass may take.
+        parameters: of the model.
+        tables: what was computed from them, by kind.
+        sheets: what passes write on: in use, or waiting for the next.
+    """
+
+    budget: int
+    parameters: int
+    tables: dict[str, int]
+    sheets: int
+
+    def __str__(self) -> str:
+        """A line for each, and the budget."""
+        held = {"parameters": self.parameters} | self.tables | {"sheets": self.sheets}
+        lines = [f"{what:<18}{size:>16,} bytes" for what, size in held.items()]
+        kept = f"{sum(self.tables.values()):,} of at most {self.budget:,} bytes"
+        return "\n".join([*lines, f"computed from parameters: {kept}"])
+
+
+@dataclass(frozen=True)
 class Engine:
     """What every query needs: the circuit's variables, its plan, its parameters and memory.
 
     Attributes:
         structure: the circuit as it was compiled; its parameters are not those of now.
-        memory: bytes that the values of one pass may take; larger batches are run in parts.
+        memory: bytes that the values of one pass may take; larger batches are run in parts. And
+            as many for tables.
         rows: a running count.
     """
 
@@ -70,6 +95,12 @@ class Engine:
         """What evidence must be about."""
         like = self.tables.like
         return Domain(self.structure.num_categories, like.device, like.dtype)
+
+    @property
+    def held(self) -> Memory:
+        """What is kept from query to query."""
+        parameters = sum(bank.nbytes for bank in self.tables.banks)
+        return Memory(self.memory, parameters, self.tables.cache.sizes, self.pool.size)
 
     def check(self, evidence: Evidence | Tensor) -> CheckedEvidence:
         """Evidence that fits the circuit, on the model's device and in its precision."""

@@ -39,7 +39,7 @@ def up(
         semiring: the arithmetic.
         pool: where the sheet comes from.
     """
-    tables.refresh()
+    tables.cache.refresh()
     sheet = pool.take(plan, len(evidence.values), tables.like)
     sheet.in_log_space = semiring.in_log_space
     tape = Tape(plan, tables, semiring, pool, sheet, tables.weights(semiring.in_log_space))

@@ -15,6 +15,7 @@ from pcflow.circuit import Circuit
 from pcflow.engine import (
     Drawn,
     Engine,
+    Memory,
     Plan,
     Pool,
     RowCount,
@@ -23,6 +24,7 @@ from pcflow.engine import (
     in_ordinary_modes,
     make_plan,
 )
+from pcflow.errors import SettingError, TypeMismatch
 from pcflow.evidence import CheckedEvidence, Evidence
 from pcflow.queries.draws import Draws, sample, sample_with_marginals
 from pcflow.queries.export import Export
@@ -37,7 +39,7 @@ class CompiledCircuit(nn.Module):
 
     Its parameters are the circuit's, stacked: one tensor per bank of the plan. They are
     unconstrained logits, so any torch optimizer may move them. Evidence is always an argument:
-    no query leaves anything behind on the model.
+    no query leaves anything behind on the model but what `memory` and `rows` print.
 
     Attributes:
         banks: the parameters; edit them in place under `torch.no_grad()`, not through `.data`.
@@ -71,6 +73,24 @@ class CompiledCircuit(nn.Module):
     def rows(self) -> RowCount:
         """How many rows were evaluated since the model was made or moved; print it."""
         return self.engine.rows
+
+    @property
+    def memory(self) -> Memory:
+        """What is kept from query to query, and how much that may be; print it.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
+            >>> model.marginals(torch.full((1, 4), torch.nan)).shape
+            torch.Size([1, 4, 3])
+            >>> print(model.memory)
+            parameters                      48 bytes
+            weights                         24 bytes
+            table                           24 bytes
+            sheets                         220 bytes
+            computed from parameters: 48 of at most 1,073,741,824 bytes
+        """
+        return self.engine.held
 
     @property
     def dtype(self) -> torch.dtype:
@@ -343,7 +363,8 @@ class CompiledCircuit(nn.Module):
     def _connect(self) -> None:
         """Build the engine on the device where the parameters are now."""
         plan = self._plan.to(self._like.device)
-        tables = Tables(plan, cast(Sequence[Tensor], self.banks), self._like, self._soft_dtype)
+        banks = cast(Sequence[Tensor], self.banks)
+        tables = Tables(plan, banks, self._like, self._memory, self._soft_dtype)
         self.engine = Engine(self._structure, plan, tables, Pool(), self._memory)
         self._export = Export(self.engine)
 
@@ -358,6 +379,10 @@ class CompiledCircuit(nn.Module):
 
     @in_ordinary_modes
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CompiledCircuit:
+        like = fn(self._like)
+        _check_dtype(like.dtype)
+        if like.is_meta:
+            raise SettingError("device", str(like.device), "one that holds numbers")
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._connect()
         return self
@@ -370,6 +395,11 @@ def as_model(given: Circuit | CompiledCircuit) -> CompiledCircuit:
         TypeError: if it is neither.
     """
     return given if isinstance(given, CompiledCircuit) else compile(given, dtype=torch.float64)
+
+
+def _check_dtype(dtype: torch.dtype) -> None:
+    if dtype not in (torch.float32, torch.float64):
+        raise SettingError("dtype", dtype, "float32 or float64")
 
 
 @in_ordinary_modes
@@ -388,16 +418,18 @@ def compile(
         device: where to put the parameters.
         dtype: float32 or float64; torch's default by default.
         fold: False runs every layer by itself, to check the folding.
-        memory: bytes that the values of one pass may take. A batch that would take more runs in
-            parts; gradients are then found part by part, by going up a second time.
+        memory: bytes that the values of one pass may take, and as many again for what is kept from
+            query to query: tables that were computed from parameters. A batch that would take more
+            runs in parts; gradients are then found part by part, by going up a second time. Tables
+            that take more are computed anew, the oldest first.
         soft_dtype: `torch.bfloat16` multiplies potentials with tables of that precision, which are
             half as large: up to twice as fast where there are many categories, and right to about
             three digits of every potential's weight. What is observed is not affected.
 
     Raises:
-        TypeError: if `circuit` is not a Circuit, `dtype` is not float32 or float64, or
-            `soft_dtype` is neither None nor bfloat16.
-        ValueError: if `memory` is not positive.
+        TypeMismatch: if `circuit` is not a Circuit.
+        SettingError: if `dtype` is not float32 or float64, `soft_dtype` neither None nor bfloat16,
+            `device` without numbers, or `memory` not a positive integer.
 
     Examples:
         >>> import pcflow as pf
@@ -406,12 +438,11 @@ def compile(
     """
     dtype = dtype or torch.get_default_dtype()
     if not isinstance(circuit, Circuit):
-        raise TypeError(f"compile needs a Circuit, got {type(circuit).__name__}")
-    if dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"dtype must be float32 or float64, got {dtype}")
+        raise TypeMismatch("circuit", circuit, "a Circuit")
+    _check_dtype(dtype)
     if soft_dtype not in (None, torch.bfloat16):
-        raise TypeError(f"soft_dtype must be None or bfloat16, got {soft_dtype}")
-    if memory < 1:
-        raise ValueError(f"memory must be positive, got {memory}")
+        raise SettingError("soft_dtype", soft_dtype, "None or bfloat16")
+    if not isinstance(memory, int) or memory < 1:
+        raise SettingError("memory", memory, "a positive integer")
     model = CompiledCircuit(circuit, make_plan(circuit, fold), dtype, memory, soft_dtype)
     return model.to(device)
