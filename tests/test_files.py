@@ -438,7 +438,7 @@ def little_memory(most: int = 1 << 30) -> Iterator[None]:
 
 @FOLDERS
 @given(data=st.data())
-@pytest.mark.parametrize("kind", [kind for kind in BOTH if kind != "checkpoint"])
+@pytest.mark.parametrize("kind", BOTH)
 def test_damaged_files_are_refused_or_read_and_nothing_else(
     tmp_path: Path, kind: str, data: st.DataObject
 ) -> None:
