@@ -16,7 +16,6 @@ from pcflow import Evidence
 from pcflow_diffusion.checks import check_count, check_id, check_ids, check_logits, check_rows
 from pcflow_diffusion.errors import LogitsError
 
-
 LOG2_E = 1 / log(2)
 
 
