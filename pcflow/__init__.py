@@ -42,6 +42,7 @@ from pcflow.errors import (
     EvidenceError,
     FileFormatError,
     NoMassError,
+    NotANumber,
     NotCompatible,
     NotDecomposable,
     NotDeterministic,
@@ -54,8 +55,9 @@ from pcflow.errors import (
     StructureError,
     TypeMismatch,
     Unsatisfiable,
+    Unsupported,
 )
-from pcflow.evidence import Evidence
+from pcflow.evidence import CheckedEvidence, Evidence, Potentials
 from pcflow.information import (
     Estimate,
     cauchy_schwarz_divergence,
@@ -125,6 +127,7 @@ __all__ = [
     "Bernoulli",
     "Binomial",
     "Categorical",
+    "CheckedEvidence",
     "Circuit",
     "Compatible",
     "CompiledCircuit",
@@ -148,6 +151,7 @@ __all__ = [
     "MiniBatchEM",
     "ModelCount",
     "NoMassError",
+    "NotANumber",
     "NotCompatible",
     "NotDecomposable",
     "NotDeterministic",
@@ -159,6 +163,7 @@ __all__ = [
     "Partition",
     "PcflowError",
     "Poisson",
+    "Potentials",
     "ProductLayer",
     "ProjectedEvidence",
     "Properties",
@@ -173,6 +178,7 @@ __all__ = [
     "Team",
     "TypeMismatch",
     "Unsatisfiable",
+    "Unsupported",
     "add_gates",
     "build_circuit",
     "cauchy_schwarz_divergence",

@@ -53,6 +53,10 @@ class TypeMismatch(PcflowError, TypeError):
         super().__init__(f"{name} must be {wanted}, got {type(value).__name__}")
 
 
+class Unsupported(PcflowError, TypeError):
+    """Torch asks for something that the engine does not do: a transform, or a second derivative."""
+
+
 class StructureError(PcflowError, ValueError):
     """A region graph or circuit is not well formed."""
 
@@ -186,6 +190,22 @@ class NoMassError(EvidenceError):
         self.rows = tuple(rows)
         shown = ", ".join(map(str, self.rows[:8])) + (", ..." if len(self.rows) > 8 else "")
         super().__init__(f"{query}: the evidence has probability zero in row {shown}")
+
+
+class NotANumber(PcflowError, ValueError):
+    """Some rows have a log-probability that is NaN: so is a parameter of the model.
+
+    Attributes:
+        rows: the indices of these rows.
+    """
+
+    def __init__(self, rows: Sequence[int], query: str) -> None:
+        """Keep the rows."""
+        self.rows = tuple(rows)
+        shown = ", ".join(map(str, self.rows[:8])) + (", ..." if len(self.rows) > 8 else "")
+        super().__init__(
+            f"{query}: the log-probability is NaN in row {shown}; look for NaN in the parameters"
+        )
 
 
 class Unsatisfiable(PcflowError, ValueError):

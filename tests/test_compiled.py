@@ -307,8 +307,11 @@ def test_queries_say_what_they_need(circuit: pf.Circuit) -> None:
 def test_compile_refuses_what_it_cannot_run(circuit: pf.Circuit) -> None:
     with pytest.raises(TypeError, match="Circuit"):
         pf.compile(pf.structure.chain(3))  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="float16"):
+    with pytest.raises(pf.SettingError, match="float16"):
         pf.compile(circuit, dtype=torch.float16)
+    for memory in (0, "1", 1.5, float("nan")):
+        with pytest.raises(pf.SettingError, match="memory must be a positive integer"):
+            pf.compile(circuit, memory=memory)  # type: ignore[arg-type]
 
 
 def test_a_copy_of_an_edited_model_answers_by_its_present_parameters() -> None:

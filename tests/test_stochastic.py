@@ -38,7 +38,7 @@ def test_prior_counts_are_what_the_models_own_rows_count(circuit: pf.Circuit) ->
     prior, own = PriorCounts(model), Counts(model)
     states = model.engine.check(enumerate_states(circuit))
     evaluation = model.engine.evaluate(states)
-    evaluation.down(evaluation.log_value.exp(), own)
+    evaluation.down(evaluation.log_value.exp(), own.at_leaf, own.at_weights)
     for wanted, found in zip(own.sums, prior.sums, strict=True):
         assert wanted.found.keys() == found.found.keys()
         for bank, flow in wanted.found.items():

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 import pcflow as pf
-from cases.given import Cases, asked, circuits, codes, gaps, seeded
+from cases.given import Cases, asked, circuits, codes, conditional, gaps, seeded
 
 
 def learned(
@@ -47,12 +47,12 @@ class Discriminative:
         """N."""
         return len(self.x)
 
-    def take(self, rows: Tensor) -> pf.Conditional:
+    def take(self, rows: Tensor) -> Any:
         """Those rows, weighted."""
         x = self.x[rows]
         hidden = torch.zeros_like(x, dtype=torch.bool)
         hidden[:, 0] = True
-        return pf.Conditional(x, pf.Evidence(x, hidden), weight=1.0 + 0.1 * (rows % 3))
+        return conditional(x, pf.Evidence(x, hidden), weight=1.0 + 0.1 * (rows % 3))
 
 
 def learning() -> Cases:

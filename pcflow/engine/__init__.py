@@ -1,7 +1,7 @@
 """How a circuit runs: a plan of batched steps, one pass up, one pass down."""
 
 from pcflow.engine.autograd import differentiable_log_prob
-from pcflow.engine.evaluate import Engine, Evaluation, RowCount
+from pcflow.engine.evaluate import Engine, Evaluation, Memory, RowCount
 from pcflow.engine.kernels import rows_times_table, rows_times_transposed
 from pcflow.engine.leaves.base import Leaf
 from pcflow.engine.leaves.density import DensityLeaf
@@ -40,6 +40,7 @@ __all__ = [
     "InputStep",
     "Leaf",
     "MaxInputs",
+    "Memory",
     "Plan",
     "Pool",
     "ProductStep",

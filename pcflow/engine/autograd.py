@@ -8,33 +8,44 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from pcflow.engine.evaluate import Engine
+from pcflow.engine.evaluate import Engine, Evaluation
 from pcflow.engine.leaves import Leaf
 from pcflow.engine.modes import in_ordinary_modes
 from pcflow.engine.plan import BankRead
 from pcflow.engine.tables import BankSums
 from pcflow.engine.versions import Stamp
+from pcflow.errors import Unsupported
 from pcflow.evidence import CheckedEvidence
 
 
 def differentiable_log_prob(engine: Engine, evidence: CheckedEvidence) -> Tensor:
-    """Log-probability [B] (nats), differentiable once in the parameters and log-potentials."""
+    """Log-probability [B] (nats), differentiable once in parameters, potentials and real values.
+
+    Raises:
+        Unsupported: when it is differentiated a second time.
+    """
     banks = engine.tables.banks
-    learns = any(tensor.requires_grad for tensor in (*banks, evidence.soft) if tensor is not None)
+    inputs = (evidence.values, evidence.log_potentials, *banks)
+    learns = any(tensor.requires_grad for tensor in inputs if tensor is not None)
     if not (learns and torch.is_grad_enabled()):
         return engine.log_value(evidence)
-    if evidence.soft is not None and evidence.soft.is_inference():  # which cannot be saved
-        evidence = replace(evidence, soft=evidence.soft.clone())
+    potentials = evidence.log_potentials
+    if potentials is not None and potentials.is_inference():  # which cannot be saved
+        evidence = replace(evidence, log_potentials=potentials.clone())
     apply = cast(Callable[..., Tensor], _LogProb.apply)
-    return apply(engine, evidence, evidence.soft, *banks)
+    return apply(engine, evidence, evidence.values, evidence.log_potentials, *banks)
 
 
 class _LogProb(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, engine: Engine, evidence: CheckedEvidence, potentials: Tensor, *banks: Tensor
+        ctx: Any,
+        engine: Engine,
+        evidence: CheckedEvidence,
+        values: Tensor,
+        potentials: Tensor | None,
+        *banks: Tensor,
     ) -> Tensor:
         ctx.engine, ctx.evidence = engine, evidence
         ctx.save_for_backward(potentials)  # torch notices if they are edited in between
@@ -45,51 +56,73 @@ class _LogProb(torch.autograd.Function):
         else:
             ctx.evaluation = engine.evaluate(evidence)
             log_value = ctx.evaluation.log_value.clone()
-        ctx.stamps = engine.tables.stamps
+        ctx.stamps = engine.tables.cache.stamps
         return log_value
 
     @staticmethod
-    @once_differentiable
     @in_ordinary_modes
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        engine: Engine = ctx.engine
-        banks = engine.tables.banks
+        with torch.no_grad():
+            found = _gradients(ctx, grad)
+        if not torch.is_grad_enabled():
+            return found
+        again = cast(Callable[..., tuple[Tensor, ...]], _Once.apply)
+        once = iter(again(*(g.requires_grad_() for g in found if g is not None)))
+        return tuple(None if g is None else next(once) for g in found)
+
+
+class _Once(torch.autograd.Function):
+    """Gradients that have none."""
+
+    @staticmethod
+    def forward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        return tuple(gradient.view_as(gradient) for gradient in gradients)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        raise Unsupported(
+            "log_prob can be differentiated once, not twice; second derivatives come from "
+            "reference_log_prob"
+        )
+
+
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients of all that `forward` takes."""
+    engine: Engine = ctx.engine
+    banks = engine.tables.banks
+    _refuse_edits(engine, ctx.stamps)
+    _ = ctx.saved_tensors
+    evidence: CheckedEvidence = ctx.evidence
+    wanted = ctx.needs_input_grad
+    gradients = _Gradients(engine, evidence, wanted)
+    if ctx.evaluation is not None:
+        gradients.of(ctx.evaluation, grad)
+    else:
+        for part in engine.parts(evidence):
+            gradients.of(engine.evaluate(part), grad[part.origin])
         _refuse_edits(engine, ctx.stamps)
-        _ = ctx.saved_tensors
-        evidence: CheckedEvidence = ctx.evidence
-        wanted = ctx.needs_input_grad
-        gradients = _Gradients(engine, evidence, wanted)
-        if ctx.evaluation is not None:
-            ctx.evaluation.down(grad, gradients)
-        else:
-            for part in engine.parts(evidence):
-                engine.evaluate(part).down(grad[part.origin], gradients)
-            _refuse_edits(engine, ctx.stamps)
-        found = map(gradients.of_bank, range(len(banks)))
-        return None, None, gradients.of_potentials(), *found
+    found = map(gradients.of_bank, range(len(banks)))
+    return None, None, gradients.values, gradients.potentials, *found
 
 
 def _refuse_edits(engine: Engine, stamps: tuple[Stamp, ...]) -> None:
-    if not engine.tables.unchanged_since(stamps):
+    if not engine.tables.cache.unchanged_since(stamps):
         raise RuntimeError("parameters were edited between log_prob and backward")
 
 
 class _Gradients:
-    """Gradients of banks and potentials, from what a way down finds."""
+    """Gradients of values, potentials and banks, from what a way down finds."""
 
     def __init__(self, engine: Engine, evidence: CheckedEvidence, wanted: Sequence[bool]) -> None:
-        self.engine, self.evidence, self.wanted = engine, evidence, wanted[3:]
-        self.wants_weights = any(self.wanted)
-        dense = evidence.log_potentials if wanted[2] else None
-        self.potentials = None if dense is None else torch.zeros_like(dense)
+        self.engine, self.wanted = engine, wanted[4:]
+        self.values = torch.zeros_like(evidence.values) if wanted[2] else None
+        log = evidence.log_potentials if wanted[3] else None
+        self.potentials = None if log is None else torch.zeros_like(log)
         self.sums = BankSums(engine.plan)
 
-    def of_potentials(self) -> Tensor | None:
-        """In the shape in which they were given."""
-        listed = self.evidence.categories
-        if self.potentials is None or listed is None:
-            return self.potentials
-        return self.potentials.gather(-1, listed)
+    def of(self, evaluation: Evaluation, root_flow: Tensor) -> None:
+        """Go down from where the derivative is `root_flow` [B]."""
+        evaluation.down(root_flow, self.at_leaf, self.at_weights if any(self.wanted) else None)
 
     def of_bank(self, bank: int) -> Tensor | None:
         """The gradient of a bank, if it is wanted."""
@@ -107,11 +140,11 @@ class _Gradients:
 
     def at_leaf(self, leaf: Leaf, slope: Tensor) -> None:
         """By the family's own rule."""
-        learns = any(self.wanted[read.bank] for read in leaf.step.parameters.values())
-        soft, rows = self.potentials, leaf.rows
-        part = soft if soft is None or rows is None else torch.zeros_like(soft[rows])
-        for name, gradient in leaf.gradients(slope, part, learns).items():
-            if self.wanted[leaf.step.parameters[name].bank]:
-                self.sums.add(leaf.step.parameters[name], gradient)
-        if soft is not None and part is not None and rows is not None:
-            soft[rows] += part
+        if self.potentials is not None:
+            leaf.add_to_potentials(slope, self.potentials)
+        if self.values is not None:
+            leaf.add_to_values(slope, self.values)
+        wanted = {n: r for n, r in leaf.step.parameters.items() if self.wanted[r.bank]}
+        found = leaf.gradients(slope) if wanted else {}
+        for name, read in wanted.items():
+            self.sums.add(read, found[name])

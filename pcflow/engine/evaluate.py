@@ -6,6 +6,7 @@ Legend: B batch, D variables, V categories.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from threading import Lock
 
 import torch
@@ -14,13 +15,13 @@ from torch import Tensor
 from pcflow.circuit import Circuit
 from pcflow.engine.log_semiring import LOG_SUM_PRODUCT
 from pcflow.engine.memory import Pool
-from pcflow.engine.passes import Collector, down, follow, up
+from pcflow.engine.passes import AtLeaf, AtWeights, down, follow, up
 from pcflow.engine.plan import Plan
 from pcflow.engine.routes import Route
 from pcflow.engine.semiring import RAISED, SCALED, floor_of
 from pcflow.engine.tables import Tables
 from pcflow.engine.tape import Tape
-from pcflow.evidence import CheckedEvidence, Evidence, as_evidence
+from pcflow.evidence import CheckedEvidence, Domain, Evidence, check
 
 
 class RowCount:
@@ -48,12 +49,37 @@ class RowCount:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """What a model holds, in bytes; print it.
+
+    Attributes:
+        budget: how much of `tables` is kept; and what the values of one pass may take.
+        parameters: of the model.
+        tables: what was computed from them, by kind.
+        sheets: what passes write on: in use, or waiting for the next.
+    """
+
+    budget: int
+    parameters: int
+    tables: dict[str, int]
+    sheets: int
+
+    def __str__(self) -> str:
+        """A line for each, and the budget."""
+        held = {"parameters": self.parameters} | self.tables | {"sheets": self.sheets}
+        lines = [f"{what:<18}{size:>16,} bytes" for what, size in held.items()]
+        kept = f"{sum(self.tables.values()):,} of at most {self.budget:,} bytes"
+        return "\n".join([*lines, f"computed from parameters: {kept}"])
+
+
+@dataclass(frozen=True)
 class Engine:
     """What every query needs: the circuit's variables, its plan, its parameters and memory.
 
     Attributes:
         structure: the circuit as it was compiled; its parameters are not those of now.
-        memory: bytes that the values of one pass may take; larger batches are run in parts.
+        memory: bytes that the values of one pass may take; larger batches are run in parts. And
+            as many for tables.
         rows: a running count.
     """
 
@@ -64,10 +90,21 @@ class Engine:
     memory: int
     rows: RowCount = field(default_factory=RowCount)
 
+    @cached_property
+    def domain(self) -> Domain:
+        """What evidence must be about."""
+        like = self.tables.like
+        return Domain(self.structure.num_categories, like.device, like.dtype)
+
+    @property
+    def held(self) -> Memory:
+        """What is kept from query to query."""
+        parameters = sum(bank.nbytes for bank in self.tables.banks)
+        return Memory(self.memory, parameters, self.tables.cache.sizes, self.pool.size)
+
     def check(self, evidence: Evidence | Tensor) -> CheckedEvidence:
         """Evidence that fits the circuit, on the model's device and in its precision."""
-        like = self.tables.like
-        return as_evidence(evidence).check(self.structure.num_categories, like.device, like.dtype)
+        return check(evidence, self.domain)
 
     def nothing(self, rows: int = 1) -> CheckedEvidence:
         """Evidence in which everything is missing."""
@@ -96,7 +133,8 @@ class Engine:
 
     def _evaluate(self, plan: Plan, evidence: CheckedEvidence) -> Evaluation:
         self.rows.add(seen=len(evidence.values))
-        if plan.of_one_unit and evidence.soft is None:  # a scale per unit is a logarithm already
+        if plan.of_one_unit and evidence.potentials is None:
+            # a scale per unit is a logarithm already
             exact = up(plan, self.tables, evidence, LOG_SUM_PRODUCT, self.pool)
             return Evaluation(exact.log_value, exact, None, None)
         scaled = up(plan, self.tables, evidence, SCALED, self.pool)
@@ -138,13 +176,13 @@ class Evaluation:
     exact: Tape | None
     doubtful: Tensor | None
 
-    def down(self, root_flow: Tensor, collector: Collector) -> None:
+    def down(self, root_flow: Tensor, at_leaf: AtLeaf, at_weights: AtWeights | None = None) -> None:
         """Go down on every tape; doubtful rows have no slope on the first."""
         if self.exact is None or self.doubtful is None:
-            down(self.scaled, root_flow, collector)
+            down(self.scaled, root_flow, at_leaf, at_weights)
             return
-        down(self.scaled, root_flow.index_fill(0, self.doubtful, 0.0), collector)
-        down(self.exact, root_flow[self.doubtful], collector)
+        down(self.scaled, root_flow.index_fill(0, self.doubtful, 0.0), at_leaf, at_weights)
+        down(self.exact, root_flow[self.doubtful], at_leaf, at_weights)
 
     def follow(self, route: Route, copies: int) -> Tensor:
         """Values [C, B, D] along chosen inputs, C copies of every row."""

@@ -6,14 +6,14 @@ D variables.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pcflow.engine.kernels import exp_, outer_add
-from pcflow.engine.semiring import Into, Value, Weight, marginal_flows
+from pcflow.engine.semiring import Inputs, Into, Value, Weight, marginal_flows
 
 LOG_BLOCK = 1 << 24
 """Largest number of elements that a broadcast in log space may hold at a time."""
@@ -27,6 +27,24 @@ class LogSumProduct:
 
     in_log_space = True
     maximizes = False
+
+    def write(self, log_prob: Tensor, out: Value) -> None:
+        """As they are."""
+        out.units.copy_(log_prob)
+
+    def set_to_one(self, units: Tensor, missing: Tensor) -> None:
+        """The logarithm is zero."""
+        units.masked_fill_(missing.unsqueeze(-1), 0.0)
+
+    def weigh(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """Category by category, a block of entries at a time."""
+        variable, blocks = inputs.variable, inputs.log_joint()
+        units = [self.over_categories(joint, variable[some]) for some, joint in blocks]
+        found = torch.cat(units)
+        return found, found.new_zeros(len(found))
+
+    def settle(self, out: Value, zeros: Callable[[], tuple[Tensor, Tensor] | None]) -> None:
+        """Nothing to mark or to raise."""
 
     def product(self, xs: list[Value], out: Value, kronecker: bool) -> None:
         """Add the logarithms."""

@@ -27,6 +27,7 @@ class Sheet:
         arenas: by width; units [R, B, K] and scale [R, B].
         lowest: [P, B], the smallest unit of every product.
         outs: what each step writes.
+        size: in bytes.
         in_log_space: whether scales mean nothing, and need not be copied.
     """
 
@@ -36,6 +37,7 @@ class Sheet:
         """Allocate, and cut the views."""
         self.plan, self.batch = plan, batch
         self.arenas = {w: _allocate(rows, batch, w, like) for w, rows in plan.arenas.items()}
+        self.size = plan.numbers_per_row * batch * like.element_size()
         self.lowest = like.new_ones(sum(plan.products), batch)
         self.outs = [
             _view(self.arenas[step.units], step.out, lowest)
@@ -99,6 +101,12 @@ class Pool:
         self.free: list[Sheet] = []
         self.lent: set[Sheet] = set()
         self._lock = RLock()  # a tape may die, and give, in the middle of `take`
+
+    @property
+    def size(self) -> int:
+        """Bytes of all sheets."""
+        with self._lock:
+            return sum(sheet.size for sheet in (*self.free, *self.lent))
 
     @contextmanager
     def lend(self, plan: Plan, batch: int, like: Tensor) -> Iterator[Sheet]:

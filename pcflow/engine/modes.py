@@ -1,4 +1,4 @@
-"""Torch's modes of the moment do not reach into the engine.
+"""Torch's modes of the moment do not reach into the engine, and its transforms are refused.
 
 What is made in inference mode cannot be written on outside of it, and memory and tables outlive the
 query that made them; autocast would round what the certificate takes for exact. Whether gradients
@@ -14,6 +14,8 @@ from typing import ParamSpec, TypeVar, cast
 
 import torch
 
+from pcflow.errors import Unsupported
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -28,6 +30,11 @@ def in_ordinary_modes(function: Callable[P, T]) -> Callable[P, T]:
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         if torch.compiler.is_compiling():  # the plan is compiled already
             return cast(T, torch.compiler.disable(function)(*args, **kwargs))
+        if torch._C._are_functorch_transforms_active():
+            raise Unsupported(
+                "queries cannot be transformed by torch.func (vmap, grad, jacrev, ...): ask for "
+                "all rows in one query, and for gradients by backward or torch.autograd.grad"
+            )
         if _are_ordinary():
             return function(*args, **kwargs)
         with ordinary_modes():

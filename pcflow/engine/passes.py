@@ -9,7 +9,7 @@ Legend: F folds, B batch, K units of the layer, J units read by a sum, C copies,
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ def up(
         semiring: the arithmetic.
         pool: where the sheet comes from.
     """
-    tables.refresh()
+    tables.cache.refresh()
     sheet = pool.take(plan, len(evidence.values), tables.like)
     sheet.in_log_space = semiring.in_log_space
     tape = Tape(plan, tables, semiring, pool, sheet, tables.weights(semiring.in_log_space))
@@ -57,22 +57,17 @@ def up(
     return tape
 
 
-class Collector(Protocol):
-    """What becomes of the slopes and flows that a way down finds."""
+AtLeaf = Callable[[Leaf, Tensor], None]
+"""Takes a leaf, and the slopes [F, B, K] of its units (see `Semiring`); not valid afterwards."""
 
-    wants_weights: bool
-
-    def at_leaf(self, leaf: Leaf, slope: Tensor) -> None:
-        """A leaf, and the slopes [F, B, K] of its units (see `Semiring`); not valid afterwards."""
-        ...
-
-    def at_weights(self, read: BankRead, flow: Tensor) -> None:
-        """Flows [F, K, J] of the weights that `read` names, to be kept or edited."""
-        ...
+AtWeights = Callable[[BankRead, Tensor], None]
+"""Takes flows [F, K, J] of the weights that are named, to be kept or edited."""
 
 
 @in_ordinary_modes
-def down(tape: Tape, root_flow: Tensor, collector: Collector) -> None:
+def down(
+    tape: Tape, root_flow: Tensor, at_leaf: AtLeaf, at_weights: AtWeights | None = None
+) -> None:
     """Hand `root_flow` [B] down: a sum splits its flow by shares, a product passes it to all.
 
     With a root flow of one, the flow of a unit or weight is the expected number of times that the
@@ -87,7 +82,7 @@ def down(tape: Tape, root_flow: Tensor, collector: Collector) -> None:
         for number, step in reversed(list(enumerate(plan.lean.steps))):
             units, slope = values.outs[number].units, sheet.outs[number].units
             if isinstance(step, InputStep):
-                collector.at_leaf(tape.leaves[number], slope)
+                at_leaf(tape.leaves[number], slope)
                 continue
             inputs, into = values.inputs(number, plan.steps[number]), _Into(sheet, number, step)
             if isinstance(step, ProductStep):
@@ -95,15 +90,17 @@ def down(tape: Tape, root_flow: Tensor, collector: Collector) -> None:
                 continue
             weight = tape.weights[number]
             semiring.down_sum(inputs, weight, units, slope, into)
-            if collector.wants_weights:
+            if at_weights is not None:
                 edges = semiring.edges(inputs, weight, units, slope)
                 if step.weight.bank in plan.untied:
-                    collector.at_weights(step.weight, semiring.flow(weight.tensor, edges))
+                    at_weights(step.weight, semiring.flow(weight.tensor, edges))
                 else:
                     tied.add(step.weight, edges)
+    if at_weights is None:
+        return
     for bank, edges in tied.found.items():
         flow = semiring.flow(tape.tables.linear(bank), edges)
-        collector.at_weights(BankRead(bank, slice(0, len(edges)), False), flow)
+        at_weights(BankRead(bank, slice(0, len(edges)), False), flow)
 
 
 @in_ordinary_modes

@@ -20,6 +20,7 @@ categories, N entries of inputs, D variables.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -48,6 +49,23 @@ class Weight(NamedTuple):
     mixing: bool
 
 
+class Inputs(Protocol):
+    """Input units over what is missing: N entries of folds and rows."""
+
+    @property
+    def variable(self) -> Tensor:
+        """Variable of every entry [N]."""
+        ...
+
+    def weighed(self) -> tuple[Tensor, Tensor]:
+        """Sum of potential times table over categories: [N, K]; and a log-scale [N]."""
+        ...
+
+    def log_joint(self) -> Iterator[tuple[slice, Tensor]]:
+        """Blocks of entries with log-table plus log-potential [n, V, K]."""
+        ...
+
+
 class Semiring(Protocol):
     """Sums and products of values, written into `out`, and what goes back down through them.
 
@@ -59,6 +77,29 @@ class Semiring(Protocol):
     in_log_space: bool
     maximizes: bool
     """Whether inputs over what is missing may take their largest value in place of their total."""
+
+    def write(self, log_prob: Tensor, out: Value) -> None:
+        """Write input units from their logarithms [F, B, K]."""
+        ...
+
+    def over_reals(self, peak: Tensor, variables: Tensor) -> Tensor:
+        """Log of what densities over missing `variables` [N] come to; at most `peak` [N, K]."""
+        ...
+
+    def set_to_one(self, units: Tensor, missing: Tensor) -> None:
+        """Set the input units [F, B, K] of what is missing [F, B] to one."""
+        ...
+
+    def weigh(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """What input units over what is missing come to: [N, K], and a log-scale [N]."""
+        ...
+
+    def settle(self, out: Value, zeros: Callable[[], tuple[Tensor, Tensor] | None]) -> None:
+        """Conclude input units; `zeros` finds fold and row of those that are zero, all K of them.
+
+        Others may look so, but are just too small to hold.
+        """
+        ...
 
     def product(self, xs: list[Value], out: Value, kronecker: bool) -> None:
         """Multiply the inputs."""
@@ -126,6 +167,32 @@ class Scaled:
     raised: bool = False
     in_log_space = False
     maximizes = False
+
+    def write(self, log_prob: Tensor, out: Value) -> None:
+        """Split into a scale and a mantissa."""
+        scale = log_prob.amax(dim=-1)  # [F, B]
+        out.scale.copy_(scale)
+        torch.exp(log_prob - scale.nan_to_num(neginf=0.0).unsqueeze(-1), out=out.units)
+        self.raise_(out.units)
+
+    def over_reals(self, peak: Tensor, variables: Tensor) -> Tensor:
+        """One, their total."""
+        return torch.zeros_like(peak)
+
+    def set_to_one(self, units: Tensor, missing: Tensor) -> None:
+        """The larger of both: probabilities are at most one. Much faster than masked_fill_."""
+        torch.maximum(units, missing.to(units.dtype).unsqueeze(-1), out=units)
+
+    def weigh(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """By linear potentials."""
+        return inputs.weighed()
+
+    def settle(self, out: Value, zeros: Callable[[], tuple[Tensor, Tensor] | None]) -> None:
+        """Exact zeros have a scale of -inf, all others may be raised."""
+        exact = zeros()
+        if exact is not None:
+            out.scale[exact] = -torch.inf
+        self.raise_(out.units)
 
     def product(self, xs: list[Value], out: Value, kronecker: bool) -> None:
         """Multiply, and divide every row by its largest unit."""

@@ -1,26 +1,23 @@
 """Normalised weights and tables from raw parameters, computed once per parameter change.
 
 Parameters are unconstrained; the passes need linear (or log) weights that sum to one. Each is kept
-until the parameter it came from changes (see `versions`), so a frozen circuit pays once. Any number
-of threads may ask at once.
+until the parameter it came from changes, so a frozen circuit pays once.
 
 Legend: F folds, P parameters of a bank, V categories, K units of the layer, J units read by a sum.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from threading import Lock
-from typing import NamedTuple, TypeVar, cast
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from pcflow.engine.cache import Cache
 from pcflow.engine.kernels import Cumulative, exp_, log_normalizer
-from pcflow.engine.modes import ordinary_modes
 from pcflow.engine.plan import BankRead, InputStep, Plan, SumStep
 from pcflow.engine.semiring import Weight, floor_of
-from pcflow.engine.versions import Stamp
 from pcflow.inputs import FiniteFamily
 
 T = TypeVar("T")
@@ -43,29 +40,18 @@ class Normalizer(NamedTuple):
         return log_table if in_log_space else exp_(log_table)
 
 
-class Kept(NamedTuple):
-    """Something that was computed.
-
-    Attributes:
-        banks: what it was computed from.
-        value: the result.
-    """
-
-    banks: frozenset[int]
-    value: object
-
-
 class Tables:
-    """The parameters of a plan as its steps read them: as they were at the last `refresh`.
+    """The parameters of a plan as its steps read them.
 
     Args:
         plan: the steps that read them.
         banks: one tensor per bank of the plan.
         like: has the model's dtype and device.
+        room: bytes that may be kept.
         soft_dtype: of the tables that soft evidence is multiplied with, if not the model's.
 
     Attributes:
-        stamps: what the banks were like at the last refresh; the same tuple while nothing changes.
+        cache: what was computed; to be refreshed before a pass.
     """
 
     def __init__(
@@ -73,42 +59,13 @@ class Tables:
         plan: Plan,
         banks: Sequence[Tensor],
         like: Tensor,
+        room: int,
         soft_dtype: torch.dtype | None = None,
     ) -> None:
         """Start with nothing computed."""
         self.plan, self.banks, self.like, self.soft_dtype = plan, banks, like, soft_dtype
-        self.stamps: tuple[Stamp, ...] = ()
+        self.cache = Cache(banks, like, room)
         self._sums = {n: s for n, s in enumerate(plan.steps) if isinstance(s, SumStep)}
-        self._kept: dict[tuple[str, Hashable], Kept] = {}
-        self._lock = Lock()
-
-    def refresh(self) -> tuple[Stamp, ...]:
-        """Forget what was computed from parameters that have changed since; the stamps of now."""
-        banks = tuple(self.banks)
-        if self._changed(banks):
-            with self._lock:
-                self._forget(banks)
-        return self.stamps
-
-    def unchanged_since(self, stamps: tuple[Stamp, ...]) -> bool:
-        """Whether nobody found a change since the stamps, or could see one by torch's own count."""
-        return self.stamps is stamps and all(map(Stamp.is_untouched, stamps, self.banks))
-
-    def _changed(self, banks: tuple[Tensor, ...]) -> frozenset[int]:
-        if not self.stamps:
-            return frozenset(range(len(banks)))
-        current = map(Stamp.is_of, self.stamps, banks)
-        return frozenset(number for number, is_current in enumerate(current) if not is_current)
-
-    def _forget(self, banks: tuple[Tensor, ...]) -> None:
-        changed = self._changed(banks)  # or did another thread see to it?
-        if changed:
-            new = enumerate(banks)
-            stamps = [Stamp(bank) if n in changed else self.stamps[n] for n, bank in new]
-            old = self._kept.items()
-            # a new one: what other threads are still making of the old numbers goes to the old one
-            self._kept = {key: kept for key, kept in old if changed.isdisjoint(kept.banks)}
-            self.stamps = tuple(stamps)
 
     def weights(self, in_log_space: bool) -> dict[int, Weight]:
         """The weights of every sum step, by its number."""
@@ -117,7 +74,7 @@ class Tables:
         def make() -> dict[int, Weight]:
             return {n: self.weight(step, in_log_space) for n, step in self._sums.items()}
 
-        return self._keep("weights", in_log_space, banks, make)
+        return self.cache.keep("weights", in_log_space, banks, make)
 
     def weight(self, step: SumStep, in_log_space: bool) -> Weight:
         """Weights [F, K, J] of a sum step ([F, K, H] if mixing); F is 1 if all folds share them."""
@@ -129,16 +86,16 @@ class Tables:
 
     def linear(self, bank: int) -> Tensor:
         """Normalised weights [P, K, J] of a bank."""
-        return self._keep("weight", bank, [bank], lambda: torch.softmax(self.banks[bank], -1))
+        return self.cache.keep("weight", bank, [bank], lambda: torch.softmax(self.banks[bank], -1))
 
     def running(self, step: SumStep) -> Tensor:
         """Running sums over J of the weights [F or 1, K, J] of a sum step."""
         bank = step.weight.bank
-        sums = self._keep("sums", bank, [bank], lambda: self.linear(bank).cumsum(dim=-1))
+        sums = self.cache.keep("sums", bank, [bank], lambda: self.linear(bank).cumsum(dim=-1))
         return _select(sums, step.weight)
 
     def _log(self, bank: int) -> Tensor:
-        return self._keep("log", bank, [bank], lambda: torch.log_softmax(self.banks[bank], -1))
+        return self.cache.keep("log", bank, [bank], lambda: torch.log_softmax(self.banks[bank], -1))
 
     def table(self, step: InputStep, in_log_space: bool) -> Tensor:
         """Probabilities [F, V, K] of a finite input step; F is 1 if all folds share them."""
@@ -188,7 +145,7 @@ class Tables:
             weight = self.weight(above, in_log_space=False).columns  # [F or 1, J, K]
             return Cumulative(self.table(step, False) @ weight)
 
-        return self._keep("mixture", (step.family, reads), [read.bank for read in reads], make)
+        return self.cache.keep("mixture", (step.family, reads), [read.bank for read in reads], make)
 
     def modes(self, step: InputStep) -> Tensor:
         """The most probable value of every unit of a finite step: [F, K]."""
@@ -199,21 +156,11 @@ class Tables:
 
     def _of_step(self, kind: str, step: InputStep, make: Callable[[], T]) -> T:
         reads = tuple(step.parameters.values())
-        return self._keep(kind, (step.family, reads), [read.bank for read in reads], make)
+        return self.cache.keep(kind, (step.family, reads), [read.bank for read in reads], make)
 
     def parameters(self, step: InputStep) -> dict[str, Tensor]:
         """Raw parameters of an input step, each [F, ...]; F is 1 if all folds share it."""
         return {n: _select(self.banks[r.bank], r) for n, r in step.parameters.items()}
-
-    def _keep(self, kind: str, key: Hashable, banks: Iterable[int], make: Callable[[], T]) -> T:
-        kept = self._kept
-        found = kept.get((kind, key))
-        if found is None:
-            with ordinary_modes(), torch.no_grad():
-                found = Kept(frozenset(banks), make())
-            with self._lock:
-                kept[kind, key] = found
-        return cast(T, found.value)
 
 
 def _select(bank: Tensor, read: BankRead) -> Tensor:

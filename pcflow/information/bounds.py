@@ -129,10 +129,10 @@ def map_lower_bound(
     """
     model = as_model(model)
     chosen = _mask(model.engine.structure, query_variables)
-    checked = model.engine.check(evidence)
+    checked = model.evidence(evidence)
     decided = checked.missing & chosen.to(checked.missing.device)  # [B, D]
-    values = torch.where(decided, model.mpe(evidence).values, checked.values)
-    rest = Evidence(values, checked.missing & ~decided, checked.soft, checked.categories)
+    values = model.mpe(checked).values
+    rest = checked.observing(values, decided)
     return model.log_prob(rest) + chosen_potentials(checked, values, decided)
 
 
@@ -206,14 +206,12 @@ def joint_entropy(model: CompiledCircuit) -> JointEntropy:
     """
     found = _Entropies(model)
     evaluation = model.engine.evaluate(model.engine.nothing())
-    evaluation.down(torch.ones_like(evaluation.log_value), found)
+    evaluation.down(torch.ones_like(evaluation.log_value), found.at_leaf, found.at_weights)
     return JointEntropy(*found.total.tolist())
 
 
 class _Entropies:
     """Adds up entropies of weights and inputs, by the flows of an evidence of nothing."""
-
-    wants_weights = True
 
     def __init__(self, model: CompiledCircuit) -> None:
         self.tables = model.engine.tables

@@ -15,7 +15,7 @@ from torch import Tensor
 from pcflow.algebra import covered, log_overlap, marginalize, powered_circuit
 from pcflow.circuit import Circuit, prove_deterministic, prove_structured_decomposable, required_by
 from pcflow.errors import EvidenceError
-from pcflow.evidence import Evidence, as_evidence
+from pcflow.evidence import Domain, Evidence, check
 from pcflow.information.bounds import entropy_upper_bound
 from pcflow.queries import MPE, compile
 
@@ -232,10 +232,10 @@ def marginal_map(circuit: Circuit, query: Iterable[int], evidence: Evidence | Te
         True
     """
     wanted = list(query)
-    known = as_evidence(evidence)
-    if known.log_potentials is not None:
+    domain = Domain(circuit.num_categories, torch.device("cpu"), torch.float64)
+    checked = check(evidence, domain)
+    if checked.potentials is not None:
         raise EvidenceError("marginal_map takes no potentials; map_upper_bound does")
-    checked = known.check(circuit.num_categories, torch.device("cpu"), torch.float64)
     others = [v for v in range(circuit.num_variables) if v not in wanted]
     seen = [v for v in others if not checked.missing[:, v].all()]
     partly = [v for v in seen if checked.missing[:, v].any()]

@@ -211,23 +211,10 @@ def _edges(layer: Layer, unit: int) -> Edges:
     if isinstance(layer, InputLayer):
         return []
     if isinstance(layer, ProductLayer):
-        return _factors(layer, unit)
+        return [(*of, 0.0) for of in layer.factors(unit)]
     logs = _settled(layer.weight.value[unit].double()).tolist()
-    if layer.mixing:
-        inputs = [(child, unit) for child in layer.inputs]
-    else:
-        inputs = [(child, k) for child in layer.inputs for k in range(child.units)]
-    return [(*of, w) for of, w in zip(inputs, logs, strict=True) if w > -torch.inf]
-
-
-def _factors(layer: ProductLayer, unit: int) -> Edges:
-    if layer.kind == "hadamard":
-        return [(child, unit, 0.0) for child in layer.inputs]
-    found: Edges = []
-    for child in reversed(layer.inputs):  # the last input's index runs fastest
-        unit, own = divmod(unit, child.units)
-        found.append((child, own, 0.0))
-    return found[::-1]
+    weights = (w for w in logs if w > -torch.inf)
+    return [(*of, w) for of, w in zip(layer.edges(unit), weights, strict=True)]
 
 
 def _input_logs(layer: InputLayer) -> list[tuple[float, float]]:
@@ -235,10 +222,10 @@ def _input_logs(layer: InputLayer) -> list[tuple[float, float]]:
     family = layer.family
     if not isinstance(family, FiniteFamily) or family.num_categories != 2:
         raise StructureError(f"not a PSDD: {layer} is not over a binary variable")
-    params = {name: p.value.double().unsqueeze(0) for name, p in layer.parameters.items()}
-    given = None if family.logits is None else params[family.logits][0].t()  # [K, V]
-    table = family.log_table(params)[0].t() if given is None else _settled(given)
-    return [(neg, pos) for neg, pos in table.tolist()]
+    if family.logits is None:
+        return [(neg, pos) for neg, pos in layer.log_table().t().tolist()]
+    given = layer.float64()[family.logits].t()  # [K, V]
+    return [(neg, pos) for neg, pos in _settled(given).tolist()]
 
 
 def _settled(logs: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from pcflow.engine import Engine
 from pcflow.errors import EvidenceError, TypeMismatch
-from pcflow.evidence import Evidence, refuse_impossible
+from pcflow.evidence import Evidence
+from pcflow.queries import refuse_impossible
 
 
 class Model(Protocol):

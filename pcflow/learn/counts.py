@@ -32,8 +32,6 @@ class Counts:
         of_differences: whether these are counts of evidence less counts of what is given.
     """
 
-    wants_weights = True
-
     def __init__(self, model: Model) -> None:
         """Start with nothing."""
         self.engine = model.engine
@@ -66,7 +64,7 @@ class Counts:
             evaluation = self.engine.evaluate(part)
             batch.refuse_impossible(evaluation.log_value, part.origin)
             flow = weight if part.origin is None else weight[part.origin]
-            evaluation.down(flow, self)
+            evaluation.down(flow, self.at_leaf, self.at_weights)
             met += totals(evaluation.log_value, flow)
         return met
 
@@ -130,7 +128,7 @@ class PriorCounts(Counts):
         """Count one such row."""
         super().__init__(model)
         evaluation = self.engine.evaluate(self.engine.nothing())
-        evaluation.down(torch.ones_like(evaluation.log_value), self)
+        evaluation.down(torch.ones_like(evaluation.log_value), self.at_leaf, self.at_weights)
 
     def of_density(self, leaf: DensityLeaf, slope: Tensor) -> tuple[Tensor, Tensor]:
         """Flow, and flow times expected statistics."""
@@ -142,7 +140,7 @@ class PriorCounts(Counts):
     def of_categories(self, leaf: FiniteLeaf, slope: Tensor) -> Tensor:
         """Flow times probabilities."""
         flow = leaf.semiring.flow(leaf.out.units, slope).sum(dim=1)  # [F, K]
-        flow = flow.sum(dim=0, keepdim=True) if leaf.shared else flow
+        flow = flow.sum(dim=0, keepdim=True) if leaf.access.shared else flow
         return flow.unsqueeze(-2) * leaf.tables.table(leaf.step, in_log_space=False)
 
 

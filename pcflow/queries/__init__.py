@@ -1,8 +1,10 @@
 """What users hold and ask: the compiled circuit and its queries."""
 
 from pcflow.queries.compiled import CompiledCircuit, as_model, compile
+from pcflow.queries.draws import Draws
+from pcflow.queries.mpe import MPE, chosen_potentials
+from pcflow.queries.possible import refuse_impossible
 from pcflow.queries.projection import ProjectedEvidence
-from pcflow.queries.queries import MPE, Draws, chosen_potentials
 
 __all__ = [
     "MPE",
@@ -12,4 +14,5 @@ __all__ = [
     "as_model",
     "chosen_potentials",
     "compile",
+    "refuse_impossible",
 ]

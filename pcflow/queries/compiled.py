@@ -12,12 +12,26 @@ import torch
 from torch import Tensor, nn
 
 from pcflow.circuit import Circuit
-from pcflow.engine import Drawn, Engine, Plan, Pool, RowCount, Tables, in_ordinary_modes, make_plan
-from pcflow.evidence import Evidence
-from pcflow.queries import queries
+from pcflow.engine import (
+    Drawn,
+    Engine,
+    Memory,
+    Plan,
+    Pool,
+    RowCount,
+    Tables,
+    differentiable_log_prob,
+    in_ordinary_modes,
+    make_plan,
+)
+from pcflow.errors import SettingError, TypeMismatch
+from pcflow.evidence import CheckedEvidence, Evidence
+from pcflow.queries.draws import Draws, sample, sample_with_marginals
 from pcflow.queries.export import Export
+from pcflow.queries.marginals import marginals
+from pcflow.queries.mean import mean
+from pcflow.queries.mpe import MPE, mpe
 from pcflow.queries.projection import ProjectedEvidence, project
-from pcflow.queries.queries import MPE, Draws
 
 
 class CompiledCircuit(nn.Module):
@@ -25,7 +39,7 @@ class CompiledCircuit(nn.Module):
 
     Its parameters are the circuit's, stacked: one tensor per bank of the plan. They are
     unconstrained logits, so any torch optimizer may move them. Evidence is always an argument:
-    no query leaves anything behind on the model.
+    no query leaves anything behind on the model but what `memory` and `rows` print.
 
     Attributes:
         banks: the parameters; edit them in place under `torch.no_grad()`, not through `.data`.
@@ -61,6 +75,24 @@ class CompiledCircuit(nn.Module):
         return self.engine.rows
 
     @property
+    def memory(self) -> Memory:
+        """What is kept from query to query, and how much that may be; print it.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
+            >>> model.marginals(torch.full((1, 4), torch.nan)).shape
+            torch.Size([1, 4, 3])
+            >>> print(model.memory)
+            parameters                      48 bytes
+            weights                         24 bytes
+            table                           24 bytes
+            sheets                         220 bytes
+            computed from parameters: 48 of at most 1,073,741,824 bytes
+        """
+        return self.engine.held
+
+    @property
     def dtype(self) -> torch.dtype:
         """The precision that queries run in: float32 or float64."""
         return self._like.dtype
@@ -89,6 +121,30 @@ class CompiledCircuit(nn.Module):
         """The same as `log_prob`."""
         return self.log_prob(evidence)
 
+    def evidence(self, given: Evidence | Tensor) -> CheckedEvidence:
+        """Evidence that fits this model, which its queries take without checking it again.
+
+        Args:
+            given: values [B, D], NaN where missing, or `Evidence`.
+
+        Returns:
+            All that is known: `values`, `missing`, and `potentials` if there are any. It may share
+            the tensors it was given, which must then not be edited.
+
+        Raises:
+            EvidenceError: if it does not fit, naming the argument, row, variable and value.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(3, states=2, inputs=pf.Categorical(3)))
+            >>> known = model.evidence(torch.tensor([[2.0, torch.nan, 1.0]]))
+            >>> known.missing
+            tensor([[False,  True, False]])
+            >>> bool((model.sample(5, known)[..., 0] == 2).all())
+            True
+        """
+        return self.engine.check(given)
+
     @in_ordinary_modes
     def log_prob(self, evidence: Evidence | Tensor) -> Tensor:
         """Log-probability [B] (nats) of evidence; differentiable in parameters and potentials.
@@ -109,7 +165,7 @@ class CompiledCircuit(nn.Module):
             >>> model.log_prob(torch.tensor([[0, 2, 1, 1]])).shape
             torch.Size([1])
         """
-        return queries.log_prob(self.engine, evidence)
+        return differentiable_log_prob(self.engine, self.evidence(evidence))
 
     @in_ordinary_modes
     @torch.no_grad()
@@ -141,7 +197,7 @@ class CompiledCircuit(nn.Module):
             >>> model.marginals(x, categories=torch.zeros(1, 4, 1).long()).shape
             torch.Size([1, 4, 1])
         """
-        return queries.marginals(self.engine, evidence, categories)
+        return marginals(self.engine, self.evidence(evidence), categories)
 
     @in_ordinary_modes
     @torch.no_grad()
@@ -160,7 +216,7 @@ class CompiledCircuit(nn.Module):
             >>> compile(circuit).mean(torch.tensor([[1.5, torch.nan]])).shape
             torch.Size([1, 2])
         """
-        return queries.mean(self.engine, evidence)
+        return mean(self.engine, self.evidence(evidence))
 
     @in_ordinary_modes
     @torch.no_grad()
@@ -192,7 +248,9 @@ class CompiledCircuit(nn.Module):
             >>> model.sample(5).shape
             torch.Size([5, 4])
         """
-        return queries.sample(self.engine, n, evidence, Drawn(generator, temperature))
+        known = self.engine.nothing() if evidence is None else self.evidence(evidence)
+        values = sample(self.engine, n, known, Drawn(generator, temperature))
+        return values[:, 0] if evidence is None else values
 
     @in_ordinary_modes
     @torch.no_grad()
@@ -230,9 +288,8 @@ class CompiledCircuit(nn.Module):
             >>> drawn.values.shape, bool((drawn.log_marginals[..., 0] == 0).all())
             (torch.Size([5, 1, 4]), True)
         """
-        return queries.sample_with_marginals(
-            self.engine, n, evidence, Drawn(generator, temperature)
-        )
+        route = Drawn(generator, temperature)
+        return sample_with_marginals(self.engine, n, self.evidence(evidence), route)
 
     @in_ordinary_modes
     @torch.no_grad()
@@ -254,7 +311,7 @@ class CompiledCircuit(nn.Module):
             >>> exact
             False
         """
-        return queries.mpe(self.engine, evidence, self._export.is_deterministic())
+        return mpe(self.engine, self.evidence(evidence), self._export.is_deterministic())
 
     @in_ordinary_modes
     def project(
@@ -300,12 +357,14 @@ class CompiledCircuit(nn.Module):
             >>> torch.allclose(model.marginals(fitted).exp(), target.exp().double(), atol=1e-6)
             True
         """
-        return project(self.engine, evidence, marginals, sweeps, tolerance, normalised)
+        known = self.evidence(evidence)
+        return project(self.engine, known, marginals, sweeps, tolerance, normalised)
 
     def _connect(self) -> None:
         """Build the engine on the device where the parameters are now."""
         plan = self._plan.to(self._like.device)
-        tables = Tables(plan, cast(Sequence[Tensor], self.banks), self._like, self._soft_dtype)
+        banks = cast(Sequence[Tensor], self.banks)
+        tables = Tables(plan, banks, self._like, self._memory, self._soft_dtype)
         self.engine = Engine(self._structure, plan, tables, Pool(), self._memory)
         self._export = Export(self.engine)
 
@@ -320,6 +379,10 @@ class CompiledCircuit(nn.Module):
 
     @in_ordinary_modes
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CompiledCircuit:
+        like = fn(self._like)
+        _check_dtype(like.dtype)
+        if like.is_meta:
+            raise SettingError("device", str(like.device), "one that holds numbers")
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._connect()
         return self
@@ -332,6 +395,11 @@ def as_model(given: Circuit | CompiledCircuit) -> CompiledCircuit:
         TypeError: if it is neither.
     """
     return given if isinstance(given, CompiledCircuit) else compile(given, dtype=torch.float64)
+
+
+def _check_dtype(dtype: torch.dtype) -> None:
+    if dtype not in (torch.float32, torch.float64):
+        raise SettingError("dtype", dtype, "float32 or float64")
 
 
 @in_ordinary_modes
@@ -350,16 +418,18 @@ def compile(
         device: where to put the parameters.
         dtype: float32 or float64; torch's default by default.
         fold: False runs every layer by itself, to check the folding.
-        memory: bytes that the values of one pass may take. A batch that would take more runs in
-            parts; gradients are then found part by part, by going up a second time.
+        memory: bytes that the values of one pass may take, and as many again for what is kept from
+            query to query: tables that were computed from parameters. A batch that would take more
+            runs in parts; gradients are then found part by part, by going up a second time. Tables
+            that take more are computed anew, the oldest first.
         soft_dtype: `torch.bfloat16` multiplies potentials with tables of that precision, which are
             half as large: up to twice as fast where there are many categories, and right to about
             three digits of every potential's weight. What is observed is not affected.
 
     Raises:
-        TypeError: if `circuit` is not a Circuit, `dtype` is not float32 or float64, or
-            `soft_dtype` is neither None nor bfloat16.
-        ValueError: if `memory` is not positive.
+        TypeMismatch: if `circuit` is not a Circuit.
+        SettingError: if `dtype` is not float32 or float64, `soft_dtype` neither None nor bfloat16,
+            `device` without numbers, or `memory` not a positive integer.
 
     Examples:
         >>> import pcflow as pf
@@ -368,12 +438,11 @@ def compile(
     """
     dtype = dtype or torch.get_default_dtype()
     if not isinstance(circuit, Circuit):
-        raise TypeError(f"compile needs a Circuit, got {type(circuit).__name__}")
-    if dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"dtype must be float32 or float64, got {dtype}")
+        raise TypeMismatch("circuit", circuit, "a Circuit")
+    _check_dtype(dtype)
     if soft_dtype not in (None, torch.bfloat16):
-        raise TypeError(f"soft_dtype must be None or bfloat16, got {soft_dtype}")
-    if memory < 1:
-        raise ValueError(f"memory must be positive, got {memory}")
+        raise SettingError("soft_dtype", soft_dtype, "None or bfloat16")
+    if not isinstance(memory, int) or memory < 1:
+        raise SettingError("memory", memory, "a positive integer")
     model = CompiledCircuit(circuit, make_plan(circuit, fold), dtype, memory, soft_dtype)
     return model.to(device)

@@ -45,7 +45,7 @@ class Export:
     @in_ordinary_modes
     def circuit(self) -> Circuit:
         """The structure with the parameters as they are now, in memory of its own."""
-        stamps = self.engine.tables.refresh()
+        stamps = self.engine.tables.cache.refresh()
         kept = self.exported
         found = kept.circuit() if kept is not None and kept.stamps is stamps else None
         if found is None:
@@ -55,7 +55,7 @@ class Export:
 
     def is_deterministic(self) -> bool:
         """Whether determinism can be proved: a matter of structure and hard zeros alone."""
-        stamps = self.engine.tables.refresh()
+        stamps = self.engine.tables.cache.refresh()
         kept = self.proved
         if kept is not None and kept.stamps is stamps:
             return kept.deterministic

@@ -109,8 +109,7 @@ class GaussSeidel:
     ) -> None:
         """Start every message from one upward pass."""
         self.engine, self.nodes, self.checked, self.target = engine, nodes, checked, target
-        start = torch.zeros_like(target) if checked.soft is None else checked.soft
-        self.potentials = start.detach().clone()
+        self.potentials = start_of(checked, target)
         self.mismatch = torch.zeros_like(target[:, 0, 0])
         self.live = torch.ones_like(self.mismatch, dtype=torch.bool)
         self.lowest = torch.ones_like(self.mismatch).unsqueeze(-1)
@@ -214,9 +213,14 @@ class GaussSeidel:
         """The rows [V, K] of a variable's table, or those that are listed, [B, k, K], for now."""
         tables = self.engine.tables.table(step, in_log_space=False)
         table = tables[0 if len(tables) == 1 else fold]
-        if self.checked.categories is None:
+        potentials = self.checked.potentials
+        if potentials is None:
             return table
-        listed = self.checked.categories[:, variable].clamp_max(len(table) - 1)  # [B, k]
+        return potentials[:, variable].read(lambda: table, lambda listed: self._rows(table, listed))
+
+    def _rows(self, table: Tensor, listed: Tensor) -> Tensor:
+        """The rows of listed categories, [B, k, K]."""
+        listed = listed.clamp_max(len(table) - 1)
         shape = (listed.numel(), table.shape[-1])
         if self._room is None or self._room.shape != shape:
             self._room = table.new_empty(shape)  # one place for all, so that it stays in the cache
@@ -237,6 +241,12 @@ class GaussSeidel:
 
     def _step(self, number: int) -> Step:
         return self.engine.plan.steps[self.nodes[number].step]
+
+
+def start_of(checked: CheckedEvidence, target: Tensor) -> Tensor:
+    """Where fitting starts: the present potentials [B, D, V], or ones."""
+    present = checked.log_potentials
+    return torch.zeros_like(target) if present is None else present.detach().clone()
 
 
 def furthest(log_q: Tensor, target: Tensor, missing: Tensor) -> Tensor:

@@ -10,34 +10,36 @@ Legend: B batch, D variables, V categories (all of them, or the k that are liste
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import inf
 
 import torch
 from torch import Tensor
 
 from pcflow.engine import Engine, floor_of
-from pcflow.errors import EvidenceError, NoMassError, PropertyRequired
-from pcflow.evidence import CheckedEvidence, Evidence
-from pcflow.queries import queries
-from pcflow.queries.gauss_seidel import GaussSeidel, Node, furthest, tree_of
+from pcflow.errors import EvidenceError, NoMassError, NotANumber
+from pcflow.evidence import CheckedEvidence, Potentials
+from pcflow.queries.gauss_seidel import GaussSeidel, Node, furthest, start_of, tree_of
+from pcflow.queries.marginals import marginals
+from pcflow.queries.possible import refuse_unbounded
 
 
 @dataclass(frozen=True, eq=False)
-class ProjectedEvidence(Evidence):
+class ProjectedEvidence(CheckedEvidence):
     """Evidence whose potentials were fitted.
 
-    Args:
+    Attributes:
         mismatch: [B], the largest difference between a marginal and its target that the last sweep
             of the row found, before mending it. Zero at the fixed point.
     """
 
-    mismatch: Tensor | None = None
+    log_potentials: Tensor
+    mismatch: Tensor = field(kw_only=True)
 
 
 def project(
     engine: Engine,
-    evidence: Evidence | Tensor,
+    checked: CheckedEvidence,
     log_marginals: Tensor,
     sweeps: int,
     tolerance: float = 0.0,
@@ -46,9 +48,7 @@ def project(
     """Fit potentials to marginals: Gauss-Seidel on trees, simultaneous steps elsewhere."""
     if sweeps < 1 or not 0 <= tolerance < inf:
         raise ValueError(f"sweeps must be at least 1, got {sweeps}; {tolerance=} not negative")
-    if any(n is None for n in engine.structure.num_categories):
-        raise PropertyRequired("project needs every variable to have a finite range")
-    checked = engine.check(evidence)
+    refuse_unbounded(engine, "project")
     target = _target(engine, checked, log_marginals, normalised)
     nodes = tree_of(engine.plan)
     with torch.no_grad():
@@ -56,7 +56,12 @@ def project(
         found = [_fit(engine, nodes, *part, sweeps, tolerance) for part in parts]
     potentials, mismatch = (torch.cat(tensors) for tensors in zip(*found, strict=True))
     return ProjectedEvidence(
-        checked.values, checked.missing, potentials, checked.categories, mismatch
+        checked.values,
+        checked.missing,
+        potentials,
+        checked.categories,
+        domain=checked.domain,
+        mismatch=mismatch,
     )
 
 
@@ -64,16 +69,13 @@ def _target(
     engine: Engine, checked: CheckedEvidence, log_marginals: Tensor, normalised: bool
 ) -> Tensor:
     """Normalised log-marginals [B, D, V], checked like potentials."""
-    target = engine.check(
-        Evidence(checked.values, checked.missing, log_marginals.detach(), checked.categories)
-    ).soft
-    assert target is not None
+    wanted = Potentials.of(log_marginals.detach(), checked.categories)
+    told = engine.check(checked.with_potentials(wanted)).potentials
+    assert told is not None
     if normalised:
-        return target
-    sizes = torch.tensor([n or 0 for n in engine.structure.num_categories], device=target.device)
-    category = torch.arange(target.shape[-1], device=target.device)
-    category = category if checked.categories is None else checked.categories
-    target = target.masked_fill(category >= sizes.unsqueeze(-1), -torch.inf).log_softmax(dim=-1)
+        return told.log
+    sizes = torch.tensor([n or 0 for n in checked.domain.num_categories], device=told.log.device)
+    target = told.log.masked_fill(told.beyond(sizes), -torch.inf).log_softmax(dim=-1)
     empty = target.isnan().any(dim=-1) & checked.missing
     if empty.any():
         row, variable = (int(i) for i in empty.nonzero()[0])
@@ -98,7 +100,7 @@ def _fit(
         return _simultaneous(engine, checked, target, sweeps, tolerance)
     tree = GaussSeidel(engine, nodes, checked, target)
     tree.fit(sweeps, tolerance)
-    low = (tree.lowest.squeeze(-1) < floor_of(target.dtype)).nonzero().squeeze(-1)
+    low = (~(tree.lowest.squeeze(-1) >= floor_of(target.dtype))).nonzero().squeeze(-1)
     if len(low):  # messages that may have underflowed: posteriors go through log space
         rows = checked.rows(low)
         mended = _simultaneous(engine, rows, target[low], sweeps, tolerance)
@@ -111,8 +113,7 @@ def _simultaneous(
 ) -> tuple[Tensor, Tensor]:
     """All variables at once, each row as far along the common step as its dual allows."""
     missing = checked.missing.unsqueeze(-1)
-    start = torch.zeros_like(target) if checked.soft is None else checked.soft
-    now = replace(checked, soft=start.detach().clone())
+    now = replace(checked, log_potentials=start_of(checked, target))
     mismatch = torch.zeros_like(target[:, 0, 0])
     live = torch.ones_like(mismatch, dtype=torch.bool)
     for _ in range(sweeps):
@@ -120,24 +121,23 @@ def _simultaneous(
         found = furthest(log_q, target, checked.missing).amax(dim=-1)
         mismatch = torch.where(live, found, mismatch)
         step = _less(target, log_q).masked_fill(~(missing & live[:, None, None]), 0.0)
-        now = replace(now, soft=_moved(engine, now, target, step))
+        now = replace(now, log_potentials=_moved(engine, now, target, step))
         live &= found >= tolerance
         if tolerance > 0 and not live.any():
             break
-    assert now.soft is not None
-    return now.soft, mismatch
+    assert now.log_potentials is not None
+    return now.log_potentials, mismatch
 
 
 def _posterior(engine: Engine, now: CheckedEvidence) -> Tensor:
     """Log-marginals [B, D, V] under the present potentials."""
+    assert now.potentials is not None
     try:
-        log_q = queries.marginals(
-            engine, Evidence(now.values, now.missing, now.soft, now.categories)
-        )
-    except NoMassError as error:
+        log_q = marginals(engine, replace(now, origin=None))
+    except (NoMassError, NotANumber) as error:
         rows = error.rows if now.origin is None else now.origin[list(error.rows)].tolist()
-        raise NoMassError(rows, "project") from None
-    return log_q if now.categories is None else log_q.gather(-1, now.categories)
+        raise type(error)(rows, "project") from None
+    return now.potentials.among(log_q)
 
 
 def _moved(engine: Engine, now: CheckedEvidence, target: Tensor, step: Tensor) -> Tensor:
@@ -147,13 +147,13 @@ def _moved(engine: Engine, now: CheckedEvidence, target: Tensor, step: Tensor) -
     step. In general a share s of it gains s times that if s is 1 / (number of unobserved
     variables), because the dual is concave; so no shorter step is tried.
     """
-    assert now.soft is not None
-    potentials, reachable = now.soft, step > -torch.inf
+    assert now.log_potentials is not None
+    potentials, reachable = now.log_potentials, step > -torch.inf
     weight = target.exp().masked_fill(~now.missing.unsqueeze(-1) | ~reachable, 0.0)
 
     def dual(candidate: Tensor) -> Tensor:
         linear = weight * candidate.masked_fill(weight == 0, 0.0)  # [B, D, V]
-        return linear.sum(dim=(1, 2)) - engine.log_value(replace(now, soft=candidate))
+        return linear.sum(dim=(1, 2)) - engine.log_value(replace(now, log_potentials=candidate))
 
     promise = (weight * step.masked_fill(~reachable, 0.0)).sum(dim=(1, 2))  # [B]
     before, least = dual(potentials), 1.0 / now.missing.sum(dim=-1).clamp_min(1)

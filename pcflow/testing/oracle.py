@@ -7,7 +7,6 @@ Legend: S states, B batch, D variables, V categories, K units, J inputs of a sum
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import reduce
 from math import prod
 
 import torch
@@ -15,8 +14,7 @@ from torch import Tensor
 
 from pcflow.circuit import Circuit, InputLayer, Layer, SumLayer
 from pcflow.errors import PropertyRequired
-from pcflow.evidence import Evidence, as_evidence
-from pcflow.inputs import FiniteFamily
+from pcflow.evidence import Domain, Evidence, check
 from pcflow.reference import reference_log_prob
 
 MOST_STATES = 1 << 20
@@ -69,14 +67,14 @@ def enumerate_weights(circuit: Circuit, evidence: Evidence | Tensor) -> Enumerat
         [[True, True, False, False]]
     """
     states = enumerate_states(circuit)
-    like = torch.zeros((), dtype=torch.float64)
-    known = as_evidence(evidence).check(circuit.num_categories, like.device, like.dtype)
+    domain = Domain(circuit.num_categories, torch.device("cpu"), torch.float64)
+    known = check(evidence, domain)
     log_weight = reference_log_prob(circuit, states).expand(len(known.values), -1)  # [B, S]
     agrees = known.missing.unsqueeze(1) | (known.values.unsqueeze(1) == states)  # [B, S, D]
     log_weight = log_weight.masked_fill(~agrees.all(dim=-1), -torch.inf)
-    if known.log_potentials is not None:
+    if known.potentials is not None:
         variables = torch.arange(states.shape[1])
-        potentials = known.log_potentials[:, variables, states]  # [B, S, D]
+        potentials = known.potentials.dense(domain.largest)[:, variables, states]  # [B, S, D]
         log_weight = log_weight + potentials.masked_fill(~known.missing.unsqueeze(1), 0.0).sum(-1)
     return Enumeration(states, log_weight)
 
@@ -159,13 +157,11 @@ def enumerate_support(circuit: Circuit) -> dict[Layer, Tensor]:
     for layer in circuit.layers:
         below = [found[child] for child in layer.inputs]
         if isinstance(layer, InputLayer):
-            found[layer] = _possible(layer)[states[:, layer.variable]]  # [S, K]
+            found[layer] = (layer.log_table() > -torch.inf)[states[:, layer.variable]]  # [S, K]
         elif isinstance(layer, SumLayer):
             found[layer] = _active(layer, below) > 0
-        elif layer.kind == "hadamard":
-            found[layer] = torch.stack(below).all(dim=0)
         else:
-            found[layer] = reduce(_outer_and, below)
+            found[layer] = layer.combine(below, torch.logical_and)
     return found
 
 
@@ -186,20 +182,7 @@ def count_active_inputs(circuit: Circuit) -> int:
     return max((int(count.max()) for count in counts), default=0)
 
 
-def _possible(layer: InputLayer) -> Tensor:
-    """Where input units are positive: [V, K]."""
-    params = {name: p.value.double().unsqueeze(0) for name, p in layer.parameters.items()}
-    assert isinstance(layer.family, FiniteFamily)
-    return layer.family.log_table(params)[0] > -torch.inf
-
-
 def _active(layer: SumLayer, below: list[Tensor]) -> Tensor:
     """How many inputs of every sum unit are positive in every state: [S, K]."""
     used = (layer.weight.value > -torch.inf).double()  # [K, J]
-    if layer.mixing:
-        return (torch.stack(below, dim=-1) * used).sum(dim=-1)
-    return torch.cat(below, dim=-1).double() @ used.t()
-
-
-def _outer_and(a: Tensor, b: Tensor) -> Tensor:
-    return (a.unsqueeze(-1) & b.unsqueeze(-2)).flatten(-2)
+    return (layer.read([some.double() for some in below]) * used).sum(dim=-1)

@@ -39,21 +39,23 @@ class Leaf(ABC):
         self.x = values.index_select(0, step.variables)  # [F, B]
         self.missing = missing.index_select(0, step.variables)  # [F, B]
         self.any_missing = evidence.any_missing and bool(self.missing.any())
-        self.any_soft = evidence.soft is not None
+        self.any_soft = evidence.potentials is not None
 
     @abstractmethod
     def up(self, out: Value) -> None:
         """Write the values of the units into `out`."""
 
     @abstractmethod
-    def gradients(
-        self, slope: Tensor, potentials: Tensor | None, learns: bool
-    ) -> dict[str, Tensor]:
-        """Gradient of every raw parameter [F or 1, ...] from unit slopes [F, B, K].
+    def gradients(self, slope: Tensor) -> dict[str, Tensor]:
+        """Gradient of every raw parameter [F or 1, ...] from unit slopes [F, B, K]."""
 
-        The gradient of the log-potentials is added to `potentials` [B, D, V] if that is given.
-        Those of parameters are left out unless the step `learns`.
-        """
+    @abstractmethod
+    def add_to_potentials(self, slope: Tensor, gradient: Tensor) -> None:
+        """Add the gradient of the log-potentials to that of the batch, which is like them."""
+
+    @abstractmethod
+    def add_to_values(self, slope: Tensor, gradient: Tensor) -> None:
+        """Add the gradient of observed values to that of the batch, [B, D]."""
 
     @abstractmethod
     def draw(self, unit: Tensor, fold: Tensor, row: Tensor, route: Route) -> Tensor:
@@ -67,3 +69,7 @@ class Leaf(ABC):
         """The flow [F, B, K] of the entries that were observed, zero elsewhere."""
         flow = self.semiring.flow(self.out.units, slope)
         return flow.masked_fill(self.missing.unsqueeze(-1), 0.0) if self.any_missing else flow
+
+    def in_batch(self, row: Tensor) -> Tensor:
+        """Which rows of the batch these are."""
+        return row if self.rows is None else self.rows[row]

@@ -1,0 +1,146 @@
+"""How input units read their table: whole, a few rows of it, or not at all because it is ones.
+
+Legend: F folds, B batch, V categories, K units, N entries (fold, row), n of them, k categories.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from math import log
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+from pcflow.engine.kernels import exp_, rows_times_table, rows_times_transposed
+from pcflow.engine.plan import InputStep
+from pcflow.engine.semiring import floor_of
+from pcflow.engine.tables import Normalizer, Tables
+from pcflow.inputs import FiniteFamily, Indicator
+
+
+class Access:
+    """The table [F or 1, V, K] of an input step, as its units read it.
+
+    Attributes:
+        family: whose table it is.
+        shared: whether all folds read the same one.
+    """
+
+    def __init__(self, tables: Tables, step: InputStep, in_log_space: bool) -> None:
+        """Read nothing yet."""
+        assert isinstance(step.family, FiniteFamily)
+        self.tables, self.step, self.in_log_space = tables, step, in_log_space
+        self.family = step.family
+        self.shared = tables.is_shared(step)
+
+    @cached_property
+    def table(self) -> Tensor:
+        """Probabilities or their logarithms, [F or 1, V, K]."""
+        return self.tables.table(self.step, self.in_log_space)
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """The table, linear."""
+        return self.table.exp() if self.in_log_space else self.table
+
+    @property
+    def log_table(self) -> Tensor:
+        """Logarithms."""
+        return self.tables.table(self.step, in_log_space=True)
+
+    def fold(self, fold: Tensor) -> Tensor:
+        """Which table each fold reads."""
+        return torch.zeros_like(fold) if self.shared else fold
+
+    def place(self, category: Tensor, fold: Tensor) -> Tensor:
+        """Row of the flattened table, of categories [N, ...] of folds [N, 1 or ...]."""
+        return category if self.shared else category + fold * self.family.num_categories
+
+    def write(self, place: Tensor, units: Tensor) -> None:
+        """Write the rows of the flattened table at places [F, B] to units [F, B, K]."""
+        flat = self.table.flatten(0, 1)
+        torch.index_select(flat, 0, place.flatten(), out=units.flatten(0, 1))
+
+    def has_zeros(self) -> bool:
+        """Whether a probability is zero, or too small to hold."""
+        return self.tables.has_zeros(self.step)
+
+    def times(self, rows: Tensor, transposed: bool = False) -> Tensor:
+        """Rows [N, V] @ table -> [N, K], or rows [N, K] @ table^T -> [N, V]."""
+        table = self.tables.soft_table(self.step)
+        if self.shared:
+            times = rows_times_transposed if transposed else rows_times_table
+            return times(rows, table[0])
+        table = table.transpose(1, 2) if transposed else table
+        product = torch.bmm(rows.unflatten(0, (len(table), -1)).to(table.dtype), table)
+        flat: Tensor = product.flatten(0, 1).to(rows.dtype)
+        return flat
+
+    def bag(self, place: Tensor, weights: Tensor) -> Tensor:
+        """Rows of the flattened table at places [N, k], weighed by [N, k] and added up: [N, K]."""
+        flat = self.table.flatten(0, 1)
+        return embedding_bag(place, flat, per_sample_weights=weights, mode="sum")
+
+    def column(self, unit: Tensor, fold: Tensor, linear: bool) -> Tensor:
+        """All entries of units [n], or their logarithms: [n, V]."""
+        if linear:
+            by_unit = self.tables.by_unit(self.step).flatten(0, 1)  # [F K, V]
+            return by_unit.index_select(0, self.fold(fold) * self.step.units + unit)
+        table = self.log_table
+        return table[0].t()[unit] if self.shared else table[fold, :, unit]
+
+    def some(self, categories: Tensor, unit: Tensor, fold: Tensor, linear: bool) -> Tensor:
+        """Entries of units [n] for some categories [n, k], or their logarithms: [n, k]."""
+        table = self.tables.table(self.step, in_log_space=not linear)
+        return table[self.fold(fold).unsqueeze(-1), categories, unit.unsqueeze(-1)]
+
+
+class FewRows(Access):
+    """Rows that are made of logits when they are read; the table is not kept."""
+
+    def __init__(
+        self, tables: Tables, step: InputStep, in_log_space: bool, normalizer: Normalizer
+    ) -> None:
+        """Keep what makes probabilities of logits."""
+        super().__init__(tables, step, in_log_space)
+        self.normalizer = normalizer
+
+    @cached_property
+    def table(self) -> Tensor:
+        """See `Access`."""
+        return self.normalizer.table(self.in_log_space)
+
+    def write(self, place: Tensor, units: Tensor) -> None:
+        """See `Access`."""
+        flat = self.normalizer.logits.flatten(0, 1)
+        torch.index_select(flat, 0, place.flatten(), out=units.flatten(0, 1))
+        units.sub_(self.normalizer.log_total)
+        if not self.in_log_space:
+            exp_(units)
+
+    def has_zeros(self) -> bool:
+        """See `Access`."""
+        return self.normalizer.lowest < log(floor_of(self.tables.like.dtype))
+
+
+class Ones(Access):
+    """A table of K ones: there is nothing to multiply by."""
+
+    def times(self, rows: Tensor, transposed: bool = False) -> Tensor:
+        """See `Access`."""
+        assert isinstance(self.family, Indicator)
+        place = torch.tensor(self.family.values, device=rows.device)
+        if not transposed:
+            return rows.index_select(1, place)
+        return rows.new_zeros(len(rows), self.family.num_categories).index_add_(1, place, rows)
+
+
+def access(tables: Tables, step: InputStep, in_log_space: bool, few: bool) -> Access:
+    """How a step reads its table; `few` says that fewer rows than it has are wanted."""
+    if isinstance(step.family, Indicator):
+        return Ones(tables, step, in_log_space)
+    normalizer = tables.normalizer(step) if few and not tables.is_shared(step) else None
+    if normalizer is None:
+        return Access(tables, step, in_log_space)
+    return FewRows(tables, step, in_log_space, normalizer)

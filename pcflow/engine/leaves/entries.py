@@ -1,0 +1,174 @@
+"""What input units say entry by entry: of what is missing, by their table and its potentials.
+
+Legend: F folds, B batch, D variables, V categories, k listed ones, K units, N entries (fold, row),
+n of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from pcflow.engine.kernels import exp_
+from pcflow.engine.leaves.access import Access
+from pcflow.engine.log_semiring import LOG_BLOCK
+from pcflow.evidence import Potentials
+
+
+class Entries:
+    """The missing entries of a step, if all folds share one table; else all of them, fold by fold.
+
+    Args:
+        access: how the table is read.
+        variables: of every fold, [F].
+        missing: [F, B].
+        soft: potentials of the batch, [B, D], if there are any.
+        largest: how many categories these are about.
+    """
+
+    def __init__(
+        self,
+        access: Access,
+        variables: Tensor,
+        missing: Tensor,
+        soft: Potentials | None,
+        largest: int,
+    ) -> None:
+        """Look nothing up yet."""
+        self.access, self.variables, self.missing = access, variables, missing
+        self.soft, self.largest = soft, largest
+        self.size = access.family.num_categories
+
+    @cached_property
+    def _place(self) -> tuple[Tensor, Tensor]:
+        entries = self.missing if self.access.shared else torch.ones_like(self.missing)
+        fold, row = entries.nonzero(as_tuple=True)
+        return fold, row
+
+    @property
+    def fold(self) -> Tensor:
+        """Fold of every entry [N]."""
+        return self._place[0]
+
+    @property
+    def row(self) -> Tensor:
+        """Row of every entry [N]."""
+        return self._place[1]
+
+    @property
+    def variable(self) -> Tensor:
+        """Variable of every entry [N]."""
+        return self.variables[self.fold]
+
+    def of(self, slope: Tensor) -> Tensor:
+        """Slopes [N, K] of [F, B, K], zero for what is observed among the entries."""
+        found = slope[self.fold, self.row]
+        if self.access.shared:
+            return found
+        return found.mul_(self.missing.flatten().unsqueeze(-1))
+
+    def put(self, out: Tensor, values: Tensor) -> None:
+        """Write values [N, ...] to `out` [F, B, ...] where something is missing."""
+        keep = self.missing[self.fold, self.row]
+        out[self.fold[keep], self.row[keep]] = values[keep]
+
+    def log_potential(self, fold: Tensor, row: Tensor) -> Tensor:
+        """Log-potentials [n, V] of any entries."""
+        assert self.soft is not None
+        every = self.soft.entries(row, self.variables[fold]).dense(self.largest)
+        return every[:, : self.size]
+
+    def _said(self, fold: Tensor, row: Tensor) -> Potentials:
+        """The same, or those of the k listed categories."""
+        assert self.soft is not None
+        return self.soft.entries(row, self.variables[fold]).below(self.size)
+
+    @cached_property
+    def _weights(self) -> tuple[Potentials, Tensor, Tensor]:
+        """Potentials, linear [N, V or k] with the largest 1, and what divided them, log [N]."""
+        said = self._said(self.fold, self.row)
+        return said, *linear(said.log)
+
+    @cached_property
+    def potential(self) -> Tensor:
+        """Linear potentials [N, V], the largest 1."""
+        said, weights, _ = self._weights
+        return said.read(
+            lambda: weights, lambda _: linear(self.log_potential(self.fold, self.row))[0]
+        )
+
+    def weighed(self) -> tuple[Tensor, Tensor]:
+        """Sum of potential times table over categories: [N, K]; and a log-scale [N]."""
+        said, weights, peak = self._weights
+        access, fold = self.access, self.fold.unsqueeze(-1)
+        units = said.read(
+            lambda: access.times(weights),
+            lambda listed: access.bag(access.place(listed, fold), weights),
+        )
+        return units, peak
+
+    def log_joint(self, potentials: bool = True) -> Iterator[tuple[slice, Tensor]]:
+        """Blocks of entries with log-table plus log-potential [n, V, K]."""
+        table = self.access.table
+        size = max(1, LOG_BLOCK // (self.size * table.shape[-1]))
+        for start in range(0, len(self.fold), size):
+            some = slice(start, start + size)
+            fold, row = self.fold[some], self.row[some]
+            joint = table[0 if self.access.shared else fold].expand(len(fold), -1, -1)
+            if potentials and self.soft is not None:
+                joint = joint + self.log_potential(fold, row).unsqueeze(-1)
+            yield some, joint
+
+    @property
+    def width(self) -> int:
+        """How many categories a draw looks at."""
+        if self.soft is None:
+            return self.size
+        return self.soft.read(lambda: self.size, lambda listed: listed.shape[-1])
+
+    def scores(self, unit: Tensor, fold: Tensor, row: Tensor, linearly: bool) -> Tensor:
+        """Table entries of units [n] times potentials, or their logarithms: [n, V or k]."""
+        column = self.access.column
+        if self.soft is None:
+            return column(unit, fold, linearly)
+        if linearly:
+            return self._linear_scores(unit, fold, row)
+        said = self._said(fold, row)
+        return said.log + said.read(
+            lambda: column(unit, fold, False),
+            lambda listed: self.access.some(listed, unit, fold, False),
+        )
+
+    def _linear_scores(self, unit: Tensor, fold: Tensor, row: Tensor) -> Tensor:
+        (said, weights, _), number = self._weights, self._number(fold, row)
+        entries = said.read(
+            lambda: self.access.column(unit, fold, True),
+            lambda listed: self.access.some(listed[number], unit, fold, True),
+        )
+        return entries.mul_(weights.index_select(0, number))
+
+    def _number(self, fold: Tensor, row: Tensor) -> Tensor:
+        """Which of the entries these are, [n]."""
+        place = fold * self.missing.shape[1] + row
+        if not self.access.shared:
+            return place
+        return (self.missing.flatten().cumsum(0) - 1)[place]
+
+    def category(self, drawn: Tensor, fold: Tensor, row: Tensor) -> Tensor:
+        """Which category stands at a drawn place [n] of the scores."""
+        if self.soft is None:
+            return drawn
+        variable = self.variables[fold]
+        return self.soft.read(
+            lambda: drawn,
+            lambda listed: listed[row, variable].gather(-1, drawn.unsqueeze(-1)).squeeze(-1),
+        )
+
+
+def linear(log_potential: Tensor) -> tuple[Tensor, Tensor]:
+    """Potentials [N, V] relative to the largest, and its log [N]; writes over its argument."""
+    peak = log_potential.amax(dim=-1).nan_to_num(neginf=0.0)
+    return exp_(log_potential.sub_(peak.unsqueeze(-1))), peak

@@ -1,0 +1,204 @@
+"""What goes back through tables and potentials, in both arithmetics.
+
+Slopes are as in `Semiring`: derivatives by linear units, or by their logarithms.
+
+Legend: F folds, B batch, V categories, K units, N entries (fold, row), n of them, C chosen
+categories.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pcflow.engine.kernels import NUMBERS
+from pcflow.engine.leaves.entries import Entries
+from pcflow.engine.semiring import Value
+
+
+class Flows(ABC):
+    """From unit slopes to counts, gradients and posteriors.
+
+    Args:
+        entries: what is missing.
+        place: row of the flattened table that every fold and row [F, B] reads.
+        out: the units that were made of both.
+    """
+
+    def __init__(self, entries: Entries, place: Tensor, out: Value) -> None:
+        """Nothing is computed yet."""
+        self.entries, self.place, self.out = entries, place, out
+        self.access = entries.access
+
+    @staticmethod
+    def of(entries: Entries, place: Tensor, out: Value) -> Flows:
+        """Those of the arithmetic in which the table is read."""
+        return (_LogFlows if entries.access.in_log_space else _LinearFlows)(entries, place, out)
+
+    def counts(self, slope: Tensor, observed: Tensor) -> Tensor:
+        """Expected counts [F or 1, V, K] of table entries.
+
+        Missing values without potentials are not counted.
+
+        Args:
+            slope: of units, [F, B, K].
+            observed: flow [F, B, K] of what was observed, zero elsewhere.
+        """
+        folds = 1 if self.access.shared else len(slope)
+        counts = slope.new_zeros(folds, self.entries.size, slope.shape[-1])
+        self.add_observed(counts, observed)
+        if self.entries.soft is not None:
+            self.add_soft(counts, self.entries.of(slope))
+        return counts
+
+    def gradients(
+        self, params: dict[str, Tensor], slope: Tensor, observed: Tensor
+    ) -> dict[str, Tensor]:
+        """Gradient of every raw parameter, from the counts."""
+        counts = self.counts(slope, observed)
+        return self.access.family.table_gradient(params, self.access.probabilities, counts)
+
+    def add_observed(self, counts: Tensor, observed: Tensor) -> None:
+        """Add flows [F, B, K] of observed entries to [F or 1, V, K]."""
+        counts.flatten(0, 1).index_add_(0, self.place.flatten(), observed.flatten(0, 1))
+
+    @abstractmethod
+    def add_soft(self, counts: Tensor, slope: Tensor) -> None:
+        """Add what entries with potentials count, by the slopes [N, K] of their units."""
+
+    @abstractmethod
+    def of_categories(self, slope: Tensor) -> Tensor:
+        """Flow [N, V] through every category."""
+
+    @abstractmethod
+    def log_slope(self, slope: Tensor) -> Tensor:
+        """Log of sum_k (flow_k / unit_k) theta_vk, up to a constant per entry: [N, V]."""
+
+    @abstractmethod
+    def log_chosen(self, slope: Tensor, fold: Tensor, row: Tensor, categories: Tensor) -> Tensor:
+        """The same of chosen categories [n, C] of entries (fold, row), without a constant."""
+
+    def log_potential(self, fold: Tensor, row: Tensor, categories: Tensor) -> Tensor:
+        """Log-potentials [n, C] of chosen categories, relative to the scale of their units."""
+        assert self.entries.soft is not None
+        variable = self.entries.variables[fold]
+        return self.entries.soft.at_entries(row, variable, categories)
+
+
+class _LinearFlows(Flows):
+    """By matrix products."""
+
+    def add_soft(self, counts: Tensor, slope: Tensor) -> None:
+        counts += self._potential_times(slope).mul_(self.access.table)
+
+    def gradients(
+        self, params: dict[str, Tensor], slope: Tensor, observed: Tensor
+    ) -> dict[str, Tensor]:
+        """For logits without writing the counts down."""
+        logits = self.access.family.logits
+        if logits is None:
+            return super().gradients(params, slope, observed)
+        return {logits: self._logit_gradient(slope, observed)}
+
+    def _logit_gradient(self, slope: Tensor, observed: Tensor) -> Tensor:
+        """Counts less the table times their total."""
+        table, shared = self.access.table, self.access.shared
+        total = observed.sum(dim=(0, 1) if shared else 1).view(-1, 1, slope.shape[-1])
+        if self.entries.soft is None:
+            gradient = table * total.neg_()
+        else:
+            gradient = self._potential_times(self.entries.of(slope))
+            total += torch.einsum("fvk,fvk->fk", gradient, table).unsqueeze(1)
+            gradient.sub_(total).mul_(table)
+        self.add_observed(gradient, observed)
+        return gradient
+
+    def _potential_times(self, slope: Tensor) -> Tensor:
+        """Sum of potential [N, V] x slope [N, K] over entries: [F or 1, V, K]."""
+        potential, shape = self.entries.potential, (len(self.entries.missing), -1)
+        if self.access.shared:
+            return (potential.t() @ slope).unsqueeze(0)
+        potential = potential.unflatten(0, shape)
+        return torch.bmm(potential.transpose(1, 2), slope.unflatten(0, shape))
+
+    def of_categories(self, slope: Tensor) -> Tensor:
+        return self.entries.potential * self.access.times(slope, transposed=True)
+
+    def log_slope(self, slope: Tensor) -> Tensor:
+        peak = slope.amax(dim=-1, keepdim=True)
+        return self.access.times(slope / peak.masked_fill(peak == 0, 1.0), transposed=True).log()
+
+    def log_chosen(self, slope: Tensor, fold: Tensor, row: Tensor, categories: Tensor) -> Tensor:
+        place = self.access.place(categories, fold.unsqueeze(-1))
+        return _by_blocks(self.access.table, place, slope, _weigh)
+
+    def log_potential(self, fold: Tensor, row: Tensor, categories: Tensor) -> Tensor:
+        scale = self.out.scale[fold, row].nan_to_num(neginf=0.0)  # -inf: units are all zero
+        return super().log_potential(fold, row, categories) - scale.unsqueeze(-1)
+
+
+class _LogFlows(Flows):
+    """Edge by edge."""
+
+    def add_soft(self, counts: Tensor, slope: Tensor) -> None:
+        self._edges(slope, counts)
+
+    def of_categories(self, slope: Tensor) -> Tensor:
+        return self._edges(slope, None)
+
+    def _edges(self, flow: Tensor, counts: Tensor | None) -> Tensor:
+        gradient = flow.new_zeros(len(flow), self.entries.size)
+        for some, joint in self.entries.log_joint():
+            fold, row = self.entries.fold[some], self.entries.row[some]
+            share = (joint - self.out.units[fold, row].unsqueeze(-2)).exp().nan_to_num(nan=0.0)
+            edges = share * flow[some].unsqueeze(-2)  # [n, V, K]
+            if counts is not None:
+                counts.index_add_(0, self.access.fold(fold), edges)
+            gradient[some] = edges.sum(dim=-1)
+        return gradient
+
+    def log_slope(self, slope: Tensor) -> Tensor:
+        slope = self._log_derivative(slope, self.entries.fold, self.entries.row)
+        blocks = [
+            (joint + slope[some].unsqueeze(-2)).logsumexp(-1)
+            for some, joint in self.entries.log_joint(potentials=False)
+        ]
+        return torch.cat(blocks)
+
+    def _log_derivative(self, slope: Tensor, fold: Tensor, row: Tensor) -> Tensor:
+        """Log of the derivative [n, K] by units, from those by their logarithms."""
+        units = self.out.units[fold, row]
+        return (slope.log() - units).nan_to_num(nan=-torch.inf, neginf=-torch.inf)
+
+    def log_chosen(self, slope: Tensor, fold: Tensor, row: Tensor, categories: Tensor) -> Tensor:
+        slope = self._log_derivative(slope, fold, row)
+        place = self.access.place(categories, fold.unsqueeze(-1))
+        return _by_blocks(self.access.table, place, slope, _weigh_logs)
+
+
+def _by_blocks(
+    table: Tensor, place: Tensor, slope: Tensor, weigh: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Rows of the flattened table at places [n, C] and slopes [n, K], a few entries at a time."""
+    size, table = max(1, NUMBERS // max(1, place.shape[1] * slope.shape[1])), table.flatten(0, 1)
+    blocks = []
+    room = table.new_empty(place[:size].numel(), slope.shape[1])  # the same for all blocks
+    for some, units in zip(place.split(size), slope.split(size), strict=True):
+        rows = torch.index_select(table, 0, some.flatten(), out=room[: some.numel()])
+        blocks.append(weigh(rows.view(*some.shape, units.shape[-1]), units))
+    return torch.cat(blocks)
+
+
+def _weigh(rows: Tensor, slope: Tensor) -> Tensor:
+    """Linear rows [n, C, K], slopes [n, K] -> [n, C]."""
+    peak = slope.amax(dim=-1, keepdim=True)  # [n, 1]
+    share = slope / peak.masked_fill(peak == 0, 1.0)
+    product = torch.bmm(share.unsqueeze(1), rows.transpose(1, 2)).squeeze(1)  # quick on a CPU
+    return product.log_().add_(peak.log())
+
+
+def _weigh_logs(rows: Tensor, slope: Tensor) -> Tensor:
+    return torch.logsumexp(rows + slope.unsqueeze(-2), dim=-1)

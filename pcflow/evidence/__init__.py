@@ -1,0 +1,19 @@
+"""Observed, missing or soft, per row and variable: what queries are asked about.
+
+`Evidence` is what users say. `check`, the one door, makes `CheckedEvidence` of it: complete, and
+taken by every query as it is.
+"""
+
+from pcflow.evidence.domain import Domain
+from pcflow.evidence.door import check, check_categories
+from pcflow.evidence.evidence import CheckedEvidence, Evidence
+from pcflow.evidence.potentials import Potentials
+
+__all__ = [
+    "CheckedEvidence",
+    "Domain",
+    "Evidence",
+    "Potentials",
+    "check",
+    "check_categories",
+]

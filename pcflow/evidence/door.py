@@ -1,0 +1,147 @@
+"""The door: evidence is checked against the variables of a circuit here, and nowhere else.
+
+Numbers are looked at as the circuit will see them, on its device and in its precision.
+Legend: B batch, D variables, V categories (all of them, or the k that are listed), C chosen ones.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pcflow.errors import EvidenceError
+from pcflow.evidence.domain import Domain, shown
+from pcflow.evidence.evidence import CheckedEvidence, Evidence
+
+
+def check(given: Evidence | Tensor, domain: Domain) -> CheckedEvidence:
+    """Evidence that fits the variables of a circuit, on its device and in its precision.
+
+    What was checked against the same domain before is returned as it is.
+
+    Args:
+        given: values [B, D], NaN where missing, or `Evidence`.
+        domain: what it must be about.
+
+    Raises:
+        EvidenceError: naming the argument, and where it applies the row, variable and value.
+    """
+    if isinstance(given, CheckedEvidence) and given.domain == domain:
+        return given
+    evidence = _as_evidence(given)
+    shape = (evidence.batch_size, len(domain.num_categories))
+    values = _values(evidence.values, shape)
+    missing = _missing(evidence, values)
+    clean = values if missing is None else values.masked_fill(missing, 0)
+    values = domain.fitting(clean)
+    missing = torch.zeros(shape, dtype=torch.bool) if missing is None else missing
+    checked = CheckedEvidence(
+        values, missing.to(domain.device), *_converted(evidence, domain), domain=domain
+    )
+    _check_potentials(evidence, checked)
+    return checked
+
+
+def check_categories(categories: Tensor, evidence: CheckedEvidence) -> Tensor:
+    """Categories [B, D, C] to ask of a circuit, on the device of the evidence.
+
+    Raises:
+        EvidenceError: if they are not integers of that shape, or one is in no variable's range.
+    """
+    batch, width = evidence.values.shape
+    if categories.is_floating_point() or categories.shape[:-1] != (batch, width):
+        raise EvidenceError(
+            f"categories must be integers [{batch}, {width}, C], got {categories.dtype} "
+            f"{tuple(categories.shape)}"
+        )
+    largest = evidence.domain.largest
+    wrong = (categories < 0) | (categories >= largest)
+    if wrong.any():
+        row, variable, _ = (int(i) for i in wrong.nonzero()[0])
+        raise EvidenceError(
+            f"categories: row {row}, variable {variable} must be in 0..{largest - 1}"
+        )
+    return categories.to(evidence.values.device).long()
+
+
+def _as_evidence(given: Evidence | Tensor) -> Evidence:
+    """Evidence from a bare tensor of values."""
+    if isinstance(given, Evidence):
+        return given
+    if not isinstance(given, Tensor):
+        raise EvidenceError(f"evidence must be a tensor or an Evidence, got {type(given).__name__}")
+    return Evidence(values=given)
+
+
+def _values(values: Tensor | None, shape: tuple[int, int]) -> Tensor:
+    if values is None:
+        return torch.zeros(shape, dtype=torch.long)
+    if values.shape != shape:
+        width = shape[1]
+        raise EvidenceError(
+            f"values must be [B, {width}] for {width} variables, got {tuple(values.shape)}"
+        )
+    if values.is_complex():
+        raise EvidenceError("values must be real")
+    return values.long() if values.dtype == torch.bool else values
+
+
+def _missing(evidence: Evidence, values: Tensor) -> Tensor | None:
+    """What is missing [B, D]; None if nothing can be."""
+    if evidence.values is None:
+        return torch.ones_like(values, dtype=torch.bool)
+    mask = evidence.missing
+    given = None if mask is None else _mask(mask, *values.shape).to(values.device)
+    if not values.is_floating_point():
+        return given
+    absent = values.isnan()
+    return absent if given is None else absent | given
+
+
+def _mask(missing: Tensor, batch: int, width: int) -> Tensor:
+    if missing.shape != (batch, width) or missing.dtype != torch.bool:
+        raise EvidenceError(
+            f"missing must be bool [{batch}, {width}], got {missing.dtype} {tuple(missing.shape)}"
+        )
+    return missing
+
+
+def _converted(evidence: Evidence, domain: Domain) -> tuple[Tensor | None, Tensor | None]:
+    """Log-potentials as numbers of the circuit, and whose they are."""
+    log, listed = evidence.log_potentials, evidence.categories
+    if log is not None and not log.is_floating_point():
+        raise EvidenceError(f"log_potentials must be floating point, got {log.dtype}")
+    if listed is not None and (log is None or listed.is_floating_point()):
+        raise EvidenceError("categories must be integers [B, D, k], with log_potentials of theirs")
+    return (
+        None if log is None else log.to(device=domain.device, dtype=domain.dtype),
+        None if listed is None else listed.to(domain.device).long(),
+    )
+
+
+def _check_potentials(evidence: Evidence, checked: CheckedEvidence) -> None:
+    """Refuse potentials of a wrong shape, or that are no numbers any more."""
+    given, potentials, missing = evidence.log_potentials, checked.potentials, checked.missing
+    if given is None or potentials is None:
+        return
+    potentials.check(missing.shape, checked.domain.largest)
+    log = potentials.log.detach()
+    if log.numel() and not bool((log.amax(dim=-1) < torch.inf).all()):  # NaN survives amax
+        _refuse(given, log, ~(log < torch.inf), "neither NaN nor +inf")
+    if torch.finfo(given.dtype).max > torch.finfo(log.dtype).max:
+        lost = (log == -torch.inf) & (given.detach().to(log.device) > -torch.inf)
+        _refuse(given, log, lost, "-inf or a number of the model's precision")
+    real = torch.tensor([n is None for n in checked.domain.num_categories], device=log.device)
+    if real.any():
+        shaped = (log != 0) & (missing & real).unsqueeze(-1)
+        _refuse(given, log, shaped, "0, because the variable has no finite range")
+
+
+def _refuse(given: Tensor, log: Tensor, wrong: Tensor, wanted: str) -> None:
+    if wrong.any():
+        row, variable, place = (int(i) for i in wrong.nonzero()[0])
+        value = shown(given[row, variable, place], log[row, variable, place])
+        raise EvidenceError(
+            f"log_potentials: row {row}, variable {variable} has {value} at place {place}, but "
+            f"must be {wanted}"
+        )

@@ -1,0 +1,160 @@
+"""Evidence: what a query knows about each variable of each row: observed, missing or soft.
+
+Evidence is an argument of a query, checked at the door and never stored on a model.
+Legend: B batch, D variables, V categories.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from pcflow.errors import EvidenceError
+from pcflow.evidence.domain import Domain
+from pcflow.evidence.potentials import Potentials
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What is known about each variable, per row; every combination of the three is allowed.
+
+    A variable is *observed* where it has a value, *missing* where `missing` is true, where its
+    value is NaN, or where there are no values at all. A missing variable with potentials is *soft*:
+    the query computes log sum_x p(x) prod_i lambda_i(x_i) over what is not observed. Potentials of
+    observed variables are not read.
+
+    Args:
+        values: [B, D], integers or floats; NaN is missing.
+        missing: [B, D] bool.
+        log_potentials: [B, D, V], log lambda (nats), -inf allowed. V is the largest number of
+            categories in the circuit; entries past a variable's own number are not read.
+        categories: [B, D, k], integers that differ within a variable: `log_potentials` [B, D, k]
+            are those of these categories, and all others are impossible.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> circuit = pf.hmm(2, states=2, inputs=pf.Categorical(3))
+        >>> nothing = pf.Evidence(missing=torch.ones(1, 2, dtype=torch.bool))
+        >>> bool(pf.compile(circuit).log_prob(nothing).abs() < 1e-6)
+        True
+    """
+
+    values: Tensor | None = None
+    missing: Tensor | None = None
+    log_potentials: Tensor | None = None
+    categories: Tensor | None = None
+
+    @cached_property
+    def potentials(self) -> Potentials | None:
+        """The log-potentials as one value, be they of all categories or listed."""
+        log = self.log_potentials
+        return None if log is None else Potentials.of(log, self.categories)
+
+    def top_k(self, k: int) -> Evidence:
+        """The same evidence with the k largest potentials of every variable; no other is possible.
+
+        Exact for the potentials that are left, and much cheaper than all of them where there are
+        many categories: only k rows of a table are read. Categories are listed from the lowest up.
+
+        Raises:
+            EvidenceError: if there are no potentials to choose from, or fewer than one is wanted.
+
+        Examples:
+            >>> soft = Evidence(log_potentials=torch.tensor([[[0.1, 0.6, 0.3]]]).log())
+            >>> soft.top_k(2).categories
+            tensor([[[1, 2]]])
+        """
+        if self.potentials is None or k < 1:
+            raise EvidenceError("top_k needs log_potentials of all categories, and k of at least 1")
+        return self.with_potentials(self.potentials.top_k(k))
+
+    def with_potentials(self, potentials: Potentials) -> Evidence:
+        """The same observations with other potentials, to be checked by the next query."""
+        return Evidence(self.values, self.missing, potentials.log, potentials.categories)
+
+    @property
+    def batch_size(self) -> int:
+        """Number of rows, B.
+
+        Raises:
+            EvidenceError: if nothing is given, or the numbers of rows differ.
+        """
+        fields = {
+            "values": self.values,
+            "missing": self.missing,
+            "log_potentials": self.log_potentials,
+        }
+        given = {name: t for name, t in fields.items() if t is not None}
+        rows = {t.shape[0] for t in given.values() if t.dim() > 0}
+        if len(rows) != 1:
+            shapes = {name: tuple(t.shape) for name, t in given.items()}
+            raise EvidenceError(f"evidence needs one common number of rows, got shapes {shapes}")
+        return int(rows.pop())
+
+
+@dataclass(frozen=True, eq=False)
+class CheckedEvidence(Evidence):
+    """Evidence that fits its circuit, and is complete: `CompiledCircuit.evidence` makes it.
+
+    Queries of circuits with the same `domain` take it as it is; others check it again. Its tensors
+    may be those that it was made from, and must not be edited.
+
+    Attributes:
+        values: [B, D], zero where missing; integers, if all variables have a finite range.
+        missing: [B, D] bool.
+        log_potentials: [B, D, V], or [B, D, k] of the `categories`, or None; see `potentials`.
+        categories: [B, D, k] or None.
+        domain: what it was checked against.
+        origin: which rows of a larger batch these are; None if they are not.
+    """
+
+    values: Tensor
+    missing: Tensor
+    domain: Domain = field(kw_only=True)
+    origin: Tensor | None = field(default=None, kw_only=True)
+
+    @cached_property
+    def any_missing(self) -> bool:
+        """Whether anything is missing."""
+        return bool(self.missing.any())
+
+    @cached_property
+    def by_variable(self) -> tuple[Tensor, Tensor]:
+        """Values and missing, [D, B] each."""
+        return self.values.t().contiguous(), self.missing.t().contiguous()
+
+    def observing(self, values: Tensor, where: Tensor) -> CheckedEvidence:
+        """The same, with values [B, D] observed in places [B, D] as well.
+
+        Raises:
+            EvidenceError: if a value does not fit its variable.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(2, states=2, inputs=pf.Categorical(3)))
+            >>> first = model.evidence(torch.tensor([[2.0, torch.nan]]))
+            >>> first.observing(torch.tensor([[0, 1]]), first.missing).values
+            tensor([[2, 1]])
+        """
+        told = self.domain.fitting(values.masked_fill(~where, 0))
+        where = where.to(self.missing.device)
+        values = torch.where(where, told, self.values)
+        return replace(self, values=values, missing=self.missing & ~where)
+
+    def copy(self) -> CheckedEvidence:
+        """The same with values that nobody edits from outside."""
+        return replace(self, values=self.values.clone(), missing=self.missing.clone())
+
+    def rows(self, index: Tensor) -> CheckedEvidence:
+        """The rows of `index`, which know where they come from."""
+        potentials = (self.log_potentials, self.categories)
+        return CheckedEvidence(
+            self.values[index],
+            self.missing[index],
+            *(None if t is None else t[index] for t in potentials),
+            domain=self.domain,
+            origin=index if self.origin is None else self.origin[index],
+        )

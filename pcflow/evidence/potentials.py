@@ -1,0 +1,223 @@
+"""Log-potentials: a number for every category, or for a few that are listed, all others impossible.
+
+Who reads them need not know which: no other file asks.
+
+Legend: B batch, D variables, V categories, k listed ones, C chosen ones, N entries (row, variable).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from pcflow.errors import EvidenceError
+from pcflow.evidence.selection import largest
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Potentials(ABC):
+    """Log-potentials (nats) of categories, -inf where one is impossible; `of` makes them.
+
+    Leading axes, [B, D] as a rule, are indexed as those of a tensor.
+
+    Args:
+        log: [..., V]; or [..., k], those of the categories that are listed.
+        categories: which ones these are, [..., k]; None for all.
+
+    Examples:
+        >>> soft = Potentials.of(torch.tensor([[0.6, 0.4]]).log(), torch.tensor([[2, 0]]))
+        >>> soft.dense(4).exp()
+        tensor([[0.4000, 0.0000, 0.6000, 0.0000]])
+        >>> soft.at(torch.tensor([[0, 1]])).exp()
+        tensor([[0.4000, 0.0000]])
+    """
+
+    log: Tensor
+    categories: Tensor | None = None
+
+    @staticmethod
+    def of(log: Tensor, categories: Tensor | None = None) -> Potentials:
+        """Those of all categories [..., V]; or of the listed ones, [..., k] both."""
+        return _Dense(log) if categories is None else _Listed(log, categories)
+
+    def like(self, log: Tensor) -> Self:
+        """Other numbers about the same categories."""
+        return replace(self, log=log)
+
+    @abstractmethod
+    def check(self, shape: Sequence[int], largest: int) -> None:
+        """See that they are about [B, D] variables with categories 0..V - 1.
+
+        Raises:
+            EvidenceError: naming the row and variable.
+        """
+
+    @abstractmethod
+    def __getitem__(self, place: Any) -> Potentials:
+        """Those of a part of the leading axes."""
+
+    @abstractmethod
+    def entries(self, row: Tensor, variable: Tensor) -> Potentials:
+        """Those of single rows and variables: [N, V or k] of [B, D, V or k]."""
+
+    @abstractmethod
+    def dense(self, size: int) -> Tensor:
+        """Those of all `size` categories, [..., V]."""
+
+    @abstractmethod
+    def at(self, chosen: Tensor) -> Tensor:
+        """Those of chosen categories, [..., C] both."""
+
+    @abstractmethod
+    def at_entries(self, row: Tensor, variable: Tensor, chosen: Tensor) -> Tensor:
+        """Those of chosen categories [N, C] of single rows and variables."""
+
+    @abstractmethod
+    def among(self, every: Tensor) -> Tensor:
+        """Of numbers about all categories [..., V] those about these, [..., V or k]."""
+
+    @abstractmethod
+    def beyond(self, size: Tensor) -> Tensor:
+        """Which numbers are about categories from `size` [D] upwards: bool [..., D, V or k]."""
+
+    @abstractmethod
+    def below(self, size: int) -> Potentials:
+        """Without categories from `size` upwards, to be read: one that was listed is impossible."""
+
+    @abstractmethod
+    def read(self, every: Callable[[], T], some: Callable[[Tensor], T]) -> T:
+        """What one of two functions makes: of all categories, in order; or of those listed."""
+
+    @abstractmethod
+    def top_k(self, k: int) -> Potentials:
+        """The k largest, listed from the lowest category up; see `Evidence.top_k`."""
+
+
+class _Dense(Potentials):
+    """Of all categories."""
+
+    def check(self, shape: Sequence[int], largest: int) -> None:
+        _check_shape(self.log, (*shape, largest))
+
+    def __getitem__(self, place: Any) -> Potentials:
+        return _Dense(self.log[place])
+
+    def entries(self, row: Tensor, variable: Tensor) -> Potentials:
+        return _Dense(_select(self.log, row, variable))
+
+    def dense(self, size: int) -> Tensor:
+        return self.log
+
+    def at(self, chosen: Tensor) -> Tensor:
+        return self.log.gather(-1, chosen)
+
+    def at_entries(self, row: Tensor, variable: Tensor, chosen: Tensor) -> Tensor:
+        return self.log[row.unsqueeze(-1), variable.unsqueeze(-1), chosen]
+
+    def among(self, every: Tensor) -> Tensor:
+        return every
+
+    def beyond(self, size: Tensor) -> Tensor:
+        return torch.arange(self.log.shape[-1], device=size.device) >= size.unsqueeze(-1)
+
+    def below(self, size: int) -> Potentials:
+        return _Dense(self.log[..., :size])
+
+    def read(self, every: Callable[[], T], some: Callable[[Tensor], T]) -> T:
+        return every()
+
+    def top_k(self, k: int) -> Potentials:
+        listed = largest(self.log.detach(), min(k, self.log.shape[-1])).sort(dim=-1).values
+        return _Listed(self.log.gather(-1, listed), listed)
+
+
+@dataclass(frozen=True, eq=False)
+class _Listed(Potentials):
+    """Of the listed `categories` [..., k]."""
+
+    categories: Tensor
+
+    @cached_property
+    def rising(self) -> tuple[Tensor, Tensor]:
+        """The categories from the lowest up, and where each is listed; both [..., k]."""
+        rising, place = self.categories.sort(dim=-1)
+        return rising, place
+
+    def check(self, shape: Sequence[int], largest: int) -> None:
+        batch, width = shape
+        got = tuple(self.categories.shape)
+        if len(got) != 3 or got[:2] != (batch, width) or got[2] < 1:
+            raise EvidenceError(f"categories must be [{batch}, {width}, k], got {got}")
+        _check_shape(self.log, got)
+        rising = self.rising[0]
+        wrong = (rising[..., 0] < 0) | (rising[..., -1] >= largest)
+        wrong |= (rising[..., 1:] == rising[..., :-1]).any(dim=-1)
+        if wrong.any():
+            row, variable = (int(i) for i in wrong.nonzero()[0])
+            raise EvidenceError(
+                f"categories: row {row}, variable {variable} must list different integers in "
+                f"0..{largest - 1}"
+            )
+
+    def __getitem__(self, place: Any) -> Potentials:
+        return _Listed(self.log[place], self.categories[place])
+
+    def entries(self, row: Tensor, variable: Tensor) -> Potentials:
+        return self[row, variable]
+
+    def dense(self, size: int) -> Tensor:
+        nowhere = self.log.new_full((*self.log.shape[:-1], size), -torch.inf)
+        return nowhere.scatter(-1, self.categories, self.log)
+
+    def at(self, chosen: Tensor) -> Tensor:
+        return _find(self.log, *self.rising, chosen)
+
+    def at_entries(self, row: Tensor, variable: Tensor, chosen: Tensor) -> Tensor:
+        log = self.log[row, variable]  # [N, k]
+        if torch.equal(self.categories[row, variable], chosen):
+            return log
+        rising, place = (part[row, variable] for part in self.rising)
+        return _find(log, rising, place, chosen)
+
+    def among(self, every: Tensor) -> Tensor:
+        return every.gather(-1, self.categories)
+
+    def beyond(self, size: Tensor) -> Tensor:
+        return self.categories >= size.unsqueeze(-1)
+
+    def below(self, size: int) -> Potentials:
+        beyond = self.categories >= size
+        log = self.log.masked_fill(beyond, -torch.inf)
+        return _Listed(log, self.categories.masked_fill(beyond, 0))
+
+    def read(self, every: Callable[[], T], some: Callable[[Tensor], T]) -> T:
+        return some(self.categories)
+
+    def top_k(self, k: int) -> Potentials:
+        raise EvidenceError("top_k needs log_potentials of all categories, these are listed")
+
+
+def _check_shape(log: Tensor, wanted: tuple[int, ...]) -> None:
+    if log.shape != wanted:
+        raise EvidenceError(f"log_potentials must be {wanted}, got {tuple(log.shape)}")
+
+
+def _select(log: Tensor, row: Tensor, variable: Tensor) -> Tensor:
+    """Single rows and variables [N, V] of [B, D, V]."""
+    _, width, size = log.shape
+    return log.reshape(-1, size).index_select(0, row * width + variable)
+
+
+def _find(log: Tensor, rising: Tensor, place: Tensor, chosen: Tensor) -> Tensor:
+    """Numbers [..., C] of chosen categories, -inf where one is not listed."""
+    found = torch.searchsorted(rising, chosen).clamp_max_(rising.shape[-1] - 1)
+    numbers = log.gather(-1, place.gather(-1, found))
+    return numbers.masked_fill(rising.gather(-1, found) != chosen, -torch.inf)

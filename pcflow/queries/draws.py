@@ -1,0 +1,69 @@
+"""Draws, alone or with the marginals of what is drawn.
+
+Legend: B batch, D variables, n draws.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pcflow.engine import Drawn, Engine, Evaluation
+from pcflow.evidence import CheckedEvidence
+from pcflow.queries.marginals import Chosen
+from pcflow.queries.possible import evaluate, refuse_unbounded
+
+
+class Draws(NamedTuple):
+    """Draws, and how probable each drawn value is by itself.
+
+    Attributes:
+        values: [n, B, D], observed values kept.
+        log_marginals: [n, B, D], posterior log-probability (nats) of every value; 0 where observed.
+        drawn: [B, D] bool, what was not observed.
+    """
+
+    values: Tensor
+    log_marginals: Tensor
+    drawn: Tensor
+
+
+def sample(engine: Engine, n: int, checked: CheckedEvidence, route: Drawn) -> Tensor:
+    """Draws [n, B, D]."""
+    _check(n, route)
+    drawn = [
+        _draws(engine, evaluate(engine, part, "sample"), n, part, route)
+        for part in engine.parts(checked)
+    ]
+    return torch.cat(drawn, dim=1)
+
+
+def sample_with_marginals(engine: Engine, n: int, checked: CheckedEvidence, route: Drawn) -> Draws:
+    """Draws, and the marginal of every drawn value, in one upward pass."""
+    _check(n, route)
+    refuse_unbounded(engine, "sample_with_marginals")
+    found = Chosen(engine, checked.values.new_zeros(*checked.values.shape, n))
+    for part in engine.parts(checked):
+        evaluation = evaluate(engine, part, "sample")
+        drawn = _draws(engine, evaluation, n, part, route).movedim(0, -1)  # [B, D, n]
+        found.categories[slice(None) if part.origin is None else part.origin] = drawn
+        found.ask(evaluation)
+    values, log_marginals = found.categories.movedim(-1, 0), found.log_probability.movedim(-1, 0)
+    return Draws(values, log_marginals, checked.missing)
+
+
+def _check(n: int, route: Drawn) -> None:
+    if n < 0 or not route.temperature >= 0:
+        raise ValueError(f"must not be negative: {n=}, temperature={route.temperature}")
+
+
+def _draws(
+    engine: Engine, evaluation: Evaluation, n: int, part: CheckedEvidence, route: Drawn
+) -> Tensor:
+    """Draws [n, B, D]."""
+    most = max(1, engine.plan.samples_at_a_time // max(1, len(part.values)))
+    copies = [min(most, n - done) for done in range(0, n, most)]
+    blocks = [evaluation.follow(route, some) for some in copies]  # [C, B, D] each
+    return torch.cat(blocks) if blocks else part.values.expand(0, *part.values.shape)

@@ -1,0 +1,86 @@
+"""Posteriors of finite variables: of all categories, or of chosen ones alone.
+
+Legend: B batch, D variables, V categories (C of them).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pcflow.engine import (
+    Engine,
+    Evaluation,
+    FiniteLeaf,
+    Leaf,
+    log_flows,
+    log_posterior,
+    rank_over_same_variable,
+)
+from pcflow.evidence import CheckedEvidence, check_categories
+from pcflow.queries.possible import evaluate, refuse_unbounded
+
+
+def marginals(engine: Engine, checked: CheckedEvidence, categories: Tensor | None = None) -> Tensor:
+    """Posterior log-probabilities [B, D, V] of every variable, or [B, D, C] of some categories."""
+    refuse_unbounded(engine, "marginals")
+    if categories is not None:
+        chosen = Chosen(engine, check_categories(categories, checked))
+        for part in engine.parts(checked):
+            chosen.ask(evaluate(engine, part, "marginals"))
+        return chosen.log_probability
+    shape = (*checked.values.shape, checked.domain.largest)
+    found = Posteriors(engine, engine.tables.like.detach().new_full(shape, -torch.inf))
+    for part in engine.parts(checked):
+        evaluation = evaluate(engine, part, "marginals")
+        evaluation.down(torch.ones_like(evaluation.log_value), found.at_leaf)
+    return found.out if found.alone else found.out - found.out.logsumexp(dim=-1, keepdim=True)
+
+
+class Posteriors:
+    """Writes posteriors into `out` [B, D, V]; `alone` if no variable has two folds of inputs."""
+
+    def __init__(self, engine: Engine, out: Tensor) -> None:
+        """Start with what is in `out`."""
+        self.out, self.alone = out, engine.plan.one_input_each
+
+    def at_leaf(self, leaf: Leaf, slope: Tensor) -> None:
+        """Write those of a leaf's variables."""
+        assert isinstance(leaf, FiniteLeaf)
+        part = self.out if leaf.rows is None else self.out[leaf.rows]
+        log_posterior(leaf, slope, part, self.alone)
+        if leaf.rows is not None:
+            self.out[leaf.rows] = part
+
+
+class Chosen:
+    """Adds up how often chosen categories [B, D, C] of every variable are used, and any at all."""
+
+    def __init__(self, engine: Engine, categories: Tensor) -> None:
+        """Start with nothing."""
+        like = engine.tables.like.detach()
+        self.alone, self.categories = engine.plan.one_input_each, categories
+        self.log_flow = like.new_full(categories.shape, -torch.inf)
+        self.log_total = like.new_full(categories.shape[:2], -torch.inf)
+
+    @property
+    def log_probability(self) -> Tensor:
+        """[B, D, C]."""
+        return self.log_flow - self.log_total.unsqueeze(-1)
+
+    def ask(self, evaluation: Evaluation) -> None:
+        """Go down from rows of which all are possible."""
+        evaluation.down(torch.ones_like(evaluation.log_value), self.at_leaf)
+
+    def at_leaf(self, leaf: Leaf, slope: Tensor) -> None:
+        """Add what a leaf uses."""
+        assert isinstance(leaf, FiniteLeaf)
+        rows = slice(None) if leaf.rows is None else leaf.rows
+        found, total = log_flows(leaf, slope, self.categories[rows])
+        rank = torch.zeros(1).long() if self.alone else rank_over_same_variable(leaf)
+        for turn in range(int(rank.max()) + 1):
+            some = slice(None) if self.alone else (rank == turn).nonzero().squeeze(-1)
+            variables = leaf.step.variables[some]
+            place = (rows if leaf.rows is None else leaf.rows.unsqueeze(-1), variables)
+            for sums, new in ((self.log_flow, found), (self.log_total, total)):
+                sums[place] = torch.logaddexp(sums[place], new[some].transpose(0, 1))

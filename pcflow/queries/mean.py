@@ -1,0 +1,45 @@
+"""Posterior means.
+
+Legend: F folds, B batch, D variables, K units.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pcflow.engine import DensityLeaf, Engine, Leaf
+from pcflow.evidence import CheckedEvidence
+from pcflow.queries.marginals import Posteriors
+from pcflow.queries.possible import evaluate
+
+
+def mean(engine: Engine, checked: CheckedEvidence) -> Tensor:
+    """Posterior mean [B, D] of every variable."""
+    like, size = engine.tables.like.detach(), max(1, checked.domain.largest)
+    posterior = like.new_full((*checked.values.shape, size), -torch.inf)
+    found = _Means(engine, posterior, like.new_zeros(checked.values.shape))
+    for part in engine.parts(checked):
+        evaluation = evaluate(engine, part, "mean")
+        evaluation.down(torch.ones_like(evaluation.log_value), found.at_leaf)
+    finite = torch.tensor([n is not None for n in checked.domain.num_categories])
+    counted = posterior.softmax(dim=-1) @ torch.arange(size).to(like)  # [B, D]
+    means = torch.where(finite.to(like.device), counted, found.mean)
+    return torch.where(checked.missing, means, checked.values.to(like.dtype))
+
+
+class _Means:
+    """Writes posteriors of finite variables, and adds up `mean` [B, D] of the others."""
+
+    def __init__(self, engine: Engine, posterior: Tensor, mean: Tensor) -> None:
+        self.finite, self.mean = Posteriors(engine, posterior), mean
+
+    def at_leaf(self, leaf: Leaf, slope: Tensor) -> None:
+        if not isinstance(leaf, DensityLeaf):
+            self.finite.at_leaf(leaf, slope)
+            return
+        flow = leaf.semiring.flow(leaf.out.units, slope)  # [F, B, K]
+        means = torch.einsum("fbk,fk->bf", flow, leaf.means())
+        rows = slice(None) if leaf.rows is None else leaf.rows
+        part = self.mean[rows].index_add(1, leaf.step.variables, means)
+        self.mean[rows] = part

@@ -1,0 +1,57 @@
+"""Most probable states.
+
+Legend: B batch, D variables.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pcflow.engine import MAX_PRODUCT, Best, Engine, follow, up
+from pcflow.evidence import CheckedEvidence
+from pcflow.queries.possible import refuse_impossible
+
+
+class MPE(NamedTuple):
+    """A most probable state.
+
+    Attributes:
+        values: [B, D], observed values kept.
+        log_value: [B], log p(values) plus the log-potentials of the values that were chosen (nats).
+        exact: whether no state can be better; False means `log_value` is a lower bound.
+    """
+
+    values: Tensor
+    log_value: Tensor
+    exact: bool
+
+
+def mpe(engine: Engine, checked: CheckedEvidence, deterministic: bool) -> MPE:
+    """The most probable completion of evidence; exact if the circuit is deterministic."""
+    values = torch.cat([_best(engine, part) for part in engine.parts(checked)])
+    known = torch.zeros_like(checked.missing)
+    log_value = engine.log_value(CheckedEvidence(values, known, domain=checked.domain))
+    log_potential = chosen_potentials(checked, values, checked.missing)
+    return MPE(values, log_value + log_potential, deterministic)
+
+
+def chosen_potentials(evidence: CheckedEvidence, values: Tensor, where: Tensor) -> Tensor:
+    """Total log-potential [B] of the values [B, D] that were chosen, where they were [B, D]."""
+    if evidence.potentials is None:
+        return values.new_zeros(len(values))
+    # real values are no indices, and their potentials are all zero
+    index = values.long().clamp(0, evidence.domain.largest - 1).unsqueeze(-1)
+    chosen = evidence.potentials.at(index).detach().squeeze(-1)  # [B, D]
+    finite = [n is not None for n in evidence.domain.num_categories]
+    read = where & torch.tensor(finite, device=where.device)
+    return chosen.masked_fill(~read, 0.0).sum(dim=-1)
+
+
+def _best(engine: Engine, part: CheckedEvidence) -> Tensor:
+    """The best state [B, D] of variables and latents."""
+    tape = up(engine.plan, engine.tables, part, MAX_PRODUCT, engine.pool)
+    refuse_impossible(tape.log_value, "mpe", part.origin)
+    return follow(tape, Best(), copies=1)
