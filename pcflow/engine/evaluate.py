@@ -20,7 +20,7 @@ from pcflow.engine.routes import Route
 from pcflow.engine.semiring import RAISED, SCALED, floor_of
 from pcflow.engine.tables import Tables
 from pcflow.engine.tape import Tape
-from pcflow.evidence import CheckedEvidence, Domain, Evidence, check
+from pcflow.evidence import CheckedEvidence, Domain, Evidence, Numbers, check
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Engine:
         like = self.tables.like
         return Domain(self.circuit.num_categories, like.device, like.dtype)
 
-    def check(self, evidence: Evidence | Tensor) -> CheckedEvidence:
+    def check(self, evidence: Evidence | Numbers) -> CheckedEvidence:
         """Evidence that fits the circuit, on the model's device and in its precision."""
         return check(evidence, self.domain)
 

@@ -10,12 +10,11 @@ import math
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
 
 from pcflow.algebra import covered, log_overlap, marginalize, powered_circuit
 from pcflow.circuit import Circuit, prove_deterministic, prove_structured_decomposable, required_by
 from pcflow.errors import EvidenceError
-from pcflow.evidence import Domain, Evidence, check
+from pcflow.evidence import Domain, Evidence, Numbers, check
 from pcflow.information.bounds import entropy_upper_bound
 from pcflow.queries import MPE, compile
 
@@ -204,7 +203,7 @@ def log_expectation(p: Circuit, q: Circuit) -> float:
         return log_overlap(p, q)
 
 
-def marginal_map(circuit: Circuit, query: Iterable[int], evidence: Evidence | Tensor) -> MPE:
+def marginal_map(circuit: Circuit, query: Iterable[int], evidence: Evidence | Numbers) -> MPE:
     """The most probable state of some variables given evidence, with all others summed out.
 
     Needs determinism of the circuit that is left when the others are summed out: no sum may decide

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pcflow.circuit import Circuit, Parameter
 from pcflow.engine import Drawn, Engine, Plan, Pool, Tables, differentiable_log_prob, make_plan
-from pcflow.evidence import CheckedEvidence, Evidence
+from pcflow.evidence import CheckedEvidence, Evidence, Numbers
 from pcflow.queries.draws import Draws, sample, sample_with_marginals
 from pcflow.queries.marginals import marginals
 from pcflow.queries.mean import mean
@@ -77,11 +77,11 @@ class CompiledCircuit(nn.Module):
             self._exported = kept
         return kept[1]
 
-    def forward(self, evidence: Evidence | Tensor) -> Tensor:
+    def forward(self, evidence: Evidence | Numbers) -> Tensor:
         """The same as `log_prob`."""
         return self.log_prob(evidence)
 
-    def evidence(self, given: Evidence | Tensor) -> CheckedEvidence:
+    def evidence(self, given: Evidence | Numbers) -> CheckedEvidence:
         """Evidence that fits this model, which its queries take without checking it again.
 
         Args:
@@ -105,7 +105,7 @@ class CompiledCircuit(nn.Module):
         """
         return self.engine.check(given)
 
-    def log_prob(self, evidence: Evidence | Tensor) -> Tensor:
+    def log_prob(self, evidence: Evidence | Numbers) -> Tensor:
         """Log-probability [B] (nats) of evidence; differentiable in parameters and potentials.
 
         Args:
@@ -127,7 +127,7 @@ class CompiledCircuit(nn.Module):
         return differentiable_log_prob(self.engine, self.evidence(evidence))
 
     @torch.no_grad()
-    def marginals(self, evidence: Evidence | Tensor, categories: Tensor | None = None) -> Tensor:
+    def marginals(self, evidence: Evidence | Numbers, categories: Numbers | None = None) -> Tensor:
         """Posterior log-probabilities (nats) of every variable given the evidence.
 
         An observed variable has all its mass on its value; categories that a variable does not
@@ -158,7 +158,7 @@ class CompiledCircuit(nn.Module):
         return marginals(self.engine, self.evidence(evidence), categories)
 
     @torch.no_grad()
-    def mean(self, evidence: Evidence | Tensor) -> Tensor:
+    def mean(self, evidence: Evidence | Numbers) -> Tensor:
         """Posterior mean [B, D] of every variable given the evidence; observed values are kept.
 
         Of a finite variable it is the mean of its values 0, 1, ... as numbers. Not differentiable.
@@ -179,7 +179,7 @@ class CompiledCircuit(nn.Module):
     def sample(
         self,
         n: int,
-        evidence: Evidence | Tensor | None = None,
+        evidence: Evidence | Numbers | None = None,
         generator: torch.Generator | None = None,
         *,
         temperature: float = 1.0,
@@ -212,7 +212,7 @@ class CompiledCircuit(nn.Module):
     def sample_with_marginals(
         self,
         n: int,
-        evidence: Evidence | Tensor,
+        evidence: Evidence | Numbers,
         generator: torch.Generator | None = None,
         *,
         temperature: float = 1.0,
@@ -247,7 +247,7 @@ class CompiledCircuit(nn.Module):
         return sample_with_marginals(self.engine, n, self.evidence(evidence), route)
 
     @torch.no_grad()
-    def mpe(self, evidence: Evidence | Tensor) -> MPE:
+    def mpe(self, evidence: Evidence | Numbers) -> MPE:
         """The most probable completion of the evidence, by max-product with backtracking.
 
         Exact if the circuit is proved deterministic. Otherwise (the problem is NP-hard) it is the
@@ -270,8 +270,8 @@ class CompiledCircuit(nn.Module):
 
     def project(
         self,
-        evidence: Evidence | Tensor,
-        marginals: Tensor,
+        evidence: Evidence | Numbers,
+        marginals: Numbers,
         sweeps: int = 2,
         *,
         tolerance: float = 0.0,
