@@ -8,33 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
-from hmmlearn.hmm import CategoricalHMM
-from measure import Workload, agree, forward
-from pomegranate.distributions import Categorical
-from pomegranate.hmm import DenseHMM
+from measure import Workload, agree, em_step, forward
 from torch import Tensor
+from toy import is_installed, size
 
 import pcflow as pf
 
-STATES, SYMBOLS, BATCH = 256, 1000, 64
-LENGTH, WIDE, TOKENS = 32, 1024, 32_768  # a diffusion block
-LISTED = 256
+STATES, SYMBOLS, BATCH = size((256, 1000, 64), (4, 10, 8))
+LENGTH, WIDE, TOKENS = size((32, 1024, 32_768), (4, 8, 64))  # a diffusion block
+LONG = size(1024, 16)
+LISTED = size(256, 4)
 
 
 def workloads() -> dict[str, Callable[[], Workload]]:
     """Builders by name."""
     found: dict[str, Callable[[], Workload]] = {}
-    for length in (32, 1024):
+    for length, goal in ((LENGTH, 1 / 1.3), (LONG, None)):
         name = f"HMM {length} x {STATES} states x {SYMBOLS} symbols B={BATCH}: log_prob"
-        found[name] = partial(against_loop, name, length, 1 / 1.3 if length == 32 else None)
-    name = f"HMM 32 x {STATES} states x {SYMBOLS} symbols B={BATCH}: log_prob "
+        found[name] = partial(against_loop, name, length, goal)
+    name = f"HMM {LENGTH} x {STATES} states x {SYMBOLS} symbols B={BATCH}: log_prob "
     found[name] = partial(against_hmmlearn, name, 150.0)
     found[name + " "] = partial(against_pomegranate, name + " ")
-    name = f"HMM 32 x {STATES} states x {SYMBOLS} symbols B={BATCH}: a step of EM"
-    found[name] = partial(em_step, name)
+    name = f"HMM {LENGTH} x {STATES} states x {SYMBOLS} symbols B={BATCH}: a step of EM"
+    found[name] = partial(learning, name)
     for batch in (1, 8):
         for share, goal in ((1.0, 1 / 1.4), (0.5, None)):
             name = _soft_name(batch, share) + "log Z"
@@ -79,58 +79,37 @@ def against_loop(name: str, length: int, goal: float | None) -> Workload:
 
 def against_hmmlearn(name: str, goal: float) -> Workload:
     """Its score runs over rows one by one, in compiled code."""
-    model, start, move, emit = _hmm(LENGTH)
+    model, *parameters = _hmm(LENGTH)
     x = torch.randint(SYMBOLS, (BATCH, LENGTH))
-    theirs = CategoricalHMM(STATES)
-    theirs.startprob_, theirs.transmat_ = _stochastic(start), _stochastic(move)
-    theirs.emissionprob_ = _stochastic(emit)
-    theirs.n_features = SYMBOLS
-    column, lengths = x.reshape(-1, 1).numpy(), [LENGTH] * BATCH
-    agree(
-        lambda: model.log_prob(x).sum(), lambda: torch.tensor(theirs.score(column, lengths)).float()
-    )
-    return Workload(
-        name,
-        "hmmlearn",
-        forward(lambda: model.log_prob(x)),
-        lambda: theirs.score(column, lengths),
-        2.0 * LENGTH * BATCH * STATES**2,
-        goal=goal,
-    )
+    theirs = _hmmlearn(x, *parameters)
+    agree(lambda: model.log_prob(x).sum(), theirs)
+    ours, flops = forward(lambda: model.log_prob(x)), 2.0 * LENGTH * BATCH * STATES**2
+    return Workload(name, "hmmlearn", ours, theirs, flops, goal=goal)
 
 
 def against_pomegranate(name: str) -> Workload:
     """In log space, on torch."""
-    model, start, move, emit = _hmm(LENGTH)
+    model, *parameters = _hmm(LENGTH)
     x = torch.randint(SYMBOLS, (BATCH, LENGTH))
-    theirs = _pomegranate(start, move, emit)
-    rows = x.unsqueeze(-1)
-    # it counts ending among the transitions; here it is as likely in every state
-    unlike = np.log(STATES) - (LENGTH - 1) * np.log1p(-1 / STATES)
-    agree(lambda: model.log_prob(x), lambda: theirs.log_probability(rows) + unlike)
-    return Workload(
-        name,
-        "pomegranate",
-        forward(lambda: model.log_prob(x)),
-        forward(lambda: theirs.log_probability(rows)),
-        2.0 * LENGTH * BATCH * STATES**2,
-    )
+    ours, theirs = forward(lambda: model.log_prob(x)), None
+    if is_installed("pomegranate"):
+        peer, rows = _pomegranate(*parameters), x.unsqueeze(-1)
+        theirs = forward(lambda: peer.log_probability(rows))
+        # it counts ending among the transitions; here it is as likely in every state
+        unlike = np.log(STATES) - (LENGTH - 1) * np.log1p(-1 / STATES)
+        agree(lambda: model.log_prob(x), lambda: peer.log_probability(rows) + unlike)
+    return Workload(name, "pomegranate", ours, theirs, 2.0 * LENGTH * BATCH * STATES**2)
 
 
-def em_step(name: str) -> Workload:
+def learning(name: str) -> Workload:
     """Expected counts and new parameters; the peer's M step is left out in its favour."""
-    model, start, move, emit = _hmm(LENGTH)
+    model, *parameters = _hmm(LENGTH)
     x = torch.randint(SYMBOLS, (BATCH, LENGTH))
-    theirs = _pomegranate(start, move, emit)
-    rows = x.unsqueeze(-1)
-    learner = pf.EM()
-    return Workload(
-        name,
-        "pomegranate",
-        lambda: learner.epoch(model, [x]),
-        forward(lambda: theirs.summarize(rows)),
-        6.0 * LENGTH * BATCH * STATES**2,
-    )
+    ours, theirs = em_step(model, x), None
+    if is_installed("pomegranate"):
+        peer, rows = _pomegranate(*parameters), x.unsqueeze(-1)
+        theirs = forward(lambda: peer.summarize(rows))
+    return Workload(name, "pomegranate", ours, theirs, 6.0 * LENGTH * BATCH * STATES**2)
 
 
 def soft(
@@ -221,7 +200,25 @@ def _stochastic(matrix: Tensor) -> np.ndarray:
     return exact / exact.sum(axis=-1, keepdims=True)
 
 
-def _pomegranate(start: Tensor, move: Tensor, emit: Tensor) -> DenseHMM:
+def _hmmlearn(x: Tensor, start: Tensor, move: Tensor, emit: Tensor) -> Callable[[], Tensor] | None:
+    """What it says of all rows together."""
+    if not is_installed("hmmlearn"):
+        return None
+    from hmmlearn.hmm import CategoricalHMM
+
+    theirs = CategoricalHMM(STATES)
+    theirs.startprob_, theirs.transmat_ = _stochastic(start), _stochastic(move)
+    theirs.emissionprob_ = _stochastic(emit)
+    theirs.n_features = SYMBOLS
+    column, lengths = x.reshape(-1, 1).numpy(), [LENGTH] * BATCH
+    return lambda: torch.tensor(theirs.score(column, lengths), dtype=torch.float32)
+
+
+def _pomegranate(start: Tensor, move: Tensor, emit: Tensor) -> Any:
+    """The same hidden Markov model there."""
+    from pomegranate.distributions import Categorical
+    from pomegranate.hmm import DenseHMM
+
     stay = 1 - 1 / STATES  # it counts ending among the transitions
     return DenseHMM(
         [Categorical(row.unsqueeze(0)) for row in emit],

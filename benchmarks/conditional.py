@@ -10,7 +10,6 @@ Runs are timed by turns, without validation in between. Prints Markdown.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from statistics import median
 
 import torch
 from torch import Tensor
+from toy import arguments, size
 
 import pcflow as pf
 from pcflow_diffusion import (
@@ -49,23 +49,25 @@ LEARNERS: dict[str, Callable[[float], pf.Learner]] = {"Adam": adam, "Anemone": a
 
 def main() -> None:
     """Train all and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--states", type=int, default=128, help="of the HMM (%(default)s)")
-    parser.add_argument("--rows", type=int, default=4096, help="training blocks (%(default)s)")
-    parser.add_argument("--epochs", type=int, default=6, help="of Adam (%(default)s)")
-    parser.add_argument("--turns", type=int, default=3, help="of timing (%(default)s)")
-    parser.add_argument("--joint-steps", type=int, default=200, help="(%(default)s)")
+    parser = arguments(__doc__)
+    parser.add_argument("--states", type=int, default=size(128, 4), help="of the HMM (%(default)s)")
+    parser.add_argument(
+        "--rows", type=int, default=size(4096, 32), help="training blocks (%(default)s)"
+    )
+    parser.add_argument("--epochs", type=int, default=size(6, 3), help="of Adam (%(default)s)")
+    parser.add_argument("--turns", type=int, default=size(3, 1), help="of timing (%(default)s)")
+    parser.add_argument("--joint-steps", type=int, default=size(200, 2), help="(%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     torch.manual_seed(given.seed)
     material = prepare(None, train=False, minutes=0.0, seed=given.seed)
-    circuit = fit_circuit(material, given.states, rows=8_000)
+    circuit = fit_circuit(material, given.states, rows=size(8_000, 100))
     print(f"HMM with {given.states} states, {given.rows} blocks of {BLOCK} characters.\n")
     print("| coupling | learner | passes | step | nats per masked token | seconds | of Adam's |")
     print("|---|---|---|---|---|---|---|", flush=True)
     generator = torch.Generator().manual_seed(given.seed)
     seen = material.examples(material.some(given.rows, generator), generator)
-    held_out = torch.cat([material.judged, material.calibration])
+    held_out = torch.cat([material.judged, material.calibration])[: size(None, 8)]
     judged = material.examples(held_out, generator)
     for coupling in ("product", "projection"):
         compare(circuit, coupling, seen, judged, given.epochs, given.turns)

@@ -6,18 +6,21 @@ Legend: N tokens, R rows, C context, L tokens of a block.
 from __future__ import annotations
 
 import json
+import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from toy import size
 
 from pcflow_diffusion.models import BLOCK, CONTEXT, CharacterTokenizer, blocks, load_text, windows
 from pcflow_diffusion.models.subwords import SubwordTokenizer
 
 NAMES = ("tinyshakespeare", "gsm8k")
 STRIDE = 4  # between two training windows of gsm8k
-VOCABULARY = 2048
+VOCABULARY = size(2048, 300)
 WHERE = """Give --data DIR or PCFLOW_DATA, a folder with
 text/tinyshakespeare.txt: https://github.com/karpathy/char-rnn, data/tinyshakespeare/input.txt
 text/gsm8k.train.jsonl, text/gsm8k.test.jsonl: https://github.com/openai/grade-school-math"""
@@ -84,3 +87,27 @@ def _windows(tokenizer: SubwordTokenizer, problems: list[tuple[str, str]], strid
         starts += [s for s in range(first, length - BLOCK + 1, stride) if s >= CONTEXT]
     offsets = torch.arange(-CONTEXT, BLOCK)
     return torch.cat(texts).to(torch.int32)[torch.tensor(starts)[:, None] + offsets]
+
+
+def draw(data: Path) -> Path:
+    """Both texts, made up at toy size, in a folder of their own like the real ones."""
+    (data / "text").mkdir(parents=True, exist_ok=True)
+    sums = random.Random(0)
+    told = [list(_sums(sums, count)) for count in (40, 20)]
+    lines = [f"{row['question']}\n{row['answer']}\n" for part in told for row in part]
+    (data / "text" / "tinyshakespeare.txt").write_text("\n".join(lines), encoding="utf-8")
+    for name, rows in zip(("train", "test"), told, strict=True):
+        path = data / "text" / f"gsm8k.{name}.jsonl"
+        path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return data
+
+
+def _sums(draw: random.Random, count: int) -> Iterator[dict[str, str]]:
+    for _ in range(count):
+        numbers = [draw.randrange(100) for _ in range(8)]
+        asked = ", then ".join(f"{number} apples" for number in numbers)
+        steps = [
+            f"{sum(numbers[:i])} + {numbers[i]} = {sum(numbers[: i + 1])}" for i in range(1, 8)
+        ]
+        question = f"Ann gets {asked}. How many does she have?"
+        yield {"question": question, "answer": "\n".join(steps)}

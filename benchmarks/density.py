@@ -13,13 +13,13 @@ recalled from several papers and not checked again.
 
 from __future__ import annotations
 
-import argparse
-import os
 import time
 from pathlib import Path
 from typing import NamedTuple
 
+import density_sets
 import torch
+from toy import arguments, size
 
 import pcflow as pf
 
@@ -31,9 +31,9 @@ PUBLISHED = {  # HCLT-100, best
     "pumsb_star": (-22.78, -22.41),
     "dna": (-87.78, -79.05),
 }
-TREES = (1, 4, 8)
+TREES = size((1, 4, 8), (1, 2))
 UNITS = 4  # states to begin with
-MOST_UNITS = 16
+MOST_UNITS = size(16, 8)
 SMOOTHING = 0.01  # rows that are added to every count
 GAIN = 1e-3  # relative, below which growing stops
 
@@ -50,17 +50,15 @@ class Found(NamedTuple):
 
 def main() -> None:
     """Train, choose, print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--data", type=Path, default=Path(os.environ.get("PCFLOW_DATA", "")) / "debd"
-    )
-    parser.add_argument("--sets", nargs="+", default=list(PUBLISHED))
-    parser.add_argument("--epochs", type=int, default=60, help="at most, of every stage")
+    parser = arguments(__doc__)
+    parser.add_argument("--data", type=Path, help="default: $PCFLOW_DATA/debd")
+    parser.add_argument("--sets", nargs="+", default=size(list(PUBLISHED), ["nltcs"]))
+    parser.add_argument("--epochs", type=int, default=size(60, 2), help="at most, of every stage")
     given = parser.parse_args()
     print("| set | Chow-Liu | here | HCLT-100 | best known | trees x states | train | seconds |")
     print("|---|---|---|---|---|---|---|---|", flush=True)
     for name in given.sets:
-        print(row(name, pf.datasets.read_density_set(name, given.data), given.epochs), flush=True)
+        print(row(name, density_sets.read(name, given.data), given.epochs), flush=True)
 
 
 def row(name: str, data: pf.datasets.Splits, epochs: int) -> str:

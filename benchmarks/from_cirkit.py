@@ -1,4 +1,4 @@
-"""A circuit of `libcirkit`, with its parameters, as a circuit of pcflow.
+"""Circuits over images by `libcirkit`, and the same with their parameters as circuits of pcflow.
 
 Both sides of a benchmark must run the same function. Only what region graphs with
 `LogitsFactory` build is read:
@@ -7,8 +7,12 @@ categorical inputs, dense and mixing sums, Hadamard and Kronecker products, soft
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+from cirkit.backend.torch.queries import SamplingQuery
+from cirkit.pipeline import PipelineContext
 from cirkit.symbolic.circuit import Circuit as SymbolicCircuit
 from cirkit.symbolic.initializers import ConstantTensorInitializer
 from cirkit.symbolic.layers import CategoricalLayer, HadamardLayer, KroneckerLayer, Layer, SumLayer
@@ -19,6 +23,8 @@ from cirkit.symbolic.parameters import (
     TensorParameter,
     mixing_weight_factory,
 )
+from cirkit.templates.region_graph import QuadGraph, QuadTree
+from cirkit.utils.scope import Scope
 
 import pcflow as pf
 
@@ -42,6 +48,40 @@ class LogitsFactory:
         return mixing_weight_factory(shape, param_factory=self)
 
 
+def symbolic(
+    regions: str, sum_product: str, units: int, side: int, categories: int
+) -> SymbolicCircuit:
+    """The peer's circuit over square images, with random parameters that can be read back."""
+    weights = LogitsFactory(seed=0)
+    image = (1, side, side)
+
+    def pixel(scope: Scope, num_units: int) -> CategoricalLayer:
+        probs = weights((num_units, categories), lift=8.0)
+        return CategoricalLayer(scope, num_units, num_categories=categories, probs=probs)
+
+    tree = regions == "quad_tree"
+    graph = QuadTree(image, num_patch_splits=2) if tree else QuadGraph(image)
+    return graph.build_circuit(
+        input_factory=pixel,
+        sum_product=sum_product,
+        sum_weight_factory=weights,
+        nary_sum_weight_factory=weights.mixing,
+        num_input_units=units,
+        num_sum_units=units,
+    )
+
+
+def compiled(circuit: SymbolicCircuit) -> Any:
+    """The peer's module."""
+    context = PipelineContext("torch", semiring="lse-sum", fold=True, optimize=True)
+    return context.compile(circuit)
+
+
+def sampler(theirs: Any) -> SamplingQuery:
+    """The peer's unconditional draws."""
+    return SamplingQuery(theirs)
+
+
 def from_cirkit(circuit: SymbolicCircuit) -> pf.Circuit:
     """The same circuit with the same parameters.
 
@@ -51,7 +91,7 @@ def from_cirkit(circuit: SymbolicCircuit) -> pf.Circuit:
     Raises:
         TypeError: if a layer is of another kind.
     """
-    built: dict[Layer, pf.circuit.Layer] = {}
+    built: dict[Layer, Any] = {}
     for layer in circuit.topological_ordering():
         inputs = [built[child] for child in circuit.layer_inputs(layer)]
         built[layer] = _convert(layer, inputs)
@@ -59,7 +99,7 @@ def from_cirkit(circuit: SymbolicCircuit) -> pf.Circuit:
     return pf.Circuit(built[output])
 
 
-def _convert(layer: Layer, inputs: list[pf.circuit.Layer]) -> pf.circuit.Layer:
+def _convert(layer: Layer, inputs: list[Any]) -> Any:
     match layer:
         case CategoricalLayer():
             (variable,) = layer.scope

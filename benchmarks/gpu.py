@@ -4,48 +4,47 @@
     python benchmarks/gpu.py
 
 Absolute times, ratios, and how much of the card's own rates (measured in the same run) they reach.
-Both sides carry the same parameters, and their log-likelihoods must agree. Without the peer
-(`--no-peer`, and `--device cpu` to try the script) only pcflow's column is filled.
+Both sides carry the same parameters, and their log-likelihoods must agree. Without the peer only
+pcflow's column is filled. At toy size it runs on a CPU too.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from measure import Machine, Run, interleaved
+from measure import Machine, Run, em_step, interleaved
 from torch import Tensor
+from toy import TOY, arguments, is_installed, size
 
 import pcflow as pf
 
-STATES, SYMBOLS, LENGTH, BATCH = 1024, 4096, 64, 256
-WIDE, TOKENS, BLOCK = 1024, 32_768, 32
+STATES, SYMBOLS, LENGTH, BATCH = size((1024, 4096, 64, 256), (8, 16, 4, 4))
+WIDE, TOKENS, BLOCK = size((1024, 32_768, 32), (8, 32, 4))
 
 
 def main() -> None:
     """Measure, print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--no-peer", action="store_true", help="leave PyJuice out")
-    parser.add_argument("--repeats", type=int, default=30, help="timed turns (%(default)s)")
-    parser.add_argument("--scale", type=int, default=1, help="divide all sizes, to try the script")
+    parser = arguments(__doc__)
+    parser.add_argument("--repeats", type=int, default=size(30, 1), help="(%(default)s)")
     given = parser.parse_args()
-    device = torch.device(given.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        sys.exit("no CUDA device: nothing is measured; see --device")
+    if not torch.cuda.is_available() and not TOY:
+        sys.exit("no CUDA device: nothing is measured")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     machine = _machine(device, given.repeats)
     print("| workload | ms | peer | its ms | faster by | time over the floor |")
     print("|---|---|---|---|---|---|", flush=True)
-    for row in [*_chain(device, given.scale, not given.no_peer), *_soft(device, given.scale)]:
+    for row in [*_chain(device), *_soft(device)]:
         name, ours, peer, theirs, flops, numbers = row
         runs = [_synced(run, device) for run in (ours, theirs) if run is not None]
         times = interleaved(runs, given.repeats)
         floor = max(flops / machine.flops, numbers / machine.numbers)
-        other = (f"{times[1] * 1e3:.3f}", f"{times[1] / times[0]:.2f} x") if theirs else ("", "")
+        other = ["not installed", ""]
+        if theirs is not None:
+            other = [f"{times[1] * 1e3:.3f}", f"{times[1] / times[0]:.2f} x"]
         cells = [name, f"{times[0] * 1e3:.3f}", peer, *other, f"{times[0] / floor:.1f} x"]
         print(f"| {' | '.join(cells)} |", flush=True)
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
@@ -58,15 +57,14 @@ def main() -> None:
 Row = tuple[str, Run, str, Run | None, float, float]
 
 
-def _chain(device: torch.device, scale: int, with_peer: bool) -> list[Row]:
+def _chain(device: torch.device) -> list[Row]:
     """Scoring, and a training step: expected counts and new parameters."""
-    states, symbols, batch = STATES // scale, SYMBOLS // scale, BATCH // scale
-    circuit = pf.hmm(LENGTH, states, pf.Categorical(symbols))
+    circuit = pf.hmm(LENGTH, STATES, pf.Categorical(SYMBOLS))
     model = pf.compile(circuit, device)
-    x = torch.randint(symbols, (batch, LENGTH), device=device)
+    x = torch.randint(SYMBOLS, (BATCH, LENGTH), device=device)
     theirs: Any = None
-    if with_peer:
-        theirs = _pyjuice(circuit, states, symbols).to(device)
+    if device.type == "cuda" and is_installed("pyjuice"):
+        theirs = _pyjuice(circuit).to(device)
         agreed = theirs(x).flatten().double().cpu()
         torch.testing.assert_close(
             model.log_prob(x).detach().double().cpu(), agreed, rtol=1e-3, atol=0
@@ -77,10 +75,9 @@ def _chain(device: torch.device, scale: int, with_peer: bool) -> list[Row]:
         theirs.backward(x, flows_memory=0.0)
         theirs.mini_batch_em(step_size=1.0, pseudocount=0.0)
 
-    learner = pf.EM()
-    flops = 2.0 * LENGTH * batch * states**2
-    numbers = float(LENGTH * batch * states * 4)
-    name = f"HMM {LENGTH} x {states} states x {symbols} symbols B={batch}: "
+    flops = 2.0 * LENGTH * BATCH * STATES**2
+    numbers = float(LENGTH * BATCH * STATES * 4)
+    name = f"HMM {LENGTH} x {STATES} states x {SYMBOLS} symbols B={BATCH}: "
     return [
         (
             name + "log_prob",
@@ -92,7 +89,7 @@ def _chain(device: torch.device, scale: int, with_peer: bool) -> list[Row]:
         ),
         (
             name + "a step of EM",
-            lambda: learner.epoch(model, [x]),
+            em_step(model, x),
             "PyJuice",
             peer_step if theirs is not None else None,
             3 * flops,
@@ -101,24 +98,23 @@ def _chain(device: torch.device, scale: int, with_peer: bool) -> list[Row]:
     ]
 
 
-def _soft(device: torch.device, scale: int) -> list[Row]:
+def _soft(device: torch.device) -> list[Row]:
     """Log Z and posteriors of a language model's potentials over one block."""
-    wide, tokens = WIDE // scale, TOKENS // scale
-    circuit = pf.hmm(BLOCK, wide, pf.Categorical(tokens))
-    table = torch.rand(tokens, wide, device=device)
+    circuit = pf.hmm(BLOCK, WIDE, pf.Categorical(TOKENS))
+    table = torch.rand(TOKENS, WIDE, device=device)
     rows: list[Row] = []
     for batch in (1, 8):
-        soft = torch.randn(batch, BLOCK, tokens, device=device).log_softmax(dim=-1)
+        soft = torch.randn(batch, BLOCK, TOKENS, device=device).log_softmax(dim=-1)
         missing = torch.ones(batch, BLOCK, dtype=torch.bool, device=device)
         evidence = pf.Evidence(missing=missing, log_potentials=soft)
         flat = soft.exp().flatten(0, 1)
-        out = torch.empty(len(flat), wide, device=device)
+        out = torch.empty(len(flat), WIDE, device=device)
         bare = _product(flat, table, out)
         for dtype in (None, torch.bfloat16):
             model = pf.compile(circuit, device, soft_dtype=dtype)
-            name = f"HMM {BLOCK} x {wide} states x {tokens:,} tokens B={batch}, all masked: "
+            name = f"HMM {BLOCK} x {WIDE} states x {TOKENS:,} tokens B={batch}, all masked: "
             kind = "" if dtype is None else ", bfloat16 table"
-            flops, numbers = 2.0 * len(flat) * tokens * wide, float(tokens * wide)
+            flops, numbers = 2.0 * len(flat) * TOKENS * WIDE, float(TOKENS * WIDE)
             log_z = torch.no_grad()(_query(model.log_prob, evidence))
             posteriors = _query(model.marginals, evidence)
             rows += [
@@ -136,18 +132,18 @@ def _product(rows: Tensor, table: Tensor, out: Tensor) -> Run:
     return lambda: torch.mm(rows, table, out=out)
 
 
-def _pyjuice(circuit: pf.Circuit, states: int, symbols: int) -> Any:
+def _pyjuice(circuit: pf.Circuit) -> Any:
     """The same hidden Markov model there."""
     import pyjuice as juice
 
     values = {p.shape: p.value for p in circuit.parameters}
     nodes = juice.structures.HMM(
         seq_length=LENGTH,
-        num_latents=states,
-        num_emits=symbols,
-        alpha=values[(states, states)].softmax(dim=1),
-        beta=values[(symbols, states)].softmax(dim=0).t().contiguous(),
-        gamma=values[(1, states)].softmax(dim=1)[0],
+        num_latents=STATES,
+        num_emits=SYMBOLS,
+        alpha=values[(STATES, STATES)].softmax(dim=1),
+        beta=values[(SYMBOLS, STATES)].softmax(dim=0).t().contiguous(),
+        gamma=values[(1, STATES)].softmax(dim=1)[0],
     )
     return juice.compile(nodes)
 

@@ -17,20 +17,20 @@ everyone. Candidates that raise are left out, and counted in the last column.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
-import os
 import time
 from collections.abc import Callable, Iterator
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
+import density_sets
 import networkx as nx
 import numpy as np
 import torch
 from torch import Tensor
+from toy import arguments, is_installed, size
 
 import pcflow as pf
 
@@ -55,16 +55,14 @@ THRESHOLD = 0.3  # spflow's default
 
 def main() -> None:
     """Learn, choose, print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--data", type=Path, default=Path(os.environ.get("PCFLOW_DATA", "")) / "debd"
-    )
+    parser = arguments(__doc__)
+    parser.add_argument("--data", type=Path, help="default: $PCFLOW_DATA/debd")
     parser.add_argument("--sets", nargs="+", default=["nltcs", "mixed"])
     given = parser.parse_args()
     print("| set | learner | test LL | worst row | seconds | chosen | raised |")
     print("|---|---|---|---|---|---|---|", flush=True)
     for name in given.sets:
-        data = mixed_sets() if name == "mixed" else pf.datasets.read_density_set(name, given.data)
+        data = mixed_sets() if name == "mixed" else density_sets.read(name, given.data)
         inputs = MIXED if name == "mixed" else (pf.Bernoulli(),) * data.train.shape[1]
         for learner, candidates in (
             ("independent columns", independent),
@@ -88,7 +86,7 @@ def best(data: Splits, candidates: Candidates) -> str:
             raised += 1
     seconds = time.perf_counter() - began
     if not tried:
-        return f"| - | - | {seconds:.1f} | none | {raised} |"
+        return f"| - | - | {seconds:.1f} | {'none' if raised else 'not installed'} | {raised} |"
     _, name, score = max(tried, key=lambda found: np.nan_to_num(found[0], nan=-np.inf))
     test = score(data.test).double()
     return f"| {test.mean():.3f} | {test.min():.1f} | {seconds:.1f} | {name} | {raised} |"
@@ -124,6 +122,8 @@ def scorer(circuit: pf.Circuit) -> Score:
 
 def theirs(train: Tensor, inputs: tuple[Any, ...]) -> Candidates:
     """Rows in a slice, and what to do about missing values; its own threshold of dependence."""
+    if not is_installed("spflow"):
+        return
     tables = {"": train.double()}
     if train.is_floating_point() and train.isnan().any():
         tables = {", filled in": filled_in(train, inputs), ", complete rows": complete(train)}
@@ -136,11 +136,8 @@ def theirs(train: Tensor, inputs: tuple[Any, ...]) -> Candidates:
 
 def spflow(train: Tensor, inputs: tuple[Any, ...], rows: int) -> Score:
     """Learn one of spflow's, the same families in its leaves."""
-    try:
-        from spflow.learn.learn_spn import learn_spn
-        from spflow.utils.rdc import rdc
-    except ImportError:
-        raise SystemExit("spflow is missing: pip install -r benchmarks/requirements.txt") from None
+    from spflow.learn.learn_spn import learn_spn
+    from spflow.utils.rdc import rdc
 
     def groups(table: Tensor) -> Tensor:
         graph: nx.Graph[int] = nx.empty_graph(table.shape[1])
@@ -206,7 +203,12 @@ def complete(train: Tensor) -> Tensor:
 
 def mixed_sets() -> Splits:
     """Three draws of the mixed table."""
-    return Splits(*(mixed_table(count, seed) for seed, count in enumerate((4000, 1000, 2000))))
+    return Splits(
+        *(
+            mixed_table(count, seed)
+            for seed, count in enumerate(size((4000, 1000, 2000), (200, 50, 50)))
+        )
+    )
 
 
 def mixed_table(count: int, seed: int) -> Tensor:

@@ -9,20 +9,19 @@ the one that ends best on validation data counts; EM has none.
 
 from __future__ import annotations
 
-import argparse
 import math
-import os
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import density_sets
 import torch
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from toy import arguments, size
 
 import pcflow as pf
-from pcflow.learn import Learner
 
 
 def adam(step: float) -> pf.Gradient:
@@ -30,7 +29,7 @@ def adam(step: float) -> pf.Gradient:
     return pf.Gradient(lambda parameters: torch.optim.Adam(parameters, lr=step))
 
 
-LEARNERS: dict[str, dict[str, Callable[[], Learner]]] = {  # by name and step size
+LEARNERS: dict[str, dict[str, Callable[[], pf.Learner]]] = {  # by name and step size
     "Anemone": {str(step): partial(pf.Anemone, step, pseudocount=1e-7) for step in (0.1, 0.2, 0.4)},
     "mini-batch EM": {
         str(step): partial(pf.MiniBatchEM, step, pseudocount=1e-7) for step in (0.05, 0.1, 0.3)
@@ -42,14 +41,12 @@ LEARNERS: dict[str, dict[str, Callable[[], Learner]]] = {  # by name and step si
 
 def main() -> None:
     """Train all, print and draw."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--data", type=Path, default=Path(os.environ.get("PCFLOW_DATA", "")) / "debd"
-    )
-    parser.add_argument("--sets", nargs="+", default=["nltcs", "plants", "dna"])
-    parser.add_argument("--units", type=int, default=16)
-    parser.add_argument("--updates", type=int, default=1500, help="one per batch")
-    parser.add_argument("--batch-size", type=int, default=256)
+    parser = arguments(__doc__)
+    parser.add_argument("--data", type=Path, help="default: $PCFLOW_DATA/debd")
+    parser.add_argument("--sets", nargs="+", default=size(["nltcs", "plants", "dna"], ["nltcs"]))
+    parser.add_argument("--units", type=int, default=size(16, 2))
+    parser.add_argument("--updates", type=int, default=size(1500, 4), help="one per batch")
+    parser.add_argument("--batch-size", type=int, default=size(256, 50))
     parser.add_argument("--out", default="learners.png")
     given = parser.parse_args()
     figure, axes = pyplot.subplots(
@@ -58,7 +55,7 @@ def main() -> None:
     print("| set | learner | step | validation | test | behind Anemone | seconds |")
     print("|---|---|---|---|---|---|---|", flush=True)
     for name, place in zip(given.sets, axes[0], strict=True):
-        data = pf.datasets.read_density_set(name, given.data)
+        data = density_sets.read(name, given.data)
         compare(name, data, given.units, given.updates, given.batch_size, place)
     axes[0, 0].set_ylabel("validation (nats per row)")
     axes[0, 0].legend()
@@ -93,7 +90,7 @@ def compare(
 
 
 def train(
-    circuit: pf.Circuit, data: pf.datasets.Splits, learner: Learner, epochs: int, batch_size: int
+    circuit: pf.Circuit, data: pf.datasets.Splits, learner: pf.Learner, epochs: int, batch_size: int
 ) -> tuple[list[float], float, float]:
     """Validation by epoch, test of the best epoch, seconds."""
     torch.manual_seed(1)

@@ -9,7 +9,6 @@ a balanced vtree. Counts must be equal; PySDD's weighted counts must agree to 1e
 
 from __future__ import annotations
 
-import argparse
 import math
 import multiprocessing
 import os
@@ -22,6 +21,7 @@ from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 import torch
+from toy import arguments, is_installed, size
 
 import pcflow as pf
 
@@ -45,8 +45,13 @@ Peer = Callable[[pf.CNF, torch.Tensor], Answer]
 
 def main() -> None:
     """Count everywhere, compare, print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=120.0)
+    parser = arguments(__doc__)
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=size(120.0, 10.0),
+        help="that a peer may take (%(default)s)",
+    )
     seconds = parser.parse_args().seconds
     print("| formula | D | clauses | models | pcflow (s) | circuit (s) | layers |", end="")
     print("".join(f" {name} (s) | ratio |" for name in PEERS))
@@ -66,7 +71,10 @@ def row(name: str, cnf: pf.CNF, limit: float) -> str:
     assert pf.is_deterministic(circuit)
     cells = [name, cnf.num_variables, len(cnf.clauses), f"{ours.count:,}"]
     cells += [f"{ours.seconds:.2f}", f"{compiled:.2f}", f"{len(circuit.layers):,}"]
-    for peer in PEERS.values():
+    for name, peer in PEERS.items():
+        if not is_installed(PACKAGES[name]):
+            cells += ["not installed", ""]
+            continue
         theirs = within(limit, peer, cnf, log_weights)
         if theirs is None:
             cells += [f"> {limit:.0f}", f"> {limit / ours.seconds:.0f}"]
@@ -122,6 +130,7 @@ def sdd(cnf: pf.CNF, log_weights: torch.Tensor) -> Answer:
 
 
 PEERS: dict[str, Peer] = {"CUDD": cudd, "PySDD": sdd}
+PACKAGES = {"CUDD": "dd", "PySDD": "pysdd"}
 
 
 def within(limit: float, peer: Peer, cnf: pf.CNF, log_weights: torch.Tensor) -> Answer | None:
@@ -146,13 +155,15 @@ def _answer(pipe: Connection, peer: Peer, cnf: pf.CNF, log_weights: torch.Tensor
 def formulas() -> dict[str, pf.CNF]:
     """Random ones, and some with structure; counts are below 2^53, where CUDD's stay exact."""
     return {
-        "random 3-CNF": random_cnf(30, 90, seed=0),
-        "random 3-CNF, larger": random_cnf(40, 120, seed=0),
-        "random 3-CNF, as in the tests": random_cnf(50, 150, seed=0),
-        "independent sets of a path": pf.CNF([(-v, -v - 1) for v in range(1, 70)]),
-        "independent sets of an 8 x 8 grid": independent_sets(8),
-        "permutations of 6": permutations(6),
-        "at most 3 of 24": pf.CNF([[-v for v in four] for four in combinations(range(1, 25), 4)]),
+        "random 3-CNF": random_cnf(*size((30, 90), (6, 12)), seed=0),
+        "random 3-CNF, larger": random_cnf(*size((40, 120), (8, 16)), seed=0),
+        "random 3-CNF, as in the tests": random_cnf(*size((50, 150), (10, 20)), seed=0),
+        "independent sets of a path": pf.CNF([(-v, -v - 1) for v in range(1, size(70, 6))]),
+        "independent sets of an 8 x 8 grid": independent_sets(size(8, 3)),
+        "permutations of 6": permutations(size(6, 3)),
+        "at most 3 of 24": pf.CNF(
+            [[-v for v in four] for four in combinations(range(1, size(25, 7)), 4)]
+        ),
     }
 
 

@@ -13,11 +13,11 @@ masks for all.
 
 from __future__ import annotations
 
-import argparse
 import time
 
 import torch
 from conditional import adam
+from toy import arguments, size
 
 import pcflow as pf
 from pcflow_diffusion import Blocks, CircuitHead, Modulation, fit_conditional, fit_modulation
@@ -31,16 +31,20 @@ STEPS = (0.03, 0.1)  # Adam's, of the circuit
 
 def main() -> None:
     """Train all and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--states", type=int, default=128, help="of the HMM (%(default)s)")
-    parser.add_argument("--gates", type=int, default=4, help="of E.2 (%(default)s)")
-    parser.add_argument("--rows", type=int, default=2048, help="training blocks (%(default)s)")
-    parser.add_argument("--epochs", type=int, default=6, help="passes over them (%(default)s)")
+    parser = arguments(__doc__)
+    parser.add_argument("--states", type=int, default=size(128, 4), help="of the HMM (%(default)s)")
+    parser.add_argument("--gates", type=int, default=size(4, 2), help="of E.2 (%(default)s)")
+    parser.add_argument(
+        "--rows", type=int, default=size(2048, 32), help="training blocks (%(default)s)"
+    )
+    parser.add_argument(
+        "--epochs", type=int, default=size(6, 1), help="passes over them (%(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     torch.manual_seed(given.seed)
     material = prepare(None, train=False, minutes=0.0, seed=given.seed)
-    circuit = fit_circuit(material, given.states, rows=8_000)
+    circuit = fit_circuit(material, given.states, rows=size(8_000, 100))
     generator = torch.Generator().manual_seed(given.seed)
     seen = material.examples(material.some(given.rows, generator), generator)
     chosen_by = material.examples(material.calibration, generator)
@@ -59,8 +63,9 @@ def main() -> None:
         found.fit_coupling(chosen_by.logits, chosen_by.x, chosen_by.x0)
         heads[f"log-linear, {kind}"] = found
     masks = torch.Generator().manual_seed(given.seed)
+    judged = material.judged[: size(None, 2)]
     table = gap_table(
-        material.denoiser, circuit, heads, material.judged, RATIOS, generator=masks, progress=False
+        material.denoiser, circuit, heads, judged, RATIOS, generator=masks, progress=False
     )
     print(f"\n{markdown(table, RATIOS)}")
 

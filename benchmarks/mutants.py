@@ -14,7 +14,6 @@ test comes first. A test fails if it takes ten seconds of processor time: some m
 
 from __future__ import annotations
 
-import argparse
 import os
 import resource
 import signal
@@ -31,6 +30,7 @@ import pytest
 import torch
 from changes import Mutant, mutants
 from hypothesis import Phase, settings
+from toy import arguments, size
 
 for name in ("networkx", "scipy.stats", "matplotlib.pyplot", "torch._dynamo"):
     import_module(name)  # so that forks need not
@@ -55,7 +55,7 @@ SLOW = [
     f"{LAWS}::test_projection_reaches_any_marginals_that_potentials_can_make",
     f"{NUMBERS}::test_log_space_rows_have_right_gradients_marginals_and_draws",
 ]  # and of that, not these
-OPTIONS = ["-xs", "--assert=plain", "-pno:terminal", "-pno:cacheprovider"]
+OPTIONS = ["-n0", "-xs", "--assert=plain", "-pno:terminal", "-pno:cacheprovider"]
 OPTIONS += ["--hypothesis-profile=mutants", *(f"--deselect={test}" for test in SLOW)]
 SECONDS = 10  # of processor time that one test may take; the slowest takes three
 
@@ -125,13 +125,23 @@ class Forks:
             print("survived:", change, file=sys.stderr)
 
 
+def check_paths() -> None:
+    """Refuse to run if a file of TESTS was moved."""
+    files = {test.partition("::")[0] for tests in TESTS.values() for test in [*tests, *SLOW]}
+    if gone := [path for path in sorted(files | set(TESTS)) if not (ROOT / path).is_file()]:
+        raise SystemExit(f"TESTS names files that are not there: {', '.join(gone)}")
+
+
 def main() -> None:
     """Count, print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("files", nargs="*", default=list(TESTS), help="of those in TESTS")
+    parser = arguments(__doc__)
+    parser.add_argument(
+        "files", nargs="*", default=size(list(TESTS), list(TESTS)[:1]), help="of those in TESTS"
+    )
     parser.add_argument("--only", nargs="+", type=int, metavar="LINE", help="just these lines")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time (%(default)s)")
     asked = parser.parse_args()
+    check_paths()
     os.chdir(ROOT)
     sys.path[0] = str(ROOT)
     torch.set_num_threads(1)
@@ -145,6 +155,7 @@ def main() -> None:
     left: list[str] = []
     for path in asked.files:
         given = [one for one in mutants(ROOT / path) if asked.only is None or one[0] in asked.only]
+        given = given[: size(None, 3)]
         forks, parent = Forks(path, given, asked.jobs), os.getpid()
         status = pytest.main([*OPTIONS, *TESTS[path]], [forks])
         if os.getpid() != parent or status != 0:

@@ -9,7 +9,6 @@ primes of others. No peer runs this; absolute times are of the machine it runs o
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 import random
@@ -23,10 +22,9 @@ from typing import TypeVar
 
 import torch
 from measure import processor
-from torch import Tensor
+from toy import arguments, size
 
 import pcflow as pf
-from pcflow.engine import MAX_PRODUCT, Best, follow, up
 
 T = TypeVar("T")
 
@@ -114,10 +112,12 @@ class Generator:
 
 def main() -> None:
     """Generate, measure, print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--variables", type=int, default=1_000)
-    parser.add_argument("--families", type=int, default=36, help="at a vtree node (%(default)s)")
-    parser.add_argument("--rows", type=int, default=1_000)
+    parser = arguments(__doc__)
+    parser.add_argument("--variables", type=int, default=size(1_000, 20))
+    parser.add_argument(
+        "--families", type=int, default=size(36, 2), help="at a vtree node (%(default)s)"
+    )
+    parser.add_argument("--rows", type=int, default=size(1_000, 150))
     given = parser.parse_args()
     torch.manual_seed(0)
     made = Generator(given.variables, given.families, seed=0)
@@ -148,19 +148,12 @@ def measure(path: Path, rows: int) -> None:
     values = show(f"log_prob of {rows:,} rows", lambda: model.log_prob(x), again=True)
     assert values.isfinite().all()
     show("marginals of all variables", lambda: model.marginals(nothing), again=True)
-    found = show("MPE: max-product pass and way down", lambda: best(model, nothing), again=True)
-    assert model.log_prob(found) >= values.max()
     assert show("proof that it is deterministic", lambda: circuit.properties.deterministic)
+    found = show("MPE, the first with such a proof", lambda: model.mpe(nothing), again=True)
+    assert found.exact and found.log_value >= values.max()
     show("entropy, by a pass up and one down", lambda: pf.entropy_upper_bound(model), again=True)
     copy = path.with_name("copy.psdd")
     show("write", lambda: pf.write_psdd(circuit, copy))
-
-
-def best(model: pf.CompiledCircuit, x: Tensor) -> Tensor:
-    """What `mpe` does, without the proof that the circuit is deterministic."""
-    engine = model.engine
-    tape = up(engine.plan, engine.tables, engine.check(x), MAX_PRODUCT, engine.pool)
-    return follow(tape, Best(), copies=1)
 
 
 def split(total: int, most: int) -> list[int]:

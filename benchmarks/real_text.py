@@ -19,12 +19,14 @@ from pathlib import Path
 
 import corpora
 import torch
+from toy import TOY, arguments, size
 
 import pcflow as pf
 from pcflow_diffusion import (
     Blocks,
     CircuitHead,
     Coupling,
+    Decoding,
     Denoiser,
     DenoiserConfig,
     LogLinear,
@@ -33,9 +35,10 @@ from pcflow_diffusion import (
     load_denoiser,
     save_denoiser,
 )
-from pcflow_diffusion.evaluate import gap_table, markdown, mean_and_spread
+from pcflow_diffusion.evaluate import gap, gap_table, markdown, mean_and_spread
 from pcflow_diffusion.evaluate.few_step import (
     FACTORISED,
+    STEPS,
     Decoder,
     draw_few_step,
     half_the_steps,
@@ -45,22 +48,23 @@ from pcflow_diffusion.evaluate.few_step import (
 from pcflow_diffusion.evaluate.few_step import markdown as markdown_of_ladder
 from pcflow_diffusion.evaluate.few_step_of_text import strength
 from pcflow_diffusion.evaluate.figure import draw_gap
-from pcflow_diffusion.evaluate.gap import RATIOS, Table
 from pcflow_diffusion.evaluate.setting import Material, fit_circuit, say
-from pcflow_diffusion.files import replace_file
 from pcflow_diffusion.head import Ranking
 from pcflow_diffusion.models import (
     BLOCK,
     CONTEXT,
     Judge,
     TransformerConfig,
+    load_judge,
+    save_judge,
     train_denoiser,
     train_judge,
 )
-from pcflow_diffusion.models.judge import load_judge, save_judge
 
-DEPTH = {"tinyshakespeare": 5, "gsm8k": 6}
-STATES = {"tinyshakespeare": 256, "gsm8k": 512}
+DEPTH = size({"tinyshakespeare": 5, "gsm8k": 6}, dict.fromkeys(corpora.NAMES, 1))
+STATES = size({"tinyshakespeare": 256, "gsm8k": 512}, dict.fromkeys(corpora.NAMES, 4))
+WIDTH, JUDGE_DEPTH = size((256, 4), (16, 1))
+RATIOS = size(gap.RATIOS, [0.5])
 BUCKETS = 4
 PAPER, FITTED, CHOSEN = "product; Eq. 7", "log-linear; text", "chosen; text"
 RANKINGS: tuple[Ranking, ...] = ("low_confidence", "random")
@@ -77,9 +81,9 @@ def main() -> None:
     material = Material(corpus.tokenizer, denoiser, corpus.train, judged, calibration)
     seeds = [Seed(number, material, corpus.name, given) for number in range(given.seeds)]
     table, spread = mean_and_spread([seed.gap() for seed in seeds])
-    size = sum(weight.numel() for weight in denoiser.parameters()) / 1e6
+    weights = sum(weight.numel() for weight in denoiser.parameters()) / 1e6
     print(f"\n{corpus.name}: {corpus.tokenizer.vocabulary_size} tokens, HMM with", end=" ")
-    print(f"{STATES[corpus.name]} states, denoiser with {size:.1f} M parameters,", end=" ")
+    print(f"{STATES[corpus.name]} states, denoiser with {weights:.1f} M parameters,", end=" ")
     print(f"{given.judged} held-out blocks, {given.seeds} seeds.\n")
     print(markdown(table, RATIOS, spread))
     picture = given.out / f"{corpus.name}.png"
@@ -100,7 +104,7 @@ def check_settings(given: argparse.Namespace) -> None:
     now = {name: getattr(given, name) for name in ("rows", "blocks", "judged")}
     now["states"] = STATES[given.corpus]
     if not path.exists():
-        replace_file(path, json.dumps(now).encode())
+        pf.replace_file(path, [json.dumps(now).encode()])
     before = json.loads(path.read_text(encoding="utf-8"))
     if before != now:
         raise SystemExit(f"{path} has {before}, this run {now}: give another --out, or the same")
@@ -111,10 +115,10 @@ def denoiser_of(corpus: corpora.Corpus, folder: Path, minutes: float) -> Denoise
     path = folder / f"{corpus.name}.safetensors"
     if not path.exists():
         unfinished, tokenizer = path.with_suffix(".unfinished"), corpus.tokenizer
-        size, depth = tokenizer.vocabulary_size, DEPTH[corpus.name]
+        vocabulary, depth = tokenizer.vocabulary_size, DEPTH[corpus.name]
         train_denoiser(
             corpus.train,
-            DenoiserConfig(size, width=256, depth=depth, heads=4),
+            DenoiserConfig(vocabulary, width=WIDTH, depth=depth, heads=4),
             minutes=minutes,
             checkpoint=lambda model: save_denoiser(model, unfinished, tokenizer.vocabulary),
         )
@@ -126,8 +130,8 @@ def judge_of(corpus: corpora.Corpus, folder: Path, minutes: float) -> Judge:
     """The causal model in the folder, or a new one, which is kept there."""
     path = folder / f"{corpus.name}.judge.safetensors"
     if not path.exists():
-        size = corpus.tokenizer.vocabulary_size
-        config = TransformerConfig(size, width=256, depth=4, heads=4)
+        vocabulary = corpus.tokenizer.vocabulary_size
+        config = TransformerConfig(vocabulary, width=WIDTH, depth=JUDGE_DEPTH, heads=4)
         judge = train_judge(corpus.train, config, minutes=minutes)
         save_judge(judge, path, corpus.tokenizer.vocabulary)
     return load_judge(path)[0]
@@ -147,7 +151,7 @@ class Seed:
         folder: Path = self.given.out
         return folder / f"{self.name}.{self.number}.{kind}"
 
-    def gap(self) -> Table:
+    def gap(self) -> gap.Table:
         """The seed's table."""
         path = self.path("json")
         if not path.exists():
@@ -159,8 +163,8 @@ class Seed:
             material, circuit = self.material, self.circuit()
             rows = material.judged
             table = gap_table(material.denoiser, circuit, heads, rows, RATIOS, generator=masks)
-            replace_file(path, json.dumps(table).encode())
-        found: Table = json.loads(path.read_text(encoding="utf-8"))
+            pf.replace_file(path, [json.dumps(table).encode()])
+        found: gap.Table = json.loads(path.read_text(encoding="utf-8"))
         return found
 
     def circuit(self) -> pf.CompiledCircuit:
@@ -256,7 +260,8 @@ def few_step(seed: Seed, judge: Judge, picture: Path) -> None:
             decoders,
             rows[:, :CONTEXT],
             judge,
-            ranking=ranking,
+            size(STEPS, (1, 2)),
+            decoding=Decoding(temperature=1.0, ranking=ranking),
             generator=seed.generator(4),
         )
         say(f"Few steps per block, ranking {ranking}, temperature 1")
@@ -266,17 +271,31 @@ def few_step(seed: Seed, judge: Judge, picture: Path) -> None:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("corpus", choices=corpora.NAMES)
-    parser.add_argument("--data", type=Path, default=os.environ.get("PCFLOW_DATA"))
-    parser.add_argument("--out", type=Path, default=Path("real_text"), help="(%(default)s)")
-    parser.add_argument("--minutes", type=float, default=60.0, help="to train the denoiser")
-    parser.add_argument("--judge-minutes", type=float, default=8.0, help="0: no few steps")
-    parser.add_argument("--seeds", type=int, default=3, help="(%(default)s)")
-    parser.add_argument("--judged", type=int, default=128, help="held-out blocks (%(default)s)")
-    parser.add_argument("--rows", type=int, default=16_000, help="for the HMM (%(default)s)")
-    parser.add_argument("--blocks", type=int, default=6_144, help="for Eq. 7 (%(default)s)")
+    parser = arguments(__doc__)
+    parser.add_argument(
+        "corpus", choices=corpora.NAMES, **size({}, {"nargs": "?", "default": "gsm8k"})
+    )
+    parser.add_argument("--data", type=Path, default=size(os.environ.get("PCFLOW_DATA"), None))
+    parser.add_argument("--out", type=Path, default=Path(size("real_text", "real_text_toy")))
+    parser.add_argument(
+        "--minutes", type=float, default=size(60.0, 0.02), help="to train the denoiser"
+    )
+    parser.add_argument(
+        "--judge-minutes", type=float, default=size(8.0, 0.02), help="0: no few steps"
+    )
+    parser.add_argument("--seeds", type=int, default=size(3, 2), help="(%(default)s)")
+    parser.add_argument(
+        "--judged", type=int, default=size(128, 2), help="held-out blocks (%(default)s)"
+    )
+    parser.add_argument(
+        "--rows", type=int, default=size(16_000, 100), help="for the HMM (%(default)s)"
+    )
+    parser.add_argument(
+        "--blocks", type=int, default=size(6_144, 32), help="for Eq. 7 (%(default)s)"
+    )
     given = parser.parse_args()
+    if given.data is None and TOY:
+        given.data = corpora.draw(given.out)
     if given.data is None or not (Path(given.data) / "text").is_dir():
         parser.exit(0, f"{corpora.WHERE}\n")
     return given

@@ -7,7 +7,6 @@ Absolute times are of the machine it runs on; no peer runs these. Linux only (pe
 
 from __future__ import annotations
 
-import argparse
 import resource
 import subprocess
 import sys
@@ -16,10 +15,11 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import torch
+from toy import TOY, arguments, size
 
 import pcflow as pf
 
-ROWS = 64
+ROWS = size(64, 4)
 T = TypeVar("T")
 
 
@@ -39,15 +39,15 @@ def many_parameters(units: int) -> pf.Circuit:
 
 
 CASES: dict[str, tuple[Callable[[int], pf.Circuit], int, bool]] = {
-    "chain": (long_chain, 100_000, False),
-    "tree": (wide_tree, 100_000, False),
-    "parameters": (many_parameters, 224, True),
+    "chain": (long_chain, size(100_000, 100), False),
+    "tree": (wide_tree, size(100_000, 100), False),
+    "parameters": (many_parameters, size(224, 2), True),
 }
 
 
 def main() -> None:
     """Run every case in a process of its own."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = arguments(__doc__)
     parser.add_argument("--case", choices=CASES)
     parser.add_argument("--size", type=int, help="variables, or units; the case's own by default")
     given = parser.parse_args()
@@ -58,7 +58,8 @@ def main() -> None:
     print("| case | variables | parameters | build, s | compile, s | first and next, s | GiB |")
     print("|---|---|---|---|---|---|---|", flush=True)
     for name in CASES:
-        subprocess.run([sys.executable, __file__, "--case", name], check=True)
+        toy = ["--toy"] if TOY else []
+        subprocess.run([sys.executable, __file__, "--case", name, *toy], check=True)
 
 
 def case(name: str, build: Callable[[], pf.Circuit], learns: bool) -> str:

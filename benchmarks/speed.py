@@ -5,6 +5,7 @@
 
 Both sides carry the same parameters; before anything is timed, their results must agree. Every
 workload runs in a process of its own, so that none finds the memory that another left behind.
+Without a peer, its rows give times over the floor, and memory.
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ import chains
 import images
 import torch
 import trees
-from measure import HEADER, Machine, ask, measure_machine, peak, processor, row
+from measure import HEADER, Machine, Run, Workload, ask, measure_machine, peak, processor, row
+from toy import TOY, arguments, size
 
 
 def main() -> None:
     """Measure, print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = arguments(__doc__)
     parser.add_argument("--only", default="", metavar="REGEX", help="workloads whose name has it")
-    parser.add_argument("--repeats", type=int, default=30, help="timed turns (%(default)s)")
+    parser.add_argument(
+        "--repeats", type=int, default=size(30, 1), help="timed turns (%(default)s)"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--no-memory", action="store_true", help="leave the memory columns empty")
     parser.add_argument("--peak", choices=["ours", "theirs"], help="just print that side's memory")
@@ -38,26 +42,37 @@ def main() -> None:
     if given.peak or given.row:
         (build,) = builders.values()
         torch.manual_seed(0)
-        work = build()
-        if given.peak:
-            print(f"{peak(getattr(work, given.peak)):.0f}")
-        else:
-            print(row(work, Machine(*given.row), given.repeats))
+        print(alone(build(), given))
         return
     machine = measure_machine(given.repeats)
     print(HEADER, flush=True)
-    for name in builders:
-        options = ["--threads", str(given.threads), "--only", f"^{re.escape(name)}$"]
-        rates = ["--row", str(machine.flops), str(machine.numbers), "--repeats", str(given.repeats)]
-        cells = [ask(Path(__file__), [*options, *rates])]
-        for side in ("ours", "theirs"):
-            cells.append("" if given.no_memory else ask(Path(__file__), [*options, "--peak", side]))
-        print(f"| {' | '.join(cells)} |", flush=True)
+    for number, (name, build) in enumerate(builders.items()):
+        if TOY and number > 0:  # to start a process takes longer than to run these
+            print(f"| {row(build(), machine, given.repeats)} | | |", flush=True)
+        else:
+            print(f"| {' | '.join(apart(name, machine, given))} |", flush=True)
     print(
         f"\n{processor()}, {given.threads} threads, torch {torch.__version__}; medians of "
         f"{given.repeats} interleaved runs. GEMM {machine.flops / 1e9:.0f} GFLOP/s, copy "
         f"{4 * machine.numbers / 1e9:.1f} GB/s. Memory: what a first run adds at its peak."
     )
+
+
+def apart(name: str, machine: Machine, given: argparse.Namespace) -> list[str]:
+    """The cells of a workload's row, all measured in processes of their own."""
+    options = ["--threads", str(given.threads), "--only", f"^{re.escape(name)}$"]
+    rates = ["--row", str(machine.flops), str(machine.numbers), "--repeats", str(given.repeats)]
+    peaks = [] if given.no_memory else [["--peak", side] for side in ("ours", "theirs")]
+    cells = [ask(Path(__file__), [*options, *wanted]) for wanted in (rates, *peaks)]
+    return cells if peaks else [*cells, "", ""]
+
+
+def alone(work: Workload, given: argparse.Namespace) -> str:
+    """What such a process prints."""
+    if given.row:
+        return row(work, Machine(*given.row), given.repeats)
+    side: Run | None = getattr(work, given.peak)
+    return "-" if side is None else f"{peak(side):.0f}"
 
 
 if __name__ == "__main__":

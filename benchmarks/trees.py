@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from measure import Run, Workload, agree, backward, forward, renewed
-from spflow.learn.expectation_maximization import expectation_maximization
-from spflow.modules.leaves import Normal
-from spflow.modules.products import ElementwiseProduct
-from spflow.modules.sums import Sum
+from measure import Run, Workload, agree, backward, em_step, forward, renewed
 from torch import Tensor
+from toy import is_installed, size
 
 import pcflow as pf
 
-COLUMNS, UNITS, BATCH = 64, 32, 256
+COLUMNS, UNITS, BATCH = size((64, 32, 256), (4, 2, 64))
 NAME = f"binary tree of {COLUMNS} Gaussians K={UNITS} B={BATCH}: "
+
+
+Sides = tuple[Run, Run | None]
 
 
 def workloads() -> dict[str, Callable[[], Workload]]:
@@ -25,71 +26,106 @@ def workloads() -> dict[str, Callable[[], Workload]]:
     kinds = {
         "forward": infer,
         "forward and backward": train,
-        "a step of EM": em_step,
+        "a step of EM": learning,
         "MPE of half the columns": completion,
     }
     return {NAME + what: partial(_named, NAME + what, kind) for what, kind in kinds.items()}
 
 
-def _named(name: str, kind: Callable[[], tuple[Run, Run]]) -> Workload:
+def _named(name: str, kind: Callable[[], Sides]) -> Workload:
     ours, theirs = kind()
     return Workload(name, "spflow", ours, theirs)
 
 
-def infer() -> tuple[Run, Run]:
+def infer() -> Sides:
     """One pass up."""
     model, theirs, x = both()
-    return forward(lambda: model.log_prob(x)), forward(lambda: theirs.log_likelihood(x))
+    ours = forward(lambda: model.log_prob(x))
+    return ours, theirs and forward(lambda: theirs.log_likelihood(x))
 
 
-def train() -> tuple[Run, Run]:
+def train() -> Sides:
     """One pass up and one down."""
     model, theirs, x = both()
     ours = backward(model, renewed(model, lambda: model.log_prob(x)))
-    return ours, backward(theirs, renewed(theirs, lambda: theirs.log_likelihood(x)))
+    return ours, theirs and backward(theirs, renewed(theirs, lambda: theirs.log_likelihood(x)))
 
 
-def em_step() -> tuple[Run, Run]:
+def learning() -> Sides:
     """Expected counts and new parameters."""
     model, theirs, x = both()
-    learner = pf.EM()
-    return (
-        lambda: learner.epoch(model, [x]),
-        lambda: expectation_maximization(theirs, x, max_steps=1),
-    )
+    if theirs is None:
+        return em_step(model, x), None
+    from spflow.learn.expectation_maximization import expectation_maximization
+
+    return em_step(model, x), lambda: expectation_maximization(theirs, x, max_steps=1)
 
 
-def completion() -> tuple[Run, Run]:
+def completion() -> Sides:
     """Max-product and backtracking; the peer follows heaviest branches, which is not MPE."""
     model, theirs, x = both()
     x = x.masked_fill(torch.rand(x.shape) < 0.5, torch.nan)
-    return lambda: model.mpe(x), forward(lambda: theirs.sample_with_evidence(x.clone(), True))
+    peer = theirs and forward(lambda: theirs.sample_with_evidence(x.clone(), True))
+    return lambda: model.mpe(x), peer
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Parameters of a balanced binary tree, from the leaves to the root.
+
+    Attributes:
+        mean: of the Gaussians, [D, K].
+        deviation: of the Gaussians, [D, K].
+        logits: of the sums of every level, [F, K, K]; F halves from level to level.
+        root: of the root, [1, K].
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    logits: list[Tensor]
+    root: Tensor
 
 
 def both() -> tuple[pf.CompiledCircuit, Any, Tensor]:
     """Both sides with the same parameters, and rows on which they agree."""
     mean, deviation = torch.randn(COLUMNS, UNITS), torch.rand(COLUMNS, UNITS) + 0.5
-    leaf_values = {"loc": mean.unsqueeze(-1), "scale": deviation.unsqueeze(-1)}
-    theirs: Any = Normal(list(range(COLUMNS)), UNITS, num_repetitions=1, **leaf_values)
-    family = pf.Gaussian()
-    layers: list[pf.circuit.Layer] = [
-        pf.InputLayer(v, family, UNITS, _gaussian(mean[v], deviation[v])) for v in range(COLUMNS)
+    levels = range(COLUMNS.bit_length() - 1)
+    logits = [torch.randn(COLUMNS >> level, UNITS, UNITS) for level in levels]
+    tree = Tree(mean, deviation, logits, torch.randn(1, UNITS))
+    model, theirs = pf.compile(_pcflow(tree)), _spflow(tree)
+    x = torch.randn(BATCH, COLUMNS)
+    agree(lambda: model.log_prob(x), theirs and (lambda: theirs.log_likelihood(x).flatten()))
+    return model, theirs, x
+
+
+def _pcflow(tree: Tree) -> pf.Circuit:
+    layers: list[Any] = [
+        pf.InputLayer(v, pf.Gaussian(), UNITS, _gaussian(tree.mean[v], tree.deviation[v]))
+        for v in range(COLUMNS)
     ]
-    while len(layers) > 1:
-        logits = torch.randn(len(layers), UNITS, UNITS)  # [F, K, J]
-        theirs = Sum(theirs, weights=logits.softmax(dim=-1).transpose(1, 2).unsqueeze(-1))
-        theirs = ElementwiseProduct(theirs, num_splits=2)
+    for logits in tree.logits:
         sums = [pf.SumLayer([x], pf.Parameter(w)) for x, w in zip(layers, logits, strict=True)]
         half = len(sums) // 2
         layers = [
             pf.ProductLayer(list(pair)) for pair in zip(sums[:half], sums[half:], strict=True)
         ]
-    root = torch.randn(1, UNITS)
-    theirs = Sum(theirs, weights=root.softmax(dim=-1).t().view(1, UNITS, 1, 1))
-    model = pf.compile(pf.Circuit(pf.SumLayer(layers, pf.Parameter(root))))
-    x = torch.randn(BATCH, COLUMNS)
-    agree(lambda: model.log_prob(x), lambda: theirs.log_likelihood(x).flatten())
-    return model, theirs, x
+    return pf.Circuit(pf.SumLayer(layers, pf.Parameter(tree.root)))
+
+
+def _spflow(tree: Tree) -> Any:
+    """The same tree there, or None."""
+    if not is_installed("spflow"):
+        return None
+    from spflow.modules.leaves import Normal
+    from spflow.modules.products import ElementwiseProduct
+    from spflow.modules.sums import Sum
+
+    values = {"loc": tree.mean.unsqueeze(-1), "scale": tree.deviation.unsqueeze(-1)}
+    found: Any = Normal(list(range(COLUMNS)), UNITS, num_repetitions=1, **values)
+    for logits in tree.logits:
+        found = Sum(found, weights=logits.softmax(dim=-1).transpose(1, 2).unsqueeze(-1))
+        found = ElementwiseProduct(found, num_splits=2)
+    return Sum(found, weights=tree.root.softmax(dim=-1).t().view(1, UNITS, 1, 1))
 
 
 def _gaussian(mean: Tensor, deviation: Tensor) -> dict[str, pf.Parameter]:

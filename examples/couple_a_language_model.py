@@ -3,7 +3,7 @@
 import torch
 
 import pcflow as pf
-from pcflow_diffusion import CircuitHead, generate
+from pcflow_diffusion import CircuitHead, Decoding, generate
 
 torch.manual_seed(0)
 
@@ -37,7 +37,7 @@ head = CircuitHead(circuit, mask_token_id=MASK, coupling="projection")
 
 # Both words at once, 2,000 times.
 prompt = torch.empty(2_000, 0, dtype=torch.long)
-settings = {"steps": 1, "gen_length": 2, "block_length": 2, "temperature": 1.0}
+settings = {"steps": 1, "gen_length": 2, "block_length": 2, "decoding": Decoding(temperature=1.0)}
 alone = generate(backbone, prompt, mask_token_id=MASK, **settings)
 coupled = generate(backbone, prompt, head, **settings)
 print(f"mixed up in one step: independent {mixed_up(alone):.0%}, coupled {mixed_up(coupled):.0%}")

@@ -51,8 +51,11 @@ from pcflow.errors import (
     NotStructuredDecomposable,
     PcflowError,
     PropertyRequired,
+    SettingError,
     StructureError,
+    TypeMismatch,
     Unsatisfiable,
+    Unsupported,
 )
 from pcflow.evidence import CheckedEvidence, Evidence, Potentials
 from pcflow.information import (
@@ -94,22 +97,33 @@ from pcflow.inputs import (
     LogNormal,
     Poisson,
 )
-from pcflow.io import load, read_psdd, save, write_psdd
+from pcflow.io import (
+    Container,
+    load,
+    read_bytes,
+    read_dimacs,
+    read_psdd,
+    replace_file,
+    save,
+    write_dimacs,
+    write_psdd,
+)
 from pcflow.learn import (
     EM,
     Anemone,
-    Conditional,
+    Batch,
     Examples,
     FitResult,
     Gradient,
     Learner,
     MiniBatchEM,
+    Run,
     Team,
     fit,
     grow,
     prune,
 )
-from pcflow.logic import CNF, ModelCount, compile_cnf, model_count, read_dimacs, write_dimacs
+from pcflow.logic import CNF, ModelCount, compile_cnf, model_count
 from pcflow.queries import MPE, CompiledCircuit, Draws, ProjectedEvidence, compile
 from pcflow.reference import reference_log_prob
 from pcflow.structure import Partition, Region, RegionGraph
@@ -119,6 +133,7 @@ __all__ = [
     "EM",
     "MPE",
     "Anemone",
+    "Batch",
     "Bernoulli",
     "Binomial",
     "Categorical",
@@ -126,7 +141,7 @@ __all__ = [
     "Circuit",
     "Compatible",
     "CompiledCircuit",
-    "Conditional",
+    "Container",
     "Deterministic",
     "DiscretizedLogistic",
     "Draws",
@@ -166,11 +181,15 @@ __all__ = [
     "PropertyRequired",
     "Region",
     "RegionGraph",
+    "Run",
+    "SettingError",
     "StructureError",
     "StructuredDecomposable",
     "SumLayer",
     "Team",
+    "TypeMismatch",
     "Unsatisfiable",
+    "Unsupported",
     "add_gates",
     "build_circuit",
     "cauchy_schwarz_divergence",
@@ -222,11 +241,13 @@ __all__ = [
     "prove_omni_compatible",
     "prove_structured_decomposable",
     "prune",
+    "read_bytes",
     "read_dimacs",
     "read_psdd",
     "reference_log_prob",
     "renyi_divergence",
     "renyi_entropy",
+    "replace_file",
     "restrict",
     "save",
     "structure",

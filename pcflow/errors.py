@@ -4,10 +4,57 @@ Every error is also a `ValueError` or a `TypeError`, so code that catches those 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class PcflowError(Exception):
     """Base class of every error that pcflow raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Message and witness, past an `__init__` that takes the witness and makes the message."""
+        return _without_init, (type(self), *self.args), self.__dict__
+
+
+class SettingError(PcflowError, ValueError):
+    """A setting is out of its range.
+
+    Attributes:
+        name: the argument or field.
+        value: what it was given.
+        wanted: what it must be, to follow "must be".
+
+    Examples:
+        >>> print(SettingError("alpha", -1, "at least 0"))
+        alpha must be at least 0, got -1
+    """
+
+    def __init__(self, name: str, value: object, wanted: str) -> None:
+        """Keep all three."""
+        self.name, self.value, self.wanted = name, value, wanted
+        super().__init__(f"{name} must be {wanted}, got {value!r}")
+
+
+class TypeMismatch(PcflowError, TypeError):
+    """An argument is of a kind that is not understood.
+
+    Attributes:
+        name: the argument.
+        value: what it was given.
+        wanted: what it must be, to follow "must be".
+
+    Examples:
+        >>> print(TypeMismatch("train", [0, 1], "a tensor"))
+        train must be a tensor, got list
+    """
+
+    def __init__(self, name: str, value: object, wanted: str) -> None:
+        """Keep all three."""
+        self.name, self.value, self.wanted = name, value, wanted
+        super().__init__(f"{name} must be {wanted}, got {type(value).__name__}")
+
+
+class Unsupported(PcflowError, TypeError):
+    """Torch asks for something that the engine does not do: a transform, or a second derivative."""
 
 
 class StructureError(PcflowError, ValueError):
@@ -176,6 +223,10 @@ class Unsatisfiable(PcflowError, ValueError):
 
 class FileFormatError(PcflowError, ValueError):
     """A file is truncated, of another format, or hostile; nothing was loaded."""
+
+
+def _without_init(kind: type[PcflowError], *args: object) -> PcflowError:
+    return kind.__new__(kind, *args)
 
 
 def _join(scopes: Sequence[tuple[int, ...]]) -> str:

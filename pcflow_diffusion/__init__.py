@@ -8,11 +8,18 @@ independently mixes up what belongs together. `CircuitHead` couples them through
 from pcflow_diffusion.backbones import Backbone, dream, llada, mdlm
 from pcflow_diffusion.decode import Decoding, generate, infill, minimum_cover
 from pcflow_diffusion.errors import DiffusionError
-from pcflow_diffusion.head import CircuitHead, Coupling, LogLinear, Projection
+from pcflow_diffusion.head import (
+    CircuitHead,
+    Coupling,
+    Draw,
+    LogLinear,
+    Marginals,
+    Modulation,
+    Projection,
+)
 from pcflow_diffusion.models import Denoiser, DenoiserConfig, load_denoiser, save_denoiser
 from pcflow_diffusion.train import (
     Blocks,
-    Modulation,
     Schedule,
     StoredLogits,
     coupled_nats_over_time,
@@ -37,7 +44,9 @@ __all__ = [
     "Denoiser",
     "DenoiserConfig",
     "DiffusionError",
+    "Draw",
     "LogLinear",
+    "Marginals",
     "Modulation",
     "Projection",
     "Schedule",

@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from pcflow_diffusion.errors import BackboneError
+from pcflow_diffusion.checks import check_logits
+from pcflow_diffusion.errors import BackboneError, ShapeMismatch, TypeMismatch
 
 
 class Backbone(Protocol):
@@ -26,7 +27,7 @@ class Backbone(Protocol):
 
 
 def logits_of(backbone: Callable[[Tensor], Any], tokens: Tensor) -> Tensor:
-    """What a backbone returns, or its `.logits`, checked to be [B, L, V].
+    """What a backbone returns, or its `.logits`, checked to be numbers [B, L, V] where tokens are.
 
     Args:
         backbone: maps tokens to logits [B, L, V], or to an object with `.logits`.
@@ -39,11 +40,14 @@ def logits_of(backbone: Callable[[Tensor], Any], tokens: Tensor) -> Tensor:
         >>> logits_of(lambda tokens: torch.zeros(*tokens.shape, 5), torch.tensor([[1, 2]])).shape
         torch.Size([1, 2, 5])
     """
+    if not callable(backbone):
+        raise BackboneError(f"a backbone maps tokens to logits, got {type(backbone).__name__}")
     output = backbone(tokens)
-    logits = getattr(output, "logits", output)
-    if not isinstance(logits, Tensor) or logits.shape[:-1] != tokens.shape:
-        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise BackboneError(f"expected logits {(*tokens.shape, 'V')}, the backbone gave {found}")
+    logits: Tensor = getattr(output, "logits", output)
+    try:
+        check_logits("the backbone's logits", logits, tokens)
+    except (ShapeMismatch, TypeMismatch) as error:
+        raise BackboneError(str(error)) from None
     return logits
 
 

@@ -1,12 +1,21 @@
-"""Typed errors of `pcflow_diffusion`: each is a ValueError and names the argument and the value."""
+"""Typed errors of `pcflow_diffusion`: each is a ValueError and names the argument and the value.
+
+A setting out of its range is a `pcflow.SettingError`, as in the core.
+"""
+
+from pcflow import PcflowError
 
 
-class DiffusionError(ValueError):
-    """Base class of the errors that this package raises on purpose."""
+class DiffusionError(PcflowError, ValueError):
+    """Base class of the errors that only this package raises on purpose."""
 
 
 class ShapeMismatch(DiffusionError):
     """Two tensors that must share axes do not, or an axis has the wrong length."""
+
+
+class TypeMismatch(DiffusionError, TypeError):
+    """An argument is of another type, dtype or device than it must be."""
 
 
 class TokenOutOfRange(DiffusionError):
@@ -14,16 +23,39 @@ class TokenOutOfRange(DiffusionError):
 
     Attributes:
         token: the first offending id.
+        where: its place in the tensor, such as row and position.
     """
 
-    def __init__(self, name: str, token: int, vocabulary_size: int) -> None:
+    def __init__(
+        self, name: str, token: int, vocabulary_size: int, where: tuple[int, ...] = ()
+    ) -> None:
         """Keep the token that does not fit."""
-        self.token = token
-        super().__init__(f"{name} holds token {token}, outside [0, {vocabulary_size})")
+        self.token, self.where = token, where
+        place = f", at {list(where)}" if where else ""
+        super().__init__(f"{name} holds token {token}, outside [0, {vocabulary_size}){place}")
+
+
+class LogitsError(DiffusionError):
+    """Logits are no distribution over tokens at a masked position.
+
+    Attributes:
+        row: of the batch.
+        position: in the row.
+        reason: what is wrong there.
+    """
+
+    def __init__(self, row: int, position: int, reason: str) -> None:
+        """Keep the place."""
+        self.row, self.position, self.reason = row, position, reason
+        super().__init__(f"row {row}, position {position}: the backbone's logits {reason}")
 
 
 class RatioOutOfRange(DiffusionError):
-    """A mask ratio, time or count lies outside its range."""
+    """A mask ratio or a time lies outside its range."""
+
+
+class NothingMasked(DiffusionError):
+    """There are no masked tokens, so nothing is to be learned or decided."""
 
 
 class BackboneError(DiffusionError):
@@ -51,7 +83,7 @@ class GenerationError(DiffusionError):
 
 
 class WindowError(DiffusionError):
-    """A window has no width, or a position lies where no window may be."""
+    """A position lies where no window may be."""
 
 
 class StoreError(DiffusionError):

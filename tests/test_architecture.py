@@ -35,7 +35,7 @@ ROOMS = {  # the rooms of each package: one may import only from those above it
     ),
     "pcflow_diffusion": (
         "errors",
-        "files",
+        "checks",
         "backbones",
         "head",
         "decode",
@@ -158,6 +158,22 @@ def face_complaints(path: str, source: str, public: set[str]) -> list[str]:
     return [f"{path}: {name} is not a name in pcflow's __all__" for name in sorted(used - allowed)]
 
 
+INSIDE = {"engine", "banks"}  # of a compiled circuit: parameters and passes are the core's
+HANDED_ON = {"pcflow_diffusion/train/modulation.py": 2}  # to `fit`, whose models have an engine
+
+
+def attribute_complaints(path: str, source: str) -> list[str]:
+    """Attributes that reach into a compiled circuit, or are private to somebody else."""
+    complaints = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute):
+            private = node.attr.startswith("_") and not node.attr.startswith("__")
+            own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            if node.attr in INSIDE or (private and not own):
+                complaints.append(f"{path}:{node.lineno}: {ast.unparse(node)} is not public")
+    return complaints
+
+
 def function_complaints(path: str, source: str) -> list[str]:
     """Functions whose body, without its docstring, is too long."""
     complaints = []
@@ -210,6 +226,11 @@ def test_imports_have_no_cycle() -> None:
 def test_diffusion_uses_only_the_public_face() -> None:
     public = exported(PCFLOW["pcflow/__init__.py"])
     assert not gather(face_complaints(*item, public) for item in DIFFUSION.items())
+
+
+def test_diffusion_reaches_into_no_attribute_that_is_not_public() -> None:
+    found = {path: attribute_complaints(path, source) for path, source in DIFFUSION.items()}
+    assert {path: len(some) for path, some in found.items() if some} == HANDED_ON
 
 
 def test_functions_are_short() -> None:
@@ -279,6 +300,13 @@ def test_face_rule_bites() -> None:
         "import pcflow\npcflow.engine.up()",
     ):
         assert face_complaints(path, source, public), source
+
+
+def test_attribute_rule_bites() -> None:
+    for source in ("model.engine.check(x)", "head.model.banks[0].dtype", "other._shorter"):
+        assert attribute_complaints("a.py", source), source
+    for source in ("model.dtype", "self._shorter", "cls._made", "error.__cause__"):
+        assert not attribute_complaints("a.py", source), source
 
 
 def test_function_rule_bites() -> None:

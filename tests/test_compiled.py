@@ -101,7 +101,7 @@ def test_tied_parameters_of_one_bank_have_gradients_of_their_own_in_log_space_to
     model = pf.compile(circuit, DEVICE, torch.float64)
     x = torch.cat([torch.randint(3, (2, 4)), torch.tensor([[0, 0], [0, 40]])], dim=1).float()
     model.log_prob(x).sum().backward()
-    assert model.plan.rows.log_space == 1  # at 0 and 40, both units are e^-800
+    assert model.rows.log_space == 1  # at 0 and 40, both units are e^-800
     values = {p: p.value.double().clone().requires_grad_() for p in circuit.parameters}
     pf.reference_log_prob(circuit, x, values).sum().backward()
     assert tied in (list(members) for members in model.plan.banks)
@@ -307,8 +307,11 @@ def test_queries_say_what_they_need(circuit: pf.Circuit) -> None:
 def test_compile_refuses_what_it_cannot_run(circuit: pf.Circuit) -> None:
     with pytest.raises(TypeError, match="Circuit"):
         pf.compile(pf.structure.chain(3))  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="float16"):
+    with pytest.raises(pf.SettingError, match="float16"):
         pf.compile(circuit, dtype=torch.float16)
+    for memory in (0, "1", 1.5, float("nan")):
+        with pytest.raises(pf.SettingError, match="memory must be a positive integer"):
+            pf.compile(circuit, memory=memory)  # type: ignore[arg-type]
 
 
 def test_a_copy_of_an_edited_model_answers_by_its_present_parameters() -> None:

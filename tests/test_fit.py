@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -98,7 +99,7 @@ def test_a_loader_that_does_not_know_its_length(capsys: pytest.CaptureFixture[st
 
     loader = DataLoader(Stream(), batch_size=16)
     torch.testing.assert_close(fitted(loader), fitted(rows()))
-    pf.fit(model_of(), loader, epochs=2)
+    pf.fit(model_of(), loader, epochs=2, progress=True)
     assert "epoch=2/2" in capsys.readouterr().err
 
 
@@ -118,7 +119,7 @@ def test_data_that_cannot_be_used_are_refused() -> None:
 
 
 def test_the_bar_tells_likelihoods_and_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
-    pf.fit(model_of(), rows(), epochs=3, validation=rows(20, 2))
+    pf.fit(model_of(), rows(), epochs=3, validation=rows(20, 2), progress=True)
     shown = capsys.readouterr().err
     assert "180/180" in shown  # rows
     for told in ("epoch=3/3", "train=-", "valid=-", "<"):
@@ -206,17 +207,20 @@ def test_a_checkpoint_of_another_fit_is_refused_and_kept(tmp_path: Path) -> None
     file = tmp_path / "fit"
     before = fitted(rows(), checkpoint=file)
     kept = file.read_bytes()
+    loose = torch.Generator()
     for what, call in {
-        "the learner": lambda: fitted(rows(), pf.Anemone(), checkpoint=file),
-        "rows of train": lambda: fitted(rows(59), checkpoint=file),
-        "rows of validation": lambda: fitted(rows(), validation=rows(), checkpoint=file),
-        "a generator": lambda: fitted(rows(), generator=torch.Generator(), checkpoint=file),
+        "learner.kind is 'EM' there and 'Anemone' here": lambda: fitted(
+            rows(), pf.Anemone(), checkpoint=file
+        ),
+        "train.rows is 60 there and 59 here": lambda: fitted(rows(59), checkpoint=file),
+        "validation is None there": lambda: fitted(rows(), validation=rows(), checkpoint=file),
+        "generator is False there": lambda: fitted(rows(), generator=loose, checkpoint=file),
         "batch_size": lambda: pf.fit(model_of(), rows(), checkpoint=file, progress=False),
     }.items():
-        with pytest.raises(pf.FileFormatError, match=what):
+        with pytest.raises(pf.FileFormatError, match=re.escape(what)):
             call()
     other = pf.compile(pf.hmm(4, 2, pf.Gaussian()), DEVICE, torch.float64)
-    with pytest.raises(pf.FileFormatError, match="the circuit"):
+    with pytest.raises(pf.FileFormatError, match="circuit is"):
         pf.fit(other, rows(), batch_size=16, checkpoint=file, progress=False)
     assert file.read_bytes() == kept
     assert torch.equal(fitted(rows(), checkpoint=file), before)
@@ -243,7 +247,7 @@ def test_broken_checkpoints_are_refused(tmp_path: Path) -> None:
     with pytest.raises(pf.FileFormatError, match="does not describe a fit"):
         fitted(rows(), checkpoint=file)
     write_file(file, {n: t[:1] if t.dim() == 3 else t for n, t in tensors.items()}, described)
-    with pytest.raises(pf.FileFormatError, match="shapes"):
+    with pytest.raises(pf.FileFormatError, match="shape of"):
         fitted(rows(), checkpoint=file)
 
 
@@ -262,19 +266,23 @@ if distributed == "yes":
 
 class Slow:
     def __init__(self, teacher):
-        self.teacher, self.shuffle = teacher, teacher.shuffle
-        self.state, self.restore = teacher.state, teacher.restore
+        self.teacher, self.full_batch = teacher, teacher.full_batch
         self.rows = 0
 
-    def epoch(self, model, batches):
-        time.sleep(float(pause))
-        batches.source = self.count(batches.source)
-        return self.teacher.epoch(model, batches)
+    def start(self, model, team):
+        self.run = self.teacher.start(model, team)
+        self.state, self.restore = self.run.state, self.run.restore
+        return self
 
-    def count(self, source):
-        for rows, x in source:
-            self.rows += len(x)
-            yield rows, x
+    def step(self, batches, done):
+        if done * 6 % 1 == 0:  # an epoch begins
+            time.sleep(float(pause))
+        return self.run.step(self.count(batches), done)
+
+    def count(self, batches):
+        for batch in batches:
+            self.rows += len(batch)
+            yield batch
 
 for learner in learners.split(","):
     torch.manual_seed(rank)  # of several, the first one's order and initial parameters count

@@ -148,11 +148,11 @@ def test_a_unit_that_underflows_and_then_matters_comes_out_right(
     model = pf.compile(deep_zeros(), DEVICE, dtype)
     found = model.log_prob(deep_rows()).detach().double().cpu()
     torch.testing.assert_close(found, deep_logs(), rtol=relative, atol=1e-5)
-    assert model.plan.rows.seen == 4
+    assert model.rows.seen == 4
     # 1e-60 is a number in float64; in float32 only the row that needs it is evaluated again
-    assert model.plan.rows.log_space == (1 if dtype == torch.float32 else 0)
-    again = model.plan.rows.log_space
-    assert f"rows: 4 seen, {again} of them in log space" in str(model.plan)
+    assert model.rows.log_space == (1 if dtype == torch.float32 else 0)
+    again = model.rows.log_space
+    assert f"rows: 4 seen, {again} of them in log space" in str(model.rows)
 
 
 def test_log_space_rows_have_right_gradients_marginals_and_draws() -> None:
@@ -184,7 +184,7 @@ def test_an_impossible_row_is_known_to_be_impossible_without_log_space() -> None
         log_potentials=torch.full((1, 2 * HALF, 2), -torch.inf),
     )
     assert model.log_prob(impossible).item() == -math.inf
-    assert model.plan.rows.log_space == 0
+    assert model.rows.log_space == 0
 
 
 def test_a_unit_lost_in_the_middle_is_found_even_if_the_root_looks_healthy() -> None:
@@ -206,7 +206,7 @@ def test_a_unit_lost_in_the_middle_is_found_even_if_the_root_looks_healthy() -> 
     found = model.log_prob(x)[1].item()
     by_hand = 4 * math.log(0.5) + 2 * math.log(1e-30)
     assert found == pytest.approx(by_hand, abs=1e-3)  # without unit 1 it is 0.69 less
-    assert model.plan.rows.log_space == 1
+    assert model.rows.log_space == 1
     last = model.marginals(x)[:, 4, 0].exp().tolist()
     assert last == pytest.approx([0.1, (0.5 + 0.1) / 2], rel=1e-5)
-    assert model.plan.rows.log_space == 2
+    assert model.rows.log_space == 2

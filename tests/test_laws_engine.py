@@ -276,7 +276,7 @@ def test_doubtful_rows_find_their_place_in_parts() -> None:
     for memory in (1, 1 << 30):
         model = pf.compile(circuit, DEVICE, torch.float32, memory=memory)
         assert_close(model.log_prob(x), pf.reference_log_prob(circuit, x), 1e-5)
-        assert model.plan.rows.log_space == 3
+        assert model.rows.log_space == 3
         third = model.marginals(x)[:, 2].argmax(dim=-1)
         assert third.tolist() == [0, 1, 0, 1, 1]  # it goes with the second
         assert (model.sample(4, x)[..., 2].cpu() == x[:, 1]).all()

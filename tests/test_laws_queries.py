@@ -253,7 +253,7 @@ def test_a_mean_through_log_space_by_hand() -> None:
     rows = torch.tensor([[torch.nan, 0.0, 0.0], [torch.nan, 0.0, 40.0], [torch.nan, 40.0, 40.0]])
     wanted = torch.tensor([[3.0, 0, 0], [5.0, 0, 40], [7.0, 40, 40]]).double()
     assert_close(model.mean(rows), wanted)
-    assert model.plan.rows.log_space == 1
+    assert model.rows.log_space == 1
 
 
 def test_a_mean_over_several_input_layers_by_hand() -> None:

@@ -154,18 +154,22 @@ def test_a_gradient_learner_raises_the_likelihood() -> None:
 class Scripted:
     """A learner that makes every state emit symbol 0 more and more surely, epoch by epoch."""
 
-    shuffle = False
+    full_batch = True
 
     def __init__(self, scales: list[float]) -> None:
         self.scales = iter(scales)
 
+    def start(self, model: pf.CompiledCircuit, team: pf.Team) -> "Scripted":
+        self.model = model
+        return self
+
     @torch.no_grad()
-    def epoch(self, model: pf.CompiledCircuit, batches: Iterable[Tensor]) -> float:
+    def step(self, batches: Iterable[pf.Batch], done: float) -> Tensor:
         list(batches)
         scale = next(self.scales)
-        for bank in model.banks:
+        for bank in self.model.banks:
             bank.zero_()[:, 0] = scale  # tables are [V, K], weights [K, J] stay uniform
-        return scale
+        return torch.tensor([scale, 1.0]).double()
 
 
 def test_fit_keeps_the_best_parameters_and_stops_when_patience_ends() -> None:
@@ -205,13 +209,17 @@ def test_batches_do_not_change_em() -> None:
 
 def test_an_interrupted_fit_leaves_a_model_that_works() -> None:
     class Interrupted(pf.EM):
-        count = 0
+        def start(self, model: pf.CompiledCircuit, team: pf.Team) -> pf.Run:  # type: ignore[override]
+            run = super().start(model, team)
+            step, self_count = run.step, iter(range(2))
 
-        def epoch(self, model: pf.CompiledCircuit, batches: Iterable[Tensor]) -> float:
-            if Interrupted.count == 2:
-                raise KeyboardInterrupt
-            Interrupted.count += 1
-            return super().epoch(model, batches)
+            def stopped_step(batches: Iterable[pf.Batch], done: float) -> Tensor:
+                if next(self_count, None) is None:
+                    raise KeyboardInterrupt
+                return step(batches, done)
+
+            run.step = stopped_step  # type: ignore[method-assign, assignment]
+            return run
 
     stopped, whole = small_hmm(), small_hmm()
     with pytest.raises(KeyboardInterrupt):
@@ -223,7 +231,9 @@ def test_an_interrupted_fit_leaves_a_model_that_works() -> None:
 def test_the_bar_shows_and_is_quiet_when_asked(capsys: pytest.CaptureFixture[str]) -> None:
     pf.fit(small_hmm(), DATA, epochs=2, progress=False)
     assert capsys.readouterr() == ("", "")
-    pf.fit(small_hmm(), DATA, epochs=2, validation=DATA)
+    pf.fit(small_hmm(), DATA, epochs=2)  # nobody looks
+    assert capsys.readouterr() == ("", "")
+    pf.fit(small_hmm(), DATA, epochs=2, validation=DATA, progress=True)
     shown = capsys.readouterr().err
     assert "2/2" in shown
     assert "valid=" in shown
@@ -241,11 +251,12 @@ def test_fit_refuses_what_it_cannot_use() -> None:
         pf.fit(model, torch.full((3, 4), torch.nan), progress=False)
     with pytest.raises(pf.EvidenceError, match="row 0, variable 0 is 7"):
         pf.fit(model, DATA + 7, progress=False)
-    with pytest.raises(ValueError, match="epochs=0"):
-        pf.fit(model, DATA, epochs=0, progress=False)
-    with pytest.raises(ValueError, match="patience needs validation"):
+    for wrong in ({"epochs": 0}, {"batch_size": 0}, {"patience": 0}):
+        with pytest.raises(pf.SettingError, match=f"{next(iter(wrong))} must be at least 1, got 0"):
+            pf.fit(model, DATA, validation=DATA, progress=False, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(pf.SettingError, match="patience must be None where there are no valid"):
         pf.fit(model, DATA, patience=3, progress=False)
-    with pytest.raises(ValueError, match="pseudocount"):
+    with pytest.raises(pf.SettingError, match="pseudocount must be at least 0, got -1"):
         pf.EM(pseudocount=-1.0)
 
 

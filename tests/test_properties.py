@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import pcflow as pf
 from pcflow.circuit import Layer, required_by
 from pcflow.circuit.properties import Decision
-from pcflow.circuit.supports import Supports, factors
+from pcflow.circuit.supports import Supports
 from pcflow.testing import (
     broken,
     circuits,
@@ -192,7 +192,7 @@ def test_parts_are_told_apart_in_whichever_order_they_are_multiplied() -> None:
     root = mix(*inputs)
     assert pf.prove_deterministic(pf.Circuit(root)).decisions[root, 0] == Decision(None)
     cells = pf.ProductLayer([leaf(0, units=2), leaf(1, units=3)], "kronecker")
-    assert factors(cells, 5) == [(cells.inputs[0], 1), (cells.inputs[1], 2)]
+    assert cells.factors(5) == [(cells.inputs[0], 1), (cells.inputs[1], 2)]
 
 
 def test_a_sum_has_the_values_of_all_its_inputs() -> None:

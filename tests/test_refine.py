@@ -153,12 +153,12 @@ def test_a_homogeneous_chain_stays_homogeneous() -> None:
 
 def test_numbers_out_of_range_are_refused() -> None:
     circuit = pf.hmm(2, 2, pf.Bernoulli())
-    with pytest.raises(pf.StructureError, match="copies >= 1"):
+    with pytest.raises(pf.SettingError, match="copies must be at least 1"):
         pf.grow(circuit, 0)
     with pytest.raises(pf.EvidenceError, match=r"data must be \[N, 2\]"):
         pf.prune(compiled(circuit), torch.zeros(1, 3))
-    with pytest.raises(pf.StructureError, match="noise >= 0"):
+    with pytest.raises(pf.SettingError, match="noise must be at least 0"):
         pf.grow(circuit, noise=float("nan"))
     for keep in (0.0, 1.1):
-        with pytest.raises(ValueError, match="keep must be"):
+        with pytest.raises(pf.SettingError, match="keep must be"):
             pf.prune(compiled(circuit), torch.zeros(1, 2), keep)

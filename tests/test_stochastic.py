@@ -36,7 +36,6 @@ def table() -> tuple[pf.Circuit, torch.Tensor]:
 def test_prior_counts_are_what_the_models_own_rows_count(circuit: pf.Circuit) -> None:
     model = compiled(circuit)
     prior, own = PriorCounts(model), Counts(model)
-    prior.add_nothing()
     states = model.engine.check(enumerate_states(circuit))
     evaluation = model.engine.evaluate(states)
     evaluation.down(evaluation.log_value.exp(), own.at_leaf, own.at_weights)
@@ -50,8 +49,7 @@ def test_prior_counts_of_densities_are_the_mean_of_many_draws() -> None:
     circuit, _ = table()
     model = compiled(circuit)
     prior, own = PriorCounts(model), Counts(model)
-    prior.add_nothing()
-    own.add(model.sample(40_000, generator=torch.Generator(DEVICE).manual_seed(0)))
+    own.add(pf.Batch(model.sample(40_000, generator=torch.Generator(DEVICE).manual_seed(0))))
     for wanted, found in zip(own.sums, prior.sums, strict=True):
         for bank, flow in wanted.found.items():
             torch.testing.assert_close(found.found[bank], flow / 40_000, rtol=0.0, atol=0.05)
@@ -82,10 +80,10 @@ def test_anemone_by_hand() -> None:
     found = model.log_prob(torch.tensor([[0.0], [1.0]])).exp().detach().cpu()
     torch.testing.assert_close(found, torch.tensor([0.46, 0.54], dtype=torch.float64))
     # second step: the mean flow is (.9 x .1 x (.25, .75) + .1 x (1, 0)) / (1 - .81)
-    learner = pf.Anemone(pseudocount=0.0)
     model = compiled(circuit)
-    pf.fit(model, x, learner, epochs=1, progress=False)
-    pf.fit(model, torch.zeros(4, 1), learner, epochs=1, progress=False)
+    run = pf.Anemone(pseudocount=0.0).start(model)
+    run.step([pf.Batch(x)])
+    run.step([pf.Batch(torch.zeros(4, 1))])
     mean = (0.9 * 0.1 * 0.25 + 0.1) / 0.19
     wanted = 0.6 * 0.46 + 0.4 * mean
     assert model.log_prob(torch.zeros(1, 1)).exp().item() == pytest.approx(wanted)
@@ -127,5 +125,5 @@ def test_numbers_out_of_range_are_refused() -> None:
         lambda: pf.MiniBatchEM(step=-0.1),
         lambda: pf.MiniBatchEM(pseudocount=float("nan")),
     ):
-        with pytest.raises(ValueError, match=r"need 0 < step|momentum"):
+        with pytest.raises(pf.SettingError, match=r"must be (in|at least) .*, got"):
             make()

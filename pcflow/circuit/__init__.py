@@ -9,7 +9,7 @@ from pcflow.circuit.layers import (
     SumLayer,
     layer_parameters,
 )
-from pcflow.circuit.pairing import Part, Structure, group_units, walk
+from pcflow.circuit.pairing import Part, Structure, walk
 from pcflow.circuit.properties import (
     Compatible,
     Deterministic,
@@ -39,7 +39,6 @@ __all__ = [
     "Structure",
     "StructuredDecomposable",
     "SumLayer",
-    "group_units",
     "is_deterministic",
     "layer_parameters",
     "prove_compatible",

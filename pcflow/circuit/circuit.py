@@ -6,13 +6,15 @@ A circuit is what can be reached from its root layer. This is the intermediate r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import networkx as nx
 from torch import Tensor
 
 from pcflow.circuit.layers import (
+    Immutable,
     InputLayer,
     Layer,
     Parameter,
@@ -24,8 +26,13 @@ from pcflow.circuit.properties import Properties
 from pcflow.circuit.scopes import Scopes
 from pcflow.errors import StructureError
 
+if TYPE_CHECKING:
+    import networkx as nx
 
-class Circuit:
+T = TypeVar("T")
+
+
+class Circuit(Immutable):
     """A smooth and decomposable circuit: a normalised joint distribution over its variables.
 
     Args:
@@ -88,10 +95,43 @@ class Circuit:
     def replace(self, values: Mapping[Parameter, Tensor]) -> Circuit:
         """The same structure with other parameter values; ties are kept."""
         renewed = {p: Parameter(values[p]) if p in values else p for p in self.parameters}
-        built: dict[Layer, Layer] = {}
+
+        def at_input(layer: InputLayer) -> Layer:
+            return replace(layer, parameters={n: renewed[p] for n, p in layer.parameters.items()})
+
+        def at_sum(layer: SumLayer, inputs: tuple[Layer, ...]) -> Layer:
+            return replace(layer, inputs=inputs, weight=renewed[layer.weight])
+
+        def at_product(layer: ProductLayer, inputs: tuple[Layer, ...]) -> Layer:
+            return replace(layer, inputs=inputs)
+
+        return Circuit(self.fold(at_input, at_sum, at_product))
+
+    def fold(
+        self,
+        at_input: Callable[[InputLayer], T],
+        at_sum: Callable[[SumLayer, tuple[T, ...]], T],
+        at_product: Callable[[ProductLayer, tuple[T, ...]], T],
+    ) -> T:
+        """What the root becomes, if every layer becomes something made of what its inputs became.
+
+        Examples:
+            >>> from pcflow.inputs import Bernoulli
+            >>> circuit = Circuit(ProductLayer([InputLayer.random(v, Bernoulli()) for v in (0, 1)]))
+            >>> circuit.fold(lambda layer: 1, lambda layer, n: sum(n), lambda layer, n: sum(n))
+            2
+        """
+        found: dict[Layer, T] = {}
         for layer in self.layers:
-            built[layer] = _rebuild(layer, [built[child] for child in layer.inputs], renewed)
-        return Circuit(built[self.root])
+            below = tuple(found[child] for child in layer.inputs)
+            match layer:
+                case InputLayer():
+                    found[layer] = at_input(layer)
+                case SumLayer():
+                    found[layer] = at_sum(layer, below)
+                case ProductLayer():
+                    found[layer] = at_product(layer, below)
+        return found[self.root]
 
     def to_networkx(self) -> nx.DiGraph[Layer]:
         """The graph for networkx: nodes are layers, edges point to what a layer reads.
@@ -101,6 +141,8 @@ class Circuit:
             >>> Circuit(InputLayer.random(0, Bernoulli())).to_networkx().number_of_nodes()
             1
         """
+        import networkx as nx
+
         graph: nx.DiGraph[Layer] = nx.DiGraph()
         graph.add_nodes_from(self.layers)
         graph.add_edges_from((layer, child) for layer in self.layers for child in layer.inputs)
@@ -114,9 +156,9 @@ class Circuit:
             f"{count} parameters)"
         )
 
-    def __deepcopy__(self, memo: object) -> Circuit:
-        """A circuit is immutable, so a copy is the circuit itself."""
-        return self
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By its layers in order: each finds its inputs pickled before it, so nothing recurses."""
+        return _of_layers, (self.layers,)
 
     def _categories(self) -> tuple[int | None, ...]:
         found: dict[int, int | None] = {}
@@ -134,6 +176,11 @@ class Circuit:
         return tuple(found[v] for v in range(len(found)))
 
 
+def _of_layers(layers: tuple[Layer, ...]) -> Circuit:
+    """The circuit of its pickled layers."""
+    return Circuit(layers[-1])
+
+
 def _bottom_up(root: Layer) -> Iterator[Layer]:
     """Depth-first postorder without recursion: chains are as deep as they are long."""
     seen = {root}
@@ -147,14 +194,3 @@ def _bottom_up(root: Layer) -> Iterator[Layer]:
         elif child not in seen:
             seen.add(child)
             stack.append((child, iter(child.inputs)))
-
-
-def _rebuild(layer: Layer, inputs: list[Layer], renewed: Mapping[Parameter, Parameter]) -> Layer:
-    match layer:
-        case InputLayer():
-            parameters = {name: renewed[p] for name, p in layer.parameters.items()}
-            return InputLayer(layer.variable, layer.family, layer.units, parameters)
-        case SumLayer():
-            return SumLayer(inputs, renewed[layer.weight], layer.mixing)
-        case ProductLayer():
-            return ProductLayer(inputs, layer.kind)

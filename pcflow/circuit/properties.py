@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
 
-from pcflow.circuit.layers import ProductLayer, SumLayer
+from pcflow.circuit.layers import ProductLayer, SumLayer, Unit
 from pcflow.circuit.pairing import CountPairs, Structure, walk
 from pcflow.circuit.scopes import Scope, Scopes
-from pcflow.circuit.supports import Supports, Unit, values_of
+from pcflow.circuit.supports import Supports, values_of
 from pcflow.errors import (
     NotDeterministic,
     NotOmniCompatible,

@@ -10,9 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse.csgraph import connected_components
-from scipy.special import chdtrc, xlogy
-from scipy.stats import rankdata
 
 from pcflow.data.table import Floats, pair_counts
 
@@ -42,6 +39,8 @@ def dependent_groups(
         >>> dependent_groups(x, (2, 2, 2), 0.01, np.random.default_rng(0))
         [[0, 1], [2]]
     """
+    from scipy.sparse.csgraph import connected_components
+
     pairs = dependent_pairs(columns, sizes, significance, rng)
     count, label = connected_components(pairs, directed=False)
     return [np.flatnonzero(label == group).tolist() for group in range(count)]
@@ -68,6 +67,8 @@ def g_tests(columns: Floats, sizes: Sequence[int]) -> tuple[Floats, Floats]:
 
     The degrees of freedom count the values that occur in the rows where both columns are known.
     """
+    from scipy.special import xlogy
+
     starts = np.cumsum([0, *sizes[:-1]])
     statistic, freedom = np.zeros((2, len(sizes), len(sizes)))
     for i, counts in enumerate(pair_counts(columns, sizes)):
@@ -108,6 +109,8 @@ def rank_correlations(columns: Floats, rng: np.random.Generator) -> tuple[Floats
 
 def _features(columns: Floats, rng: np.random.Generator) -> Floats:
     """One, and random waves of the ranks [N, D, 1 + K]; zero where missing."""
+    from scipy.stats import rankdata
+
     rank = rankdata(columns, axis=0, nan_policy="omit")
     share = rank / np.maximum((~np.isnan(columns)).sum(axis=0), 1)
     frequency = FREQUENCY * rng.standard_normal((columns.shape[1], FEATURES))
@@ -135,5 +138,7 @@ def _bartlett(correlation: Floats, used: Floats, rows: Floats) -> Floats:
 
 def _above(statistic: Floats, freedom: Floats) -> Floats:
     """Probability that chi-square is larger: one where nothing could vary, for that gives zero."""
+    from scipy.special import chdtrc
+
     found: Floats = chdtrc(np.maximum(freedom, 1), np.maximum(statistic, 0))
     return found

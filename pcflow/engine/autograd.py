@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from pcflow.engine.evaluate import Engine, Evaluation
 from pcflow.engine.leaves import Leaf
+from pcflow.engine.modes import in_ordinary_modes
 from pcflow.engine.plan import BankRead
 from pcflow.engine.tables import BankSums
+from pcflow.engine.versions import Stamp
+from pcflow.errors import Unsupported
 from pcflow.evidence import CheckedEvidence
 
 
 def differentiable_log_prob(engine: Engine, evidence: CheckedEvidence) -> Tensor:
-    """Log-probability [B] (nats), differentiable once in parameters, potentials and real values."""
+    """Log-probability [B] (nats), differentiable once in parameters, potentials and real values.
+
+    Raises:
+        Unsupported: when it is differentiated a second time.
+    """
     banks = engine.tables.banks
     inputs = (evidence.values, evidence.log_potentials, *banks)
     learns = any(tensor.requires_grad for tensor in inputs if tensor is not None)
     if not (learns and torch.is_grad_enabled()):
         return engine.log_value(evidence)
+    potentials = evidence.log_potentials
+    if potentials is not None and potentials.is_inference():  # which cannot be saved
+        evidence = replace(evidence, log_potentials=potentials.clone())
     apply = cast(Callable[..., Tensor], _LogProb.apply)
     return apply(engine, evidence, evidence.values, evidence.log_potentials, *banks)
 
@@ -38,34 +48,65 @@ class _LogProb(torch.autograd.Function):
         *banks: Tensor,
     ) -> Tensor:
         ctx.engine, ctx.evidence = engine, evidence
-        ctx.versions = [bank._version for bank in banks]
         ctx.save_for_backward(potentials)  # torch notices if they are edited in between
         ctx.evaluation = None
         if len(engine.parts(evidence)) > 1:  # too much to keep: each part is run again on its way
             ctx.evidence = evidence.copy()
-            return engine.log_value(evidence)
-        ctx.evaluation = engine.evaluate(evidence)
-        log_value: Tensor = ctx.evaluation.log_value.clone()
+            log_value = engine.log_value(evidence)
+        else:
+            ctx.evaluation = engine.evaluate(evidence)
+            log_value = ctx.evaluation.log_value.clone()
+        ctx.stamps = engine.tables.cache.stamps
         return log_value
 
     @staticmethod
-    @once_differentiable
+    @in_ordinary_modes
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        engine: Engine = ctx.engine
-        banks = engine.tables.banks
-        if [bank._version for bank in banks] != ctx.versions:
-            raise RuntimeError("parameters were edited between log_prob and backward")
-        _ = ctx.saved_tensors
-        evidence: CheckedEvidence = ctx.evidence
-        wanted = ctx.needs_input_grad
-        gradients = _Gradients(engine, evidence, wanted)
-        if ctx.evaluation is not None:
-            gradients.of(ctx.evaluation, grad)
-        else:
-            for part in engine.parts(evidence):
-                gradients.of(engine.evaluate(part), grad[part.origin])
-        found = map(gradients.of_bank, range(len(banks)))
-        return None, None, gradients.values, gradients.potentials, *found
+        with torch.no_grad():
+            found = _gradients(ctx, grad)
+        if not torch.is_grad_enabled():
+            return found
+        again = cast(Callable[..., tuple[Tensor, ...]], _Once.apply)
+        once = iter(again(*(g.requires_grad_() for g in found if g is not None)))
+        return tuple(None if g is None else next(once) for g in found)
+
+
+class _Once(torch.autograd.Function):
+    """Gradients that have none."""
+
+    @staticmethod
+    def forward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        return tuple(gradient.view_as(gradient) for gradient in gradients)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        raise Unsupported(
+            "log_prob can be differentiated once, not twice; second derivatives come from "
+            "reference_log_prob"
+        )
+
+
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients of all that `forward` takes."""
+    engine: Engine = ctx.engine
+    banks = engine.tables.banks
+    _refuse_edits(engine, ctx.stamps)
+    _ = ctx.saved_tensors
+    evidence: CheckedEvidence = ctx.evidence
+    gradients = _Gradients(engine, evidence, ctx.needs_input_grad)
+    if ctx.evaluation is not None:
+        gradients.of(ctx.evaluation, grad)
+    else:
+        for part in engine.parts(evidence):
+            gradients.of(engine.evaluate(part), grad[part.origin])
+        _refuse_edits(engine, ctx.stamps)
+    found = map(gradients.of_bank, range(len(banks)))
+    return None, None, gradients.values, gradients.potentials, *found
+
+
+def _refuse_edits(engine: Engine, stamps: tuple[Stamp, ...]) -> None:
+    if not engine.tables.cache.unchanged_since(stamps):
+        raise RuntimeError("parameters were edited between log_prob and backward")
 
 
 class _Gradients:

@@ -40,7 +40,6 @@ class Descent(ABC):
         """Begin at the root."""
         self.tape, self.route, self.copies = tape, route, copies
         self.in_log_space = tape.semiring.in_log_space
-        self.weights = tape.tables.weights(self.in_log_space)
         plan, leaves = tape.plan, tape.leaves.values()
         self.batch, device = tape.sheet.batch, tape.log_value.device
         samples = copies * self.batch
@@ -134,7 +133,7 @@ class TreeDescent(Descent):
 
     def sum(self, number: int, step: SumStep) -> None:
         """Choose for all folds of a block at once; rows that are copied share their units."""
-        (read,), weight = step.inputs, self.weights[number].tensor
+        (read,), weight = step.inputs, self.tape.weights[number].tensor
         here = self.chosen[step.units][step.out]
         if step.mixing:
             self.go(read, here)
@@ -217,7 +216,7 @@ class GraphDescent(Descent):
         self, number: int, step: SumStep, unit: Tensor, fold: Tensor, row: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Which input layer [N], and which of its units [N], every entry follows."""
-        weight, read = self.weights[number].tensor, self.inputs(number, step)
+        weight, read = self.tape.weights[number].tensor, self.inputs(number, step)
         size, found = max(1, CHOICES // weight.shape[-1]), []
         for u, f, r in zip(unit.split(size), fold.split(size), row.split(size), strict=True):
             edges = _take(weight, (f, u) if len(weight) > 1 else (u,))  # [N, J]

@@ -5,8 +5,9 @@ Legend: B batch, D variables, V categories.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from threading import Lock
 
 import torch
 from torch import Tensor
@@ -23,25 +24,83 @@ from pcflow.engine.tape import Tape
 from pcflow.evidence import CheckedEvidence, Domain, Evidence, Numbers, check
 
 
+class RowCount:
+    """How many rows were evaluated so far, and how many of them again in log space; print it.
+
+    Attributes:
+        seen: all of them.
+        log_space: those that underflow may have spoiled.
+    """
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        self.seen = self.log_space = 0
+        self._lock = Lock()
+
+    def add(self, seen: int = 0, log_space: int = 0) -> None:
+        """Count some more."""
+        with self._lock:
+            self.seen += seen
+            self.log_space += log_space
+
+    def __str__(self) -> str:
+        """One line."""
+        return f"rows: {self.seen} seen, {self.log_space} of them in log space"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a model holds, in bytes; print it.
+
+    Attributes:
+        budget: how much of `tables` is kept; and what the values of one pass may take.
+        parameters: of the model.
+        tables: what was computed from them, by kind.
+        sheets: what passes write on: in use, or waiting for the next.
+    """
+
+    budget: int
+    parameters: int
+    tables: dict[str, int]
+    sheets: int
+
+    def __str__(self) -> str:
+        """A line for each, and the budget."""
+        held = {"parameters": self.parameters} | self.tables | {"sheets": self.sheets}
+        lines = [f"{what:<18}{size:>16,} bytes" for what, size in held.items()]
+        kept = f"{sum(self.tables.values()):,} of at most {self.budget:,} bytes"
+        return "\n".join([*lines, f"computed from parameters: {kept}"])
+
+
 @dataclass(frozen=True)
 class Engine:
     """What every query needs: the circuit's variables, its plan, its parameters and memory.
 
     Attributes:
-        memory: bytes that the values of one pass may take; larger batches are run in parts.
+        structure: the circuit as it was compiled; its parameters are not those of now.
+        memory: bytes that the values of one pass may take; larger batches are run in parts. And
+            as many for tables.
+        rows: a running count.
     """
 
-    circuit: Circuit
+    structure: Circuit
     plan: Plan
     tables: Tables
     pool: Pool
     memory: int
+    rows: RowCount = field(default_factory=RowCount)
 
     @cached_property
     def domain(self) -> Domain:
         """What evidence must be about."""
         like = self.tables.like
-        return Domain(self.circuit.num_categories, like.device, like.dtype)
+        return Domain(self.structure.num_categories, like.device, like.dtype)
+
+    @property
+    def held(self) -> Memory:
+        """What is kept from query to query."""
+        parameters = sum(bank.nbytes for bank in self.tables.banks)
+        return Memory(self.memory, parameters, self.tables.cache.sizes, self.pool.size)
 
     def check(self, evidence: Evidence | Numbers) -> CheckedEvidence:
         """Evidence that fits the circuit, on the model's device and in its precision."""
@@ -49,7 +108,7 @@ class Engine:
 
     def nothing(self, rows: int = 1) -> CheckedEvidence:
         """Evidence in which everything is missing."""
-        missing = torch.ones(rows, self.circuit.num_variables, dtype=torch.bool)
+        missing = torch.ones(rows, self.structure.num_variables, dtype=torch.bool)
         return self.check(Evidence(missing=missing))
 
     def parts(self, evidence: CheckedEvidence, lean: bool = False) -> list[CheckedEvidence]:
@@ -73,7 +132,7 @@ class Engine:
         return self._evaluate(self.plan, evidence)
 
     def _evaluate(self, plan: Plan, evidence: CheckedEvidence) -> Evaluation:
-        plan.rows.seen += len(evidence.values)
+        self.rows.add(seen=len(evidence.values))
         if plan.of_one_unit and evidence.potentials is None:
             # a scale per unit is a logarithm already
             exact = up(plan, self.tables, evidence, LOG_SUM_PRODUCT, self.pool)
@@ -82,7 +141,7 @@ class Engine:
         rows = self._doubtful(scaled, evidence)
         if rows is None:
             return Evaluation(scaled.log_value, scaled, None, None)
-        plan.rows.log_space += len(rows)
+        self.rows.add(log_space=len(rows))
         exact = up(plan, self.tables, evidence.rows(rows), LOG_SUM_PRODUCT, self.pool)
         log_value = scaled.log_value.index_copy(0, rows, exact.log_value)
         return Evaluation(log_value, scaled, exact, rows)

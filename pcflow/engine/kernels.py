@@ -81,6 +81,8 @@ def rows_times_table(rows: Tensor, table: Tensor) -> Tensor:
 
 def _parts(like: Tensor, columns: int) -> int:
     """Among how many threads so many columns are shared out, 1 if they cannot be."""
+    if columns < 2 * COLUMNS:
+        return 1
     parts = min(torch.get_num_threads(), columns // COLUMNS)
     return parts if like.device.type == "cpu" and parts > 1 and columns % parts == 0 else 1
 

@@ -5,6 +5,10 @@ Legend: F folds, B batch, K units, R rows of an arena, P products.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import RLock
+
 import torch
 from torch import Tensor
 
@@ -12,7 +16,7 @@ from pcflow.engine.plan import InputStep, Plan, Read, Step
 from pcflow.engine.semiring import Value
 
 MOST_FREE = 2
-"""Sheets that a pool keeps while nobody uses them: one for values, one for slopes; and as many of a
+"""Sheets that a pool keeps while nobody uses any: one for values, one for slopes; and as many of a
 single row."""
 
 
@@ -23,6 +27,7 @@ class Sheet:
         arenas: by width; units [R, B, K] and scale [R, B].
         lowest: [P, B], the smallest unit of every product.
         outs: what each step writes.
+        size: in bytes.
         in_log_space: whether scales mean nothing, and need not be copied.
     """
 
@@ -32,6 +37,7 @@ class Sheet:
         """Allocate, and cut the views."""
         self.plan, self.batch = plan, batch
         self.arenas = {w: _allocate(rows, batch, w, like) for w, rows in plan.arenas.items()}
+        self.size = plan.numbers_per_row * batch * like.element_size()
         self.lowest = like.new_ones(sum(plan.products), batch)
         self.outs = [
             _view(self.arenas[step.units], step.out, lowest)
@@ -83,33 +89,51 @@ class Sheet:
 
 
 class Pool:
-    """Sheets that later calls use again.
+    """Sheets that later calls use again. Any number of threads may take and give.
 
     Attributes:
         free: those that nobody uses, the latest first.
+        lent: those in use.
     """
 
     def __init__(self) -> None:
         """Start empty."""
         self.free: list[Sheet] = []
+        self.lent: set[Sheet] = set()
+        self._lock = RLock()  # a tape may die, and give, in the middle of `take`
+
+    @property
+    def size(self) -> int:
+        """Bytes of all sheets."""
+        with self._lock:
+            return sum(sheet.size for sheet in (*self.free, *self.lent))
+
+    @contextmanager
+    def lend(self, plan: Plan, batch: int, like: Tensor) -> Iterator[Sheet]:
+        """A sheet with anything on it, for a while."""
+        sheet = self.take(plan, batch, like)
+        try:
+            yield sheet
+        finally:
+            self.give(sheet)
 
     def take(self, plan: Plan, batch: int, like: Tensor) -> Sheet:
-        """A sheet with anything on it."""
-        for place, sheet in enumerate(self.free):
-            if sheet.plan is plan and sheet.batch == batch:
-                return self.free.pop(place)
-        return Sheet(plan, batch, like)
+        """A sheet with anything on it, until it is given back."""
+        with self._lock:
+            fitting = (s for s in self.free if s.plan is plan and s.batch == batch)
+            sheet = next(fitting, None) or Sheet(plan, batch, like)
+            self.lent.add(sheet)
+            self.free = [other for other in self.free if other is not sheet]
+        return sheet
 
     def give(self, sheet: Sheet) -> None:
         """Hand a sheet back; nobody may read it any more."""
-        kept = [sheet, *self.free]
-        # one row takes next to nothing, and must not drive out what batches are written on
-        large = [other for other in kept if other.batch > 1][:MOST_FREE]
-        self.free = large + [other for other in kept if other.batch <= 1][:MOST_FREE]
-
-    def __deepcopy__(self, memo: object) -> Pool:
-        """A copied model starts with a pool of its own."""
-        return Pool()
+        with self._lock:
+            self.lent.discard(sheet)
+            kept, most = [sheet, *self.free], max(MOST_FREE, len(self.lent))
+            # one row takes next to nothing, and must not drive out what batches are written on
+            large = [other for other in kept if other.batch > 1][:most]
+            self.free = large + [other for other in kept if other.batch <= 1][:most]
 
 
 def _all_or_none(views: list[Value | None]) -> list[Value] | None:

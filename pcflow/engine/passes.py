@@ -17,6 +17,7 @@ from torch import Tensor
 from pcflow.engine.descent import GraphDescent, TreeDescent
 from pcflow.engine.leaves import Leaf, make_leaf
 from pcflow.engine.memory import Pool, Sheet
+from pcflow.engine.modes import in_ordinary_modes
 from pcflow.engine.plan import BankRead, InputStep, Plan, ProductStep, SumStep
 from pcflow.engine.routes import Route
 from pcflow.engine.semiring import Semiring
@@ -25,6 +26,7 @@ from pcflow.engine.tape import Tape
 from pcflow.evidence import CheckedEvidence
 
 
+@in_ordinary_modes
 def up(
     plan: Plan, tables: Tables, evidence: CheckedEvidence, semiring: Semiring, pool: Pool
 ) -> Tape:
@@ -37,10 +39,11 @@ def up(
         semiring: the arithmetic.
         pool: where the sheet comes from.
     """
+    tables.cache.refresh()
     sheet = pool.take(plan, len(evidence.values), tables.like)
     sheet.in_log_space = semiring.in_log_space
-    tape = Tape(plan, tables, semiring, pool, sheet)
-    weights, keep = tables.weights(semiring.in_log_space), plan is not plan.lean
+    tape = Tape(plan, tables, semiring, pool, sheet, tables.weights(semiring.in_log_space))
+    keep = plan is not plan.lean
     for number, step in enumerate(plan.steps):
         out = sheet.outs[number]
         if isinstance(step, InputStep):
@@ -49,7 +52,7 @@ def up(
         elif isinstance(step, ProductStep):
             semiring.product(sheet.inputs(number, step), out, step.kronecker)
         else:
-            semiring.sum(sheet.inputs(number, step), weights[number], out)
+            semiring.sum(sheet.inputs(number, step), tape.weights[number], out)
     _conclude(tape)
     return tape
 
@@ -61,6 +64,7 @@ AtWeights = Callable[[BankRead, Tensor], None]
 """Takes flows [F, K, J] of the weights that are named, to be kept or edited."""
 
 
+@in_ordinary_modes
 def down(
     tape: Tape, root_flow: Tensor, at_leaf: AtLeaf, at_weights: AtWeights | None = None
 ) -> None:
@@ -71,28 +75,27 @@ def down(
     (Choi, Vergari, Van den Broeck 2020). The tape must not be one of a lean plan.
     """
     plan, semiring, values = tape.plan, tape.semiring, tape.sheet
-    sheet = tape.pool.take(plan.lean, values.batch, tape.tables.like)
-    root = values.outs[-1].units[0, :, 0]
-    sheet.outs[-1].units[0, :, 0] = semiring.slope(root, root_flow)
-    weights, tied = tape.tables.weights(semiring.in_log_space), BankSums(plan)
-    for number, step in reversed(list(enumerate(plan.lean.steps))):
-        units, slope = values.outs[number].units, sheet.outs[number].units
-        if isinstance(step, InputStep):
-            at_leaf(tape.leaves[number], slope)
-            continue
-        inputs, into = values.inputs(number, plan.steps[number]), _Into(sheet, number, step)
-        if isinstance(step, ProductStep):
-            semiring.down_product(inputs, semiring.flow(units, slope), step.kronecker, into)
-            continue
-        semiring.down_sum(inputs, weights[number], units, slope, into)
-        if at_weights is not None:
-            edges = semiring.edges(inputs, weights[number], units, slope)
-            if step.weight.bank in plan.untied:
-                flow = semiring.flow(weights[number].tensor, edges)
-                at_weights(step.weight, flow)
-            else:
-                tied.add(step.weight, edges)
-    tape.pool.give(sheet)
+    tied = BankSums(plan)
+    with tape.lock, tape.pool.lend(plan.lean, values.batch, tape.tables.like) as sheet:
+        root = values.outs[-1].units[0, :, 0]
+        sheet.outs[-1].units[0, :, 0] = semiring.slope(root, root_flow)
+        for number, step in reversed(list(enumerate(plan.lean.steps))):
+            units, slope = values.outs[number].units, sheet.outs[number].units
+            if isinstance(step, InputStep):
+                at_leaf(tape.leaves[number], slope)
+                continue
+            inputs, into = values.inputs(number, plan.steps[number]), _Into(sheet, number, step)
+            if isinstance(step, ProductStep):
+                semiring.down_product(inputs, semiring.flow(units, slope), step.kronecker, into)
+                continue
+            weight = tape.weights[number]
+            semiring.down_sum(inputs, weight, units, slope, into)
+            if at_weights is not None:
+                edges = semiring.edges(inputs, weight, units, slope)
+                if step.weight.bank in plan.untied:
+                    at_weights(step.weight, semiring.flow(weight.tensor, edges))
+                else:
+                    tied.add(step.weight, edges)
     if at_weights is None:
         return
     for bank, edges in tied.found.items():
@@ -100,6 +103,7 @@ def down(
         at_weights(BankRead(bank, slice(0, len(edges)), False), flow)
 
 
+@in_ordinary_modes
 def follow(tape: Tape, route: Route, copies: int) -> Tensor:
     """Values [C B, D] found by going down along one input per sum, C times for every row.
 

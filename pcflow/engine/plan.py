@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 
 import torch
@@ -102,14 +103,6 @@ class ProductStep:
 Step = InputStep | SumStep | ProductStep
 
 
-@dataclass
-class RowCount:
-    """How many rows the plan has evaluated so far, and how many of them again in log space."""
-
-    seen: int = 0
-    log_space: int = 0
-
-
 @dataclass(frozen=True)
 class Plan:
     """The steps of a circuit, bottom up; the last one is the root.
@@ -120,7 +113,6 @@ class Plan:
         untied: the banks of which every parameter is read by one fold only.
         arenas: number of rows per width.
         num_variables: D.
-        rows: running count of evaluated rows.
         twin: the lean plan, if this is not one.
     """
 
@@ -129,7 +121,6 @@ class Plan:
     untied: frozenset[int]
     arenas: dict[int, int]
     num_variables: int
-    rows: RowCount
     twin: Plan | None = None
 
     @property
@@ -147,14 +138,14 @@ class Plan:
         """Floating-point operations of one upward pass of one observed row."""
         return sum(_flops(step) for step in self.steps)
 
-    @property
+    @cached_property
     def numbers_per_row(self) -> int:
         """Numbers that an upward pass needs room for, per row: units, scales, smallest units."""
         copies = sum((width + 1) * folds for (_, width), folds in self.gathered.items())
         arenas = sum(rows * (width + 1) for width, rows in self.arenas.items())
         return arenas + copies + sum(self.products)
 
-    @property
+    @cached_property
     def products(self) -> list[int]:
         """Folds of every step that multiplies, zero for the others."""
         return [step.folds if isinstance(step, ProductStep) else 0 for step in self.steps]
@@ -169,25 +160,25 @@ class Plan:
                     most[slot, read.width] = max(len(read.rows), most.get((slot, read.width), 0))
         return most
 
-    @property
+    @cached_property
     def is_tree(self) -> bool:
         """Whether every fold is read by one other, and every sum reads one: no way to choose."""
         inner = [step for step in self.steps if not isinstance(step, InputStep)]
         one = all(len(step.inputs) == 1 for step in inner if isinstance(step, SumStep))
         return one and all(read.fresh for step in inner for read in step.inputs)
 
-    @property
+    @cached_property
     def one_input_each(self) -> bool:
         """Whether no two folds of input units are over the same variable."""
         folds = sum(step.folds for step in self.steps if isinstance(step, InputStep))
         return folds == self.num_variables
 
-    @property
+    @cached_property
     def of_one_unit(self) -> bool:
         """Whether every layer has a single unit: logarithms are then as quick as scales."""
         return self.arenas.keys() == {1}
 
-    @property
+    @cached_property
     def samples_at_a_time(self) -> int:
         """Samples whose widest step, one weight per input and fold, stays near 64 MB."""
         inner = (s for s in self.steps if not isinstance(s, InputStep))
@@ -215,7 +206,6 @@ class Plan:
             f"{self.flops / 1e6:.3g} MFLOP and {self.numbers_per_row:,} numbers, of which "
             f"{self.lean.numbers_per_row:,} at a time"
         )
-        lines.append(f"rows: {self.rows.seen} seen, {self.rows.log_space} of them in log space")
         return "\n".join(lines)
 
 
@@ -235,7 +225,7 @@ def make_plan(circuit: Circuit, fold: bool = True) -> Plan:
     schedule = make_schedule(circuit, fold)
     banks = _Banks(schedule.groups)
     plan, lean = (_Writer(schedule, banks, reuse).plan(circuit) for reuse in (False, True))
-    return replace(plan, twin=replace(lean, rows=plan.rows))
+    return replace(plan, twin=lean)
 
 
 class _Banks:
@@ -286,9 +276,7 @@ class _Writer:
     def plan(self, circuit: Circuit) -> Plan:
         steps = tuple(map(self.step, self.strips, self.firsts()))
         members = tuple(self.banks.members)
-        return Plan(
-            steps, members, self.banks.untied, self.rows.counts, circuit.num_variables, RowCount()
-        )
+        return Plan(steps, members, self.banks.untied, self.rows.counts, circuit.num_variables)
 
     def firsts(self) -> list[list[list[Layer]]]:
         """For every step and input, the layers that it is the first, seen from above, to read."""

@@ -1,23 +1,25 @@
 """Normalised weights and tables from raw parameters, computed once per parameter change.
 
 Parameters are unconstrained; the passes need linear (or log) weights that sum to one. Each is kept
-until the parameter it came from is edited in place or replaced, so a frozen circuit pays once.
+until the parameter it came from changes, so a frozen circuit pays once.
 
 Legend: F folds, P parameters of a bank, V categories, K units of the layer, J units read by a sum.
 """
 
-from collections.abc import Callable, Hashable, Sequence
-from typing import NamedTuple, TypeVar, cast
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from pcflow.engine.cache import Cache
 from pcflow.engine.kernels import Cumulative, exp_, log_normalizer
 from pcflow.engine.plan import BankRead, InputStep, Plan, SumStep
 from pcflow.engine.semiring import Weight, floor_of
 from pcflow.inputs import FiniteFamily
 
-_Version = list[tuple[Tensor, int]]
 T = TypeVar("T")
 
 
@@ -43,10 +45,13 @@ class Tables:
 
     Args:
         plan: the steps that read them.
-        banks: one tensor per bank of the plan. Edits must be in place (`copy_`, optimizers, under
-            `torch.no_grad()`) or replace the tensor; an edit through `.data` goes unnoticed.
+        banks: one tensor per bank of the plan.
         like: has the model's dtype and device.
+        room: bytes that may be kept.
         soft_dtype: of the tables that soft evidence is multiplied with, if not the model's.
+
+    Attributes:
+        cache: what was computed; to be refreshed before a pass.
     """
 
     def __init__(
@@ -54,22 +59,22 @@ class Tables:
         plan: Plan,
         banks: Sequence[Tensor],
         like: Tensor,
+        room: int,
         soft_dtype: torch.dtype | None = None,
     ) -> None:
         """Start with nothing computed."""
         self.plan, self.banks, self.like, self.soft_dtype = plan, banks, like, soft_dtype
-        self._weights: dict[bool, tuple[_Version, dict[int, Weight]]] = {}
-        self._kept: dict[tuple[str, Hashable], tuple[_Version, object]] = {}
+        self.cache = Cache(banks, like, room)
+        self._sums = {n: s for n, s in enumerate(plan.steps) if isinstance(s, SumStep)}
 
     def weights(self, in_log_space: bool) -> dict[int, Weight]:
         """The weights of every sum step, by its number."""
-        kept = self._weights.get(in_log_space)
-        if kept is None or not all(map(self._is_current, range(len(self.banks)), kept[0])):
-            steps = {n: s for n, s in enumerate(self.plan.steps) if isinstance(s, SumStep)}
-            made = {n: self.weight(step, in_log_space) for n, step in steps.items()}
-            kept = ([(bank, bank._version) for bank in self.banks], made)
-            self._weights[in_log_space] = kept
-        return kept[1]
+        banks = [step.weight.bank for step in self._sums.values()]
+
+        def make() -> dict[int, Weight]:
+            return {n: self.weight(step, in_log_space) for n, step in self._sums.items()}
+
+        return self.cache.keep("weights", in_log_space, banks, make)
 
     def weight(self, step: SumStep, in_log_space: bool) -> Weight:
         """Weights [F, K, J] of a sum step ([F, K, H] if mixing); F is 1 if all folds share them."""
@@ -81,16 +86,16 @@ class Tables:
 
     def linear(self, bank: int) -> Tensor:
         """Normalised weights [P, K, J] of a bank."""
-        return self._keep("weight", bank, [bank], lambda: torch.softmax(self.banks[bank], -1))
+        return self.cache.keep("weight", bank, [bank], lambda: torch.softmax(self.banks[bank], -1))
 
     def running(self, step: SumStep) -> Tensor:
         """Running sums over J of the weights [F or 1, K, J] of a sum step."""
         bank = step.weight.bank
-        sums = self._keep("sums", bank, [bank], lambda: self.linear(bank).cumsum(dim=-1))
+        sums = self.cache.keep("sums", bank, [bank], lambda: self.linear(bank).cumsum(dim=-1))
         return _select(sums, step.weight)
 
     def _log(self, bank: int) -> Tensor:
-        return self._keep("log", bank, [bank], lambda: torch.log_softmax(self.banks[bank], -1))
+        return self.cache.keep("log", bank, [bank], lambda: torch.log_softmax(self.banks[bank], -1))
 
     def table(self, step: InputStep, in_log_space: bool) -> Tensor:
         """Probabilities [F, V, K] of a finite input step; F is 1 if all folds share them."""
@@ -138,7 +143,7 @@ class Tables:
             weight = self.weight(above, in_log_space=False).columns  # [F or 1, J, K]
             return Cumulative(self.table(step, False) @ weight)
 
-        return self._keep("mixture", (step.family, reads), [read.bank for read in reads], make)
+        return self.cache.keep("mixture", (step.family, reads), [read.bank for read in reads], make)
 
     def modes(self, step: InputStep) -> Tensor:
         """The most probable value of every unit of a finite step: [F, K]."""
@@ -149,23 +154,11 @@ class Tables:
 
     def _of_step(self, kind: str, step: InputStep, make: Callable[[], T]) -> T:
         reads = tuple(step.parameters.values())
-        return self._keep(kind, (step.family, reads), [read.bank for read in reads], make)
+        return self.cache.keep(kind, (step.family, reads), [read.bank for read in reads], make)
 
     def parameters(self, step: InputStep) -> dict[str, Tensor]:
         """Raw parameters of an input step, each [F, ...]; F is 1 if all folds share it."""
         return {n: _select(self.banks[r.bank], r) for n, r in step.parameters.items()}
-
-    def _keep(self, kind: str, key: Hashable, banks: list[int], make: Callable[[], T]) -> T:
-        kept = self._kept.get((kind, key))
-        if kept is None or not all(map(self._is_current, banks, kept[0])):
-            with torch.no_grad():
-                kept = ([(self.banks[b], self.banks[b]._version) for b in banks], make())
-            self._kept[(kind, key)] = kept
-        return cast(T, kept[1])
-
-    def _is_current(self, bank: int, kept: tuple[Tensor, int]) -> bool:
-        tensor, version = kept
-        return self.banks[bank] is tensor and tensor._version == version
 
 
 def _select(bank: Tensor, read: BankRead) -> Tensor:

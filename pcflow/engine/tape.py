@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from threading import Lock
+from weakref import finalize
 
 from torch import Tensor
 
 from pcflow.engine.leaves import Leaf
 from pcflow.engine.memory import Pool, Sheet
 from pcflow.engine.plan import Plan
-from pcflow.engine.semiring import Semiring
+from pcflow.engine.semiring import Semiring, Weight
 from pcflow.engine.tables import Tables
 
 
-@dataclass
+@dataclass(eq=False)
 class Tape:
     """What an upward pass wrote down. Its memory returns to the pool with the last reference.
 
     Attributes:
         sheet: the value of every unit.
+        weights: of every sum step, by its number.
         leaves: per input step its leaf.
         log_value: [B] (nats).
         lowest: [B], the smallest unit of any product of the row, and of the root.
+        lock: of who goes down, because what is read on the way is copied to one place.
     """
 
     plan: Plan
@@ -29,10 +33,12 @@ class Tape:
     semiring: Semiring
     pool: Pool
     sheet: Sheet
+    weights: dict[int, Weight]
     leaves: dict[int, Leaf] = field(default_factory=dict)
     log_value: Tensor = field(init=False)
     lowest: Tensor = field(init=False)
+    lock: Lock = field(default_factory=Lock, init=False)
 
-    def __del__(self) -> None:
-        """Recycle the sheet."""
-        self.pool.give(self.sheet)
+    def __post_init__(self) -> None:
+        """Whoever holds the tape holds the sheet."""
+        finalize(self, self.pool.give, self.sheet).atexit = False

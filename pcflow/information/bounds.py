@@ -93,7 +93,7 @@ def map_upper_bound(
         True
     """
     engine = as_model(model).engine
-    chosen = _mask(engine.circuit, query_variables).to(engine.tables.like.device)
+    chosen = _mask(engine.structure, query_variables).to(engine.tables.like.device)
     bound = MaxInputs(chosen)
 
     def of(part: CheckedEvidence) -> Tensor:
@@ -128,7 +128,7 @@ def map_lower_bound(
         tensor([False])
     """
     model = as_model(model)
-    chosen = _mask(model.circuit, query_variables)
+    chosen = _mask(model.engine.structure, query_variables)
     checked = model.evidence(evidence)
     decided = checked.missing & chosen.to(checked.missing.device)  # [B, D]
     values = model.mpe(checked).values

@@ -181,7 +181,7 @@ def mutual_information_estimate(
         True
     """
     model = as_model(model)
-    sets = disjoint_variables(model.circuit, a, b)
+    sets = disjoint_variables(model.engine.structure, a, b)
 
     def score(x: Tensor) -> Tensor:
         joint, *single = (

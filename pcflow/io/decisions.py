@@ -7,7 +7,7 @@ of a decision must exclude one another. Both are proved here.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from itertools import combinations, product
 
@@ -198,36 +198,23 @@ def _reached(circuit: Circuit) -> dict[Layer, dict[int, Edges]]:
     reached: dict[Layer, dict[int, Edges]] = {layer: {} for layer in circuit.layers}
     reached[circuit.root][0] = []
     for layer in reversed(circuit.layers):
+        edges_of = _edges(layer)
         for unit in reached[layer]:
-            edges = _edges(layer, unit)
-            reached[layer][unit] = edges
-            for child, k, _ in edges:
+            reached[layer][unit] = edges_of(unit)
+            for child, k, _ in reached[layer][unit]:
                 reached[child].setdefault(k, [])
     return reached
 
 
-def _edges(layer: Layer, unit: int) -> Edges:
-    """What a unit reads: all but hard zeros."""
+def _edges(layer: Layer) -> Callable[[int], Edges]:
+    """What each unit reads: all but hard zeros."""
     if isinstance(layer, InputLayer):
-        return []
+        return lambda unit: []
     if isinstance(layer, ProductLayer):
-        return _factors(layer, unit)
-    logs = _settled(layer.weight.value[unit].double()).tolist()
-    if layer.mixing:
-        inputs = [(child, unit) for child in layer.inputs]
-    else:
-        inputs = [(child, k) for child in layer.inputs for k in range(child.units)]
-    return [(*of, w) for of, w in zip(inputs, logs, strict=True) if w > -torch.inf]
-
-
-def _factors(layer: ProductLayer, unit: int) -> Edges:
-    if layer.kind == "hadamard":
-        return [(child, unit, 0.0) for child in layer.inputs]
-    found: Edges = []
-    for child in reversed(layer.inputs):  # the last input's index runs fastest
-        unit, own = divmod(unit, child.units)
-        found.append((child, own, 0.0))
-    return found[::-1]
+        return lambda unit: [(*of, 0.0) for of in layer.factors(unit)]
+    edges, rows = layer.edges(), _settled(layer.weight.value.double()).tolist()
+    used = [[w for w in row if w > -torch.inf] for row in rows]
+    return lambda unit: [(*of, w) for of, w in zip(edges[unit], used[unit], strict=True)]
 
 
 def _input_logs(layer: InputLayer) -> list[tuple[float, float]]:
@@ -235,10 +222,10 @@ def _input_logs(layer: InputLayer) -> list[tuple[float, float]]:
     family = layer.family
     if not isinstance(family, FiniteFamily) or family.num_categories != 2:
         raise StructureError(f"not a PSDD: {layer} is not over a binary variable")
-    params = {name: p.value.double().unsqueeze(0) for name, p in layer.parameters.items()}
-    given = None if family.logits is None else params[family.logits][0].t()  # [K, V]
-    table = family.log_table(params)[0].t() if given is None else _settled(given)
-    return [(neg, pos) for neg, pos in table.tolist()]
+    if family.logits is None:
+        return [(neg, pos) for neg, pos in layer.log_table().t().tolist()]
+    given = layer.float64()[family.logits].t()  # [K, V]
+    return [(neg, pos) for neg, pos in _settled(given).tolist()]
 
 
 def _settled(logs: Tensor) -> Tensor:

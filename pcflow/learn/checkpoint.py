@@ -1,12 +1,15 @@
 """What `fit` writes after every epoch, from which it goes on after it was stopped.
 
-A file of tensors and JSON: parameters, the best ones so far, the learner's memory, random states.
+A file of tensors and JSON: parameters, the best ones so far, the learner's memory, random states;
+and what it is about, data and settings. All of it is checked before any of it is believed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +18,20 @@ from torch import Tensor
 
 from pcflow.errors import FileFormatError
 from pcflow.io import pack, read_file, unpack, write_file
-from pcflow.queries import CompiledCircuit
+from pcflow.learn.learner import Run, State
 
 VERSION = 1
 
-State = dict[str, Any]
-"""A nest of dicts, lists, tuples, numbers, strings and tensors."""
-
-
-class Memoryless:
-    """A learner that remembers nothing between epochs."""
-
-    def state(self, model: CompiledCircuit) -> State:
-        """Nothing."""
-        return {}
-
-    def restore(self, model: CompiledCircuit, state: State) -> None:
-        """Nothing."""
+BROKEN = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What code raises that takes a broken description for a whole one."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class Checkpoint:
 
     Attributes:
         path: where it is, or will be.
-        about: what must be the same when it goes on, by name.
+        about: what must be the same when it goes on, by name; as JSON knows it.
     """
 
     path: Path
-    about: dict[str, object]
+    about: dict[str, Any]
 
     def write(self, state: State) -> None:
         """Replace the file."""
@@ -66,54 +66,85 @@ class Checkpoint:
         about = described.get("about")
         if not isinstance(about, dict) or "checkpoint" not in described:
             raise FileFormatError(f"{self.path}: not a checkpoint")
-        for name, wanted in self.about.items():
-            if about.get(name) != wanted:
-                raise FileFormatError(
-                    f"{self.path}: is of another fit, {name} is {about.get(name)!r} there and "
-                    f"{wanted!r} here; name another file, or remove this one"
-                )
+        other = difference(about, self.about)
+        if other is not None:
+            raise FileFormatError(
+                f"{self.path}: is of another fit, {other}; name another file, or remove this one"
+            )
         try:
             restore(unpack(described["checkpoint"], tensors))
-        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        except BROKEN as error:
             raise FileFormatError(f"{self.path}: does not describe a fit ({error})") from error
 
 
-def random_state(model: CompiledCircuit, generator: torch.Generator | None) -> State:
-    """Of every source that learning may draw from."""
-    device = next(model.parameters(), torch.empty(0)).device
-    return {
-        "global": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-        "generator": None if generator is None else generator.get_state(),
-    }
+def about_learner(learner: Any, run: Run) -> dict[str, Any]:
+    """What tells a learner from others: its settings, and those that its run begins with."""
+    names = [field.name for field in fields(learner)] if is_dataclass(learner) else []
+    settings = {name: getattr(learner, name) for name in names}
+    plain = {n: v for n, v in settings.items() if isinstance(v, int | float | str | None)}
+    return {"kind": type(learner).__name__, **plain, "start": as_json(run.state())}
 
 
-def restore_random_state(
-    state: State, model: CompiledCircuit, generator: torch.Generator | None
-) -> None:
-    """Draw on from where `random_state` was taken."""
-    torch.set_rng_state(state["global"])
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"], next(model.parameters()).device)
-    if generator is not None:
-        generator.set_state(state["generator"])
+def as_json(value: object) -> Any:
+    """A nest as JSON keeps it; anything but numbers and strings by its type only."""
+    return json.loads(json.dumps(value, default=lambda other: type(other).__name__))
 
 
-@torch.no_grad()
-def put_values(model: CompiledCircuit, values: Sequence[Tensor]) -> None:
-    """Give the model other parameter values, in place.
+def difference(there: object, here: object, name: str = "") -> str | None:
+    """Where two nests of JSON first differ, in words; None if they do not."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        pairs = [(f"{name}.{key}", there.get(key), here.get(key)) for key in here | there]
+    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        pairs = [(f"{name}.{n}", *pair) for n, pair in enumerate(zip(there, here, strict=True))]
+    else:
+        same = there == here
+        return None if same else f"{name.lstrip('.')} is {there!r} there and {here!r} here"
+    return next((d for key, a, b in pairs if (d := difference(a, b, key)) is not None), None)
+
+
+def must_be_like(found: Any, like: Any, name: str) -> None:
+    """Check the form of a nest against that of another.
+
+    Keys, lengths, types and shapes must be the same. Numbers must be neither NaN nor +inf, and
+    single ones not negative where those of the other are not.
 
     Raises:
-        ValueError: if their shapes differ; nothing has been changed then.
+        FileFormatError: if they are not; says where.
     """
-    parameters = list(model.parameters())
-    shapes = [tuple(p.shape) for p in parameters]
-    if [tuple(v.shape) for v in values] != shapes:
-        raise ValueError(f"it needs parameters of shapes {shapes}")
-    for parameter, value in zip(parameters, values, strict=True):
-        parameter.copy_(value)
+    _same(_kind(found), _kind(like), f"the type of {name}")
+    match like:
+        case Tensor():
+            _must_be_like_tensor(found, like, name)
+        case dict():
+            _same(found.keys(), like.keys(), f"what {name} holds")
+            for key in like:
+                must_be_like(found[key], like[key], f"{name}.{key}")
+        case list() | tuple():
+            _same(len(found), len(like), f"the length of {name}")
+            for number, (one, other) in enumerate(zip(found, like, strict=True)):
+                must_be_like(one, other, f"{name}.{number}")
+        case int() | float():
+            _must_be_like_number(found, like, name)
 
 
-def values_of(model: CompiledCircuit) -> list[Tensor]:
-    """Copies of the model's parameter values."""
-    return [p.detach().clone() for p in model.parameters()]
+def _kind(value: object) -> str:
+    return "Tensor" if isinstance(value, Tensor) else type(value).__name__
+
+
+def _same(found: object, wanted: object, what: str) -> None:
+    if found != wanted:
+        raise FileFormatError(f"{what} is {found}, not {wanted}")
+
+
+def _must_be_like_tensor(found: Tensor, like: Tensor, name: str) -> None:
+    _same(found.dtype, like.dtype, f"the type of {name}")
+    _same(tuple(found.shape), tuple(like.shape), f"the shape of {name}")
+    if found.dim() == 0:
+        _must_be_like_number(found.item(), like.item(), name)
+    elif not bool((found < torch.inf).all()):  # NaN is not, either
+        raise FileFormatError(f"{name} holds NaN or +inf")
+
+
+def _must_be_like_number(found: float, like: float, name: str) -> None:
+    if not found < math.inf or (found < 0 and not like < 0):
+        raise FileFormatError(f"{name} cannot be {found}")

@@ -15,8 +15,8 @@ from pcflow.engine import BankRead, BankSums, DensityLeaf, FiniteLeaf, InputStep
 from pcflow.errors import StructureError
 from pcflow.evidence import Evidence
 from pcflow.inputs import DensityFamily, FiniteFamily, InputFamily
-from pcflow.learn.data import Conditional, Team, totals, weight_of
-from pcflow.queries import CompiledCircuit, refuse_impossible
+from pcflow.learn.batch import Batch, Model, totals
+from pcflow.learn.team import Team
 
 
 class Counts:
@@ -24,52 +24,46 @@ class Counts:
 
     Attributes:
         weights: flows of weights by bank [P, K, J].
-        inputs: of finite families their counts [P, V, K]; of densities total flow [P, K] and
-            flow-weighted statistics [P, S, K]. Each under the first bank of the family.
+        categories: of finite input families, counts of every category [P, V, K]; this and the
+            following are each under the first bank of the family.
+        flows: of input densities, the whole flow [P, K].
+        statistics: of input densities, flow-weighted sufficient statistics [P, S, K].
         met: sums over the rows that were added, of weighted log-likelihoods and of weights.
         of_differences: whether these are counts of evidence less counts of what is given.
     """
 
-    def __init__(self, model: CompiledCircuit) -> None:
+    def __init__(self, model: Model) -> None:
         """Start with nothing."""
         self.engine = model.engine
-        self.weights = BankSums(self.engine.plan)
         self.kinds = _input_kinds(s for s in self.engine.plan.steps if isinstance(s, InputStep))
-        self.inputs = [BankSums(self.engine.plan) for _ in range(2)]
+        self.weights, self.categories, self.flows, self.statistics = (
+            BankSums(self.engine.plan) for _ in range(4)
+        )
         self.met = torch.zeros(2, dtype=torch.float64)
         self.of_differences = False
 
     @property
-    def sums(self) -> tuple[BankSums, BankSums, BankSums]:
+    def sums(self) -> tuple[BankSums, ...]:
         """All of them."""
-        return self.weights, self.inputs[0], self.inputs[1]
+        return self.weights, self.categories, self.flows, self.statistics
 
-    @property
-    def mean_log_prob(self) -> float:
-        """Of the rows that were added."""
-        return float(self.met[0] / self.met[1])
-
-    def add(self, x: Tensor) -> None:
-        """Add the counts of some rows."""
-        self.met += self._add(x, torch.ones(len(x)))
-
-    def add_difference(self, batch: Conditional) -> None:
+    def add(self, batch: Batch) -> None:
         """Add the counts of what is evidence less those of what is given, by weight."""
-        self.of_differences = True
-        weight = weight_of(batch, self.engine.tables.like.new_empty(len(batch)))
-        self.met += self._add(batch.evidence, weight)
-        self.met[0] += self._add(batch.given, -weight)[0]
+        weight = batch.weights.to(self.engine.tables.like)
+        self.met += self._add(batch, batch.evidence, weight)
+        if batch.given is not None:
+            self.of_differences = True
+            self.met[0] += self._add(batch, batch.given, -weight)[0]
         if batch.offset is not None:
             self.met[0] += totals(batch.offset, weight)[0]
 
-    def _add(self, evidence: Evidence | Tensor, weight: Tensor) -> Tensor:
+    def _add(self, batch: Batch, evidence: Evidence | Tensor, weight: Tensor) -> Tensor:
         """Add counts; returns the sums of log-values and of weights, [2]."""
         met = torch.zeros(2, dtype=torch.float64)
         for part in self.engine.parts(self.engine.check(evidence)):
             evaluation = self.engine.evaluate(part)
-            refuse_impossible(evaluation.log_value, "fit", part)
-            flow = weight.to(evaluation.log_value)
-            flow = flow if part.origin is None else flow[part.origin]
+            batch.refuse_impossible(evaluation.log_value, part.origin)
+            flow = weight if part.origin is None else weight[part.origin]
             evaluation.down(flow, self.at_leaf, self.at_weights)
             met += totals(evaluation.log_value, flow)
         return met
@@ -79,32 +73,16 @@ class Counts:
         counts = [sums.found[bank] for sums in self.sums for bank in sorted(sums.found)]
         team.add_up([self.met, *counts])
 
-    def write(self, pseudocount: float) -> None:
-        """Replace the parameters by smoothed relative counts."""
+    def maximize(self, pseudocount: float) -> None:
+        """Give the model the parameters that fit these counts, smoothed; frozen ones are kept."""
         banks = self.engine.tables.banks
-        for bank, weights in self.weights.found.items():
-            banks[bank].copy_(_normalise(weights, banks[bank], pseudocount))
+        for bank, flow in self.weights.found.items():
+            if banks[bank].requires_grad:
+                banks[bank].copy_(_normalise(flow, banks[bank], pseudocount))
         for family, named in self.kinds:
             for name, value in self._maximize(family, named, pseudocount).items():
-                banks[named[name]].copy_(value)
-
-    def at_weights(self, read: BankRead, flow: Tensor) -> None:
-        """Add up."""
-        self.weights.add(read, flow)
-
-    def at_leaf(self, leaf: Leaf, slope: Tensor) -> None:
-        """Add up what the family needs."""
-        if leaf.step.parameters:
-            read = next(iter(leaf.step.parameters.values()))
-            for sums, counts in zip(self.inputs, self.of_leaf(leaf, slope), strict=False):
-                sums.add(read, counts)
-
-    def of_leaf(self, leaf: Leaf, slope: Tensor) -> list[Tensor]:
-        """Per fold: of a finite family its counts, of a density total flow and statistics."""
-        if isinstance(leaf, DensityLeaf):
-            return list(leaf.counts(slope))
-        assert isinstance(leaf, FiniteLeaf)
-        return [leaf.counts(slope)]
+                if banks[named[name]].requires_grad:
+                    banks[named[name]].copy_(value)
 
     def _maximize(
         self, family: InputFamily, named: dict[str, int], pseudocount: float
@@ -112,30 +90,58 @@ class Counts:
         params = {name: self.engine.tables.banks[bank].detach() for name, bank in named.items()}
         first = next(iter(named.values()))
         if isinstance(family, DensityFamily):
-            weight, statistics = (sums.found[first] for sums in self.inputs)
-            return family.maximize(params, weight, statistics, pseudocount)
+            flow, statistics = self.flows.found[first], self.statistics.found[first]
+            return family.maximize(params, flow, statistics, pseudocount)
         assert isinstance(family, FiniteFamily)
-        return family.maximize(params, self.inputs[0].found[first], pseudocount)
+        return family.maximize(params, self.categories.found[first], pseudocount)
+
+    def at_weights(self, read: BankRead, flow: Tensor) -> None:
+        """Add up."""
+        self.weights.add(read, flow)
+
+    def at_leaf(self, leaf: Leaf, slope: Tensor) -> None:
+        """Add up what the family needs."""
+        read = next(iter(leaf.step.parameters.values()), None)
+        if read is None:
+            return
+        if isinstance(leaf, DensityLeaf):
+            flow, statistics = self.of_density(leaf, slope)
+            self.flows.add(read, flow)
+            self.statistics.add(read, statistics)
+        else:
+            assert isinstance(leaf, FiniteLeaf)
+            self.categories.add(read, self.of_categories(leaf, slope))
+
+    def of_density(self, leaf: DensityLeaf, slope: Tensor) -> tuple[Tensor, Tensor]:
+        """Per fold the whole flow [F, K] and the statistics [F, S, K]."""
+        return leaf.counts(slope)
+
+    def of_categories(self, leaf: FiniteLeaf, slope: Tensor) -> Tensor:
+        """Per fold the counts [F or 1, V, K]."""
+        return leaf.counts(slope)
 
 
 class PriorCounts(Counts):
     """What a row of which nothing is known would count: top-down probabilities times parameters."""
 
-    def add_nothing(self) -> None:
+    def __init__(self, model: Model) -> None:
         """Count one such row."""
+        super().__init__(model)
         evaluation = self.engine.evaluate(self.engine.nothing())
         evaluation.down(torch.ones_like(evaluation.log_value), self.at_leaf, self.at_weights)
 
-    def of_leaf(self, leaf: Leaf, slope: Tensor) -> list[Tensor]:
-        """Flow times expected statistics."""
+    def of_density(self, leaf: DensityLeaf, slope: Tensor) -> tuple[Tensor, Tensor]:
+        """Flow, and flow times expected statistics."""
+        assert isinstance(leaf.step.family, DensityFamily)
         flow = leaf.semiring.flow(leaf.out.units, slope).sum(dim=1)  # [F, K]
-        if isinstance(leaf, DensityLeaf):
-            assert isinstance(leaf.step.family, DensityFamily)
-            moments = leaf.step.family.moments(leaf.params())  # [F or 1, S, K]
-            return [flow, flow.unsqueeze(-2) * moments]
-        assert isinstance(leaf, FiniteLeaf)
-        total = flow.sum(dim=0, keepdim=True) if leaf.access.shared else flow
-        return [total.unsqueeze(-2) * leaf.tables.table(leaf.step, in_log_space=False)]
+        moments = leaf.step.family.moments(leaf.params())  # [F or 1, S, K]
+        return flow, flow.unsqueeze(-2) * moments
+
+    def of_categories(self, leaf: FiniteLeaf, slope: Tensor) -> Tensor:
+        """Flow times probabilities."""
+        flow = leaf.semiring.flow(leaf.out.units, slope).sum(dim=1)  # [F, K]
+        flow = flow.sum(dim=0, keepdim=True) if leaf.access.shared else flow
+        return flow.unsqueeze(-2) * leaf.tables.table(leaf.step, in_log_space=False)
 
 
 def _normalise(counts: Tensor, logits: Tensor, pseudocount: float) -> Tensor:

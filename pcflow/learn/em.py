@@ -5,21 +5,70 @@ Legend: B batch.
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
+from torch import Tensor
 
-from pcflow.learn.checkpoint import Memoryless
+from pcflow.errors import SettingError
+from pcflow.learn.batch import Batch, Model
+from pcflow.learn.checkpoint import must_be_like
 from pcflow.learn.counts import Counts
-from pcflow.learn.data import Batches, unconditional
-from pcflow.queries import CompiledCircuit
+from pcflow.learn.learner import State
+from pcflow.learn.team import ALONE, Team
+
+Settings = TypeVar("Settings")
+
+
+class CountingRun(ABC, Generic[Settings]):
+    """A run that moves parameters by expected counts, and remembers nothing."""
+
+    def __init__(self, learner: Settings, model: Model, team: Team) -> None:
+        """Begin."""
+        self.learner, self.model, self.team = learner, model, team
+
+    @torch.no_grad()
+    def step(self, batches: Iterable[Batch], done: float = 0.0) -> Tensor:
+        """See `Run`.
+
+        Raises:
+            NoMassError: if the model gives a row probability zero.
+            TypeMismatch: if something is given and the learner does not learn from such rows.
+            PropertyRequired: if something is given and an input unit has a density.
+        """
+        counts = Counts(self.model)
+        for batch in batches:
+            counts.add(self.accepted(batch, counts))
+        counts.gather(self.team)
+        self.update(counts, done)
+        return counts.met
+
+    def accepted(self, batch: Batch, counts: Counts) -> Batch:
+        """The batch, if the learner learns from such rows."""
+        return batch.unconditional()
+
+    @abstractmethod
+    def update(self, counts: Counts, done: float) -> None:
+        """Move the parameters by what some rows count, a share of all learning being done."""
+
+    def state(self) -> State:
+        """Nothing."""
+        return {}
+
+    def restore(self, state: State) -> None:
+        """Nothing."""
+        must_be_like(state, self.state(), "learner")
 
 
 @dataclass(frozen=True)
-class EM(Memoryless):
+class EM:
     """Full-batch expectation maximisation (Choi, Vergari, Van den Broeck 2020).
 
-    One epoch sums expected counts over all batches and then replaces every weight by its relative
+    One step sums expected counts over all rows and then replaces every weight by its relative
     count. Without pseudocounts the log-likelihood never falls. A missing value says nothing about
     its input unit and is not counted there. Hard zeros stay, and so do the parameters of units that
     no row ever uses.
@@ -28,7 +77,7 @@ class EM(Memoryless):
         pseudocount: added to every expected count.
 
     Raises:
-        ValueError: if the pseudocount is negative.
+        SettingError: if the pseudocount is negative.
 
     Examples:
         >>> import pcflow as pf
@@ -39,24 +88,30 @@ class EM(Memoryless):
     """
 
     pseudocount: float = 0.0
-    shuffle = False
+    full_batch = True
 
     def __post_init__(self) -> None:
         """Check the pseudocount."""
-        if not self.pseudocount >= 0:
-            raise ValueError(f"pseudocount must not be negative, got {self.pseudocount}")
+        check_pseudocount(self.pseudocount)
 
-    @torch.no_grad()
-    def epoch(self, model: CompiledCircuit, batches: Batches) -> float:
-        """Update the model once from all batches; returns the mean log-likelihood before it.
+    def start(self, model: Model, team: Team = ALONE) -> EMRun:
+        """See `Learner`."""
+        return EMRun(self, model, team)
 
-        Raises:
-            NoMassError: if the model gives a row probability zero.
-            TypeError: if a batch is `Conditional`.
-        """
-        counts = Counts(model)
-        for batch in batches:
-            counts.add(unconditional(batch))
-        counts.gather(batches.team)
-        counts.write(self.pseudocount)
-        return counts.mean_log_prob
+
+class EMRun(CountingRun[EM]):
+    """EM at work on a model."""
+
+    def update(self, counts: Counts, done: float) -> None:
+        """Relative counts."""
+        counts.maximize(self.learner.pseudocount)
+
+
+def check_pseudocount(pseudocount: float) -> None:
+    """Raise if it cannot be added to counts.
+
+    Raises:
+        SettingError: if it is negative, infinite or no number.
+    """
+    if not 0 <= pseudocount < math.inf:
+        raise SettingError("pseudocount", pseudocount, "at least 0")

@@ -3,50 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
-from matplotlib.axes import Axes
 from torch import Tensor
-from tqdm import tqdm
 
-from pcflow.errors import NoMassError
+from pcflow.errors import FileFormatError, SettingError
 from pcflow.io import digest
-from pcflow.learn.checkpoint import (
-    Checkpoint,
-    State,
-    put_values,
-    random_state,
-    restore_random_state,
-    values_of,
-)
-from pcflow.learn.data import Batch, Batches, Data, Source, Team, log_prob, totals, weight_of
+from pcflow.learn.batch import Model, totals
+from pcflow.learn.checkpoint import Checkpoint, about_learner, must_be_like
+from pcflow.learn.data import Data, Source
 from pcflow.learn.em import EM
-from pcflow.queries import CompiledCircuit
+from pcflow.learn.learner import Learner, State
+from pcflow.learn.progress import Progress
+from pcflow.learn.randomness import check_random_state, random_state, restore_random_state
+from pcflow.learn.team import Team
 
-
-class Learner(Protocol):
-    """One way to improve a model on data."""
-
-    @property
-    def shuffle(self) -> bool:
-        """Whether the order of the rows matters, and is drawn anew for every epoch."""
-        ...
-
-    def epoch(self, model: CompiledCircuit, batches: Batches) -> float:
-        """Go over the data once; returns the mean training log-likelihood (nats)."""
-        ...
-
-    def state(self, model: CompiledCircuit) -> State:
-        """What it remembers about a model between epochs; asked for by checkpoints only."""
-        ...
-
-    def restore(self, model: CompiledCircuit, state: State) -> None:
-        """Remember that again."""
-        ...
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass
@@ -87,7 +64,7 @@ class FitResult:
 
 
 def fit(
-    model: CompiledCircuit,
+    model: Model,
     train: Data,
     learner: Learner | None = None,
     *,
@@ -97,36 +74,40 @@ def fit(
     patience: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     distributed: bool = False,
-    progress: bool = True,
+    progress: bool | None = None,
     generator: torch.Generator | None = None,
 ) -> FitResult:
-    """Learn the parameters of a model from data, in place.
+    """Learn the parameters of a model from data, in place; those without gradient are kept.
+
+    Every call starts afresh: what a learner remembers from step to step (momentum, the state of an
+    optimizer) ends with the call. Only a checkpoint is gone on from.
 
     Args:
         model: the compiled circuit.
         train: rows [N, D], a tensor or a numpy array, mapped from disk too; NaN is a missing value.
             Or a DataLoader of batches [B, D], which then sees to batch size and order itself. Or
             whatever has a length and a method `take` that makes the rows of given numbers [B]:
-            values [B, D], or a `Conditional` for learning conditional likelihoods.
+            values [B, D], or a `Batch` with weights or for learning conditional likelihoods.
         learner: `EM()` by default.
         epochs: how often to go over the data.
         batch_size: rows at a time; EM sums over all of them before it updates.
         validation: rows to judge by; the best parameters on them are kept.
         patience: stop after this many epochs without improvement; needs validation data.
         checkpoint: a file that is written after every epoch. If it is there already, `fit` goes on
-            from it, to the same parameters that it would have reached without a stop.
+            from it, to the same parameters that it would have reached without a stop; if it is of
+            other data or settings, it is refused.
         distributed: share every batch among the processes of `torch.distributed`, which all call
             `fit` alike. The result is that of a single process, up to rounding. A DataLoader loads
             each process's own share; a checkpoint must be where all of them can read it.
-        progress: whether to show a progress bar.
+        progress: whether to show a progress bar; by default if standard error is a terminal.
         generator: source of the order of rows; torch's global one by default.
 
     Raises:
-        TypeError: if the data are not of such a kind.
+        TypeMismatch: if the data are not of such a kind.
         EvidenceError: if the data do not fit the circuit, or hold no observed value.
         NoMassError: if the model gives a training row probability zero.
-        FileFormatError: if the checkpoint is of another fit, or broken.
-        ValueError: if a number is out of range.
+        FileFormatError: if the checkpoint is of another fit, or broken; nothing has run then.
+        SettingError: if a number is out of range.
         RuntimeError: if it is to be distributed and `torch.distributed` is not initialised.
 
     Examples:
@@ -147,10 +128,10 @@ def fit(
     file = None if checkpoint is None else Checkpoint(Path(checkpoint), course.about)
     if file is not None:
         file.take_up(course.restore)
-    with _bar(course, epochs, progress and team.rank == 0) as bar:
+    with closing(course.bar(epochs, False if team.rank else progress)) as bar:
         while course.epoch < epochs and not course.is_over(patience):
             course.run_epoch(bar, epochs)
-            bar.set_postfix(course.shown(epochs), refresh=False)
+            bar.tell(**course.shown(epochs))
             if file is not None and team.rank == 0:
                 file.write(course.state())
     course.finish()
@@ -158,12 +139,12 @@ def fit(
 
 
 @torch.no_grad()
-def _mean(model: CompiledCircuit, source: Source) -> float:
+def _mean(model: Model, source: Source) -> float:
     """Mean log-likelihood of all rows."""
     total = torch.zeros(2, dtype=torch.float64)
     for batch in source.in_order():
-        found = log_prob(model, batch)
-        total += totals(found, weight_of(batch, found))
+        found = batch.log_prob(model)
+        total += totals(found, batch.weights.to(found))
     source.team.add_up([total])
     return float(total[0] / total[1])
 
@@ -173,7 +154,7 @@ class _Course:
 
     def __init__(
         self,
-        model: CompiledCircuit,
+        model: Model,
         learner: Learner,
         train: Source,
         validation: Source | None,
@@ -181,6 +162,7 @@ class _Course:
     ) -> None:
         self.model, self.learner, self.generator = model, learner, generator
         self.train, self.validation = train, validation
+        self.run = learner.start(model, train.team)
         self.result = FitResult()
         self.best: list[Tensor] | None = None
 
@@ -193,31 +175,51 @@ class _Course:
         """Whether the best epoch is too long ago."""
         return patience is not None and self.epoch - 1 - self.result.best_epoch >= patience
 
-    def run_epoch(self, bar: tqdm[Any], epochs: int) -> None:
+    def run_epoch(self, bar: Progress, epochs: int) -> None:
         """Learn once from all data, and see how good that is."""
-        shuffle, generator = self.learner.shuffle, self.generator
-        batches = self.train.shuffled(generator) if shuffle else self.train.in_order()
-        batches.source = _counted(batches.source, bar, self.train.team)
-        batches.span = (self.epoch / epochs, (self.epoch + 1) / epochs)
-        try:
-            self.result.train.append(self.learner.epoch(self.model, batches))
-        except NoMassError as error:
-            raise batches.rename(error) from None
+        self.result.train.append(self._learn(bar, epochs))
         if self.validation is None:
             self.result.best_epoch = self.epoch - 1
         else:
             self._see(_mean(self.model, self.validation))
 
+    def _learn(self, bar: Progress, epochs: int) -> float:
+        """A step for all rows, or one for each batch; the mean log-likelihood met on the way."""
+        whole, train = self.learner.full_batch, self.train
+        batches = train.in_order() if whole else train.shuffled(self.generator)
+        batches = bar.counted(batches, train.team.size)
+        start, stop = self.epoch / epochs, (self.epoch + 1) / epochs
+        met = torch.zeros(2, dtype=torch.float64)
+        for number, some in enumerate([batches] if whole else ([batch] for batch in batches)):
+            done = start + (stop - start) * min(1.0, number / train.count)
+            met += self.run.step(some, done)
+        return float(met[0] / met[1])
+
     def _see(self, validation: float) -> None:
         """Keep the present parameters if they are the best."""
         self.result.validation.append(validation)
         if self.best is None or validation > self.result.validation[self.result.best_epoch]:
-            self.result.best_epoch, self.best = self.epoch - 1, values_of(self.model)
+            self.result.best_epoch, self.best = self.epoch - 1, self._values()
 
     def finish(self) -> None:
         """Give the model its best parameters back."""
         if self.best is not None:
-            put_values(self.model, self.best)
+            self._put(self.best)
+
+    def _values(self) -> list[Tensor]:
+        """Copies of the parameters' values."""
+        return [p.detach().clone() for p in self.model.parameters()]
+
+    @torch.no_grad()
+    def _put(self, values: list[Tensor]) -> None:
+        """Give the parameters other values, in place."""
+        for parameter, value in zip(self.model.parameters(), values, strict=True):
+            parameter.copy_(value)
+
+    def bar(self, epochs: int, shown: bool | None) -> Progress:
+        """A progress bar, where the course is now."""
+        rows = self.train.rows
+        return Progress(shown, None if rows is None else rows * epochs, (rows or 0) * self.epoch)
 
     def shown(self, epochs: int) -> dict[str, str]:
         """For the progress bar."""
@@ -227,15 +229,18 @@ class _Course:
         return found
 
     @property
-    def about(self) -> dict[str, object]:
+    def about(self) -> dict[str, Any]:
         """What a checkpoint must agree with."""
+        parameters = list(self.model.parameters())
         return {
-            "the learner": type(self.learner).__name__,
-            "the circuit": digest(self.model.engine.circuit),
+            "learner": about_learner(self.learner, self.run),
+            "circuit": digest(self.model.engine.structure),
+            "parameters": [f"{p.dtype} {list(p.shape)}" for p in parameters],
+            "learned": [p.requires_grad for p in parameters],
             "batch_size": self.train.size,
-            "rows of train": self.train.rows,
-            "rows of validation": self.validation and self.validation.rows,
-            "whether there is a generator": self.generator is not None,
+            "train": self.train.about,
+            "validation": self.validation and self.validation.about,
+            "generator": self.generator is not None,
         }
 
     def state(self) -> State:
@@ -245,45 +250,52 @@ class _Course:
             "validation": self.result.validation,
             "best_epoch": self.result.best_epoch,
             "best": self.best,
-            "values": values_of(self.model),
-            "learner": self.learner.state(self.model),
+            "values": self._values(),
+            "learner": self.run.state(),
             "random": random_state(self.model, self.generator),
         }
 
     def restore(self, state: State) -> None:
-        """From a checkpoint."""
-        self.result = FitResult(state["train"], state["validation"], state["best_epoch"])
-        device = next(self.model.parameters(), torch.empty(0)).device
-        self.best = state["best"] and [value.to(device) for value in state["best"]]
-        self.learner.restore(self.model, state["learner"])
-        restore_random_state(state["random"], self.model, self.generator)
-        put_values(self.model, state["values"])
+        """From a checkpoint, all of which is checked first.
+
+        Raises:
+            FileFormatError: if it is not such a state.
+        """
+        result = FitResult(state["train"], state["validation"], state["best_epoch"])
+        learned, random = state.pop("learner"), state.pop("random")
+        must_be_like(state, self._form(len(result.train)), "what it holds")
+        if result.best_epoch != _best_epoch(result):
+            raise FileFormatError(f"best_epoch is {result.best_epoch}, not {_best_epoch(result)}")
+        check_random_state(random, self.model, self.generator)
+        self.run.restore(learned)
+        restore_random_state(random, self.model, self.generator)
+        self.result, self.best = result, state["best"]
+        self._put(state["values"])
+
+    def _form(self, epochs: int) -> State:
+        """What a state after so many epochs looks like, but for what others know."""
+        values, judged = self._values(), self.validation is not None
+        return {
+            "train": [-1.0] * max(1, epochs),
+            "validation": [-1.0] * epochs * judged,
+            "best_epoch": 0,
+            "best": values if judged else None,
+            "values": values,
+        }
 
 
-def _bar(course: _Course, epochs: int, shown: bool) -> tqdm[Any]:
-    """Counts rows, so that the time left is known before the first epoch ends."""
-    rows = course.train.rows
-    return tqdm(
-        total=None if rows is None else rows * epochs,
-        initial=(rows or 0) * course.epoch,
-        disable=not shown,
-        unit="row",
-        unit_scale=True,
-        mininterval=0.5,
-        desc="fit",
-    )
-
-
-def _counted(
-    source: Iterable[tuple[Tensor, Batch]], bar: tqdm[Any], team: Team
-) -> Iterator[tuple[Tensor, Batch]]:
-    for rows, batch in source:
-        yield rows, batch
-        bar.update(len(batch) * team.size)
+def _best_epoch(result: FitResult) -> int:
+    """The first of the best on validation data; the last one if there are none."""
+    validation = result.validation
+    if not validation:
+        return len(result.train) - 1
+    return max(range(len(validation)), key=validation.__getitem__)
 
 
 def _check(epochs: int, batch_size: int, validation: Data | None, patience: int | None) -> None:
-    if epochs < 1 or batch_size < 1 or (patience is not None and patience < 1):
-        raise ValueError(f"need at least 1: {epochs=}, {batch_size=}, {patience=}")
+    numbers = {"epochs": epochs, "batch_size": batch_size, "patience": patience}
+    for name, value in numbers.items():
+        if value is not None and value < 1:
+            raise SettingError(name, value, "at least 1")
     if patience is not None and validation is None:
-        raise ValueError("patience needs validation data")
+        raise SettingError("patience", patience, "None where there are no validation data")

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from weakref import WeakKeyDictionary
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
 
-from pcflow.learn.checkpoint import State
-from pcflow.learn.data import Batches, log_prob, totals, weight_of
-from pcflow.queries import CompiledCircuit, refuse_impossible
+from pcflow.errors import FileFormatError, TypeMismatch
+from pcflow.learn.batch import Batch, Model, totals
+from pcflow.learn.checkpoint import must_be_like
+from pcflow.learn.learner import State
+from pcflow.learn.team import ALONE, Team
 
-MakeOptimizer = Callable[[Iterator[torch.nn.Parameter]], torch.optim.Optimizer]
+MakeOptimizer = Callable[[Iterator[nn.Parameter]], torch.optim.Optimizer]
+
+SQUARES = {"exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "acc_delta", "sum"}
+"""What torch's optimizers take roots of: it is never negative."""
+
+
+def adam(parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
+    """Adam with step size 0.05."""
+    return torch.optim.Adam(parameters, lr=0.05)
 
 
 @dataclass(frozen=True)
@@ -20,68 +31,106 @@ class Gradient:
     """Maximise the mean log-likelihood by steps of a torch optimizer, one per batch.
 
     Args:
-        optimizer: makes the optimizer from the model's parameters; Adam with step size 0.05 by
-            default. It is made once per model and keeps its state between epochs.
+        optimizer: makes the optimizer from the model's parameters: a class, a function, a
+            `functools.partial` of a class with its settings, or a lambda, which alone cannot be
+            pickled; Adam with step size 0.05 by default. It is made once for every run.
         decay: let the step sizes fall linearly, to zero at the end of the last epoch.
+
+    Raises:
+        TypeMismatch: if the optimizer is nothing to call.
 
     Examples:
         >>> import pcflow as pf
+        >>> from functools import partial
         >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
-        >>> learner = pf.Gradient(lambda parameters: torch.optim.SGD(parameters, lr=0.1))
+        >>> learner = pf.Gradient(partial(torch.optim.SGD, lr=0.1))
         >>> x = torch.randint(3, (50, 4))
         >>> len(pf.fit(model, x, learner, epochs=2, progress=False).train)
         2
     """
 
-    optimizer: MakeOptimizer = lambda parameters: torch.optim.Adam(parameters, lr=0.05)
+    optimizer: MakeOptimizer = adam
     decay: bool = False
-    shuffle = True
-    _made: WeakKeyDictionary[CompiledCircuit, torch.optim.Optimizer] = field(
-        default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
-    )
+    full_batch = False
 
-    def epoch(self, model: CompiledCircuit, batches: Batches) -> float:
-        """One step per batch; returns the mean log-likelihood met on the way.
+    def __post_init__(self) -> None:
+        """Check that it can be called; what it makes is checked when a run starts."""
+        if not callable(self.optimizer):
+            wanted = "a function that makes an optimizer from parameters"
+            raise TypeMismatch("optimizer", self.optimizer, wanted)
+
+    def start(self, model: Model, team: Team = ALONE) -> GradientRun:
+        """See `Learner`.
+
+        Raises:
+            TypeMismatch: if what the optimizer should be is none.
+        """
+        return GradientRun(self, model, team)
+
+
+class GradientRun:
+    """An optimizer at work on a model."""
+
+    def __init__(self, learner: Gradient, model: Model, team: Team) -> None:
+        """Make the optimizer."""
+        self.learner, self.model, self.team, self.times = learner, model, team, 0
+        self.optimizer = learner.optimizer(model.parameters())
+        if not isinstance(self.optimizer, torch.optim.Optimizer):
+            wanted = "a torch.optim.Optimizer"
+            raise TypeMismatch("what `optimizer` makes", self.optimizer, wanted)
+
+    def step(self, batches: Iterable[Batch], done: float = 0.0) -> Tensor:
+        """See `Run`.
 
         Raises:
             NoMassError: if the model gives a row probability zero.
         """
-        optimizer, team = self._of(model), batches.team
         met = torch.zeros(2, dtype=torch.float64)
+        self.optimizer.zero_grad(set_to_none=True)
         for batch in batches:
-            found = log_prob(model, batch)
-            # what is given may be impossible too, and the difference then is no number
-            possible = found.detach().masked_fill(~found.isfinite(), -torch.inf)
-            refuse_impossible(possible, "fit")
-            weight = weight_of(batch, found)
-            optimizer.zero_grad(set_to_none=True)
-            (-weight @ found).backward()
-            here = totals(found, weight)
-            grads = [p.grad for p in model.parameters() if p.grad is not None]
-            team.add_up([here, *grads])
-            torch._foreach_div_(grads, float(here[1]))
-            self._step(optimizer, 1 - batches.done if self.decay else 1.0)
-            met += here
-        return float(met[0] / met[1])
+            found = batch.log_prob(self.model)
+            batch.refuse_impossible(found.detach())
+            weight = batch.weights.to(found)
+            if found.requires_grad:
+                (-weight @ found).backward()
+            met += totals(found, weight)
+        grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+        self.team.add_up([met, *grads])
+        if grads:
+            torch._foreach_div_(grads, float(met[1]))
+        self._move(1 - done if self.learner.decay else 1.0)
+        return met
 
-    def _step(self, optimizer: torch.optim.Optimizer, share: float) -> None:
+    def _move(self, share: float) -> None:
         """One step with a share of the step sizes, which are put back."""
-        before = [group["lr"] for group in optimizer.param_groups]
-        for group in optimizer.param_groups:
+        before = [group["lr"] for group in self.optimizer.param_groups]
+        for group in self.optimizer.param_groups:
             group["lr"] = share * group["lr"]
-        optimizer.step()
-        for group, size in zip(optimizer.param_groups, before, strict=True):
+        self.optimizer.step()
+        for group, size in zip(self.optimizer.param_groups, before, strict=True):
             group["lr"] = size
+        self.times += 1
 
-    def state(self, model: CompiledCircuit) -> State:
-        """That of the optimizer."""
-        return self._of(model).state_dict()
+    def state(self) -> State:
+        """That of the optimizer, and after how many steps."""
+        return {"times": self.times, "optimizer": self.optimizer.state_dict()}
 
-    def restore(self, model: CompiledCircuit, state: State) -> None:
+    def restore(self, state: State) -> None:
         """Give the optimizer its state back."""
-        self._of(model).load_state_dict(state)
+        optimizer = self._stepped() if state["times"] else self.optimizer.state_dict()
+        must_be_like(state, {"times": 0, "optimizer": optimizer}, "learner")
+        for number, kept in state["optimizer"]["state"].items():
+            for name in SQUARES & kept.keys():
+                if bool((kept[name] < 0).any()):
+                    raise FileFormatError(f"learner.optimizer.state.{number}.{name} is negative")
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.times = state["times"]
 
-    def _of(self, model: CompiledCircuit) -> torch.optim.Optimizer:
-        if model not in self._made:
-            self._made[model] = self.optimizer(model.parameters())
-        return self._made[model]
+    def _stepped(self) -> State:
+        """The state of a copy of the optimizer after its first step."""
+        twin = copy.deepcopy(self.optimizer)
+        for group in twin.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+        twin.step()
+        return twin.state_dict()

@@ -12,10 +12,14 @@ import torch
 from torch import Tensor
 
 from pcflow.circuit import Circuit, Parameter, SumLayer, read_units, rebuild
-from pcflow.errors import StructureError
+from pcflow.errors import SettingError
 from pcflow.learn.counts import Counts
-from pcflow.learn.data import Data, Source, Team, unconditional
+from pcflow.learn.data import Data, Source
+from pcflow.learn.team import ALONE
 from pcflow.queries import CompiledCircuit
+
+BATCH = 512
+"""Rows at a time."""
 
 
 def grow(
@@ -37,15 +41,17 @@ def grow(
         generator: source of the noise; torch's global one by default.
 
     Raises:
-        StructureError: if `copies` is below 1 or `noise` negative.
+        SettingError: if `copies` is below 1 or `noise` negative.
 
     Examples:
         >>> import pcflow as pf
         >>> pf.grow(pf.hmm(4, states=3, inputs=pf.Categorical(2)))
         Circuit(4 variables, 11 layers, 54 parameters)
     """
-    if copies < 1 or not noise >= 0:
-        raise StructureError(f"need copies >= 1 and noise >= 0, got {copies} and {noise}")
+    if copies < 1:
+        raise SettingError("copies", copies, "at least 1")
+    if not 0 <= noise < math.inf:
+        raise SettingError("noise", noise, "at least 0")
 
     def shaken(weight: Tensor) -> Tensor:
         return weight + noise * torch.randn(weight.shape, generator=generator).to(weight)
@@ -58,7 +64,7 @@ def grow(
 
 
 @torch.no_grad()
-def prune(model: CompiledCircuit, data: Data, keep: float = 1.0, batch_size: int = 512) -> Circuit:
+def prune(model: CompiledCircuit, data: Data, keep: float = 1.0) -> Circuit:
     """Drop the edges that data use least, and then the units that nobody reads.
 
     Every sum unit keeps its most used edge (Dang, Liu, Van den Broeck 2022). Train on afterwards.
@@ -68,10 +74,10 @@ def prune(model: CompiledCircuit, data: Data, keep: float = 1.0, batch_size: int
         data: rows [N, D] whose flows are counted, of any kind that `fit` takes; NaN is a missing
             value.
         keep: share of the edges to keep, in (0, 1]; 1 drops only edges without any flow.
-        batch_size: rows at a time.
 
     Raises:
-        ValueError: if `keep` is out of range.
+        SettingError: if `keep` is out of range.
+        TypeMismatch: if something is given of the rows.
         EvidenceError: if the data do not fit the circuit.
         NoMassError: if the model gives a row probability zero.
 
@@ -83,11 +89,11 @@ def prune(model: CompiledCircuit, data: Data, keep: float = 1.0, batch_size: int
         4
     """
     if not 0 < keep <= 1:
-        raise ValueError(f"keep must be in (0, 1], got {keep}")
+        raise SettingError("keep", keep, "in (0, 1]")
     counts = Counts(model)
-    for x in Source("data", data, model.num_variables, batch_size, Team()).in_order():
-        counts.add(unconditional(x))
-    circuit = model.engine.circuit.replace(_without_least_flow(model, counts, keep))
+    for batch in Source("data", data, model.num_variables, BATCH, ALONE).in_order():
+        counts.add(batch.unconditional())
+    circuit = model.engine.structure.replace(_without_least_flow(model, counts, keep))
     return rebuild(circuit, read_units(circuit), lambda weight: weight)
 
 

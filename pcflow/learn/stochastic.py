@@ -5,68 +5,30 @@ Legend: B batch, K units, P parameters of a bank.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
-from weakref import WeakKeyDictionary
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pcflow.errors import PropertyRequired
+from pcflow.errors import PropertyRequired, SettingError
 from pcflow.inputs import DensityFamily, FiniteFamily
-from pcflow.learn.checkpoint import Memoryless, State
+from pcflow.learn.batch import Batch, Model
+from pcflow.learn.checkpoint import must_be_like
 from pcflow.learn.counts import Counts, PriorCounts
-from pcflow.learn.data import Batch, Batches, Conditional, unconditional
-from pcflow.queries import CompiledCircuit
-
-Sums = list[dict[int, Tensor]]
-"""Of `Counts.sums`: weights, input counts, input statistics, by bank."""
+from pcflow.learn.em import CountingRun, check_pseudocount
+from pcflow.learn.learner import State
+from pcflow.learn.team import ALONE, Team
 
 
 @dataclass(frozen=True)
-class _Stochastic(ABC):
-    shuffle = True
-
-    def _check(self, step: float, pseudocount: float) -> None:
-        if not 0 < step <= 1 or not pseudocount >= 0:
-            raise ValueError(f"need 0 < step <= 1 and pseudocount >= 0: {step=}, {pseudocount=}")
-
-    @torch.no_grad()
-    def epoch(self, model: CompiledCircuit, batches: Batches) -> float:
-        """One step per batch; returns the mean log-likelihood met on the way.
-
-        Raises:
-            NoMassError: if the model gives a row probability zero.
-            TypeError: if a batch is `Conditional` and the learner does not learn from such.
-            PropertyRequired: if it is, and an input unit has a density.
-        """
-        met = torch.zeros(2, dtype=torch.float64)
-        for batch in batches:
-            counts = Counts(model)
-            self.count(batch, counts)
-            counts.gather(batches.team)
-            self.update(model, counts, batches.done)
-            met += counts.met
-        return float(met[0] / met[1])
-
-    def count(self, batch: Batch, counts: Counts) -> None:
-        """Add what a batch counts."""
-        counts.add(unconditional(batch))
-
-    @abstractmethod
-    def update(self, model: CompiledCircuit, counts: Counts, done: float) -> None:
-        """Move the parameters by what some rows count, a share of all learning being done."""
-
-
-@dataclass(frozen=True)
-class Anemone(_Stochastic):
+class Anemone:
     """Mini-batch EM in which every unit moves as much as it is used (arXiv 2505.19982).
 
     New parameters are relative counts of a mixture: `step` of the batch's mean flows, and the rest
     of what the model itself expects of a row of which nothing is known. A unit that the batch uses
     more than the model expects moves far, one that it does not use stays.
 
-    From `Conditional` rows it learns by two flows: to what the model expects, `step` of the
+    Where something is given it learns by two flows: to what the model expects, `step` of the
     difference between the flows of the evidence and those of what is given is added, which is
     the growth transform of extended Baum-Welch (Gopalakrishnan et al. 1991) with the same steps.
     No count falls by more than that share. With potentials of one throughout as what is given it
@@ -79,7 +41,7 @@ class Anemone(_Stochastic):
         decay: let the step fall linearly, to zero at the end of the last epoch.
 
     Raises:
-        ValueError: if a number is out of range.
+        SettingError: if a number is out of range.
 
     Examples:
         >>> import pcflow as pf
@@ -94,66 +56,74 @@ class Anemone(_Stochastic):
     momentum: float = 0.9
     pseudocount: float = 1e-6
     decay: bool = False
-    _buffers: WeakKeyDictionary[CompiledCircuit, tuple[int, Sums]] = field(
-        default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
-    )
+    full_batch = False
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        self._check(self.step, self.pseudocount)
+        _check_step(self.step)
+        check_pseudocount(self.pseudocount)
         if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
+            raise SettingError("momentum", self.momentum, "in [0, 1)")
 
-    def __reduce__(self) -> tuple[type[Anemone], tuple[float, float, float, bool]]:
-        """Copies and pickles: the settings, without what was kept of models here."""
-        return type(self), (self.step, self.momentum, self.pseudocount, self.decay)
+    def start(self, model: Model, team: Team = ALONE) -> AnemoneRun:
+        """See `Learner`."""
+        return AnemoneRun(self, model, team)
 
-    def count(self, batch: Batch, counts: Counts) -> None:
-        """Flows, or differences of flows."""
-        if not isinstance(batch, Conditional):
-            counts.add(batch)
-            return
-        for family, _ in counts.kinds:
-            if isinstance(family, DensityFamily):
-                raise PropertyRequired(f"{family} has no two flows: learn by Gradient")
-        counts.add_difference(batch)
 
-    def update(self, model: CompiledCircuit, counts: Counts, done: float = 0.0) -> None:
+class AnemoneRun(CountingRun[Anemone]):
+    """Anemone at work on a model: remembers mean flows, averaged over batches."""
+
+    def __init__(self, learner: Anemone, model: Model, team: Team) -> None:
+        """Begin with nothing averaged."""
+        super().__init__(learner, model, team)
+        self.times = 0
+        with torch.no_grad():
+            prior = PriorCounts(model)
+        self.averages = [{b: torch.zeros_like(t) for b, t in s.found.items()} for s in prior.sums]
+
+    def accepted(self, batch: Batch, counts: Counts) -> Batch:
+        """Any, if something is given only where inputs are finite."""
+        if batch.given is not None:
+            for family, _ in counts.kinds:
+                if isinstance(family, DensityFamily):
+                    raise PropertyRequired(f"{family} has no two flows: learn by Gradient")
+        return batch
+
+    def update(self, counts: Counts, done: float) -> None:
         """Mix smoothed mean flows with those of the prior."""
-        prior, step = PriorCounts(model), self.step * (1 - done if self.decay else 1.0)
-        prior.add_nothing()
-        flows = self._smooth(model, [s.found for s in counts.sums], float(counts.met[1]))
-        for expected, flow, sums in zip(prior.sums, flows, counts.sums, strict=True):
-            for bank, mean in flow.items():
+        learner = self.learner
+        step = learner.step * (1 - done if learner.decay else 1.0)
+        self._average(counts)
+        share = 1 - learner.momentum**self.times  # the weight of the first ones is corrected
+        prior = PriorCounts(self.model)
+        for expected, averages, sums in zip(prior.sums, self.averages, counts.sums, strict=True):
+            for bank in sums.found:
+                mean = averages[bank] / share
                 sums.found[bank] = _mix(expected.found[bank], mean, step, counts.of_differences)
-        counts.write(self.pseudocount)
+        counts.maximize(learner.pseudocount)
 
-    def state(self, model: CompiledCircuit) -> State:
-        """Smoothed flows, and of how many batches."""
-        times, buffers = self._buffers.get(model, (0, [{}, {}, {}]))
-        return {"times": times, "buffers": buffers}
+    def _average(self, counts: Counts) -> None:
+        """Let mean flows into the averages."""
+        rows = float(counts.met[1])
+        for averages, sums in zip(self.averages, counts.sums, strict=True):
+            for bank, flow in sums.found.items():
+                averages[bank] = torch.lerp(flow / rows, averages[bank], self.learner.momentum)
+        self.times += 1
 
-    def restore(self, model: CompiledCircuit, state: State) -> None:
-        """Smooth on from there."""
-        device = model.engine.tables.like.device
-        buffers = [{bank: t.to(device) for bank, t in b.items()} for b in state["buffers"]]
-        self._buffers[model] = (state["times"], buffers)
+    def state(self) -> State:
+        """Averages, and of how many batches."""
+        return {"times": self.times, "averages": [dict(averages) for averages in self.averages]}
 
-    def _smooth(self, model: CompiledCircuit, found: Sums, rows: float) -> Sums:
-        """Mean flows, averaged over batches with the weight of the first ones corrected."""
-        times, buffers = self._buffers.get(model, (0, [{}, {}, {}]))
-        for buffer, flows in zip(buffers, found, strict=True):
-            for bank, flow in flows.items():
-                mean = flow / rows
-                before = buffer.get(bank, torch.zeros_like(mean))
-                buffer[bank] = torch.lerp(mean, before, self.momentum)
-        self._buffers[model] = (times + 1, buffers)
-        share = 1 - self.momentum ** (times + 1)
-        return [{bank: flow / share for bank, flow in buffer.items()} for buffer in buffers]
+    def restore(self, state: State) -> None:
+        """Average on from there."""
+        must_be_like(state, self.state(), "learner")
+        device = self.model.engine.tables.like.device
+        self.times = state["times"]
+        self.averages = [{b: t.to(device) for b, t in a.items()} for a in state["averages"]]
 
 
 @dataclass(frozen=True)
-class MiniBatchEM(Memoryless, _Stochastic):
+class MiniBatchEM:
     """EM by batches with one step size for all units (Peharz et al. 2020).
 
     Every unit that the batch uses moves from its parameters towards the relative counts.
@@ -163,7 +133,7 @@ class MiniBatchEM(Memoryless, _Stochastic):
         pseudocount: added to every relative count.
 
     Raises:
-        ValueError: if a number is out of range.
+        SettingError: if a number is out of range.
 
     Examples:
         >>> import pcflow as pf
@@ -176,37 +146,50 @@ class MiniBatchEM(Memoryless, _Stochastic):
 
     step: float = 0.1
     pseudocount: float = 1e-6
+    full_batch = False
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        self._check(self.step, self.pseudocount)
+        _check_step(self.step)
+        check_pseudocount(self.pseudocount)
 
-    def update(self, model: CompiledCircuit, counts: Counts, done: float = 0.0) -> None:
+    def start(self, model: Model, team: Team = ALONE) -> MiniBatchRun:
+        """See `Learner`."""
+        return MiniBatchRun(self, model, team)
+
+
+class MiniBatchRun(CountingRun[MiniBatchEM]):
+    """Mini-batch EM at work on a model."""
+
+    def update(self, counts: Counts, done: float) -> None:
         """Mix relative counts with present parameters."""
-        weights, inputs, statistics = (s.found for s in counts.sums)
-        tables, banks = counts.engine.tables, counts.engine.tables.banks
+        tables, weights = counts.engine.tables, counts.weights.found
         for bank, flow in weights.items():
             weights[bank] = self._mix(tables.linear(bank), flow, flow.sum(dim=-1, keepdim=True))
         for family, named in counts.kinds:
-            params, first = (
-                {n: banks[b].detach() for n, b in named.items()},
-                next(iter(named.values())),
-            )
+            first = next(iter(named.values()))
+            params = {name: tables.banks[bank].detach() for name, bank in named.items()}
             if isinstance(family, DensityFamily):
-                total = inputs[first].unsqueeze(-2)  # [P, 1, K]
-                moments = family.moments(params)
-                statistics[first] = self._mix(moments, statistics[first], total)
-                inputs[first] = torch.ones_like(inputs[first])
+                statistics, flows = counts.statistics.found, counts.flows.found
+                total = flows[first].unsqueeze(-2)  # [P, 1, K]
+                statistics[first] = self._mix(family.moments(params), statistics[first], total)
+                flows[first] = torch.ones_like(flows[first])
             else:
                 assert isinstance(family, FiniteFamily)
-                total = inputs[first].sum(dim=-2, keepdim=True)
-                inputs[first] = self._mix(family.table(params), inputs[first], total)
-        counts.write(self.pseudocount)
+                categories = counts.categories.found
+                total = categories[first].sum(dim=-2, keepdim=True)
+                categories[first] = self._mix(family.table(params), categories[first], total)
+        counts.maximize(self.learner.pseudocount)
 
     def _mix(self, present: Tensor, flow: Tensor, total: Tensor) -> Tensor:
         used = total > 0
         relative = torch.where(used, flow / total.masked_fill(~used, 1.0), present)
-        return torch.lerp(present, relative, self.step)
+        return torch.lerp(present, relative, self.learner.step)
+
+
+def _check_step(step: float) -> None:
+    if not 0 < step <= 1:
+        raise SettingError("step", step, "in (0, 1]")
 
 
 def _mix(expected: Tensor, mean: Tensor, step: float, difference: bool) -> Tensor:

@@ -16,12 +16,12 @@ from collections.abc import Generator, Iterable, Iterator, Set
 from functools import cached_property, reduce
 from itertools import combinations
 from operator import or_
-from typing import NamedTuple
-
-import networkx as nx
-from networkx.algorithms.approximation import treewidth_min_fill_in
+from typing import TYPE_CHECKING, NamedTuple
 
 from pcflow.logic.cnf import CNF
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 WIDEST = 0.45
 """Beyond this share of the variables, the width of a decomposition says that it cuts too little:
@@ -239,6 +239,9 @@ def _levels(cnf: CNF) -> list[int]:
     Levels are the depths at which a tree decomposition, hung up at its centre, first names a
     variable. One that is wide cuts little, and leaves the choice to what is satisfied by then.
     """
+    import networkx as nx
+    from networkx.algorithms.approximation import treewidth_min_fill_in
+
     graph: nx.Graph[int] = nx.Graph()
     for clause in cnf.clauses:
         graph.add_nodes_from(abs(literal) - 1 for literal in clause)
@@ -257,6 +260,8 @@ def _levels(cnf: CNF) -> list[int]:
 
 def _centre(tree: nx.Graph[frozenset[int]]) -> frozenset[int]:
     """The middle of a longest path: from any bag to a farthest, and from there to a farthest."""
+    import networkx as nx
+
     start = next(iter(tree))
     one = list(nx.bfs_layers(tree, start))[-1][0]
     other = list(nx.bfs_layers(tree, one))[-1][0]

@@ -11,10 +11,23 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from pcflow.circuit import Circuit, Parameter
-from pcflow.engine import Drawn, Engine, Plan, Pool, Tables, differentiable_log_prob, make_plan
+from pcflow.circuit import Circuit
+from pcflow.engine import (
+    Drawn,
+    Engine,
+    Memory,
+    Plan,
+    Pool,
+    RowCount,
+    Tables,
+    differentiable_log_prob,
+    in_ordinary_modes,
+    make_plan,
+)
+from pcflow.errors import SettingError, TypeMismatch
 from pcflow.evidence import CheckedEvidence, Evidence, Numbers
 from pcflow.queries.draws import Draws, sample, sample_with_marginals
+from pcflow.queries.export import Export
 from pcflow.queries.marginals import marginals
 from pcflow.queries.mean import mean
 from pcflow.queries.mpe import MPE, mpe
@@ -26,7 +39,7 @@ class CompiledCircuit(nn.Module):
 
     Its parameters are the circuit's, stacked: one tensor per bank of the plan. They are
     unconstrained logits, so any torch optimizer may move them. Evidence is always an argument:
-    no query leaves anything behind on the model.
+    no query leaves anything behind on the model but what `memory` and `rows` print.
 
     Attributes:
         banks: the parameters; edit them in place under `torch.no_grad()`, not through `.data`.
@@ -44,38 +57,65 @@ class CompiledCircuit(nn.Module):
         """Stack the circuit's parameters into the plan's banks."""
         super().__init__()
         self._memory, self._soft_dtype = memory, soft_dtype
-        self._circuit = circuit
+        self._structure = circuit
         self._plan = plan
         stacks = (torch.stack([p.value for p in bank]) for bank in plan.banks)
         self.banks = nn.ParameterList(nn.Parameter(s.to(dtype)) for s in stacks)
         self._like = nn.Buffer(torch.empty(0, dtype=dtype), persistent=False)
-        self._exported: tuple[list[tuple[Tensor, int]], Circuit] | None = None
         self._connect()
 
     @property
     def plan(self) -> Plan:
-        """The steps that a query runs, and how many rows it has evaluated; print it."""
+        """The steps that a query runs; print it."""
         return self.engine.plan
+
+    @property
+    def rows(self) -> RowCount:
+        """How many rows were evaluated since the model was made or moved; print it."""
+        return self.engine.rows
+
+    @property
+    def memory(self) -> Memory:
+        """What is kept from query to query, and how much that may be; print it.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
+            >>> model.marginals(torch.full((1, 4), torch.nan)).shape
+            torch.Size([1, 4, 3])
+            >>> print(model.memory)
+            parameters                      48 bytes
+            weights                         24 bytes
+            table                           24 bytes
+            sheets                         220 bytes
+            computed from parameters: 48 of at most 1,073,741,824 bytes
+        """
+        return self.engine.held
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision that queries run in: float32 or float64."""
+        return self._like.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self._like.device
 
     @property
     def num_variables(self) -> int:
         """D."""
-        return self._circuit.num_variables
+        return self._structure.num_variables
 
     @property
     def num_categories(self) -> tuple[int | None, ...]:
         """Per variable its number of categories, None if it has no finite range."""
-        return self._circuit.num_categories
+        return self._structure.num_categories
 
     @property
     def circuit(self) -> Circuit:
-        """The circuit with the parameters as they are now."""
-        version = [(bank, bank._version) for bank in self.banks]
-        kept = self._exported
-        if kept is None or not _same(kept[0], version):
-            kept = (version, self._circuit.replace(self._values()))
-            self._exported = kept
-        return kept[1]
+        """A copy with the parameters as they are now, the same one while somebody holds it."""
+        return self._export.circuit()
 
     def forward(self, evidence: Evidence | Numbers) -> Tensor:
         """The same as `log_prob`."""
@@ -105,6 +145,7 @@ class CompiledCircuit(nn.Module):
         """
         return self.engine.check(given)
 
+    @in_ordinary_modes
     def log_prob(self, evidence: Evidence | Numbers) -> Tensor:
         """Log-probability [B] (nats) of evidence; differentiable in parameters and potentials.
 
@@ -126,6 +167,7 @@ class CompiledCircuit(nn.Module):
         """
         return differentiable_log_prob(self.engine, self.evidence(evidence))
 
+    @in_ordinary_modes
     @torch.no_grad()
     def marginals(self, evidence: Evidence | Numbers, categories: Numbers | None = None) -> Tensor:
         """Posterior log-probabilities (nats) of every variable given the evidence.
@@ -157,6 +199,7 @@ class CompiledCircuit(nn.Module):
         """
         return marginals(self.engine, self.evidence(evidence), categories)
 
+    @in_ordinary_modes
     @torch.no_grad()
     def mean(self, evidence: Evidence | Numbers) -> Tensor:
         """Posterior mean [B, D] of every variable given the evidence; observed values are kept.
@@ -175,6 +218,7 @@ class CompiledCircuit(nn.Module):
         """
         return mean(self.engine, self.evidence(evidence))
 
+    @in_ordinary_modes
     @torch.no_grad()
     def sample(
         self,
@@ -208,6 +252,7 @@ class CompiledCircuit(nn.Module):
         values = sample(self.engine, n, known, Drawn(generator, temperature))
         return values[:, 0] if evidence is None else values
 
+    @in_ordinary_modes
     @torch.no_grad()
     def sample_with_marginals(
         self,
@@ -246,6 +291,7 @@ class CompiledCircuit(nn.Module):
         route = Drawn(generator, temperature)
         return sample_with_marginals(self.engine, n, self.evidence(evidence), route)
 
+    @in_ordinary_modes
     @torch.no_grad()
     def mpe(self, evidence: Evidence | Numbers) -> MPE:
         """The most probable completion of the evidence, by max-product with backtracking.
@@ -265,9 +311,9 @@ class CompiledCircuit(nn.Module):
             >>> exact
             False
         """
-        deterministic = self.circuit.properties.deterministic is not None
-        return mpe(self.engine, self.evidence(evidence), deterministic)
+        return mpe(self.engine, self.evidence(evidence), self._export.is_deterministic())
 
+    @in_ordinary_modes
     def project(
         self,
         evidence: Evidence | Numbers,
@@ -275,6 +321,7 @@ class CompiledCircuit(nn.Module):
         sweeps: int = 2,
         *,
         tolerance: float = 0.0,
+        normalised: bool = False,
     ) -> ProjectedEvidence:
         """Evidence whose potentials give the unobserved variables these marginals.
 
@@ -292,6 +339,8 @@ class CompiledCircuit(nn.Module):
                 If the evidence lists categories, those of the listed ones, [B, D, k].
             sweeps: how often every variable is visited, at most.
             tolerance: a row is left alone once no marginal was off by as much as this.
+            normalised: whether the marginals are, over every variable's own categories; then a
+                large tensor need not be gone over for it.
 
         Raises:
             PropertyRequired: if a variable has no finite range.
@@ -308,28 +357,32 @@ class CompiledCircuit(nn.Module):
             >>> torch.allclose(model.marginals(fitted).exp(), target.exp().double(), atol=1e-6)
             True
         """
-        return project(self.engine, self.evidence(evidence), marginals, sweeps, tolerance)
-
-    def _values(self) -> dict[Parameter, Tensor]:
-        return {
-            parameter: value.detach().cpu()
-            for bank, members in zip(self.banks, self.plan.banks, strict=True)
-            for parameter, value in zip(members, bank, strict=True)
-        }
+        known = self.evidence(evidence)
+        return project(self.engine, known, marginals, sweeps, tolerance, normalised)
 
     def _connect(self) -> None:
         """Build the engine on the device where the parameters are now."""
         plan = self._plan.to(self._like.device)
-        tables = Tables(plan, cast(Sequence[Tensor], self.banks), self._like, self._soft_dtype)
-        self.engine = Engine(self._circuit, plan, tables, Pool(), self._memory)
+        banks = cast(Sequence[Tensor], self.banks)
+        tables = Tables(plan, banks, self._like, self._memory, self._soft_dtype)
+        self.engine = Engine(self._structure, plan, tables, Pool(), self._memory)
+        self._export = Export(self.engine)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles are made of: nothing that was computed."""
+        return {k: v for k, v in self.__dict__.items() if k not in ("engine", "_export")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """A copy keeps nothing that was computed: its tensors count their edits anew."""
+        """Compute anew."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._exported = None
         self._connect()
 
+    @in_ordinary_modes
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CompiledCircuit:
+        like = fn(self._like)
+        _check_dtype(like.dtype)
+        if like.is_meta:
+            raise SettingError("device", str(like.device), "one that holds numbers")
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._connect()
         return self
@@ -344,12 +397,12 @@ def as_model(given: Circuit | CompiledCircuit) -> CompiledCircuit:
     return given if isinstance(given, CompiledCircuit) else compile(given, dtype=torch.float64)
 
 
-def _same(before: list[tuple[Tensor, int]], now: list[tuple[Tensor, int]]) -> bool:
-    """Whether no bank was replaced or edited."""
-    pairs = zip(before, now, strict=True)
-    return all(a is b and v == w for (a, v), (b, w) in pairs)
+def _check_dtype(dtype: torch.dtype) -> None:
+    if dtype not in (torch.float32, torch.float64):
+        raise SettingError("dtype", dtype, "float32 or float64")
 
 
+@in_ordinary_modes
 def compile(
     circuit: Circuit,
     device: torch.device | str | None = None,
@@ -365,16 +418,18 @@ def compile(
         device: where to put the parameters.
         dtype: float32 or float64; torch's default by default.
         fold: False runs every layer by itself, to check the folding.
-        memory: bytes that the values of one pass may take. A batch that would take more runs in
-            parts; gradients are then found part by part, by going up a second time.
+        memory: bytes that the values of one pass may take, and as many again for what is kept from
+            query to query: tables that were computed from parameters. A batch that would take more
+            runs in parts; gradients are then found part by part, by going up a second time. Tables
+            that take more are computed anew, the oldest first.
         soft_dtype: `torch.bfloat16` multiplies potentials with tables of that precision, which are
             half as large: up to twice as fast where there are many categories, and right to about
             three digits of every potential's weight. What is observed is not affected.
 
     Raises:
-        TypeError: if `circuit` is not a Circuit, `dtype` is not float32 or float64, or
-            `soft_dtype` is neither None nor bfloat16.
-        ValueError: if `memory` is not positive.
+        TypeMismatch: if `circuit` is not a Circuit.
+        SettingError: if `dtype` is not float32 or float64, `soft_dtype` neither None nor bfloat16,
+            `device` without numbers, or `memory` not a positive integer.
 
     Examples:
         >>> import pcflow as pf
@@ -383,12 +438,11 @@ def compile(
     """
     dtype = dtype or torch.get_default_dtype()
     if not isinstance(circuit, Circuit):
-        raise TypeError(f"compile needs a Circuit, got {type(circuit).__name__}")
-    if dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"dtype must be float32 or float64, got {dtype}")
+        raise TypeMismatch("circuit", circuit, "a Circuit")
+    _check_dtype(dtype)
     if soft_dtype not in (None, torch.bfloat16):
-        raise TypeError(f"soft_dtype must be None or bfloat16, got {soft_dtype}")
-    if memory < 1:
-        raise ValueError(f"memory must be positive, got {memory}")
+        raise SettingError("soft_dtype", soft_dtype, "None or bfloat16")
+    if not isinstance(memory, int) or memory < 1:
+        raise SettingError("memory", memory, "a positive integer")
     model = CompiledCircuit(circuit, make_plan(circuit, fold), dtype, memory, soft_dtype)
     return model.to(device)

@@ -114,9 +114,9 @@ class GaussSeidel:
         self.live = torch.ones_like(self.mismatch, dtype=torch.bool)
         self.lowest = torch.ones_like(self.mismatch).unsqueeze(-1)
         self.tiny = torch.finfo(target.dtype).tiny
-        self.weights = engine.tables.weights(in_log_space=False)
         self.any_missing = checked.missing.any(dim=0).tolist()
         tape = up(engine.plan, engine.tables, checked, SCALED, engine.pool)
+        self.weights = tape.weights
         self.below = [self._scaled(tape.sheet.outs[n.step].units[n.fold]) for n in nodes]
         self.above: dict[int, Tensor] = {}
         self.later: dict[int, Tensor] = {}  # what the siblings that come after a node say

@@ -53,5 +53,5 @@ def chosen_potentials(evidence: CheckedEvidence, values: Tensor, where: Tensor) 
 def _best(engine: Engine, part: CheckedEvidence) -> Tensor:
     """The best state [B, D] of variables and latents."""
     tape = up(engine.plan, engine.tables, part, MAX_PRODUCT, engine.pool)
-    refuse_impossible(tape.log_value, "mpe", part)
+    refuse_impossible(tape.log_value, "mpe", part.origin)
     return follow(tape, Best(), copies=1)

@@ -20,17 +20,17 @@ def evaluate(engine: Engine, part: CheckedEvidence, query: str) -> Evaluation:
         NoMassError, NotANumber: see `refuse_impossible`.
     """
     evaluation = engine.evaluate(part)
-    refuse_impossible(evaluation.log_value, query, part)
+    refuse_impossible(evaluation.log_value, query, part.origin)
     return evaluation
 
 
-def refuse_impossible(log_value: Tensor, query: str, part: CheckedEvidence | None = None) -> None:
-    """Raise if some row, of a part of a batch perhaps, has no mass.
+def refuse_impossible(log_value: Tensor, query: str, rows: Tensor | None = None) -> None:
+    """Raise if some row has no mass.
 
     Args:
         log_value: [B] (nats).
         query: whose name the error bears.
-        part: which rows these are, if not all.
+        rows: [B], the numbers by which the rows are known; 0, 1, ... by default.
 
     Raises:
         NoMassError: naming the rows.
@@ -39,12 +39,10 @@ def refuse_impossible(log_value: Tensor, query: str, part: CheckedEvidence | Non
     possible = log_value > -torch.inf
     if bool(possible.all()):
         return
-    rows = (~possible).nonzero().squeeze(-1)
-    unknown = log_value[rows].isnan()
-    error = NotANumber if bool(unknown.any()) else NoMassError
-    named = rows[unknown] if bool(unknown.any()) else rows
-    origin = None if part is None else part.origin
-    raise error((named if origin is None else origin[named]).tolist(), query)
+    places = (~possible).nonzero().squeeze(-1)
+    unknown = log_value[places].isnan()
+    error, places = (NotANumber, places[unknown]) if unknown.any() else (NoMassError, places)
+    raise error((places if rows is None else rows[places]).tolist(), query)
 
 
 def refuse_nan(values: Tensor, query: str) -> Tensor:

@@ -43,12 +43,13 @@ def project(
     log_marginals: Numbers,
     sweeps: int,
     tolerance: float = 0.0,
+    normalised: bool = False,
 ) -> ProjectedEvidence:
     """Fit potentials to marginals: Gauss-Seidel on trees, simultaneous steps elsewhere."""
     if sweeps < 1 or not 0 <= tolerance < inf:
         raise ValueError(f"sweeps must be at least 1, got {sweeps}; {tolerance=} not negative")
     refuse_unbounded(engine, "project")
-    target = _target(engine, checked, log_marginals)
+    target = _target(engine, checked, log_marginals, normalised)
     nodes = tree_of(engine.plan)
     with torch.no_grad():
         parts = [(part, _rows(target, part)) for part in engine.parts(checked)]
@@ -64,11 +65,15 @@ def project(
     )
 
 
-def _target(engine: Engine, checked: CheckedEvidence, log_marginals: Numbers) -> Tensor:
+def _target(
+    engine: Engine, checked: CheckedEvidence, log_marginals: Numbers, normalised: bool
+) -> Tensor:
     """Normalised log-marginals [B, D, V], checked like potentials."""
     wanted = Potentials.of(as_tensor("marginals", log_marginals).detach(), checked.categories)
     told = engine.check(checked.with_potentials(wanted)).potentials
     assert told is not None
+    if normalised:
+        return told.log
     sizes = torch.tensor([n or 0 for n in checked.domain.num_categories], device=told.log.device)
     target = told.log.masked_fill(told.beyond(sizes), -torch.inf).log_softmax(dim=-1)
     empty = target.isnan().any(dim=-1) & checked.missing

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import networkx as nx
 import numpy as np
 
 from pcflow.data import Floats, as_categories, mutual_information
@@ -68,6 +67,8 @@ def dependence_tree(data: Any, alpha: float = 1.0, weight: Floats | None = None)
 
     Rows count once, or with a weight [N] of their own.
     """
+    import networkx as nx
+
     columns, sizes = as_categories(data)
     if alpha < 0:
         raise StructureError(f"alpha must not be negative, got {alpha}")

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-
-import networkx as nx
+from typing import TYPE_CHECKING
 
 from pcflow.errors import NotDecomposable, StructureError
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,8 @@ class RegionGraph:
             >>> graph.number_of_nodes()
             1
         """
+        import networkx as nx
+
         graph: nx.DiGraph[Region | Partition] = nx.DiGraph()
         graph.add_nodes_from(self.regions)
         for partition in self.partitions:

@@ -8,25 +8,31 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import index
 
 import torch
 from torch import Tensor
 
 from pcflow_diffusion.backbones import Backbone, logits_of
+from pcflow_diffusion.checks import (
+    check_count,
+    check_id,
+    check_ids,
+    check_kind,
+    check_rows,
+    check_setting,
+)
 from pcflow_diffusion.decode.windows import minimum_cover
-from pcflow_diffusion.errors import GenerationError
+from pcflow_diffusion.errors import GenerationError, LogitsError
 from pcflow_diffusion.head import (
     CircuitHead,
+    Draw,
+    Marginals,
     Order,
     Ranking,
     best,
     check_order,
     check_ranking,
     rank,
-    temper,
-    truncate,
-    without,
 )
 
 
@@ -38,8 +44,8 @@ class Decoding:
         temperature: of the tokens; zero takes the most probable ones. In the order "joint" these
             are the most probable given a latent path, which a head draws at temperature 1 whatever
             this is (CoDD, Sec. 5.1), so that texts differ between seeds even at zero.
-        order: how a head draws: "joint", "any_order", "sharpened" or "mpe" (see `sampling.draw`);
-            "mpe" is the deterministic one.
+        order: how a head draws: "joint", "any_order", "sharpened" or "mpe" (see
+            `CircuitHead.sample`); "mpe" is the deterministic one.
         ranking: which positions to commit first: "low_confidence" those whose token is the most
             probable, "margin" the largest distance between the two best tokens, "entropy" the
             lowest entropy, "random" any.
@@ -47,15 +53,22 @@ class Decoding:
             Sec. 5.3); always by default.
         threshold: also commit every token whose probability, before temperature, is above this:
             the backbone's before `top_k` and `top_p`. Of tokens that a head draws together, in a
-            block no longer than its circuit, it is `sampling.Draw.confidence` under the coupled
-            joint, whose potentials are the marginals after `top_k` and `top_p`.
-        top_k: consider only so many tokens at every position, by the backbone.
+            block no longer than its circuit, it is `Draw.confidence` under the coupled joint, whose
+            potentials are the marginals after `top_p`.
+        top_k: consider only so many tokens at every position, by the backbone. For draws without a
+            head, which has a `top_k` of its own.
         top_p: consider only the most probable tokens that together have this mass.
         suppress: tokens that are never generated; those outside the vocabulary never are.
         end_token_id: rows stop after the block in which they end; the rest is filled with it.
+            `generate` alone takes it.
 
     Raises:
-        GenerationError: if a setting is out of range.
+        SettingError: if a setting is out of range.
+        TypeMismatch: if what should be the id of a token is no whole number.
+
+    Examples:
+        >>> Decoding(temperature=0.7, suppress=[3]).suppress
+        (3,)
     """
 
     temperature: float = 0.0
@@ -72,16 +85,19 @@ class Decoding:
         """Check every setting."""
         check_order(self.order, self.temperature)
         check_ranking(self.ranking)
-        if self.gamma is not None and not self.gamma >= 0:
-            raise GenerationError(f"gamma must not be negative, got {self.gamma}")
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise GenerationError(f"threshold must be a probability, got {self.threshold}")
-        if self.top_k is not None and self.top_k < 1:
-            raise GenerationError(f"top_k must be at least 1, got {self.top_k}")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise GenerationError(f"top_p must be in (0, 1], got {self.top_p}")
-        if any(token < 0 for token in self.suppress):
-            raise GenerationError(f"suppress must hold ids of tokens, got {tuple(self.suppress)}")
+        if self.gamma is not None:
+            check_setting("gamma", self.gamma, "not negative", lambda share: share >= 0)
+        if self.threshold is not None:
+            check_setting("threshold", self.threshold, "a probability", lambda p: 0 <= p <= 1)
+        if self.top_k is not None:
+            check_count("top_k", self.top_k)
+        if self.top_p is not None:
+            check_setting("top_p", self.top_p, "in (0, 1]", lambda p: 0 < p <= 1)
+        if self.end_token_id is not None:
+            check_id("end_token_id", self.end_token_id)
+        object.__setattr__(self, "suppress", check_ids("suppress", self.suppress))
+        wanted, ids = "ids of tokens", self.suppress
+        check_setting("suppress", ids, wanted, lambda _: min(ids, default=0) >= 0)
 
 
 @torch.no_grad()
@@ -93,19 +109,11 @@ def generate(
     steps: int,
     gen_length: int,
     block_length: int,
-    mask_token_id: int | None = None,
-    ranking: Ranking = "low_confidence",
-    temperature: float = 0.0,
+    decoding: Decoding | None = None,
     context: int | None = None,
-    generator: torch.Generator | None = None,
+    mask_token_id: int | None = None,
     pad_token_id: int | None = None,
-    order: Order = "joint",
-    gamma: float | None = None,
-    threshold: float | None = None,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    suppress: Sequence[int] = (),
-    end_token_id: int | None = None,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Generate text block by block, each block in several steps (CoDD, Algorithms 1 and 2).
 
@@ -123,44 +131,39 @@ def generate(
         steps: backbone calls at most, spread evenly over the blocks.
         gen_length: number of tokens to generate.
         block_length: tokens per block, L.
-        mask_token_id: the backbone's mask; by default the head's, or `backbone.mask_token_id`.
-        ranking: see `Decoding`, like what follows.
-        temperature: of the tokens; zero takes the most probable ones, but of a latent path that a
-            head draws at temperature 1 in the order "joint"; "mpe" is the deterministic order.
+        decoding: how tokens are decided; `Decoding()` by default.
         context: how many tokens before the block the backbone sees; None shows all.
-        generator: source of randomness; torch's global one by default.
+        mask_token_id: the backbone's mask; by default the head's, or `backbone.mask_token_id`.
         pad_token_id: what fills shorter prompts up on the left; the backbone never sees it. Rows of
             different lengths are generated after one another.
-        order: how the head draws.
-        gamma: share of masked tokens from which a row is not coupled.
-        threshold: also commit what is surer than this, see `Decoding` for of what.
-        top_k: consider only so many tokens.
-        top_p: consider only the tokens of this mass.
-        suppress: tokens that are never generated.
-        end_token_id: where rows may stop early.
+        generator: source of randomness; torch's global one by default.
 
     Returns:
         Prompt and generated tokens, [B, P + gen_length].
 
     Raises:
-        GenerationError: if lengths, steps or settings do not fit together, ids of the mask
-            contradict one another, or the logits are no distribution at a masked position.
+        GenerationError: if lengths, steps or settings do not fit together, or ids of the mask
+            contradict one another.
+        SettingError: if a number is out of range.
         BackboneError: if the backbone does not return [B, n, V].
+        LogitsError: if the logits are no distribution at a masked position.
+        ShapeMismatch, TypeMismatch: if the prompt is not tokens [B, P], or no number is an id.
 
     Examples:
         >>> backbone = lambda tokens: torch.zeros(*tokens.shape, 4)
         >>> prompt = torch.zeros(2, 3, dtype=torch.long)
+        >>> how = Decoding(temperature=1.0)
         >>> settings = dict(steps=2, gen_length=4, block_length=2, mask_token_id=4)
-        >>> generate(backbone, prompt, **settings).shape
+        >>> generate(backbone, prompt, **settings, decoding=how).shape
         torch.Size([2, 7])
     """
+    check_rows("prompt", prompt)
     blocks = _blocks(steps, gen_length, block_length)
-    how = Decoding(
-        temperature, order, ranking, gamma, threshold, top_k, top_p, suppress, end_token_id
-    )
-    if context is not None and context < 0:
-        raise GenerationError(f"context must not be negative, got {context}")
-    span = _Span(backbone, head, _mask_id(mask_token_id, head, backbone), how, generator)
+    if context is not None:
+        check_count("context", context, least=0)
+    if pad_token_id is not None:
+        check_id("pad_token_id", pad_token_id)
+    span = _span(backbone, head, mask_token_id, decoding, generator)
     tokens = torch.cat([prompt, prompt.new_full((len(prompt), gen_length), span.mask)], dim=1)
     for rows in _by_length(prompt, pad_token_id):
         padding = 0 if pad_token_id is None else _padding(prompt[rows[0]], pad_token_id)
@@ -170,10 +173,10 @@ def generate(
             first = padding if context is None else max(padding, start - context)
             so_far = tokens[:, :stop]
             tokens[rows, start:stop] = span.fill(so_far, rows, first, start, steps // blocks)
-            rows = _unfinished(tokens, rows, start, how.end_token_id)
+            rows = _unfinished(tokens, rows, start, span.how.end_token_id)
             if len(rows) == 0:
                 break
-    return _ended(tokens, prompt.shape[1], how.end_token_id)
+    return _ended(tokens, prompt.shape[1], span.how.end_token_id)
 
 
 @torch.no_grad()
@@ -183,8 +186,8 @@ def infill(
     head: CircuitHead | None = None,
     *,
     steps: int,
-    mask_token_id: int | None = None,
     decoding: Decoding | None = None,
+    mask_token_id: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Fill every mask of a text, wherever it is; the backbone sees all of it.
@@ -194,27 +197,31 @@ def infill(
         tokens: text with masks, [B, n]; rows may have different ones.
         head: a `CircuitHead`, whose windows are laid over the masks; None draws independently.
         steps: backbone calls at most.
+        decoding: how tokens are decided; `Decoding()` by default.
         mask_token_id: the backbone's mask; by default the head's, or `backbone.mask_token_id`.
-        decoding: how tokens are decided.
         generator: source of randomness; torch's global one by default.
 
     Returns:
         Tokens without masks, [B, n].
 
     Raises:
-        GenerationError: if `steps` is below 1, nobody says what a mask is or two contradict one
-            another, or the logits are no distribution at a masked position.
+        GenerationError: if there is an end, nobody says what a mask is or two contradict one
+            another.
+        SettingError: if `steps` is below 1.
         BackboneError: if the backbone does not return [B, n, V].
+        LogitsError: if the logits are no distribution at a masked position.
+        ShapeMismatch, TypeMismatch: if the text is not tokens [B, n], or no number is an id.
 
     Examples:
         >>> backbone = lambda tokens: torch.eye(4)[:3].repeat(len(tokens), 1, 1)
         >>> infill(backbone, torch.tensor([[0, 4, 2]]), steps=1, mask_token_id=4)
         tensor([[0, 1, 2]])
     """
-    if steps < 1:
-        raise GenerationError(f"steps must be at least 1, got {steps}")
-    mask = _mask_id(mask_token_id, head, backbone)
-    span = _Span(backbone, head, mask, decoding or Decoding(), generator)
+    check_rows("tokens", tokens)
+    check_count("steps", steps)
+    span = _span(backbone, head, mask_token_id, decoding, generator)
+    if span.how.end_token_id is not None:
+        raise GenerationError("infill fills every mask: decoding.end_token_id is for generate")
     return span.fill(tokens, torch.arange(len(tokens), device=tokens.device), 0, 0, steps)
 
 
@@ -239,115 +246,124 @@ class _Span:
             if not masked.any():
                 break
             logits = logits_of(self.backbone, torch.cat([before, span], dim=1))
-            log_m = self.marginals(logits[:, start - first :], masked, rows, start)
+            said = self.read(logits[:, start - first :], span, rows, start)
             left = masked.sum(dim=-1)  # [B]
             count = (left + steps - step - 1) // (steps - step)
-            drawn, commit = self.decide(log_m, span, masked, count)
+            drawn, commit = self.decide(said, count)
             span = torch.where(commit, drawn, span)
         return span
 
-    def marginals(self, logits: Tensor, masked: Tensor, rows: Tensor, start: int) -> Tensor:
-        """The backbone's log-marginals [B, L, V] of what may be generated, even where visible."""
-        log_m = logits.float() if logits.dtype != torch.float64 else logits
-        log_m = without(log_m, (*self.how.suppress, self.mask))
-        log_m = log_m.masked_fill(~masked.unsqueeze(-1), 0.0)
-        highest = log_m.amax(dim=-1)  # NaN if there is one
-        wrong = ~highest.isfinite()
-        if bool(wrong.any()):
-            row, place = (int(i) for i in wrong.nonzero()[0])
-            found = float(highest[row, place])
-            what = "leave no token possible" if found == -torch.inf else f"hold {found}"
-            where = f"row {int(rows[row])}, position {start + place}"
-            raise GenerationError(f"{where}: the backbone's logits {what}")
-        return log_m.log_softmax(dim=-1)
+    def read(self, logits: Tensor, span: Tensor, rows: Tensor, start: int) -> Marginals:
+        """What the backbone says of what may be generated, in the precision of the circuit."""
+        dtype = None if self.head is None else self.head.model.dtype
+        never = self.how.suppress
+        try:
+            return Marginals.of(logits, span, self.mask, suppress=never, dtype=dtype)
+        except LogitsError as error:
+            row, position = int(rows[error.row]), start + error.position
+            raise LogitsError(row, position, error.reason) from None
 
-    def decide(
-        self, log_m: Tensor, span: Tensor, masked: Tensor, count: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def decide(self, said: Marginals, count: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens [B, L], and which of them to commit."""
-        if self.head is not None and span.shape[1] > self.head.length:
-            return self.decide_in_windows(self.head, log_m, span, masked, count)
-        head = None if self.head is None else self.head.over(span.shape[1])
-        return self.decide_together(head, log_m, span, masked, count)
+        likely = said.top_k(self.how.top_k).top_p(self.how.top_p)
+        if self.head is not None and said.length > self.head.length:
+            return self.decide_in_windows(self.head, said, likely, count)
+        head = None if self.head is None else self.head.over(said.length)
+        return self.decide_together(head, said, likely, count)
 
     def decide_together(
-        self,
-        head: CircuitHead | None,
-        log_m: Tensor,
-        span: Tensor,
-        masked: Tensor,
-        count: Tensor,
+        self, head: CircuitHead | None, said: Marginals, likely: Marginals, count: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Draw first, then rank what was drawn."""
-        how, considered = self.how, self.considered(log_m)
-        coupled = torch.full_like(count, head is not None, dtype=torch.bool)  # [B]
-        if how.gamma is not None:
-            coupled &= masked.double().mean(dim=-1) < how.gamma
-        tokens, among = self.independent(considered), masked
-        score = rank(how.ranking, considered, tokens, self.generator)  # [B, L]
-        confidence = log_m.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).exp()
-        if head is not None and bool(coupled.any()):
-            found = head.draw(
-                considered[coupled],
-                span[coupled],
-                how.temperature,
-                how.order,
-                how.ranking,
-                count[coupled],
-                self.generator,
-            )
-            tokens, among = tokens.clone(), masked.clone()
-            tokens[coupled], among[coupled] = found.tokens, found.drawn
-            score[coupled] = found.score.to(score.dtype)
-            confidence[coupled] = found.confidence.to(confidence.dtype)
-        commit = best(score, among, count)
-        if how.threshold is not None:
-            commit |= (confidence > how.threshold) & among
-        return tokens, commit
+        found = self.draw(head, said, likely, count)
+        commit = best(found.score, found.drawn, count)
+        if self.how.threshold is not None:
+            commit |= (found.confidence > self.how.threshold) & found.drawn
+        return found.tokens, commit
+
+    def draw(
+        self, head: CircuitHead | None, said: Marginals, likely: Marginals, count: Tensor
+    ) -> Draw:
+        """Every row coupled or by itself, and only that."""
+        coupled = self.coupled(head, said)
+        if head is None or not bool(coupled.any()):
+            return self.independent(said, likely)
+        if bool(coupled.all()):
+            return self.jointly(head, likely, count)
+        alone = self.independent(said.at(~coupled), likely.at(~coupled))
+        together = self.jointly(head, likely.at(coupled), count[coupled])
+        return _merged(coupled, together, alone)
+
+    def coupled(self, head: CircuitHead | None, said: Marginals) -> Tensor:
+        """The rows [B] that the head couples."""
+        if head is None or self.how.gamma is None:
+            return said.masked.new_full((len(said.masked),), head is not None)
+        return said.masked.double().mean(dim=-1) < self.how.gamma
+
+    def jointly(self, head: CircuitHead, likely: Marginals, count: Tensor) -> Draw:
+        """Tokens drawn from the coupled joint."""
+        how = self.how
+        return head.draw(
+            likely,
+            temperature=how.temperature,
+            order=how.order,
+            ranking=how.ranking,
+            count=count,
+            generator=self.generator,
+        )
+
+    def independent(self, said: Marginals, likely: Marginals) -> Draw:
+        """Tokens drawn position by position; confidence is that before truncation."""
+        tokens = likely.draw(self.how.temperature, self.generator)
+        score = rank(self.how.ranking, likely.log_m, likely.log_prob(tokens), self.generator)
+        return Draw(tokens, said.log_prob(tokens).exp(), said.masked, score)
 
     def decide_in_windows(
-        self, head: CircuitHead, log_m: Tensor, span: Tensor, masked: Tensor, count: Tensor
+        self, head: CircuitHead, said: Marginals, likely: Marginals, count: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Rank positions by the backbone, then draw in the fewest windows that hold the best."""
-        how, width, considered = self.how, head.length, self.considered(log_m)
-        commit = best(rank(how.ranking, considered, generator=self.generator), masked, count)
-        if how.threshold is not None:
-            commit |= masked & (log_m.amax(dim=-1).exp() > how.threshold)
-        covers = [
-            minimum_cover(row.nonzero().flatten().tolist(), width, 0, span.shape[1])
-            for row in commit.cpu()
-        ]
-        tokens = self.independent(considered)
-        placed = [(row, window.start) for row, cover in enumerate(covers) for window in cover]
-        if not placed:
-            return tokens, commit
-        rows = torch.tensor([row for row, _ in placed], device=span.device).unsqueeze(-1)
-        places = torch.tensor([start for _, start in placed], device=span.device).unsqueeze(-1)
-        places = places + torch.arange(width, device=span.device)  # [windows, W]
-        x = span[rows, places]
-        inside = (x == self.mask).sum(dim=-1)
-        drawn, _ = self.decide_together(head, log_m[rows, places], x, x == self.mask, inside)
-        for window in reversed(range(len(placed))):  # where windows overlap, the first one decides
-            tokens[rows[window], places[window]] = drawn[window]
+        score = rank(self.how.ranking, likely.log_m, generator=self.generator)
+        commit = best(score, said.masked, count)
+        if self.how.threshold is not None:
+            commit |= said.masked & (said.log_m.amax(dim=-1).exp() > self.how.threshold)
+        rows, places = _windows(commit, head.length)
+        tokens = said.tokens.clone()
+        if len(rows):
+            some, few = said.at(rows, places), likely.at(rows, places)
+            drawn, _ = self.decide_together(head, some, few, some.masked.sum(dim=-1))
+            for window in reversed(range(len(rows))):  # where two overlap, the first one decides
+                tokens[rows[window], places[window]] = drawn[window]
         return tokens, commit
 
-    def considered(self, log_m: Tensor) -> Tensor:
-        """Log-marginals [B, L, V] of the most probable tokens alone."""
-        return truncate(log_m, self.how.top_k, self.how.top_p)
 
-    def independent(self, log_m: Tensor) -> Tensor:
-        """Tokens [B, L] drawn position by position."""
-        if self.how.temperature == 0.0:
-            return log_m.argmax(dim=-1)
-        weights = temper(log_m, self.how.temperature).softmax(dim=-1)
-        drawn = torch.multinomial(weights.flatten(0, 1), 1, generator=self.generator)
-        return drawn.view(log_m.shape[:-1])
+def _windows(commit: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Rows [windows, 1] and places [windows, W] that hold what is committed [B, L]."""
+    covers = [
+        minimum_cover(row.nonzero().flatten().tolist(), width, 0, len(row)) for row in commit.cpu()
+    ]
+    placed = [(row, window.start) for row, cover in enumerate(covers) for window in cover]
+    found = torch.tensor(placed, dtype=torch.long, device=commit.device).view(-1, 2)
+    rows, starts = found[:, :1], found[:, 1:]
+    return rows, starts + torch.arange(width, device=commit.device)
+
+
+def _merged(coupled: Tensor, together: Draw, alone: Draw) -> Draw:
+    """One draw of rows, of which some [B] are in one and the others in another."""
+    fields = []
+    for ours, theirs in zip(vars(together).values(), vars(alone).values(), strict=True):
+        both = theirs.new_empty(len(coupled), theirs.shape[1])
+        both[coupled], both[~coupled] = ours.to(both.dtype), theirs
+        fields.append(both)
+    return Draw(*fields)
 
 
 def _blocks(steps: int, gen_length: int, block_length: int) -> int:
     """The number of blocks, once everything fits."""
-    if block_length < 1 or gen_length < 1 or gen_length % block_length:
-        raise GenerationError(f"{gen_length=} must be a positive multiple of {block_length=}")
+    for name, count in (("gen_length", gen_length), ("block_length", block_length)):
+        check_count(name, count)
+    check_count("steps", steps)
+    if gen_length % block_length:
+        raise GenerationError(f"{gen_length=} must be a multiple of {block_length=}")
     blocks = gen_length // block_length
     if steps < blocks or steps % blocks or steps // blocks > block_length:
         raise GenerationError(
@@ -356,14 +372,34 @@ def _blocks(steps: int, gen_length: int, block_length: int) -> int:
     return blocks
 
 
+def _span(
+    backbone: Backbone,
+    head: CircuitHead | None,
+    mask_token_id: int | None,
+    decoding: Decoding | None,
+    generator: torch.Generator | None,
+) -> _Span:
+    """What fills masks, once those who say how agree."""
+    how = Decoding() if decoding is None else decoding
+    check_kind("decoding", how, Decoding)
+    if head is not None:
+        check_kind("head", head, CircuitHead)
+    mask = _mask_id(mask_token_id, head, backbone)
+    if head is not None and how.top_k is not None:
+        raise GenerationError("decoding.top_k is for draws without a head: set the head's top_k")
+    if how.end_token_id == mask:
+        raise GenerationError(f"end_token_id is the mask, {mask}")
+    return _Span(backbone, head, mask, how, generator)
+
+
 def _mask_id(given: int | None, head: CircuitHead | None, backbone: Backbone) -> int:
     """The id on which all agree who have one."""
     said = {
-        "argument": None if given is None else index(given),
+        "argument": given,
         "head": None if head is None else head.mask_token_id,
         "backbone": getattr(backbone, "mask_token_id", None),
     }
-    ids = {who: found for who, found in said.items() if isinstance(found, int)}
+    ids = {who: check_id("mask_token_id", i) for who, i in said.items() if i is not None}
     if not ids:
         raise GenerationError("mask_token_id is needed: neither head nor backbone has one")
     if len(set(ids.values())) > 1:

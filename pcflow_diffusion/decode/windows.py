@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from pcflow_diffusion.checks import check_count, check_id, check_ids
 from pcflow_diffusion.errors import WindowError
 
 
@@ -28,15 +29,16 @@ def minimum_cover(positions: Iterable[int], width: int, start: int, stop: int) -
         The windows, from left to right.
 
     Raises:
-        WindowError: if `width` is below 1, or a position outside.
+        WindowError: if a position lies outside.
+        SettingError: if `width` is below 1; TypeMismatch: if a number is not whole.
 
     Examples:
         >>> minimum_cover([3, 5, 9], width=4, start=2, stop=11)
         [range(3, 7), range(7, 11)]
     """
-    wanted = sorted(set(positions))
-    if width < 1:
-        raise WindowError(f"a window needs at least one position, got {width=}")
+    wanted = sorted(set(check_ids("positions", positions)))
+    start, stop = check_id("start", start), check_id("stop", stop)
+    check_count("width", width)
     if wanted and not start <= wanted[0] <= wanted[-1] < stop:
         raise WindowError(f"positions must lie in [{start}, {stop}), got {wanted}")
     windows: list[range] = []

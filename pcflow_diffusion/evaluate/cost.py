@@ -202,7 +202,7 @@ def measure_any_order(
     logits, x = _question(length, vocabulary)
     head = CircuitHead(model, vocabulary, "product", top_k)
     coupled = head.couple(logits, x)
-    tokens = head.sample(logits, x)[0]
+    tokens = head.sample(logits, x).tokens
 
     def queries() -> None:
         for known in range(1, length):

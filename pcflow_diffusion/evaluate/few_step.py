@@ -26,14 +26,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pcflow_diffusion.backbones import Backbone
-from pcflow_diffusion.decode import generate
+from pcflow_diffusion.decode import Decoding, generate
 from pcflow_diffusion.errors import GenerationError, ShapeMismatch
 from pcflow_diffusion.evaluate.figure import save_figure
-from pcflow_diffusion.head import CircuitHead, Ranking
+from pcflow_diffusion.head import CircuitHead
 from pcflow_diffusion.models import BLOCK
 
 STEPS = (1, 2, 4, 8, 16, 32)
 FACTORISED, REAL = "factorised", "real text"
+AS_IT_IS = Decoding(temperature=1.0, ranking="random")
 
 
 class Reader(Protocol):
@@ -150,7 +151,7 @@ def judge_rows(judge: Reader, rows: Tensor, prompt_length: int, block_length: in
         ShapeMismatch: if nothing follows the prompts, or no whole number of blocks.
 
     Examples:
-        >>> from pcflow_diffusion.judge import Judge, TransformerConfig
+        >>> from pcflow_diffusion.models import Judge, TransformerConfig
         >>> judge = Judge(TransformerConfig(vocabulary_size=7, width=16, depth=1, heads=2))
         >>> judge_rows(judge, torch.zeros(3, 10).long(), 6, block_length=2).row_nats.shape
         torch.Size([3])
@@ -174,8 +175,7 @@ def ladder(
     *,
     block_length: int = BLOCK,
     gen_length: int | None = None,
-    ranking: Ranking = "random",
-    temperature: float = 1.0,
+    decoding: Decoding = AS_IT_IS,
     mask_token_id: int | None = None,
     generator: torch.Generator | None = None,
     progress: bool = True,
@@ -193,8 +193,8 @@ def ladder(
         steps: numbers of steps per block, each from 1 to L.
         block_length: tokens of a block, L.
         gen_length: tokens to write, T; one block by default.
-        ranking: which positions to commit first (see `Decoding`), the same for all.
-        temperature: of the tokens, the same for all; 1 draws from the model as it is.
+        decoding: how tokens are decided, the same for all; by default at random and at temperature
+            1, which draws from the models as they are.
         mask_token_id: the backbone's mask; by default the head's, or `backbone.mask_token_id`.
         generator: source of randomness; torch's global one by default.
         progress: show a bar.
@@ -208,7 +208,7 @@ def ladder(
             are drawn from its marginals.
 
     Examples:
-        >>> from pcflow_diffusion.judge import Judge, TransformerConfig
+        >>> from pcflow_diffusion.models import Judge, TransformerConfig
         >>> judge = Judge(TransformerConfig(vocabulary_size=4, width=16, depth=1, heads=2))
         >>> flat, prompts = lambda x: torch.zeros(*x.shape, 4), torch.zeros(3, 5, dtype=torch.long)
         >>> settings = dict(block_length=2, mask_token_id=4, progress=False)
@@ -232,8 +232,7 @@ def ladder(
             gen_length=T,
             block_length=block_length,
             mask_token_id=mask_token_id,
-            ranking=ranking,
-            temperature=temperature,
+            decoding=decoding,
             context=prompts.shape[1],
             generator=torch.Generator(prompts.device).manual_seed(seed),
         )

@@ -15,6 +15,7 @@ from typing import get_args
 
 import torch
 
+from pcflow_diffusion.decode import Decoding
 from pcflow_diffusion.evaluate.few_step import (
     FACTORISED,
     STEPS,
@@ -82,8 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows[:, :CONTEXT],
         judge,
         given.steps,
-        ranking=given.ranking,
-        temperature=given.temperature,
+        decoding=Decoding(given.temperature, ranking=given.ranking),
         generator=generator,
     )
     reference = judge_rows(judge, material.judged, CONTEXT, BLOCK)

@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from pcflow import CompiledCircuit, Evidence
 from pcflow_diffusion.backbones import Backbone
-from pcflow_diffusion.errors import RatioOutOfRange, TokenOutOfRange
+from pcflow_diffusion.checks import check_tokens
+from pcflow_diffusion.errors import RatioOutOfRange
 from pcflow_diffusion.head import CircuitHead, without
 from pcflow_diffusion.train import Blocks, block_logits, mask_exactly
 
@@ -86,10 +87,7 @@ def _token_nats(logits: Tensor, tokens: Tensor, mask_token_id: int) -> Tensor:
 
     As in a `CircuitHead`, no mass is left on the mask where it is one of the V tokens.
     """
-    V = logits.shape[-1]
-    outside = (tokens < 0) | (tokens >= V)
-    if bool(outside.any()):
-        raise TokenOutOfRange("rows", int(tokens[outside][0]), V)
+    check_tokens("rows", tokens, logits.shape[-1])
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     logits = without(logits, [mask_token_id])
     return -logits.log_softmax(dim=-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)

@@ -2,14 +2,18 @@
 
 from pcflow_diffusion.head.coupling import Coupling, LogLinear, Projection
 from pcflow_diffusion.head.head import CircuitHead
-from pcflow_diffusion.head.marginals import truncate, without
+from pcflow_diffusion.head.marginals import Marginals, temper, without
+from pcflow_diffusion.head.modulation import Modulation
 from pcflow_diffusion.head.ranking import Ranking, best, check_ranking, rank
-from pcflow_diffusion.head.sampling import Order, check_order, temper
+from pcflow_diffusion.head.sampling import Draw, Order, check_order
 
 __all__ = [
     "CircuitHead",
     "Coupling",
+    "Draw",
     "LogLinear",
+    "Marginals",
+    "Modulation",
     "Order",
     "Projection",
     "Ranking",
@@ -18,6 +22,5 @@ __all__ = [
     "check_ranking",
     "rank",
     "temper",
-    "truncate",
     "without",
 ]

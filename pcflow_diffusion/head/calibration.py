@@ -8,16 +8,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pcflow import CompiledCircuit, Evidence
+from pcflow import CompiledCircuit
+from pcflow_diffusion.checks import check_count
 from pcflow_diffusion.errors import CouplingError
 from pcflow_diffusion.head.controls import steered, with_tokens
 from pcflow_diffusion.head.coupling import (
     LogLinear,
     bucket_of,
-    log_linear,
+    divided,
     log_potentials_of,
     posterior,
+    power,
 )
+from pcflow_diffusion.head.marginals import Marginals
 
 FEWEST = 64
 """Examples that a bucket needs for powers of its own."""
@@ -25,10 +28,8 @@ FEWEST = 64
 
 def fit_log_linear(
     model: CompiledCircuit,
-    evidence: Evidence,
-    log_m: Tensor,
+    said: Marginals,
     x0: Tensor,
-    categories: Tensor | None = None,
     buckets: int = 1,
     controls: Tensor | None = None,
 ) -> LogLinear:
@@ -36,40 +37,42 @@ def fit_log_linear(
 
     Args:
         model: the circuit over the L positions, and controls perhaps.
-        evidence: the visible tokens, and which are missing.
-        log_m: the backbone's normalised log-marginals [N, L, V].
+        said: what the backbone says of N examples.
         x0: all tokens, [N, L].
-        categories: [N, L, k], the tokens that `log_m` is about, if not all.
         buckets: of equal width, by the share of missing positions.
         controls: log-potentials of the circuit's controls, if it has any.
 
     Raises:
-        CouplingError: if no example has a missing token and is possible, or `buckets` is below 1.
+        CouplingError: if no example has a missing token and is possible.
+        SettingError: if `buckets` is below 1.
     """
-    if buckets < 1:
-        raise CouplingError(f"buckets must be at least 1, got {buckets}")
-    assert evidence.missing is not None
-    plain = Evidence(evidence.values, evidence.missing, log_m, categories)
-    with torch.no_grad():
-        known = with_tokens(steered(plain, controls), x0, torch.ones_like(x0, dtype=torch.bool))
-        possible = (model.log_prob(known) + log_potentials_of(plain, x0).sum(dim=-1)).isfinite()
-    usable = possible & evidence.missing.any(dim=-1).to(possible.device)
+    check_count("buckets", buckets)
+    usable = _possible(model, said, x0, controls) & said.masked.any(dim=-1)
     if not bool(usable.any()):
         raise CouplingError(
             "fit_coupling needs examples with masked tokens that circuit and backbone hold possible"
         )
-    log_r = posterior(model, evidence, categories)
-    bucket = bucket_of(evidence.missing, buckets).to(usable.device)
+    log_r = posterior(model, said)
+    bucket = bucket_of(said.masked, buckets)
     fitted = []
     for number in range(buckets):
         rows = _nearest(bucket, number, usable, buckets)
-        listed, steer = (None if t is None else t[rows] for t in (categories, controls))
-        some = _rows(evidence, rows)
-        fitted.append(_fit(model, some, x0[rows], log_m[rows], log_r[rows], listed, steer))
+        steer = None if controls is None else controls[rows]
+        fitted.append(_fit(model, said.at(rows), x0[rows], log_r[rows], steer))
     if buckets == 1:
         return LogLinear(*fitted[0])
     a, b = zip(*fitted, strict=True)
     return LogLinear(a, b)
+
+
+@torch.no_grad()
+def _possible(
+    model: CompiledCircuit, said: Marginals, x0: Tensor, controls: Tensor | None
+) -> Tensor:
+    """The examples [N] that circuit and backbone hold possible."""
+    plain = said.soft(said.log_m)
+    known = with_tokens(steered(plain, controls), x0, torch.ones_like(said.masked))
+    return (model.log_prob(known) + log_potentials_of(plain, x0).sum(dim=-1)).isfinite()
 
 
 def _nearest(bucket: Tensor, number: int, usable: Tensor, buckets: int) -> Tensor:
@@ -82,21 +85,14 @@ def _nearest(bucket: Tensor, number: int, usable: Tensor, buckets: int) -> Tenso
 
 
 def _fit(
-    model: CompiledCircuit,
-    evidence: Evidence,
-    x0: Tensor,
-    log_m: Tensor,
-    log_r: Tensor,
-    categories: Tensor | None,
-    controls: Tensor | None,
+    model: CompiledCircuit, said: Marginals, x0: Tensor, log_r: Tensor, controls: Tensor | None
 ) -> tuple[float, float]:
     """Powers (a, b) at the maximum of the mean log q, which is concave in them."""
-    powers = torch.tensor([1.0, 0.5], dtype=log_m.dtype, device=log_m.device, requires_grad=True)
+    powers = torch.tensor([1.0, 0.5]).to(said.log_m).requires_grad_()
     optimizer = torch.optim.LBFGS([powers], max_iter=30, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
-        potentials = log_linear(log_m, log_r, powers[0], powers[1])
-        coupled = Evidence(evidence.values, evidence.missing, potentials, categories)
+        coupled = said.soft(divided(power(said.log_m, powers[0]), log_r, powers[1]))
         log_z = model.log_prob(steered(coupled, controls))
         value = (log_z - log_potentials_of(coupled, x0).sum(dim=-1)).mean()
         (powers.grad,) = torch.autograd.grad(value, powers)
@@ -105,8 +101,3 @@ def _fit(
     optimizer.step(loss)
     a, b = powers.tolist()
     return a, b
-
-
-def _rows(evidence: Evidence, rows: Tensor) -> Evidence:
-    assert evidence.values is not None and evidence.missing is not None
-    return Evidence(evidence.values[rows], evidence.missing[rows])

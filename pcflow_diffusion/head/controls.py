@@ -16,10 +16,9 @@ from pcflow import CompiledCircuit, Evidence
 from pcflow_diffusion.errors import CouplingError
 
 
-def unsteered(model: CompiledCircuit, evidence: Evidence) -> Evidence:
+def unsteered(model: CompiledCircuit, visible: Evidence) -> Evidence:
     """Observations of the L positions, with nothing known of the controls behind them."""
-    values, missing = evidence.values, evidence.missing
-    assert values is not None and missing is not None
+    values, missing = observed(visible)
     behind = model.num_variables - values.shape[1]
     return Evidence(pad(values, (0, behind)), pad(missing, (0, behind), value=True))
 
@@ -32,8 +31,8 @@ def steered(coupled: Evidence, controls: Tensor | None) -> Evidence:
     """
     if controls is None:
         return coupled
-    potentials, values, missing = coupled.log_potentials, coupled.values, coupled.missing
-    assert potentials is not None and values is not None and missing is not None
+    potentials, (values, missing) = coupled.log_potentials, observed(coupled)
+    assert potentials is not None
     behind, size = controls.shape[1:]
     width = max(size, potentials.shape[-1])
     listed = coupled.categories
@@ -59,13 +58,19 @@ def with_tokens(coupled: Evidence, tokens: Tensor, known: Tensor) -> Evidence | 
     return Evidence(pad(tokens, (0, behind)), missing, potentials, coupled.categories)
 
 
-def token_marginals(
-    model: CompiledCircuit, evidence: Evidence, length: int, categories: Tensor | None = None
-) -> Tensor:
-    """Posterior log-probabilities [B, L, V] of the positions; or [B, L, k] of these categories.
+def observed(coupled: Evidence) -> tuple[Tensor, Tensor]:
+    """Values and missing [B, D] of evidence that has both, as that of `Marginals` does."""
+    assert coupled.values is not None and coupled.missing is not None
+    return coupled.values, coupled.missing
 
-    `categories` [B, D, k] are given for controls as well, and not read there.
+
+def token_marginals(
+    model: CompiledCircuit, evidence: Evidence | Tensor, length: int, listed: Tensor | None = None
+) -> Tensor:
+    """Posterior log-probabilities [B, L, V] of the positions; or [B, L, k] of listed tokens.
+
+    `listed` [B, D, k] is given for controls as well, and not read there.
     """
     tokens = max(size or 0 for size in model.num_categories[:length])
-    found = model.marginals(evidence, categories)[:, :length]
-    return found[..., :tokens] if categories is None else found
+    found = model.marginals(evidence, listed)[:, :length]
+    return found[..., :tokens] if listed is None else found

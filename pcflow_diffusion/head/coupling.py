@@ -10,7 +10,7 @@ Legend: B batch, L positions, V tokens (all of them, or the k that are listed).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
 from typing import Protocol
 
 import torch
@@ -18,8 +18,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pcflow import CompiledCircuit, Evidence
+from pcflow_diffusion.checks import check_count, check_setting
 from pcflow_diffusion.errors import CouplingError
-from pcflow_diffusion.head.controls import token_marginals, unsteered
+from pcflow_diffusion.head.controls import observed, token_marginals, unsteered
+from pcflow_diffusion.head.marginals import Marginals
 
 NOT_MODULATED = "the projection cannot be modulated: use a log-linear coupling, such as the product"
 
@@ -27,20 +29,12 @@ NOT_MODULATED = "the projection cannot be modulated: use a log-linear coupling, 
 class Coupling(Protocol):
     """Potentials from what the backbone says."""
 
-    def couple(
-        self,
-        model: CompiledCircuit,
-        evidence: Evidence,
-        log_m: Tensor,
-        categories: Tensor | None = None,
-    ) -> Evidence:
-        """Evidence with potentials.
+    def couple(self, model: CompiledCircuit, said: Marginals) -> Evidence:
+        """The visible tokens, and potentials for the others (see `Marginals.soft`).
 
         Args:
             model: the circuit over the L positions; variables behind them are controls.
-            evidence: the visible tokens, and which are missing.
-            log_m: the backbone's normalised log-marginals [B, L, V].
-            categories: [B, L, k], the tokens that `log_m` [B, L, k] is about; no other is possible.
+            said: what the backbone says.
         """
         ...
 
@@ -60,7 +54,7 @@ class LogLinear:
         b: power of the circuit's own marginals, divided out; as many numbers.
 
     Raises:
-        CouplingError: if a number is not finite, or there are more of one than of the other.
+        SettingError: if a number is not finite, or there are more of one than of the other.
 
     Examples:
         >>> LogLinear() == LogLinear(1.0, 0.0) == coupling_by_name("product")
@@ -73,29 +67,20 @@ class LogLinear:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        a, b = _numbers(self.a), _numbers(self.b)
-        if len(a) != len(b) or not a or not all(map(isfinite, (*a, *b))):
-            raise CouplingError(f"a and b must be as many finite numbers, got {self.a}, {self.b}")
+        check_setting("a and b", (self.a, self.b), "as many finite numbers", _are_powers)
 
-    def couple(
-        self,
-        model: CompiledCircuit,
-        evidence: Evidence,
-        log_m: Tensor,
-        categories: Tensor | None = None,
-    ) -> Evidence:
+    def couple(self, model: CompiledCircuit, said: Marginals) -> Evidence:
         """One posterior query if a b is not zero, none otherwise."""
         a, b = _numbers(self.a), _numbers(self.b)
         if set(a) == {1.0} and not any(b):  # spare a large tensor being gone over for nothing
-            return Evidence(evidence.values, evidence.missing, log_m, categories)
-        assert evidence.missing is not None
-        bucket = bucket_of(evidence.missing, len(a)).to(log_m.device)
-        row = torch.tensor([a, b], dtype=torch.float64).to(log_m)[
-            :, bucket, None, None
-        ]  # [2, B, 1, 1]
-        log_r = posterior(model, evidence, categories) if any(b) else None
-        potentials = log_linear(log_m, log_r, row[0], row[1])
-        return Evidence(evidence.values, evidence.missing, potentials, categories)
+            return said.soft(said.log_m)
+        bucket = bucket_of(said.masked, len(a))
+        powers = torch.tensor([a, b], dtype=torch.float64).to(said.log_m)
+        row = powers[:, bucket, None, None]  # [2, B, 1, 1]
+        log_r = posterior(model, said) if any(b) else None
+        easy = min(a) > 0  # then a large tensor need not be gone over three times
+        powered = row[0] * said.log_m if easy else power(said.log_m, row[0])
+        return said.soft(divided(powered, log_r, row[1]))
 
 
 @dataclass(frozen=True)
@@ -113,7 +98,7 @@ class Projection:
             say. Costs one posterior query unless b is zero.
 
     Raises:
-        CouplingError: if `sweeps` is below 1, `tolerance` negative, or a number not finite.
+        SettingError: if `sweeps` is below 1, `tolerance` negative, or a number not finite.
 
     Examples:
         >>> Projection() == Projection(sweeps=2) == coupling_by_name("projection")
@@ -127,37 +112,33 @@ class Projection:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if self.sweeps < 1:
-            raise CouplingError(f"sweeps must be at least 1, got {self.sweeps}")
-        if not (self.tolerance >= 0 and all(map(isfinite, (self.tolerance, *self.pool)))):
-            raise CouplingError(
-                f"tolerance must not be negative and pool finite: {self.tolerance}, {self.pool}"
-            )
+        check_count("sweeps", self.sweeps)
+        check_setting("tolerance", self.tolerance, "finite, not negative", lambda t: 0 <= t < inf)
+        pool = "two finite numbers"
+        check_setting("pool", self.pool, pool, lambda p: len(p) == 2 and all(map(isfinite, p)))
 
-    def couple(
-        self,
-        model: CompiledCircuit,
-        evidence: Evidence,
-        log_m: Tensor,
-        categories: Tensor | None = None,
-    ) -> Evidence:
+    def couple(self, model: CompiledCircuit, said: Marginals) -> Evidence:
         """One posterior query per sweep, on chains and trees; more elsewhere.
 
         Raises:
             CouplingError: if the circuit has controls, whose marginals nobody gives.
         """
-        assert evidence.missing is not None
-        if model.num_variables > evidence.missing.shape[1]:
+        if model.num_variables > said.length:
             raise CouplingError(NOT_MODULATED)
-        target, (a, b) = log_m, self.pool
+        target, (a, b) = said.log_m, self.pool
         if self.pool != (1.0, 0.0):
-            log_r = posterior(model, evidence, categories) if b else None
-            target = log_linear(log_m, log_r, a, -b)
+            log_r = posterior(model, said) if b else None
+            target = divided(power(target, a), log_r, -b)
             if log_r is not None:  # no mass where the circuit cannot go
                 target = target.masked_fill(log_r == -torch.inf, -torch.inf)
-        flat = None if categories is None else torch.zeros_like(log_m)
-        start = Evidence(evidence.values, evidence.missing, flat, categories)
-        return model.project(start, target, sweeps=self.sweeps, tolerance=self.tolerance)
+        start = said.visible() if said.listed is None else said.soft(torch.zeros_like(target))
+        return model.project(
+            start,
+            target,
+            sweeps=self.sweeps,
+            tolerance=self.tolerance,
+            normalised=target is said.log_m,
+        )
 
 
 def coupling_by_name(name: str) -> Coupling:
@@ -182,38 +163,34 @@ def coupling_by_name(name: str) -> Coupling:
 
 def log_potentials_of(coupled: Evidence, tokens: Tensor) -> Tensor:
     """Log-potentials of the tokens, both [B, L]: 0 where visible, -inf where not listed."""
-    assert coupled.log_potentials is not None and coupled.missing is not None
-    length = tokens.shape[1]
-    potentials, missing = coupled.log_potentials[:, :length], coupled.missing[:, :length]
-    if coupled.categories is None:
-        chosen = potentials.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)  # [B, L]
-    else:
-        categories = coupled.categories[:, :length]
-        listed, place = (categories == tokens.unsqueeze(-1)).max(dim=-1)
-        chosen = potentials.gather(-1, place.unsqueeze(-1)).squeeze(-1)
-        chosen = chosen.masked_fill(~listed, -torch.inf)
-    return chosen.masked_fill(~missing, 0.0)
+    potentials, place = coupled.potentials, (slice(None), slice(tokens.shape[1]))
+    assert potentials is not None
+    chosen = potentials[place].at(tokens.unsqueeze(-1)).squeeze(-1)
+    return chosen.masked_fill(~observed(coupled)[1][place], 0.0)
 
 
-def log_linear(log_m: Tensor, log_r: Tensor | None, a: float | Tensor, b: float | Tensor) -> Tensor:
-    """A log m - b log r [B, L, V]; impossible for the backbone stays impossible.
+def power(log_m: Tensor, a: float | Tensor) -> Tensor:
+    """Log m^a [B, L, V]; impossible for the backbone stays impossible, be a zero or negative."""
+    ruled_out = log_m == -torch.inf
+    return (a * log_m.masked_fill(ruled_out, 0.0)).masked_fill(ruled_out, -torch.inf)
+
+
+def divided(potentials: Tensor, log_r: Tensor | None, b: float | Tensor) -> Tensor:
+    """Log-potentials [B, L, V] less b log r.
 
     A token that the circuit rules out has no mass to divide, so its r is left alone.
     """
-    ruled_out = log_m == -torch.inf
-    potentials = (a * log_m.masked_fill(ruled_out, 0.0)).masked_fill(ruled_out, -torch.inf)
     if log_r is None:
         return potentials
     return potentials - b * log_r.masked_fill(log_r == -torch.inf, 0.0)
 
 
-def posterior(model: CompiledCircuit, evidence: Evidence, categories: Tensor | None) -> Tensor:
+def posterior(model: CompiledCircuit, said: Marginals) -> Tensor:
     """Log r_i [B, L, V] of all tokens, or of the listed ones [B, L, k]; controls are summed out."""
-    assert evidence.missing is not None
-    length = evidence.missing.shape[1]
-    if categories is not None:
-        categories = pad(categories, (0, 0, 0, model.num_variables - length))
-    return token_marginals(model, unsteered(model, evidence), length, categories)
+    listed = said.listed
+    if listed is not None:
+        listed = pad(listed, (0, 0, 0, model.num_variables - said.length))
+    return token_marginals(model, unsteered(model, said.visible()), said.length, listed)
 
 
 def bucket_of(missing: Tensor, buckets: int) -> Tensor:
@@ -226,6 +203,11 @@ def bucket_of(missing: Tensor, buckets: int) -> Tensor:
     """
     bucket = missing.sum(dim=-1) * buckets // missing.shape[-1]
     return bucket.clamp_max(buckets - 1)
+
+
+def _are_powers(given: tuple[float | tuple[float, ...], float | tuple[float, ...]]) -> bool:
+    a, b = map(_numbers, given)
+    return len(a) == len(b) > 0 and all(map(isfinite, (*a, *b)))
 
 
 def _numbers(given: float | tuple[float, ...]) -> tuple[float, ...]:

@@ -6,13 +6,23 @@ as many controls if the head is modulated.
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pcflow import CompiledCircuit, Conditional, Evidence, compile, marginalize
-from pcflow_diffusion.errors import CouplingError, ShapeMismatch, TokenOutOfRange
+from pcflow import Batch, CompiledCircuit, Evidence, PcflowError, compile, marginalize
+from pcflow_diffusion.checks import (
+    check_alike,
+    check_count,
+    check_id,
+    check_kind,
+    check_rows,
+    check_tokens,
+)
+from pcflow_diffusion.errors import CheckpointError, CouplingError, ShapeMismatch, TypeMismatch
 from pcflow_diffusion.head.calibration import fit_log_linear
 from pcflow_diffusion.head.controls import steered, token_marginals, with_tokens
 from pcflow_diffusion.head.coupling import (
@@ -23,9 +33,10 @@ from pcflow_diffusion.head.coupling import (
     coupling_by_name,
     log_potentials_of,
 )
-from pcflow_diffusion.head.marginals import log_marginals
-from pcflow_diffusion.head.ranking import Ranking
-from pcflow_diffusion.head.sampling import Draw, Order, check_order, draw, temper
+from pcflow_diffusion.head.files import read_head, write_head
+from pcflow_diffusion.head.marginals import Marginals
+from pcflow_diffusion.head.ranking import Ranking, check_ranking
+from pcflow_diffusion.head.sampling import Draw, Order, check_order, draw
 
 
 class CircuitHead(nn.Module):
@@ -46,14 +57,18 @@ class CircuitHead(nn.Module):
             or a module that is called alike. The circuit has 2 L variables then, as
             `pcflow.expose_latents` and `pcflow.add_gates` make of an HMM, and every position has a
             control, which is summed out. The coupling must be log-linear.
+        tokenizer: what tells the tokenizer apart whose ids these are, such as a hash of its file;
+            kept with the head, and yours to compare.
 
     Attributes:
         length: L.
 
     Raises:
-        CouplingError: if the coupling is unknown or cannot be modulated, or `top_k` below 1.
+        CouplingError: if the coupling is unknown or cannot be modulated.
+        SettingError: if `top_k` is below 1.
         ShapeMismatch: if the circuit's positions do not all have the same number of categories, or
             there is not one control for each.
+        TypeMismatch: if `model` is no compiled circuit, or `mask_token_id` no whole number.
 
     Examples:
         >>> import pcflow as pf
@@ -71,13 +86,15 @@ class CircuitHead(nn.Module):
         coupling: str | Coupling = "projection",
         top_k: int | None = None,
         modulation: nn.Module | None = None,
+        tokenizer: str | None = None,
     ) -> None:
         """Check the circuit and look up the coupling."""
         super().__init__()
-        if top_k is not None and top_k < 1:
-            raise CouplingError(f"top_k must be at least 1, got {top_k}")
-        self.model, self.mask_token_id = model, mask_token_id
-        self.modulation, self.top_k = modulation, top_k
+        check_kind("model", model, CompiledCircuit)
+        if top_k is not None:
+            check_count("top_k", top_k)
+        self.model, self.mask_token_id = model, check_id("mask_token_id", mask_token_id)
+        self.modulation, self.top_k, self.tokenizer = modulation, top_k, tokenizer
         self.length = model.num_variables // (1 if modulation is None else 2)
         self.vocabulary_size = self._one_size(model.num_categories[: self.length])
         if modulation is not None:
@@ -85,15 +102,68 @@ class CircuitHead(nn.Module):
         self.coupling = coupling_by_name(coupling) if isinstance(coupling, str) else coupling
         if modulation is not None and isinstance(self.coupling, Projection):
             raise CouplingError(NOT_MODULATED)
-        self._shorter: dict[int, tuple[tuple[object, ...], CircuitHead]] = {}
+        self._shorter: dict[int, tuple[tuple[object, ...], CompiledCircuit]] = {}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the head to one safetensors file, which is replaced in one step; never a pickle.
+
+        In it are the circuit with its present parameters, the coupling with its powers, the mask,
+        `top_k`, the weights of a `Modulation`, and what tells the tokenizer apart.
+
+        Args:
+            path: where to; its directory must exist.
+
+        Raises:
+            CheckpointError: if coupling or modulation are not of this package.
+            OSError: if it cannot be written; an old file is left as it was.
+
+        Examples:
+            >>> import tempfile, pcflow as pf
+            >>> head = CircuitHead(pf.compile(pf.hmm(3, 2, pf.Categorical(4))), 4, top_k=2)
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     head.save(f"{folder}/head.safetensors")
+            ...     CircuitHead.load(f"{folder}/head.safetensors").top_k
+            2
+        """
+        write_head(path, self.model, self.coupling, self.modulation, self._settings)
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], device: torch.device | str | None = None
+    ) -> CircuitHead:
+        """Read a file of `save`; nothing in it is executed, and the circuit is proved again.
+
+        Args:
+            path: the file.
+            device: where circuit and modulation live.
+
+        Returns:
+            A head that says and, with a seed, draws what the saved one did.
+
+        Raises:
+            CheckpointError: if the file is truncated, of another format, or contradicts itself.
+            OSError: if it cannot be read.
+        """
+        given = read_head(path, device)
+        try:
+            return cls(**given)
+        except (PcflowError, TypeError) as error:
+            raise CheckpointError(f"{path} does not describe a head: {error}") from error
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        """What it was given beside circuit, coupling and modulation."""
+        return {name: getattr(self, name) for name in ("mask_token_id", "top_k", "tokenizer")}
 
     def over(self, length: int) -> CircuitHead:
         """The head over the first `length` positions, with the circuit's others summed out.
 
-        It shares coupling and modulation; its circuit is a copy, made anew when parameters change.
+        It has coupling, modulation and `top_k` of this one as they are now; its circuit is a copy,
+        made anew when parameters change.
 
         Raises:
             ShapeMismatch: if the circuit does not have that many positions.
+            SettingError: if it is no number of positions.
 
         Examples:
             >>> import pcflow as pf
@@ -101,22 +171,14 @@ class CircuitHead(nn.Module):
             >>> CircuitHead(model, mask_token_id=5).over(3).length
             3
         """
+        check_count("length", length)
         if length == self.length:
             return self
-        if not 0 < length < self.length:
+        if length > self.length:
             raise ShapeMismatch(f"the circuit has {self.length} positions: {length=}")
-        circuit, like = self.model.circuit, self.model.banks[0]
-        kept = self._shorter.get(length)
-        made_for = (circuit, like.device, like.dtype)
-        if kept is None or kept[0] != made_for:
-            firsts = [0] if self.modulation is None else [0, self.length]
-            keep = [first + place for first in firsts for place in range(length)]
-            short = compile(marginalize(circuit, keep), like.device, like.dtype)
-            head = CircuitHead(short, self.mask_token_id, self.coupling, None, self.modulation)
-            kept = made_for, head
-            self._shorter[length] = kept
-        kept[1].coupling, kept[1].top_k = self.coupling, self.top_k
-        return kept[1]
+        model = self._circuit_over(length)
+        given = {"coupling": self.coupling, "modulation": self.modulation, **self._settings}
+        return CircuitHead(model, **given)
 
     def forward(self, logits: Tensor, x: Tensor) -> Tensor:
         """Log-marginals of the coupled joint at masked positions: for code that expects logits.
@@ -129,34 +191,32 @@ class CircuitHead(nn.Module):
             [B, L, V]; visible positions keep the backbone's logits. Not differentiable.
 
         Raises:
-            ShapeMismatch: if shapes do not fit; TokenOutOfRange: if a token does not.
+            ShapeMismatch, TypeMismatch, TokenOutOfRange, LogitsError: see `couple`.
             NoMassError: if the visible tokens are impossible under the circuit.
         """
-        coupled = self.couple(logits, x)
+        said = self._said(logits, x)
+        coupled = self._coupled(said)
         log_q = token_marginals(self.model, coupled, self.length, coupled.categories)
         log_q = log_q.to(logits.dtype)
-        if coupled.categories is not None:
+        if said.listed is not None:
             nowhere = torch.full_like(logits, -torch.inf)
-            log_q = nowhere.scatter(-1, coupled.categories[:, : self.length], log_q)
-        return torch.where((x == self.mask_token_id).unsqueeze(-1), log_q, logits)
+            log_q = nowhere.scatter(-1, said.listed, log_q)
+        return torch.where(said.masked.unsqueeze(-1), log_q, logits)
 
-    def couple(self, logits: Tensor, x: Tensor, temperature: float = 1.0) -> Evidence:
+    def couple(self, logits: Tensor, x: Tensor) -> Evidence:
         """The evidence that turns the circuit into the coupled joint.
 
         Args:
             logits: the backbone's, [B, L, V].
             x: tokens with masks, [B, L].
-            temperature: the backbone's marginals are coupled to the power 1 / temperature.
 
         Raises:
-            ShapeMismatch: if shapes do not fit; TokenOutOfRange: if a token does not.
-            CouplingError: if the logits leave no token possible at a masked position, or `top_k` is
-                less than a control has values.
+            ShapeMismatch, TypeMismatch: if these are no logits and tokens of the circuit.
+            TokenOutOfRange: if a visible token does not fit.
+            LogitsError: if a masked position has no distribution.
+            CouplingError: if `top_k` is less than a control has values.
         """
-        visible, (log_m, listed) = self._visible(logits, x), self._considered(logits, x)
-        sharp = log_m if temperature == 1.0 else temper(log_m, temperature).log_softmax(dim=-1)
-        coupled = self.coupling.couple(self.model, visible, sharp, listed)
-        return steered(coupled, self._controls(visible, log_m, listed))
+        return self._coupled(self._said(logits, x))
 
     def log_prob(self, logits: Tensor, x: Tensor, x0: Tensor) -> Tensor:
         """Log q(x0 | x) [B] (nats) of the masked tokens under the coupled joint.
@@ -173,14 +233,14 @@ class CircuitHead(nn.Module):
             -inf where a token is not among the `top_k` listed.
 
         Raises:
-            ShapeMismatch: if shapes do not fit; TokenOutOfRange: if a token does not.
+            ShapeMismatch, TypeMismatch, TokenOutOfRange, LogitsError: see `couple`.
         """
-        rows, known = self._told(logits, x, x0)
-        return rows.log_prob(self.model).masked_fill(~known.all(dim=-1), -torch.inf)
+        said = self._said(logits, x)
+        return self._log_prob(self.coupling, said, self._filled(said, x0))
 
     def conditional(
         self, logits: Tensor, x: Tensor, x0: Tensor, weight: Tensor | None = None
-    ) -> Conditional:
+    ) -> Batch:
         """Rows from which the circuit learns log q(x0 | x), in a form that `pcflow.fit` takes.
 
         A token that the backbone holds impossible, or that is not among the `top_k` listed, teaches
@@ -193,20 +253,21 @@ class CircuitHead(nn.Module):
             weight: how much every row counts, [B].
 
         Raises:
-            ShapeMismatch: if shapes do not fit; TokenOutOfRange: if a token does not.
+            ShapeMismatch, TypeMismatch, TokenOutOfRange, LogitsError: see `couple`.
         """
-        return replace(self._told(logits, x, x0)[0], weight=weight)
+        said = self._said(logits, x)
+        rows, _ = self._told(self.coupling, said, self._filled(said, x0))
+        return replace(rows, weight=weight)
 
     def sample(
         self,
         logits: Tensor,
         x: Tensor,
+        *,
         temperature: float = 1.0,
         order: Order = "joint",
         generator: torch.Generator | None = None,
-        *,
-        ranking: Ranking = "low_confidence",
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Draw:
         """Draw all masked tokens from the coupled joint.
 
         Args:
@@ -220,39 +281,60 @@ class CircuitHead(nn.Module):
                 Algorithm 1); "mpe" takes the most probable state. Only "mpe" and "any_order" at
                 temperature zero are the same for every seed.
             generator: source of randomness; torch's global one by default.
-            ranking: which token comes next, in any order.
 
         Returns:
             Tokens [B, L], visible ones kept, and confidence [B, L]: the probability of each token
             before temperature, under the coupled joint's marginals, or in any order under the
-            conditional that it was drawn from; 1 where visible.
+            conditional that it was drawn from; 1 where visible. `Draw` unpacks as these two.
 
         Raises:
-            ShapeMismatch: if shapes do not fit; TokenOutOfRange: if a token does not.
-            GenerationError: if the order is unknown or the temperature negative.
+            ShapeMismatch, TypeMismatch, TokenOutOfRange, LogitsError: see `couple`.
+            SettingError: if the order is unknown or the temperature negative.
             NoMassError: if the visible tokens are impossible under the circuit.
         """
-        found = self.draw(logits, x, temperature, order, ranking, generator=generator)
-        return found.tokens, found.confidence
+        said = self._said(logits, x)
+        return self.draw(said, temperature=temperature, order=order, generator=generator)
 
     @torch.no_grad()
     def draw(
         self,
-        logits: Tensor,
-        x: Tensor,
+        said: Marginals,
+        *,
         temperature: float = 1.0,
         order: Order = "joint",
         ranking: Ranking = "low_confidence",
         count: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Draw:
-        """Like `sample`, with all that a decoder wants to know; `count` [B] tokens in any order."""
+        """Like `sample`, of marginals that are there already, as decoders draw.
+
+        Args:
+            said: what the backbone says; of these the `top_k` most probable tokens are taken.
+            temperature: see `sample`, as `order`.
+            order: how to draw.
+            ranking: which token comes next in any order, and what the score of a `Draw` is.
+            count: how many tokens to draw per row [B], in any order; all by default.
+            generator: source of randomness; torch's global one by default.
+
+        Raises:
+            ShapeMismatch, TypeMismatch, TokenOutOfRange: if `said` is not about the circuit.
+            SettingError: see `sample`.
+        """
         check_order(order, temperature)
-        coupled, sharp = self.couple(logits, x), None
-        if order == "sharpened":
-            sharp = self.couple(logits, x, temperature)
-        how = (order, temperature, ranking, count, generator, self.length, sharp)
-        return draw(self.model, coupled, *how)
+        check_ranking(ranking)
+        check_kind("said", said, Marginals)
+        said = self._fitting(said)
+        return draw(
+            self.model,
+            self._coupled(said),
+            self.length,
+            temperature=temperature,
+            order=order,
+            sharp=self._coupled(said, temperature) if order == "sharpened" else None,
+            ranking=ranking,
+            count=count,
+            generator=generator,
+        )
 
     def fit_coupling(self, logits: Tensor, x: Tensor, x0: Tensor, buckets: int = 1) -> LogLinear:
         """Set the coupling to the `LogLinear` that is best on held-out examples.
@@ -272,17 +354,12 @@ class CircuitHead(nn.Module):
             The coupling, which the head uses from now on.
 
         Raises:
-            ShapeMismatch: if shapes do not fit; TokenOutOfRange: if a token does not.
-            CouplingError: if nothing is masked, nothing possible, or `buckets` below 1.
+            ShapeMismatch, TypeMismatch, TokenOutOfRange, LogitsError: see `couple`.
+            CouplingError: if nothing is masked, or nothing possible.
+            SettingError: if `buckets` is below 1.
         """
-        visible, tokens = self._visible(logits, x), self._filled(x, x0)
-        log_m, listed = self._considered(logits.detach(), x)
-        with torch.no_grad():
-            controls = self._controls(visible, log_m, listed)
-        self.coupling = fit_log_linear(
-            self.model, visible, log_m, tokens, listed, buckets, controls
-        )
-        return self.coupling
+        self.coupling = fitted = self._fitted(*self._held_out(logits, x, x0), buckets)
+        return fitted
 
     def choose_coupling(self, logits: Tensor, x: Tensor, x0: Tensor) -> Coupling:
         """Set the coupling to the one that makes held-out examples most probable.
@@ -291,6 +368,7 @@ class CircuitHead(nn.Module):
         knows less the log-linear coupling. Tried are both, and projections onto m_i^a r_i^(1 - b),
         pooled with the fitted powers, and onto what lies half-way to m_i. All masked tokens count
         alike: mask the examples as they will be in use. With a modulation this is `fit_coupling`.
+        An error on the way leaves the head as it was.
 
         Args:
             logits: the backbone's, [N, L, V].
@@ -301,7 +379,8 @@ class CircuitHead(nn.Module):
             The coupling, which the head uses from now on.
 
         Raises:
-            ShapeMismatch, TokenOutOfRange, CouplingError: see `fit_coupling`.
+            ShapeMismatch, TypeMismatch, TokenOutOfRange, LogitsError: see `couple`.
+            CouplingError: see `fit_coupling`.
 
         Examples:
             >>> import pcflow as pf
@@ -310,30 +389,105 @@ class CircuitHead(nn.Module):
             >>> logits, x, x0 = torch.zeros(8, 3, 4), torch.full((8, 3), 4), torch.eye(8, 3).long()
             >>> chosen = head.choose_coupling(logits, x, x0)
         """
-        fitted = self.fit_coupling(logits, x, x0)
-        if self.modulation is not None:
-            return fitted
-        assert isinstance(fitted.a, float) and isinstance(fitted.b, float)
-        pools = [(1 + s * (fitted.a - 1), s * (1 - fitted.b)) for s in (0.0, 0.5, 1.0)]
-        tried: list[Coupling] = [fitted, *(Projection(pool=pool) for pool in pools)]
-        scores = [self._score(coupling, logits, x, x0) for coupling in tried]
+        said, tokens = self._held_out(logits, x, x0)
+        tried = self._candidates(self._fitted(said, tokens))
+        scores = [self._score(coupling, said, tokens) for coupling in tried]
         self.coupling = tried[scores.index(max(scores))]
         return self.coupling
 
     @torch.no_grad()
-    def _score(self, coupling: Coupling, logits: Tensor, x: Tensor, x0: Tensor) -> float:
+    def _held_out(self, logits: Tensor, x: Tensor, x0: Tensor) -> tuple[Marginals, Tensor]:
+        """What the backbone says of examples, and their tokens [N, L]."""
+        said = self._said(logits, x)
+        return said, self._filled(said, x0)
+
+    def _fitted(self, said: Marginals, tokens: Tensor, buckets: int = 1) -> LogLinear:
+        """The best log-linear coupling for tokens [N, L]."""
+        with torch.no_grad():
+            controls = self._controls(said)
+        return fit_log_linear(self.model, said, tokens, buckets, controls)
+
+    def _candidates(self, fitted: LogLinear) -> list[Coupling]:
+        """A fitted coupling, and projections that pool what it pools; these cannot be modulated."""
+        if self.modulation is not None:
+            return [fitted]
+        assert isinstance(fitted.a, float) and isinstance(fitted.b, float)
+        pools = [(1 + s * (fitted.a - 1), s * (1 - fitted.b)) for s in (0.0, 0.5, 1.0)]
+        return [fitted, *(Projection(pool=pool) for pool in pools)]
+
+    @torch.no_grad()
+    def _score(self, coupling: Coupling, said: Marginals, tokens: Tensor) -> float:
         """Total log q(x0 | x) (nats) under a coupling, of examples that are possible."""
-        self.coupling = coupling
-        log_q = self.log_prob(logits, x, x0)
+        log_q = self._log_prob(coupling, said, tokens)
         return float(log_q[log_q.isfinite()].double().sum())
 
-    def _told(self, logits: Tensor, x: Tensor, x0: Tensor) -> tuple[Conditional, Tensor]:
+    def _log_prob(self, coupling: Coupling, said: Marginals, tokens: Tensor) -> Tensor:
+        """Log q [B] (nats) of tokens [B, L]; -inf if one is not possible."""
+        rows, known = self._told(coupling, said, tokens)
+        return rows.log_prob(self.model).masked_fill(~known.all(dim=-1), -torch.inf)
+
+    def _told(self, coupling: Coupling, said: Marginals, tokens: Tensor) -> tuple[Batch, Tensor]:
         """Rows about the tokens that are possible, and at which positions [B, L] they are."""
-        coupled, tokens = self.couple(logits, x), self._filled(x, x0)
+        coupled = steered(coupling.couple(self.model, said), self._controls(said))
         potentials = log_potentials_of(coupled, tokens)  # [B, L]
         known = potentials > -torch.inf
         total = potentials.masked_fill(~known, 0.0).sum(dim=-1)
-        return Conditional(with_tokens(coupled, tokens, known), coupled, total), known
+        return Batch(with_tokens(coupled, tokens, known), coupled, total), known
+
+    def _coupled(self, said: Marginals, temperature: float = 1.0) -> Evidence:
+        """The coupled joint as evidence; controls are steered by marginals as they are."""
+        coupled = self.coupling.couple(self.model, said.tempered(temperature))
+        return steered(coupled, self._controls(said))
+
+    def _controls(self, said: Marginals) -> Tensor | None:
+        """Log-potentials [B, L, values] of the controls.
+
+        Raises:
+            ShapeMismatch: if the modulation returns others.
+        """
+        if self.modulation is None:
+            return None
+        found: Tensor = self.modulation(said)
+        wanted = (*said.tokens.shape, self.model.num_categories[-1])
+        if found.shape != wanted:
+            raise ShapeMismatch(f"modulation must return {wanted}, got {tuple(found.shape)}")
+        return found.to(said.log_m.dtype)
+
+    def _said(self, logits: Tensor, x: Tensor) -> Marginals:
+        """What the backbone says, in the circuit's precision."""
+        check_rows("x", x, self.length)
+        k, dtype = self.top_k, self.model.dtype
+        return self._fitting(Marginals.of(logits, x, self.mask_token_id, top_k=k, dtype=dtype))
+
+    def _fitting(self, said: Marginals) -> Marginals:
+        """Marginals about the circuit's tokens, of the `top_k` most probable ones."""
+        found = (*said.tokens.shape, said.vocabulary_size)
+        if found[1:] != (self.length, self.vocabulary_size):
+            wanted = f"[B, {self.length}, {self.vocabulary_size}]"
+            raise ShapeMismatch(f"logits must be {wanted}, got {found}")
+        if said.tokens.device != self.model.device:
+            where = f"on {said.tokens.device}, the circuit on {self.model.device}"
+            raise TypeMismatch(f"logits and x are {where}")
+        check_tokens("x", said.tokens, self.vocabulary_size)
+        return said.top_k(self.top_k)
+
+    def _filled(self, said: Marginals, x0: Tensor) -> Tensor:
+        """The visible tokens, and those of x0 where x is masked."""
+        check_alike("x0", x0, said.tokens)
+        tokens = torch.where(said.masked, x0, said.tokens)
+        check_tokens("x0", tokens, self.vocabulary_size)
+        return tokens
+
+    def _circuit_over(self, length: int) -> CompiledCircuit:
+        """The circuit of the first `length` positions and of their controls."""
+        made_for = (self.model.circuit, self.model.device, self.model.dtype)
+        kept = self._shorter.get(length)
+        if kept is None or kept[0] != made_for:
+            firsts = [0] if self.modulation is None else [0, self.length]
+            keep = [first + place for first in firsts for place in range(length)]
+            short = compile(marginalize(made_for[0], keep), self.model.device, self.model.dtype)
+            self._shorter[length] = kept = made_for, short
+        return kept[1]
 
     def _one_size(self, sizes: tuple[int | None, ...]) -> int:
         """How many categories every one of some variables has."""
@@ -343,46 +497,3 @@ class CircuitHead(nn.Module):
             met = set(self.model.num_categories)
             raise ShapeMismatch(f"the circuit must have {wanted}: {met}")
         return sizes[0]
-
-    def _controls(self, visible: Evidence, log_m: Tensor, listed: Tensor | None) -> Tensor | None:
-        """Log-potentials [B, L, values] of the controls.
-
-        Raises:
-            ShapeMismatch: if the modulation returns others.
-        """
-        if self.modulation is None:
-            return None
-        found: Tensor = self.modulation(visible, log_m, listed)
-        wanted = (*log_m.shape[:2], self.model.num_categories[-1])
-        if found.shape != wanted:
-            raise ShapeMismatch(f"modulation must return {wanted}, got {tuple(found.shape)}")
-        return found.to(log_m.dtype)
-
-    def _considered(self, logits: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the backbone says, [B, L, V]; or [B, L, k] and of which tokens."""
-        visible, dtype = x != self.mask_token_id, self.model.banks[0].dtype
-        return log_marginals(logits, visible, self.mask_token_id, self.top_k, dtype)
-
-    def _filled(self, x: Tensor, x0: Tensor) -> Tensor:
-        """The visible tokens of x, and those of x0 where x is masked."""
-        tokens = torch.where(x == self.mask_token_id, x0, x)
-        self._check_tokens("x0", tokens)
-        return tokens
-
-    def _visible(self, logits: Tensor, x: Tensor) -> Evidence:
-        """The visible tokens as observations."""
-        wanted = (*x.shape, self.vocabulary_size)
-        if x.dim() != 2 or x.shape[1] != self.length or logits.shape != wanted:
-            raise ShapeMismatch(
-                f"x must be [B, {self.length}] and logits [B, {self.length}, "
-                f"{self.vocabulary_size}], got {tuple(x.shape)} and {tuple(logits.shape)}"
-            )
-        masked = x == self.mask_token_id
-        values = x.masked_fill(masked, 0)
-        self._check_tokens("x", values)
-        return Evidence(values, masked)
-
-    def _check_tokens(self, name: str, tokens: Tensor) -> None:
-        outside = (tokens < 0) | (tokens >= self.vocabulary_size)
-        if bool(outside.any()):
-            raise TokenOutOfRange(name, int(tokens[outside][0]), self.vocabulary_size)

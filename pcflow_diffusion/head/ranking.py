@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from pcflow_diffusion.errors import GenerationError
+from pcflow_diffusion.checks import check_choice
 
 Ranking = Literal["random", "low_confidence", "margin", "entropy"]
 
@@ -19,16 +19,15 @@ def check_ranking(ranking: str) -> None:
     """Refuse an unknown ranking.
 
     Raises:
-        GenerationError: naming those that there are.
+        SettingError: naming those that there are.
     """
-    if ranking not in get_args(Ranking):
-        raise GenerationError(f"ranking must be one of {get_args(Ranking)}, got {ranking!r}")
+    check_choice("ranking", ranking, get_args(Ranking))
 
 
 def rank(
     ranking: Ranking,
     log_q: Tensor,
-    tokens: Tensor | None = None,
+    chosen: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """How much each position [B, L] is preferred.
@@ -36,8 +35,9 @@ def rank(
     Args:
         ranking: "low_confidence" prefers the most probable token, "margin" the largest distance
             between the two best tokens, "entropy" the lowest entropy, "random" any position.
-        log_q: log-marginals [B, L, V].
-        tokens: [B, L], whose probability counts as confidence; the best ones by default.
+        log_q: log-marginals [B, L, V], or [B, L, k] of the only tokens that are possible.
+        chosen: log-probabilities [B, L] that count as confidence, of tokens that were drawn; those
+            of the best tokens by default.
         generator: source of randomness; torch's global one by default.
 
     Examples:
@@ -49,9 +49,7 @@ def rank(
         case "random":
             return torch.rand(log_q.shape[:-1], generator=generator, device=log_q.device)
         case "low_confidence":
-            if tokens is None:
-                return log_q.amax(dim=-1)
-            return log_q.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+            return log_q.amax(dim=-1) if chosen is None else chosen
         case "margin":
             best = log_q.exp().topk(min(2, log_q.shape[-1]), dim=-1).values  # [B, L, 2]
             return best[..., 0] - best[..., 1:].sum(dim=-1)

@@ -1,7 +1,11 @@
-"""Small reference models, their texts and files: a denoiser and a judge."""
+"""Small reference models, their texts and files: a denoiser and a judge.
+
+`subwords`, whose tokenizer needs the extra `pcflow[subwords]`, is imported by its own name.
+"""
 
 from pcflow_diffusion.models.denoiser import Denoiser, DenoiserConfig, load_denoiser, save_denoiser
-from pcflow_diffusion.models.judge import Judge, train_judge
+from pcflow_diffusion.models.judge import Judge, load_judge, save_judge, train_judge
+from pcflow_diffusion.models.loop import Optimisation
 from pcflow_diffusion.models.text import (
     BLOCK,
     CONTEXT,
@@ -20,12 +24,15 @@ __all__ = [
     "Denoiser",
     "DenoiserConfig",
     "Judge",
+    "Optimisation",
     "TrainingConfig",
     "TransformerConfig",
     "blocks",
     "load_denoiser",
+    "load_judge",
     "load_text",
     "save_denoiser",
+    "save_judge",
     "train_denoiser",
     "train_judge",
     "windows",

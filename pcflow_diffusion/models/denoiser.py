@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from pcflow_diffusion.checks import check_kind
 from pcflow_diffusion.models.transformer import Transformer, TransformerConfig
 from pcflow_diffusion.models.weights import load_weights, save_weights
 
@@ -30,7 +31,7 @@ class DenoiserConfig(TransformerConfig):
         dropout: share of each block's update that is dropped in training.
 
     Raises:
-        ShapeMismatch: if the numbers do not fit together.
+        SettingError: if a number is out of range; ShapeMismatch: if width and heads do not fit.
 
     Examples:
         >>> DenoiserConfig(vocabulary_size=26).mask_token_id
@@ -83,6 +84,7 @@ def save_denoiser(model: Denoiser, path: str | Path, vocabulary: Sequence[str]) 
 
     Raises:
         CheckpointError: if `vocabulary` does not have V entries.
+        TypeMismatch: if it is no sequence, or `model` no denoiser.
 
     Examples:
         >>> model = Denoiser(DenoiserConfig(vocabulary_size=2, width=8, depth=1, heads=1))
@@ -92,6 +94,8 @@ def save_denoiser(model: Denoiser, path: str | Path, vocabulary: Sequence[str]) 
         >>> load_denoiser(path)[1]
         ['a', 'b']
     """
+    check_kind("model", model, Denoiser)
+    check_kind("vocabulary", vocabulary, Sequence)
     save_weights(model, path, vocabulary, FORMAT)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pcflow_diffusion.errors import ShapeMismatch, TokenOutOfRange
+from pcflow_diffusion.checks import check_rows, check_setting, check_tokens
 from pcflow_diffusion.models.loop import Budget, Loop, Optimisation
 from pcflow_diffusion.models.text import BLOCK
 from pcflow_diffusion.models.training import held_out_rows, training_rows
@@ -56,9 +56,8 @@ class Judge(Transformer):
             TokenOutOfRange: if a token is not real.
         """
         start = self.config.vocabulary_size
-        if bool((tokens == start).any()):
-            raise TokenOutOfRange("tokens", start, start)
-        self._check(tokens)
+        check_rows("tokens", tokens)
+        check_tokens("tokens", tokens, start)
         before = functional.pad(tokens[:, :-1], (1, 0), value=start)  # [B, L]
         logits = super().forward(before)  # [B, L, V]
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -77,7 +76,7 @@ class Judge(Transformer):
             [N, last]; the mean is what is usually told.
 
         Raises:
-            ShapeMismatch: if `rows` is not [N, L] with `last` in 1 to L.
+            ShapeMismatch: if `rows` is not [N, L]; SettingError: if `last` is not in 1 to L.
             TokenOutOfRange: if a token is not real.
 
         Examples:
@@ -85,8 +84,8 @@ class Judge(Transformer):
             >>> judge.nats(torch.tensor([[6, 3, 0]]), last=2).shape
             torch.Size([1, 2])
         """
-        if rows.ndim != 2 or not 1 <= last <= rows.shape[1]:
-            raise ShapeMismatch(f"rows must be [N, L], got {tuple(rows.shape)}, and {last=} in it")
+        check_rows("rows", rows)
+        check_setting("last", last, f"in 1 to {rows.shape[1]}", lambda n: 1 <= n <= rows.shape[1])
         return torch.cat([-self(part)[:, -last:] for part in rows.split(batch_size)])
 
 

@@ -15,6 +15,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
+from pcflow_diffusion.checks import check_count, check_rate, check_setting
 from pcflow_diffusion.errors import DiffusionError
 
 LOOK = 100
@@ -41,7 +42,7 @@ class Optimisation:
             (a step then takes two thirds of the time).
 
     Raises:
-        DiffusionError: if a setting is out of range.
+        SettingError: if one is out of range.
     """
 
     batch_size: int = 32
@@ -54,17 +55,12 @@ class Optimisation:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        sensible = {
-            "batch_size": self.batch_size >= 1,
-            "learning_rate": 0 < self.learning_rate < math.inf,
-            "warmup": self.warmup >= 0,
-            "weight_decay": 0 <= self.weight_decay < math.inf,
-            "gradient_clip": self.gradient_clip > 0,
-            "average": 0 <= self.average <= 1,
-        }
-        for name, holds in sensible.items():
-            if not holds:
-                raise DiffusionError(f"{name}={getattr(self, name)} is out of range")
+        check_count("batch_size", self.batch_size)
+        check_count("warmup", self.warmup, least=0)
+        check_setting("learning_rate", self.learning_rate, "positive", lambda r: 0 < r < math.inf)
+        check_rate("weight_decay", self.weight_decay)
+        check_setting("gradient_clip", self.gradient_clip, "positive", lambda norm: norm > 0)
+        check_setting("average", self.average, "in [0, 1]", lambda share: 0 <= share <= 1)
 
 
 @dataclass(frozen=True)

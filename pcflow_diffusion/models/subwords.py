@@ -8,7 +8,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
-from pcflow_diffusion.errors import ShapeMismatch, TextError, TokenOutOfRange
+from pcflow_diffusion.errors import TextError
+from pcflow_diffusion.models.text import one_row
 
 
 class SubwordTokenizer:
@@ -82,13 +83,8 @@ class SubwordTokenizer:
             ShapeMismatch: if `tokens` has more than one axis.
             TokenOutOfRange: if a token is neither in the vocabulary nor the mask token.
         """
-        row = torch.as_tensor(tokens)
-        if row.ndim != 1:
-            raise ShapeMismatch(f"decode takes one row of tokens, got shape {tuple(row.shape)}")
         parts: list[list[int]] = [[]]
-        for token in row.tolist():
-            if not 0 <= token <= self.mask_token_id:
-                raise TokenOutOfRange("tokens", token, self.mask_token_id + 1)
+        for token in one_row(tokens, self.mask_token_id + 1):
             if token == self.mask_token_id:
                 parts.append([])
             else:

@@ -13,12 +13,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from pcflow_diffusion.errors import ShapeMismatch, TextError, TokenOutOfRange
+import pcflow as pf
+from pcflow_diffusion.checks import check_count, check_tokens
+from pcflow_diffusion.errors import ShapeMismatch, TextError
 
 REPLACEMENT = "\ufffd"
 CONTEXT, BLOCK = 96, 32
@@ -99,14 +102,23 @@ class CharacterTokenizer:
             ShapeMismatch: if `tokens` has more than one axis.
             TokenOutOfRange: if a token is neither in the vocabulary nor the mask token.
         """
-        row = torch.as_tensor(tokens)
-        if row.ndim != 1:
-            raise ShapeMismatch(f"decode takes one row of tokens, got shape {tuple(row.shape)}")
         symbols = [*self.characters, mask]
-        for token in row.tolist():
-            if not 0 <= token < len(symbols):
-                raise TokenOutOfRange("tokens", token, len(symbols))
-        return "".join(symbols[token] for token in row.tolist())
+        return "".join(symbols[token] for token in one_row(tokens, len(symbols)))
+
+
+def one_row(tokens: Tensor | Sequence[int], size: int) -> list[int]:
+    """The tokens of one row, each below `size`.
+
+    Raises:
+        ShapeMismatch: if they have more than one axis; TypeMismatch: if they are no integers.
+        TokenOutOfRange: if one is outside.
+    """
+    row = tokens if isinstance(tokens, Tensor) else torch.tensor(tokens, dtype=torch.long)
+    if row.ndim != 1:
+        raise ShapeMismatch(f"decode takes one row of tokens, got shape {tuple(row.shape)}")
+    check_tokens("tokens", row, size)
+    found: list[int] = row.tolist()
+    return found
 
 
 def is_held_out(topic: str) -> bool:
@@ -154,7 +166,7 @@ def load_text(path: str | Path | None = None) -> Text:
 
     Raises:
         TextError: if the file is not UTF-8, or holds fewer than ten characters.
-        FileNotFoundError: if there is no such file.
+        OSError: if there is no such file, or it is a folder, a pipe or a device.
 
     Examples:
         >>> len(load_text().train) > 5 * len(load_text().held_out) > 0
@@ -170,7 +182,8 @@ def load_text(path: str | Path | None = None) -> Text:
 def _read(path: Path) -> str:
     """The text of a file, with universal newlines."""
     try:
-        return path.read_text(encoding="utf-8")
+        with TextIOWrapper(BytesIO(pf.read_bytes(path)), encoding="utf-8") as text:
+            return text.read()
     except UnicodeDecodeError as error:
         raise TextError(f"{path} is not UTF-8 text: byte {error.start}") from error
 
@@ -196,7 +209,8 @@ def windows(tokens: Tensor, length: int, stride: int) -> Tensor:
 
     Raises:
         ShapeMismatch: if `tokens` is not one row.
-        TextError: if the text is shorter than one window, or length or stride is not positive.
+        TextError: if the text is shorter than one window.
+        SettingError: if length or stride is not positive.
 
     Examples:
         >>> windows(torch.arange(5), length=3, stride=2).tolist()
@@ -204,8 +218,8 @@ def windows(tokens: Tensor, length: int, stride: int) -> Tensor:
     """
     if tokens.ndim != 1:
         raise ShapeMismatch(f"windows takes one row of tokens, got shape {tuple(tokens.shape)}")
-    if length < 1 or stride < 1:
-        raise TextError(f"length and stride must be positive, got {length} and {stride}")
+    check_count("length", length)
+    check_count("stride", stride)
     if len(tokens) < length:
         raise TextError(f"a window of {length} tokens does not fit in a text of {len(tokens)}")
     return tokens.unfold(0, length, stride)  # [windows, L]

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from pcflow_diffusion.backbones import Backbone
-from pcflow_diffusion.errors import RatioOutOfRange, TextError
+from pcflow_diffusion.checks import check_count, check_setting
+from pcflow_diffusion.errors import TextError
 from pcflow_diffusion.models.denoiser import Denoiser, DenoiserConfig
 from pcflow_diffusion.models.loop import Budget, Loop, Optimisation
 from pcflow_diffusion.models.text import BLOCK, CONTEXT, blocks, windows
@@ -41,8 +42,7 @@ class TrainingConfig(Optimisation):
         block: tokens in the block.
 
     Raises:
-        DiffusionError: if a setting is out of range.
-        TextError: if `context` is negative, or the block empty.
+        SettingError: if one is out of range.
     """
 
     whole_window: float = 0.4
@@ -53,11 +53,10 @@ class TrainingConfig(Optimisation):
     def __post_init__(self) -> None:
         """Check the numbers and the window."""
         super().__post_init__()
-        for name, share in (("whole", self.whole_window), ("short", self.short_window)):
-            if not 0 <= share <= 1:
-                raise RatioOutOfRange(f"{name}_window={share} outside [0, 1]")
-        if self.context < 0 or self.block < 1:
-            raise TextError(f"need context >= 0 and block >= 1: {self.context}, {self.block}")
+        for name in ("whole_window", "short_window"):
+            check_setting(name, getattr(self, name), "in [0, 1]", lambda share: 0 <= share <= 1)
+        check_count("context", self.context, least=0)
+        check_count("block", self.block)
 
 
 def train_denoiser(

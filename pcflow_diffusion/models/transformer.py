@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pcflow_diffusion.errors import ShapeMismatch, TokenOutOfRange
+from pcflow_diffusion.checks import check_count, check_rows, check_setting, check_tokens
+from pcflow_diffusion.errors import ShapeMismatch
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class TransformerConfig:
         dropout: share of each block's update that is dropped in training.
 
     Raises:
-        ShapeMismatch: if the numbers do not fit together.
+        SettingError: if a number is out of range; ShapeMismatch: if width and heads do not fit.
 
     Examples:
         >>> TransformerConfig(vocabulary_size=26).depth
@@ -43,10 +44,12 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         """Check that the numbers fit together."""
-        if min(self.vocabulary_size, self.width, self.depth, self.heads, self.kernel) < 1:
-            raise ShapeMismatch(f"sizes must be positive: {self}")
-        if self.width % (2 * self.heads) or not self.kernel % 2 or not 0 <= self.dropout < 1:
-            raise ShapeMismatch(f"need width divisible by 2 * heads, odd kernel, dropout: {self}")
+        for name in ("vocabulary_size", "width", "depth", "heads", "kernel"):
+            check_count(name, getattr(self, name))
+        check_setting("dropout", self.dropout, "in [0, 1)", lambda share: 0 <= share < 1)
+        check_setting("kernel", self.kernel, "odd", lambda size: size % 2 == 1)
+        if self.width % (2 * self.heads):
+            raise ShapeMismatch(f"width={self.width} is not divisible by 2 * heads={self.heads}")
 
 
 class Transformer(nn.Module):
@@ -89,7 +92,7 @@ class Transformer(nn.Module):
             [B, L, V].
 
         Raises:
-            ShapeMismatch: if `tokens` is not [B, L].
+            ShapeMismatch: if `tokens` is not [B, L]; TypeMismatch: if it is not of integers.
             TokenOutOfRange: if a token has no embedding.
         """
         self._check(tokens)
@@ -102,12 +105,8 @@ class Transformer(nn.Module):
 
     def _check(self, tokens: Tensor) -> None:
         """Refuse tokens that have no embedding."""
-        if tokens.ndim != 2:
-            raise ShapeMismatch(f"tokens must be [B, L], got shape {tuple(tokens.shape)}")
-        known = self.config.vocabulary_size + 1
-        outside = (tokens < 0) | (tokens >= known)
-        if bool(outside.any()):
-            raise TokenOutOfRange("tokens", int(tokens[outside][0]), known)
+        check_rows("tokens", tokens)
+        check_tokens("tokens", tokens, self.config.vocabulary_size + 1)
 
 
 class _Block(nn.Module):

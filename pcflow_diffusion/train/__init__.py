@@ -3,7 +3,7 @@
 from pcflow_diffusion.train.blocks import Blocks, block_logits
 from pcflow_diffusion.train.conditional import fit_conditional
 from pcflow_diffusion.train.joint import coupled_nats_over_time, fit_jointly
-from pcflow_diffusion.train.modulation import Modulation, fit_modulation
+from pcflow_diffusion.train.modulation import fit_modulation
 from pcflow_diffusion.train.objective import (
     Schedule,
     elbo_weights,
@@ -17,7 +17,6 @@ from pcflow_diffusion.train.stored import StoredLogits, store_logits
 
 __all__ = [
     "Blocks",
-    "Modulation",
     "Schedule",
     "StoredLogits",
     "block_logits",

@@ -6,15 +6,16 @@ Legend: N blocks, B batch, C context length, L positions, V tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from pcflow_diffusion.backbones import Backbone, logits_of
-from pcflow_diffusion.errors import ShapeMismatch
+from pcflow_diffusion.checks import check_alike, check_logits, check_rows
 
 
+@runtime_checkable
 class BlockSource(Protocol):
     """Blocks with masks and logits, in memory (`Blocks`) or on disk (`StoredLogits`)."""
 
@@ -42,7 +43,7 @@ class Blocks:
         x0: the tokens, [N, L].
 
     Raises:
-        ShapeMismatch: if the shapes do not fit together.
+        ShapeMismatch, TypeMismatch: if these are no logits and tokens that fit together.
 
     Examples:
         >>> x = torch.full((3, 4), 5)
@@ -56,10 +57,9 @@ class Blocks:
 
     def __post_init__(self) -> None:
         """Check the shapes."""
-        if self.x.dim() != 2 or self.x0.shape != self.x.shape:
-            raise ShapeMismatch(f"x {tuple(self.x.shape)}, x0 {tuple(self.x0.shape)}: not [N, L]")
-        if self.logits.dim() != 3 or self.logits.shape[:2] != self.x.shape:
-            raise ShapeMismatch(f"logits {tuple(self.logits.shape)} for x {tuple(self.x.shape)}")
+        check_rows("x", self.x)
+        check_alike("x0", self.x0, self.x)
+        check_logits("logits", self.logits, self.x)
 
     def __len__(self) -> int:
         """How many, N."""

@@ -12,8 +12,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from pcflow import Anemone, Conditional, FitResult, Learner, fit
-from pcflow_diffusion.errors import ShapeMismatch
+from pcflow import Anemone, Batch, FitResult, Learner, fit
+from pcflow_diffusion.checks import check_count, check_kind, check_weights
+from pcflow_diffusion.errors import NothingMasked
 from pcflow_diffusion.head import CircuitHead
 from pcflow_diffusion.train.blocks import BlockSource
 
@@ -30,7 +31,7 @@ def fit_conditional(
     weights: Tensor | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     distributed: bool = False,
-    progress: bool = True,
+    progress: bool | None = None,
     generator: torch.Generator | None = None,
 ) -> FitResult:
     """Maximise log q(x0 | x) in the circuit's parameters, in place; the backbone is frozen.
@@ -53,7 +54,7 @@ def fit_conditional(
         weights: [N], how much every training block counts, such as `elbo_weights`.
         checkpoint: a file written after every epoch, from which an interrupted run goes on.
         distributed: share every batch among the processes of `torch.distributed`.
-        progress: whether to show a progress bar.
+        progress: whether to show a progress bar; by default if standard error is a terminal.
         generator: source of the order of the blocks; torch's global one by default.
 
     Returns:
@@ -61,8 +62,8 @@ def fit_conditional(
         raises what else can go wrong.
 
     Raises:
-        ShapeMismatch: if shapes do not fit or nothing is masked; TokenOutOfRange: if a token does
-            not fit.
+        NothingMasked: if nothing is; ShapeMismatch: if shapes do not fit; TokenOutOfRange: if a
+            token does not.
 
     Examples:
         >>> import pcflow as pf
@@ -73,6 +74,9 @@ def fit_conditional(
         >>> len(fit_conditional(head, train, epochs=3, progress=False).train)
         3
     """
+    check_kind("head", head, CircuitHead)
+    check_count("epochs", epochs)
+    check_count("batch_size", batch_size)
     with frozen(head.modulation):
         return fit(
             head.model,
@@ -98,29 +102,37 @@ class CoupledBlocks:
         weights: [N], how much every block counts; ones by default.
 
     Raises:
-        ShapeMismatch: if there are not N weights, or nothing is masked.
+        ShapeMismatch: if there are not N weights.
+        NothingMasked: if nothing is.
     """
 
     def __init__(
         self, head: CircuitHead, blocks: BlockSource, weights: Tensor | None = None
     ) -> None:
         """Check what can be checked without reading logits."""
-        if weights is not None and weights.shape != (len(blocks),):
-            raise ShapeMismatch(f"weights {tuple(weights.shape)} for {len(blocks)} blocks")
+        check_kind("blocks", blocks, BlockSource)
+        if weights is not None:
+            check_weights("weights", weights, len(blocks))
         if not bool((blocks.x == head.mask_token_id).any()):
-            raise ShapeMismatch("fit_conditional needs blocks with masked tokens")
+            raise NothingMasked("there is nothing to learn from: no block has a masked token")
         self.head, self.blocks, self.weights = head, blocks, weights
 
     def __len__(self) -> int:
         """How many, N."""
         return len(self.blocks)
 
-    def take(self, rows: Tensor) -> Conditional:
+    def take(self, rows: Tensor) -> Batch:
         """Those with the given numbers [B], under the circuit as it is now."""
-        some, device = self.blocks[rows], self.head.model.banks[0].device
+        some, device = self.blocks[rows], self.head.model.device
         weight = None if self.weights is None else self.weights[rows.to(self.weights.device)]
         logits, x, x0 = (t.to(device) for t in (some.logits, some.x, some.x0))
         return self.head.conditional(logits, x, x0, weight)
+
+    def fingerprint(self) -> list[Tensor]:
+        """What is masked, weights, and the first block with what the backbone says about it."""
+        first = self.blocks[torch.arange(1)]
+        weights = [] if self.weights is None else [self.weights]
+        return [self.blocks.x, first.x0, first.logits, *weights]
 
 
 @contextmanager

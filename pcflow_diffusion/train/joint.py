@@ -11,7 +11,8 @@ from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from pcflow import Team
-from pcflow_diffusion.errors import CouplingError, RatioOutOfRange, ShapeMismatch
+from pcflow_diffusion.checks import check_count, check_kind, check_rate, check_rows
+from pcflow_diffusion.errors import CouplingError, ShapeMismatch
 from pcflow_diffusion.head import CircuitHead, Projection
 from pcflow_diffusion.train.blocks import block_logits
 from pcflow_diffusion.train.conditional import frozen
@@ -20,7 +21,7 @@ from pcflow_diffusion.train.objective import (
     elbo_weights,
     mask_tokens,
     sample_times,
-    schedule_by_name,
+    schedule_of,
 )
 
 
@@ -67,8 +68,8 @@ def fit_jointly(
         ShapeMismatch: if shapes do not fit; TokenOutOfRange: if a token does not.
         CouplingError: if the coupling has no gradient for the backbone, or the head has a `top_k`,
             which leaves out tokens that the backbone should learn.
-        RatioOutOfRange: if a number of steps is below 1, a batch has no row for some process, or
-            a learning rate is negative.
+        SettingError: if a number of steps is below 1, a batch has no row for some process, or a
+            learning rate is negative.
         RuntimeError: if it is to be distributed and `torch.distributed` is not initialised.
 
     Examples:
@@ -79,8 +80,13 @@ def fit_jointly(
         >>> len(fit_jointly(head, denoiser, torch.randint(5, (20, 8)), steps=3, progress=False))
         3
     """
-    team, device = Team(distributed), head.model.banks[0].device
-    _check(head, rows, steps, batch_size // team.size, learning_rate, circuit_learning_rate)
+    _check(head, backbone, rows)
+    _check_learns(head)
+    team, device = Team(distributed), head.model.device
+    check_count("steps", steps)
+    check_count("batch_size", batch_size, team.size)
+    check_rate("learning_rate", learning_rate)
+    check_rate("circuit_learning_rate", circuit_learning_rate)
     backbone.train(learning_rate > 0)
     optimizers = [
         torch.optim.AdamW(backbone.parameters(), lr=learning_rate, betas=(0.9, 0.98)),
@@ -143,8 +149,10 @@ def coupled_nats_over_time(
         >>> coupled_nats_over_time(head, denoiser, torch.randint(5, (20, 8))) > 0
         True
     """
+    _check(head, backbone, rows)
+    check_count("batch_size", batch_size)
     backbone.eval()
-    rows = rows.to(head.model.banks[0].device)
+    rows = rows.to(head.model.device)
     generator = _begin(Team(), [], generator, rows.device)
     x, weights = _masked(head, rows, schedule, generator)
     batches = zip(rows.split(batch_size), x.split(batch_size), strict=True)
@@ -166,7 +174,7 @@ def _masked(
     head: CircuitHead, rows: Tensor, schedule: str | Schedule, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
     """Blocks [B, L] masked at times that are spread evenly, and the weights [B] of these times."""
-    found = schedule_by_name(schedule) if isinstance(schedule, str) else schedule
+    found = schedule_of(schedule)
     # not so early that hardly a token is masked
     times = sample_times(len(rows), generator).clamp(min=1 / head.length)
     ratio, x0 = found.mask_probability(times), rows[:, -head.length :]
@@ -201,10 +209,17 @@ def _tokens(head: CircuitHead, x: Tensor, weights: Tensor) -> Tensor:
     return weights.double() @ masked.double()
 
 
-def _check(head: CircuitHead, rows: Tensor, steps: int, share: int, *learning_rates: float) -> None:
-    if rows.dim() != 2 or rows.shape[1] < head.length or len(rows) == 0:
+def _check(head: CircuitHead, backbone: nn.Module, rows: Tensor) -> None:
+    check_kind("head", head, CircuitHead)
+    check_kind("backbone", backbone, nn.Module)
+    check_rows("rows", rows)
+    if rows.shape[1] < head.length or len(rows) == 0:
         wanted = f"[N, C + {head.length}] with at least one row"
         raise ShapeMismatch(f"rows must be {wanted}, got {tuple(rows.shape)}")
+
+
+def _check_learns(head: CircuitHead) -> None:
+    """Refuse a head through which a backbone does not learn."""
     if isinstance(head.coupling, Projection):
         raise CouplingError(
             "the projection holds its potentials fixed: no gradient reaches the "
@@ -212,5 +227,3 @@ def _check(head: CircuitHead, rows: Tensor, steps: int, share: int, *learning_ra
         )
     if head.top_k is not None:
         raise CouplingError(f"joint training needs all tokens, the head lists {head.top_k}")
-    if steps < 1 or share < 1 or not min(learning_rates) >= 0:
-        raise RatioOutOfRange(f"out of range: {steps=}, {share=} of a batch, {learning_rates=}")

@@ -18,7 +18,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pcflow_diffusion.errors import DiffusionError, RatioOutOfRange, ShapeMismatch, TokenOutOfRange
+from pcflow_diffusion.checks import (
+    check_alike,
+    check_count,
+    check_id,
+    check_kind,
+    check_logits,
+    check_rows,
+    check_tokens,
+    check_weights,
+)
+from pcflow_diffusion.errors import DiffusionError, RatioOutOfRange, ShapeMismatch, TypeMismatch
 
 SIGMA_MIN, SIGMA_MAX = 1e-5, 20.0  # of the geometric schedule, as in Shi et al. 2024
 
@@ -80,9 +90,22 @@ def schedule_by_name(name: str) -> Schedule:
         >>> schedule_by_name("cosine").mask_probability(torch.tensor([1 / 3, 1.0]))
         tensor([0.5000, 1.0000])
     """
-    if name not in _SCHEDULES:
+    if not isinstance(name, str) or name not in _SCHEDULES:
         raise DiffusionError(f"no schedule is called {name!r}; there are {', '.join(_SCHEDULES)}")
     return _SCHEDULES[name]
+
+
+def schedule_of(given: str | Schedule) -> Schedule:
+    """A schedule, or that of a name.
+
+    Raises:
+        DiffusionError: if no schedule has that name.
+        TypeMismatch: if it is neither.
+    """
+    if isinstance(given, str):
+        return schedule_by_name(given)
+    check_kind("schedule", given, Schedule)
+    return given
 
 
 def mask_tokens(
@@ -102,12 +125,13 @@ def mask_tokens(
     Raises:
         ShapeMismatch: if `x0` is not [B, L] or `ratio` not [B].
         RatioOutOfRange: if a ratio is outside [0, 1].
+        TypeMismatch: if tokens are no integers, a ratio no number, or an id no whole number.
 
     Examples:
         >>> mask_tokens(torch.tensor([[5, 6], [7, 8]]), torch.tensor([0.0, 1.0]), 9).tolist()
         [[5, 6], [9, 9]]
     """
-    per_row = _per_row(ratio, x0)  # [B, 1]
+    per_row, mask_token_id = _per_row(ratio, x0), check_id("mask_token_id", mask_token_id)
     draws = torch.rand(x0.shape, generator=generator, device=x0.device)  # [B, L]
     return torch.where(draws < per_row, mask_token_id, x0)
 
@@ -129,12 +153,14 @@ def mask_exactly(
     Raises:
         ShapeMismatch: if `x0` is not [B, L] or `ratio` not [B].
         RatioOutOfRange: if a ratio is outside [0, 1].
+        TypeMismatch: if tokens are no integers, a ratio no number, or an id no whole number.
 
     Examples:
         >>> x0 = torch.zeros(3, 8, dtype=torch.long)
         >>> (mask_exactly(x0, 0.5, mask_token_id=1) == 1).sum(dim=1).tolist()
         [4, 4, 4]
     """
+    mask_token_id = check_id("mask_token_id", mask_token_id)
     count = (_per_row(ratio, x0) * x0.shape[1]).round()  # [B, 1]
     draws = torch.rand(x0.shape, generator=generator, device=x0.device)  # [B, L]
     rank = draws.argsort(dim=1).argsort(dim=1)
@@ -143,15 +169,25 @@ def mask_exactly(
 
 def _per_row(ratio: float | Tensor, x0: Tensor) -> Tensor:
     """One ratio per row [B, 1] (or one for all [1, 1]), checked to lie in [0, 1]."""
-    if x0.ndim != 2:
-        raise ShapeMismatch(f"x0 must be [B, L], got shape {tuple(x0.shape)}")
-    column = torch.as_tensor(ratio, device=x0.device).reshape(-1, 1)
+    check_rows("x0", x0)
+    column = _real("ratio", ratio).to(x0.device).reshape(-1, 1)
     if column.shape[0] not in (1, x0.shape[0]):
         raise ShapeMismatch(f"{column.shape[0]} mask ratios for {x0.shape[0]} rows of x0")
     outside = ~((column >= 0) & (column <= 1))
     if bool(outside.any()):
         raise RatioOutOfRange(f"mask ratio {column[outside][0]} outside [0, 1]")
     return column
+
+
+def _real(name: str, given: float | Tensor) -> Tensor:
+    """A real number, or several."""
+    try:
+        found = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeMismatch(f"{name} must be a number or a tensor, got {given!r}") from error
+    if found.is_complex() or found.is_meta:
+        raise TypeMismatch(f"{name} must be real numbers, got {found.dtype} on {found.device}")
+    return found
 
 
 def sample_times(
@@ -173,15 +209,14 @@ def sample_times(
         [B], float.
 
     Raises:
-        ShapeMismatch: if `batch` is not positive.
+        SettingError: if `batch` is not positive.
 
     Examples:
         >>> t = sample_times(4, torch.Generator().manual_seed(0)).sort().values
         >>> t.diff()
         tensor([0.2500, 0.2500, 0.2500])
     """
-    if batch < 1:
-        raise ShapeMismatch(f"batch must be positive, got {batch}")
+    check_count("batch", batch)
     where = device or (generator.device if generator is not None else None)
     if not antithetic:
         return 1 - torch.rand(batch, generator=generator, device=where)
@@ -201,18 +236,18 @@ def elbo_weights(times: Tensor, schedule: str | Schedule = "linear") -> Tensor:
         [B].
 
     Raises:
-        RatioOutOfRange: if a time is outside (0, 1].
+        RatioOutOfRange: if a time is outside (0, 1]; TypeMismatch: if it is none.
         DiffusionError: if no schedule has that name.
 
     Examples:
         >>> elbo_weights(torch.tensor([0.25, 1.0]))
         tensor([4., 1.])
     """
+    times = _real("times", times)
     outside = ~((times > 0) & (times <= 1))
     if bool(outside.any()):
         raise RatioOutOfRange(f"time {times[outside][0]} outside (0, 1]")
-    found = schedule_by_name(schedule) if isinstance(schedule, str) else schedule
-    return found.weights(times)
+    return schedule_of(schedule).weights(times)
 
 
 def masked_diffusion_loss(
@@ -235,6 +270,7 @@ def masked_diffusion_loss(
 
     Raises:
         ShapeMismatch: if the shapes do not agree.
+        TypeMismatch: if these are no logits, tokens or weights.
         TokenOutOfRange: if a masked token of `x0` is outside the V categories of the logits.
 
     Examples:
@@ -242,28 +278,15 @@ def masked_diffusion_loss(
         >>> masked_diffusion_loss(torch.zeros(1, 3, 4), x, x0, mask_token_id=4)  # 2 log 4
         tensor([2.7726])
     """
-    _check_shapes(logits, x, x0, weights)
-    masked = x == mask_token_id  # [B, L]
-    targets = x0[masked]  # [masked]
-    _check_targets(targets, logits.shape[-1])
+    check_rows("x", x)
+    check_alike("x0", x0, x)
+    check_logits("logits", logits, x)
+    if weights is not None:
+        check_weights("weights", weights, len(x))
+    masked = x == check_id("mask_token_id", mask_token_id)  # [B, L]
+    check_tokens("x0", x0.masked_fill(~masked, 0), logits.shape[-1])
+    targets = x0[masked].long()  # [masked]
     nll = functional.cross_entropy(logits[masked].float(), targets, reduction="none")
     loss = torch.zeros(masked.shape, dtype=nll.dtype, device=nll.device)  # [B, L]
     per_row = loss.masked_scatter(masked, nll).sum(dim=1)  # [B]
     return per_row if weights is None else per_row * weights
-
-
-def _check_shapes(logits: Tensor, x: Tensor, x0: Tensor, weights: Tensor | None) -> None:
-    """Raise ShapeMismatch, naming the argument that does not fit."""
-    if x.ndim != 2 or x.shape != x0.shape:
-        raise ShapeMismatch(f"x {tuple(x.shape)} and x0 {tuple(x0.shape)} must both be [B, L]")
-    if logits.ndim != 3 or logits.shape[:2] != x.shape:
-        raise ShapeMismatch(f"logits {tuple(logits.shape)} do not fit x {tuple(x.shape)}")
-    if weights is not None and weights.shape != x.shape[:1]:
-        raise ShapeMismatch(f"weights {tuple(weights.shape)} for {x.shape[0]} rows")
-
-
-def _check_targets(targets: Tensor, categories: int) -> None:
-    """Raise TokenOutOfRange for the first target that has no logit."""
-    outside = (targets < 0) | (targets >= categories)
-    if bool(outside.any()):
-        raise TokenOutOfRange("x0", int(targets[outside][0]), categories)

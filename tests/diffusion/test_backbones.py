@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pcflow import SettingError
 from pcflow_diffusion.backbones import dream, llada, logits_of, mdlm
 from pcflow_diffusion.errors import BackboneError, CheckpointError, ShapeMismatch, TokenOutOfRange
 from pcflow_diffusion.models import Denoiser, DenoiserConfig, load_denoiser, save_denoiser
@@ -76,7 +77,7 @@ def test_mdlm_never_proposes_the_mask_and_carries_visible_tokens_over(model) -> 
 @pytest.mark.parametrize("adapt", [llada, dream, lambda model: mdlm(model, 3)])
 def test_adapters_refuse_what_is_not_logits(adapt) -> None:  # type: ignore[no-untyped-def]
     x = random_tokens(2, 5, 4)
-    with pytest.raises(BackboneError, match=r"\(2, 5, 'V'\).*\(2, 4, 4\)"):
+    with pytest.raises(BackboneError, match=r"\(2, 5, V\).*\(2, 4, 4\)"):
         adapt(lambda tokens: numbered(tokens)[:, 1:])(x)
     with pytest.raises(BackboneError, match="tuple"):
         adapt(lambda tokens: (numbered(tokens),))(x)
@@ -100,7 +101,7 @@ def test_logits_are_a_tensor_or_in_an_object() -> None:
     assert torch.equal(logits_of(numbered, x), numbered(x))
     assert torch.equal(logits_of(wrapped, x), numbered(x))
     for shape in [(2, 5), (2, 6, 4), (1, 5, 4), (2, 5, 1, 4)]:
-        with pytest.raises(BackboneError, match=r"\(2, 5, 'V'\)"):
+        with pytest.raises(BackboneError, match=r"\(2, 5, V\)"):
             logits_of(lambda _, shape=shape: torch.zeros(shape), x)
 
 
@@ -147,7 +148,7 @@ def test_denoiser_refuses_tokens_without_an_embedding() -> None:
     "change", [{"width": 10}, {"kernel": 4}, {"dropout": 1.0}, {"depth": 0}, {"heads": 3}]
 )
 def test_configurations_that_do_not_fit_are_refused(change: dict[str, int]) -> None:
-    with pytest.raises(ShapeMismatch):
+    with pytest.raises((SettingError, ShapeMismatch), match=next(iter(change))):
         DenoiserConfig(**{"vocabulary_size": 5, "width": 16, "heads": 2, **change})
 
 
@@ -182,7 +183,7 @@ def test_an_interrupted_save_leaves_the_old_file(
     def broken(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Path, "replace", broken)
+    monkeypatch.setattr("os.replace", broken)
     with pytest.raises(KeyboardInterrupt):
         save_denoiser(denoiser(seed=1), path, LETTERS)
     assert path.read_bytes() == before
@@ -200,7 +201,7 @@ def test_truncated_and_foreign_files_are_refused(tmp_path: Path) -> None:
     content = path.read_bytes()
     for kept in (0, 4, 200, len(content) - 1):
         path.write_bytes(content[:kept])
-        with pytest.raises(CheckpointError, match="not a readable"):
+        with pytest.raises(CheckpointError, match="truncated or not"):
             load_denoiser(path)
     save_file({"w": torch.zeros(2)}, path)
     with pytest.raises(CheckpointError, match="format None"):

@@ -14,7 +14,7 @@ from torch import Tensor
 import pcflow as pf
 from pcflow.testing import enumerate_marginals, enumerate_states, enumerate_weights
 from pcflow_diffusion import CircuitHead, Coupling, LogLinear, Projection
-from pcflow_diffusion.errors import CouplingError, ShapeMismatch
+from pcflow_diffusion.errors import CouplingError, LogitsError, ShapeMismatch
 from pcflow_diffusion.head.coupling import bucket_of
 
 L, V = 4, 3
@@ -437,24 +437,24 @@ def test_bad_settings_and_logits_are_refused_by_name() -> None:
         lambda: LogLinear(float("nan"), 0.0),
         lambda: LogLinear((0.5, float("inf")), (0.0, 0.0)),
     ):
-        with pytest.raises(CouplingError, match="a and b"):
+        with pytest.raises(pf.SettingError, match="a and b"):
             bad()
     for bad_projection in (
         lambda: Projection(tolerance=-1.0),
         lambda: Projection(tolerance=float("nan")),
         lambda: Projection(pool=(1.0, float("inf"))),
     ):
-        with pytest.raises(CouplingError, match="tolerance"):
+        with pytest.raises(pf.SettingError, match=r"tolerance|pool"):
             bad_projection()
-    with pytest.raises(CouplingError, match="top_k"):
+    with pytest.raises(pf.SettingError, match="top_k"):
         case.head("product", top_k=0)
-    with pytest.raises(CouplingError, match="buckets"):
+    with pytest.raises(pf.SettingError, match="buckets"):
         case.head("product").fit_coupling(case.logits, case.x, case.x0, buckets=0)
     with pytest.raises(ShapeMismatch, match=r"\(3, 4, 4\)"):  # a larger vocabulary
         case.head("product")(torch.zeros(3, L, V + 1), case.x)
     case.logits[1, 0] = -torch.inf
     for k in (None, 2):
-        with pytest.raises(CouplingError, match="row 1, position 0"):
+        with pytest.raises(LogitsError, match="row 1, position 0"):
             case.head("product", k)(case.logits, case.x)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import pcflow as pf
 from pcflow_diffusion import CircuitHead, Decoding, dream, generate, infill, llada, mdlm
-from pcflow_diffusion.errors import BackboneError, GenerationError
+from pcflow_diffusion.errors import BackboneError, GenerationError, LogitsError
 
 V = 4
 MASK = V
@@ -51,7 +51,7 @@ def test_every_step_is_one_call_and_commits_its_share(
         steps=steps * blocks,
         gen_length=length * blocks,
         block_length=length,
-        ranking=ranking,  # type: ignore[arg-type]
+        decoding=Decoding(ranking=ranking),  # type: ignore[arg-type]
     )
     assert torch.equal(found[:, :3], prompt)
     assert torch.equal(found[0, 3:], torch.arange(3, 3 + length * blocks) % V)
@@ -115,7 +115,7 @@ def test_sure_positions_come_first(ranking: str) -> None:
         steps=4,
         gen_length=4,
         block_length=4,
-        ranking=ranking,  # type: ignore[arg-type]
+        decoding=Decoding(ranking=ranking),  # type: ignore[arg-type]
     )
     masks = [(tokens[0] == MASK).tolist() for tokens in backbone.shown]
     assert masks == [
@@ -144,7 +144,7 @@ def test_rankings_differ_where_they_should() -> None:
             gen_length=2,
             block_length=2,
             mask_token_id=MASK,
-            ranking=ranking,  # type: ignore[arg-type]
+            decoding=Decoding(ranking=ranking),  # type: ignore[arg-type]
         )
         first[ranking] = seen[1].index(False)
     assert first == {"low_confidence": 1, "margin": 0, "entropy": 1}
@@ -166,10 +166,22 @@ def uniform(tokens: Tensor) -> Tensor:
 def test_one_step_with_a_circuit_never_mixes_modes(coupling: str) -> None:
     prompt = torch.empty(400, 0, dtype=torch.long)
     alone = generate(
-        uniform, prompt, steps=1, gen_length=2, block_length=2, mask_token_id=MASK, temperature=1.0
+        uniform,
+        prompt,
+        steps=1,
+        gen_length=2,
+        block_length=2,
+        mask_token_id=MASK,
+        decoding=Decoding(temperature=1.0),
     )
     joint = generate(
-        uniform, prompt, pair_head(coupling), steps=1, gen_length=2, block_length=2, temperature=1.0
+        uniform,
+        prompt,
+        pair_head(coupling),
+        steps=1,
+        gen_length=2,
+        block_length=2,
+        decoding=Decoding(temperature=1.0),
     )
     assert (alone[:, 0] != alone[:, 1]).double().mean() > 0.6
     assert (joint[:, 0] == joint[:, 1]).all()
@@ -179,7 +191,13 @@ def test_one_step_with_a_circuit_never_mixes_modes(coupling: str) -> None:
 def test_visible_tokens_condition_the_rest_of_the_block() -> None:
     prompt = torch.empty(50, 0, dtype=torch.long)
     joint = generate(
-        uniform, prompt, pair_head("ratio"), steps=2, gen_length=2, block_length=2, temperature=1.0
+        uniform,
+        prompt,
+        pair_head("ratio"),
+        steps=2,
+        gen_length=2,
+        block_length=2,
+        decoding=Decoding(temperature=1.0),
     )
     assert (joint[:, 0] == joint[:, 1]).all()
 
@@ -196,9 +214,8 @@ def test_the_same_generator_gives_the_same_text() -> None:
                 gen_length=8,
                 block_length=2,
                 mask_token_id=MASK,
-                ranking="random",
-                temperature=1.0,
                 generator=torch.Generator().manual_seed(seed),
+                decoding=Decoding(ranking="random", temperature=1.0),
             )
             for seed in (1, 1, 2)
         ]
@@ -210,12 +227,11 @@ def test_the_same_generator_gives_the_same_text() -> None:
     ("changed", "message"),
     [
         ({"gen_length": 5}, "multiple of block_length=2"),
-        ({"gen_length": 0}, "gen_length=0"),
-        ({"block_length": 0}, "block_length=0"),
+        ({"gen_length": 0}, "gen_length must be"),
+        ({"block_length": 0}, "block_length must be"),
         ({"steps": 3}, "steps=3 must be a multiple of the 2 blocks"),
         ({"steps": 1}, "steps=1"),
         ({"steps": 6}, "at most 2"),
-        ({"ranking": "best"}, "'best'"),
         ({"mask_token_id": None}, "mask_token_id is needed"),
     ],
 )
@@ -226,7 +242,7 @@ def test_numbers_that_do_not_fit_are_refused(changed: dict[str, object], message
         "block_length": 2,
         "mask_token_id": MASK,
     }
-    with pytest.raises(GenerationError, match=message):
+    with pytest.raises((GenerationError, pf.SettingError), match=message):
         generate(uniform, torch.zeros(1, 2, dtype=torch.long), **(settings | changed))  # type: ignore[arg-type]
 
 
@@ -246,7 +262,13 @@ NO_PROMPT = torch.empty(200, 0, dtype=torch.long)
 
 def test_a_block_shorter_than_the_circuit_sums_out_the_rest() -> None:
     found = generate(
-        uniform, NO_PROMPT, equal_pairs(4), steps=1, gen_length=3, block_length=3, temperature=1.0
+        uniform,
+        NO_PROMPT,
+        equal_pairs(4),
+        steps=1,
+        gen_length=3,
+        block_length=3,
+        decoding=Decoding(temperature=1.0),
     )
     assert (found[:, 0] == found[:, 1]).all()
     assert (found[:, 1] != found[:, 2]).any()
@@ -262,7 +284,7 @@ def test_full_diffusion_draws_windows_jointly_and_leaves_the_prompt_alone() -> N
         steps=1,
         gen_length=8,
         block_length=8,
-        temperature=1.0,
+        decoding=Decoding(temperature=1.0),
     )
     assert torch.equal(found[:, :3], prompt)
     pairs = found[:, 3:].view(-1, 4, 2)
@@ -284,8 +306,7 @@ def test_full_diffusion_commits_every_position_once_in_the_given_steps(
         steps=steps,
         gen_length=length,
         block_length=length,
-        ranking=ranking,  # type: ignore[arg-type]
-        temperature=1.0,
+        decoding=Decoding(ranking=ranking, temperature=1.0),  # type: ignore[arg-type]
     )
     assert (found != MASK).all()
     left = [(tokens == MASK).sum(1) for tokens in backbone.shown]
@@ -337,7 +358,13 @@ def test_rows_stop_where_they_end() -> None:
 
     prompt = torch.tensor([[1], [0], [0]])
     found = generate(
-        backbone, prompt, steps=3, gen_length=6, block_length=2, mask_token_id=MASK, end_token_id=3
+        backbone,
+        prompt,
+        steps=3,
+        gen_length=6,
+        block_length=2,
+        mask_token_id=MASK,
+        decoding=Decoding(end_token_id=3),
     )
     assert found[0].tolist() == [1, 2, 3, 3, 3, 3, 3]
     assert found[1].tolist() == [0, 2, 2, 2, 2, 2, 2]
@@ -354,7 +381,7 @@ def test_infilling_keeps_what_is_there_and_shows_both_sides() -> None:
         assert (found != MASK).all()
         assert all(tokens.shape == text.shape for tokens in backbone.shown)
         assert len(backbone.shown) == 2
-    with pytest.raises(GenerationError, match="steps must be at least 1"):
+    with pytest.raises(pf.SettingError, match="steps must be a whole number of at least 1"):
         infill(backbone, text, steps=0)
 
 
@@ -367,16 +394,21 @@ def test_suppressed_tokens_are_never_generated() -> None:
             steps=1,
             gen_length=2,
             block_length=2,
-            temperature=1.0,
             mask_token_id=MASK,
-            suppress=(0, 3),
+            decoding=Decoding(temperature=1.0, suppress=(0, 3)),
         )
         assert set(found.flatten().tolist()) == {1, 2}
 
 
 def test_a_mask_inside_the_vocabulary_is_never_generated() -> None:
     found = generate(
-        uniform, NO_PROMPT, steps=1, gen_length=2, block_length=2, temperature=1.0, mask_token_id=2
+        uniform,
+        NO_PROMPT,
+        steps=1,
+        gen_length=2,
+        block_length=2,
+        mask_token_id=2,
+        decoding=Decoding(temperature=1.0),
     )
     assert set(found.flatten().tolist()) == {0, 1, 3}
 
@@ -387,26 +419,44 @@ def test_only_the_most_probable_tokens_are_considered() -> None:
     def backbone(tokens: Tensor) -> Tensor:
         return table.expand(*tokens.shape, V)
 
-    for limits, kept in (
-        ({"top_k": 2}, {0, 1}),
-        ({"top_p": 0.7}, {0, 1}),
-        ({"top_p": 0.71}, {0, 1, 2}),
-        ({"top_k": 1, "top_p": 1.0}, {0}),
-        ({"top_p": 0.01}, {0}),
+    for top_k, top_p, kept in (
+        (2, None, {0, 1}),
+        (None, 0.7, {0, 1}),
+        (None, 0.71, {0, 1, 2}),
+        (1, 1.0, {0}),
+        (3, 0.7, {0, 1}),
+        (None, 0.01, {0}),
     ):
-        for head in (None, equal_pairs(2)):
+        head = equal_pairs(2)
+        head.top_k = top_k
+        for who, how in (
+            (None, Decoding(1.0, top_k=top_k, top_p=top_p)),
+            (head, Decoding(1.0, top_p=top_p)),
+        ):
             found = generate(
                 backbone,
                 NO_PROMPT,
-                head,
+                who,
                 steps=1,
                 gen_length=2,
                 block_length=2,
-                temperature=1.0,
                 mask_token_id=MASK,
-                **limits,
-            )  # type: ignore[arg-type]
+                decoding=how,
+            )
             assert set(found.flatten().tolist()) == kept
+
+
+def test_there_is_one_top_k() -> None:
+    with pytest.raises(GenerationError, match="set the head's top_k"):
+        run("infill", uniform, pair_head("product"), decoding=Decoding(top_k=2))
+
+
+def test_an_end_that_cannot_be_met_is_refused() -> None:
+    end = Decoding(end_token_id=MASK)
+    with pytest.raises(GenerationError, match="end_token_id is the mask, 4"):
+        run("generate", uniform, mask_token_id=MASK, decoding=end)
+    with pytest.raises(GenerationError, match="end_token_id is for generate"):
+        run("infill", uniform, mask_token_id=MASK, decoding=Decoding(end_token_id=0))
 
 
 def test_what_is_sure_is_committed_at_once() -> None:
@@ -427,7 +477,7 @@ def test_what_is_sure_is_committed_at_once() -> None:
             gen_length=4,
             block_length=4,
             mask_token_id=MASK,
-            threshold=threshold,
+            decoding=Decoding(threshold=threshold),
         )
         assert len(calls) == steps
 
@@ -451,8 +501,7 @@ def test_every_order_keeps_modes_apart(order: str) -> None:
             steps=steps,
             gen_length=4,
             block_length=4,
-            temperature=1.0,
-            order=order,
+            decoding=Decoding(temperature=1.0, order=order),
         )  # type: ignore[arg-type]
         assert (found[:, 0] == found[:, 1]).all()
         assert (found[:, 2] == found[:, 3]).all()
@@ -462,16 +511,20 @@ def test_every_order_keeps_modes_apart(order: str) -> None:
     ("setting", "message"),
     [
         ({"order": "last"}, "'last'"),
+        ({"ranking": "best"}, "'best'"),
         ({"temperature": -1.0}, "temperature"),
         ({"gamma": -0.1}, "gamma"),
         ({"threshold": 2.0}, "threshold"),
         ({"top_k": 0}, "top_k"),
         ({"top_p": 0.0}, "top_p"),
         ({"suppress": (2, -1)}, "suppress.*-1"),
+        ({"temperature": float("inf")}, "temperature"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"top_k": 2.5}, "top_k"),
     ],
 )
 def test_settings_out_of_range_are_refused(setting: dict[str, object], message: str) -> None:
-    with pytest.raises(GenerationError, match=message):
+    with pytest.raises(pf.SettingError, match=message):
         Decoding(**setting)  # type: ignore[arg-type]
 
 
@@ -577,11 +630,11 @@ def test_masked_positions_without_a_distribution_are_refused(
     settings: dict[str, object] = {"temperature": temperature, "suppress": (2,)}
     text = torch.tensor([[0, MASK, MASK], [1, 3, MASK]])
     how = Decoding(**settings)  # type: ignore[arg-type]
-    with pytest.raises(GenerationError, match=f"row 1, position 2:.*{message}"):
+    with pytest.raises(LogitsError, match=f"row 1, position 2:.*{message}"):
         infill(backbone, text, head, steps=1, mask_token_id=MASK, decoding=how)
     prompt = torch.tensor([[0, 2], [7, 0], [7, 1]])  # the last is a group of its own, no row 0
     prompt[1, 1] = 0
-    with pytest.raises(GenerationError, match=f"row 2, position 3:.*{message}"):
+    with pytest.raises(LogitsError, match=f"row 2, position 3:.*{message}"):
         generate(
             backbone,
             prompt,
@@ -591,20 +644,27 @@ def test_masked_positions_without_a_distribution_are_refused(
             block_length=2,
             mask_token_id=MASK,
             pad_token_id=7,
-            **settings,  # type: ignore[arg-type]
+            decoding=how,
         )
 
 
-def ignorant_head() -> CircuitHead:
+def ignorant_head(top_k: int | None = None) -> CircuitHead:
     """Two uniform tokens that do not depend on each other."""
     flat = {"logits": pf.Parameter(torch.zeros(V, 1))}
     inputs = [pf.InputLayer(v, pf.Categorical(V), 1, flat) for v in range(2)]
     circuit = pf.Circuit(pf.SumLayer([pf.ProductLayer(inputs)], pf.Parameter(torch.zeros(1, 1))))
-    return CircuitHead(pf.compile(circuit, dtype=torch.float64), MASK, "product")
+    return CircuitHead(pf.compile(circuit, dtype=torch.float64), MASK, "product", top_k)
 
 
-@pytest.mark.parametrize("limits", [{"top_k": 1}, {"top_p": 0.1}])
-@pytest.mark.parametrize("head", [None, ignorant_head()])
+@pytest.mark.parametrize(
+    ("limits", "head"),
+    [
+        ({"top_k": 1}, None),
+        ({"top_p": 0.1}, None),
+        ({"top_p": 0.1}, ignorant_head()),
+        ({}, ignorant_head(top_k=1)),
+    ],
+)
 def test_the_threshold_is_about_probabilities_before_truncation(
     limits: dict[str, float], head: CircuitHead | None
 ) -> None:
@@ -618,28 +678,27 @@ def test_the_threshold_is_about_probabilities_before_truncation(
             steps=4,
             gen_length=4,
             block_length=4,
-            threshold=threshold,
-            **limits,  # type: ignore[arg-type]
+            decoding=Decoding(threshold=threshold, **limits),  # type: ignore[arg-type]
         )
         assert len(backbone.shown) == calls
 
 
 def test_under_a_head_the_threshold_is_about_the_joint_of_truncated_marginals() -> None:
     backbone = Recorder()
-    how = Decoding(top_k=1, threshold=0.9)
-    infill(backbone, torch.tensor([[MASK, MASK]]), ignorant_head(), steps=2, decoding=how)
+    text, how = torch.tensor([[MASK, MASK]]), Decoding(threshold=0.9)
+    infill(backbone, text, ignorant_head(top_k=1), steps=2, decoding=how)
     assert len(backbone.shown) == 1
 
 
 def test_a_negative_context_is_refused() -> None:
-    with pytest.raises(GenerationError, match="context must not be negative, got -1"):
+    with pytest.raises(pf.SettingError, match=r"context must be .* at least 0, got -1"):
         run("generate", uniform, mask_token_id=MASK, context=-1)
     assert (run("generate", uniform, mask_token_id=MASK, context=0) < V).all()
 
 
 @pytest.mark.parametrize("call", ["generate", "infill"])
 def test_what_is_not_logits_is_refused(call: str) -> None:
-    with pytest.raises(BackboneError, match=r"\(1, 2, 'V'\).*\(1, 3, 4\)"):
+    with pytest.raises(BackboneError, match=r"\(1, 2, V\).*\(1, 3, 4\)"):
         run(call, lambda _: torch.zeros(1, 3, V), mask_token_id=MASK)
     with pytest.raises(BackboneError, match="tuple"):
         run(call, lambda tokens: (uniform(tokens),), mask_token_id=MASK)
@@ -670,7 +729,7 @@ def test_at_temperature_zero_the_latent_path_is_drawn_and_mpe_is_not_random() ->
             steps=1,
             gen_length=2,
             block_length=2,
-            order=order,  # type: ignore[arg-type]
+            decoding=Decoding(order=order),  # type: ignore[arg-type]
         ).unique(dim=0)
         for order in ("joint", "mpe")
     }

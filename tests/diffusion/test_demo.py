@@ -13,6 +13,7 @@ from pcflow_diffusion.evaluate.setting import prepare
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
+@pytest.mark.usefixtures("in_small")
 def test_a_text_of_ones_own_gives_a_table_samples_and_a_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -205,6 +205,7 @@ def test_tokens_that_a_backbone_has_no_logit_for_are_refused() -> None:
             call()
 
 
+@pytest.mark.usefixtures("in_small")
 def test_evaluations_are_run_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import pcflow as pf
-from pcflow_diffusion import CircuitHead
+from pcflow_diffusion import CircuitHead, Decoding
 from pcflow_diffusion.errors import DiffusionError, GenerationError, ShapeMismatch
 from pcflow_diffusion.evaluate.__main__ import main as command_line
 from pcflow_diffusion.evaluate.exact_world import second_order_chain
@@ -25,7 +25,6 @@ from pcflow_diffusion.evaluate.few_step import (
     markdown,
     samples,
 )
-from pcflow_diffusion.evaluate.setting import Material
 
 L, V, P = 4, 3, 2
 MASK = V
@@ -173,7 +172,7 @@ def test_the_ablation_ranks_by_the_coupled_marginals() -> None:
         return logits
 
     decoders = {"alone": Decoder(CircuitHead(circuit, MASK, "product"), jointly=False)}
-    how = {"block_length": 2, "temperature": 0.0, "ranking": "low_confidence", "progress": False}
+    how = {"block_length": 2, "decoding": Decoding(), "progress": False}
     found = ladder(backbone, decoders, prompts(1), TokenReader(), [2], **how)  # type: ignore[arg-type]
     assert seen[1][0, P:].tolist() == [MASK, 2]
     assert found["alone"][2].tokens.tolist() == [[0, 2]]
@@ -276,6 +275,9 @@ def test_unequal_rungs_are_refused() -> None:
             half_the_steps(found)
 
 
+LISTS = Decoder(CircuitHead(chain(L), MASK, top_k=2))
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
@@ -289,8 +291,7 @@ def test_unequal_rungs_are_refused() -> None:
         ({"gen_length": 0}, "gen_length=0"),
         ({"prompts": torch.zeros(0, 2, dtype=torch.long)}, "N at least 1"),
         ({"prompts": torch.zeros(2, dtype=torch.long)}, r"\[N, P\]"),
-        ({"ranking": "best"}, "ranking"),
-        ({"temperature": -1.0}, "temperature"),
+        ({"decoding": Decoding(top_k=2), "decoders": {"ours": LISTS}}, "set the head's top_k"),
         ({"mask_token_id": None}, "mask_token_id"),
     ],
 )
@@ -316,11 +317,10 @@ def test_rows_that_cannot_be_cut_into_blocks_are_refused(
         judge_rows(TokenReader(), rows, prompt_length, block_length)
 
 
+@pytest.mark.usefixtures("in_small")
 def test_the_command_line_ends_in_tables_and_a_picture(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    all_examples = Material.examples
-    monkeypatch.setattr(Material, "examples", lambda self, x, g: all_examples(self, x[:64], g))
     text, picture = tmp_path / "text.txt", tmp_path / "ladder.png"
     text.write_text("the cat sat. " * 900, encoding="utf-8")
     options = ["--text", text, "--out", picture, "--states", 16, "--minutes", 0.02]

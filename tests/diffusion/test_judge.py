@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pcflow import SettingError
 from pcflow_diffusion.errors import CheckpointError, DiffusionError, ShapeMismatch, TokenOutOfRange
 from pcflow_diffusion.evaluate.gap import LeftToRight
 from pcflow_diffusion.models import (
@@ -104,7 +105,7 @@ def test_tokens_that_are_not_real_are_refused(bad: int) -> None:
 def test_shapes_that_cannot_be_judged_are_refused() -> None:
     model = judge()
     for last in (0, 4):
-        with pytest.raises(ShapeMismatch, match=f"last={last}"):
+        with pytest.raises(SettingError, match=f"last must be in 1 to 3, got {last}"):
             model.nats(random_rows(2, 3), last=last)
     with pytest.raises(ShapeMismatch):
         model.nats(torch.zeros(3, dtype=torch.long), last=1)

@@ -11,10 +11,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pcflow import SettingError
 from pcflow_diffusion import Blocks, StoredLogits, store_logits
 from pcflow_diffusion.errors import (
     DiffusionError,
-    RatioOutOfRange,
     ShapeMismatch,
     StoreError,
     TokenOutOfRange,
@@ -224,7 +224,7 @@ def test_what_cannot_be_stored_is_refused(tmp_path: Path, material: tuple[Tensor
         with pytest.raises(ShapeMismatch):
             store(tmp_path / "a", wrong)
     for name in ("top_k", "shard_size", "batch_size"):
-        with pytest.raises(RatioOutOfRange, match=name):
+        with pytest.raises(SettingError, match=name):
             store(tmp_path / "a", material, **{name: 0})
     assert not (tmp_path / "a").exists()
 

@@ -22,6 +22,7 @@ from pcflow_diffusion import (
     Denoiser,
     DenoiserConfig,
     LogLinear,
+    Marginals,
     Modulation,
     fit_conditional,
     fit_jointly,
@@ -29,7 +30,7 @@ from pcflow_diffusion import (
     generate,
     infill,
 )
-from pcflow_diffusion.errors import CouplingError, RatioOutOfRange, ShapeMismatch
+from pcflow_diffusion.errors import CouplingError, NothingMasked, ShapeMismatch
 from pcflow_diffusion.head import Order
 
 LENGTH, TOKENS = 3, 3
@@ -75,6 +76,10 @@ class World:
     def head(self, coupling: LogLinear, top_k: int | None = None) -> CircuitHead:
         return CircuitHead(self.model, MASK, coupling, top_k, self.modulation)
 
+    def said(self, x: Tensor | None = None) -> Marginals:
+        """What the backbone says of these tokens."""
+        return Marginals.of(self.logits, self.x if x is None else x, MASK)
+
     def evidence(self, coupling: LogLinear) -> pf.Evidence:
         """What the coupling and the modulation are defined to say."""
         rows, size = len(self.x), self.circuit.num_categories[-1] or 0
@@ -87,8 +92,7 @@ class World:
         a, b = (self.numbers(power, share) for power in (coupling.a, coupling.b))
         potentials = torch.zeros(rows, 2 * LENGTH, max(TOKENS, size), dtype=torch.float64)
         potentials[:, :LENGTH, :TOKENS] = a * log_m - b * log_r
-        visible = pf.Evidence(values[:, :LENGTH], self.masked)
-        potentials[:, LENGTH:, :size] = self.modulation(visible, log_m).detach()
+        potentials[:, LENGTH:, :size] = self.modulation(self.said()).detach()
         return pf.Evidence(values, missing, potentials)
 
     @staticmethod
@@ -165,7 +169,7 @@ def test_draws_have_the_joint_s_frequencies(kind: str, order: Order) -> None:
     world.masked = torch.tensor([[True, False, True]] if kind == "gates" else [[True] * 3])
     world.x = world.x0.masked_fill(world.masked, MASK)
     wanted = world.joint(COUPLINGS["product"])[0].exp()
-    found = world.head(COUPLINGS["product"]).draw(
+    found = world.head(COUPLINGS["product"]).sample(
         world.logits.expand(many, -1, -1),
         world.x.expand(many, -1),
         order=order,
@@ -181,13 +185,13 @@ def test_draws_have_the_joint_s_frequencies(kind: str, order: Order) -> None:
 def test_sharpening_is_of_tokens_not_of_controls(kind: str) -> None:
     world, coupling, many = World(2, kind, rows=1).steered(), COUPLINGS["product"], 4_000
     head = world.head(coupling)
-    cold = head.draw(world.logits, world.x, 0.0, "sharpened").tokens
+    cold = head.sample(world.logits, world.x, temperature=0.0, order="sharpened").tokens
     assert torch.equal(cold, torch.where(world.masked, world.logits.argmax(-1), world.x))
-    found = head.draw(
+    found = head.sample(
         world.logits.expand(many, -1, -1),
         world.x.expand(many, -1),
-        0.5,
-        "sharpened",
+        temperature=0.5,
+        order="sharpened",
         generator=torch.Generator().manual_seed(0),
     )
     plain = world.evidence(coupling)
@@ -203,12 +207,12 @@ def test_sharpening_is_of_tokens_not_of_controls(kind: str) -> None:
 def test_mpe_and_counts_give_tokens_of_positions_only(kind: str) -> None:
     world, coupling = World(3, kind).steered(), COUPLINGS["product"]
     head = world.head(coupling)
-    found = head.draw(world.logits, world.x, order="mpe").tokens
+    found = head.sample(world.logits, world.x, order="mpe").tokens
     assert found.shape == world.x.shape
     assert found.max() < TOKENS
     assert ((found == world.x) | world.masked).all()
     x = torch.full_like(world.x, MASK)
-    some = head.draw(world.logits, x, order="any_order", count=torch.tensor([1, 2, 0]))
+    some = head.draw(world.said(x), order="any_order", count=torch.tensor([1, 2, 0]))
     assert some.drawn.sum(-1).tolist() == [1, 2, 0]
 
 
@@ -218,14 +222,14 @@ def test_over_sums_out_positions_with_their_controls(kind: str) -> None:
     head = world.head(coupling)
     short = head.over(2)
     assert short.length == 2
-    assert head.over(2) is short
+    assert head.over(2).model is short.model
     assert head.over(LENGTH) is head
     assert short.modulation is head.modulation
     x = torch.full((1, 2), MASK)
-    logits, both = world.logits[:1, :2], pf.Evidence(x * 0, x == MASK)
+    logits = world.logits[:1, :2]
     nothing = torch.zeros(1, 2 * LENGTH, max(TOKENS, KINDS[kind]), dtype=torch.float64)
     nothing[:, :2, :TOKENS] = logits.log_softmax(-1)
-    steer = world.modulation(both, logits.log_softmax(-1)).detach()
+    steer = world.modulation(Marginals.of(logits, x, MASK)).detach()
     nothing[:, LENGTH : LENGTH + 2, : KINDS[kind]] = steer
     whole = pf.Evidence(log_potentials=nothing)
     wanted = enumerate_weights(world.circuit, whole).log_weight[0].softmax(-1)
@@ -234,7 +238,7 @@ def test_over_sums_out_positions_with_their_controls(kind: str) -> None:
     rows = len(states), -1
     found = short.log_prob(logits.expand(*rows, -1), x.expand(rows), states)
     torch.testing.assert_close(found.exp(), wanted, rtol=1e-9, atol=1e-9)
-    assert short.sample(logits, x)[0].shape == (1, 2)
+    assert short.sample(logits, x).tokens.shape == (1, 2)
 
 
 @every_kind
@@ -318,19 +322,17 @@ def test_what_is_visible_is_read_as_tokens_and_its_logits_are_not() -> None:
     garbage = world.logits.masked_fill(~world.masked.unsqueeze(-1), torch.nan)
     other = torch.where(world.masked, world.x0, (world.x0 + 1) % TOKENS)
     torch.testing.assert_close(head.log_prob(garbage, world.x, other), found)
-    log_m = world.logits.log_softmax(-1)
-    told = [
-        world.modulation(pf.Evidence((world.x0 + step) % TOKENS, world.masked), log_m)
-        for step in (0, 1)
-    ]
+    hidden = world.x0.masked_fill(world.masked, MASK)
+    turned = ((world.x0 + 1) % TOKENS).masked_fill(world.masked, MASK)
+    told = [world.modulation(world.said(x)) for x in (hidden, turned)]
     assert not torch.allclose(*told)
     point = torch.nn.functional.one_hot(world.x0, TOKENS).double().log()
-    masked = torch.ones_like(world.masked)
+    nothing = torch.full_like(world.x0, MASK)
     with torch.no_grad():
         world.modulation.masked.zero_()  # then a sure backbone is as good as a visible token
-    sure = world.modulation(pf.Evidence(world.x0, masked), point)
-    torch.testing.assert_close(sure, world.modulation(pf.Evidence(world.x0, ~masked), log_m))
-    assert world.modulation(pf.Evidence(world.x0[:, :2], masked[:, :2]), point[:, :2]).shape[1] == 2
+    sure = world.modulation(Marginals.of(point, nothing, MASK))
+    torch.testing.assert_close(sure, world.modulation(world.said(world.x0)))
+    assert world.modulation(Marginals.of(point[:, :2], nothing[:, :2], MASK)).shape[1] == 2
 
 
 def test_nothing_is_edited_or_remembered() -> None:
@@ -535,13 +537,13 @@ def test_bad_input_is_refused_by_name() -> None:
         head.over(4)
     with pytest.raises(ShapeMismatch, match=r"x must be \[B, 3\]"):
         head(world.logits, world.x[:, :2])
-    with pytest.raises(RatioOutOfRange, match="values=0"):
+    with pytest.raises(pf.SettingError, match="values must be a whole number of at least 1, got 0"):
         Modulation(3, 0)
     of = regimes(4, 0)
     with pytest.raises(CouplingError, match="no modulation"):
         fit_modulation(CircuitHead(pf.compile(knows_both()), MASK), of)
     for name in ("learning_rate", "circuit_learning_rate"):
-        with pytest.raises(RatioOutOfRange, match=name):
+        with pytest.raises(pf.SettingError, match=name):
             trained(student("gates"), None, **{name: -1.0})
-    with pytest.raises(ShapeMismatch, match="masked"):
+    with pytest.raises(NothingMasked, match="masked"):
         trained(student("gates"), Blocks(of.logits, of.x0, of.x0))

@@ -60,7 +60,9 @@ def test_at_temperature_one_every_order_draws_exactly(
 ) -> None:
     model, coupled = world(seed)
     generator = torch.Generator().manual_seed(seed)
-    found = draw(model, coupled, order, 1.0, ranking, generator=generator, sharp=coupled)  # type: ignore[arg-type]
+    found = draw(
+        model, coupled, L, order=order, ranking=ranking, generator=generator, sharp=coupled
+    )  # type: ignore[arg-type]
     follow(found, joint(model, coupled))
     assert torch.equal(found.drawn, coupled.missing)  # type: ignore[arg-type]
 
@@ -102,7 +104,7 @@ def test_any_order_draws_follow_the_tempered_conditionals(
     seed: int, temperature: float, ranking: Ranking
 ) -> None:
     model, coupled = world(seed)
-    found = draw(model, coupled, "any_order", temperature, ranking)
+    found = draw(model, coupled, L, order="any_order", temperature=temperature, ranking=ranking)
     visible = {1: 1} if seed % 2 else {}
     follow(found, tempered_paths(joint(model, coupled), temperature, ranking, visible))
 
@@ -120,10 +122,10 @@ def spread(listed: pf.Evidence) -> pf.Evidence:
 def test_listed_tokens_are_drawn_as_if_no_other_were_possible(seed: int, order: str) -> None:
     model, coupled = world(seed)
     listed = coupled.top_k(2)
-    found = draw(model, listed, order, 1.0, sharp=listed)  # type: ignore[arg-type]
+    found = draw(model, listed, L, order=order, sharp=listed)  # type: ignore[arg-type]
     follow(found, joint(model, spread(listed)))
     cold, same = (
-        draw(model, few, order, 0.0, sharp=sharpened(few, 0.0))  # type: ignore[arg-type]
+        draw(model, few, L, order=order, temperature=0.0, sharp=sharpened(few, 0.0))  # type: ignore[arg-type]
         for few in (listed, spread(listed))
     )
     if order != "joint":  # whose latent path is drawn all the same
@@ -135,7 +137,7 @@ def test_listed_tokens_are_drawn_as_if_no_other_were_possible(seed: int, order: 
 def test_listed_tokens_in_any_order_at_a_temperature(ranking: Ranking) -> None:
     model, coupled = world(0)
     listed = coupled.top_k(2)
-    found = draw(model, listed, "any_order", 0.5, ranking)
+    found = draw(model, listed, L, order="any_order", temperature=0.5, ranking=ranking)
     follow(found, tempered_paths(joint(model, spread(listed)), 0.5, ranking, {}))
 
 
@@ -144,10 +146,12 @@ def test_listed_tokens_in_any_order_at_a_temperature(ranking: Ranking) -> None:
 def test_positions_are_scored_by_their_marginals(ranking: Ranking, k: int | None) -> None:
     model, coupled = world(0)
     few = coupled if k is None else coupled.top_k(k)
-    found = draw(model, few, "joint", 1.0, ranking)
+    found = draw(model, few, L, ranking=ranking)
     log_q = model.marginals(few)
-    torch.testing.assert_close(found.score, rank(ranking, log_q, found.tokens))
-    in_turn = draw(model, few, "any_order", 1.0, ranking)
+    torch.testing.assert_close(
+        found.score, rank(ranking, log_q, log_q.gather(-1, found.tokens.unsqueeze(-1)).squeeze(-1))
+    )
+    in_turn = draw(model, few, L, order="any_order", ranking=ranking)
     assert torch.equal(in_turn.score.sort().values, torch.tensor([-2.0, -1, 0]).expand(N, L))
 
 
@@ -178,22 +182,28 @@ def test_the_joint_s_temperature_is_that_of_tokens_given_the_path(
     model, coupled = world(0)
     few = coupled if k is None else coupled.top_k(k)
     wanted = tempered_tokens(model, coupled if k is None else spread(few), temperature)
-    follow(draw(model, few, "joint", temperature), wanted)
+    follow(draw(model, few, L, temperature=temperature), wanted)
 
 
 def test_the_sharpened_joint_is_the_joint_of_sharpened_potentials() -> None:
     model, coupled = world(0)
     sharp = sharpened(coupled, 0.5)
-    follow(draw(model, coupled, "sharpened", 0.5, sharp=sharp), joint(model, sharp))
-    greedy = draw(model, coupled, "sharpened", 0.0, sharp=sharpened(coupled, 0.0))
+    follow(
+        draw(model, coupled, L, order="sharpened", temperature=0.5, sharp=sharp),
+        joint(model, sharp),
+    )
+    greedy = draw(
+        model, coupled, L, order="sharpened", temperature=0.0, sharp=sharpened(coupled, 0.0)
+    )
     assert torch.equal(greedy.tokens, coupled.log_potentials.argmax(-1))  # type: ignore[union-attr]
 
 
 def test_the_draft_is_the_most_probable_state_of_a_deterministic_circuit() -> None:
     rows = torch.randint(2, (60, 4))
     model = pf.compile(pf.chow_liu(rows), dtype=torch.float64)
-    coupled = pf.Evidence(log_potentials=torch.randn(5, 4, 2, dtype=torch.float64))
-    found = draw(model, coupled, "mpe")
+    nothing = torch.zeros(5, 4, dtype=torch.long)
+    coupled = pf.Evidence(nothing, nothing == 0, torch.randn(5, 4, 2, dtype=torch.float64))
+    found = draw(model, coupled, 4, order="mpe")
     weights = enumerate_weights(model.circuit, coupled)
     assert torch.equal(found.tokens, weights.states[weights.log_weight.argmax(-1)])
 
@@ -201,7 +211,7 @@ def test_the_draft_is_the_most_probable_state_of_a_deterministic_circuit() -> No
 def test_so_many_tokens_are_drawn_and_no_more() -> None:
     model, coupled = world(0)
     count = torch.arange(N) % (L + 1)
-    found = draw(model, coupled, "any_order", 1.0, "entropy", count)
+    found = draw(model, coupled, L, order="any_order", ranking="entropy", count=count)
     assert torch.equal(found.drawn.sum(-1), count)
     assert torch.equal(found.confidence > 0, found.drawn)
 
@@ -210,11 +220,11 @@ def test_confidence_is_that_before_temperature() -> None:
     model, coupled = world(1)
     marginals = model.marginals(coupled).exp()
     for temperature in (0.0, 0.5, 1.0):
-        found = draw(model, coupled, "joint", temperature)
+        found = draw(model, coupled, L, temperature=temperature)
         wanted = marginals.gather(-1, found.tokens.unsqueeze(-1)).squeeze(-1)
         torch.testing.assert_close(found.confidence, wanted)
         assert (found.confidence[:, 1] == 1).all()
-    found = draw(model, coupled, "any_order", 0.0)
+    found = draw(model, coupled, L, order="any_order", temperature=0.0)
     product = found.confidence.prod(-1)  # the chain rule: the conditionals multiply to the joint
     place = (found.tokens * torch.tensor([V * V, V, 1])).sum(-1)
     torch.testing.assert_close(product, joint(model, coupled)[place])
@@ -227,7 +237,8 @@ def test_the_same_generator_gives_the_same_tokens() -> None:
             draw(
                 model,
                 coupled,
-                order,  # type: ignore[arg-type]
+                L,
+                order=order,  # type: ignore[arg-type]
                 generator=torch.Generator().manual_seed(5),
                 sharp=coupled,
             ).tokens
@@ -238,9 +249,9 @@ def test_the_same_generator_gives_the_same_tokens() -> None:
 
 def test_unknown_orders_and_negative_temperatures_are_refused() -> None:
     model, coupled = world(0)
-    with pytest.raises(GenerationError, match="'sideways'"):
-        draw(model, coupled, "sideways")  # type: ignore[arg-type]
+    with pytest.raises(pf.SettingError, match="'sideways'"):
+        draw(model, coupled, L, order="sideways")  # type: ignore[arg-type]
     with pytest.raises(GenerationError, match="`sharp`"):
-        draw(model, coupled, "sharpened")
-    with pytest.raises(GenerationError, match="-1"):
-        draw(model, coupled, temperature=-1.0)
+        draw(model, coupled, L, order="sharpened")
+    with pytest.raises(pf.SettingError, match="-1"):
+        draw(model, coupled, L, temperature=-1.0)

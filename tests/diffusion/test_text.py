@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pcflow import SettingError
 from pcflow_diffusion.errors import ShapeMismatch, TextError, TokenOutOfRange
 from pcflow_diffusion.models import BLOCK, CONTEXT, CharacterTokenizer, blocks, load_text, windows
 from pcflow_diffusion.models.text import REPLACEMENT, is_held_out, split_topics
@@ -136,7 +137,7 @@ def test_windows_and_blocks_that_do_not_fit_are_refused() -> None:
     tokens = torch.arange(200)
     with pytest.raises(TextError, match="201 tokens does not fit"):
         windows(tokens, 201, 1)
-    with pytest.raises(TextError, match="positive"):
+    with pytest.raises(SettingError, match="stride"):
         windows(tokens, 3, 0)
     with pytest.raises(ShapeMismatch):
         windows(tokens[None], 3, 1)

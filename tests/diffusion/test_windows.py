@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pcflow import SettingError
 from pcflow_diffusion import minimum_cover
 from pcflow_diffusion.errors import WindowError
 
@@ -44,7 +45,7 @@ def test_windows_hold_all_positions_and_stay_inside(
 
 
 def test_bad_positions_and_widths_are_refused() -> None:
-    with pytest.raises(WindowError, match="at least one position"):
+    with pytest.raises(SettingError, match="width must be a whole number of at least 1"):
         minimum_cover([1], 0, 0, 4)
     with pytest.raises(WindowError, match=r"\[2, 4\)"):
         minimum_cover([1], 2, 2, 4)

@@ -1,0 +1,146 @@
+"""Does this version compute the same numbers as another? Both in one run, case by case.
+
+    python benchmarks/same_numbers.py                     # the working tree against b86f764
+    python benchmarks/same_numbers.py --against HEAD~3
+
+The cases (the folder `cases` of the working tree, for both versions) use public names only; where
+one has changed, its place is the section "names that changed" of cases/given.py. The other commit
+is unpacked into a temporary folder, and each version runs in a process of its own that imports its
+own packages, on one thread. Prints a Markdown table; exits with 1 if a number differs that has not
+changed on purpose (CHANGED), or if a case is missing on one side. At toy size, the cases of the
+working tree just have to run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import traceback
+from collections import Counter
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import cast
+
+import torch
+from torch import Tensor
+from toy import TOY, arguments
+from versions import ROOT, checkout
+
+CLOSE = 1e-6  # of a number, or of one if it is smaller: what arithmetic in another order may change
+DIFFERENT = "DIFFERENT"
+Numbers = dict[str, list[Tensor]]
+
+WARM = "warm|margin|entropy|random|any order|sharpened|gamma|threshold|top p|suppressed|ending"
+CHANGED = {
+    f"(generation|infilling): (product|projection|listed), ({WARM}|padded)": (
+        "rows that a head draws no longer take factorised draws from the generator first"
+    ),
+    "(generation|infilling): no head, top k": "draws are among k tokens, no longer among all",
+}
+"""Cases (regular expressions) whose numbers are others than at b86f764 on purpose, and why; to see
+that nothing else happens to them, compare with a commit after that."""
+
+
+def main() -> int:
+    """Compute both sides, compare and print."""
+    parser = arguments(__doc__)
+    parser.add_argument("--against", default="b86f764", metavar="COMMIT")
+    only = "only write down the numbers of the packages that are imported"
+    parser.add_argument("--record", type=Path, metavar="FILE", help=only)
+    given = parser.parse_args()
+    if given.record is not None:
+        torch.save((str(imported()), recorded()), given.record)
+        return 0
+    now = numbers_of(ROOT)
+    if TOY:  # that every case runs
+        return report(now, now)
+    with checkout(given.against) as folder:
+        return report(numbers_of(folder), now)
+
+
+def numbers_of(version: Path) -> Numbers:
+    """Every number of every case, computed by the packages in a folder."""
+    env = os.environ | {"PYTHONPATH": str(version), "OMP_NUM_THREADS": "1"}
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "numbers.pt"
+        command = [sys.executable, str(Path(__file__).resolve()), "--record", str(file)]
+        subprocess.run(command, env=env, cwd=folder, check=True)
+        source, found = torch.load(file, weights_only=True)
+    assert Path(source) == version, f"{source} was imported, and not what is in {version}"
+    return cast(Numbers, found)
+
+
+def imported() -> Path:
+    """Where this process has its packages from."""
+    import pcflow
+
+    return Path(pcflow.__file__).resolve().parent.parent
+
+
+def recorded() -> Numbers:
+    """Run the cases; a group that fails ends there, so that its other cases are missing."""
+    from cases import GROUPS
+    from cases.given import tensors
+
+    torch.set_num_threads(1)
+    found: Numbers = {}
+    for group in GROUPS:
+        kind = group.__name__.replace("_", " ")
+        torch.manual_seed(0)
+        try:
+            for name, answer in group():
+                assert f"{kind}: {name}" not in found, f"two cases are called {kind}: {name}"
+                found[f"{kind}: {name}"] = tensors(answer)
+        except Exception:
+            print(f"\n{kind}, of the packages in {imported()}:", file=sys.stderr)
+            traceback.print_exc()
+            found[f"{kind}: fails"] = []
+    return found
+
+
+def report(before: Numbers, now: Numbers) -> int:
+    """Print one row per case, and what comes out; 1 if a case differs."""
+    verdicts: list[str] = []
+    print("| case | numbers | largest difference | relative | verdict |\n|---|---|---|---|---|")
+    either = before | now
+    ended = tuple(case.removesuffix("fails") for case, found in either.items() if not found)
+    for case, found in either.items():
+        if found and case.startswith(ended) and not (case in before and case in now):
+            continue  # its group ended before it, which is told once
+        *cells, verdict = compared(before.get(case), now.get(case))
+        if verdict == DIFFERENT:
+            reasons = (why for cases, why in CHANGED.items() if re.fullmatch(cases, case))
+            verdict = next((f"changed: {why}" for why in reasons), DIFFERENT)
+        verdicts.append(verdict)
+        print("|", " | ".join([case, *cells, verdict]), "|")
+    kinds = Counter(verdict.partition(":")[0] for verdict in verdicts)
+    print(f"\n{len(verdicts)} cases:", ", ".join(f"{n} {kind}" for kind, n in kinds.items()))
+    return int(kinds[DIFFERENT] > 0)
+
+
+def compared(before: list[Tensor] | None, now: list[Tensor] | None) -> list[str]:
+    """How many numbers a case has, how far they are apart, and the verdict."""
+    if before is None or now is None:
+        return ["", "", "", f"{DIFFERENT}: only {'now' if before is None else 'before'}"]
+    if [] in (before, now):
+        return ["0", "", "", f"{DIFFERENT}: there are no numbers"]
+    count = str(sum(tensor.numel() for tensor in before))
+    if [(t.shape, t.dtype) for t in before] != [(t.shape, t.dtype) for t in now]:
+        return [count, "", "", f"{DIFFERENT}: other shapes or types"]
+    a, b = (torch.cat([t.flatten().double() for t in side]) for side in (before, now))
+    same = (a == b) | (a.isnan() & b.isnan())
+    if bool(same.all()):
+        return [count, "0", "0", "identical"]
+    apart = torch.where(same, 0.0, (a - b).abs()).nan_to_num(
+        torch.inf, torch.inf
+    )  # NaN on one side only
+    relative = torch.where(same, 0.0, apart / a.abs()).nan_to_num(torch.inf, torch.inf)
+    near = (torch.minimum(apart, relative) <= CLOSE).all()
+    verdict = f"within {CLOSE:g}" if near else DIFFERENT
+    return [count, f"{apart.amax():.1e}", f"{relative.amax():.1e}", verdict]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""What was computed from parameters: kept until they change, or until there is no more room.
+
+Any number of threads may ask at once. Two that ask for the same may both compute it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from threading import Lock
+from typing import NamedTuple, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from pcflow.engine.modes import ordinary_modes
+from pcflow.engine.versions import Stamp
+from pcflow.errors import SettingError
+
+T = TypeVar("T")
+Key = tuple[str, Hashable]
+
+
+class Kept(NamedTuple):
+    """Something that was computed.
+
+    Attributes:
+        banks: what it was computed from.
+        value: the result.
+        sizes: its memory, bytes by address.
+    """
+
+    banks: frozenset[int]
+    value: object
+    sizes: dict[int, int]
+
+
+class Cache:
+    """Results by kind and key, as of the last `refresh`.
+
+    Args:
+        banks: the parameters.
+        like: has their dtype and device.
+        room: bytes that results may take; what was computed first goes first.
+
+    Attributes:
+        stamps: what the banks were like at the last refresh; the same tuple while nothing changes.
+    """
+
+    def __init__(self, banks: Sequence[Tensor], like: Tensor, room: int) -> None:
+        """Start with nothing."""
+        self.banks, self.like, self.room = banks, like, room
+        self.stamps: tuple[Stamp, ...] = ()
+        self._kept: dict[Key, Kept] = {}
+        self._lock = Lock()
+
+    def refresh(self) -> tuple[Stamp, ...]:
+        """Forget what was computed from parameters that have changed since; the stamps of now.
+
+        Raises:
+            SettingError: if a parameter was replaced by one of another dtype or device.
+        """
+        banks = tuple(self.banks)
+        if self._changed(banks):
+            with self._lock:
+                self._forget(banks)
+        return self.stamps
+
+    def unchanged_since(self, stamps: tuple[Stamp, ...]) -> bool:
+        """Whether nobody found a change since the stamps, or could see one by torch's own count."""
+        return self.stamps is stamps and all(map(Stamp.is_untouched, stamps, self.banks))
+
+    def keep(self, kind: str, key: Hashable, banks: Iterable[int], make: Callable[[], T]) -> T:
+        """What `make` computes from some banks, or has computed before."""
+        kept = self._kept
+        found = kept.get((kind, key))
+        if found is None:
+            with ordinary_modes(), torch.no_grad():
+                value = make()
+            found = Kept(frozenset(banks), value, dict(_sizes(value)))
+            if sum(found.sizes.values()) <= self.room:
+                with self._lock:
+                    kept[kind, key] = found
+                    self._make_room(kept)
+        return cast(T, found.value)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes by kind; what two of them share is counted once."""
+        with self._lock:
+            kept = dict(self._kept)
+        owner = {place: kind for (kind, _), k in kept.items() for place in k.sizes}
+        found: Counter[str] = Counter()
+        for place, size in _together(kept.values()).items():
+            found[owner[place]] += size
+        return dict(found)
+
+    def _changed(self, banks: tuple[Tensor, ...]) -> frozenset[int]:
+        if not self.stamps:
+            return frozenset(range(len(banks)))
+        current = map(Stamp.is_of, self.stamps, banks)
+        return frozenset(number for number, is_current in enumerate(current) if not is_current)
+
+    def _forget(self, banks: tuple[Tensor, ...]) -> None:
+        changed = self._changed(banks)  # or did another thread see to it?
+        if changed:
+            for number in changed:
+                self._check(number, banks[number])
+            new = enumerate(banks)
+            stamps = [Stamp(bank) if n in changed else self.stamps[n] for n, bank in new]
+            old = self._kept.items()
+            # a new one: what other threads are still making of the old numbers goes to the old one
+            self._kept = {key: kept for key, kept in old if changed.isdisjoint(kept.banks)}
+            self.stamps = tuple(stamps)
+
+    def _check(self, number: int, bank: Tensor) -> None:
+        if (bank.dtype, bank.device) != (self.like.dtype, self.like.device):
+            wanted = f"{self.like.dtype} on {self.like.device} like the model, which `to` moves"
+            raise SettingError(f"banks[{number}]", f"{bank.dtype} on {bank.device}", wanted)
+
+    def _make_room(self, kept: dict[Key, Kept]) -> None:
+        at_most = sum(size for k in kept.values() for size in k.sizes.values())
+        while at_most > self.room and (size := sum(_together(kept.values()).values())) > self.room:
+            at_most = size
+            del kept[next(iter(kept))]
+
+
+def _together(kept: Iterable[Kept]) -> dict[int, int]:
+    return {place: size for one in kept for place, size in one.sizes.items()}
+
+
+def _sizes(value: object) -> Iterator[tuple[int, int]]:
+    """Address and bytes of the memory behind a value."""
+    match value:
+        case Tensor():
+            memory = value.untyped_storage()
+            yield memory.data_ptr(), memory.nbytes()
+        case tuple():
+            for part in value:
+                yield from _sizes(part)
+        case dict():
+            yield from _sizes(tuple(value.values()))
+        case _:
+            yield from _sizes(getattr(value, "__dict__", ()) or ())

@@ -1,0 +1,135 @@
+"""A batch: rows to learn from, what is given of them, and how much each of them counts.
+
+Legend: B batch, D variables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from pcflow.engine import Engine
+from pcflow.errors import EvidenceError, TypeMismatch
+from pcflow.evidence import Evidence
+from pcflow.queries import refuse_impossible
+
+
+class Model(Protocol):
+    """What is asked of a model that learns: a `CompiledCircuit`, or one with more beside it."""
+
+    @property
+    def num_variables(self) -> int:
+        """D."""
+        ...
+
+    @property
+    def engine(self) -> Engine:
+        """The passes of its circuit, by which EM and its kin count."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All that may be learned, always in the same order."""
+        ...
+
+    def log_prob(self, evidence: Evidence | Tensor) -> Tensor:
+        """Log-probability [B] (nats) of evidence, differentiable in the parameters."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Rows whose likelihood is to be learned, or their conditional likelihood if some is given.
+
+    What is maximised is the weighted mean of log p(evidence) - log p(given) + offset: with all
+    values as evidence and some of them given, the conditional likelihood of the others
+    (discriminative training); with potentials given, the likelihood under a reweighted and
+    normalised circuit.
+
+    Args:
+        evidence: B rows.
+        given: as many rows, each at least as probable as that of `evidence`, potentials apart;
+            nothing by default.
+        offset: [B], what does not depend on the circuit (nats); zeros by default.
+        weight: [B], how much every row counts; ones by default.
+        rows: [B], the numbers by which errors name the rows; 0, 1, ... by default.
+
+    Raises:
+        EvidenceError: if the numbers of rows differ.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> model = pf.compile(pf.naive_bayes([pf.Categorical(3)] * 4, units=2))
+        >>> x = torch.randint(3, (6, 4))
+        >>> label_hidden = torch.tensor([[True, False, False, False]]).expand(6, -1)
+        >>> bool((Batch(x, pf.Evidence(x, label_hidden)).log_prob(model) <= 0).all())
+        True
+    """
+
+    evidence: Evidence | Tensor
+    given: Evidence | Tensor | None = None
+    offset: Tensor | None = None
+    weight: Tensor | None = None
+    rows: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        """Count the rows."""
+        parts = (self.evidence, self.given, self.offset, self.weight, self.rows)
+        counts = {_count(part) for part in parts if part is not None}
+        if len(counts) != 1:
+            raise EvidenceError(f"a batch needs equally many rows everywhere, got {counts}")
+
+    def __len__(self) -> int:
+        """How many rows."""
+        return _count(self.evidence)
+
+    @property
+    def weights(self) -> Tensor:
+        """How much every row counts [B]."""
+        return torch.ones(len(self)) if self.weight is None else self.weight
+
+    def log_prob(self, model: Model) -> Tensor:
+        """What is learned of every row [B] (nats), without its weight; differentiable.
+
+        It is -inf where it is no number, because what is given is impossible too.
+        """
+        found = model.log_prob(self.evidence)
+        if self.given is not None:
+            found = found - model.log_prob(self.given)
+        if self.offset is not None:
+            found = found + self.offset.to(found)
+        return found.masked_fill(~found.isfinite(), -torch.inf)
+
+    def refuse_impossible(self, log_prob: Tensor, some: Tensor | None = None) -> None:
+        """Raise if a row, or one of `some` of them, has no mass.
+
+        Raises:
+            NoMassError: naming the rows.
+        """
+        rows = torch.arange(len(self)) if self.rows is None else self.rows
+        rows = rows.to(log_prob.device)
+        refuse_impossible(log_prob, "fit", rows if some is None else rows[some])
+
+    def unconditional(self) -> Batch:
+        """The same, if nothing is given.
+
+        Raises:
+            TypeMismatch: if something is.
+        """
+        if self.given is not None:
+            wanted = "rows of which nothing is given (Anemone or Gradient learn from others)"
+            raise TypeMismatch("a batch", self, wanted)
+        return self
+
+
+def _count(part: Evidence | Tensor) -> int:
+    return part.batch_size if isinstance(part, Evidence) else len(part)
+
+
+def totals(log_prob: Tensor, weight: Tensor) -> Tensor:
+    """Weighted sum [2] in double, and the sum of the weights, both [B]."""
+    log_prob, weight = log_prob.detach().double().cpu(), weight.double().cpu()
+    return torch.stack([weight @ log_prob, weight.sum()])

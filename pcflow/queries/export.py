@@ -1,0 +1,99 @@
+"""The circuit with the parameters that a model has now, and what is proved of it.
+
+Legend: P parameters of a bank, V categories, K units.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import NamedTuple
+from weakref import ReferenceType, ref
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pcflow.circuit import Circuit, Parameter
+from pcflow.engine import Engine, InputStep, Stamp, SumStep, in_ordinary_modes
+from pcflow.inputs import FiniteFamily
+
+
+class Exported(NamedTuple):
+    """A circuit that lives as long as somebody holds it, and the parameters it was made from."""
+
+    stamps: tuple[Stamp, ...]
+    circuit: ReferenceType[Circuit]
+
+
+class Proved(NamedTuple):
+    """Whether circuits with these hard zeros are deterministic."""
+
+    stamps: tuple[Stamp, ...]
+    zeros: bytes
+    deterministic: bool
+
+
+@dataclass
+class Export:
+    """What a model's circuit is now; made when asked, and the same while nothing changes."""
+
+    engine: Engine
+    exported: Exported | None = None
+    proved: Proved | None = None
+
+    @in_ordinary_modes
+    def circuit(self) -> Circuit:
+        """The structure with the parameters as they are now, in memory of its own."""
+        stamps = self.engine.tables.cache.refresh()
+        kept = self.exported
+        found = kept.circuit() if kept is not None and kept.stamps is stamps else None
+        if found is None:
+            found = self.engine.structure.replace(self._values())
+            self.exported = Exported(stamps, ref(found))
+        return found
+
+    def is_deterministic(self) -> bool:
+        """Whether determinism can be proved: a matter of structure and hard zeros alone."""
+        stamps = self.engine.tables.cache.refresh()
+        kept = self.proved
+        if kept is not None and kept.stamps is stamps:
+            return kept.deterministic
+        zeros = self._zeros()
+        if kept is not None and kept.zeros == zeros:
+            found = kept.deterministic
+        else:
+            found = self.circuit().properties.deterministic is not None
+        self.proved = Proved(stamps, zeros, found)
+        return found
+
+    def _values(self) -> dict[Parameter, Tensor]:
+        pairs = zip(self.engine.tables.banks, self.engine.plan.banks, strict=True)
+        return {
+            parameter: value.detach().cpu()
+            for bank, members in pairs
+            for parameter, value in zip(members, bank, strict=True)
+        }
+
+    @torch.no_grad()
+    def _zeros(self) -> bytes:
+        """A digest of what is impossible: edges, and values of input units."""
+        digest = hashlib.sha256()
+        for step in self.engine.plan.steps:
+            if isinstance(step, SumStep):
+                digest.update(_packed(self.engine.tables.banks[step.weight.bank]))
+            elif isinstance(step, InputStep) and isinstance(step.family, FiniteFamily):
+                digest.update(_packed(self._log_table(step, step.family)))
+        return digest.digest()
+
+    def _log_table(self, step: InputStep, family: FiniteFamily) -> Tensor:
+        """Log-probabilities [P, V, K] up to finite summands."""
+        parameters = self.engine.tables.parameters(step)
+        if family.logits is not None:
+            return parameters[family.logits]
+        return family.log_table({name: p.double() for name, p in parameters.items()})
+
+
+def _packed(logs: Tensor) -> bytes:
+    """A bit for every hard zero."""
+    return np.packbits((logs == -torch.inf).cpu().numpy()).tobytes()

@@ -1,0 +1,200 @@
+"""What arguments must be, asked at the door: tokens, their ids, logits and settings.
+
+Legend: B batch, L positions, V tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from math import inf
+from operator import index
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pcflow import SettingError
+from pcflow_diffusion.errors import ShapeMismatch, TokenOutOfRange, TypeMismatch
+
+WHOLE = (torch.int32, torch.int64)
+"""Dtypes of tokens; smaller ones hold no vocabulary."""
+
+
+def check_tokens(name: str, tokens: object, vocabulary_size: int) -> None:
+    """Refuse what is no tensor of tokens, of any shape.
+
+    Raises:
+        TypeMismatch: if it is no tensor, or not of integers.
+        TokenOutOfRange: if one is outside [0, vocabulary_size).
+
+    Examples:
+        >>> check_tokens("x", torch.tensor([[0, 4], [9, 1]]), vocabulary_size=5)
+        Traceback (most recent call last):
+        ...
+        pcflow_diffusion.errors.TokenOutOfRange: x holds token 9, outside [0, 5), at [1, 0]
+    """
+    tokens = _whole(name, tokens)
+    outside = (tokens < 0) | (tokens >= vocabulary_size)
+    if bool(outside.any()):
+        where = tuple(outside.nonzero()[0].tolist())
+        raise TokenOutOfRange(name, int(tokens[where]), vocabulary_size, where)
+
+
+def check_rows(name: str, tokens: object, columns: int | None = None) -> None:
+    """Refuse what is no tensor of integers [B, L], or has another L than `columns`.
+
+    Raises:
+        TypeMismatch: if it is no tensor, or not of integers.
+        ShapeMismatch: if it has another shape.
+    """
+    tokens = _whole(name, tokens)
+    if tokens.dim() != 2 or columns not in (None, tokens.shape[1]):
+        wanted = "L" if columns is None else columns
+        raise ShapeMismatch(f"{name} must be [B, {wanted}], got {tuple(tokens.shape)}")
+
+
+def check_alike(name: str, tokens: object, like: Tensor) -> None:
+    """Refuse what is no tensor of integers of the same shape, on the same device.
+
+    Raises:
+        TypeMismatch: if it is no tensor, not of integers, or elsewhere.
+        ShapeMismatch: if it has another shape.
+    """
+    tokens = _whole(name, tokens)
+    if tokens.shape != like.shape:
+        raise ShapeMismatch(f"{name} must be {tuple(like.shape)}, got {tuple(tokens.shape)}")
+    if tokens.device != like.device:
+        raise TypeMismatch(f"{name} must be on {like.device}, got {tokens.device}")
+
+
+def check_logits(name: str, logits: object, tokens: Tensor) -> None:
+    """Refuse what cannot be logits [B, L, V] of tokens [B, L].
+
+    Raises:
+        TypeMismatch: if they are no tensor, not real floating point, or on another device.
+        ShapeMismatch: if they have another shape, or V is zero.
+    """
+    if not isinstance(logits, Tensor) or not logits.is_floating_point():
+        raise TypeMismatch(f"{name} must be a tensor of floating point, got {_kind(logits)}")
+    if logits.shape[:-1] != tokens.shape or logits.shape[-1] == 0:
+        wanted = f"({', '.join(map(str, tokens.shape))}, V)"
+        raise ShapeMismatch(f"{name} must be {wanted}, got {tuple(logits.shape)}")
+    if logits.device != tokens.device:
+        raise TypeMismatch(f"{name} are on {logits.device}, tokens on {tokens.device}")
+
+
+def check_weights(name: str, weights: object, count: int) -> None:
+    """Refuse what is not a real number for each of so many rows.
+
+    Raises:
+        TypeMismatch: if it is no tensor, not real, or without data.
+        ShapeMismatch: if it is not of shape [count].
+    """
+    if not isinstance(weights, Tensor) or weights.is_complex() or weights.is_meta:
+        raise TypeMismatch(f"{name} must be a tensor of real numbers, got {_kind(weights)}")
+    if weights.shape != (count,):
+        raise ShapeMismatch(f"{name} must be [{count}], got {tuple(weights.shape)}")
+
+
+def check_kind(name: str, given: object, kind: type) -> None:
+    """Refuse what is not of a class, or does not do what a protocol asks.
+
+    Raises:
+        TypeMismatch: naming both.
+    """
+    if not isinstance(given, kind):
+        raise TypeMismatch(f"{name} must be a {kind.__name__}, got {_kind(given)}")
+
+
+def check_id(name: str, token: object) -> int:
+    """The id of a token as an int.
+
+    Raises:
+        TypeMismatch: if it is no whole number.
+
+    Examples:
+        >>> check_id("mask_token_id", torch.tensor(4))
+        4
+    """
+    try:
+        return index(token)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise TypeMismatch(f"{name} must be a whole number, got {token!r}") from error
+
+
+def check_ids(name: str, tokens: Iterable[object]) -> tuple[int, ...]:
+    """Ids of tokens as ints.
+
+    Raises:
+        TypeMismatch: if there is something else among them, or nothing that could hold them.
+    """
+    if not isinstance(tokens, Iterable):
+        raise TypeMismatch(f"{name} must be a sequence of ids, got {_kind(tokens)}")
+    return tuple(check_id(name, token) for token in tokens)
+
+
+def check_setting(name: str, value: Any, wanted: str, holds: Callable[[Any], bool]) -> None:
+    """Refuse a setting of which something does not hold, or cannot be asked.
+
+    Args:
+        name: the setting.
+        value: what it was given.
+        wanted: what it must be, in words.
+        holds: the same in code.
+
+    Raises:
+        SettingError: naming all three.
+
+    Examples:
+        >>> check_setting("rate", 0.5, "at most 0.1", lambda rate: rate <= 0.1)
+        Traceback (most recent call last):
+        ...
+        pcflow.errors.SettingError: rate must be at most 0.1, got 0.5
+    """
+    try:
+        fine = bool(holds(value))
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        fine = False
+    if not fine:
+        raise SettingError(name, value, wanted)
+
+
+def check_choice(name: str, value: object, among: Sequence[str]) -> None:
+    """Refuse what is not one of several words.
+
+    Raises:
+        SettingError: naming them.
+    """
+    check_setting(name, value, f"one of {', '.join(among)}", lambda v: v in among)
+
+
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    """Refuse what is no whole number, or too small a one.
+
+    Raises:
+        SettingError: naming it.
+    """
+    check_setting(name, value, f"a whole number of at least {least}", lambda n: index(n) >= least)
+
+
+def check_rate(name: str, value: Any) -> None:
+    """Refuse a learning rate below zero, or one that is not finite.
+
+    Raises:
+        SettingError: naming it.
+    """
+    check_setting(name, value, "finite and not negative", lambda rate: 0 <= rate < inf)
+
+
+def _whole(name: str, tokens: object) -> Tensor:
+    if not isinstance(tokens, Tensor) or tokens.dtype not in WHOLE:
+        raise TypeMismatch(f"{name} must be a tensor of int64 or int32, got {_kind(tokens)}")
+    if tokens.is_meta:
+        raise TypeMismatch(f"{name} is on the meta device, where there are no numbers")
+    return tokens
+
+
+def _kind(given: object) -> str:
+    if not isinstance(given, Tensor):
+        return type(given).__name__
+    return f"{given.dtype} on {given.device}"

@@ -1,0 +1,136 @@
+"""Heads as files: the circuit's own file, the weights of a modulation, and JSON for the rest."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pcflow import CompiledCircuit, Container, PcflowError, load, save
+from pcflow_diffusion.errors import CheckpointError
+from pcflow_diffusion.head.coupling import Coupling, LogLinear, Projection
+from pcflow_diffusion.head.modulation import Modulation
+
+FORMAT = "pcflow_diffusion.head.1"
+CIRCUIT, MODULATION, TOLD = "circuit", "modulation.", "pcflow_diffusion"
+KINDS: dict[str, type[Any]] = {"LogLinear": LogLinear, "Projection": Projection}
+
+Json = dict[str, Any]
+StrPath = str | os.PathLike[str]
+
+# what reading a description that is not one can end in
+_MALFORMED = (
+    PcflowError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+def write_head(
+    path: StrPath,
+    model: CompiledCircuit,
+    coupling: Coupling,
+    modulation: nn.Module | None,
+    settings: Json,
+) -> None:
+    """Write what a head is made of; see `CircuitHead.save`.
+
+    Args:
+        path: the file.
+        model: the circuit.
+        coupling: a `LogLinear` or a `Projection`.
+        modulation: a `Modulation`, if there is one.
+        settings: what else `CircuitHead` is given, of what JSON has.
+    """
+    tensors, told = {CIRCUIT: _content(model)}, {"format": FORMAT, "settings": settings}
+    told["coupling"] = _described_coupling(coupling)
+    if modulation is not None:
+        told["modulation"] = _described_modulation(modulation)
+        weights = modulation.state_dict().items()
+        tensors |= {f"{MODULATION}{name}": weight for name, weight in weights}
+    Container.write(path, tensors, {TOLD: json.dumps(told)})
+
+
+def read_head(path: StrPath, device: torch.device | str | None) -> Json:
+    """What `CircuitHead` is given for the head of a file.
+
+    Raises:
+        CheckpointError: if it is truncated, of another format, or contradicts itself.
+        OSError: if it cannot be read.
+    """
+    try:
+        file = Container(path)
+        told, tensors = file.told(TOLD), file.tensors()
+        if told["format"] != FORMAT:
+            raise ValueError(f"it has format {told['format']!r}, not {FORMAT!r}")
+        return {
+            "model": _circuit_of(tensors[CIRCUIT], device),
+            "coupling": _coupling_of(**told["coupling"]),
+            "modulation": _modulation_of(told.get("modulation"), tensors, device),
+            **told["settings"],
+        }
+    except _MALFORMED as error:
+        raise CheckpointError(f"{path} does not describe a head: {error}") from error
+
+
+def _described_coupling(coupling: Coupling) -> Json:
+    kind = type(coupling).__name__
+    if KINDS.get(kind) is not type(coupling):
+        raise CheckpointError(f"{kind}: only couplings of this package can be kept in a file")
+    return {"kind": kind, **vars(coupling)}
+
+
+def _coupling_of(kind: str, **numbers: Any) -> Coupling:
+    several = {name: tuple(n) if isinstance(n, list) else n for name, n in numbers.items()}
+    found: Coupling = KINDS[kind](**several)
+    return found
+
+
+def _described_modulation(modulation: nn.Module) -> Json:
+    if type(modulation) is not Modulation:
+        kind = type(modulation).__name__
+        raise CheckpointError(f"{kind}: only a `Modulation` can be kept in a file")
+    return dict(modulation.sizes)
+
+
+def _modulation_of(
+    sizes: Json | None, tensors: Mapping[str, Tensor], device: torch.device | str | None
+) -> Modulation | None:
+    if sizes is None:
+        return None
+    weights = {
+        name.removeprefix(MODULATION): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(MODULATION)
+    }
+    if sizes["depth"] > len(weights):  # before so many layers are built
+        raise ValueError(f"{sizes['depth']} layers in {len(weights)} tensors")
+    with torch.device("meta"):
+        modulation = Modulation(**sizes)
+    modulation.load_state_dict(weights, assign=True)
+    return modulation.to(device)
+
+
+def _content(model: CompiledCircuit) -> Tensor:
+    """The file that `pcflow.save` writes, as bytes."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "circuit"
+        save(model, path)
+        return torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)
+
+
+def _circuit_of(content: Tensor, device: torch.device | str | None) -> CompiledCircuit:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "circuit"
+        path.write_bytes(content.numpy().tobytes())
+        return load(path, device)

@@ -1,0 +1,24 @@
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from pcflow_diffusion.evaluate import setting
+from pcflow_diffusion.evaluate.setting import Material
+from pcflow_diffusion.models import Denoiser, DenoiserConfig, train_denoiser
+
+
+@pytest.fixture
+def in_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Experiments on a text learn couplings from 64 blocks, and a denoiser in 40 steps.
+
+    Steps, not minutes: what is learned does not depend on what else the machine does.
+    """
+    examples = Material.examples
+
+    def train(tokens: Tensor, config: DenoiserConfig, minutes: float, **how: Any) -> Denoiser:
+        small = DenoiserConfig(config.vocabulary_size, width=64, depth=2, heads=2)
+        return train_denoiser(tokens, small, steps=40, **how)
+
+    monkeypatch.setattr(Material, "examples", lambda self, x, g: examples(self, x[:64], g))
+    monkeypatch.setattr(setting, "train_denoiser", train)
