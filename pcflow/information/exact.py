@@ -16,7 +16,7 @@ from torch import Tensor
 from pcflow.algebra import covered, log_overlap, marginalize, powered_circuit
 from pcflow.circuit import Circuit, prove_deterministic, prove_structured_decomposable, required_by
 from pcflow.errors import EvidenceError
-from pcflow.evidence import Domain, Evidence, check
+from pcflow.evidence import Domain, Evidence, Numbers, check
 from pcflow.information.bounds import entropy_upper_bound
 from pcflow.queries import compile
 
@@ -217,7 +217,7 @@ class MAP(NamedTuple):
     log_value: Tensor
 
 
-def marginal_map(circuit: Circuit, query: Iterable[int], evidence: Evidence | Tensor) -> MAP:
+def marginal_map(circuit: Circuit, query: Iterable[int], evidence: Evidence | Numbers) -> MAP:
     """The most probable state of some variables given evidence, with all others summed out.
 
     Needs determinism of the circuit that is left when the others are summed out: no sum may decide
