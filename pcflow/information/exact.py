@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pcflow.algebra import covered, log_overlap, marginalize, powered_circuit
-from pcflow.circuit import Circuit, prove_deterministic, prove_structured_decomposable, required_by
+from pcflow.circuit import Circuit, Deterministic, StructuredDecomposable, required_by
 from pcflow.errors import EvidenceError
 from pcflow.evidence import Domain, Evidence, Numbers, check
 from pcflow.information.bounds import entropy_upper_bound
@@ -40,10 +40,7 @@ def entropy(circuit: Circuit) -> float:
         >>> round(entropy(pf.Circuit(pf.InputLayer(0, fair[0], 1, fair[1]))), 4)
         1.3863
     """
-    _need_determinism(
-        circuit, "entropy", "entropy_lower_bound, entropy_upper_bound, entropy_estimate"
-    )
-    return entropy_upper_bound(circuit)
+    return _entropy(circuit, "entropy")
 
 
 def cross_entropy(p: Circuit, q: Circuit) -> float:
@@ -62,7 +59,6 @@ def cross_entropy(p: Circuit, q: Circuit) -> float:
         >>> abs(cross_entropy(tree, tree) - pf.entropy(tree)) < 1e-9
         True
     """
-    _need_determinism(q, "cross_entropy", "cross_entropy_estimate")
     with required_by("cross_entropy", "cross_entropy_estimate"):
         return _cross_entropy(p, q)
 
@@ -84,10 +80,8 @@ def kl_divergence(p: Circuit, q: Circuit) -> float:
         >>> kl_divergence(tree, other) > 0
         True
     """
-    for circuit in (p, q):
-        _need_determinism(circuit, "kl_divergence", "kl_estimate")
     with required_by("kl_divergence", "kl_estimate"):
-        return _cross_entropy(p, q) - entropy_upper_bound(p)
+        return _kl_divergence(p, q)
 
 
 def renyi_entropy(circuit: Circuit, order: float) -> float:
@@ -108,8 +102,8 @@ def renyi_entropy(circuit: Circuit, order: float) -> float:
         True
     """
     if order == 1:
-        return entropy(circuit)
-    return powered_circuit(circuit, order)[1] / (1 - order)
+        return _entropy(circuit, "renyi_entropy")
+    return powered_circuit(circuit, order, "renyi_entropy")[1] / (1 - order)
 
 
 def renyi_divergence(p: Circuit, q: Circuit, order: float) -> float:
@@ -133,11 +127,11 @@ def renyi_divergence(p: Circuit, q: Circuit, order: float) -> float:
     if not 0 < order < math.inf:
         raise ValueError(f"the order must be positive and finite, got {order}")
     if order == 1:
-        return kl_divergence(p, q)
-    instead = "expectation_estimate of (q / p)^(1 - order) under p"
-    for circuit in (p, q):
-        _need_determinism(circuit, "renyi_divergence", instead)
-    with required_by("renyi_divergence", instead):
+        with required_by("renyi_divergence", "kl_estimate"):
+            return _kl_divergence(p, q)
+    with required_by("renyi_divergence", "expectation_estimate of (q / p)^(1 - order) under p"):
+        for circuit in (p, q):
+            circuit.properties.require(Deterministic)
         if order > 1 and covered(p, q)[0] < 1 - ROUNDING:
             return math.inf
         return log_overlap(p, q, order, 1 - order) / (order - 1)
@@ -164,7 +158,7 @@ def cauchy_schwarz_divergence(p: Circuit, q: Circuit) -> float:
     with required_by("cauchy_schwarz_divergence", instead):
         squares = []
         for circuit in (p, q):
-            prove_structured_decomposable(circuit)
+            circuit.properties.require(StructuredDecomposable)
             squares.append(log_overlap(circuit, circuit))
         return 0.5 * sum(squares) - log_overlap(p, q)
 
@@ -185,7 +179,8 @@ def inner_product(p: Circuit, q: Circuit) -> float:
         >>> round(inner_product(coin, coin), 6)
         0.5
     """
-    return math.exp(log_inner_product(p, q))
+    with required_by("inner_product", "expectation_estimate"):
+        return math.exp(log_overlap(p, q))
 
 
 def log_inner_product(p: Circuit, q: Circuit) -> float:
@@ -201,7 +196,7 @@ def log_inner_product(p: Circuit, q: Circuit) -> float:
         >>> log_inner_product(chain, chain) < -100
         True
     """
-    with required_by("inner_product", "expectation_estimate"):
+    with required_by("log_inner_product", "expectation_estimate"):
         return log_overlap(p, q)
 
 
@@ -251,20 +246,27 @@ def marginal_map(circuit: Circuit, query: Iterable[int], evidence: Evidence | Nu
     if partly:
         raise EvidenceError(f"variable {partly[0]} is observed in some rows only, and not queried")
     left = marginalize(circuit, wanted + seen)
-    instead = "map_lower_bound, map_upper_bound"
-    _need_determinism(left, "marginal_map, with the other variables summed out,", instead)
+    door = "marginal_map, with the other variables summed out,"
+    with required_by(door, "map_lower_bound, map_upper_bound"):
+        left.properties.require(Deterministic)
     columns = wanted + seen
     rows = Evidence(checked.values[:, columns], checked.missing[:, columns])
     found = compile(left, dtype=torch.float64).mpe(rows)
     return MAP(found.values[:, : len(wanted)], found.log_value)
 
 
+def _entropy(circuit: Circuit, by: str) -> float:
+    with required_by(by, "entropy_lower_bound, entropy_upper_bound, entropy_estimate"):
+        circuit.properties.require(Deterministic)
+    return entropy_upper_bound(circuit)
+
+
 def _cross_entropy(p: Circuit, q: Circuit) -> float:
+    q.properties.require(Deterministic)
     mass, mean = covered(p, q)
     return math.inf if mass < 1 - ROUNDING else -mean
 
 
-def _need_determinism(circuit: Circuit, query: str, instead: str) -> None:
-    if circuit.properties.deterministic is None:
-        with required_by(query, instead):
-            prove_deterministic(circuit)
+def _kl_divergence(p: Circuit, q: Circuit) -> float:
+    p.properties.require(Deterministic)
+    return _cross_entropy(p, q) - entropy_upper_bound(p)
