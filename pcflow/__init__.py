@@ -98,7 +98,17 @@ from pcflow.inputs import (
     LogNormal,
     Poisson,
 )
-from pcflow.io import load, read_psdd, save, write_psdd
+from pcflow.io import (
+    Container,
+    load,
+    read_bytes,
+    read_dimacs,
+    read_psdd,
+    replace_file,
+    save,
+    write_dimacs,
+    write_psdd,
+)
 from pcflow.learn import (
     EM,
     Anemone,
@@ -114,7 +124,7 @@ from pcflow.learn import (
     grow,
     prune,
 )
-from pcflow.logic import CNF, ModelCount, compile_cnf, model_count, read_dimacs, write_dimacs
+from pcflow.logic import CNF, ModelCount, compile_cnf, model_count
 from pcflow.queries import MPE, CompiledCircuit, Draws, ProjectedEvidence, compile
 from pcflow.reference import reference_log_prob
 from pcflow.structure import Partition, Region, RegionGraph
@@ -133,6 +143,7 @@ __all__ = [
     "Circuit",
     "Compatible",
     "CompiledCircuit",
+    "Container",
     "Deterministic",
     "DiscretizedLogistic",
     "Draws",
@@ -232,11 +243,13 @@ __all__ = [
     "prove_omni_compatible",
     "prove_structured_decomposable",
     "prune",
+    "read_bytes",
     "read_dimacs",
     "read_psdd",
     "reference_log_prob",
     "renyi_divergence",
     "renyi_entropy",
+    "replace_file",
     "restrict",
     "save",
     "structure",

@@ -146,9 +146,8 @@ def gradients(model: pf.CompiledCircuit, evidence: pf.Evidence | Tensor) -> obje
     potentials = evidence.log_potentials if isinstance(evidence, pf.Evidence) else None
     if potentials is not None:
         potentials.requires_grad_()
-    weights = torch.linspace(0.5, 1.5, 8, dtype=torch.float64)
     log_p = model.log_prob(evidence)
-    (weights[: len(log_p)].to(log_p) @ log_p).backward()
+    (torch.linspace(0.5, 1.5, len(log_p)).to(log_p) @ log_p).backward()
     with torch.no_grad():
         for parameter in model.parameters():
             gradient = parameter.grad

@@ -232,13 +232,13 @@ class SumLayer(Immutable):
         widths = [child.units for child in self.inputs]
         return list(torch.arange(sum(widths)).split(widths))
 
-    def edges(self, unit: int) -> list[Unit]:
-        """The units to which a unit gives a weight above zero, in the order of its weights."""
+    def edges(self) -> list[list[Unit]]:
+        """For every unit, the units to which it gives a weight above zero, in their order."""
+        used = (self.weight.value > -torch.inf).tolist()
         if self.mixing:
-            units = [(child, unit) for child in self.inputs]
-        else:
-            units = [(child, k) for child in self.inputs for k in range(child.units)]
-        return list(compress(units, (self.weight.value[unit] > -torch.inf).tolist()))
+            return [[(la, k) for la in compress(self.inputs, row)] for k, row in enumerate(used)]
+        units = [(child, k) for child in self.inputs for k in range(child.units)]
+        return [list(compress(units, row)) for row in used]
 
     def read(self, below: Sequence[Tensor]) -> Tensor:
         """Values [..., units] of the inputs, to meet the weights: [..., 1, J], mixing [..., K, H].
@@ -253,6 +253,12 @@ class SumLayer(Immutable):
         if self.mixing:
             return torch.stack(tuple(below), dim=-1)
         return torch.cat(tuple(below), dim=-1).unsqueeze(-2)
+
+    def add_up(self, below: Sequence[Tensor], weight: Tensor) -> Tensor:
+        """Sums [..., K] of the inputs' values [..., units], by weights of the layer's shape."""
+        if self.mixing:
+            return (self.read(below) * weight).sum(dim=-1)
+        return self.read(below).squeeze(-2) @ weight.t()
 
     def __repr__(self) -> str:
         """Number of inputs and size."""

@@ -27,7 +27,7 @@ class Supports:
         """Nothing is known yet."""
         self._scopes = circuit.scopes
         self._supports: dict[Layer, list[Support]] = {}
-        self._active: dict[Unit, list[Unit]] = {}
+        self._active: dict[SumLayer, list[list[Unit]]] = {}
         self._excluded: dict[Pair, bool] = {}
         self._multiplied: dict[Unit, dict[Scope, Unit]] = {}
         self._every: dict[int, int] = {}  # the mask of all values of a variable
@@ -42,9 +42,9 @@ class Supports:
 
     def active(self, layer: SumLayer, unit: int) -> list[Unit]:
         """The units to which one sum unit gives a weight above zero."""
-        if (layer, unit) not in self._active:
-            self._active[layer, unit] = layer.edges(unit)
-        return self._active[layer, unit]
+        if layer not in self._active:
+            self._active[layer] = layer.edges()
+        return self._active[layer][unit]
 
     def exclude(self, a: Unit, b: Unit) -> bool:
         """Whether no assignment makes both units positive, as far as structure can tell."""

@@ -93,8 +93,7 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     _refuse_edits(engine, ctx.stamps)
     _ = ctx.saved_tensors
     evidence: CheckedEvidence = ctx.evidence
-    wanted = ctx.needs_input_grad
-    gradients = _Gradients(engine, evidence, wanted)
+    gradients = _Gradients(engine, evidence, ctx.needs_input_grad)
     if ctx.evaluation is not None:
         gradients.of(ctx.evaluation, grad)
     else:

@@ -269,8 +269,7 @@ def _evaluate(circuit: Circuit, values: Values) -> Tensor:
     """The value [C] of the root, in linear arithmetic."""
 
     def at_sum(layer: SumLayer, below: Sequence[Tensor]) -> Tensor:
-        weight = layer.weight.value.double().softmax(dim=-1)
-        return torch.einsum("...kj,kj->...k", layer.read(below), weight)  # one k stands for all
+        return layer.add_up(below, layer.weight.value.double().softmax(dim=-1))
 
     def at_product(layer: ProductLayer, below: Sequence[Tensor]) -> Tensor:
         return layer.combine(below, torch.mul)

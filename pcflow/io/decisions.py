@@ -7,7 +7,7 @@ of a decision must exclude one another. Both are proved here.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from itertools import combinations, product
 
@@ -198,23 +198,23 @@ def _reached(circuit: Circuit) -> dict[Layer, dict[int, Edges]]:
     reached: dict[Layer, dict[int, Edges]] = {layer: {} for layer in circuit.layers}
     reached[circuit.root][0] = []
     for layer in reversed(circuit.layers):
+        edges_of = _edges(layer)
         for unit in reached[layer]:
-            edges = _edges(layer, unit)
-            reached[layer][unit] = edges
-            for child, k, _ in edges:
+            reached[layer][unit] = edges_of(unit)
+            for child, k, _ in reached[layer][unit]:
                 reached[child].setdefault(k, [])
     return reached
 
 
-def _edges(layer: Layer, unit: int) -> Edges:
-    """What a unit reads: all but hard zeros."""
+def _edges(layer: Layer) -> Callable[[int], Edges]:
+    """What each unit reads: all but hard zeros."""
     if isinstance(layer, InputLayer):
-        return []
+        return lambda unit: []
     if isinstance(layer, ProductLayer):
-        return [(*of, 0.0) for of in layer.factors(unit)]
-    logs = _settled(layer.weight.value[unit].double()).tolist()
-    weights = (w for w in logs if w > -torch.inf)
-    return [(*of, w) for of, w in zip(layer.edges(unit), weights, strict=True)]
+        return lambda unit: [(*of, 0.0) for of in layer.factors(unit)]
+    edges, rows = layer.edges(), _settled(layer.weight.value.double()).tolist()
+    used = [[w for w in row if w > -torch.inf] for row in rows]
+    return lambda unit: [(*of, w) for of, w in zip(edges[unit], used[unit], strict=True)]
 
 
 def _input_logs(layer: InputLayer) -> list[tuple[float, float]]:

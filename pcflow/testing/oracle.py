@@ -185,4 +185,4 @@ def count_active_inputs(circuit: Circuit) -> int:
 def _active(layer: SumLayer, below: list[Tensor]) -> Tensor:
     """How many inputs of every sum unit are positive in every state: [S, K]."""
     used = (layer.weight.value > -torch.inf).double()  # [K, J]
-    return (layer.read([some.double() for some in below]) * used).sum(dim=-1)
+    return layer.add_up([some.double() for some in below], used)
