@@ -175,7 +175,7 @@ def mixture(circuits: Sequence[Circuit], weights: Sequence[float] | Tensor) -> C
 def multiply(a: Circuit, b: Circuit) -> Circuit:
     """The normalised product p(x) q(x) / Z of two compatible circuits over the same variables.
 
-    Z is `expectation(a, b)`. A pair of layers with K and L units makes a layer of K L (Vergari et
+    Z is `inner_product(a, b)`. A pair of layers with K and L units makes a layer of K L (Vergari et
     al. 2021). Structured-decomposable if both are along one vtree, deterministic if both are.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Information in circuits, exactly: entropy, divergences, expectations, marginal MAP.
+"""Information in circuits, exactly: entropy, divergences, inner products, marginal MAP.
 
 Each query says which property makes it exact, proves it at the door, and names in its refusal the
 estimate or bound that needs less (Vergari et al. 2021, arXiv 2102.06137).
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from pcflow.circuit import Circuit, Deterministic, StructuredDecomposable, requi
 from pcflow.errors import EvidenceError
 from pcflow.evidence import Domain, Evidence, check
 from pcflow.information.bounds import entropy_upper_bound
-from pcflow.queries import MPE, compile
+from pcflow.queries import compile
 
 ROUNDING = 1e-12
 """Mass outside a support that is no larger may be rounding, and counts as none."""
@@ -162,10 +163,10 @@ def cauchy_schwarz_divergence(p: Circuit, q: Circuit) -> float:
         return 0.5 * sum(squares) - log_overlap(p, q)
 
 
-def expectation(p: Circuit, q: Circuit) -> float:
-    """The expected density of q under p: sum_x p(x) q(x), symmetric in both.
+def inner_product(p: Circuit, q: Circuit) -> float:
+    """The inner product sum_x p(x) q(x) of two circuits: the density of q expected under p.
 
-    Needs compatibility. `log_expectation` is its logarithm, which does not underflow.
+    Needs compatibility. `log_inner_product` is its logarithm, which does not underflow.
 
     Raises:
         NotCompatible: if the circuits are not compatible; `expectation_estimate` takes any.
@@ -175,15 +176,15 @@ def expectation(p: Circuit, q: Circuit) -> float:
         >>> import pcflow as pf
         >>> fair = {"logits": pf.Parameter(torch.zeros(1))}
         >>> coin = pf.Circuit(pf.InputLayer(0, pf.Bernoulli(), 1, fair))
-        >>> round(expectation(coin, coin), 6)
+        >>> round(inner_product(coin, coin), 6)
         0.5
     """
-    with required_by("expectation", "expectation_estimate"):
+    with required_by("inner_product", "expectation_estimate"):
         return math.exp(log_overlap(p, q))
 
 
-def log_expectation(p: Circuit, q: Circuit) -> float:
-    """Log sum_x p(x) q(x) (nats), -inf if the circuits share no state; see `expectation`.
+def log_inner_product(p: Circuit, q: Circuit) -> float:
+    """Log sum_x p(x) q(x) (nats), -inf if the circuits share no state; see `inner_product`.
 
     Raises:
         NotCompatible: if the circuits are not compatible; `expectation_estimate` takes any.
@@ -192,14 +193,26 @@ def log_expectation(p: Circuit, q: Circuit) -> float:
     Examples:
         >>> import pcflow as pf
         >>> chain = pf.hmm(500, states=2, inputs=pf.Bernoulli())
-        >>> log_expectation(chain, chain) < -100
+        >>> log_inner_product(chain, chain) < -100
         True
     """
-    with required_by("log_expectation", "expectation_estimate"):
+    with required_by("log_inner_product", "expectation_estimate"):
         return log_overlap(p, q)
 
 
-def marginal_map(circuit: Circuit, query: Iterable[int], evidence: Evidence | Tensor) -> MPE:
+class MAP(NamedTuple):
+    """The most probable state of some variables, with all others summed out.
+
+    Attributes:
+        values: [B, Q], one column per query variable, in the order of the query.
+        log_value: [B], log p(values, evidence) (nats). No other values are more probable.
+    """
+
+    values: Tensor
+    log_value: Tensor
+
+
+def marginal_map(circuit: Circuit, query: Iterable[int], evidence: Evidence | Tensor) -> MAP:
     """The most probable state of some variables given evidence, with all others summed out.
 
     Needs determinism of the circuit that is left when the others are summed out: no sum may decide
@@ -211,10 +224,6 @@ def marginal_map(circuit: Circuit, query: Iterable[int], evidence: Evidence | Te
         evidence: values [B, D], NaN where missing, or `Evidence` without potentials; what is
             observed in any row must be observed in all, or in the query.
 
-    Returns:
-        values [B, number of query variables], in the order of `query`; log p(values, evidence) [B]
-        (nats); exact is True.
-
     Raises:
         NotDeterministic: naming the sum; `map_lower_bound` and `map_upper_bound` need nothing.
         EvidenceError: if the evidence does not fit, or is of some rows only.
@@ -223,8 +232,8 @@ def marginal_map(circuit: Circuit, query: Iterable[int], evidence: Evidence | Te
     Examples:
         >>> import pcflow as pf
         >>> tree = pf.chow_liu(torch.randint(2, (50, 3)))
-        >>> marginal_map(tree, [0, 1, 2], torch.full((1, 3), torch.nan)).exact
-        True
+        >>> marginal_map(tree, [2, 0], torch.tensor([[torch.nan, 1.0, torch.nan]])).values.shape
+        torch.Size([1, 2])
     """
     wanted = list(query)
     domain = Domain(circuit.num_categories, torch.device("cpu"), torch.float64)
@@ -243,7 +252,7 @@ def marginal_map(circuit: Circuit, query: Iterable[int], evidence: Evidence | Te
     columns = wanted + seen
     rows = Evidence(checked.values[:, columns], checked.missing[:, columns])
     found = compile(left, dtype=torch.float64).mpe(rows)
-    return MPE(found.values[:, : len(wanted)], found.log_value, found.exact)
+    return MAP(found.values[:, : len(wanted)], found.log_value)
 
 
 def _entropy(circuit: Circuit, by: str) -> float:
