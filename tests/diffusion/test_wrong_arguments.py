@@ -58,8 +58,11 @@ def stored(folder: Path) -> Path:
     return folder / "stored"
 
 
+TOKENIZER = pd.CharacterTokenizer("abc\ufffd")
+
+
 def saved(folder: Path) -> Path:
-    pd.save_denoiser(denoiser(), folder / "denoiser", "abcd")
+    pd.save_denoiser(denoiser(), folder / "denoiser", TOKENIZER)
     return folder / "denoiser"
 
 
@@ -67,6 +70,7 @@ LOGITS = {"logits": lambda: torch.zeros(2, L, V), "x": masked, "x0": lambda: mas
 
 CALLS: dict[str, Call] = {
     "Blocks": lambda _: {name: make() for name, make in LOGITS.items()},
+    "CharacterTokenizer": lambda _: {"characters": "ab\ufffd"},
     "CircuitHead": lambda _: {"model": head().model, "mask_token_id": V, "coupling": "ratio",
                               "top_k": 2, "modulation": None},
     "Decoding": lambda _: {"temperature": 1.0, "order": "joint", "ranking": "margin", "gamma": 0.5,
@@ -108,7 +112,7 @@ CALLS: dict[str, Call] = {
     "minimum_cover": lambda _: {"positions": [1, 2], "width": 2, "start": 0, "stop": 4},
     "sample_times": lambda _: {"batch": 3},
     "save_denoiser": lambda folder: {"model": denoiser(), "path": folder / "new",
-                                     "vocabulary": "abcd"},
+                                     "tokenizer": TOKENIZER},
     "schedule_by_name": lambda _: {"name": "linear"},
     "store_logits": lambda folder: {"backbone": backbone, "folder": folder / "logits",
                                     "rows": torch.zeros(2, L + 1).long(), "x": masked(),
