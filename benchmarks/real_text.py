@@ -49,7 +49,6 @@ from pcflow_diffusion.evaluate.few_step import markdown as markdown_of_ladder
 from pcflow_diffusion.evaluate.few_step_of_text import strength
 from pcflow_diffusion.evaluate.figure import draw_gap
 from pcflow_diffusion.evaluate.setting import Material, fit_circuit, say
-from pcflow_diffusion.files import replace_file
 from pcflow_diffusion.head import Ranking
 from pcflow_diffusion.models import (
     BLOCK,
@@ -105,7 +104,7 @@ def check_settings(given: argparse.Namespace) -> None:
     now = {name: getattr(given, name) for name in ("rows", "blocks", "judged")}
     now["states"] = STATES[given.corpus]
     if not path.exists():
-        replace_file(path, json.dumps(now).encode())
+        pf.replace_file(path, [json.dumps(now).encode()])
     before = json.loads(path.read_text(encoding="utf-8"))
     if before != now:
         raise SystemExit(f"{path} has {before}, this run {now}: give another --out, or the same")
@@ -164,7 +163,7 @@ class Seed:
             material, circuit = self.material, self.circuit()
             rows = material.judged
             table = gap_table(material.denoiser, circuit, heads, rows, RATIOS, generator=masks)
-            replace_file(path, json.dumps(table).encode())
+            pf.replace_file(path, [json.dumps(table).encode()])
         found: gap.Table = json.loads(path.read_text(encoding="utf-8"))
         return found
 

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
-from toy import arguments, size
 from torch import Tensor
+from toy import arguments, size
 
 import pcflow as pf
 

@@ -11,17 +11,13 @@ spread is marked, and so is one that not both can run; then the status is 1.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
 import subprocess
 import sys
-import tarfile
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,10 +26,10 @@ import torch
 from measure import processor
 from our_rows import rows
 from toy import TOY, arguments, size
+from versions import ROOT, checkout
 
 import pcflow as pf
 
-ROOT = Path(__file__).resolve().parent.parent
 BEYOND = 0.05  # the spread, from where on a difference counts
 SECONDS = size(0.03, 0.0)  # a turn takes at least so long, or one run
 
@@ -69,20 +65,6 @@ def main() -> None:
         f"{given.turns} turns of two processes of each version."
     )
     sys.exit(bool(found["broken"] or (found["slower"] and not TOY)))
-
-
-@contextmanager
-def checkout(commit: str | None) -> Iterator[Path]:
-    """A folder with pcflow as it was then."""
-    if commit is None:
-        yield ROOT
-        return
-    command = ["git", "-C", str(ROOT), "archive", commit, "pcflow"]
-    packed = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
-    with tempfile.TemporaryDirectory() as folder:
-        with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-            archive.extractall(folder, filter="data")
-        yield Path(folder)
 
 
 class Worker:

@@ -59,6 +59,7 @@ from pcflow.errors import (
 )
 from pcflow.evidence import CheckedEvidence, Evidence, Potentials
 from pcflow.information import (
+    MAP,
     Estimate,
     cauchy_schwarz_divergence,
     covariance,
@@ -68,11 +69,11 @@ from pcflow.information import (
     entropy_estimate,
     entropy_lower_bound,
     entropy_upper_bound,
-    expectation,
     expectation_estimate,
+    inner_product,
     kl_divergence,
     kl_estimate,
-    log_expectation,
+    log_inner_product,
     map_lower_bound,
     map_upper_bound,
     marginal_map,
@@ -97,7 +98,17 @@ from pcflow.inputs import (
     LogNormal,
     Poisson,
 )
-from pcflow.io import load, read_psdd, save, write_psdd
+from pcflow.io import (
+    Container,
+    load,
+    read_bytes,
+    read_dimacs,
+    read_psdd,
+    replace_file,
+    save,
+    write_dimacs,
+    write_psdd,
+)
 from pcflow.learn import (
     EM,
     Anemone,
@@ -113,7 +124,7 @@ from pcflow.learn import (
     grow,
     prune,
 )
-from pcflow.logic import CNF, ModelCount, compile_cnf, model_count, read_dimacs, write_dimacs
+from pcflow.logic import CNF, ModelCount, compile_cnf, model_count
 from pcflow.queries import MPE, CompiledCircuit, Draws, ProjectedEvidence, compile
 from pcflow.reference import reference_log_prob
 from pcflow.structure import Partition, Region, RegionGraph
@@ -121,6 +132,7 @@ from pcflow.structure import Partition, Region, RegionGraph
 __all__ = [
     "CNF",
     "EM",
+    "MAP",
     "MPE",
     "Anemone",
     "Batch",
@@ -131,6 +143,7 @@ __all__ = [
     "Circuit",
     "Compatible",
     "CompiledCircuit",
+    "Container",
     "Deterministic",
     "DiscretizedLogistic",
     "Draws",
@@ -194,7 +207,6 @@ __all__ = [
     "entropy_estimate",
     "entropy_lower_bound",
     "entropy_upper_bound",
-    "expectation",
     "expectation_estimate",
     "expose_latents",
     "fit",
@@ -203,12 +215,13 @@ __all__ = [
     "hclt",
     "hmm",
     "initialize",
+    "inner_product",
     "is_deterministic",
     "kl_divergence",
     "kl_estimate",
     "learn_spn",
     "load",
-    "log_expectation",
+    "log_inner_product",
     "map_lower_bound",
     "map_upper_bound",
     "marginal_map",
@@ -230,11 +243,13 @@ __all__ = [
     "prove_omni_compatible",
     "prove_structured_decomposable",
     "prune",
+    "read_bytes",
     "read_dimacs",
     "read_psdd",
     "reference_log_prob",
     "renyi_divergence",
     "renyi_entropy",
+    "replace_file",
     "restrict",
     "save",
     "structure",

@@ -6,8 +6,6 @@ Install with `pip install 'pcflow[sklearn]'`. Legend: N rows, D columns.
 from __future__ import annotations
 
 import math
-import tempfile
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,9 +17,8 @@ from pcflow import learn
 from pcflow.construct import hclt
 from pcflow.data import Coded, Encoding, Floats
 from pcflow.errors import NoMassError, SettingError
-from pcflow.io import load, save
 from pcflow.learn import Learner
-from pcflow.queries import CompiledCircuit, compile
+from pcflow.queries import compile
 
 try:
     from sklearn.base import BaseEstimator, DensityMixin
@@ -227,19 +224,6 @@ class CircuitDensity(DensityMixin, BaseEstimator):  # type: ignore[misc] # sciki
             filled = torch.where(torch.tensor(real), self.model_.mean(given), filled)
         return np.where(np.isnan(data), self.encoding_.decode(filled.numpy()), data)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles: the model as the bytes of its file."""
-        state: dict[str, Any] = dict(super().__getstate__())
-        if "model_" in state:
-            state["model_"] = _to_bytes(state["model_"])
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Read the model's file again."""
-        if "model_" in state:
-            state = state | {"model_": _from_bytes(state["model_"])}
-        super().__setstate__(state)
-
     def __sklearn_tags__(self) -> Any:
         """NaN is welcome."""
         tags = super().__sklearn_tags__()
@@ -281,17 +265,3 @@ def _generator(random_state: RandomState) -> torch.Generator:
     """Torch's kind of randomness from scikit-learn's."""
     seed = check_random_state(random_state).randint(2**31 - 1)
     return torch.Generator().manual_seed(int(seed))
-
-
-def _to_bytes(model: CompiledCircuit) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "model.safetensors")
-        save(model, path)
-        return path.read_bytes()
-
-
-def _from_bytes(content: bytes) -> CompiledCircuit:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "model.safetensors")
-        path.write_bytes(content)
-        return load(path)

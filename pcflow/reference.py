@@ -4,19 +4,19 @@ It shares nothing with the engine but the circuit, so it is the oracle of the en
 the way to second derivatives. Slow on purpose. Legend: B batch, K units, V categories.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, SumLayer
-from pcflow.evidence import CheckedEvidence, Domain, Evidence, check
+from pcflow.circuit import Circuit, InputLayer, Parameter, ProductLayer, SumLayer
+from pcflow.evidence import CheckedEvidence, Domain, Evidence, Numbers, check
 from pcflow.inputs import DensityFamily, FiniteFamily
 
 
 def reference_log_prob(
     circuit: Circuit,
-    evidence: Evidence | Tensor,
+    evidence: Evidence | Numbers,
     parameters: Mapping[Parameter, Tensor] | None = None,
 ) -> Tensor:
     """Log-probability [B] (nats, float64) of the evidence, layer by layer.
@@ -39,19 +39,17 @@ def reference_log_prob(
     values = {p: given.get(p, p.value).to(torch.float64) for p in circuit.parameters}
     device = next(iter(values.values())).device if values else torch.device("cpu")
     known = check(evidence, Domain(circuit.num_categories, device, torch.float64))
-    logs: dict[Layer, Tensor] = {}
-    for layer in circuit.layers:
-        below = [logs[child] for child in layer.inputs]
-        logs[layer] = (
-            unit_log_probs(layer, known, values)
-            if isinstance(layer, InputLayer)
-            else (
-                _sum(layer, below, values)
-                if isinstance(layer, SumLayer)
-                else _product(layer.kind, below)
-            )
-        )
-    return logs[circuit.root].squeeze(-1)
+
+    def at_input(layer: InputLayer) -> Tensor:
+        return unit_log_probs(layer, known, values)
+
+    def at_sum(layer: SumLayer, below: Sequence[Tensor]) -> Tensor:
+        return logsumexp(layer.read(below) + values[layer.weight].log_softmax(dim=-1), dim=-1)
+
+    def at_product(layer: ProductLayer, below: Sequence[Tensor]) -> Tensor:
+        return layer.combine(below, torch.add)
+
+    return circuit.fold(at_input, at_sum, at_product).squeeze(-1)
 
 
 def unit_log_probs(
@@ -73,23 +71,6 @@ def unit_log_probs(
         soft = every[:, : len(table)]
     potential = torch.where(missing.unsqueeze(-1), soft, one_hot)
     return logsumexp(potential.unsqueeze(-1) + table.to(potential), dim=-2)  # [B, K]
-
-
-def _sum(layer: SumLayer, below: list[Tensor], values: Mapping[Parameter, Tensor]) -> Tensor:
-    weight = values[layer.weight].log_softmax(dim=-1)
-    if layer.mixing:
-        return logsumexp(torch.stack(below, dim=-1) + weight, dim=-1)
-    return logsumexp(torch.cat(below, dim=-1).unsqueeze(-2) + weight, dim=-1)  # [B, K]
-
-
-def _product(kind: str, below: list[Tensor]) -> Tensor:
-    out = below[0]
-    for factor in below[1:]:
-        if kind == "hadamard":
-            out = out + factor
-        else:
-            out = (out.unsqueeze(-1) + factor.unsqueeze(-2)).flatten(-2)
-    return out
 
 
 def logsumexp(x: Tensor, dim: int) -> Tensor:

@@ -36,8 +36,6 @@ ROOMS = {  # the rooms of each package: one may import only from those above it
     "pcflow_diffusion": (
         "errors",
         "checks",
-        "files",
-        "checks",
         "backbones",
         "head",
         "decode",

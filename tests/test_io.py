@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import pcflow as pf
-from pcflow.io import container as files
+from pcflow.io import files
 
 
 def everything() -> pf.Circuit:
@@ -257,11 +257,10 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(
 ) -> None:
     before = path.read_bytes()
 
-    def fail(tensors: object, target: str, metadata: object) -> None:
-        Path(target).write_bytes(b"half")
+    def fail(handle: int) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(files, "save_file", fail)
+    monkeypatch.setattr(files.os, "fsync", fail)
     with pytest.raises(OSError, match="disk full"):
         pf.save(model, path)
     assert path.read_bytes() == before

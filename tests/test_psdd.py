@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import pcflow as pf
-from pcflow.io import container as files
+from pcflow.io import files
 from pcflow.testing import circuits, deterministic_circuits, enumerate_mpe, enumerate_states
 
 PATHS = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -18,6 +18,7 @@ GROUPS: list[Callable[[], Cases]] = [
     queries.answers,
     queries.derivatives,
     queries.ways_to_compile,
+    queries.many_categories,
     queries.log_space,
     inputs.inputs,
     inputs.mixed_inputs,

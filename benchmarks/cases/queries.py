@@ -14,6 +14,7 @@ from cases.given import (
     asked,
     circuits,
     codes,
+    gaps,
     gradients,
     in_both,
     known,
@@ -86,8 +87,29 @@ def ways_to_compile() -> Cases:
     }
     for name, how in ways.items():
         model, evidence = pf.compile(chain, **how), soft(codes(8, 12))
-        asked = model.log_prob(evidence), model.marginals(evidence), model.sample(2, evidence)
-        yield name, [*asked, model.mpe(evidence), gradients(model, evidence)]
+        drawn = model.sample(2, evidence, seeded())
+        told = model.log_prob(evidence), model.marginals(evidence), drawn, model.mpe(evidence)
+        yield name, [*told, gradients(model, evidence)]
+
+
+def many_categories() -> Cases:
+    """Tables that are read block by block, or by listed rows."""
+    circuit = pf.hmm(4, 8, pf.Categorical(2500), generator=seeded())
+    wide = pf.hmm(4, 8, pf.Categorical(2500), homogeneous=False, generator=seeded())
+    for name, chain in {"tied": circuit, "not tied": wide}.items():
+        for rows in (1, 40):
+            x = torch.randint(2500, (rows, 4), generator=seeded())
+            evidence, model = soft(x, 2500), pf.compile(chain)
+            for label, some in {"soft": evidence, "listed": evidence.top_k(20)}.items():
+                case = f"{name}, {rows} rows, {label}"
+                yield f"{case}, log prob", model.log_prob(some)
+                yield f"{case}, sample", model.sample(2, some, seeded())
+                yield f"{case}, mpe", model.mpe(some)
+                yield f"{case}, mean", model.mean(some)
+                yield f"{case}, marginals", model.marginals(some, x.unsqueeze(-1))
+                yield f"{case}, gradients", gradients(pf.compile(chain), some)
+        yield f"{name}, sample", model.sample(20, generator=seeded())
+        yield f"{name}, marginals", model.marginals(gaps(x)[:1])
 
 
 def log_space() -> Cases:

@@ -9,8 +9,7 @@ Legend: K units, J units read by a sum, N chosen units, V categories.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -49,34 +48,11 @@ class Massed:
         return not self.log_mass.any()
 
 
-def log_weights(layer: SumLayer) -> Tensor:
-    """Normalised log-weights in float64: [K, J], or [K, number of inputs] of a mixing layer."""
-    return layer.weight.value.double().log_softmax(dim=-1)
-
-
 def dense_log_weights(layer: Layer) -> Tensor:
     """Log-weights [K, J] of a layer that may mix; of one that is no sum, each unit itself."""
-    if not isinstance(layer, SumLayer):
-        return torch.eye(layer.units, dtype=torch.float64).log()
-    weight = log_weights(layer)
-    if not layer.mixing:
-        return weight
-    each = torch.full((layer.units, len(layer.inputs), layer.units), NOTHING).double()
-    units = torch.arange(layer.units)
-    each[units, :, units] = weight
-    return each.flatten(1)
-
-
-def log_units(layer: InputLayer) -> Tensor:
-    """Log-table [V, K] of units of a finite family, float64."""
-    assert isinstance(layer.family, FiniteFamily)
-    params = {name: value.unsqueeze(0) for name, value in parameters_of(layer).items()}
-    return layer.family.log_table(params).double().squeeze(0)
-
-
-def parameters_of(layer: InputLayer) -> dict[str, Tensor]:
-    """The parameters of input units, float64."""
-    return {name: p.value.double() for name, p in layer.parameters.items()}
+    if isinstance(layer, SumLayer):
+        return layer.dense_log_weight()
+    return torch.eye(layer.units, dtype=torch.float64).log()
 
 
 def check_ranges(a: InputLayer, b: InputLayer) -> None:
@@ -113,12 +89,12 @@ def product_of_inputs(a: InputLayer, power_a: Power, b: InputLayer, power_b: Pow
     check_ranges(a, b)
     if isinstance(a.family, DensityFamily) and isinstance(b.family, DensityFamily):
         family, params, log_mass = a.family.product(
-            parameters_of(a), power_a, b.family, parameters_of(b), power_b
+            a.float64(), power_a, b.family, b.float64(), power_b
         )
         named = {name: Parameter(value.flatten(-2)) for name, value in params.items()}
         layer = InputLayer(a.variable, family, a.units * b.units, named)
         return Massed(layer, log_mass.flatten())
-    here, there = powered(log_units(a), power_a), powered(log_units(b), power_b)  # [V, K], [V, L]
+    here, there = powered(a.log_table(), power_a), powered(b.log_table(), power_b)  # [V, K], [V, L]
     return from_table(a.variable, (here.unsqueeze(-1) + there.unsqueeze(-2)).flatten(-2))
 
 
@@ -129,7 +105,7 @@ def power_of_inputs(layer: InputLayer, power: float) -> Massed:
         PropertyRequired: if the family has no such power.
     """
     if isinstance(layer.family, FiniteFamily):
-        return from_table(layer.variable, powered(log_units(layer), power))
+        return from_table(layer.variable, powered(layer.log_table(), power))
     first = {name: Parameter(p.value[..., :1]) for name, p in layer.parameters.items()}
     return product_of_inputs(layer, power, InputLayer(layer.variable, layer.family, 1, first), 0.0)
 
@@ -155,37 +131,21 @@ def mix(inputs: Sequence[Massed], log_weight: Tensor, mixing: bool = False) -> M
 
 def mix_like(layer: SumLayer, inputs: Sequence[Massed]) -> Massed:
     """The sums of a layer over other inputs; tied parameters stay tied where nothing changes."""
-    layers = [one.layer for one in inputs if one.layer is not None]
+    layers = tuple(one.layer for one in inputs if one.layer is not None)
     if len(layers) == len(inputs) and all(one.is_normalised for one in inputs):
-        same = SumLayer(layers, layer.weight, layer.mixing)
-        return Massed(same, torch.zeros(layer.units, dtype=torch.float64))
-    return mix(inputs, log_weights(layer), layer.mixing)
+        return Massed(replace(layer, inputs=layers), torch.zeros(layer.units, dtype=torch.float64))
+    return mix(inputs, layer.log_weight(), layer.mixing)
 
 
-def times(inputs: Sequence[Massed], kind: Literal["hadamard", "kronecker"]) -> Massed:
-    """Products of units, of which some may be mere numbers."""
-    rest = [one for one in inputs if one.layer is not None]
-    if kind == "hadamard":
-        log_mass = torch.stack([one.log_mass for one in inputs]).sum(dim=0)
-        return Massed(_product(rest, "hadamard"), log_mass)
-    log_mass = outer_sum([one.log_mass for one in inputs])
-    joined = _product(rest, "kronecker")
-    if joined is None or len(rest) == len(inputs):
-        return Massed(joined, log_mass)
-    steps, stride = [], joined.units  # the unit of what is left, for every unit of the whole
-    for one in inputs:
-        stride = stride // one.layer.units if one.layer is not None else stride
-        count = torch.arange(len(one.log_mass))
-        steps.append(count * stride if one.layer is not None else torch.zeros_like(count))
-    return Massed(select(joined, outer_sum(steps)), log_mass)
-
-
-def outer_sum(parts: Sequence[Tensor]) -> Tensor:
-    """Sums of one entry of each part, the last part's index running fastest."""
-    total = parts[0]
-    for part in parts[1:]:
-        total = (total.unsqueeze(-1) + part).flatten()
-    return total
+def times(layer: ProductLayer, inputs: Sequence[Massed]) -> Massed:
+    """The products of a layer over other inputs, of which some may be mere numbers."""
+    log_mass = layer.combine([one.log_mass for one in inputs], torch.add)
+    places = [n for n, one in enumerate(inputs) if one.layer is not None]
+    layers = tuple(one.layer for one in inputs if one.layer is not None)
+    if not layers:
+        return Massed(None, log_mass)
+    left = layers[0] if len(layers) == 1 else replace(layer, inputs=layers)
+    return Massed(select(left, layer.group(places)), log_mass)
 
 
 def select(layer: Layer, units: Tensor) -> Layer:
@@ -207,10 +167,3 @@ def finish(root: Massed) -> Circuit:
         raise StructureError("no variable is left")
     circuit = Circuit(root.layer)
     return rebuild(circuit, read_units(circuit), lambda weight: weight)
-
-
-def _product(parts: Sequence[Massed], kind: Literal["hadamard", "kronecker"]) -> Layer | None:
-    layers = [one.layer for one in parts if one.layer is not None]
-    if len(layers) < 2:
-        return layers[0] if layers else None
-    return ProductLayer(layers, kind)

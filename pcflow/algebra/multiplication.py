@@ -14,13 +14,12 @@ from pcflow.algebra.massed import (
     NOTHING,
     Massed,
     dense_log_weights,
-    log_weights,
     mix,
     product_of_inputs,
     select,
     times,
 )
-from pcflow.circuit import InputLayer, Layer, Part, ProductLayer, SumLayer, group_units
+from pcflow.circuit import InputLayer, Layer, Part, ProductLayer, SumLayer
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,17 +66,13 @@ class Multiplication:
 
     def products(self, a: ProductLayer, b: ProductLayer, parts: list[Part[Units]]) -> Units:
         """Products of the parts: of all combinations of their units if both layers are."""
-        found = [
-            part.value.flat(group_units(a, part.left), group_units(b, part.right)) for part in parts
-        ]
+        found = [part.value.flat(a.group(part.left), b.group(part.right)) for part in parts]
         inputs = [part.value.massed for part in parts]
         if a.kind == b.kind == "kronecker":
-            index = torch.zeros_like(found[0])
-            for own, one in zip(found, inputs, strict=True):
-                index = index * len(one.log_mass) + own
-            return Units(times(inputs, "kronecker"), index.view(a.units, b.units))
+            every = ProductLayer([_layer(one) for one in inputs], "kronecker")
+            return Units(times(every, inputs), every.unit_of(found).view(a.units, b.units))
         chosen = [_chosen(one, own) for one, own in zip(inputs, found, strict=True)]
-        return _in_order(times(chosen, "hadamard"), a, b)
+        return _in_order(times(ProductLayer(map(_layer, chosen)), chosen), a, b)
 
 
 def _in_order(massed: Massed, a: Layer, b: Layer) -> Units:
@@ -92,11 +87,15 @@ def _unit_by_unit(a: Layer, b: Layer, blocks: list[Units]) -> Massed | None:
     count = torch.arange(a.units * b.units)
     if not all(torch.equal(one.index.flatten(), count) for one in blocks):
         return None
-    here, there = log_weights(a), log_weights(b)
+    here, there = a.log_weight(), b.log_weight()
     weight = here[:, None, :, None] + there[None, :, None, :]  # [K, L, inputs of a, inputs of b]
     return mix([one.massed for one in blocks], weight.flatten(0, 1).flatten(1), mixing=True)
 
 
 def _chosen(massed: Massed, units: Tensor) -> Massed:
-    assert massed.layer is not None
-    return Massed(select(massed.layer, units), massed.log_mass[units])
+    return Massed(select(_layer(massed), units), massed.log_mass[units])
+
+
+def _layer(massed: Massed) -> Layer:
+    assert massed.layer is not None  # nothing is summed out of a product
+    return massed.layer

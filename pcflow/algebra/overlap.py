@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pcflow.algebra.massed import NOTHING, check_ranges, dense_log_weights, log_units, parameters_of
-from pcflow.circuit import InputLayer, Layer, Part, ProductLayer, Structure, group_units, walk
+from pcflow.algebra.massed import NOTHING, check_ranges, dense_log_weights
+from pcflow.circuit import InputLayer, Layer, Part, ProductLayer, Structure, walk
 from pcflow.inputs import DensityFamily, powered
 from pcflow.reference import logsumexp
 
@@ -53,9 +53,9 @@ class _Overlap:
     def inputs(self, a: InputLayer, b: InputLayer) -> Tensor:
         check_ranges(a, b)
         if isinstance(a.family, DensityFamily) and isinstance(b.family, DensityFamily):
-            here, there = parameters_of(a), parameters_of(b)
+            here, there = a.float64(), b.float64()
             return a.family.product(here, self.a, b.family, there, self.b)[2]
-        return log_matmul(powered(log_units(a).t(), self.a), powered(log_units(b), self.b))
+        return log_matmul(powered(a.log_table().t(), self.a), powered(b.log_table(), self.b))
 
     def sums(self, a: Layer, b: Layer, grid: list[list[Tensor]]) -> Tensor:
         below = torch.cat([torch.cat(row, dim=1) for row in grid])  # [J, J]
@@ -87,7 +87,7 @@ class _LogMean:
         check_ranges(a, b)
         if isinstance(a.family, DensityFamily) and isinstance(b.family, DensityFamily):
             return _density_moments(a, b)
-        here, there = log_units(a).exp().t(), log_units(b)  # [K, V], [V, L]
+        here, there = a.log_table().exp().t(), b.log_table()  # [K, V], [V, L]
         return _Moments(here @ (there > NOTHING).double(), here @ _finite(there))
 
     def sums(self, a: Layer, b: Layer, grid: list[list[_Moments]]) -> _Moments:
@@ -112,7 +112,7 @@ def _density_moments(a: InputLayer, b: InputLayer) -> _Moments:
     assert isinstance(b.family, DensityFamily)
     with torch.enable_grad():
         t = torch.zeros(a.units, b.units, dtype=torch.float64, requires_grad=True)
-        log_mass = a.family.product(parameters_of(a), 1.0, b.family, parameters_of(b), t)[2]
+        log_mass = a.family.product(a.float64(), 1.0, b.family, b.float64(), t)[2]
         (slope,) = torch.autograd.grad(log_mass.sum(), t)
     mass = log_mass.detach().exp()
     return _Moments(mass, mass * torch.where(mass > 0, slope, 0.0))
@@ -120,7 +120,7 @@ def _density_moments(a: InputLayer, b: InputLayer) -> _Moments:
 
 def spread(a: ProductLayer, b: ProductLayer, part: Part[Tensor]) -> Tensor:
     """A part's numbers, for all pairs of units [K, L] of the two products."""
-    return part.value[group_units(a, part.left)][:, group_units(b, part.right)]
+    return part.value[a.group(part.left)][:, b.group(part.right)]
 
 
 def log_matmul(a: Tensor, b: Tensor) -> Tensor:

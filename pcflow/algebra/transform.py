@@ -9,7 +9,8 @@ Legend: K and L units, V categories.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,8 +21,6 @@ from pcflow.algebra.massed import (
     Massed,
     finish,
     from_table,
-    log_units,
-    log_weights,
     mix,
     mix_like,
     power_of_inputs,
@@ -30,13 +29,11 @@ from pcflow.algebra.massed import (
 from pcflow.algebra.multiplication import Multiplication
 from pcflow.circuit import (
     Circuit,
+    Deterministic,
     InputLayer,
-    Layer,
     Parameter,
-    ProductLayer,
+    StructuredDecomposable,
     SumLayer,
-    prove_deterministic,
-    prove_structured_decomposable,
     required_by,
     walk,
 )
@@ -80,7 +77,7 @@ def condition(circuit: Circuit, values: Mapping[int, float]) -> Circuit:
             return Massed(None, unit_log_probs(layer, known, numbers)[0])
         return _renumbered(layer, left.index(layer.variable))
 
-    return _finished(_bottom_up(circuit, at_input), "condition")
+    return _finished(circuit.fold(at_input, mix_like, times), "condition")
 
 
 def marginalize(circuit: Circuit, keep: Iterable[int]) -> Circuit:
@@ -111,7 +108,7 @@ def marginalize(circuit: Circuit, keep: Iterable[int]) -> Circuit:
             return Massed(None, torch.zeros(layer.units, dtype=torch.float64))
         return _renumbered(layer, place[layer.variable])
 
-    return _finished(_bottom_up(circuit, at_input), "marginalize")
+    return _finished(circuit.fold(at_input, mix_like, times), "marginalize")
 
 
 def restrict(circuit: Circuit, allowed: Mapping[int, Iterable[int]]) -> Circuit:
@@ -141,11 +138,11 @@ def restrict(circuit: Circuit, allowed: Mapping[int, Iterable[int]]) -> Circuit:
         unchanged = Massed(layer, torch.zeros(layer.units, dtype=torch.float64))
         if layer.variable not in masks:
             return unchanged
-        table = log_units(layer)
+        table = layer.log_table()
         gone = table.masked_fill(masks[layer.variable].unsqueeze(-1), NOTHING)
         return from_table(layer.variable, gone) if (gone < table).any() else unchanged
 
-    return _finished(_bottom_up(circuit, at_input), "restrict")
+    return _finished(circuit.fold(at_input, mix_like, times), "restrict")
 
 
 def mixture(circuits: Sequence[Circuit], weights: Sequence[float] | Tensor) -> Circuit:
@@ -178,7 +175,7 @@ def mixture(circuits: Sequence[Circuit], weights: Sequence[float] | Tensor) -> C
 def multiply(a: Circuit, b: Circuit) -> Circuit:
     """The normalised product p(x) q(x) / Z of two compatible circuits over the same variables.
 
-    Z is `expectation(a, b)`. A pair of layers with K and L units makes a layer of K L (Vergari et
+    Z is `inner_product(a, b)`. A pair of layers with K and L units makes a layer of K L (Vergari et
     al. 2021). Structured-decomposable if both are along one vtree, deterministic if both are.
 
     Raises:
@@ -192,7 +189,8 @@ def multiply(a: Circuit, b: Circuit) -> Circuit:
         >>> multiply(chain, chain).layers[-1]
         SumLayer(1 inputs, 1 units)
     """
-    return _multiplied(a, b)[0]
+    with required_by("multiply"):
+        return _multiplied(a, b)[0]
 
 
 def from_one_hot(circuit: Circuit, groups: Sequence[Sequence[int]]) -> Circuit:
@@ -225,7 +223,7 @@ def from_one_hot(circuit: Circuit, groups: Sequence[Sequence[int]]) -> Circuit:
 
     def at_input(layer: InputLayer) -> Massed:
         variable, value = place[layer.variable]
-        may_be = (log_units(layer) > NOTHING).tolist()  # [2, K]
+        may_be = (layer.log_table() > NOTHING).tolist()  # [2, K]
         certain = torch.zeros(layer.units, dtype=torch.float64)
         if not any(may_be[1]):
             return Massed(None, certain)
@@ -239,7 +237,7 @@ def from_one_hot(circuit: Circuit, groups: Sequence[Sequence[int]]) -> Circuit:
             raise StructureError(f"one-hot: some inputs of {layer} have nothing but zeros")
         return mix_like(layer, inputs)
 
-    root = _bottom_up(circuit, at_input, at_sum)
+    root = circuit.fold(at_input, at_sum, times)
     found = _finished(root, "from_one_hot")
     if found.num_variables < len(groups):
         raise StructureError(f"one-hot: group {found.num_variables} is always zero")
@@ -266,28 +264,29 @@ def power(circuit: Circuit, exponent: float) -> Circuit:
         >>> pf.compile(power(coin, 2.0)).log_prob(torch.tensor([[1]])).exp().item()
         0.941...
     """
-    return powered_circuit(circuit, exponent)[0]
+    return powered_circuit(circuit, exponent, f"power({exponent:g})")[0]
 
 
-def powered_circuit(circuit: Circuit, exponent: float) -> tuple[Circuit, float]:
-    """`power`, and the log of its Z (nats)."""
+def powered_circuit(circuit: Circuit, exponent: float, by: str) -> tuple[Circuit, float]:
+    """`power`, and the log of its Z (nats), for a query that goes `by` a name in refusals."""
     if not math.isfinite(exponent):
         raise ValueError(f"the exponent must be finite, got {exponent}")
     whole = exponent == int(exponent) and exponent >= 1
     if whole and circuit.properties.deterministic is None:
-        with required_by(f"power({exponent:g})"):
-            prove_structured_decomposable(circuit)
-        return _repeated(circuit, int(exponent))
-    with required_by(f"power({exponent:g})", "whole powers of structured-decomposable circuits"):
-        prove_deterministic(circuit)
+        with required_by(by):
+            circuit.properties.require(StructuredDecomposable)
+            return _repeated(circuit, int(exponent))
+    with required_by(by, "whole powers of structured-decomposable circuits"):
+        circuit.properties.require(Deterministic)
 
     def at_input(layer: InputLayer) -> Massed:
         return power_of_inputs(layer, exponent)
 
     def at_sum(layer: SumLayer, inputs: Sequence[Massed]) -> Massed:
-        return mix(inputs, powered(log_weights(layer), exponent), layer.mixing)
+        return mix(inputs, powered(layer.log_weight(), exponent), layer.mixing)
 
-    root = _bottom_up(circuit, at_input, at_sum)
+    with required_by(by):
+        root = circuit.fold(at_input, at_sum, times)
     return finish(root), root.log_mass.item()
 
 
@@ -310,28 +309,8 @@ def _repeated(circuit: Circuit, exponent: int) -> tuple[Circuit, float]:
 
 def _multiplied(a: Circuit, b: Circuit) -> tuple[Circuit, float]:
     """`multiply`, and the log of its Z (nats)."""
-    with required_by("multiply"):
-        root = walk(a, b, Multiplication()).massed
+    root = walk(a, b, Multiplication()).massed
     return _finished(root, "multiply"), root.log_mass.item()
-
-
-def _bottom_up(
-    circuit: Circuit,
-    at_input: Callable[[InputLayer], Massed],
-    at_sum: Callable[[SumLayer, Sequence[Massed]], Massed] = mix_like,
-) -> Massed:
-    """The root, after every layer is rebuilt over what its inputs have become."""
-    built: dict[Layer, Massed] = {}
-    for layer in circuit.layers:
-        inputs = [built[child] for child in layer.inputs]
-        match layer:
-            case InputLayer():
-                built[layer] = at_input(layer)
-            case SumLayer():
-                built[layer] = at_sum(layer, inputs)
-            case ProductLayer():
-                built[layer] = times(inputs, layer.kind)
-    return built[circuit.root]
 
 
 def _finished(root: Massed, query: str) -> Circuit:
@@ -341,8 +320,7 @@ def _finished(root: Massed, query: str) -> Circuit:
 
 
 def _renumbered(layer: InputLayer, variable: int) -> Massed:
-    named = InputLayer(variable, layer.family, layer.units, layer.parameters)
-    return Massed(named, torch.zeros(layer.units, dtype=torch.float64))
+    return Massed(replace(layer, variable=variable), torch.zeros(layer.units, dtype=torch.float64))
 
 
 def _check_variables(circuit: Circuit, variables: Iterable[Any], name: str) -> None:

@@ -6,9 +6,10 @@ A circuit is what can be reached from its root layer. This is the intermediate r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor
 
@@ -27,6 +28,8 @@ from pcflow.errors import StructureError
 
 if TYPE_CHECKING:
     import networkx as nx
+
+T = TypeVar("T")
 
 
 class Circuit(Immutable):
@@ -92,10 +95,43 @@ class Circuit(Immutable):
     def replace(self, values: Mapping[Parameter, Tensor]) -> Circuit:
         """The same structure with other parameter values; ties are kept."""
         renewed = {p: Parameter(values[p]) if p in values else p for p in self.parameters}
-        built: dict[Layer, Layer] = {}
+
+        def at_input(layer: InputLayer) -> Layer:
+            return replace(layer, parameters={n: renewed[p] for n, p in layer.parameters.items()})
+
+        def at_sum(layer: SumLayer, inputs: tuple[Layer, ...]) -> Layer:
+            return replace(layer, inputs=inputs, weight=renewed[layer.weight])
+
+        def at_product(layer: ProductLayer, inputs: tuple[Layer, ...]) -> Layer:
+            return replace(layer, inputs=inputs)
+
+        return Circuit(self.fold(at_input, at_sum, at_product))
+
+    def fold(
+        self,
+        at_input: Callable[[InputLayer], T],
+        at_sum: Callable[[SumLayer, tuple[T, ...]], T],
+        at_product: Callable[[ProductLayer, tuple[T, ...]], T],
+    ) -> T:
+        """What the root becomes, if every layer becomes something made of what its inputs became.
+
+        Examples:
+            >>> from pcflow.inputs import Bernoulli
+            >>> circuit = Circuit(ProductLayer([InputLayer.random(v, Bernoulli()) for v in (0, 1)]))
+            >>> circuit.fold(lambda layer: 1, lambda layer, n: sum(n), lambda layer, n: sum(n))
+            2
+        """
+        found: dict[Layer, T] = {}
         for layer in self.layers:
-            built[layer] = _rebuild(layer, [built[child] for child in layer.inputs], renewed)
-        return Circuit(built[self.root])
+            below = tuple(found[child] for child in layer.inputs)
+            match layer:
+                case InputLayer():
+                    found[layer] = at_input(layer)
+                case SumLayer():
+                    found[layer] = at_sum(layer, below)
+                case ProductLayer():
+                    found[layer] = at_product(layer, below)
+        return found[self.root]
 
     def to_networkx(self) -> nx.DiGraph[Layer]:
         """The graph for networkx: nodes are layers, edges point to what a layer reads.
@@ -140,6 +176,17 @@ class Circuit(Immutable):
         return tuple(found[v] for v in range(len(found)))
 
 
+def is_deterministic(circuit: Circuit) -> bool:
+    """Whether `circuit.properties` has a certificate of it; False means "not proved".
+
+    Examples:
+        >>> import pcflow as pf
+        >>> is_deterministic(pf.hmm(3, states=2, inputs=pf.Bernoulli()))
+        False
+    """
+    return circuit.properties.deterministic is not None
+
+
 def _of_layers(layers: tuple[Layer, ...]) -> Circuit:
     """The circuit of its pickled layers."""
     return Circuit(layers[-1])
@@ -158,14 +205,3 @@ def _bottom_up(root: Layer) -> Iterator[Layer]:
         elif child not in seen:
             seen.add(child)
             stack.append((child, iter(child.inputs)))
-
-
-def _rebuild(layer: Layer, inputs: list[Layer], renewed: Mapping[Parameter, Parameter]) -> Layer:
-    match layer:
-        case InputLayer():
-            parameters = {name: renewed[p] for name, p in layer.parameters.items()}
-            return InputLayer(layer.variable, layer.family, layer.units, parameters)
-        case SumLayer():
-            return SumLayer(inputs, renewed[layer.weight], layer.mixing)
-        case ProductLayer():
-            return ProductLayer(inputs, layer.kind)

@@ -1,23 +1,29 @@
 """What a circuit is made of: parameters, and layers of input, sum and product units.
 
-A layer is a vector of units with one scope. Layers are frozen and compared by identity.
+A layer is a vector of units with one scope. Layers are frozen and compared by identity. Each knows
+its own arithmetic: what a unit reads (`edges`, `factors`), and how values of its inputs are laid
+beside its weights (`read`) or put together (`combine`), whatever they are and in whatever algebra.
 
-Legend: K units, V categories.
+Legend: K units, V categories, J units read by a sum, H inputs of a mixing sum.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from itertools import compress
 from math import isinf, prod
 from types import MappingProxyType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from pcflow.errors import StructureError
-from pcflow.inputs import InputFamily
+from pcflow.inputs import FiniteFamily, InputFamily
+
+Index = TypeVar("Index", int, Tensor)
 
 
 class Immutable:
@@ -125,6 +131,16 @@ class InputLayer(Immutable):
         """None: this is a leaf."""
         return ()
 
+    def float64(self) -> dict[str, Tensor]:
+        """The parameters by name [..., K], in float64."""
+        return {name: p.value.double() for name, p in self.parameters.items()}
+
+    def log_table(self) -> Tensor:
+        """Log-probabilities [V, K] (nats, float64) of a family with a finite range."""
+        assert isinstance(self.family, FiniteFamily)
+        one = {name: value.unsqueeze(0) for name, value in self.float64().items()}
+        return self.family.log_table(one).double().squeeze(0)
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Made anew from its arguments: a mapping proxy cannot be pickled."""
         return type(self), (self.variable, self.family, self.units, dict(self.parameters))
@@ -190,6 +206,60 @@ class SumLayer(Immutable):
         columns = len(inputs) if mixing else sum(layer.units for layer in inputs)
         return cls(inputs, Parameter(torch.randn(units, columns, generator=generator)), mixing)
 
+    def log_weight(self) -> Tensor:
+        """Normalised log-weights (nats, float64): [K, J], mixing [K, H]."""
+        return self.weight.value.double().log_softmax(dim=-1)
+
+    def dense_log_weight(self) -> Tensor:
+        """The same [K, J], whether the layer mixes or not."""
+        weight = self.log_weight()
+        if not self.mixing:
+            return weight
+        each = torch.full((self.units, len(self.inputs), self.units), -torch.inf).to(weight)
+        units = torch.arange(self.units)
+        each[units, :, units] = weight
+        return each.flatten(1)
+
+    @property
+    def unit_by_unit(self) -> bool:
+        """Whether unit k reads nothing but unit k of every input."""
+        return self.mixing
+
+    def columns(self) -> list[Tensor]:
+        """For every input, which column of the weight is about each of its units [units]."""
+        if self.mixing:
+            return [torch.full((self.units,), h) for h in range(len(self.inputs))]
+        widths = [child.units for child in self.inputs]
+        return list(torch.arange(sum(widths)).split(widths))
+
+    def edges(self) -> list[list[Unit]]:
+        """For every unit, the units to which it gives a weight above zero, in their order."""
+        used = (self.weight.value > -torch.inf).tolist()
+        if self.mixing:
+            return [[(la, k) for la in compress(self.inputs, row)] for k, row in enumerate(used)]
+        units = [(child, k) for child in self.inputs for k in range(child.units)]
+        return [list(compress(units, row)) for row in used]
+
+    def read(self, below: Sequence[Tensor]) -> Tensor:
+        """Values [..., units] of the inputs, to meet the weights: [..., 1, J], mixing [..., K, H].
+
+        Examples:
+            >>> from pcflow.inputs import Bernoulli
+            >>> bits = [InputLayer.random(0, Bernoulli(), units=2) for _ in range(3)]
+            >>> values = [torch.zeros(5, 2) for _ in bits]
+            >>> [SumLayer.random(bits, 2, mixing).read(values).shape for mixing in (False, True)]
+            [torch.Size([5, 1, 6]), torch.Size([5, 2, 3])]
+        """
+        if self.mixing:
+            return torch.stack(tuple(below), dim=-1)
+        return torch.cat(tuple(below), dim=-1).unsqueeze(-2)
+
+    def add_up(self, below: Sequence[Tensor], weight: Tensor) -> Tensor:
+        """Sums [..., K] of the inputs' values [..., units], by weights of the layer's shape."""
+        if self.mixing:
+            return (self.read(below) * weight).sum(dim=-1)
+        return self.read(below).squeeze(-2) @ weight.t()
+
     def __repr__(self) -> str:
         """Number of inputs and size."""
         return f"SumLayer({len(self.inputs)} inputs, {self.units} units)"
@@ -233,12 +303,70 @@ class ProductLayer(Immutable):
         units = widths[0] if kind == "hadamard" else prod(widths)
         object.__setattr__(self, "units", units)
 
+    @property
+    def unit_by_unit(self) -> bool:
+        """Whether unit k reads nothing but unit k of every input."""
+        return self.kind == "hadamard"
+
+    def factors(self, unit: Index) -> list[tuple[Layer, Index]]:
+        """The units that a unit multiplies, each with its layer; also of a tensor of units.
+
+        Examples:
+            >>> from pcflow.inputs import Gaussian
+            >>> inputs = [InputLayer.random(v, Gaussian(), units=3) for v in range(2)]
+            >>> [unit for _, unit in ProductLayer(inputs, "kronecker").factors(5)]
+            [1, 2]
+        """
+        if self.kind == "hadamard":
+            return [(child, unit) for child in self.inputs]
+        found = []
+        for child in reversed(self.inputs):
+            found.append((child, unit % child.units))
+            unit = unit // child.units
+        return found[::-1]
+
+    def unit_of(self, units: Sequence[Tensor]) -> Tensor:
+        """`factors` undone: the unit that multiplies the given units, one of every input."""
+        if self.kind == "hadamard":
+            return units[0]
+        return _ravel(units, self.inputs)
+
+    def group(self, places: Sequence[int]) -> Tensor:
+        """For every unit [K], that of the product of only some of the inputs, at these places."""
+        if self.kind == "hadamard":
+            return torch.arange(self.units)
+        own = self.factors(torch.arange(self.units))
+        return _ravel([own[p][1] for p in places], [own[p][0] for p in places])
+
+    def combine(self, below: Sequence[Tensor], times: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Values [..., K] from those of the inputs [..., units]; `times` multiplies, or adds logs.
+
+        Examples:
+            >>> from pcflow.inputs import Gaussian
+            >>> inputs = [InputLayer.random(v, Gaussian(), units=2) for v in range(2)]
+            >>> values = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])
+            >>> ProductLayer(inputs, "kronecker").combine(values, torch.mul)
+            tensor([3., 4., 6., 8.])
+        """
+        if self.kind == "hadamard":
+            return reduce(times, below)
+        return reduce(lambda a, b: times(a.unsqueeze(-1), b.unsqueeze(-2)).flatten(-2), below)
+
     def __repr__(self) -> str:
         """Kind, number of inputs and size."""
         return f"ProductLayer({self.kind}, {len(self.inputs)} inputs, {self.units} units)"
 
 
 Layer = InputLayer | SumLayer | ProductLayer
+Unit = tuple[Layer, int]
+
+
+def _ravel(units: Sequence[Tensor], layers: Sequence[Layer]) -> Tensor:
+    """Which combination of units of layers this is, the last layer's index running fastest."""
+    whole = torch.zeros_like(units[0])
+    for unit, layer in zip(units, layers, strict=True):
+        whole = whole * layer.units + unit
+    return whole
 
 
 def layer_parameters(layer: Layer) -> tuple[Parameter, ...]:

@@ -6,12 +6,9 @@ or the layers of a product. Scopes are bit masks of variables, so that circuits 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
-
-import torch
-from torch import Tensor
 
 from pcflow.circuit.layers import InputLayer, Layer, ProductLayer, SumLayer
 from pcflow.circuit.scopes import Scopes
@@ -161,18 +158,6 @@ class _Pairs:
         """The variables below each layer."""
         masks = (self.masks[layer] for layer in layers)
         return [tuple(v for v in range(self.names) if mask >> v & 1) for mask in masks]
-
-
-def group_units(layer: ProductLayer, places: Sequence[int]) -> Tensor:
-    """For every unit of a product, the unit of the product of some of its inputs."""
-    if layer.kind == "hadamard":
-        return torch.arange(layer.units)
-    widths = [child.units for child in layer.inputs]
-    own = torch.unravel_index(torch.arange(layer.units), widths)
-    index = torch.zeros(layer.units, dtype=torch.long)
-    for place in places:
-        index = index * widths[place] + own[place]
-    return index
 
 
 def members(layer: Layer) -> tuple[Layer, ...]:

@@ -5,8 +5,10 @@ Legend: K units, J units read by a sum.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,7 +37,7 @@ def read_units(circuit: Circuit) -> dict[Layer, Tensor]:
     alike.add_nodes_from(circuit.layers)
     holder: dict[Parameter, Layer] = {}
     for layer in circuit.layers:
-        if _is_unit_by_unit(layer):
+        if not isinstance(layer, InputLayer) and layer.unit_by_unit:
             alike.add_edges_from((layer, child) for child in layer.inputs)
         alike.add_edges_from((layer, holder.setdefault(p, layer)) for p in layer_parameters(layer))
     masks: dict[Layer, Tensor] = {}
@@ -48,36 +50,30 @@ def read_units(circuit: Circuit) -> dict[Layer, Tensor]:
         for layer in reversed(circuit.layers):
             if not masks[layer].any():
                 masks[layer][0] = True
-            for child, read in _reads(layer, masks[layer]):
-                masks[child] |= read
+            if not (isinstance(layer, InputLayer) or layer.unit_by_unit):  # they share their mask
+                for child, read in _reads(layer, masks[layer]):
+                    masks[child] |= read
     return {layer: mask.nonzero().squeeze(-1) for layer, mask in masks.items()}
 
 
-def _is_unit_by_unit(layer: Layer) -> bool:
-    if isinstance(layer, SumLayer):
-        return layer.mixing
-    return isinstance(layer, ProductLayer) and layer.kind == "hadamard"
-
-
-def _reads(layer: Layer, units: Tensor) -> list[tuple[Layer, Tensor]]:
+def _reads(layer: SumLayer | ProductLayer, units: Tensor) -> list[tuple[Layer, Tensor]]:
     """Which units of its inputs some units of a layer read."""
-    if _is_unit_by_unit(layer):
-        return [(child, units) for child in layer.inputs]
-    widths = [child.units for child in layer.inputs]
     if isinstance(layer, SumLayer):
-        read = (layer.weight.value[units] > -torch.inf).any(dim=0)
-        return list(zip(layer.inputs, read.split(widths), strict=True))
-    if isinstance(layer, ProductLayer):
-        grid = units.view(widths)
-        axes = [tuple(a for a in range(len(widths)) if a != i) for i in range(len(widths))]
-        return [(c, grid.any(dim=axis)) for c, axis in zip(layer.inputs, axes, strict=True)]
-    return []
+        used = (layer.weight.value[units] > -torch.inf).any(dim=0)
+        return [(la, used[own]) for la, own in zip(layer.inputs, layer.columns(), strict=True)]
+    factors = layer.factors(units.nonzero().squeeze(-1))
+    return [(child, torch.isin(torch.arange(child.units), own)) for child, own in factors]
+
+
+class Chosen(NamedTuple):
+    """A layer of chosen units, and the old unit of each."""
+
+    layer: Layer
+    origin: Tensor
 
 
 def rebuild(circuit: Circuit, chosen: Mapping[Layer, Tensor], edit: Edit) -> Circuit:
     """Inputs and sums of chosen units, with products over them; `edit` changes log-weights."""
-    built: dict[Layer, Layer] = {}
-    origin: dict[Layer, Tensor] = {}  # the old unit of every new one
     made: dict[tuple[Parameter, tuple[int, ...]], Parameter] = {}
 
     def once(old: Parameter, *index: Tensor, make: Callable[[], Tensor]) -> Parameter:
@@ -87,43 +83,28 @@ def rebuild(circuit: Circuit, chosen: Mapping[Layer, Tensor], edit: Edit) -> Cir
             made[key] = Parameter(make())
         return made[key]
 
-    for layer in circuit.layers:
-        inputs, units = [built[child] for child in layer.inputs], chosen[layer]
-        match layer:
-            case InputLayer():
-                named = {
-                    name: once(p, units, make=partial(p.value.index_select, -1, units))
-                    for name, p in layer.parameters.items()
-                }
-                family = layer.family.of_units(units.tolist())
-                built[layer] = InputLayer(layer.variable, family, len(units), named)
-            case ProductLayer():
-                units = _combined([origin[child] for child in layer.inputs], layer)
-                built[layer] = ProductLayer(inputs, layer.kind)
-            case SumLayer():
-                read = _columns([origin[child] for child in layer.inputs], layer)
-                make = partial(_chosen_weights, layer.weight.value, units, read, edit)
-                weight = once(layer.weight, units, read, make=make)
-                built[layer] = SumLayer(inputs, weight, layer.mixing)
-        origin[layer] = units
-    return Circuit(built[circuit.root])
+    def at_input(layer: InputLayer) -> Chosen:
+        units = chosen[layer]
+        named = {
+            name: once(p, units, make=partial(p.value.index_select, -1, units))
+            for name, p in layer.parameters.items()
+        }
+        family = layer.family.of_units(units.tolist())
+        return Chosen(InputLayer(layer.variable, family, len(units), named), units)
 
+    def at_sum(layer: SumLayer, below: Sequence[Chosen]) -> Chosen:
+        units, columns = chosen[layer], zip(layer.columns(), below, strict=True)
+        read = layer.read([column[one.origin] for column, one in columns])[0]  # [J]
+        make = partial(_chosen_weights, layer.weight.value, units, read, edit)
+        weight, inputs = once(layer.weight, units, read, make=make), tuple(o.layer for o in below)
+        return Chosen(replace(layer, inputs=inputs, weight=weight), units)
 
-def _combined(parts: list[Tensor], layer: ProductLayer) -> Tensor:
-    """The old units of a product of chosen units."""
-    units = parts[0]
-    if layer.kind == "kronecker":
-        for part, child in zip(parts[1:], layer.inputs[1:], strict=True):
-            units = (units.unsqueeze(-1) * child.units + part).flatten()
-    return units
+    def at_product(layer: ProductLayer, below: Sequence[Chosen]) -> Chosen:
+        new = replace(layer, inputs=tuple(one.layer for one in below))
+        factors = zip(below, new.factors(torch.arange(new.units)), strict=True)
+        return Chosen(new, layer.unit_of([one.origin[unit] for one, (_, unit) in factors]))
 
-
-def _columns(parts: list[Tensor], layer: SumLayer) -> Tensor:
-    """The old columns of a sum's weight that its chosen inputs stand for."""
-    if layer.mixing:
-        return torch.arange(len(parts))
-    starts = torch.tensor([0, *(child.units for child in layer.inputs)]).cumsum(0).tolist()
-    return torch.cat([part + start for part, start in zip(parts, starts, strict=False)])
+    return Circuit(circuit.fold(at_input, at_sum, at_product).layer)
 
 
 def _chosen_weights(weight: Tensor, units: Tensor, read: Tensor, edit: Edit) -> Tensor:

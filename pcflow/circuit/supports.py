@@ -6,10 +6,10 @@ Only structure and hard zeros count (indicators, logits of minus infinity), neve
 from __future__ import annotations
 
 from functools import reduce
-from itertools import compress, product
+from itertools import product
 from operator import or_
 
-from pcflow.circuit.layers import InputLayer, Layer, ProductLayer, SumLayer
+from pcflow.circuit.layers import InputLayer, Layer, ProductLayer, SumLayer, Unit
 from pcflow.circuit.pairing import Structure
 from pcflow.circuit.scopes import Scope
 from pcflow.inputs import FiniteFamily
@@ -17,7 +17,6 @@ from pcflow.inputs import FiniteFamily
 Support = dict[int, int]
 """For each variable with excluded values, a bit mask of the values that remain possible."""
 
-Unit = tuple[Layer, int]
 Pair = tuple[Unit, Unit]
 
 
@@ -44,7 +43,7 @@ class Supports:
     def active(self, layer: SumLayer, unit: int) -> list[Unit]:
         """The units to which one sum unit gives a weight above zero."""
         if layer not in self._active:
-            self._active[layer] = _active(layer)
+            self._active[layer] = layer.edges()
         return self._active[layer][unit]
 
     def exclude(self, a: Unit, b: Unit) -> bool:
@@ -115,7 +114,7 @@ class Supports:
         """What a product unit multiplies, by scope."""
         if unit not in self._multiplied:
             assert isinstance(unit[0], ProductLayer)
-            parts = factors(unit[0], unit[1])
+            parts = unit[0].factors(unit[1])
             self._multiplied[unit] = {self._scopes[part[0]]: part for part in parts}
         return self._multiplied[unit]
 
@@ -125,15 +124,13 @@ class Supports:
         if isinstance(layer, SumLayer):
             units = (self.active(layer, unit) for unit in range(layer.units))
             return [self._union([self.of(unit) for unit in some]) for some in units]
-        below = [self._supports[child] for child in layer.inputs]
-        combined = zip(*below, strict=True) if layer.kind == "hadamard" else product(*below)
-        return [{v: mask for part in parts for v, mask in part.items()} for parts in combined]
+        factors = (layer.factors(unit) for unit in range(layer.units))
+        return [{v: m for part in parts for v, m in self.of(part).items()} for parts in factors]
 
     def _of_inputs(self, layer: InputLayer) -> list[Support]:
         if not isinstance(layer.family, FiniteFamily):
             return [{}] * layer.units
-        params = {name: p.value.double().unsqueeze(0) for name, p in layer.parameters.items()}
-        possible = layer.family.log_table(params)[0] > -float("inf")  # [V, K]
+        possible = layer.log_table() > -float("inf")  # [V, K]
         self._every[layer.variable] = (1 << len(possible)) - 1
         if possible.all():
             return [{}] * layer.units
@@ -148,26 +145,6 @@ class Supports:
     def _kept(self, support: Support) -> Support:
         """Without the variables of which every value is possible."""
         return {v: mask for v, mask in support.items() if mask != self._every[v]}
-
-
-def factors(layer: ProductLayer, unit: int) -> list[Unit]:
-    """The units that one product unit multiplies."""
-    if layer.kind == "hadamard":
-        return [(child, unit) for child in layer.inputs]
-    found: list[Unit] = []
-    for child in reversed(layer.inputs):
-        unit, own = divmod(unit, child.units)
-        found.append((child, own))
-    return found[::-1]
-
-
-def _active(layer: SumLayer) -> list[list[Unit]]:
-    """For every unit of a sum layer, the units to which it gives a weight above zero."""
-    used = (layer.weight.value > -float("inf")).tolist()
-    if layer.mixing:
-        return [[(la, k) for la in compress(layer.inputs, row)] for k, row in enumerate(used)]
-    inputs = [(child, k) for child in layer.inputs for k in range(child.units)]
-    return [list(compress(inputs, row)) for row in used]
 
 
 def _mask(possible: list[bool]) -> int:

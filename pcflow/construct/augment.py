@@ -8,8 +8,8 @@ Legend: D variables, K units, J units read by a sum, G gates.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import accumulate, pairwise
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import isfinite
 
 import torch
@@ -43,14 +43,11 @@ def expose_latents(circuit: Circuit) -> Circuit:
         (5, 5, 5, 2, 2, 2)
     """
 
-    def choose(layer: SumLayer, inputs: list[Layer], variable: int) -> Layer:
-        if layer.mixing:
-            families = _constants(layer.units, len(inputs))
-        else:
-            ends = [0, *accumulate(child.units for child in inputs)]
-            families = [Indicator(range(*ends_of), ends[-1]) for ends_of in pairwise(ends)]
+    def choose(layer: SumLayer, inputs: Sequence[Layer], variable: int) -> Layer:
+        values = layer.weight.shape[1]
+        families = [Indicator(own.tolist(), values) for own in layer.columns()]
         marked = [_beside(variable, *pair) for pair in zip(families, inputs, strict=True)]
-        return SumLayer(marked, layer.weight, layer.mixing)
+        return replace(layer, inputs=tuple(marked))
 
     return _with_variables(circuit, choose)
 
@@ -88,14 +85,14 @@ def add_gates(
     several: dict[Parameter, list[Parameter]] = {}
     share: dict[Parameter, Parameter] = {}
 
-    def choose(layer: SumLayer, inputs: list[Layer], variable: int) -> Layer:
+    def choose(layer: SumLayer, inputs: Sequence[Layer], variable: int) -> Layer:
         weight = layer.weight
         if weight not in several:
             drawn = torch.randn(gates, *weight.shape, generator=generator, dtype=weight.value.dtype)
             several[weight] = [Parameter(weight.value + noise * one) for one in drawn]
             share[weight] = Parameter(weight.value.new_zeros(layer.units, gates))
-        ways = [SumLayer(inputs, one, layer.mixing) for one in several[weight]]
-        families = _constants(layer.units, gates)
+        ways = [replace(layer, inputs=tuple(inputs), weight=one) for one in several[weight]]
+        families = [Indicator([gate] * layer.units, gates) for gate in range(gates)]
         marked = [_beside(variable, *pair) for pair in zip(families, ways, strict=True)]
         return SumLayer(marked, share[weight], mixing=True)
 
@@ -103,32 +100,27 @@ def add_gates(
 
 
 def _with_variables(
-    circuit: Circuit, choose: Callable[[SumLayer, list[Layer], int], Layer]
+    circuit: Circuit, choose: Callable[[SumLayer, Sequence[Layer], int], Layer]
 ) -> Circuit:
     """Rebuild every sum layer with a variable of its own, numbered from the root down."""
     sums = [layer for layer in reversed(circuit.layers) if isinstance(layer, SumLayer)]
     number = {layer: circuit.num_variables + n for n, layer in enumerate(sums)}
-    built: dict[Layer, Layer] = {}
-    for layer in circuit.layers:
-        inputs = [built[child] for child in layer.inputs]
-        match layer:
-            case InputLayer():
-                built[layer] = layer
-            case SumLayer():
-                built[layer] = choose(layer, inputs, number[layer])
-            case ProductLayer():
-                built[layer] = ProductLayer(inputs, layer.kind)
-    return Circuit(built[circuit.root])
 
+    def at_input(layer: InputLayer) -> Layer:
+        return layer
 
-def _constants(units: int, categories: int) -> list[Indicator]:
-    """For every value the family of units that are all 1 at it."""
-    return [Indicator([value] * units, categories) for value in range(categories)]
+    def at_sum(layer: SumLayer, inputs: tuple[Layer, ...]) -> Layer:
+        return choose(layer, inputs, number[layer])
+
+    def at_product(layer: ProductLayer, inputs: tuple[Layer, ...]) -> Layer:
+        return replace(layer, inputs=inputs)
+
+    return Circuit(circuit.fold(at_input, at_sum, at_product))
 
 
 def _beside(variable: int, family: Indicator, layer: Layer) -> Layer:
     """A layer whose unit k is there only at the value of unit k of the family."""
     mark = InputLayer(variable, family, layer.units)
-    if isinstance(layer, ProductLayer) and layer.kind == "hadamard":
+    if isinstance(layer, ProductLayer) and layer.unit_by_unit:
         return ProductLayer([*layer.inputs, mark])
     return ProductLayer([layer, mark])

@@ -125,12 +125,10 @@ class Tables:
         floor = floor_of(self.like.dtype)
         return self._of_step("zeros", step, lambda: bool(self.table(step, False).min() < floor))
 
-    def normalizer(self, step: InputStep) -> Normalizer | None:
-        """How single entries of the log-table follow from the parameters, if they do so simply."""
+    def normalizer(self, step: InputStep) -> Normalizer:
+        """How single entries of the log-table follow from the logits of a family that has them."""
         family = step.family
-        assert isinstance(family, FiniteFamily)
-        if family.logits is None:
-            return None
+        assert isinstance(family, FiniteFamily) and family.logits is not None
         logits = self.parameters(step)[family.logits].detach()
         log_total, lowest = self._of_step("normalizer", step, lambda: log_normalizer(logits))
         return Normalizer(logits, log_total, lowest)

@@ -9,14 +9,14 @@ Legend: D variables, K units, C rows (one expectation each), S states, V categor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from numbers import Integral
 
 import torch
 from torch import Tensor
 
-from pcflow.circuit import Circuit, InputLayer, Layer, ProductLayer, SumLayer
+from pcflow.circuit import Circuit, InputLayer, ProductLayer, SumLayer
 from pcflow.errors import EvidenceError, PropertyRequired
 from pcflow.evidence import Evidence
 from pcflow.queries import CompiledCircuit, compile
@@ -252,7 +252,7 @@ def _ones(circuit: Circuit) -> Values:
 
 def _raw_moment(layer: InputLayer, power: int) -> Tensor:
     """E[x^power] of every unit, [K]."""
-    params = {name: p.value.double().unsqueeze(0) for name, p in layer.parameters.items()}
+    params = {name: value.unsqueeze(0) for name, value in layer.float64().items()}
     return layer.family.raw_moment(params, power).squeeze(0).double()
 
 
@@ -267,32 +267,11 @@ def _slopes(circuit: Circuit, values: Values) -> Values:
 
 def _evaluate(circuit: Circuit, values: Values) -> Tensor:
     """The value [C] of the root, in linear arithmetic."""
-    found: dict[Layer, Tensor] = {}
-    for layer in circuit.layers:
-        below = [found[child] for child in layer.inputs]
-        match layer:
-            case InputLayer():
-                found[layer] = values[layer]
-            case SumLayer():
-                found[layer] = _sum(layer, below)
-            case ProductLayer():
-                found[layer] = _product(layer.kind, below)
-    return found[circuit.root].squeeze(-1)
 
+    def at_sum(layer: SumLayer, below: Sequence[Tensor]) -> Tensor:
+        return layer.add_up(below, layer.weight.value.double().softmax(dim=-1))
 
-def _sum(layer: SumLayer, below: list[Tensor]) -> Tensor:
-    weight = layer.weight.value.double().softmax(dim=-1)
-    if layer.mixing:
-        return (torch.stack(below, dim=-1) * weight).sum(dim=-1)  # [C, K]
-    return torch.cat(below, dim=-1) @ weight.t()
+    def at_product(layer: ProductLayer, below: Sequence[Tensor]) -> Tensor:
+        return layer.combine(below, torch.mul)
 
-
-def _product(kind: str, below: Iterable[Tensor]) -> Tensor:
-    factors: Iterator[Tensor] = iter(below)
-    out = next(factors)
-    for factor in factors:
-        if kind == "hadamard":
-            out = out * factor
-        else:
-            out = (out.unsqueeze(-1) * factor.unsqueeze(-2)).flatten(-2)
-    return out
+    return circuit.fold(values.__getitem__, at_sum, at_product).squeeze(-1)

@@ -1,18 +1,25 @@
-"""Circuits as files, without pickles: our own, and PSDDs with their vtrees."""
+"""Files, never pickles: circuits in our own format, PSDDs with their vtrees, CNFs."""
 
-from pcflow.io.container import pack, read_file, unpack, write_file
+from pcflow.io.container import Container, pack, read_file, unpack, write_file
 from pcflow.io.description import digest
+from pcflow.io.dimacs import read_dimacs, write_dimacs
+from pcflow.io.files import read_bytes, replace_file
 from pcflow.io.native import load, save
 from pcflow.io.psdd import read_psdd, write_psdd
 
 __all__ = [
+    "Container",
     "digest",
     "load",
     "pack",
+    "read_bytes",
+    "read_dimacs",
     "read_file",
     "read_psdd",
+    "replace_file",
     "save",
     "unpack",
+    "write_dimacs",
     "write_file",
     "write_psdd",
 ]

@@ -1,89 +1,295 @@
-"""Files of tensors with a description in JSON: safetensors, written in one step, never a pickle."""
+"""Files of tensors and short texts: safetensors, written in one step, never a pickle.
+
+A file begins with the length of its header (8 bytes), then the header (JSON: the texts, and for
+every tensor its dtype, shape and place), then the tensors. Nothing is mapped into memory: what is
+mapped dies when somebody writes into the file.
+
+Source: https://github.com/huggingface/safetensors, whose library reads and writes the same files.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import BufferedReader
+from math import inf, isfinite, prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from pcflow.errors import FileFormatError
+from pcflow.io.files import StrPath, open_file, replace_file
 
 Json = dict[str, Any]
 
+LONGEST_HEADER = 100_000_000
+MOST_AXES = 64
 
-def write_file(
-    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], description: Json
-) -> None:
-    """Write beside `path`, then move there: a reader sees the old file or the new one.
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+class _Entry(NamedTuple):
+    """Where a tensor is: bytes start to stop of the file."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+class Container:
+    """A file of tensors, with texts that say what they are; looked at here, read when asked.
+
+    Args:
+        path: the file.
 
     Raises:
-        OSError: if it cannot be written; an existing file is left as it was.
+        FileFormatError: if it is truncated, of another format, or contradicts itself.
+        OSError: if it cannot be read, or is a folder, a pipe or a device.
+
+    Attributes:
+        path: the file.
+        texts: by name.
+        shapes: of every tensor, by name.
+        dtypes: likewise.
+
+    Examples:
+        >>> import tempfile, torch, pcflow as pf
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     tensors, texts = {"a": torch.arange(6).view(3, 2)}, {"about": '["rows", 3]'}
+        ...     pf.Container.write(f"{folder}/file", tensors, texts)
+        ...     found = pf.Container(f"{folder}/file")
+        ...     found.told("about"), found.shapes, found.read("a", rows=[2, 0]).tolist()
+        (['rows', 3], {'a': (3, 2)}, [[4, 5], [0, 1]])
     """
-    header = {"pcflow": json.dumps(description)}  # one entry: safetensors keeps no order of several
-    replace_file(path, lambda scratch: save_file(dict(tensors), scratch, metadata=header))
+
+    def __init__(self, path: StrPath) -> None:
+        """Read the header."""
+        self.path = Path(path)
+        with open_file(path) as file:
+            self._stamp = _stamp(file)
+            try:
+                self.texts, self._entries = _header(file, os.fstat(file.fileno()).st_size)
+            except (AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
+                raise self._refusal(f"truncated or not a safetensors file ({error})") from error
+        self.shapes = {name: entry.shape for name, entry in self._entries.items()}
+        self.dtypes = {name: entry.dtype for name, entry in self._entries.items()}
+
+    @staticmethod
+    def write(path: StrPath, tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> None:
+        """Write a file in one step, see `replace_file`.
+
+        Args:
+            path: the file; its folder must exist.
+            tensors: by name.
+            texts: what is told of them, by name.
+
+        Raises:
+            TypeError: if a tensor is of a dtype that has no place in such files.
+            OSError: if it cannot be written; an old file is left as it was.
+        """
+        replace_file(path, _parts(tensors, texts))
+
+    def told(self, name: str) -> Any:
+        """A text that is JSON, as what it stands for.
+
+        Raises:
+            FileFormatError: if there is no such text, or it is not JSON.
+        """
+        if name not in self.texts:
+            raise self._refusal(f"says nothing of {name!r}")
+        try:
+            return json.loads(self.texts[name])
+        except (ValueError, RecursionError) as error:
+            raise self._refusal(f"what it says of {name!r} is not JSON ({error})") from error
+
+    def read(
+        self,
+        name: str,
+        rows: Sequence[int] | Tensor | None = None,
+        *,
+        infinite: Collection[float] = (),
+    ) -> Tensor:
+        """A tensor, or some of its rows, in memory.
+
+        Args:
+            name: which one.
+            rows: their numbers [B]; all by default.
+            infinite: which infinities may be in it: -inf is the logarithm of zero.
+
+        Raises:
+            FileFormatError: if there is no such tensor, the file was changed since it was opened,
+                or a number is NaN, or infinite where it may not be.
+            OSError: if it cannot be read.
+        """
+        if name not in self._entries:
+            raise self._refusal(f"holds no tensor {name!r}")
+        with self._unchanged() as file:
+            found = _read(file, self._entries[name], rows)
+        if not _are_numbers(found, infinite):
+            raise self._refusal(f"NaN or an infinity is in {name!r}")
+        return found
+
+    def tensors(self, *, infinite: Collection[float] = ()) -> dict[str, Tensor]:
+        """All of them, by name; see `read`."""
+        return {name: self.read(name, infinite=infinite) for name in self._entries}
+
+    @contextmanager
+    def _unchanged(self) -> Iterator[BufferedReader]:
+        """The file, to be read; refused if it is not what it was."""
+        with open_file(self.path) as file:
+            if _stamp(file) == self._stamp:
+                yield file
+            if _stamp(file) != self._stamp:
+                raise self._refusal("was changed since it was opened")
+
+    def _refusal(self, reason: str) -> FileFormatError:
+        return FileFormatError(f"{self.path}: {reason}")
 
 
-def replace_file(path: str | os.PathLike[str], write: Callable[[str], object]) -> None:
-    """Let `write` make a file beside `path`, then move it there.
+def _stamp(file: BufferedReader) -> tuple[int, int]:
+    found = os.fstat(file.fileno())
+    return found.st_size, found.st_mtime_ns
+
+
+def _header(file: BufferedReader, size: int) -> tuple[dict[str, str], dict[str, _Entry]]:
+    """Texts, and where the tensors are.
 
     Raises:
-        OSError: if it cannot be written; an existing file is left as it was.
+        ValueError: if it is no header, like others that bad JSON ends in.
     """
-    target = Path(path)
-    handle, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(handle)
-    try:
-        write(scratch)
-        os.chmod(scratch, 0o644)  # a temporary file starts private
-        os.replace(scratch, target)
-    except BaseException:
-        os.unlink(scratch)
-        raise
+    start = file.read(9)
+    if start[8:] != b"{" and start.startswith((b"PK", b"\x80")):  # a length may look like anything
+        raise ValueError("it looks like a pickle or a zip archive, which is never read")
+    length = int.from_bytes(start[:8], "little")
+    if len(start) < 9 or length > min(size - 8, LONGEST_HEADER):
+        raise ValueError("the header is cut off")
+    told = json.loads(start[8:] + file.read(length - 1))
+    texts = told.pop("__metadata__", {})
+    if not all(isinstance(text, str) for text in texts.values()):
+        raise ValueError("a text is none")
+    entries = {name: _entry(entry, 8 + length) for name, entry in told.items()}
+    end = 8 + length
+    for entry in sorted(entries.values(), key=lambda entry: (entry.start, entry.stop)):
+        if entry.start != end:
+            raise ValueError("tensors overlap, or something is between them")
+        end = entry.stop
+    if end != size:
+        raise ValueError(f"has {size} bytes, not {end}")
+    return dict(texts), entries
 
 
-def read_file(path: str | os.PathLike[str], version: int) -> tuple[Json, dict[str, Tensor]]:
-    """The description and the tensors of a file.
+def _entry(told: Json, base: int) -> _Entry:
+    """What a header tells of a tensor, checked."""
+    start, stop = told["data_offsets"]
+    dtype, shape = DTYPES[told["dtype"]], tuple(told["shape"])
+    whole = all(type(number) is int and number >= 0 for number in (start, stop, *shape))
+    if not whole or len(shape) > MOST_AXES or prod(shape) * dtype.itemsize != stop - start:
+        raise ValueError("places and shapes of tensors do not fit")
+    return _Entry(dtype, shape, base + start, base + stop)
+
+
+def _read(file: BufferedReader, entry: _Entry, rows: Sequence[int] | Tensor | None) -> Tensor:
+    if rows is None:
+        found = torch.empty(entry.shape, dtype=entry.dtype)
+        _fill(file, _bytes(found), entry.start)
+        return found
+    numbers = torch.as_tensor(rows, dtype=torch.long).tolist()
+    found = torch.empty(len(numbers), *entry.shape[1:], dtype=entry.dtype)
+    each = (entry.stop - entry.start) // max(entry.shape[0], 1)  # bytes per row
+    content = _bytes(found)
+    for place, number in enumerate(numbers):
+        if not 0 <= number < entry.shape[0]:
+            raise IndexError(f"there is no row {number}, only {entry.shape[0]}")
+        _fill(file, content[place * each : (place + 1) * each], entry.start + number * each)
+    return found
+
+
+def _fill(file: BufferedReader, content: memoryview, start: int) -> None:
+    file.seek(start)
+    if file.readinto(content) != len(content):
+        raise FileFormatError(f"{file.name}: was cut off while it was read")
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    """The bytes of a contiguous tensor, not copied."""
+    return tensor.view(-1).view(torch.uint8).numpy().data
+
+
+def _are_numbers(tensor: Tensor, infinite: Collection[float]) -> bool:
+    """Whether none is NaN, or infinite unless that is allowed."""
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return True
+    ends = (end.item() for end in tensor.aminmax())  # NaN both, if there is one
+    return all(isfinite(end) or end in infinite for end in ends)
+
+
+def _parts(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> Iterator[bytes | memoryview]:
+    """A file, piece by piece; wide dtypes come first, so that every tensor is aligned."""
+    header: Json = {"__metadata__": dict(texts)}
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    end = 0
+    for name in names:
+        tensor, start = tensors[name], end
+        end += tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": _name(tensor.dtype),
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    told = json.dumps(header, separators=(",", ":")).encode()
+    told += b" " * (-len(told) % 8)
+    yield len(told).to_bytes(8, "little") + told
+    for name in names:
+        yield _bytes(tensors[name].detach().cpu().contiguous())
+
+
+def _name(dtype: torch.dtype) -> str:
+    if dtype not in _NAMES:
+        raise TypeError(f"tensors of {dtype} cannot be kept in a file")
+    return _NAMES[dtype]
+
+
+def write_file(path: StrPath, tensors: Mapping[str, Tensor], description: Json) -> None:
+    """Write tensors, and what they are as JSON.
+
+    Raises:
+        OSError: if it cannot be written; an old file is left as it was.
+    """
+    Container.write(path, tensors, {"pcflow": json.dumps(description)})
+
+
+def read_file(path: StrPath, version: int) -> tuple[Json, dict[str, Tensor]]:
+    """The description and the tensors of a file that `write_file` wrote.
 
     Raises:
         FileFormatError: if it is truncated, of another format or another version.
         OSError: if it cannot be read.
     """
-    source = Path(path)
-    with source.open("rb") as file:
-        start = file.read(9)
-    is_safetensors = start[8:] == b"{"  # after eight bytes of length, which may look like anything
-    if not is_safetensors and start.startswith((b"PK", b"\x80")):
-        raise FileFormatError(f"{path}: looks like a pickle or a zip archive, which is never read")
-    try:
-        with safe_open(source, framework="pt") as file:
-            header = file.metadata() or {}
-            # copies: what is mapped from a file dies when somebody writes into the file
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise FileFormatError(f"{path}: truncated or not a safetensors file ({error})") from error
-    return _describe(source, header, version), tensors
-
-
-def _describe(path: Path, header: Mapping[str, str], version: int) -> Json:
-    """The JSON of the header, of the version that is read here."""
-    if "pcflow" not in header:
+    container = Container(path)
+    if "pcflow" not in container.texts:
         raise FileFormatError(f"{path}: not a pcflow file")
-    try:
-        described = json.loads(header["pcflow"])
-    except (ValueError, RecursionError) as error:
-        raise FileFormatError(f"{path}: its description is not JSON ({error})") from error
+    described = container.told("pcflow")
     found = described.get("version") if isinstance(described, dict) else None
     if found != version:
         raise FileFormatError(f"{path}: has version {found!r}, not {version}")
-    return dict(described)
+    return dict(described), container.tensors(infinite=(-inf, inf))
 
 
 def pack(state: object, tensors: dict[str, Tensor]) -> Any:

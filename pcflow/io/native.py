@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pcflow.circuit import Parameter
+from pcflow.circuit import Circuit, Parameter
 from pcflow.errors import FileFormatError, PcflowError
-from pcflow.io.container import Json, read_file, write_file
+from pcflow.io.container import read_file, write_file
 from pcflow.io.description import build, describe
 from pcflow.queries import CompiledCircuit, compile
 
@@ -61,36 +60,57 @@ def save(model: CompiledCircuit, path: str | os.PathLike[str]) -> None:
     write_file(path, tensors, described)
 
 
-def load(path: str | os.PathLike[str], device: torch.device | str | None = None) -> CompiledCircuit:
+def load(
+    path: str | os.PathLike[str],
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    fold: bool = True,
+    memory: int = 1 << 30,
+    soft_dtype: torch.dtype | None = None,
+) -> CompiledCircuit:
     """Read a file written by `save`, prove its circuit again, and compile it.
 
     Args:
         path: the file.
         device: where to put the parameters.
+        dtype: float32 or float64; what it was saved in by default.
+        fold: see `compile`, like what follows.
+        memory: bytes that the values of one pass may take.
+        soft_dtype: of products with potentials.
 
     Returns:
-        A compiled circuit in the precision that it was saved in.
+        A compiled circuit.
 
     Raises:
         FileFormatError: if the file is truncated, of another format, or does not describe a smooth
-            and decomposable circuit; the message names the file and the reason.
-        OSError: if it cannot be read.
+            and decomposable circuit with numbers that can be used; the message names the file and
+            the reason.
+        OSError: if it cannot be read, or is a folder, a pipe or a device.
+        TypeError: if `compile` refuses a setting; likewise ValueError.
+
+    Examples:
+        >>> import tempfile, pcflow as pf
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model = pf.compile(pf.hmm(3, states=2, inputs=pf.Categorical(4)))
+        ...     pf.save(model, f"{folder}/hmm.safetensors")
+        ...     pf.load(f"{folder}/hmm.safetensors", dtype=torch.float64).banks[0].dtype
+        torch.float64
     """
-    described, tensors = _read(Path(path))
+    circuit, saved = _read(path)
+    return compile(circuit, device, dtype or saved, fold, memory, soft_dtype)
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[Circuit, torch.dtype | None]:
+    """The circuit of a file, and the precision of its parameters if it has any."""
+    described, tensors = read_file(path, VERSION)
+    dtypes = {tensor.dtype for tensor in tensors.values()}
+    if not dtypes <= {torch.float32, torch.float64}:
+        raise FileFormatError(f"{path}: parameters must be float32 or float64")
     try:
-        circuit = build(described["layers"], tensors)
+        return build(described["layers"], tensors), next(iter(dtypes), None)
     except _MALFORMED as error:
         reason = f"{type(error).__name__}: {error}"
         raise FileFormatError(f"{path}: does not describe a circuit ({reason})") from error
-    dtype = next(iter(tensors.values())).dtype if tensors else None
-    return compile(circuit, device, dtype)
-
-
-def _read(path: Path) -> tuple[Json, dict[str, Tensor]]:
-    described, tensors = read_file(path, VERSION)
-    if len({t.dtype for t in tensors.values()} - {torch.float32, torch.float64}) > 0:
-        raise FileFormatError(f"{path}: parameters must be float32 or float64")
-    return described, tensors
 
 
 def _stack(

@@ -17,7 +17,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from math import exp, expm1, inf, log
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,8 +24,8 @@ import torch
 from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, SumLayer
 from pcflow.errors import FileFormatError
 from pcflow.inputs import Categorical, Indicator
-from pcflow.io.container import replace_file
 from pcflow.io.decisions import ROUNDING, Decision, Decisions, Node
+from pcflow.io.files import replace_file
 from pcflow.io.vtree import (
     MALFORMED,
     Vtree,
@@ -126,8 +125,7 @@ _HEADER = (
 
 
 def _write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> None:
-    text = "".join(f"{line}\n" for line in lines)
-    replace_file(path, lambda scratch: Path(scratch).write_text(text, encoding="utf-8", newline=""))
+    replace_file(path, (f"{line}\n".encode() for line in lines))
 
 
 def _in_order(decisions: Decisions) -> tuple[Vtree, list[int]]:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from pcflow.errors import FileFormatError
+from pcflow.io.files import read_bytes
 
 Vtree = dict[int, int | tuple[int, int]]
 """For every node its variable if it is a leaf, else its two children."""
@@ -30,7 +30,7 @@ def read_lines(path: str | os.PathLike[str], kind: str) -> tuple[int, Iterator[L
         OSError: if it cannot be read.
     """
     try:
-        text = Path(path).read_bytes().decode("utf-8")
+        text = read_bytes(path).decode("utf-8")
     except UnicodeDecodeError as error:
         raise FileFormatError(f"{path}: not text ({error})") from error
     split = ((number, line.split()) for number, line in enumerate(text.split("\n"), start=1))

@@ -11,6 +11,9 @@ from pcflow.logic.formula import formula_clauses
 
 Clause = tuple[int, ...]
 
+MOST_VARIABLES = 1 << 24
+"""Formulas over more are refused: sets of variables are integers of so many bits."""
+
 
 @dataclass(frozen=True, repr=False)
 class CNF:
@@ -24,7 +27,8 @@ class CNF:
         num_variables: D; by default, as many as the literals name.
 
     Raises:
-        StructureError: if a literal is zero, not an integer, or names a variable out of range.
+        StructureError: if a literal is zero, not an integer, or names a variable out of range, or
+            there are more than 2^24 variables.
 
     Attributes:
         clauses: sorted tuples of literals.
@@ -47,7 +51,10 @@ class CNF:
         count = named if num_variables is None else num_variables
         if count < named:
             raise StructureError(f"{count} variables are too few: a literal names number {named}")
-        kept = (sorted(set(clause), key=abs) for clause in given if not _always_holds(clause))
+        if count > MOST_VARIABLES:
+            raise StructureError(f"{count} variables are more than {MOST_VARIABLES}")
+        found = map(set, given)
+        kept = (sorted(clause, key=abs) for clause in found if not _always_holds(clause))
         object.__setattr__(self, "clauses", tuple(dict.fromkeys(map(tuple, kept))))
         object.__setattr__(self, "num_variables", count)
 
@@ -88,5 +95,5 @@ def _literal(given: int) -> int:
     return literal
 
 
-def _always_holds(clause: Sequence[int]) -> bool:
-    return any(-literal in clause for literal in clause)
+def _always_holds(clause: set[int]) -> bool:
+    return not clause.isdisjoint([-literal for literal in clause])

@@ -7,7 +7,6 @@ Legend: S states, B batch, D variables, V categories, K units, J inputs of a sum
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import reduce
 from math import prod
 
 import torch
@@ -15,8 +14,7 @@ from torch import Tensor
 
 from pcflow.circuit import Circuit, InputLayer, Layer, SumLayer
 from pcflow.errors import PropertyRequired
-from pcflow.evidence import Domain, Evidence, check
-from pcflow.inputs import FiniteFamily
+from pcflow.evidence import Domain, Evidence, Numbers, check
 from pcflow.reference import reference_log_prob
 
 MOST_STATES = 1 << 20
@@ -55,7 +53,7 @@ class Enumeration:
     log_weight: Tensor
 
 
-def enumerate_weights(circuit: Circuit, evidence: Evidence | Tensor) -> Enumeration:
+def enumerate_weights(circuit: Circuit, evidence: Evidence | Numbers) -> Enumeration:
     """Score every state under every row of the evidence.
 
     Raises:
@@ -81,7 +79,7 @@ def enumerate_weights(circuit: Circuit, evidence: Evidence | Tensor) -> Enumerat
     return Enumeration(states, log_weight)
 
 
-def enumerate_log_prob(circuit: Circuit, evidence: Evidence | Tensor) -> Tensor:
+def enumerate_log_prob(circuit: Circuit, evidence: Evidence | Numbers) -> Tensor:
     """Log-probability [B] (nats, float64) of the evidence: what `log_prob` must return.
 
     Raises:
@@ -97,7 +95,7 @@ def enumerate_log_prob(circuit: Circuit, evidence: Evidence | Tensor) -> Tensor:
     return enumerate_weights(circuit, evidence).log_weight.logsumexp(dim=-1)
 
 
-def enumerate_marginals(circuit: Circuit, evidence: Evidence | Tensor) -> Tensor:
+def enumerate_marginals(circuit: Circuit, evidence: Evidence | Numbers) -> Tensor:
     """Posterior log-probabilities [B, D, V] (nats, float64): what `marginals` must return.
 
     Rows without mass are NaN.
@@ -119,7 +117,7 @@ def enumerate_marginals(circuit: Circuit, evidence: Evidence | Tensor) -> Tensor
     return torch.einsum("bs,sdv->bdv", probability, one_hot).log()
 
 
-def enumerate_mpe(circuit: Circuit, evidence: Evidence | Tensor) -> tuple[Tensor, Tensor]:
+def enumerate_mpe(circuit: Circuit, evidence: Evidence | Numbers) -> tuple[Tensor, Tensor]:
     """The most probable completion [B, D] of every row, and its log-weight [B] (nats, float64).
 
     Potentials count. Of several best states the first is given.
@@ -159,13 +157,11 @@ def enumerate_support(circuit: Circuit) -> dict[Layer, Tensor]:
     for layer in circuit.layers:
         below = [found[child] for child in layer.inputs]
         if isinstance(layer, InputLayer):
-            found[layer] = _possible(layer)[states[:, layer.variable]]  # [S, K]
+            found[layer] = (layer.log_table() > -torch.inf)[states[:, layer.variable]]  # [S, K]
         elif isinstance(layer, SumLayer):
             found[layer] = _active(layer, below) > 0
-        elif layer.kind == "hadamard":
-            found[layer] = torch.stack(below).all(dim=0)
         else:
-            found[layer] = reduce(_outer_and, below)
+            found[layer] = layer.combine(below, torch.logical_and)
     return found
 
 
@@ -186,20 +182,7 @@ def count_active_inputs(circuit: Circuit) -> int:
     return max((int(count.max()) for count in counts), default=0)
 
 
-def _possible(layer: InputLayer) -> Tensor:
-    """Where input units are positive: [V, K]."""
-    params = {name: p.value.double().unsqueeze(0) for name, p in layer.parameters.items()}
-    assert isinstance(layer.family, FiniteFamily)
-    return layer.family.log_table(params)[0] > -torch.inf
-
-
 def _active(layer: SumLayer, below: list[Tensor]) -> Tensor:
     """How many inputs of every sum unit are positive in every state: [S, K]."""
     used = (layer.weight.value > -torch.inf).double()  # [K, J]
-    if layer.mixing:
-        return (torch.stack(below, dim=-1) * used).sum(dim=-1)
-    return torch.cat(below, dim=-1).double() @ used.t()
-
-
-def _outer_and(a: Tensor, b: Tensor) -> Tensor:
-    return (a.unsqueeze(-1) & b.unsqueeze(-2)).flatten(-2)
+    return layer.add_up([some.double() for some in below], used)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+import pcflow as pf
 from pcflow_diffusion.evaluate.gap import CIRCUIT, FACTORISED, SEQUENTIAL
-from pcflow_diffusion.files import replace_file
 
 Curves = Mapping[str, Sequence[float]]
 
@@ -115,7 +114,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write a PNG in one step."""
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=150)
-    replace_file(Path(path), image.getvalue())
+    pf.replace_file(path, [image.getvalue()])
 
 
 def _draw_gap(

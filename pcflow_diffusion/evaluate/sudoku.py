@@ -12,6 +12,7 @@ import csv
 import os
 import re
 from collections.abc import Iterator, Sequence
+from io import StringIO
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
@@ -175,22 +176,22 @@ def read_puzzles(path: str | os.PathLike[str]) -> Puzzles:
 
 def _rows(path: Path) -> Iterator[tuple[int, str, str]]:
     """Line number, puzzle and solution of every row."""
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        try:
-            if not {"Puzzle", "Solution"} <= set(reader.fieldnames or ()):
-                raise PuzzleError(f"{path}, line 1: needs columns Puzzle and Solution")
-            for row in reader:
-                puzzle, solution = row["Puzzle"] or "", row["Solution"] or ""
-                if not re.fullmatch("[0-4]{16}", puzzle) or not re.fullmatch("[1-4]{16}", solution):
-                    wrong = f"{puzzle[:20]!r} and {solution[:20]!r}"
-                    raise PuzzleError(
-                        f"{path}, line {reader.line_num}: needs 16 digits 0 to 4 and 16 digits "
-                        f"1 to 4, got {wrong}"
-                    )
-                yield reader.line_num, puzzle, solution
-        except csv.Error as error:
-            raise PuzzleError(f"{path}, line {reader.line_num}: {error}") from None
+    text = pf.read_bytes(path).decode("utf-8-sig", errors="replace")
+    reader = csv.DictReader(StringIO(text, newline=""), strict=True)
+    try:
+        if not {"Puzzle", "Solution"} <= set(reader.fieldnames or ()):
+            raise PuzzleError(f"{path}, line 1: needs columns Puzzle and Solution")
+        for row in reader:
+            puzzle, solution = row["Puzzle"] or "", row["Solution"] or ""
+            if not re.fullmatch("[0-4]{16}", puzzle) or not re.fullmatch("[1-4]{16}", solution):
+                wrong = f"{puzzle[:20]!r} and {solution[:20]!r}"
+                raise PuzzleError(
+                    f"{path}, line {reader.line_num}: needs 16 digits 0 to 4 and 16 digits "
+                    f"1 to 4, got {wrong}"
+                )
+            yield reader.line_num, puzzle, solution
+    except csv.Error as error:
+        raise PuzzleError(f"{path}, line {reader.line_num}: {error}") from None
 
 
 def _tokens(texts: Sequence[str]) -> Tensor:

@@ -21,7 +21,7 @@ from pcflow import CompiledCircuit, Evidence
 from pcflow_diffusion.checks import check_count, check_setting
 from pcflow_diffusion.errors import CouplingError
 from pcflow_diffusion.head.controls import observed, token_marginals, unsteered
-from pcflow_diffusion.head.marginals import Marginals, numbers_of
+from pcflow_diffusion.head.marginals import Marginals
 
 NOT_MODULATED = "the projection cannot be modulated: use a log-linear coupling, such as the product"
 
@@ -163,11 +163,10 @@ def coupling_by_name(name: str) -> Coupling:
 
 def log_potentials_of(coupled: Evidence, tokens: Tensor) -> Tensor:
     """Log-potentials of the tokens, both [B, L]: 0 where visible, -inf where not listed."""
-    potentials, listed, length = coupled.log_potentials, coupled.categories, tokens.shape[1]
+    potentials, place = coupled.potentials, (slice(None), slice(tokens.shape[1]))
     assert potentials is not None
-    of = listed if listed is None else listed[:, :length]
-    chosen = numbers_of(potentials[:, :length], of, tokens)
-    return chosen.masked_fill(~observed(coupled)[1][:, :length], 0.0)
+    chosen = potentials[place].at(tokens.unsqueeze(-1)).squeeze(-1)
+    return chosen.masked_fill(~observed(coupled)[1][place], 0.0)
 
 
 def power(log_m: Tensor, a: float | Tensor) -> Tensor:

@@ -10,13 +10,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as packed
 from torch import Tensor, nn
 
-from pcflow import CompiledCircuit, PcflowError, load, save
+from pcflow import CompiledCircuit, Container, PcflowError, load, save
 from pcflow_diffusion.errors import CheckpointError
-from pcflow_diffusion.files import replace_file
 from pcflow_diffusion.head.coupling import Coupling, LogLinear, Projection
 from pcflow_diffusion.head.modulation import Modulation
 
@@ -33,7 +30,6 @@ _MALFORMED = (
     ArithmeticError,
     AttributeError,
     LookupError,
-    RecursionError,
     RuntimeError,
     TypeError,
     ValueError,
@@ -61,8 +57,8 @@ def write_head(
     if modulation is not None:
         told["modulation"] = _described_modulation(modulation)
         weights = modulation.state_dict().items()
-        tensors |= {f"{MODULATION}{name}": weight.cpu().contiguous() for name, weight in weights}
-    _write(path, tensors, told)
+        tensors |= {f"{MODULATION}{name}": weight for name, weight in weights}
+    Container.write(path, tensors, {TOLD: json.dumps(told)})
 
 
 def read_head(path: StrPath, device: torch.device | str | None) -> Json:
@@ -72,9 +68,9 @@ def read_head(path: StrPath, device: torch.device | str | None) -> Json:
         CheckpointError: if it is truncated, of another format, or contradicts itself.
         OSError: if it cannot be read.
     """
-    text, tensors = _read(path)
     try:
-        told = json.loads(text)
+        file = Container(path)
+        told, tensors = file.told(TOLD), file.tensors()
         if told["format"] != FORMAT:
             raise ValueError(f"it has format {told['format']!r}, not {FORMAT!r}")
         return {
@@ -119,8 +115,6 @@ def _modulation_of(
     }
     if sizes["depth"] > len(weights):  # before so many layers are built
         raise ValueError(f"{sizes['depth']} layers in {len(weights)} tensors")
-    if not all(bool(weight.isfinite().all()) for weight in weights.values()):
-        raise ValueError("a weight of the modulation is NaN or infinite")
     with torch.device("meta"):
         modulation = Modulation(**sizes)
     modulation.load_state_dict(weights, assign=True)
@@ -140,18 +134,3 @@ def _circuit_of(content: Tensor, device: torch.device | str | None) -> CompiledC
         path = Path(folder) / "circuit"
         path.write_bytes(content.numpy().tobytes())
         return load(path, device)
-
-
-def _write(path: StrPath, tensors: Mapping[str, Tensor], told: Json) -> None:
-    # one text: safetensors keeps no order of several
-    replace_file(Path(path), packed(dict(tensors), metadata={TOLD: json.dumps(told)}))
-
-
-def _read(path: StrPath) -> tuple[str, Mapping[str, Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            # copies: what is mapped from a file dies when somebody writes into the file
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-            return (file.metadata() or {}).get(TOLD, ""), tensors
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is truncated or no safetensors file ({error})") from error

@@ -12,10 +12,9 @@ from math import log
 import torch
 from torch import Tensor
 
-from pcflow import Evidence
+from pcflow import Evidence, Potentials
 from pcflow_diffusion.checks import check_count, check_id, check_ids, check_logits, check_rows
 from pcflow_diffusion.errors import LogitsError
-
 
 LOG2_E = 1 / log(2)
 
@@ -116,10 +115,9 @@ class Marginals:
         """The k most probable tokens of every position alone, listed; None leaves it as it is."""
         if k is None or k >= self.log_m.shape[-1]:
             return self
-        top = Evidence(log_potentials=self.log_m).top_k(k)
-        assert top.log_potentials is not None and top.categories is not None
-        listed = top.categories if self.listed is None else self.listed.gather(-1, top.categories)
-        return replace(self, log_m=top.log_potentials.log_softmax(dim=-1), listed=listed)
+        log_m, place = _largest(self.log_m, k)
+        listed = place if self.listed is None else self.listed.gather(-1, place)
+        return replace(self, log_m=log_m.log_softmax(dim=-1), listed=listed)
 
     def top_p(self, p: float | None) -> Marginals:
         """The fewest tokens whose mass is at least p alone; None leaves it as it is."""
@@ -140,7 +138,7 @@ class Marginals:
 
     def log_prob(self, tokens: Tensor) -> Tensor:
         """Log-probability [B, L] (nats) of tokens [B, L] where masked."""
-        return numbers_of(self.log_m, self.listed, tokens)
+        return Potentials.of(self.log_m, self.listed).at(tokens.unsqueeze(-1)).squeeze(-1)
 
     def draw(self, temperature: float, generator: torch.Generator | None = None) -> Tensor:
         """Tokens [B, L], each drawn by itself; at temperature zero the most probable ones."""
@@ -174,17 +172,6 @@ def temper(log_p: Tensor, temperature: float) -> Tensor:
     return log_p / temperature
 
 
-def numbers_of(numbers: Tensor, listed: Tensor | None, tokens: Tensor) -> Tensor:
-    """Of numbers [B, L, V], or [B, L, k] of the listed tokens, those of tokens [B, L].
-
-    -inf where a token is not listed.
-    """
-    if listed is None:
-        return numbers.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
-    found, place = (listed == tokens.unsqueeze(-1)).max(dim=-1)
-    return numbers.gather(-1, place.unsqueeze(-1)).squeeze(-1).masked_fill(~found, -torch.inf)
-
-
 def _inside(tokens: Sequence[int], vocabulary: int) -> Tensor:
     """Those that are among the V, once each."""
     return torch.tensor(sorted({t for t in tokens if 0 <= t < vocabulary}), dtype=torch.long)
@@ -199,14 +186,20 @@ def _all(logits: Tensor, visible: Tensor, never: Tensor) -> Tensor:
 
 def _best(logits: Tensor, k: int, never: Tensor) -> tuple[Tensor, Tensor]:
     """The k largest logits [B, L, k] of tokens that are possible, and which these are."""
-    top = Evidence(log_potentials=logits).top_k(k + len(never))
-    assert top.log_potentials is not None and top.categories is not None
+    scores, listed = _largest(logits, k + len(never))
     if not len(never):
-        return top.log_potentials, top.categories
-    scores = top.log_potentials.masked_fill(torch.isin(top.categories, never), -torch.inf)
+        return scores, listed
+    scores = scores.masked_fill(torch.isin(listed, never), -torch.inf)
     order = scores.argsort(dim=-1, stable=True)[..., len(never) :]  # all but the lowest
     place = order.sort(dim=-1).values
-    return scores.gather(-1, place), top.categories.gather(-1, place)
+    return scores.gather(-1, place), listed.gather(-1, place)
+
+
+def _largest(numbers: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest [B, L, k] of numbers [B, L, V], and where they are, from the lowest up."""
+    top = Potentials.of(numbers).top_k(k)
+    assert top.categories is not None
+    return top.log, top.categories
 
 
 def _refuse_empty(log_m: Tensor, scores: Tensor, masked: Tensor) -> None:

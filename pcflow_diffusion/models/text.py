@@ -13,11 +13,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+import pcflow as pf
 from pcflow_diffusion.checks import check_count, check_tokens
 from pcflow_diffusion.errors import ShapeMismatch, TextError
 
@@ -164,7 +166,7 @@ def load_text(path: str | Path | None = None) -> Text:
 
     Raises:
         TextError: if the file is not UTF-8, or holds fewer than ten characters.
-        FileNotFoundError: if there is no such file.
+        OSError: if there is no such file, or it is a folder, a pipe or a device.
 
     Examples:
         >>> len(load_text().train) > 5 * len(load_text().held_out) > 0
@@ -180,7 +182,8 @@ def load_text(path: str | Path | None = None) -> Text:
 def _read(path: Path) -> str:
     """The text of a file, with universal newlines."""
     try:
-        return path.read_text(encoding="utf-8")
+        with TextIOWrapper(BytesIO(pf.read_bytes(path)), encoding="utf-8") as text:
+            return text.read()
     except UnicodeDecodeError as error:
         raise TextError(f"{path} is not UTF-8 text: byte {error.start}") from error
 

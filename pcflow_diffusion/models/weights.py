@@ -9,12 +9,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
 
+import pcflow as pf
 from pcflow_diffusion.errors import CheckpointError
-from pcflow_diffusion.files import replace_file
 from pcflow_diffusion.models.transformer import Transformer, TransformerConfig
 
 Config = TypeVar("Config", bound=TransformerConfig)
@@ -33,15 +30,19 @@ def save_weights(
         file_format: the name by which `load_weights` knows such a file.
 
     Raises:
-        CheckpointError: if `vocabulary` does not have V entries.
+        CheckpointError: if `vocabulary` does not have V entries, or half precision cannot hold a
+            weight.
+        OSError: if it cannot be written; an old file is left as it was.
     """
     if len(vocabulary) != model.config.vocabulary_size:
         wanted = model.config.vocabulary_size
         raise CheckpointError(f"vocabulary has {len(vocabulary)} entries, the model {wanted}")
-    tensors = {name: w.detach().half().contiguous() for name, w in model.state_dict().items()}
+    tensors = {name: weight.half() for name, weight in model.state_dict().items()}
+    if not all(bool(weight.isfinite().all()) for weight in tensors.values()):
+        raise CheckpointError("a weight is NaN, infinite, or too large for half precision")
     config, tokens = json.dumps(asdict(model.config)), json.dumps(list(vocabulary))
-    metadata = {"format": file_format, "config": config, "vocabulary": tokens}
-    replace_file(Path(path), save(tensors, metadata=metadata))
+    texts = {"format": file_format, "config": config, "vocabulary": tokens}
+    pf.Container.write(path, tensors, texts)
 
 
 def load_weights(
@@ -64,38 +65,35 @@ def load_weights(
         The model in float32 and evaluation mode, and its vocabulary.
 
     Raises:
-        CheckpointError: if the file is truncated, not of this format, or contradicts itself.
-        FileNotFoundError: if there is no such file.
+        CheckpointError: if the file is truncated, not of this format, contradicts itself, or a
+            weight is NaN or infinite.
+        OSError: if there is no such file, or it is no file that can be read.
     """
     try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            metadata: dict[str, str] = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
-    found = metadata.get("format")
-    if found != file_format:
-        raise CheckpointError(f"{path} has format {found!r}, expected {file_format!r}")
-    try:
-        return _restore(metadata, tensors, config_class, build)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path} contradicts itself: {error}") from error
+        file = pf.Container(path)
+        found = file.texts.get("format")
+        if found != file_format:
+            raise ValueError(f"it has format {found!r}, not {file_format!r}")
+        model, vocabulary = _restore(file, config_class, build)
+    except pf.FileFormatError as error:
+        raise CheckpointError(str(error)) from error
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return model.to(device).eval(), vocabulary
 
 
 def _restore(
-    metadata: dict[str, str],
-    tensors: dict[str, Tensor],
-    config_class: type[Config],
-    build: Callable[[Config], Model],
+    file: pf.Container, config_class: type[Config], build: Callable[[Config], Model]
 ) -> tuple[Model, list[str]]:
     """The model and vocabulary that a file describes."""
-    vocabulary = [str(token) for token in json.loads(metadata["vocabulary"])]
-    config = config_class(**json.loads(metadata["config"]))
-    if config.depth > len(tensors):  # before so many blocks are built
-        raise CheckpointError(f"{config.depth} blocks in {len(tensors)} tensors")
+    vocabulary = [str(token) for token in file.told("vocabulary")]
+    config = config_class(**file.told("config"))
+    if config.depth > len(file.shapes):  # before so many blocks are built
+        raise ValueError(f"{config.depth} blocks in {len(file.shapes)} tensors")
     if len(vocabulary) != config.vocabulary_size:
-        raise CheckpointError(f"{len(vocabulary)} tokens, not {config}")
+        raise ValueError(f"{len(vocabulary)} tokens, not {config}")
     with torch.device("meta"):
         model = build(config)
+    tensors = {name: weight.float() for name, weight in file.tensors().items()}
     model.load_state_dict(tensors, assign=True)
-    return model.eval(), vocabulary
+    return model, vocabulary

@@ -17,18 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
+import pcflow as pf
 from pcflow_diffusion.backbones import Backbone
-from pcflow_diffusion.checks import check_count, check_rows
-from pcflow_diffusion.errors import ShapeMismatch, StoreError, TokenOutOfRange
-from pcflow_diffusion.files import replace_file
+from pcflow_diffusion.checks import check_count, check_rows, check_tokens
+from pcflow_diffusion.errors import LogitsError, ShapeMismatch, StoreError
 from pcflow_diffusion.train.blocks import Blocks, block_logits
 
 FORMAT = "pcflow_diffusion.logits.1"
+MOST = 1 << 62  # of anything: numbers that tensors can hold
+MOST_TOKENS = 1 << 24  # of a vocabulary: listed logits are spread over all of it
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ def store_logits(
     Raises:
         ShapeMismatch: if shapes do not fit.
         SettingError: if a number is below 1.
+        LogitsError: if some are NaN or +inf, of which nothing could be read again.
         StoreError: if the folder holds something else.
         OSError: if it cannot be written.
 
@@ -125,7 +126,7 @@ def store_logits(
 
 
 class StoredLogits:
-    """Blocks whose logits lie on disk: mapped into memory, and read when they are asked for.
+    """Blocks whose logits lie on disk, and are read when they are asked for.
 
     Args:
         folder: what `store_logits` made.
@@ -137,7 +138,9 @@ class StoredLogits:
 
     Raises:
         StoreError: if a shard is missing, truncated, foreign or contradicts the others.
-        TokenOutOfRange: if a block holds a token that is outside the vocabulary.
+        TokenOutOfRange: if a block holds a token that is outside the vocabulary, one that stands
+            for the mask apart.
+        OSError: if a shard cannot be read.
 
     Examples:
         >>> from tempfile import TemporaryDirectory
@@ -153,7 +156,7 @@ class StoredLogits:
         paths = _shards(Path(folder))
         if not paths:
             raise StoreError(f"{folder} holds no logits")
-        self._about = about = _read_about(paths[0])
+        self._about = about = _look(paths[0])[1]
         missing = {_name(shard) for shard in range(min(about.shards, len(paths) + 1))}
         missing -= {path.name for path in paths}
         if missing or len(paths) != about.shards:
@@ -161,13 +164,13 @@ class StoredLogits:
                 f"{folder} holds {len(paths)} of {about.shards} shards; run store_logits again to "
                 f"make the others"
             )
-        self._tensors = [_map(path, shard, about) for shard, path in enumerate(paths)]
+        self._shards = [_open(path, shard, about) for shard, path in enumerate(paths)]
         self.vocabulary_size, self.top_k = about.vocabulary_size, about.top_k
-        self.x = torch.cat([shard["x"] for shard in self._tensors]).long()
-        self._x0 = torch.cat([shard["x0"] for shard in self._tensors]).long()
-        outside = (self._x0 < 0) | (self._x0 >= self.vocabulary_size)
-        if bool(outside.any()):
-            raise TokenOutOfRange("x0", int(self._x0[outside][0]), self.vocabulary_size)
+        self.x = torch.cat([_read(shard, "x") for shard in self._shards]).long()
+        self._x0 = torch.cat([_read(shard, "x0") for shard in self._shards]).long()
+        check_tokens("x0", self._x0, self.vocabulary_size)
+        mask = self.x.max().clamp(min=0)  # if it is no token, it is the one id beyond them
+        check_tokens("x", self.x.masked_fill(self.x == mask, 0), self.vocabulary_size)
 
     def __len__(self) -> int:
         """How many blocks, N."""
@@ -178,7 +181,9 @@ class StoredLogits:
 
         Raises:
             IndexError: if there are no such blocks.
-            StoreError: if a listed token is outside the vocabulary.
+            StoreError: if a shard was changed since it was opened, a logit is NaN or +inf, or a
+                listed token is outside the vocabulary.
+            OSError: if a shard cannot be read.
         """
         wanted = rows.cpu() if isinstance(rows, Tensor) else rows
         numbers = torch.arange(len(self))[wanted]  # [B]
@@ -214,12 +219,12 @@ class StoredLogits:
 
     def _gather(self, name: str, numbers: Tensor) -> Tensor:
         """Those rows of a tensor that is cut into shards."""
-        like = self._tensors[0][name]
-        found = like.new_empty(len(numbers), *like.shape[1:])
+        first = self._shards[0]
+        found = torch.empty(len(numbers), *first.shapes[name][1:], dtype=first.dtypes[name])
         shard, place = numbers // self._about.shard_size, numbers % self._about.shard_size
         for number in shard.unique().tolist():
             here = shard == number
-            found[here] = self._tensors[number][name][place[here]]
+            found[here] = _read(self._shards[number], name, place[here])
         return found
 
 
@@ -240,7 +245,12 @@ def _check(rows: Tensor, x: Tensor, numbers: dict[str, int | None]) -> None:
 @torch.no_grad()
 def _ask(backbone: Backbone, rows: Tensor, x: Tensor) -> Tensor:
     """The backbone's logits [B, L, V] as they are kept."""
-    return block_logits(backbone, rows, x).cpu()
+    logits = block_logits(backbone, rows, x).cpu()
+    wrong = ~(logits.amax(dim=-1) < torch.inf)  # [B, L]; NaN is not below either
+    if bool(wrong.any()):
+        row, position = wrong.nonzero()[0].tolist()
+        raise LogitsError(row, position, "are NaN or +inf")
+    return logits
 
 
 def _told(
@@ -283,8 +293,8 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def _write(folder: Path, shard: int, tensors: dict[str, Tensor], about: _About) -> None:
-    header = {"format": FORMAT, "shard": str(shard), "about": json.dumps(asdict(about))}
-    replace_file(folder / _name(shard), save(tensors, metadata=header))
+    texts = {"format": FORMAT, "shard": str(shard), "about": json.dumps(asdict(about))}
+    pf.Container.write(folder / _name(shard), tensors, texts)
 
 
 def _done(folder: Path, about: _About, first: Tensor) -> set[int]:
@@ -295,80 +305,83 @@ def _done(folder: Path, about: _About, first: Tensor) -> set[int]:
             in another dtype.
     """
     for path in _shards(folder):
-        for name, theirs in asdict(_read_about(path)).items():
+        for name, theirs in asdict(_look(path)[1]).items():
             if theirs != getattr(about, name):
                 what = "other blocks or masks" if name == "digest" else f"{name}={theirs}"
                 raise StoreError(f"{path} is about {what}; name another folder, or remove it")
     done = {shard for shard in range(about.shards) if (folder / _name(shard)).exists()}
-    tensors = {shard: _map(folder / _name(shard), shard, about) for shard in done}
+    shards = {shard: _open(folder / _name(shard), shard, about) for shard in done}
     if 0 in done:
-        ours, theirs = first.dtype, tensors[0]["logits"].dtype
+        ours, theirs = first.dtype, shards[0].dtypes["logits"]
         if ours != theirs:
             raise StoreError(f"{folder} has logits in {theirs}, not {ours}; name another folder")
-        if not _says(first, tensors[0]):
+        if not _says(first, shards[0]):
             raise StoreError(f"{folder} has logits of another backbone; name another folder")
     return done
 
 
-def _says(first: Tensor, kept: dict[str, Tensor]) -> bool:
+def _says(first: Tensor, shard: pf.Container) -> bool:
     """Whether logits [1, L, V] are those of the first block of a shard, but for rounding."""
-    before, now = kept["logits"][:1], first
-    if "categories" in kept:  # which are listed may differ where logits are nearly the same
-        listed = kept["categories"][:1].long()
+    before, now = _read(shard, "logits", [0]), first
+    if "categories" in shard.shapes:  # which are listed may differ where logits are nearly the same
+        listed = _read(shard, "categories", [0]).long()
         if bool(((listed < 0) | (listed >= first.shape[-1])).any()):
             return False
         now = first.gather(-1, listed)
     return torch.allclose(now, before, rtol=1e-2, atol=1e-2)
 
 
-def _read_about(path: Path) -> _About:
-    """What a shard says of the whole.
+def _look(path: Path) -> tuple[pf.Container, _About]:
+    """A shard, and what it says of the whole.
 
     Raises:
         StoreError: if it is truncated or of another format.
     """
-    header = _open(path)[0]
     try:
-        about = _About(**json.loads(header["about"]))
+        file = pf.Container(path)
+        about = _About(**file.told("about"))
         numbers = [about.rows, about.shard_size, about.vocabulary_size, about.top_k or 1]
-        if header["format"] != FORMAT or min(numbers) < 1 or not all(map(_is_whole, numbers)):
+        if not all(map(_is_whole, numbers)) or file.texts["format"] != FORMAT:
             raise ValueError(f"{about}")
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        if not 1 <= min(numbers) <= max(numbers) < MOST or about.vocabulary_size > MOST_TOKENS:
+            raise ValueError(f"{about}")
+    except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{path} does not hold logits ({error})") from error
-    return about
+    return file, about
 
 
 def _is_whole(number: object) -> bool:
     return isinstance(number, int) and not isinstance(number, bool)
 
 
-def _open(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Header and mapped tensors of a file."""
+def _read(shard: pf.Container, name: str, rows: Tensor | Sequence[int] | None = None) -> Tensor:
+    """Rows of a tensor of a shard.
+
+    Raises:
+        StoreError: if the shard was changed since it was opened, or a number is NaN or +inf.
+    """
     try:
-        with safe_open(path, framework="pt") as file:
-            header: dict[str, str] = file.metadata() or {}
-            return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise StoreError(f"{path} is truncated or no safetensors file ({error})") from error
+        return shard.read(name, rows, infinite=(-torch.inf,))
+    except pf.FileFormatError as error:
+        raise StoreError(str(error)) from error
 
 
-def _map(path: Path, shard: int, about: _About) -> dict[str, Tensor]:
-    """The tensors of a shard, mapped from disk.
+def _open(path: Path, shard: int, about: _About) -> pf.Container:
+    """A shard, opened to be read.
 
     Raises:
         StoreError: if it is not the shard that it should be.
     """
-    header, tensors = _open(path)
-    if _read_about(path) != about or header.get("shard") != str(shard):
+    file, found = _look(path)
+    if found != about or file.texts.get("shard") != str(shard):
         raise StoreError(f"{path} is not shard {shard} of {about.shards} of the same logits")
     rows, kept = about.rows_of(shard), about.top_k or about.vocabulary_size
     wanted = {"logits": 3, "x": 2, "x0": 2}
     if about.top_k is not None:
         wanted |= {"categories": 3, "rest": 2}
-    length = tensors["x"].shape[-1] if "x" in tensors and tensors["x"].dim() == 2 else 0
+    length = (*file.shapes.get("x", ()), 0, 0)[1]
     shapes = {name: (rows, length, kept)[:axes] for name, axes in wanted.items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    whole = {name for name, tensor in tensors.items() if not tensor.is_floating_point()}
-    if found != shapes or length == 0 or whole != {"x", "x0", "categories"} & wanted.keys():
-        raise StoreError(f"{path} holds {found}, not {shapes}")
-    return tensors
+    whole = {name for name, dtype in file.dtypes.items() if not dtype.is_floating_point}
+    if file.shapes != shapes or length == 0 or whole != {"x", "x0", "categories"} & wanted.keys():
+        raise StoreError(f"{path} holds {file.shapes}, not {shapes}")
+    return file

@@ -12,7 +12,6 @@ import pcflow as pf
 from pcflow.testing import enumerate_states, enumerate_weights
 from pcflow_diffusion.errors import GenerationError
 from pcflow_diffusion.head import Ranking, best, rank, temper
-from pcflow_diffusion.head.marginals import numbers_of
 from pcflow_diffusion.head.sampling import Draw, draw
 
 L, V, N = 3, 3, 20_000
@@ -150,7 +149,7 @@ def test_positions_are_scored_by_their_marginals(ranking: Ranking, k: int | None
     found = draw(model, few, L, ranking=ranking)
     log_q = model.marginals(few)
     torch.testing.assert_close(
-        found.score, rank(ranking, log_q, numbers_of(log_q, None, found.tokens))
+        found.score, rank(ranking, log_q, log_q.gather(-1, found.tokens.unsqueeze(-1)).squeeze(-1))
     )
     in_turn = draw(model, few, L, order="any_order", ranking=ranking)
     assert torch.equal(in_turn.score.sort().values, torch.tensor([-2.0, -1, 0]).expand(N, L))

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from io import TextIOWrapper
+from itertools import chain
 from pathlib import Path
 
-from pcflow.errors import FileFormatError
-from pcflow.logic.cnf import CNF
+from pcflow.errors import FileFormatError, StructureError
+from pcflow.io.files import open_file, replace_file
+from pcflow.logic import CNF
 
-_INTEGER = re.compile(r"-?[0-9]{1,18}")
+_INTEGER = re.compile(r"-?[0-9]{1,18}").fullmatch
 
 
 def read_dimacs(path: str | os.PathLike[str]) -> CNF:
@@ -36,16 +39,20 @@ def read_dimacs(path: str | os.PathLike[str]) -> CNF:
     lines = _Lines(Path(path))
     num_variables, num_clauses = lines.header()
     clauses: list[list[int]] = [[]]
-    for literal in lines.literals(num_variables):
-        if literal:
-            clauses[-1].append(literal)
-        else:
-            clauses.append([])
+    for literals in lines.literals(num_variables):
+        for literal in literals:
+            if literal:
+                clauses[-1].append(literal)
+            else:
+                clauses.append([])
     if clauses.pop():
         raise lines.error("the last clause does not end with 0")
     if len(clauses) != num_clauses:
         raise lines.error(f"{num_clauses} clauses were announced, {len(clauses)} are there")
-    return CNF(clauses, num_variables)
+    try:
+        return CNF(clauses, num_variables)
+    except StructureError as error:
+        raise lines.error(str(error)) from error
 
 
 def write_dimacs(cnf: CNF, path: str | os.PathLike[str]) -> None:
@@ -53,10 +60,10 @@ def write_dimacs(cnf: CNF, path: str | os.PathLike[str]) -> None:
 
     Args:
         cnf: the formula.
-        path: the file, usually named *.cnf; an old one is written over.
+        path: the file, usually named *.cnf; an old one is replaced only when done.
 
     Raises:
-        OSError: if it cannot be written.
+        OSError: if it cannot be written; an old file is left as it was.
 
     Examples:
         >>> import tempfile
@@ -65,9 +72,9 @@ def write_dimacs(cnf: CNF, path: str | os.PathLike[str]) -> None:
         ...     read_dimacs(f"{folder}/small.cnf").clauses
         ((1, -2), (3,))
     """
-    header = f"p cnf {cnf.num_variables} {len(cnf.clauses)}\n"
-    lines = (" ".join(map(str, (*clause, 0))) + "\n" for clause in cnf.clauses)
-    Path(path).write_text(header + "".join(lines), encoding="ascii")
+    header = f"p cnf {cnf.num_variables} {len(cnf.clauses)}\n".encode()
+    lines = (f"{' '.join(map(str, (*clause, 0)))}\n".encode() for clause in cnf.clauses)
+    replace_file(path, chain([header], lines))
 
 
 class _Lines:
@@ -79,7 +86,7 @@ class _Lines:
 
     def read(self) -> Iterator[list[str]]:
         """The words of every line; comments may be in any encoding."""
-        with self.path.open(encoding="ascii", errors="replace") as file:
+        with TextIOWrapper(open_file(self.path), encoding="ascii", errors="replace") as file:
             for self.number, line in enumerate(file, start=1):
                 words = line.split()
                 if words and words[0].startswith("%"):
@@ -95,16 +102,17 @@ class _Lines:
                     return sizes
         raise self.error("needs a line `p cnf VARIABLES CLAUSES` before the clauses")
 
-    def literals(self, num_variables: int) -> Iterator[int]:
+    def literals(self, num_variables: int) -> Iterator[list[int]]:
+        """Line by line."""
         for words in self.rest:
-            for word in words:
-                literal = self.integer(word)
-                if abs(literal) > num_variables:
-                    raise self.error(f"literal {literal}, but only {num_variables} variables")
-                yield literal
+            literals = list(map(self.integer, words))
+            outside = [literal for literal in literals if abs(literal) > num_variables]
+            if outside:
+                raise self.error(f"literal {outside[0]}, but only {num_variables} variables")
+            yield literals
 
     def integer(self, word: str) -> int:
-        if not _INTEGER.fullmatch(word):
+        if not _INTEGER(word):
             raise self.error(f"{word[:40]!r} is not an integer")
         return int(word)
 
