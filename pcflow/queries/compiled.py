@@ -42,7 +42,8 @@ class CompiledCircuit(nn.Module):
     no query leaves anything behind on the model but what `memory` and `rows` print.
 
     Attributes:
-        banks: the parameters; edit them in place under `torch.no_grad()`, not through `.data`.
+        banks: the parameters. Edits are noticed; who edits a frozen one through `.data`, or by an
+            array of numpy, calls `torch.autograd.graph.increment_version` on it.
         engine: plan, weights and memory, for code that needs the passes themselves.
     """
 
