@@ -42,7 +42,8 @@ class CompiledCircuit(nn.Module):
     no query leaves anything behind on the model but what `memory` and `rows` print.
 
     Attributes:
-        banks: the parameters; edit them in place under `torch.no_grad()`, not through `.data`.
+        banks: the parameters. Edits are noticed; who edits a frozen one through `.data`, or by an
+            array of numpy, calls `torch.autograd.graph.increment_version` on it.
         engine: plan, weights and memory, for code that needs the passes themselves.
     """
 
@@ -317,7 +318,7 @@ class CompiledCircuit(nn.Module):
     def project(
         self,
         evidence: Evidence | Numbers,
-        marginals: Numbers,
+        log_marginals: Numbers,
         sweeps: int = 2,
         *,
         tolerance: float = 0.0,
@@ -335,16 +336,16 @@ class CompiledCircuit(nn.Module):
         Args:
             evidence: what is observed; its potentials, if any, are where fitting starts, and what
                 they rule out stays ruled out.
-            marginals: target log-probabilities [B, D, V], normalised here; not read where observed.
-                If the evidence lists categories, those of the listed ones, [B, D, k].
+            log_marginals: targets (nats) [B, D, V], normalised here; not read where
+                observed. If the evidence lists categories, those of the listed ones, [B, D, k].
             sweeps: how often every variable is visited, at most.
             tolerance: a row is left alone once no marginal was off by as much as this.
-            normalised: whether the marginals are, over every variable's own categories; then a
+            normalised: whether `log_marginals` are, over every variable's own categories; then a
                 large tensor need not be gone over for it.
 
         Raises:
             PropertyRequired: if a variable has no finite range.
-            EvidenceError: if evidence or marginals do not fit the circuit.
+            EvidenceError: if evidence or `log_marginals` do not fit the circuit.
             NoMassError: if some row of the evidence is impossible.
             ValueError: if `sweeps` is below 1, or `tolerance` negative.
 
@@ -358,7 +359,7 @@ class CompiledCircuit(nn.Module):
             True
         """
         known = self.evidence(evidence)
-        return project(self.engine, known, marginals, sweeps, tolerance, normalised)
+        return project(self.engine, known, log_marginals, sweeps, tolerance, normalised)
 
     def _connect(self) -> None:
         """Build the engine on the device where the parameters are now."""

@@ -79,7 +79,7 @@ def _target(
     empty = target.isnan().any(dim=-1) & checked.missing
     if empty.any():
         row, variable = (int(i) for i in empty.nonzero()[0])
-        raise EvidenceError(f"marginals: row {row}, variable {variable} has no mass")
+        raise EvidenceError(f"log_marginals: row {row}, variable {variable} has no mass")
     return target
 
 
