@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pcflow.checks import check_tensor
 from pcflow.errors import EvidenceError
 from pcflow.evidence.domain import Domain, shown
 from pcflow.evidence.evidence import CheckedEvidence, Evidence
@@ -29,6 +30,7 @@ def check(given: Evidence | Tensor, domain: Domain) -> CheckedEvidence:
     if isinstance(given, CheckedEvidence) and given.domain == domain:
         return given
     evidence = _as_evidence(given)
+    _check_tensors(evidence)
     shape = (evidence.batch_size, len(domain.num_categories))
     values = _values(evidence.values, shape)
     missing = _missing(evidence, values)
@@ -48,6 +50,7 @@ def check_categories(categories: Tensor, evidence: CheckedEvidence) -> Tensor:
     Raises:
         EvidenceError: if they are not integers of that shape, or one is in no variable's range.
     """
+    check_tensor("categories", categories)
     batch, width = evidence.values.shape
     if categories.is_floating_point() or categories.shape[:-1] != (batch, width):
         raise EvidenceError(
@@ -73,6 +76,16 @@ def _as_evidence(given: Evidence | Tensor) -> Evidence:
     return Evidence(values=given)
 
 
+def _check_tensors(evidence: Evidence) -> None:
+    for name in ("values", "missing", "log_potentials", "categories"):
+        given = getattr(evidence, name)
+        if given is not None and (not isinstance(given, Tensor) or given.is_complex()):
+            kind = given.dtype if isinstance(given, Tensor) else type(given).__name__
+            raise EvidenceError(f"{name} must be a tensor of real numbers, got {kind}")
+        if given is not None and given.is_meta:
+            raise EvidenceError(f"{name} is on the meta device, where there are no numbers")
+
+
 def _values(values: Tensor | None, shape: tuple[int, int]) -> Tensor:
     if values is None:
         return torch.zeros(shape, dtype=torch.long)
@@ -81,8 +94,6 @@ def _values(values: Tensor | None, shape: tuple[int, int]) -> Tensor:
         raise EvidenceError(
             f"values must be [B, {width}] for {width} variables, got {tuple(values.shape)}"
         )
-    if values.is_complex():
-        raise EvidenceError("values must be real")
     return values.long() if values.dtype == torch.bool else values
 
 
