@@ -11,13 +11,13 @@ from torch import Tensor
 
 from pcflow.checks import check_kind
 from pcflow.circuit import Circuit, InputLayer, Parameter, ProductLayer, SumLayer
-from pcflow.evidence import CheckedEvidence, Domain, Evidence, check
+from pcflow.evidence import CheckedEvidence, Domain, Evidence, Numbers, check
 from pcflow.inputs import DensityFamily, FiniteFamily
 
 
 def reference_log_prob(
     circuit: Circuit,
-    evidence: Evidence | Tensor,
+    evidence: Evidence | Numbers,
     parameters: Mapping[Parameter, Tensor] | None = None,
 ) -> Tensor:
     """Log-probability [B] (nats, float64) of the evidence, layer by layer.

@@ -4,6 +4,7 @@ Legend: S states.
 """
 
 import math
+import re
 
 import pytest
 import torch
@@ -126,41 +127,40 @@ def test_marginal_map_is_the_best_state_of_the_query(
 @given(broken("deterministic"))
 def test_what_needs_determinism_is_refused_without(circuit: pf.Circuit) -> None:
     tree = pf.naive_bayes([pf.Categorical(n or 0) for n in circuit.num_categories], 1)
-    estimates = {
-        "entropy_estimate": lambda: pf.entropy(circuit),
-        "cross_entropy_estimate": lambda: pf.cross_entropy(tree, circuit),
-        "kl_estimate": lambda: pf.kl_divergence(tree, circuit),
-        "expectation_estimate": lambda: pf.renyi_divergence(circuit, tree, 0.5),
-        "whole powers": lambda: pf.power(circuit, 0.5),
-        "map_upper_bound": lambda: pf.marginal_map(
-            circuit, range(circuit.num_variables), torch.full((1, circuit.num_variables), math.nan)
-        ),
-    }
-    for instead, query in estimates.items():
-        with pytest.raises(pf.NotDeterministic, match=instead):
-            query()
-    with pytest.raises(pf.NotDeterministic):
-        pf.renyi_entropy(circuit, 0.5)
-    with pytest.raises(pf.NotDeterministic):
-        pf.kl_divergence(circuit, tree)
     nothing = torch.full((1, circuit.num_variables), math.nan)
+    every = range(circuit.num_variables)
+    refused = [  # who asked, what there is without the property, and the query
+        ("entropy", "entropy_estimate", lambda: pf.entropy(circuit)),
+        ("renyi_entropy", "entropy_estimate", lambda: pf.renyi_entropy(circuit, 1)),
+        ("renyi_entropy", "whole powers", lambda: pf.renyi_entropy(circuit, 0.5)),
+        ("cross_entropy", "cross_entropy_estimate", lambda: pf.cross_entropy(tree, circuit)),
+        ("kl_divergence", "kl_estimate", lambda: pf.kl_divergence(tree, circuit)),
+        ("kl_divergence", "kl_estimate", lambda: pf.kl_divergence(circuit, tree)),
+        ("renyi_divergence", "kl_estimate", lambda: pf.renyi_divergence(tree, circuit, 1)),
+        ("renyi_divergence", "expectation_est", lambda: pf.renyi_divergence(circuit, tree, 0.5)),
+        ("power(0.5)", "whole powers", lambda: pf.power(circuit, 0.5)),
+        ("marginal_map", "map_upper_bound", lambda: pf.marginal_map(circuit, every, nothing)),
+    ]
+    for name, instead, query in refused:
+        with pytest.raises(pf.NotDeterministic, match=f"^{re.escape(name)}[ ,].*{instead}"):
+            query()
     assert not pf.compile(circuit).mpe(nothing).exact
 
 
 @given(broken("compatible"))
 def test_what_needs_compatibility_is_refused_without(pair: tuple[pf.Circuit, pf.Circuit]) -> None:
     for query in (pf.multiply, pf.inner_product, pf.log_inner_product):
-        with pytest.raises(pf.NotCompatible, match=r"multiply|expectation_estimate"):
+        with pytest.raises(pf.NotCompatible, match=f"^{query.__name__} needs"):
             query(*pair)
 
 
 @given(broken("structured_decomposable"))
 def test_what_needs_a_vtree_is_refused_without(circuit: pf.Circuit) -> None:
-    with pytest.raises(pf.NotStructuredDecomposable, match="expectation_estimate"):
+    with pytest.raises(pf.NotStructuredDecomposable, match=r"^cauchy.*expectation_est"):
         pf.cauchy_schwarz_divergence(circuit, circuit)
     if circuit.properties.deterministic is None:
         for query in (pf.power, pf.renyi_entropy):
-            with pytest.raises(pf.NotStructuredDecomposable, match="power"):
+            with pytest.raises(pf.NotStructuredDecomposable, match=f"^{query.__name__}"):
                 query(circuit, 2)
 
 

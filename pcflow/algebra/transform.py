@@ -31,11 +31,11 @@ from pcflow.algebra.multiplication import Multiplication
 from pcflow.checks import as_numbers, as_wholes, check_kind, check_kinds, check_setting
 from pcflow.circuit import (
     Circuit,
+    Deterministic,
     InputLayer,
     Parameter,
+    StructuredDecomposable,
     SumLayer,
-    prove_deterministic,
-    prove_structured_decomposable,
     required_by,
     walk,
 )
@@ -203,7 +203,8 @@ def multiply(a: Circuit | CompiledCircuit, b: Circuit | CompiledCircuit) -> Circ
         SumLayer(1 inputs, 1 units)
     """
     a, b = as_circuit(a, "a"), as_circuit(b, "b")
-    return _multiplied(a, b)[0]
+    with required_by("multiply"):
+        return _multiplied(a, b)[0]
 
 
 def from_one_hot(circuit: Circuit | CompiledCircuit, groups: Sequence[Sequence[int]]) -> Circuit:
@@ -279,19 +280,19 @@ def power(circuit: Circuit | CompiledCircuit, exponent: float) -> Circuit:
         0.941...
     """
     circuit = as_circuit(circuit)
-    return powered_circuit(circuit, exponent)[0]
-
-
-def powered_circuit(circuit: Circuit, exponent: float) -> tuple[Circuit, float]:
-    """`power`, and the log of its Z (nats)."""
     check_setting("exponent", exponent, "a finite number", math.isfinite)
+    return powered_circuit(circuit, exponent, f"power({exponent:g})")[0]
+
+
+def powered_circuit(circuit: Circuit, exponent: float, by: str) -> tuple[Circuit, float]:
+    """`power`, and the log of its Z (nats), for a query that goes `by` a name in refusals."""
     whole = exponent == int(exponent) and exponent >= 1
     if whole and circuit.properties.deterministic is None:
-        with required_by(f"power({exponent:g})"):
-            prove_structured_decomposable(circuit)
-        return _repeated(circuit, int(exponent))
-    with required_by(f"power({exponent:g})", "whole powers of structured-decomposable circuits"):
-        prove_deterministic(circuit)
+        with required_by(by):
+            circuit.properties.require(StructuredDecomposable)
+            return _repeated(circuit, int(exponent))
+    with required_by(by, "whole powers of structured-decomposable circuits"):
+        circuit.properties.require(Deterministic)
 
     def at_input(layer: InputLayer) -> Massed:
         return power_of_inputs(layer, exponent)
@@ -299,7 +300,8 @@ def powered_circuit(circuit: Circuit, exponent: float) -> tuple[Circuit, float]:
     def at_sum(layer: SumLayer, inputs: Sequence[Massed]) -> Massed:
         return mix(inputs, powered(layer.log_weight(), exponent), layer.mixing)
 
-    root = circuit.fold(at_input, at_sum, times)
+    with required_by(by):
+        root = circuit.fold(at_input, at_sum, times)
     return finish(root), root.log_mass.item()
 
 
@@ -322,8 +324,7 @@ def _repeated(circuit: Circuit, exponent: int) -> tuple[Circuit, float]:
 
 def _multiplied(a: Circuit, b: Circuit) -> tuple[Circuit, float]:
     """`multiply`, and the log of its Z (nats)."""
-    with required_by("multiply"):
-        root = walk(a, b, Multiplication()).massed
+    root = walk(a, b, Multiplication()).massed
     return _finished(root, "multiply"), root.log_mass.item()
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pcflow.checks import check_tensor
 from pcflow.errors import EvidenceError
 from pcflow.evidence.domain import Domain, shown
 from pcflow.evidence.evidence import CheckedEvidence, Evidence
+from pcflow.evidence.numbers import Numbers, as_tensor
 
 
-def check(given: Evidence | Tensor, domain: Domain) -> CheckedEvidence:
+def check(given: Evidence | Numbers, domain: Domain) -> CheckedEvidence:
     """Evidence that fits the variables of a circuit, on its device and in its precision.
 
     What was checked against the same domain before is returned as it is.
@@ -29,8 +29,7 @@ def check(given: Evidence | Tensor, domain: Domain) -> CheckedEvidence:
     """
     if isinstance(given, CheckedEvidence) and given.domain == domain:
         return given
-    evidence = _as_evidence(given)
-    _check_tensors(evidence)
+    evidence = given if isinstance(given, Evidence) else Evidence(values=given)
     shape = (evidence.batch_size, len(domain.num_categories))
     values = _values(evidence.values, shape)
     missing = _missing(evidence, values)
@@ -44,14 +43,13 @@ def check(given: Evidence | Tensor, domain: Domain) -> CheckedEvidence:
     return checked
 
 
-def check_categories(categories: Tensor, evidence: CheckedEvidence) -> Tensor:
+def check_categories(given: Numbers, evidence: CheckedEvidence) -> Tensor:
     """Categories [B, D, C] to ask of a circuit, on the device of the evidence.
 
     Raises:
         EvidenceError: if they are not integers of that shape, or one is in no variable's range.
     """
-    check_tensor("categories", categories)
-    batch, width = evidence.values.shape
+    categories, (batch, width) = as_tensor("categories", given), evidence.values.shape
     if categories.is_floating_point() or categories.shape[:-1] != (batch, width):
         raise EvidenceError(
             f"categories must be integers [{batch}, {width}, C], got {categories.dtype} "
@@ -65,25 +63,6 @@ def check_categories(categories: Tensor, evidence: CheckedEvidence) -> Tensor:
             f"categories: row {row}, variable {variable} must be in 0..{largest - 1}"
         )
     return categories.to(evidence.values.device).long()
-
-
-def _as_evidence(given: Evidence | Tensor) -> Evidence:
-    """Evidence from a bare tensor of values."""
-    if isinstance(given, Evidence):
-        return given
-    if not isinstance(given, Tensor):
-        raise EvidenceError(f"evidence must be a tensor or an Evidence, got {type(given).__name__}")
-    return Evidence(values=given)
-
-
-def _check_tensors(evidence: Evidence) -> None:
-    for name in ("values", "missing", "log_potentials", "categories"):
-        given = getattr(evidence, name)
-        if given is not None and (not isinstance(given, Tensor) or given.is_complex()):
-            kind = given.dtype if isinstance(given, Tensor) else type(given).__name__
-            raise EvidenceError(f"{name} must be a tensor of real numbers, got {kind}")
-        if given is not None and given.is_meta:
-            raise EvidenceError(f"{name} is on the meta device, where there are no numbers")
 
 
 def _values(values: Tensor | None, shape: tuple[int, int]) -> Tensor:

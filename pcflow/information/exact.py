@@ -15,9 +15,9 @@ from torch import Tensor
 
 from pcflow.algebra import covered, log_overlap, marginalize, powered_circuit
 from pcflow.checks import check_kind, check_setting
-from pcflow.circuit import Circuit, prove_deterministic, prove_structured_decomposable, required_by
+from pcflow.circuit import Circuit, Deterministic, StructuredDecomposable, required_by
 from pcflow.errors import EvidenceError
-from pcflow.evidence import Domain, Evidence, check
+from pcflow.evidence import Domain, Evidence, Numbers, check
 from pcflow.information.bounds import entropy_upper_bound
 from pcflow.information.moments import checked_variables
 from pcflow.queries import CompiledCircuit, as_circuit, compile
@@ -42,11 +42,7 @@ def entropy(circuit: Circuit | CompiledCircuit) -> float:
         >>> round(entropy(pf.Circuit(pf.InputLayer(0, fair[0], 1, fair[1]))), 4)
         1.3863
     """
-    circuit = as_circuit(circuit)
-    _need_determinism(
-        circuit, "entropy", "entropy_lower_bound, entropy_upper_bound, entropy_estimate"
-    )
-    return entropy_upper_bound(circuit)
+    return _entropy(as_circuit(circuit), "entropy")
 
 
 def cross_entropy(p: Circuit | CompiledCircuit, q: Circuit | CompiledCircuit) -> float:
@@ -66,7 +62,6 @@ def cross_entropy(p: Circuit | CompiledCircuit, q: Circuit | CompiledCircuit) ->
         True
     """
     p, q = as_circuit(p, "p"), as_circuit(q, "q")
-    _need_determinism(q, "cross_entropy", "cross_entropy_estimate")
     with required_by("cross_entropy", "cross_entropy_estimate"):
         return _cross_entropy(p, q)
 
@@ -89,10 +84,8 @@ def kl_divergence(p: Circuit | CompiledCircuit, q: Circuit | CompiledCircuit) ->
         True
     """
     p, q = as_circuit(p, "p"), as_circuit(q, "q")
-    for circuit in (p, q):
-        _need_determinism(circuit, "kl_divergence", "kl_estimate")
     with required_by("kl_divergence", "kl_estimate"):
-        return _cross_entropy(p, q) - entropy_upper_bound(p)
+        return _kl_divergence(p, q)
 
 
 def renyi_entropy(circuit: Circuit | CompiledCircuit, order: float) -> float:
@@ -115,8 +108,8 @@ def renyi_entropy(circuit: Circuit | CompiledCircuit, order: float) -> float:
     check_setting("order", order, "a finite number", math.isfinite)
     circuit = as_circuit(circuit)
     if order == 1:
-        return entropy(circuit)
-    return powered_circuit(circuit, order)[1] / (1 - order)
+        return _entropy(circuit, "renyi_entropy")
+    return powered_circuit(circuit, order, "renyi_entropy")[1] / (1 - order)
 
 
 def renyi_divergence(
@@ -142,11 +135,11 @@ def renyi_divergence(
     p, q = as_circuit(p, "p"), as_circuit(q, "q")
     check_setting("order", order, "positive and finite", lambda x: 0 < x < math.inf)
     if order == 1:
-        return kl_divergence(p, q)
-    instead = "expectation_estimate of (q / p)^(1 - order) under p"
-    for circuit in (p, q):
-        _need_determinism(circuit, "renyi_divergence", instead)
-    with required_by("renyi_divergence", instead):
+        with required_by("renyi_divergence", "kl_estimate"):
+            return _kl_divergence(p, q)
+    with required_by("renyi_divergence", "expectation_estimate of (q / p)^(1 - order) under p"):
+        for circuit in (p, q):
+            circuit.properties.require(Deterministic)
         if order > 1 and covered(p, q)[0] < 1 - ROUNDING:
             return math.inf
         return log_overlap(p, q, order, 1 - order) / (order - 1)
@@ -174,7 +167,7 @@ def cauchy_schwarz_divergence(p: Circuit | CompiledCircuit, q: Circuit | Compile
     with required_by("cauchy_schwarz_divergence", instead):
         squares = []
         for circuit in (p, q):
-            prove_structured_decomposable(circuit)
+            circuit.properties.require(StructuredDecomposable)
             squares.append(log_overlap(circuit, circuit))
         return 0.5 * sum(squares) - log_overlap(p, q)
 
@@ -195,7 +188,9 @@ def inner_product(p: Circuit | CompiledCircuit, q: Circuit | CompiledCircuit) ->
         >>> round(inner_product(coin, coin), 6)
         0.5
     """
-    return math.exp(log_inner_product(p, q))
+    p, q = as_circuit(p, "p"), as_circuit(q, "q")
+    with required_by("inner_product", "expectation_estimate"):
+        return math.exp(log_overlap(p, q))
 
 
 def log_inner_product(p: Circuit | CompiledCircuit, q: Circuit | CompiledCircuit) -> float:
@@ -212,7 +207,7 @@ def log_inner_product(p: Circuit | CompiledCircuit, q: Circuit | CompiledCircuit
         True
     """
     p, q = as_circuit(p, "p"), as_circuit(q, "q")
-    with required_by("inner_product", "expectation_estimate"):
+    with required_by("log_inner_product", "expectation_estimate"):
         return log_overlap(p, q)
 
 
@@ -229,7 +224,7 @@ class MAP(NamedTuple):
 
 
 def marginal_map(
-    circuit: Circuit | CompiledCircuit, query: Iterable[int], evidence: Evidence | Tensor
+    circuit: Circuit | CompiledCircuit, query: Iterable[int], evidence: Evidence | Numbers
 ) -> MAP:
     """The most probable state of some variables given evidence, with all others summed out.
 
@@ -267,20 +262,27 @@ def marginal_map(
     if partly:
         raise EvidenceError(f"variable {partly[0]} is observed in some rows only, and not queried")
     left = marginalize(circuit, wanted + seen)
-    instead = "map_lower_bound, map_upper_bound"
-    _need_determinism(left, "marginal_map, with the other variables summed out,", instead)
+    door = "marginal_map, with the other variables summed out,"
+    with required_by(door, "map_lower_bound, map_upper_bound"):
+        left.properties.require(Deterministic)
     columns = wanted + seen
     rows = Evidence(checked.values[:, columns], checked.missing[:, columns])
     found = compile(left, dtype=torch.float64).mpe(rows)
     return MAP(found.values[:, : len(wanted)], found.log_value)
 
 
+def _entropy(circuit: Circuit, by: str) -> float:
+    with required_by(by, "entropy_lower_bound, entropy_upper_bound, entropy_estimate"):
+        circuit.properties.require(Deterministic)
+    return entropy_upper_bound(circuit)
+
+
 def _cross_entropy(p: Circuit, q: Circuit) -> float:
+    q.properties.require(Deterministic)
     mass, mean = covered(p, q)
     return math.inf if mass < 1 - ROUNDING else -mean
 
 
-def _need_determinism(circuit: Circuit, query: str, instead: str) -> None:
-    if circuit.properties.deterministic is None:
-        with required_by(query, instead):
-            prove_deterministic(circuit)
+def _kl_divergence(p: Circuit, q: Circuit) -> float:
+    p.properties.require(Deterministic)
+    return _cross_entropy(p, q) - entropy_upper_bound(p)

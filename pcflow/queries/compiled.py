@@ -26,7 +26,7 @@ from pcflow.engine import (
     make_plan,
 )
 from pcflow.errors import SettingError
-from pcflow.evidence import CheckedEvidence, Evidence
+from pcflow.evidence import CheckedEvidence, Evidence, Numbers
 from pcflow.queries.draws import Draws, sample, sample_with_marginals
 from pcflow.queries.export import Export
 from pcflow.queries.marginals import marginals
@@ -43,7 +43,8 @@ class CompiledCircuit(nn.Module):
     no query leaves anything behind on the model but what `memory` and `rows` print.
 
     Attributes:
-        banks: the parameters; edit them in place under `torch.no_grad()`, not through `.data`.
+        banks: the parameters. Edits are noticed; who edits a frozen one through `.data`, or by an
+            array of numpy, calls `torch.autograd.graph.increment_version` on it.
         engine: plan, weights and memory, for code that needs the passes themselves.
     """
 
@@ -118,11 +119,11 @@ class CompiledCircuit(nn.Module):
         """A copy with the parameters as they are now, the same one while somebody holds it."""
         return self._export.circuit()
 
-    def forward(self, evidence: Evidence | Tensor) -> Tensor:
+    def forward(self, evidence: Evidence | Numbers) -> Tensor:
         """The same as `log_prob`."""
         return self.log_prob(evidence)
 
-    def evidence(self, given: Evidence | Tensor) -> CheckedEvidence:
+    def evidence(self, given: Evidence | Numbers) -> CheckedEvidence:
         """Evidence that fits this model, which its queries take without checking it again.
 
         Args:
@@ -147,7 +148,7 @@ class CompiledCircuit(nn.Module):
         return self.engine.check(given)
 
     @in_ordinary_modes
-    def log_prob(self, evidence: Evidence | Tensor) -> Tensor:
+    def log_prob(self, evidence: Evidence | Numbers) -> Tensor:
         """Log-probability [B] (nats) of evidence; differentiable in parameters and potentials.
 
         Args:
@@ -170,7 +171,7 @@ class CompiledCircuit(nn.Module):
 
     @in_ordinary_modes
     @torch.no_grad()
-    def marginals(self, evidence: Evidence | Tensor, categories: Tensor | None = None) -> Tensor:
+    def marginals(self, evidence: Evidence | Numbers, categories: Numbers | None = None) -> Tensor:
         """Posterior log-probabilities (nats) of every variable given the evidence.
 
         An observed variable has all its mass on its value; categories that a variable does not
@@ -202,7 +203,7 @@ class CompiledCircuit(nn.Module):
 
     @in_ordinary_modes
     @torch.no_grad()
-    def mean(self, evidence: Evidence | Tensor) -> Tensor:
+    def mean(self, evidence: Evidence | Numbers) -> Tensor:
         """Posterior mean [B, D] of every variable given the evidence; observed values are kept.
 
         Of a finite variable it is the mean of its values 0, 1, ... as numbers. Not differentiable.
@@ -224,7 +225,7 @@ class CompiledCircuit(nn.Module):
     def sample(
         self,
         n: int,
-        evidence: Evidence | Tensor | None = None,
+        evidence: Evidence | Numbers | None = None,
         generator: torch.Generator | None = None,
         *,
         temperature: float = 1.0,
@@ -258,7 +259,7 @@ class CompiledCircuit(nn.Module):
     def sample_with_marginals(
         self,
         n: int,
-        evidence: Evidence | Tensor,
+        evidence: Evidence | Numbers,
         generator: torch.Generator | None = None,
         *,
         temperature: float = 1.0,
@@ -294,7 +295,7 @@ class CompiledCircuit(nn.Module):
 
     @in_ordinary_modes
     @torch.no_grad()
-    def mpe(self, evidence: Evidence | Tensor) -> MPE:
+    def mpe(self, evidence: Evidence | Numbers) -> MPE:
         """The most probable completion of the evidence, by max-product with backtracking.
 
         Exact if the circuit is proved deterministic. Otherwise (the problem is NP-hard) it is the
@@ -317,8 +318,8 @@ class CompiledCircuit(nn.Module):
     @in_ordinary_modes
     def project(
         self,
-        evidence: Evidence | Tensor,
-        log_marginals: Tensor,
+        evidence: Evidence | Numbers,
+        log_marginals: Numbers,
         sweeps: int = 2,
         *,
         tolerance: float = 0.0,

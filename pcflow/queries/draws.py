@@ -14,7 +14,7 @@ from pcflow.checks import check_generator, check_setting, check_whole
 from pcflow.engine import Drawn, Engine, Evaluation
 from pcflow.evidence import CheckedEvidence
 from pcflow.queries.marginals import Chosen
-from pcflow.queries.possible import evaluate, refuse_unbounded
+from pcflow.queries.possible import evaluate, refuse_nan, refuse_unbounded
 
 
 class Draws(NamedTuple):
@@ -38,7 +38,7 @@ def sample(engine: Engine, n: int, checked: CheckedEvidence, route: Drawn) -> Te
         _draws(engine, evaluate(engine, part, "sample"), n, part, route)
         for part in engine.parts(checked)
     ]
-    return torch.cat(drawn, dim=1)
+    return refuse_nan(torch.cat(drawn, dim=1), "sample")
 
 
 def sample_with_marginals(engine: Engine, n: int, checked: CheckedEvidence, route: Drawn) -> Draws:

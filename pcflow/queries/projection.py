@@ -16,10 +16,10 @@ from math import inf
 import torch
 from torch import Tensor
 
-from pcflow.checks import check_kind, check_setting, check_whole
+from pcflow.checks import check_setting, check_whole
 from pcflow.engine import Engine, floor_of
 from pcflow.errors import EvidenceError, NoMassError, NotANumber
-from pcflow.evidence import CheckedEvidence, Potentials
+from pcflow.evidence import CheckedEvidence, Numbers, Potentials, as_tensor
 from pcflow.queries.gauss_seidel import GaussSeidel, Node, furthest, start_of, tree_of
 from pcflow.queries.marginals import marginals
 from pcflow.queries.possible import refuse_unbounded
@@ -41,7 +41,7 @@ class ProjectedEvidence(CheckedEvidence):
 def project(
     engine: Engine,
     checked: CheckedEvidence,
-    log_marginals: Tensor,
+    log_marginals: Numbers,
     sweeps: int,
     tolerance: float = 0.0,
     normalised: bool = False,
@@ -67,11 +67,10 @@ def project(
 
 
 def _target(
-    engine: Engine, checked: CheckedEvidence, log_marginals: Tensor, normalised: bool
+    engine: Engine, checked: CheckedEvidence, log_marginals: Numbers, normalised: bool
 ) -> Tensor:
     """Normalised log-marginals [B, D, V], checked like potentials."""
-    check_kind("log_marginals", log_marginals, Tensor, "a tensor")
-    wanted = Potentials.of(log_marginals.detach(), checked.categories)
+    wanted = Potentials.of(as_tensor("log_marginals", log_marginals).detach(), checked.categories)
     told = engine.check(checked.with_potentials(wanted)).potentials
     assert told is not None
     if normalised:
