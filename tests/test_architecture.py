@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 ROOMS = {  # the rooms of each package: one may import only from those above it
     "pcflow": (
         "errors",
+        "checks",
         "evidence",
         "inputs",
         "data",
