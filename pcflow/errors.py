@@ -4,7 +4,8 @@ Every error is also a `ValueError` or a `TypeError`, so code that catches those 
 """
 
 from collections.abc import Sequence
-from typing import Any
+from copy import copy
+from typing import Any, Self
 
 
 class PcflowError(Exception):
@@ -96,6 +97,13 @@ class NotDecomposable(StructureError):
 
 class PropertyRequired(PcflowError, ValueError):
     """A query needs a structural property that the circuit does not have."""
+
+    def named(self, query: str, instead: str = "") -> Self:
+        """The same refusal in the name of the query that asked, and what there is without it."""
+        hint = f"; without it: {instead}" if instead else ""
+        twin = copy(self)
+        twin.args = (f"{query} needs a property that the circuit lacks: {self}{hint}",)
+        return twin
 
 
 class NotStructuredDecomposable(PropertyRequired):

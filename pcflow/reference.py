@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from pcflow.circuit import Circuit, InputLayer, Parameter, ProductLayer, SumLayer
-from pcflow.evidence import CheckedEvidence, Domain, Evidence, check
+from pcflow.evidence import CheckedEvidence, Domain, Evidence, Numbers, check
 from pcflow.inputs import DensityFamily, FiniteFamily
 
 
 def reference_log_prob(
     circuit: Circuit,
-    evidence: Evidence | Tensor,
+    evidence: Evidence | Numbers,
     parameters: Mapping[Parameter, Tensor] | None = None,
 ) -> Tensor:
     """Log-probability [B] (nats, float64) of the evidence, layer by layer.

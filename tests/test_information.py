@@ -4,6 +4,7 @@ Legend: S states.
 """
 
 import math
+import re
 
 import pytest
 import torch
@@ -64,9 +65,9 @@ def test_overlaps_of_compatible_circuits(pair: tuple[pf.Circuit, pf.Circuit]) ->
     p, q = pair
     log_p, log_q = logs(p), logs(q)
     wanted = (log_p + log_q).logsumexp(0).item()
-    same(pf.log_expectation(p, q), wanted)
-    same(pf.expectation(p, q), math.exp(wanted))
-    same(pf.expectation(q, p), math.exp(wanted))
+    same(pf.log_inner_product(p, q), wanted)
+    same(pf.inner_product(p, q), math.exp(wanted))
+    same(pf.inner_product(q, p), math.exp(wanted))
     if q.properties.deterministic:
         same(pf.cross_entropy(p, q), expected(log_p.exp(), -log_q))
     if p.properties.structured_decomposable and q.properties.structured_decomposable:
@@ -119,7 +120,6 @@ def test_marginal_map_is_the_best_state_of_the_query(
         assert "map_lower_bound, map_upper_bound" in str(refusal)
         assert rest  # without anything to sum out there is nothing to refuse
         return
-    assert found.exact
     same(found.log_value.item(), max(totals.values()).item())
     same(totals[tuple(found.values[0].long().tolist())].item(), found.log_value.item())
 
@@ -127,41 +127,40 @@ def test_marginal_map_is_the_best_state_of_the_query(
 @given(broken("deterministic"))
 def test_what_needs_determinism_is_refused_without(circuit: pf.Circuit) -> None:
     tree = pf.naive_bayes([pf.Categorical(n or 0) for n in circuit.num_categories], 1)
-    estimates = {
-        "entropy_estimate": lambda: pf.entropy(circuit),
-        "cross_entropy_estimate": lambda: pf.cross_entropy(tree, circuit),
-        "kl_estimate": lambda: pf.kl_divergence(tree, circuit),
-        "expectation_estimate": lambda: pf.renyi_divergence(circuit, tree, 0.5),
-        "whole powers": lambda: pf.power(circuit, 0.5),
-        "map_upper_bound": lambda: pf.marginal_map(
-            circuit, range(circuit.num_variables), torch.full((1, circuit.num_variables), math.nan)
-        ),
-    }
-    for instead, query in estimates.items():
-        with pytest.raises(pf.NotDeterministic, match=instead):
-            query()
-    with pytest.raises(pf.NotDeterministic):
-        pf.renyi_entropy(circuit, 0.5)
-    with pytest.raises(pf.NotDeterministic):
-        pf.kl_divergence(circuit, tree)
     nothing = torch.full((1, circuit.num_variables), math.nan)
+    every = range(circuit.num_variables)
+    refused = [  # who asked, what there is without the property, and the query
+        ("entropy", "entropy_estimate", lambda: pf.entropy(circuit)),
+        ("renyi_entropy", "entropy_estimate", lambda: pf.renyi_entropy(circuit, 1)),
+        ("renyi_entropy", "whole powers", lambda: pf.renyi_entropy(circuit, 0.5)),
+        ("cross_entropy", "cross_entropy_estimate", lambda: pf.cross_entropy(tree, circuit)),
+        ("kl_divergence", "kl_estimate", lambda: pf.kl_divergence(tree, circuit)),
+        ("kl_divergence", "kl_estimate", lambda: pf.kl_divergence(circuit, tree)),
+        ("renyi_divergence", "kl_estimate", lambda: pf.renyi_divergence(tree, circuit, 1)),
+        ("renyi_divergence", "expectation_est", lambda: pf.renyi_divergence(circuit, tree, 0.5)),
+        ("power(0.5)", "whole powers", lambda: pf.power(circuit, 0.5)),
+        ("marginal_map", "map_upper_bound", lambda: pf.marginal_map(circuit, every, nothing)),
+    ]
+    for name, instead, query in refused:
+        with pytest.raises(pf.NotDeterministic, match=f"^{re.escape(name)}[ ,].*{instead}"):
+            query()
     assert not pf.compile(circuit).mpe(nothing).exact
 
 
 @given(broken("compatible"))
 def test_what_needs_compatibility_is_refused_without(pair: tuple[pf.Circuit, pf.Circuit]) -> None:
-    for query in (pf.multiply, pf.expectation, pf.log_expectation):
-        with pytest.raises(pf.NotCompatible, match=r"multiply|expectation_estimate"):
+    for query in (pf.multiply, pf.inner_product, pf.log_inner_product):
+        with pytest.raises(pf.NotCompatible, match=f"^{query.__name__} needs"):
             query(*pair)
 
 
 @given(broken("structured_decomposable"))
 def test_what_needs_a_vtree_is_refused_without(circuit: pf.Circuit) -> None:
-    with pytest.raises(pf.NotStructuredDecomposable, match="expectation_estimate"):
+    with pytest.raises(pf.NotStructuredDecomposable, match=r"^cauchy.*expectation_est"):
         pf.cauchy_schwarz_divergence(circuit, circuit)
     if circuit.properties.deterministic is None:
         for query in (pf.power, pf.renyi_entropy):
-            with pytest.raises(pf.NotStructuredDecomposable, match="power"):
+            with pytest.raises(pf.NotStructuredDecomposable, match=f"^{query.__name__}"):
                 query(circuit, 2)
 
 
@@ -181,7 +180,7 @@ def test_normal_distributions_by_hand() -> None:
     p, q = gaussians([0.0, 1.0], [1.0, 2.0]), gaussians([1.0, 1.0], [2.0, 2.0])
     same(pf.entropy(p), math.log(2 * math.pi * math.e) + math.log(2.0))
     same(pf.kl_divergence(p, q), math.log(2.0) + (1 + 1) / 8 - 0.5)
-    same(pf.expectation(p, p), 1 / (2 * math.sqrt(math.pi)) / (4 * math.sqrt(math.pi)))
+    same(pf.inner_product(p, p), 1 / (2 * math.sqrt(math.pi)) / (4 * math.sqrt(math.pi)))
     assert pf.renyi_divergence(p, p, 0.5) == pytest.approx(0.0, abs=1e-12)
     squared = pf.power(p, 2)
     both = pf.multiply(p, p)
@@ -206,7 +205,7 @@ def test_products_and_overlaps_of_densities_are_integrals(family: pf.Gaussian) -
     log_p, log_q = pf.reference_log_prob(p, x), pf.reference_log_prob(q, x)
     both = log_p + log_q
     total = (both.exp() * width).sum().item()
-    assert pf.expectation(p, q) == pytest.approx(total, rel=1e-4)
+    assert pf.inner_product(p, q) == pytest.approx(total, rel=1e-4)
     found = pf.reference_log_prob(pf.multiply(p, q), x)
     torch.testing.assert_close(found.exp(), both.exp() / total, rtol=1e-3, atol=1e-4)
     mean = expected(log_p.exp() * width, log_p - log_q)
@@ -220,7 +219,7 @@ def test_products_and_overlaps_of_densities_are_integrals(family: pf.Gaussian) -
 def test_families_without_products_are_refused_by_name() -> None:
     p = pf.Circuit(pf.InputLayer.random(0, pf.Poisson()))
     with pytest.raises(pf.PropertyRequired, match=r"Poisson.*expectation_estimate"):
-        pf.expectation(p, p)
+        pf.inner_product(p, p)
     q = pf.Circuit(pf.InputLayer.random(0, pf.Gaussian()))
     with pytest.raises(pf.PropertyRequired, match=r"Poisson.*Gaussian"):
         pf.multiply(p, q)
@@ -230,11 +229,11 @@ def test_families_without_products_are_refused_by_name() -> None:
 
 def test_ranges_and_orders_are_checked() -> None:
     two, three = (pf.naive_bayes([pf.Categorical(n)] * 2, 1) for n in (2, 3))
-    for query in (pf.multiply, pf.expectation, pf.cross_entropy):
+    for query in (pf.multiply, pf.inner_product, pf.cross_entropy):
         with pytest.raises(pf.StructureError, match=r"2 categories .* 3"):
             query(two, three)
     with pytest.raises(pf.NotCompatible):
-        pf.expectation(two, pf.naive_bayes([pf.Bernoulli()], 1))
+        pf.inner_product(two, pf.naive_bayes([pf.Bernoulli()], 1))
     for order in (0.0, -1.0, math.inf, math.nan):
         with pytest.raises(ValueError, match="order"):
             pf.renyi_divergence(two, two, order)
@@ -253,7 +252,7 @@ def test_mass_that_underflows_side_by_side_is_found() -> None:
     layers = [pf.InputLayer(v, pf.Categorical(2), 1, tilted) for v in range(3)]
     p = pf.Circuit(pf.ProductLayer(layers))
     ones = pf.Circuit(pf.ProductLayer([pf.InputLayer(v, pf.Indicator(1)) for v in range(3)]))
-    same(pf.log_expectation(p, ones), -2400.0)
+    same(pf.log_inner_product(p, ones), -2400.0)
     same(pf.cross_entropy(ones, p), 2400.0)
-    assert pf.log_expectation(ones, p) == pf.log_expectation(p, ones)
+    assert pf.log_inner_product(ones, p) == pf.log_inner_product(p, ones)
     assert pf.cross_entropy(p, ones) == math.inf

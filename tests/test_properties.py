@@ -6,6 +6,7 @@ With many examples: PCFLOW_EXAMPLES=10000 pytest tests/test_properties.py -k enu
 Legend: S states, K units.
 """
 
+from collections.abc import Callable
 from itertools import chain, combinations, product
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 import pcflow as pf
 from pcflow.circuit import Layer, required_by
-from pcflow.circuit.properties import Decision
+from pcflow.circuit.properties import PROOFS, Decision
 from pcflow.circuit.supports import Supports
 from pcflow.testing import (
     broken,
@@ -357,6 +358,45 @@ def test_a_query_that_needs_a_property_says_so() -> None:
     assert text.endswith("; without it: sample")
     with pytest.raises(pf.NotDeterministic, match=r"tell apart$"), required_by("entropy"):
         pf.prove_deterministic(refuse)
+
+
+@given(circuits())
+def test_a_property_is_proved_once_whether_it_holds_or_not(circuit: pf.Circuit) -> None:
+    asked: list[type] = []
+
+    def counted(kind: type, prove: Callable[[pf.Circuit], object]) -> Callable[..., object]:
+        def proof(of: pf.Circuit) -> object:
+            asked.append(kind)
+            return prove(of)
+
+        return proof
+
+    with pytest.MonkeyPatch.context() as patch:
+        for kind, prove in PROOFS.items():
+            patch.setitem(PROOFS, kind, counted(kind, prove))
+        for _ in range(2):
+            printed = str(circuit.properties).splitlines()
+            pf.is_deterministic(circuit)
+            for line, kind in zip(printed[2:], PROOFS, strict=True):
+                try:
+                    told = circuit.properties.require(kind)  # type: ignore[type-var]
+                except pf.PropertyRequired as refusal:
+                    told = refusal
+                assert str(told) == line
+    assert asked == list(PROOFS)
+
+
+def test_a_refusal_that_is_kept_is_never_changed() -> None:
+    refuse = pf.Circuit(mix(leaf(0), leaf(0)))
+    refusals = []
+    for query in (pf.entropy, pf.entropy, lambda c: pf.power(c, 0.5)):
+        with pytest.raises(pf.NotDeterministic) as refused:
+            query(refuse)
+        refusals.append(refused.value)
+    assert str(refusals[0]) == str(refusals[1]) and refusals[0] is not refusals[1]
+    assert str(refusals[2]).startswith("power(0.5) needs a property")
+    assert all(refusal.layer is refuse.root for refusal in refusals)
+    assert str(refuse.properties).splitlines()[3].startswith("not deterministic: unit 0")
 
 
 # Size

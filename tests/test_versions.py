@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 
 import pcflow as pf
-from pcflow.engine.versions import SMALL, Stamp
+from pcflow.engine.versions import FEW, Stamp
 
 X = torch.randint(6, (20, 5), generator=torch.Generator().manual_seed(0))
 
@@ -214,9 +214,9 @@ def test_no_gradient_mixes_old_values_with_new_parameters(name: str, memory: int
 
 BANKS = {
     "small": torch.zeros(7, 3),
-    "large": torch.zeros(3 * SMALL // 4 + 1, 1),
-    "large, double": torch.zeros(SMALL, dtype=torch.float64),
-    "transposed": torch.zeros(300, 40).t(),
+    "large": torch.zeros(3 * FEW // 4 + 1, 1),
+    "large, double": torch.zeros(FEW, 1, dtype=torch.float64),
+    "transposed": torch.zeros(300, 60).t(),
 }
 
 
@@ -226,6 +226,8 @@ def test_any_number_that_changes_is_seen_and_any_two_that_change_places(name: st
     numbers = parameter.data
     numbers.copy_(torch.randn(numbers.shape, dtype=numbers.dtype))
     stamp, generator = Stamp(parameter), torch.Generator().manual_seed(0)
+    assert stamp.is_of(parameter)
+    stamp.watch()
     assert stamp.is_of(parameter)
 
     def place() -> tuple[Tensor, ...]:
@@ -245,3 +247,35 @@ def test_any_number_that_changes_is_seen_and_any_two_that_change_places(name: st
     assert not stamp.is_of(parameter)
     parameter.requires_grad_(False)
     assert stamp.is_of(parameter)  # nobody looks at what is frozen
+
+
+@pytest.mark.parametrize("name", BANKS)
+def test_without_a_gradient_a_sample_of_many_numbers_is_looked_at(name: str) -> None:
+    parameter = nn.Parameter(BANKS[name].clone(memory_format=torch.preserve_format))
+    stamp = Stamp(parameter)
+    parameter.data.add_(1.0)
+    assert not stamp.is_of(parameter)
+    stamp = Stamp(parameter)
+    parameter.data[-1, -1] = 0.0
+    assert stamp.is_of(parameter) == (name == "large" or name == "large, double")
+    increment_version(parameter)
+    assert not stamp.is_of(parameter)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_step_that_moves_few_of_many_numbers_is_seen(fused: bool) -> None:
+    """A step of SGD that is small, after one row: most numbers stay what they were."""
+    model = pf.compile(pf.hmm(2, states=2, inputs=pf.Categorical(1 << 14)))
+    x = torch.tensor([[3, 5]])
+    (table,) = [bank for bank in model.banks if bank.nbytes > FEW]
+    before, numbers = model.log_prob(x).item(), table.detach().clone()
+    optimizer = torch.optim.SGD([table], 1e-5, fused=fused)
+    model.log_prob(x).sum().neg().backward()
+    with torch.no_grad():
+        assert model.log_prob(x).item() == before  # asked in between
+    optimizer.step()
+    assert 0 < (table != numbers).sum() < table.numel() / 100
+    with torch.no_grad():
+        found = model.log_prob(x).item()
+    wanted = pf.reference_log_prob(model.circuit, x).item()
+    assert found == pytest.approx(wanted, rel=1e-6) and found > before

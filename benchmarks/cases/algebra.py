@@ -8,7 +8,19 @@ from tempfile import TemporaryDirectory
 import torch
 
 import pcflow as pf
-from cases.given import Cases, asked, circuits, codes, gaps, in_both, inner_product, queried, seeded
+from cases.given import (
+    Cases,
+    asked,
+    circuits,
+    codes,
+    gaps,
+    in_both,
+    inner_product,
+    log_inner_product,
+    marginal_map,
+    queried,
+    seeded,
+)
 
 
 def algebra() -> Cases:
@@ -46,11 +58,11 @@ def information() -> Cases:
     yield "entropy", [pf.entropy(p), pf.renyi_entropy(p, 0.5), pf.renyi_entropy(a, 2)]
     yield "divergences", [pf.kl_divergence(p, q), pf.cross_entropy(p, q)]
     yield "other divergences", [pf.renyi_divergence(p, q, 2), pf.cauchy_schwarz_divergence(a, b)]
-    yield "inner products", [inner_product(a, b), pf.log_expectation(a, b)]
+    yield "inner products", [inner_product(a, b), log_inner_product(a, b)]
     yield "moments", [pf.covariance(a), pf.moment(a, {0: 2, 3: 1}), pf.covariance(p)]
     yield "mutual information", [pf.mutual_information(c, [0, 1], [4]) for c in (p, a)]
     yield "of pairs", [pf.pairwise_mutual_information(c) for c in (p, a)]
-    yield "marginal MAP", pf.marginal_map(p, range(6), gaps(codes(4)))
+    yield "marginal MAP", marginal_map(p, range(6), gaps(codes(4)))
     yield "deterministic MPE", [m.mpe(gaps(codes(4))) for m in in_both(p)]
 
 

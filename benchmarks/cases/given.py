@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any
@@ -68,7 +68,15 @@ def sampled(found: Any) -> object:
     return tokens, confidence
 
 
-inner_product = pf.expectation
+inner_product = pf.inner_product if hasattr(pf, "inner_product") else pf.expectation
+log_inner_product = pf.log_inner_product if hasattr(pf, "log_inner_product") else pf.log_expectation
+
+
+def marginal_map(circuit: pf.Circuit, query: Iterable[int], evidence: Tensor) -> object:
+    """The best values and their log-probability."""
+    found = pf.marginal_map(circuit, query, evidence)
+    return found.values, found.log_value
+
 
 conditional = getattr(pf, "Batch", None) or pf.Conditional
 

@@ -29,11 +29,11 @@ from pcflow.algebra.massed import (
 from pcflow.algebra.multiplication import Multiplication
 from pcflow.circuit import (
     Circuit,
+    Deterministic,
     InputLayer,
     Parameter,
+    StructuredDecomposable,
     SumLayer,
-    prove_deterministic,
-    prove_structured_decomposable,
     required_by,
     walk,
 )
@@ -175,7 +175,7 @@ def mixture(circuits: Sequence[Circuit], weights: Sequence[float] | Tensor) -> C
 def multiply(a: Circuit, b: Circuit) -> Circuit:
     """The normalised product p(x) q(x) / Z of two compatible circuits over the same variables.
 
-    Z is `expectation(a, b)`. A pair of layers with K and L units makes a layer of K L (Vergari et
+    Z is `inner_product(a, b)`. A pair of layers with K and L units makes a layer of K L (Vergari et
     al. 2021). Structured-decomposable if both are along one vtree, deterministic if both are.
 
     Raises:
@@ -189,7 +189,8 @@ def multiply(a: Circuit, b: Circuit) -> Circuit:
         >>> multiply(chain, chain).layers[-1]
         SumLayer(1 inputs, 1 units)
     """
-    return _multiplied(a, b)[0]
+    with required_by("multiply"):
+        return _multiplied(a, b)[0]
 
 
 def from_one_hot(circuit: Circuit, groups: Sequence[Sequence[int]]) -> Circuit:
@@ -263,20 +264,20 @@ def power(circuit: Circuit, exponent: float) -> Circuit:
         >>> pf.compile(power(coin, 2.0)).log_prob(torch.tensor([[1]])).exp().item()
         0.941...
     """
-    return powered_circuit(circuit, exponent)[0]
+    return powered_circuit(circuit, exponent, f"power({exponent:g})")[0]
 
 
-def powered_circuit(circuit: Circuit, exponent: float) -> tuple[Circuit, float]:
-    """`power`, and the log of its Z (nats)."""
+def powered_circuit(circuit: Circuit, exponent: float, by: str) -> tuple[Circuit, float]:
+    """`power`, and the log of its Z (nats), for a query that goes `by` a name in refusals."""
     if not math.isfinite(exponent):
         raise ValueError(f"the exponent must be finite, got {exponent}")
     whole = exponent == int(exponent) and exponent >= 1
     if whole and circuit.properties.deterministic is None:
-        with required_by(f"power({exponent:g})"):
-            prove_structured_decomposable(circuit)
-        return _repeated(circuit, int(exponent))
-    with required_by(f"power({exponent:g})", "whole powers of structured-decomposable circuits"):
-        prove_deterministic(circuit)
+        with required_by(by):
+            circuit.properties.require(StructuredDecomposable)
+            return _repeated(circuit, int(exponent))
+    with required_by(by, "whole powers of structured-decomposable circuits"):
+        circuit.properties.require(Deterministic)
 
     def at_input(layer: InputLayer) -> Massed:
         return power_of_inputs(layer, exponent)
@@ -284,7 +285,8 @@ def powered_circuit(circuit: Circuit, exponent: float) -> tuple[Circuit, float]:
     def at_sum(layer: SumLayer, inputs: Sequence[Massed]) -> Massed:
         return mix(inputs, powered(layer.log_weight(), exponent), layer.mixing)
 
-    root = circuit.fold(at_input, at_sum, times)
+    with required_by(by):
+        root = circuit.fold(at_input, at_sum, times)
     return finish(root), root.log_mass.item()
 
 
@@ -307,8 +309,7 @@ def _repeated(circuit: Circuit, exponent: int) -> tuple[Circuit, float]:
 
 def _multiplied(a: Circuit, b: Circuit) -> tuple[Circuit, float]:
     """`multiply`, and the log of its Z (nats)."""
-    with required_by("multiply"):
-        root = walk(a, b, Multiplication()).massed
+    root = walk(a, b, Multiplication()).massed
     return _finished(root, "multiply"), root.log_mass.item()
 
 

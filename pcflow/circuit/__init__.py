@@ -1,12 +1,13 @@
 """What a circuit is: its layers, its scopes, and what is proved of it."""
 
-from pcflow.circuit.circuit import Circuit
+from pcflow.circuit.circuit import Circuit, is_deterministic
 from pcflow.circuit.layers import (
     InputLayer,
     Layer,
     Parameter,
     ProductLayer,
     SumLayer,
+    Unit,
     layer_parameters,
 )
 from pcflow.circuit.pairing import Part, Structure, walk
@@ -16,7 +17,6 @@ from pcflow.circuit.properties import (
     OmniCompatible,
     Properties,
     StructuredDecomposable,
-    is_deterministic,
     prove_compatible,
     prove_deterministic,
     prove_omni_compatible,
@@ -24,6 +24,7 @@ from pcflow.circuit.properties import (
     required_by,
 )
 from pcflow.circuit.rebuild import read_units, rebuild
+from pcflow.circuit.supports import Supports
 
 __all__ = [
     "Circuit",
@@ -39,6 +40,8 @@ __all__ = [
     "Structure",
     "StructuredDecomposable",
     "SumLayer",
+    "Supports",
+    "Unit",
     "is_deterministic",
     "layer_parameters",
     "prove_compatible",

@@ -176,6 +176,17 @@ class Circuit(Immutable):
         return tuple(found[v] for v in range(len(found)))
 
 
+def is_deterministic(circuit: Circuit) -> bool:
+    """Whether `circuit.properties` has a certificate of it; False means "not proved".
+
+    Examples:
+        >>> import pcflow as pf
+        >>> is_deterministic(pf.hmm(3, states=2, inputs=pf.Bernoulli()))
+        False
+    """
+    return circuit.properties.deterministic is not None
+
+
 def _of_layers(layers: tuple[Layer, ...]) -> Circuit:
     """The circuit of its pickled layers."""
     return Circuit(layers[-1])

@@ -1,18 +1,21 @@
 """What a circuit is proved to be: every property is a certificate, or a refusal with a witness.
 
-A certificate is a value that only a proof makes. A query that needs a property asks for its proof
-at the door (`required_by`), so that what it answers is exact or not answered at all. Proofs look at
+A certificate is a value that only a proof makes. A query that needs a property asks for it at the
+door (`circuit.properties.require`), so that what it answers is exact or not answered at all; each
+circuit keeps what it was proved, or why not, and no proof is made twice. Proofs look at
 structure and at hard zeros, never at other parameter values: they are sound, and a refusal means
 "not proved". What each property buys is in Vergari et al. 2021 (arXiv 2102.06137).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
+from typing import TypeVar
 
 from pcflow.circuit.layers import ProductLayer, SumLayer, Unit
 from pcflow.circuit.pairing import CountPairs, Structure, walk
@@ -204,21 +207,6 @@ def prove_deterministic(circuit: Structure) -> Deterministic:
     return Deterministic(decisions)
 
 
-def is_deterministic(circuit: Structure) -> bool:
-    """Whether `prove_deterministic` has a certificate; False means "not proved".
-
-    Examples:
-        >>> import pcflow as pf
-        >>> is_deterministic(pf.hmm(3, states=2, inputs=pf.Bernoulli()))
-        False
-    """
-    try:
-        prove_deterministic(circuit)
-    except NotDeterministic:
-        return False
-    return True
-
-
 def prove_compatible(a: Structure, b: Structure) -> Compatible:
     """The certificate that the product of two circuits is one again, with pairs of their layers.
 
@@ -264,15 +252,19 @@ def required_by(query: str, instead: str = "") -> Iterator[None]:
     try:
         yield
     except PropertyRequired as refusal:
-        hint = f"; without it: {instead}" if instead else ""
-        refusal.args = (f"{query} needs a property that the circuit lacks: {refusal}{hint}",)
-        raise
+        named = refusal.named(query, instead)
+        raise named.with_traceback(refusal.__traceback__) from None
+
+
+Certificate = TypeVar(
+    "Certificate", Smooth, Decomposable, StructuredDecomposable, Deterministic, OmniCompatible
+)
 
 
 class Properties:
-    """All certificates of one circuit, each proved when it is first asked for; print it.
+    """What one circuit is proved to be, or why not: each proved once, when first asked for.
 
-    Attributes are None where there is no certificate; the `prove_...` functions say why.
+    Print it. Attributes are None where there is no certificate; `require` says why.
     """
 
     def __init__(self, circuit: Structure) -> None:
@@ -281,40 +273,64 @@ class Properties:
         kinds = [type(layer) for layer in circuit.layers]
         self.smooth = Smooth(kinds.count(SumLayer))
         self.decomposable = Decomposable(kinds.count(ProductLayer))
+        self._found: dict[type, object] = {Smooth: self.smooth, Decomposable: self.decomposable}
 
-    @cached_property
+    @property
     def structured_decomposable(self) -> StructuredDecomposable | None:
         """See `prove_structured_decomposable`."""
-        try:
-            return prove_structured_decomposable(self._circuit)
-        except NotStructuredDecomposable:
-            return None
+        return self._certificate(StructuredDecomposable)
 
-    @cached_property
+    @property
     def deterministic(self) -> Deterministic | None:
         """See `prove_deterministic`."""
-        try:
-            return prove_deterministic(self._circuit)
-        except NotDeterministic:
-            return None
+        return self._certificate(Deterministic)
 
-    @cached_property
+    @property
     def omni_compatible(self) -> OmniCompatible | None:
         """See `prove_omni_compatible`."""
-        try:
-            return prove_omni_compatible(self._circuit)
-        except NotOmniCompatible:
-            return None
+        return self._certificate(OmniCompatible)
+
+    def require(self, kind: type[Certificate]) -> Certificate:
+        """The certificate of a kind.
+
+        Raises:
+            PropertyRequired: if there is none; a refusal of its own each time, so that nobody's
+                traceback is kept.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> pf.hmm(3, states=2, inputs=pf.Bernoulli()).properties.require(Smooth).sums
+            3
+        """
+        found = self._find(kind)
+        if isinstance(found, PropertyRequired):
+            raise copy(found)
+        assert isinstance(found, kind)
+        return found
+
+    def _certificate(self, kind: type[Certificate]) -> Certificate | None:
+        found = self._find(kind)
+        return found if isinstance(found, kind) else None
+
+    def _find(self, kind: type) -> object:
+        """The certificate, or the refusal."""
+        if kind not in self._found:
+            try:
+                self._found[kind] = PROOFS[kind](self._circuit)
+            except PropertyRequired as refusal:
+                self._found[kind] = refusal.with_traceback(None)
+        return self._found[kind]
 
     def __str__(self) -> str:
         """A line for every property: its certificate, or why there is none."""
-        lines = [str(self.smooth), str(self.decomposable)]
-        for prove in (prove_structured_decomposable, prove_deterministic, prove_omni_compatible):
-            try:
-                lines.append(str(prove(self._circuit)))
-            except PropertyRequired as refusal:
-                lines.append(str(refusal))
-        return "\n".join(lines)
+        return "\n".join(str(self._find(kind)) for kind in (Smooth, Decomposable, *PROOFS))
+
+
+PROOFS: dict[type, Callable[[Structure], object]] = {
+    StructuredDecomposable: prove_structured_decomposable,
+    Deterministic: prove_deterministic,
+    OmniCompatible: prove_omni_compatible,
+}
 
 
 def _decide(supports: Supports, layer: SumLayer, unit: int, inputs: list[Unit]) -> Decision:

@@ -91,6 +91,7 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     engine: Engine = ctx.engine
     banks = engine.tables.banks
     _refuse_edits(engine, ctx.stamps)
+    engine.tables.cache.watch()
     _ = ctx.saved_tensors
     evidence: CheckedEvidence = ctx.evidence
     gradients = _Gradients(engine, evidence, ctx.needs_input_grad)

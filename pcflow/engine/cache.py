@@ -70,6 +70,12 @@ class Cache:
         """Whether nobody found a change since the stamps, or could see one by torch's own count."""
         return self.stamps is stamps and all(map(Stamp.is_untouched, stamps, self.banks))
 
+    def watch(self) -> None:
+        """A gradient was taken, so a step is to be expected: look at all numbers from now on."""
+        for stamp, bank in zip(self.stamps, self.banks, strict=True):
+            if bank.requires_grad:
+                stamp.watch()
+
     def keep(self, kind: str, key: Hashable, banks: Iterable[int], make: Callable[[], T]) -> T:
         """What `make` computes from some banks, or has computed before."""
         kept = self._kept

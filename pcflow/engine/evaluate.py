@@ -21,7 +21,7 @@ from pcflow.engine.routes import Route
 from pcflow.engine.semiring import RAISED, SCALED, floor_of
 from pcflow.engine.tables import Tables
 from pcflow.engine.tape import Tape
-from pcflow.evidence import CheckedEvidence, Domain, Evidence, check
+from pcflow.evidence import CheckedEvidence, Domain, Evidence, Numbers, check
 
 
 class RowCount:
@@ -102,7 +102,7 @@ class Engine:
         parameters = sum(bank.nbytes for bank in self.tables.banks)
         return Memory(self.memory, parameters, self.tables.cache.sizes, self.pool.size)
 
-    def check(self, evidence: Evidence | Tensor) -> CheckedEvidence:
+    def check(self, evidence: Evidence | Numbers) -> CheckedEvidence:
         """Evidence that fits the circuit, on the model's device and in its precision."""
         return check(evidence, self.domain)
 

@@ -33,8 +33,8 @@ class LogSumProduct:
         out.units.copy_(log_prob)
 
     def set_to_one(self, units: Tensor, missing: Tensor) -> None:
-        """The logarithm is zero."""
-        units.masked_fill_(missing.unsqueeze(-1), 0.0)
+        """The larger of both, which leaves NaN as it is."""
+        torch.maximum(units, missing.to(units.dtype).log_().unsqueeze(-1), out=units)
 
     def weigh(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """Category by category, a block of entries at a time."""

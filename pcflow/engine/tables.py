@@ -66,15 +66,15 @@ class Tables:
         self.plan, self.banks, self.like, self.soft_dtype = plan, banks, like, soft_dtype
         self.cache = Cache(banks, like, room)
         self._sums = {n: s for n, s in enumerate(plan.steps) if isinstance(s, SumStep)}
+        self._summed = frozenset(step.weight.bank for step in self._sums.values())
 
     def weights(self, in_log_space: bool) -> dict[int, Weight]:
         """The weights of every sum step, by its number."""
-        banks = [step.weight.bank for step in self._sums.values()]
 
         def make() -> dict[int, Weight]:
             return {n: self.weight(step, in_log_space) for n, step in self._sums.items()}
 
-        return self.cache.keep("weights", in_log_space, banks, make)
+        return self.cache.keep("weights", in_log_space, self._summed, make)
 
     def weight(self, step: SumStep, in_log_space: bool) -> Weight:
         """Weights [F, K, J] of a sum step ([F, K, H] if mixing); F is 1 if all folds share them."""
@@ -125,12 +125,10 @@ class Tables:
         floor = floor_of(self.like.dtype)
         return self._of_step("zeros", step, lambda: bool(self.table(step, False).min() < floor))
 
-    def normalizer(self, step: InputStep) -> Normalizer | None:
-        """How single entries of the log-table follow from the parameters, if they do so simply."""
+    def normalizer(self, step: InputStep) -> Normalizer:
+        """How single entries of the log-table follow from the logits of a family that has them."""
         family = step.family
-        assert isinstance(family, FiniteFamily)
-        if family.logits is None:
-            return None
+        assert isinstance(family, FiniteFamily) and family.logits is not None
         logits = self.parameters(step)[family.logits].detach()
         log_total, lowest = self._of_step("normalizer", step, lambda: log_normalizer(logits))
         return Normalizer(logits, log_total, lowest)

@@ -5,28 +5,35 @@ Autograd counts the edits of a tensor, but not those that go behind its back: fu
 
 * which tensor it is, how often it was edited, and where its memory lies. Torch's own operations,
   whatever replaces a parameter or moves it, and `swap_tensors` change one of these;
-* unless it is frozen, its numbers. Of a small parameter that is all of them; of a large one the
-  sums of its rows and of its columns, as whole numbers: one number that changes changes them for
-  certain, and so do two that change places.
+* unless it is frozen, its numbers: all of them if they are few, otherwise a sample that is spread
+  evenly;
+* once a gradient was taken, which asks for a step, the sums of its rows and columns as well, as
+  whole numbers: one number that changes changes them for certain, and so do two that change places.
 
-Who edits a frozen parameter behind torch's back has to say so:
-`torch.autograd.graph.increment_version(parameter)`.
+Who edits a frozen parameter behind torch's back, or few of many numbers without a gradient, has to
+say so: `torch.autograd.graph.increment_version(parameter)`.
 
 Legend: N bytes, W columns.
 """
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import add
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-SMALL = 1 << 15
+FEW = 1 << 15
 """Bytes of a parameter that is compared number by number."""
 
+SAMPLE = 1 << 10
+"""Numbers of 8 bytes in a sample: the more there are, the more of a short query they cost."""
+
 COLUMNS, ROWS = 1 << 10, 1 << 9
-"""Columns that a large parameter is laid out in, by 8 bytes; rows at a time, to stay in a cache."""
+"""Columns that many numbers are laid out in, by 8 bytes; rows at a time, to stay in a cache."""
 
 
 class Stamp:
@@ -42,14 +49,18 @@ class Stamp:
         self._place = parameter.data_ptr()
         # while this alias lives, no other tensor can get the same place
         self._memory = parameter.detach()
-        self._array = self._memory.numpy() if parameter.device.type == "cpu" else None
-        self._numbers = self._look() if _may_change_unseen(parameter) else None
+        self._sample = _sample(self._memory)
+        self._numbers = _bytes(self._sample) if _may_change_unseen(parameter) else None
+        self._sums: bytes | None = None
 
     def is_of(self, parameter: Tensor) -> bool:
-        """Whether this is the parameter, and nothing has changed since."""
-        return self.is_untouched(parameter) and (
-            not _may_change_unseen(parameter) or self._numbers == self._look()
-        )
+        """Whether this is the parameter, and nothing seems to have changed since."""
+        if not self.is_untouched(parameter):
+            return False
+        if not _may_change_unseen(parameter):
+            return True
+        same = self._numbers == _bytes(self._sample)
+        return same and (self._sums is None or self._sums == _sums(self._memory))
 
     def is_untouched(self, parameter: Tensor) -> bool:
         """The same, but for edits behind the back of torch."""
@@ -59,12 +70,13 @@ class Stamp:
             and parameter.data_ptr() == self._place
         )
 
-    def _look(self) -> bytes:
-        if self._array is None:
-            return _digest_on_device(self._memory)
-        if self._array.nbytes <= SMALL:
-            return self._array.tobytes()
-        return _digest(self._array)
+    def watch(self) -> None:
+        """From now on look at all numbers."""
+        if self._sums is None and self._memory.nbytes > FEW:
+            self._sums = _sums(self._memory)
+
+
+Array = Tensor | npt.NDArray[np.generic]
 
 
 def _version(parameter: Tensor) -> int:
@@ -75,23 +87,25 @@ def _may_change_unseen(parameter: Tensor) -> bool:
     return parameter.requires_grad or parameter.is_inference()
 
 
-def _digest(array: npt.NDArray[np.generic]) -> bytes:
+def _sample(memory: Tensor) -> Array:
+    """A view of all numbers, or of some; of numpy on a CPU, which is quicker to read."""
+    array = memory.numpy() if memory.device.type == "cpu" else memory
+    if memory.nbytes <= FEW or not memory.is_contiguous():
+        return array
+    step = memory.nbytes // (8 * SAMPLE) + 1
+    return array.reshape(-1)[:: 8 // memory.element_size() * step]
+
+
+def _bytes(array: Array) -> bytes:
+    return (array.cpu().numpy() if isinstance(array, Tensor) else array).tobytes()
+
+
+def _sums(memory: Tensor) -> bytes:
     """Sums by column and by row, in one pass over memory."""
-    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)  # [N]
-    end = flat.size - flat.size % (8 * COLUMNS)
-    grid = flat[:end].view(np.int64).reshape(-1, COLUMNS)  # [N / 8 W, W]
-    by_column, by_row = np.zeros(COLUMNS, np.int64), np.empty(len(grid), np.int64)
-    for start in range(0, len(grid), ROWS):
-        block = grid[start : start + ROWS]
-        by_column += block.sum(axis=0)
-        block.sum(axis=1, out=by_row[start : start + ROWS])
-    return b"".join((by_column.tobytes(), by_row.tobytes(), flat[end:].tobytes()))
-
-
-def _digest_on_device(memory: Tensor) -> bytes:
-    """The same where the numbers are; only what is small is copied."""
     flat = memory.reshape(-1).view(torch.uint8)  # [N]
-    end = flat.numel() - flat.numel() % (8 * COLUMNS) if flat.numel() > SMALL else 0
+    end = flat.numel() - flat.numel() % (8 * COLUMNS)
     grid = flat[:end].view(torch.int64).view(-1, COLUMNS)  # [N / 8 W, W]
-    sums = torch.cat([grid.sum(dim=0), grid.sum(dim=1)])
-    return sums.cpu().numpy().tobytes() + flat[end:].cpu().numpy().tobytes()
+    words = grid.numpy() if memory.device.type == "cpu" else grid
+    blocks = [words[start : start + ROWS] for start in range(0, len(words), ROWS)]
+    by_column: Array = reduce(add, [block.sum(0) for block in blocks])
+    return b"".join(map(_bytes, [by_column, *(block.sum(1) for block in blocks), flat[end:]]))

@@ -7,13 +7,16 @@ taken by every query as it is.
 from pcflow.evidence.domain import Domain
 from pcflow.evidence.door import check, check_categories
 from pcflow.evidence.evidence import CheckedEvidence, Evidence
+from pcflow.evidence.numbers import Numbers, as_tensor
 from pcflow.evidence.potentials import Potentials
 
 __all__ = [
     "CheckedEvidence",
     "Domain",
     "Evidence",
+    "Numbers",
     "Potentials",
+    "as_tensor",
     "check",
     "check_categories",
 ]

@@ -12,9 +12,10 @@ from torch import Tensor
 from pcflow.errors import EvidenceError
 from pcflow.evidence.domain import Domain, shown
 from pcflow.evidence.evidence import CheckedEvidence, Evidence
+from pcflow.evidence.numbers import Numbers, as_tensor
 
 
-def check(given: Evidence | Tensor, domain: Domain) -> CheckedEvidence:
+def check(given: Evidence | Numbers, domain: Domain) -> CheckedEvidence:
     """Evidence that fits the variables of a circuit, on its device and in its precision.
 
     What was checked against the same domain before is returned as it is.
@@ -28,7 +29,7 @@ def check(given: Evidence | Tensor, domain: Domain) -> CheckedEvidence:
     """
     if isinstance(given, CheckedEvidence) and given.domain == domain:
         return given
-    evidence = _as_evidence(given)
+    evidence = given if isinstance(given, Evidence) else Evidence(values=given)
     shape = (evidence.batch_size, len(domain.num_categories))
     values = _values(evidence.values, shape)
     missing = _missing(evidence, values)
@@ -42,13 +43,13 @@ def check(given: Evidence | Tensor, domain: Domain) -> CheckedEvidence:
     return checked
 
 
-def check_categories(categories: Tensor, evidence: CheckedEvidence) -> Tensor:
+def check_categories(given: Numbers, evidence: CheckedEvidence) -> Tensor:
     """Categories [B, D, C] to ask of a circuit, on the device of the evidence.
 
     Raises:
         EvidenceError: if they are not integers of that shape, or one is in no variable's range.
     """
-    batch, width = evidence.values.shape
+    categories, (batch, width) = as_tensor("categories", given), evidence.values.shape
     if categories.is_floating_point() or categories.shape[:-1] != (batch, width):
         raise EvidenceError(
             f"categories must be integers [{batch}, {width}, C], got {categories.dtype} "
@@ -64,15 +65,6 @@ def check_categories(categories: Tensor, evidence: CheckedEvidence) -> Tensor:
     return categories.to(evidence.values.device).long()
 
 
-def _as_evidence(given: Evidence | Tensor) -> Evidence:
-    """Evidence from a bare tensor of values."""
-    if isinstance(given, Evidence):
-        return given
-    if not isinstance(given, Tensor):
-        raise EvidenceError(f"evidence must be a tensor or an Evidence, got {type(given).__name__}")
-    return Evidence(values=given)
-
-
 def _values(values: Tensor | None, shape: tuple[int, int]) -> Tensor:
     if values is None:
         return torch.zeros(shape, dtype=torch.long)
@@ -81,8 +73,6 @@ def _values(values: Tensor | None, shape: tuple[int, int]) -> Tensor:
         raise EvidenceError(
             f"values must be [B, {width}] for {width} variables, got {tuple(values.shape)}"
         )
-    if values.is_complex():
-        raise EvidenceError("values must be real")
     return values.long() if values.dtype == torch.bool else values
 
 

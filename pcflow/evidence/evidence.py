@@ -14,10 +14,11 @@ from torch import Tensor
 
 from pcflow.errors import EvidenceError
 from pcflow.evidence.domain import Domain
+from pcflow.evidence.numbers import Numbers, as_tensor
 from pcflow.evidence.potentials import Potentials
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Evidence:
     """What is known about each variable, per row; every combination of the three is allowed.
 
@@ -34,6 +35,11 @@ class Evidence:
         categories: [B, D, k], integers that differ within a variable: `log_potentials` [B, D, k]
             are those of these categories, and all others are impossible.
 
+    Each may be a tensor, an array or nested lists; what cannot be read as real numbers is refused.
+
+    Raises:
+        EvidenceError: naming the argument. Whether all fits a circuit is looked at by its queries.
+
     Examples:
         >>> import pcflow as pf
         >>> circuit = pf.hmm(2, states=2, inputs=pf.Categorical(3))
@@ -46,6 +52,24 @@ class Evidence:
     missing: Tensor | None = None
     log_potentials: Tensor | None = None
     categories: Tensor | None = None
+
+    def __init__(
+        self,
+        values: Numbers | None = None,
+        missing: Numbers | None = None,
+        log_potentials: Numbers | None = None,
+        categories: Numbers | None = None,
+    ) -> None:
+        """Read what is given as tensors."""
+        given = {
+            "values": values,
+            "missing": missing,
+            "log_potentials": log_potentials,
+            "categories": categories,
+        }
+        for name, numbers in given.items():
+            tensor = None if numbers is None else as_tensor(name, numbers)
+            object.__setattr__(self, name, tensor)
 
     @cached_property
     def potentials(self) -> Potentials | None:

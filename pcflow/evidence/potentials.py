@@ -218,6 +218,6 @@ def _select(log: Tensor, row: Tensor, variable: Tensor) -> Tensor:
 
 def _find(log: Tensor, rising: Tensor, place: Tensor, chosen: Tensor) -> Tensor:
     """Numbers [..., C] of chosen categories, -inf where one is not listed."""
-    found = torch.searchsorted(rising, chosen).clamp_max_(rising.shape[-1] - 1)
+    found = torch.searchsorted(rising, chosen.contiguous()).clamp_max_(rising.shape[-1] - 1)
     numbers = log.gather(-1, place.gather(-1, found))
     return numbers.masked_fill(rising.gather(-1, found) != chosen, -torch.inf)

@@ -17,12 +17,13 @@ from pcflow.information.estimates import (
     mutual_information_estimate,
 )
 from pcflow.information.exact import (
+    MAP,
     cauchy_schwarz_divergence,
     cross_entropy,
     entropy,
-    expectation,
+    inner_product,
     kl_divergence,
-    log_expectation,
+    log_inner_product,
     marginal_map,
     renyi_divergence,
     renyi_entropy,
@@ -35,6 +36,7 @@ from pcflow.information.moments import (
 )
 
 __all__ = [
+    "MAP",
     "Estimate",
     "cauchy_schwarz_divergence",
     "covariance",
@@ -44,11 +46,11 @@ __all__ = [
     "entropy_estimate",
     "entropy_lower_bound",
     "entropy_upper_bound",
-    "expectation",
     "expectation_estimate",
+    "inner_product",
     "kl_divergence",
     "kl_estimate",
-    "log_expectation",
+    "log_inner_product",
     "map_lower_bound",
     "map_upper_bound",
     "marginal_map",

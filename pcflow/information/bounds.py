@@ -14,12 +14,12 @@ from torch import Tensor
 
 from pcflow.circuit import Circuit
 from pcflow.engine import BankRead, Leaf, MaxInputs, up
-from pcflow.evidence import CheckedEvidence, Evidence
+from pcflow.evidence import CheckedEvidence, Evidence, Numbers
 from pcflow.information.moments import checked_variables
 from pcflow.queries import CompiledCircuit, as_model, chosen_potentials
 
 
-def mpe_upper_bound(model: Circuit | CompiledCircuit, evidence: Evidence | Tensor) -> Tensor:
+def mpe_upper_bound(model: Circuit | CompiledCircuit, evidence: Evidence | Numbers) -> Tensor:
     """At least max_x log p(x) + sum_i log lambda_i(x_i) [B] (nats), over what is not observed.
 
     Sums stay sums, and every input unit over an unobserved variable takes its largest value: a
@@ -45,7 +45,7 @@ def mpe_upper_bound(model: Circuit | CompiledCircuit, evidence: Evidence | Tenso
     return map_upper_bound(model, range(model.num_variables), evidence)
 
 
-def mpe_lower_bound(model: Circuit | CompiledCircuit, evidence: Evidence | Tensor) -> Tensor:
+def mpe_lower_bound(model: Circuit | CompiledCircuit, evidence: Evidence | Numbers) -> Tensor:
     """At most max_x log p(x) + sum_i log lambda_i(x_i) [B] (nats): the value that `mpe` finds.
 
     Max-product with backtracking, scored by sum-product; exact for deterministic circuits.
@@ -69,7 +69,7 @@ def mpe_lower_bound(model: Circuit | CompiledCircuit, evidence: Evidence | Tenso
 
 @torch.no_grad()
 def map_upper_bound(
-    model: Circuit | CompiledCircuit, query_variables: Iterable[int], evidence: Evidence | Tensor
+    model: Circuit | CompiledCircuit, query_variables: Iterable[int], evidence: Evidence | Numbers
 ) -> Tensor:
     """At least the value [B] (nats) of marginal MAP: the best states of the query variables.
 
@@ -104,7 +104,7 @@ def map_upper_bound(
 
 @torch.no_grad()
 def map_lower_bound(
-    model: Circuit | CompiledCircuit, query_variables: Iterable[int], evidence: Evidence | Tensor
+    model: Circuit | CompiledCircuit, query_variables: Iterable[int], evidence: Evidence | Numbers
 ) -> Tensor:
     """At most the value [B] (nats) of marginal MAP (see `map_upper_bound`).
 

@@ -1,4 +1,4 @@
-"""Information in circuits, exactly: entropy, divergences, expectations, marginal MAP.
+"""Information in circuits, exactly: entropy, divergences, inner products, marginal MAP.
 
 Each query says which property makes it exact, proves it at the door, and names in its refusal the
 estimate or bound that needs less (Vergari et al. 2021, arXiv 2102.06137).
@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pcflow.algebra import covered, log_overlap, marginalize, powered_circuit
-from pcflow.circuit import Circuit, prove_deterministic, prove_structured_decomposable, required_by
+from pcflow.circuit import Circuit, Deterministic, StructuredDecomposable, required_by
 from pcflow.errors import EvidenceError
-from pcflow.evidence import Domain, Evidence, check
+from pcflow.evidence import Domain, Evidence, Numbers, check
 from pcflow.information.bounds import entropy_upper_bound
-from pcflow.queries import MPE, compile
+from pcflow.queries import compile
 
 ROUNDING = 1e-12
 """Mass outside a support that is no larger may be rounding, and counts as none."""
@@ -39,10 +40,7 @@ def entropy(circuit: Circuit) -> float:
         >>> round(entropy(pf.Circuit(pf.InputLayer(0, fair[0], 1, fair[1]))), 4)
         1.3863
     """
-    _need_determinism(
-        circuit, "entropy", "entropy_lower_bound, entropy_upper_bound, entropy_estimate"
-    )
-    return entropy_upper_bound(circuit)
+    return _entropy(circuit, "entropy")
 
 
 def cross_entropy(p: Circuit, q: Circuit) -> float:
@@ -61,7 +59,6 @@ def cross_entropy(p: Circuit, q: Circuit) -> float:
         >>> abs(cross_entropy(tree, tree) - pf.entropy(tree)) < 1e-9
         True
     """
-    _need_determinism(q, "cross_entropy", "cross_entropy_estimate")
     with required_by("cross_entropy", "cross_entropy_estimate"):
         return _cross_entropy(p, q)
 
@@ -83,10 +80,8 @@ def kl_divergence(p: Circuit, q: Circuit) -> float:
         >>> kl_divergence(tree, other) > 0
         True
     """
-    for circuit in (p, q):
-        _need_determinism(circuit, "kl_divergence", "kl_estimate")
     with required_by("kl_divergence", "kl_estimate"):
-        return _cross_entropy(p, q) - entropy_upper_bound(p)
+        return _kl_divergence(p, q)
 
 
 def renyi_entropy(circuit: Circuit, order: float) -> float:
@@ -107,8 +102,8 @@ def renyi_entropy(circuit: Circuit, order: float) -> float:
         True
     """
     if order == 1:
-        return entropy(circuit)
-    return powered_circuit(circuit, order)[1] / (1 - order)
+        return _entropy(circuit, "renyi_entropy")
+    return powered_circuit(circuit, order, "renyi_entropy")[1] / (1 - order)
 
 
 def renyi_divergence(p: Circuit, q: Circuit, order: float) -> float:
@@ -132,11 +127,11 @@ def renyi_divergence(p: Circuit, q: Circuit, order: float) -> float:
     if not 0 < order < math.inf:
         raise ValueError(f"the order must be positive and finite, got {order}")
     if order == 1:
-        return kl_divergence(p, q)
-    instead = "expectation_estimate of (q / p)^(1 - order) under p"
-    for circuit in (p, q):
-        _need_determinism(circuit, "renyi_divergence", instead)
-    with required_by("renyi_divergence", instead):
+        with required_by("renyi_divergence", "kl_estimate"):
+            return _kl_divergence(p, q)
+    with required_by("renyi_divergence", "expectation_estimate of (q / p)^(1 - order) under p"):
+        for circuit in (p, q):
+            circuit.properties.require(Deterministic)
         if order > 1 and covered(p, q)[0] < 1 - ROUNDING:
             return math.inf
         return log_overlap(p, q, order, 1 - order) / (order - 1)
@@ -163,15 +158,15 @@ def cauchy_schwarz_divergence(p: Circuit, q: Circuit) -> float:
     with required_by("cauchy_schwarz_divergence", instead):
         squares = []
         for circuit in (p, q):
-            prove_structured_decomposable(circuit)
+            circuit.properties.require(StructuredDecomposable)
             squares.append(log_overlap(circuit, circuit))
         return 0.5 * sum(squares) - log_overlap(p, q)
 
 
-def expectation(p: Circuit, q: Circuit) -> float:
-    """The expected density of q under p: sum_x p(x) q(x), symmetric in both.
+def inner_product(p: Circuit, q: Circuit) -> float:
+    """The inner product sum_x p(x) q(x) of two circuits: the density of q expected under p.
 
-    Needs compatibility. `log_expectation` is its logarithm, which does not underflow.
+    Needs compatibility. `log_inner_product` is its logarithm, which does not underflow.
 
     Raises:
         NotCompatible: if the circuits are not compatible; `expectation_estimate` takes any.
@@ -181,14 +176,15 @@ def expectation(p: Circuit, q: Circuit) -> float:
         >>> import pcflow as pf
         >>> fair = {"logits": pf.Parameter(torch.zeros(1))}
         >>> coin = pf.Circuit(pf.InputLayer(0, pf.Bernoulli(), 1, fair))
-        >>> round(expectation(coin, coin), 6)
+        >>> round(inner_product(coin, coin), 6)
         0.5
     """
-    return math.exp(log_expectation(p, q))
+    with required_by("inner_product", "expectation_estimate"):
+        return math.exp(log_overlap(p, q))
 
 
-def log_expectation(p: Circuit, q: Circuit) -> float:
-    """Log sum_x p(x) q(x) (nats), -inf if the circuits share no state; see `expectation`.
+def log_inner_product(p: Circuit, q: Circuit) -> float:
+    """Log sum_x p(x) q(x) (nats), -inf if the circuits share no state; see `inner_product`.
 
     Raises:
         NotCompatible: if the circuits are not compatible; `expectation_estimate` takes any.
@@ -197,14 +193,26 @@ def log_expectation(p: Circuit, q: Circuit) -> float:
     Examples:
         >>> import pcflow as pf
         >>> chain = pf.hmm(500, states=2, inputs=pf.Bernoulli())
-        >>> log_expectation(chain, chain) < -100
+        >>> log_inner_product(chain, chain) < -100
         True
     """
-    with required_by("expectation", "expectation_estimate"):
+    with required_by("log_inner_product", "expectation_estimate"):
         return log_overlap(p, q)
 
 
-def marginal_map(circuit: Circuit, query: Iterable[int], evidence: Evidence | Tensor) -> MPE:
+class MAP(NamedTuple):
+    """The most probable state of some variables, with all others summed out.
+
+    Attributes:
+        values: [B, Q], one column per query variable, in the order of the query.
+        log_value: [B], log p(values, evidence) (nats). No other values are more probable.
+    """
+
+    values: Tensor
+    log_value: Tensor
+
+
+def marginal_map(circuit: Circuit, query: Iterable[int], evidence: Evidence | Numbers) -> MAP:
     """The most probable state of some variables given evidence, with all others summed out.
 
     Needs determinism of the circuit that is left when the others are summed out: no sum may decide
@@ -216,10 +224,6 @@ def marginal_map(circuit: Circuit, query: Iterable[int], evidence: Evidence | Te
         evidence: values [B, D], NaN where missing, or `Evidence` without potentials; what is
             observed in any row must be observed in all, or in the query.
 
-    Returns:
-        values [B, number of query variables], in the order of `query`; log p(values, evidence) [B]
-        (nats); exact is True.
-
     Raises:
         NotDeterministic: naming the sum; `map_lower_bound` and `map_upper_bound` need nothing.
         EvidenceError: if the evidence does not fit, or is of some rows only.
@@ -228,8 +232,8 @@ def marginal_map(circuit: Circuit, query: Iterable[int], evidence: Evidence | Te
     Examples:
         >>> import pcflow as pf
         >>> tree = pf.chow_liu(torch.randint(2, (50, 3)))
-        >>> marginal_map(tree, [0, 1, 2], torch.full((1, 3), torch.nan)).exact
-        True
+        >>> marginal_map(tree, [2, 0], torch.tensor([[torch.nan, 1.0, torch.nan]])).values.shape
+        torch.Size([1, 2])
     """
     wanted = list(query)
     domain = Domain(circuit.num_categories, torch.device("cpu"), torch.float64)
@@ -242,20 +246,27 @@ def marginal_map(circuit: Circuit, query: Iterable[int], evidence: Evidence | Te
     if partly:
         raise EvidenceError(f"variable {partly[0]} is observed in some rows only, and not queried")
     left = marginalize(circuit, wanted + seen)
-    instead = "map_lower_bound, map_upper_bound"
-    _need_determinism(left, "marginal_map, with the other variables summed out,", instead)
+    door = "marginal_map, with the other variables summed out,"
+    with required_by(door, "map_lower_bound, map_upper_bound"):
+        left.properties.require(Deterministic)
     columns = wanted + seen
     rows = Evidence(checked.values[:, columns], checked.missing[:, columns])
     found = compile(left, dtype=torch.float64).mpe(rows)
-    return MPE(found.values[:, : len(wanted)], found.log_value, found.exact)
+    return MAP(found.values[:, : len(wanted)], found.log_value)
+
+
+def _entropy(circuit: Circuit, by: str) -> float:
+    with required_by(by, "entropy_lower_bound, entropy_upper_bound, entropy_estimate"):
+        circuit.properties.require(Deterministic)
+    return entropy_upper_bound(circuit)
 
 
 def _cross_entropy(p: Circuit, q: Circuit) -> float:
+    q.properties.require(Deterministic)
     mass, mean = covered(p, q)
     return math.inf if mass < 1 - ROUNDING else -mean
 
 
-def _need_determinism(circuit: Circuit, query: str, instead: str) -> None:
-    if circuit.properties.deterministic is None:
-        with required_by(query, instead):
-            prove_deterministic(circuit)
+def _kl_divergence(p: Circuit, q: Circuit) -> float:
+    p.properties.require(Deterministic)
+    return _cross_entropy(p, q) - entropy_upper_bound(p)

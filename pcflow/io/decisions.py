@@ -1,20 +1,20 @@
 """A circuit as the nodes of a PSDD, if it is one: units one by one, numbered children first.
 
 A sum of products of two is a decision: the first input of every product is the prime, the second
-the sub. All products over the same variables must split them alike (one vtree), and the elements
-of a decision must exclude one another. Both are proved here.
+the sub. All products over the same variables must split them alike (one vtree), which is proved
+here, and the elements of a decision must exclude one another, which their supports tell.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import combinations, product
+from itertools import combinations
 
 import torch
 from torch import Tensor
 
-from pcflow.circuit import Circuit, InputLayer, Layer, ProductLayer, SumLayer
+from pcflow.circuit import Circuit, InputLayer, Layer, ProductLayer, SumLayer, Supports
 from pcflow.errors import PropertyRequired, StructureError
 from pcflow.inputs import FiniteFamily
 
@@ -67,12 +67,13 @@ class Decisions:
         self.place: list[int] = []
         self.vtrees: list[int | tuple[int, int]] = []
         self._known: dict[object, int] = {}
-        self._excluded: dict[tuple[int, int], bool] = {}
+        self._supports = Supports(circuit)
         self._units: dict[tuple[Layer, int], int | Element] = {}
         reached = _reached(circuit)
         for layer in circuit.layers:
             for unit, edges in sorted(reached[layer].items()):
                 self._units[layer, unit] = self._unit(layer, unit, edges)
+            self._supports.visit(layer)
         self.root = self.node(circuit.root, 0)
 
     def below(self, node: int) -> list[int]:
@@ -124,7 +125,7 @@ class Decisions:
         places = {(self.place[prime], self.place[sub]) for prime, sub, _ in elements}
         if len(places) > 1:
             raise StructureError(f"not a PSDD: the products below {layer} split variables unlike")
-        self._exclusive(layer, elements)
+        self._exclusive(layer, edges)
         (split,) = places
         return self._add(Decision(tuple(elements)), self._place(split))
 
@@ -153,44 +154,14 @@ class Decisions:
             self.vtrees.append(vtree)
         return self._known[key]
 
-    def _exclusive(self, layer: SumLayer, elements: list[tuple[int, int, float]]) -> None:
-        for (p, s, _), (q, t, _) in combinations(elements, 2):
-            if not (self.exclude(p, q) or self.exclude(s, t)):
+    def _exclusive(self, layer: SumLayer, edges: Edges) -> None:
+        """A sum below has told its own elements apart, so units stand for all that they mix."""
+        for (a, i, _), (b, j, _) in combinations(edges, 2):
+            if not self._supports.exclude((a, i), (b, j)):
                 raise PropertyRequired(
                     f"not a PSDD: two products below {layer} can be true at once; the first input "
                     "of every product must be its prime, and primes must exclude one another"
                 )
-
-    def exclude(self, a: int, b: int) -> bool:
-        """Whether two nodes at one place of the vtree are never both possible."""
-        answer = self._recall(a, b)
-        stack = [] if answer is not None else [((a, b), self._compare(a, b))]
-        while stack:  # a recursion by hand: vtrees may be deep
-            pair, work = stack[-1]
-            try:
-                asked = work.send(answer)
-            except StopIteration as done:
-                stack.pop()
-                answer = self._excluded[min(pair), max(pair)] = done.value
-                continue
-            answer = self._recall(*asked)
-            if answer is None:
-                stack.append((asked, self._compare(*asked)))
-        return bool(answer)
-
-    def _recall(self, a: int, b: int) -> bool | None:
-        return False if a == b else self._excluded.get((min(a, b), max(a, b)))
-
-    def _compare(self, a: int, b: int) -> Generator[tuple[int, int], bool | None, bool]:
-        """Asks about nodes below, and is sent the answers."""
-        x, y = self.nodes[a], self.nodes[b]
-        if isinstance(x, Leaf) or isinstance(y, Leaf):
-            assert isinstance(x, Leaf) and isinstance(y, Leaf)
-            return all(-torch.inf in pair for pair in zip(x.logs, y.logs, strict=True))
-        for (p, s, _), (q, t, _) in product(x.elements, y.elements):
-            if not ((yield p, q) or (yield s, t)):
-                return False
-        return True
 
 
 def _reached(circuit: Circuit) -> dict[Layer, dict[int, Edges]]:

@@ -25,7 +25,7 @@ from pcflow.engine import (
     make_plan,
 )
 from pcflow.errors import SettingError, TypeMismatch
-from pcflow.evidence import CheckedEvidence, Evidence
+from pcflow.evidence import CheckedEvidence, Evidence, Numbers
 from pcflow.queries.draws import Draws, sample, sample_with_marginals
 from pcflow.queries.export import Export
 from pcflow.queries.marginals import marginals
@@ -42,7 +42,8 @@ class CompiledCircuit(nn.Module):
     no query leaves anything behind on the model but what `memory` and `rows` print.
 
     Attributes:
-        banks: the parameters; edit them in place under `torch.no_grad()`, not through `.data`.
+        banks: the parameters. Edits are noticed; who edits a frozen one through `.data`, or by an
+            array of numpy, calls `torch.autograd.graph.increment_version` on it.
         engine: plan, weights and memory, for code that needs the passes themselves.
     """
 
@@ -117,11 +118,11 @@ class CompiledCircuit(nn.Module):
         """A copy with the parameters as they are now, the same one while somebody holds it."""
         return self._export.circuit()
 
-    def forward(self, evidence: Evidence | Tensor) -> Tensor:
+    def forward(self, evidence: Evidence | Numbers) -> Tensor:
         """The same as `log_prob`."""
         return self.log_prob(evidence)
 
-    def evidence(self, given: Evidence | Tensor) -> CheckedEvidence:
+    def evidence(self, given: Evidence | Numbers) -> CheckedEvidence:
         """Evidence that fits this model, which its queries take without checking it again.
 
         Args:
@@ -146,7 +147,7 @@ class CompiledCircuit(nn.Module):
         return self.engine.check(given)
 
     @in_ordinary_modes
-    def log_prob(self, evidence: Evidence | Tensor) -> Tensor:
+    def log_prob(self, evidence: Evidence | Numbers) -> Tensor:
         """Log-probability [B] (nats) of evidence; differentiable in parameters and potentials.
 
         Args:
@@ -169,7 +170,7 @@ class CompiledCircuit(nn.Module):
 
     @in_ordinary_modes
     @torch.no_grad()
-    def marginals(self, evidence: Evidence | Tensor, categories: Tensor | None = None) -> Tensor:
+    def marginals(self, evidence: Evidence | Numbers, categories: Numbers | None = None) -> Tensor:
         """Posterior log-probabilities (nats) of every variable given the evidence.
 
         An observed variable has all its mass on its value; categories that a variable does not
@@ -201,7 +202,7 @@ class CompiledCircuit(nn.Module):
 
     @in_ordinary_modes
     @torch.no_grad()
-    def mean(self, evidence: Evidence | Tensor) -> Tensor:
+    def mean(self, evidence: Evidence | Numbers) -> Tensor:
         """Posterior mean [B, D] of every variable given the evidence; observed values are kept.
 
         Of a finite variable it is the mean of its values 0, 1, ... as numbers. Not differentiable.
@@ -223,7 +224,7 @@ class CompiledCircuit(nn.Module):
     def sample(
         self,
         n: int,
-        evidence: Evidence | Tensor | None = None,
+        evidence: Evidence | Numbers | None = None,
         generator: torch.Generator | None = None,
         *,
         temperature: float = 1.0,
@@ -257,7 +258,7 @@ class CompiledCircuit(nn.Module):
     def sample_with_marginals(
         self,
         n: int,
-        evidence: Evidence | Tensor,
+        evidence: Evidence | Numbers,
         generator: torch.Generator | None = None,
         *,
         temperature: float = 1.0,
@@ -293,7 +294,7 @@ class CompiledCircuit(nn.Module):
 
     @in_ordinary_modes
     @torch.no_grad()
-    def mpe(self, evidence: Evidence | Tensor) -> MPE:
+    def mpe(self, evidence: Evidence | Numbers) -> MPE:
         """The most probable completion of the evidence, by max-product with backtracking.
 
         Exact if the circuit is proved deterministic. Otherwise (the problem is NP-hard) it is the
@@ -316,8 +317,8 @@ class CompiledCircuit(nn.Module):
     @in_ordinary_modes
     def project(
         self,
-        evidence: Evidence | Tensor,
-        marginals: Tensor,
+        evidence: Evidence | Numbers,
+        log_marginals: Numbers,
         sweeps: int = 2,
         *,
         tolerance: float = 0.0,
@@ -335,16 +336,16 @@ class CompiledCircuit(nn.Module):
         Args:
             evidence: what is observed; its potentials, if any, are where fitting starts, and what
                 they rule out stays ruled out.
-            marginals: target log-probabilities [B, D, V], normalised here; not read where observed.
-                If the evidence lists categories, those of the listed ones, [B, D, k].
+            log_marginals: targets (nats) [B, D, V], normalised here; not read where
+                observed. If the evidence lists categories, those of the listed ones, [B, D, k].
             sweeps: how often every variable is visited, at most.
             tolerance: a row is left alone once no marginal was off by as much as this.
-            normalised: whether the marginals are, over every variable's own categories; then a
+            normalised: whether `log_marginals` are, over every variable's own categories; then a
                 large tensor need not be gone over for it.
 
         Raises:
             PropertyRequired: if a variable has no finite range.
-            EvidenceError: if evidence or marginals do not fit the circuit.
+            EvidenceError: if evidence or `log_marginals` do not fit the circuit.
             NoMassError: if some row of the evidence is impossible.
             ValueError: if `sweeps` is below 1, or `tolerance` negative.
 
@@ -358,7 +359,7 @@ class CompiledCircuit(nn.Module):
             True
         """
         known = self.evidence(evidence)
-        return project(self.engine, known, marginals, sweeps, tolerance, normalised)
+        return project(self.engine, known, log_marginals, sweeps, tolerance, normalised)
 
     def _connect(self) -> None:
         """Build the engine on the device where the parameters are now."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from pcflow.engine import Drawn, Engine, Evaluation
 from pcflow.evidence import CheckedEvidence
 from pcflow.queries.marginals import Chosen
-from pcflow.queries.possible import evaluate, refuse_unbounded
+from pcflow.queries.possible import evaluate, refuse_nan, refuse_unbounded
 
 
 class Draws(NamedTuple):
@@ -37,7 +37,7 @@ def sample(engine: Engine, n: int, checked: CheckedEvidence, route: Drawn) -> Te
         _draws(engine, evaluate(engine, part, "sample"), n, part, route)
         for part in engine.parts(checked)
     ]
-    return torch.cat(drawn, dim=1)
+    return refuse_nan(torch.cat(drawn, dim=1), "sample")
 
 
 def sample_with_marginals(engine: Engine, n: int, checked: CheckedEvidence, route: Drawn) -> Draws:

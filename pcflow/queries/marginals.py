@@ -17,11 +17,13 @@ from pcflow.engine import (
     log_posterior,
     rank_over_same_variable,
 )
-from pcflow.evidence import CheckedEvidence, check_categories
+from pcflow.evidence import CheckedEvidence, Numbers, check_categories
 from pcflow.queries.possible import evaluate, refuse_unbounded
 
 
-def marginals(engine: Engine, checked: CheckedEvidence, categories: Tensor | None = None) -> Tensor:
+def marginals(
+    engine: Engine, checked: CheckedEvidence, categories: Numbers | None = None
+) -> Tensor:
     """Posterior log-probabilities [B, D, V] of every variable, or [B, D, C] of some categories."""
     refuse_unbounded(engine, "marginals")
     if categories is not None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from pcflow.engine import DensityLeaf, Engine, Leaf
 from pcflow.evidence import CheckedEvidence
 from pcflow.queries.marginals import Posteriors
-from pcflow.queries.possible import evaluate
+from pcflow.queries.possible import evaluate, refuse_nan
 
 
 def mean(engine: Engine, checked: CheckedEvidence) -> Tensor:
@@ -25,7 +25,8 @@ def mean(engine: Engine, checked: CheckedEvidence) -> Tensor:
     finite = torch.tensor([n is not None for n in checked.domain.num_categories])
     counted = posterior.softmax(dim=-1) @ torch.arange(size).to(like)  # [B, D]
     means = torch.where(finite.to(like.device), counted, found.mean)
-    return torch.where(checked.missing, means, checked.values.to(like.dtype))
+    kept = torch.where(checked.missing, means, checked.values.to(like.dtype))
+    return refuse_nan(kept.unsqueeze(0), "mean")[0]
 
 
 class _Means:

@@ -1,6 +1,6 @@
 """What every query needs: rows that have mass, and variables that have a finite range.
 
-Legend: B batch.
+Legend: B batch, D variables.
 """
 
 from __future__ import annotations
@@ -43,6 +43,19 @@ def refuse_impossible(log_value: Tensor, query: str, rows: Tensor | None = None)
     unknown = log_value[places].isnan()
     error, places = (NotANumber, places[unknown]) if unknown.any() else (NoMassError, places)
     raise error((places if rows is None else rows[places]).tolist(), query)
+
+
+def refuse_nan(values: Tensor, query: str) -> Tensor:
+    """The values [n, B, D] that a query found, all of which must be numbers.
+
+    Raises:
+        NotANumber: naming the rows that have others, because some parameter is none.
+    """
+    if values.is_floating_point():
+        wrong = values.isnan().any(dim=-1).any(dim=0)  # [B]
+        if wrong.any():
+            raise NotANumber(wrong.nonzero().squeeze(-1).tolist(), query)
+    return values
 
 
 def refuse_unbounded(engine: Engine, query: str) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pcflow.engine import Engine, floor_of
 from pcflow.errors import EvidenceError, NoMassError, NotANumber
-from pcflow.evidence import CheckedEvidence, Potentials
+from pcflow.evidence import CheckedEvidence, Numbers, Potentials, as_tensor
 from pcflow.queries.gauss_seidel import GaussSeidel, Node, furthest, start_of, tree_of
 from pcflow.queries.marginals import marginals
 from pcflow.queries.possible import refuse_unbounded
@@ -40,7 +40,7 @@ class ProjectedEvidence(CheckedEvidence):
 def project(
     engine: Engine,
     checked: CheckedEvidence,
-    log_marginals: Tensor,
+    log_marginals: Numbers,
     sweeps: int,
     tolerance: float = 0.0,
     normalised: bool = False,
@@ -66,10 +66,10 @@ def project(
 
 
 def _target(
-    engine: Engine, checked: CheckedEvidence, log_marginals: Tensor, normalised: bool
+    engine: Engine, checked: CheckedEvidence, log_marginals: Numbers, normalised: bool
 ) -> Tensor:
     """Normalised log-marginals [B, D, V], checked like potentials."""
-    wanted = Potentials.of(log_marginals.detach(), checked.categories)
+    wanted = Potentials.of(as_tensor("marginals", log_marginals).detach(), checked.categories)
     told = engine.check(checked.with_potentials(wanted)).potentials
     assert told is not None
     if normalised:
@@ -79,7 +79,7 @@ def _target(
     empty = target.isnan().any(dim=-1) & checked.missing
     if empty.any():
         row, variable = (int(i) for i in empty.nonzero()[0])
-        raise EvidenceError(f"marginals: row {row}, variable {variable} has no mass")
+        raise EvidenceError(f"log_marginals: row {row}, variable {variable} has no mass")
     return target
 
 

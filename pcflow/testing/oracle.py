@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pcflow.circuit import Circuit, InputLayer, Layer, SumLayer
 from pcflow.errors import PropertyRequired
-from pcflow.evidence import Domain, Evidence, check
+from pcflow.evidence import Domain, Evidence, Numbers, check
 from pcflow.reference import reference_log_prob
 
 MOST_STATES = 1 << 20
@@ -53,7 +53,7 @@ class Enumeration:
     log_weight: Tensor
 
 
-def enumerate_weights(circuit: Circuit, evidence: Evidence | Tensor) -> Enumeration:
+def enumerate_weights(circuit: Circuit, evidence: Evidence | Numbers) -> Enumeration:
     """Score every state under every row of the evidence.
 
     Raises:
@@ -79,7 +79,7 @@ def enumerate_weights(circuit: Circuit, evidence: Evidence | Tensor) -> Enumerat
     return Enumeration(states, log_weight)
 
 
-def enumerate_log_prob(circuit: Circuit, evidence: Evidence | Tensor) -> Tensor:
+def enumerate_log_prob(circuit: Circuit, evidence: Evidence | Numbers) -> Tensor:
     """Log-probability [B] (nats, float64) of the evidence: what `log_prob` must return.
 
     Raises:
@@ -95,7 +95,7 @@ def enumerate_log_prob(circuit: Circuit, evidence: Evidence | Tensor) -> Tensor:
     return enumerate_weights(circuit, evidence).log_weight.logsumexp(dim=-1)
 
 
-def enumerate_marginals(circuit: Circuit, evidence: Evidence | Tensor) -> Tensor:
+def enumerate_marginals(circuit: Circuit, evidence: Evidence | Numbers) -> Tensor:
     """Posterior log-probabilities [B, D, V] (nats, float64): what `marginals` must return.
 
     Rows without mass are NaN.
@@ -117,7 +117,7 @@ def enumerate_marginals(circuit: Circuit, evidence: Evidence | Tensor) -> Tensor
     return torch.einsum("bs,sdv->bdv", probability, one_hot).log()
 
 
-def enumerate_mpe(circuit: Circuit, evidence: Evidence | Tensor) -> tuple[Tensor, Tensor]:
+def enumerate_mpe(circuit: Circuit, evidence: Evidence | Numbers) -> tuple[Tensor, Tensor]:
     """The most probable completion [B, D] of every row, and its log-weight [B] (nats, float64).
 
     Potentials count. Of several best states the first is given.

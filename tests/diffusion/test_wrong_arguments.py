@@ -222,6 +222,22 @@ def test_logits_that_are_no_distribution_are_one_error_everywhere(value: float) 
             call()
 
 
+def test_logits_that_cannot_be_stored_are_named_by_their_row_of_all(tmp_path: Path) -> None:
+    rows = torch.arange(7).unsqueeze(-1).repeat(1, L)
+
+    def hates_five(tokens: Tensor) -> Tensor:
+        logits = torch.zeros(*tokens.shape, 9)
+        logits[tokens == 5] = torch.nan
+        return logits
+
+    for shard_size, batch_size in ((9, 9), (3, 2), (2, 1)):
+        with pytest.raises(LogitsError, match="row 5, position 0"):
+            pd.store_logits(
+                hates_five, tmp_path / str(shard_size), rows, rows, shard_size=shard_size,
+                batch_size=batch_size, progress=False,
+            )  # fmt: skip
+
+
 def test_errors_are_of_one_hierarchy_and_travel() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
     assert all(issubclass(kind, pf.PcflowError) for kind in kinds)

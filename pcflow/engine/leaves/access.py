@@ -27,12 +27,12 @@ class Access:
         shared: whether all folds read the same one.
     """
 
-    def __init__(self, tables: Tables, step: InputStep, in_log_space: bool) -> None:
+    def __init__(
+        self, tables: Tables, step: InputStep, family: FiniteFamily, in_log_space: bool
+    ) -> None:
         """Read nothing yet."""
-        assert isinstance(step.family, FiniteFamily)
-        self.tables, self.step, self.in_log_space = tables, step, in_log_space
-        self.family = step.family
-        self.shared = tables.is_shared(step)
+        self.tables, self.step, self.family = tables, step, family
+        self.in_log_space, self.shared = in_log_space, tables.is_shared(step)
 
     @cached_property
     def table(self) -> Tensor:
@@ -53,9 +53,12 @@ class Access:
         """Which table each fold reads."""
         return torch.zeros_like(fold) if self.shared else fold
 
-    def place(self, category: Tensor, fold: Tensor) -> Tensor:
-        """Row of the flattened table, of categories [N, ...] of folds [N, 1 or ...]."""
-        return category if self.shared else category + fold * self.family.num_categories
+    def place(self, category: Tensor, fold: Tensor | None = None) -> Tensor:
+        """Row of the flattened table, of categories [N, ...] of folds [N], or of all in order."""
+        if self.shared:
+            return category
+        fold = torch.arange(len(category), device=category.device) if fold is None else fold
+        return category + fold.unsqueeze(-1) * self.family.num_categories
 
     def write(self, place: Tensor, units: Tensor) -> None:
         """Write the rows of the flattened table at places [F, B] to units [F, B, K]."""
@@ -99,12 +102,10 @@ class Access:
 class FewRows(Access):
     """Rows that are made of logits when they are read; the table is not kept."""
 
-    def __init__(
-        self, tables: Tables, step: InputStep, in_log_space: bool, normalizer: Normalizer
-    ) -> None:
-        """Keep what makes probabilities of logits."""
-        super().__init__(tables, step, in_log_space)
-        self.normalizer = normalizer
+    @cached_property
+    def normalizer(self) -> Normalizer:
+        """What makes log-probabilities of logits."""
+        return self.tables.normalizer(self.step)
 
     @cached_property
     def table(self) -> Tensor:
@@ -138,9 +139,9 @@ class Ones(Access):
 
 def access(tables: Tables, step: InputStep, in_log_space: bool, few: bool) -> Access:
     """How a step reads its table; `few` says that fewer rows than it has are wanted."""
-    if isinstance(step.family, Indicator):
-        return Ones(tables, step, in_log_space)
-    normalizer = tables.normalizer(step) if few and not tables.is_shared(step) else None
-    if normalizer is None:
-        return Access(tables, step, in_log_space)
-    return FewRows(tables, step, in_log_space, normalizer)
+    family = step.family
+    assert isinstance(family, FiniteFamily)
+    if isinstance(family, Indicator):
+        return Ones(tables, step, family, in_log_space)
+    made_of_logits = few and family.logits is not None and not tables.is_shared(step)
+    return (FewRows if made_of_logits else Access)(tables, step, family, in_log_space)

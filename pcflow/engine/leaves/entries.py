@@ -103,10 +103,10 @@ class Entries:
     def weighed(self) -> tuple[Tensor, Tensor]:
         """Sum of potential times table over categories: [N, K]; and a log-scale [N]."""
         said, weights, peak = self._weights
-        access, fold = self.access, self.fold.unsqueeze(-1)
+        access = self.access
         units = said.read(
             lambda: access.times(weights),
-            lambda listed: access.bag(access.place(listed, fold), weights),
+            lambda listed: access.bag(access.place(listed, self.fold), weights),
         )
         return units, peak
 

@@ -29,8 +29,7 @@ class FiniteLeaf(Leaf):
 
     Attributes:
         access: how they read it.
-        entries: what is missing, entry by entry.
-        any_soft: whether that has potentials.
+        any_soft: whether something is missing, and has potentials.
     """
 
     def __init__(
@@ -45,13 +44,16 @@ class FiniteLeaf(Leaf):
         super().__init__(step, tables, evidence, semiring)
         assert isinstance(step.family, FiniteFamily)
         self.x = self.x.long()
-        soft = evidence.potentials if self.any_missing else None
-        self.any_soft = soft is not None
+        self.evidence, self.any_soft = evidence, self.any_soft and self.any_missing
         few = not (keep or self.any_soft) and self.x.shape[1] < step.family.num_categories
         self.access = access(tables, step, semiring.in_log_space, few)
-        self.entries = Entries(
-            self.access, step.variables, self.missing, soft, evidence.domain.largest
-        )
+
+    @cached_property
+    def entries(self) -> Entries:
+        """What is missing, entry by entry."""
+        soft = self.evidence.potentials if self.any_soft else None
+        largest = self.evidence.domain.largest
+        return Entries(self.access, self.step.variables, self.missing, soft, largest)
 
     @cached_property
     def flows(self) -> Flows:
@@ -132,7 +134,7 @@ class FiniteLeaf(Leaf):
         dead = self.out.units.amax(dim=-1) == 0  # [F, B]
         if not dead.any():
             return None
-        log_table, size = self.access.log_table, self.entries.size
+        log_table, size = self.access.log_table, self.access.family.num_categories
         fold, row = dead.nonzero(as_tuple=True)
         score = log_table[0 if self.access.shared else fold].amax(dim=-1)  # [N, V] or [V]
         known = torch.zeros(len(fold), size, device=score.device, dtype=score.dtype)
@@ -145,6 +147,5 @@ class FiniteLeaf(Leaf):
 
     @cached_property
     def place(self) -> Tensor:
-        """Row of the flattened table that every entry [F, B] reads."""
-        folds = torch.arange(len(self.x), device=self.x.device)
-        return self.access.place(self.x, folds.unsqueeze(-1))
+        """Row of the flattened table that every fold and row [F, B] reads."""
+        return self.access.place(self.x)

@@ -132,7 +132,7 @@ class _LinearFlows(Flows):
         return self.access.times(slope / peak.masked_fill(peak == 0, 1.0), transposed=True).log()
 
     def log_chosen(self, slope: Tensor, fold: Tensor, row: Tensor, categories: Tensor) -> Tensor:
-        place = self.access.place(categories, fold.unsqueeze(-1))
+        place = self.access.place(categories, fold)
         return _by_blocks(self.access.table, place, slope, _weigh)
 
     def log_potential(self, fold: Tensor, row: Tensor, categories: Tensor) -> Tensor:
@@ -175,7 +175,7 @@ class _LogFlows(Flows):
 
     def log_chosen(self, slope: Tensor, fold: Tensor, row: Tensor, categories: Tensor) -> Tensor:
         slope = self._log_derivative(slope, fold, row)
-        place = self.access.place(categories, fold.unsqueeze(-1))
+        place = self.access.place(categories, fold)
         return _by_blocks(self.access.table, place, slope, _weigh_logs)
 
 

@@ -1,0 +1,84 @@
+"""Potentials that list categories say what those of all categories say, all others impossible."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import pcflow as pf
+
+Pair = tuple[pf.Potentials, pf.Potentials]
+SIZE = 7
+
+
+@st.composite
+def pairs(draw: st.DrawFn) -> Pair:
+    """Listed ones [3, 2, k], in any order, and the same of all categories [3, 2, 7]."""
+    k, seed = draw(st.integers(1, SIZE)), draw(st.integers(0, 2**31 - 1))
+    generator = torch.Generator().manual_seed(seed)
+    listed = torch.rand(3, 2, SIZE, generator=generator).argsort(-1)[..., :k]
+    log = torch.randn(3, 2, k, generator=generator)
+    dense = torch.full((3, 2, SIZE), -torch.inf).scatter(-1, listed, log)
+    return pf.Potentials.of(log, listed), pf.Potentials.of(dense)
+
+
+def every(potentials: pf.Potentials) -> Tensor:
+    return potentials.dense(SIZE)
+
+
+@given(pairs(), st.data())
+def test_both_kinds_answer_alike(pair: Pair, data: st.DataObject) -> None:
+    listed, dense = pair
+    assert listed.categories is not None and dense.categories is None
+    assert torch.equal(every(listed), every(dense))
+    rows = torch.tensor(data.draw(st.lists(st.integers(0, 2), max_size=4)), dtype=torch.long)
+    variables = rows % 2
+    assert torch.equal(every(listed[rows]), every(dense[rows]))
+    assert torch.equal(every(listed[:, 1]), every(dense[:, 1]))
+    some = [p.entries(rows, variables) for p in pair]
+    assert torch.equal(*map(every, some))
+    chosen = torch.tensor(data.draw(st.lists(st.integers(0, 6), min_size=1, max_size=9)))
+    here = chosen.expand(3, 2, -1)
+    assert torch.equal(listed.at(here), dense.at(here))
+    there = chosen.expand(len(rows), -1)
+    found = [p.at_entries(rows, variables, there) for p in pair]
+    assert torch.equal(*found) and torch.equal(found[0], some[0].at(there))
+    assert torch.equal(listed.at(listed.categories), listed.log)
+    assert torch.equal(
+        listed.at_entries(rows, variables, listed.categories[rows, variables]),
+        listed.log[rows, variables],
+    )
+
+
+@given(pairs(), st.integers(1, SIZE))
+def test_numbers_are_told_apart_by_category(pair: Pair, size: int) -> None:
+    listed, dense = pair
+    numbers = torch.randn(3, 2, SIZE)
+    possible = every(dense) > -torch.inf
+    spread = every(listed.like(listed.among(numbers)))
+    assert torch.equal(spread, dense.among(numbers).masked_fill(~possible, -torch.inf))
+    sizes = torch.tensor([size, SIZE])
+    kept = [p.log.masked_fill(p.beyond(sizes), -torch.inf) for p in pair]
+    assert torch.equal(every(listed.like(kept[0])), kept[1])
+    below = listed.below(size)
+    assert below.categories is not None and (below.categories < size).all()
+    first = dense.below(size).log
+    assert first.shape[-1] == size
+    torch.testing.assert_close(below.log.exp().sum(-1), first.exp().sum(-1))
+
+
+@given(pairs())
+def test_a_reader_is_told_which_categories(pair: Pair) -> None:
+    listed, dense = pair
+    assert dense.read(lambda: "every", lambda _: "some") == "every"
+    assert listed.read(lambda: None, lambda some: some) is listed.categories
+
+
+def test_only_those_of_all_categories_are_chosen_from() -> None:
+    with pytest.raises(pf.EvidenceError, match="these are listed"):
+        pf.Potentials.of(torch.zeros(1, 2), torch.tensor([[0, 1]])).top_k(1)
+    soft = torch.randn(2, 3, 5)
+    about = pf.Evidence(torch.zeros(2, 3)).with_potentials(pf.Potentials.of(soft).top_k(2))
+    assert about.categories is not None
+    assert torch.equal(about.categories, soft.topk(2, dim=-1).indices.sort(-1).values)
