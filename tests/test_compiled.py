@@ -237,6 +237,17 @@ def test_potentials_beside_real_values_count_where_a_value_was_chosen() -> None:
     torch.testing.assert_close(best.log_value, wanted, rtol=1e-9, atol=1e-9)
 
 
+def test_listed_potentials_say_nothing_of_real_values_that_were_chosen() -> None:
+    columns = [pf.Categorical(3), pf.Gaussian()]
+    model = pf.compile(pf.build_circuit(pf.structure.chain(2), columns), DEVICE, torch.float64)
+    log = torch.zeros(1, 2, 1, dtype=torch.float64)
+    log[0, 0] = 1.5
+    categories = torch.tensor([[[2], [2]]])  # and no real value rounds to 2
+    best = model.mpe(pf.Evidence(torch.full((1, 2), torch.nan), None, log, categories))
+    assert best.values[0, 0] == 2.0
+    torch.testing.assert_close(best.log_value, model.log_prob(best.values).detach() + 1.5)
+
+
 def test_many_draws_come_in_blocks() -> None:
     wide = pf.compile(pf.naive_bayes([pf.Bernoulli()] * 2, units=1 << 14), DEVICE)
     many = wide.plan.samples_at_a_time + 1

@@ -149,7 +149,9 @@ class CompiledCircuit(nn.Module):
 
     @in_ordinary_modes
     def log_prob(self, evidence: Evidence | Numbers) -> Tensor:
-        """Log-probability [B] (nats) of evidence; differentiable in parameters and potentials.
+        """Log-probability [B] (nats) of evidence.
+
+        Differentiable in parameters, potentials and values of variables without a finite range.
 
         Args:
             evidence: values [B, D], NaN where missing, or `Evidence`.

@@ -79,9 +79,13 @@ class Modulation(nn.Module):
         """Mean vector [B, L, W] of the tokens under marginals."""
         m = said.log_m.to(self.masked.dtype).exp()
         weight = self.tokens.weight
-        return said.potentials.read(
-            lambda: m @ weight,
-            lambda listed: embedding_bag(
-                listed.flatten(0, 1), weight, per_sample_weights=m.flatten(0, 1), mode="sum"
-            ).unflatten(0, m.shape[:2]),
-        )
+
+        def some(listed: Tensor) -> Tensor:
+            shares = m.flatten(0, 1)
+            bags = embedding_bag(
+                listed.flatten(0, 1), weight, per_sample_weights=shares, mode="sum"
+            )
+            found: Tensor = bags.unflatten(0, m.shape[:2])
+            return found
+
+        return said.potentials.read(lambda: m @ weight, some)
