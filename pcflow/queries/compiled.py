@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from pcflow.circuit import Circuit
 from pcflow.engine import (
+    MACHINE,
     Drawn,
     Engine,
+    Machine,
     Memory,
     Plan,
     Pool,
@@ -366,7 +368,7 @@ class CompiledCircuit(nn.Module):
         plan = self._plan.to(self._like.device)
         banks = cast(Sequence[Tensor], self.banks)
         tables = Tables(plan, banks, self._like, self._memory, self._soft_dtype)
-        self.engine = Engine(self._structure, plan, tables, Pool(), self._memory)
+        self.engine = Engine(self._structure, plan, tables, Pool(plan.machine.sheets), self._memory)
         self._export = Export(self.engine)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -411,6 +413,7 @@ def compile(
     fold: bool = True,
     memory: int = 1 << 30,
     soft_dtype: torch.dtype | None = None,
+    machine: Machine = MACHINE,
 ) -> CompiledCircuit:
     """Compile a circuit to batched tensor operations.
 
@@ -426,6 +429,7 @@ def compile(
         soft_dtype: `torch.bfloat16` multiplies potentials with tables of that precision, which are
             half as large: up to twice as fast where there are many categories, and right to about
             three digits of every potential's weight. What is observed is not affected.
+        machine: sizes that suit the machine; they change no answer.
 
     Raises:
         TypeMismatch: if `circuit` is not a Circuit.
@@ -445,5 +449,5 @@ def compile(
         raise SettingError("soft_dtype", soft_dtype, "None or bfloat16")
     if not isinstance(memory, int) or memory < 1:
         raise SettingError("memory", memory, "a positive integer")
-    model = CompiledCircuit(circuit, make_plan(circuit, fold), dtype, memory, soft_dtype)
+    model = CompiledCircuit(circuit, make_plan(circuit, fold, machine), dtype, memory, soft_dtype)
     return model.to(device)
