@@ -120,7 +120,7 @@ def denoiser_of(corpus: corpora.Corpus, folder: Path, minutes: float) -> Denoise
             corpus.train,
             DenoiserConfig(vocabulary, width=WIDTH, depth=depth, heads=4),
             minutes=minutes,
-            checkpoint=lambda model: save_denoiser(model, unfinished, tokenizer.vocabulary),
+            checkpoint=lambda model: save_denoiser(model, unfinished, tokenizer),
         )
         unfinished.replace(path)  # the last checkpoint is the finished denoiser
     return load_denoiser(path)[0]  # rounded, like that of a run that goes on
@@ -133,7 +133,7 @@ def judge_of(corpus: corpora.Corpus, folder: Path, minutes: float) -> Judge:
         vocabulary = corpus.tokenizer.vocabulary_size
         config = TransformerConfig(vocabulary, width=WIDTH, depth=JUDGE_DEPTH, heads=4)
         judge = train_judge(corpus.train, config, minutes=minutes)
-        save_judge(judge, path, corpus.tokenizer.vocabulary)
+        save_judge(judge, path, corpus.tokenizer)
     return load_judge(path)[0]
 
 

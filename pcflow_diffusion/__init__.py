@@ -17,7 +17,13 @@ from pcflow_diffusion.head import (
     Modulation,
     Projection,
 )
-from pcflow_diffusion.models import Denoiser, DenoiserConfig, load_denoiser, save_denoiser
+from pcflow_diffusion.models import (
+    CharacterTokenizer,
+    Denoiser,
+    DenoiserConfig,
+    load_denoiser,
+    save_denoiser,
+)
 from pcflow_diffusion.train import (
     Blocks,
     Schedule,
@@ -38,6 +44,7 @@ from pcflow_diffusion.train import (
 __all__ = [
     "Backbone",
     "Blocks",
+    "CharacterTokenizer",
     "CircuitHead",
     "Coupling",
     "Decoding",

@@ -298,9 +298,9 @@ def test_queries_say_what_they_need(circuit: pf.Circuit) -> None:
         target = torch.zeros(1, 5, 3)
         target[0, 2] = -torch.inf
         plain.project(torch.full((1, 5), torch.nan), target)
-    with pytest.raises(ValueError, match="negative"):
+    with pytest.raises(ValueError, match="n must be"):
         plain.sample(-1)
-    with pytest.raises(ValueError, match="negative"):
+    with pytest.raises(ValueError, match="temperature"):
         plain.sample(1, temperature=-0.5)
 
 
@@ -310,7 +310,7 @@ def test_compile_refuses_what_it_cannot_run(circuit: pf.Circuit) -> None:
     with pytest.raises(pf.SettingError, match="float16"):
         pf.compile(circuit, dtype=torch.float16)
     for memory in (0, "1", 1.5, float("nan")):
-        with pytest.raises(pf.SettingError, match="memory must be a positive integer"):
+        with pytest.raises(pf.SettingError, match="memory must be a whole number"):
             pf.compile(circuit, memory=memory)  # type: ignore[arg-type]
 
 

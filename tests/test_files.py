@@ -25,8 +25,17 @@ import pcflow as pf
 from pcflow_diffusion import Denoiser, DenoiserConfig, DiffusionError, StoredLogits, store_logits
 from pcflow_diffusion.evaluate.figure import save_figure
 from pcflow_diffusion.evaluate.sudoku import read_puzzles
-from pcflow_diffusion.models import TransformerConfig, load_denoiser, load_text, save_denoiser
-from pcflow_diffusion.models.judge import Judge, load_judge, save_judge
+from pcflow_diffusion.models import (
+    CharacterTokenizer,
+    Judge,
+    TransformerConfig,
+    load_denoiser,
+    load_judge,
+    load_text,
+    save_denoiser,
+    save_judge,
+)
+from pcflow_diffusion.models.subwords import SubwordTokenizer
 
 FOLDERS = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 MODEL = pf.compile(pf.hmm(3, states=2, inputs=pf.Categorical(4)))
@@ -34,6 +43,9 @@ ROWS = torch.randint(4, (20, 3), generator=torch.Generator().manual_seed(0))
 TREE = pf.chow_liu([[0, 0], [0, 1], [1, 1]])
 DENOISER = Denoiser(DenoiserConfig(3, width=8, depth=1, heads=1))
 JUDGE = Judge(TransformerConfig(3, width=8, depth=1, heads=1))
+LETTERS = CharacterTokenizer("ab\ufffd")
+SUBWORDS = SubwordTokenizer.fit(["banana bandana"], vocabulary_size=260)
+SPEAKER = Denoiser(DenoiserConfig(SUBWORDS.vocabulary_size, width=8, depth=1, heads=1))
 SHARD = "00000.safetensors"
 
 Write = Callable[[Path], object]
@@ -66,8 +78,9 @@ WRITERS: dict[str, Write] = {
     "psdd": lambda path: pf.write_psdd(TREE, path),
     "vtree": lambda path: pf.write_psdd(TREE, f"{path}.psdd", path),
     "cnf": lambda path: pf.write_dimacs(pf.CNF([(1, -2), (3,)]), path),
-    "denoiser": lambda path: save_denoiser(DENOISER, path, "abc"),
-    "judge": lambda path: save_judge(JUDGE, path, "abc"),
+    "denoiser": lambda path: save_denoiser(DENOISER, path, LETTERS),
+    "subwords": lambda path: save_denoiser(SPEAKER, path, SUBWORDS),
+    "judge": lambda path: save_judge(JUDGE, path, LETTERS),
     "png": lambda path: save_figure(Figure(), path),
 }
 
@@ -79,6 +92,7 @@ READERS: dict[str, Read] = {
     "vtree": lambda path: pf.read_psdd(f"{path}.psdd", path),
     "cnf": pf.read_dimacs,
     "denoiser": lambda path: load_denoiser(path)[0](torch.tensor([[0, 3]])),
+    "subwords": lambda path: load_denoiser(path)[1].encode("banana"),
     "judge": lambda path: load_judge(path)[0](torch.tensor([[0, 1]])),
     "text": load_text,
     "csv": read_puzzles,
@@ -273,7 +287,7 @@ def test_nothing_but_a_file_is_read_and_nobody_is_waited_for(tmp_path: Path, kin
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-@pytest.mark.parametrize("kind", [SHARD, "native", "checkpoint", "denoiser", "judge"])
+@pytest.mark.parametrize("kind", [SHARD, "native", "checkpoint", "denoiser", "subwords", "judge"])
 def test_every_reader_looks_at_numbers(tmp_path: Path, kind: str, value: float) -> None:
     path = tmp_path / kind
     WRITERS[kind](path)
@@ -455,6 +469,33 @@ def test_damaged_files_are_refused_or_read_and_nothing_else(
             READERS[kind](path)
         except REFUSALS as error:
             assert str(tmp_path) in str(error) or kind == SHARD
+
+
+WHOLE = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"a": WHOLE | {"shape": [1] * 100 + [2]}},
+        {"a": WHOLE | {"shape": [2**40, 2**40]}},
+        {"a": WHOLE | {"shape": [-2, -1]}},
+        {"a": WHOLE | {"shape": [2.0]}},
+        {"a": WHOLE | {"dtype": "F33"}},
+        {"a": WHOLE | {"data_offsets": [0, 4]}},
+        {"a": WHOLE, "b": WHOLE},
+        {"a": WHOLE | {"data_offsets": [8, 16]}},
+        {"a": WHOLE, "__metadata__": {"b": 1}},
+        {"a": WHOLE, "__metadata__": []},
+        {"a": []},
+        {},
+    ],
+)
+def test_headers_that_do_not_fit_are_refused(tmp_path: Path, header: dict[str, Any]) -> None:
+    told = json.dumps(header).encode()
+    (tmp_path / "file").write_bytes(len(told).to_bytes(8, "little") + told + bytes(8))
+    with pytest.raises(pf.FileFormatError, match="truncated or not"):
+        pf.Container(tmp_path / "file")
 
 
 @pytest.mark.parametrize("kind", BOTH)

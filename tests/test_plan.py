@@ -101,5 +101,5 @@ def test_circuits_of_one_unit_never_underflow() -> None:
 
 def test_sizes_of_a_machine_are_positive() -> None:
     for wrong in (0, -1, 1.5, "1"):
-        with pytest.raises(pf.SettingError, match="strip must be a positive integer"):
+        with pytest.raises(pf.SettingError, match="strip must be a whole number"):
             pf.Machine(strip=wrong)  # type: ignore[arg-type]

@@ -75,9 +75,40 @@ def test_a_reader_is_told_which_categories(pair: Pair) -> None:
     assert listed.read(lambda: None, lambda some: some) is listed.categories
 
 
-def test_only_those_of_all_categories_are_chosen_from() -> None:
-    with pytest.raises(pf.EvidenceError, match="these are listed"):
-        pf.Potentials.of(torch.zeros(1, 2), torch.tensor([[0, 1]])).top_k(1)
+@given(pairs(), st.integers(1, SIZE))
+def test_the_largest_of_the_listed_are_the_largest_of_all(pair: Pair, k: int) -> None:
+    listed, dense = pair
+    k = min(k, listed.log.shape[-1])
+    assert torch.equal(every(listed.top_k(k)), every(dense.top_k(k)))
+
+
+@given(pairs(), st.integers(1, 9))
+def test_others_come_behind(pair: Pair, size: int) -> None:
+    listed, dense = pair
+    others = torch.randn(3, 4, size)
+    wanted = dense.beside(others).dense(max(size, SIZE))
+    assert torch.equal(wanted[:, :2, :SIZE], every(dense))
+    assert torch.equal(wanted[:, 2:, :size], others)
+    assert (wanted[:, :2, SIZE:] == -torch.inf).all() and (wanted[:, 2:, size:] == -torch.inf).all()
+    if size > listed.log.shape[-1]:
+        with pytest.raises(pf.EvidenceError, match=f"but a variable beside has {size}"):
+            listed.beside(others)
+    else:
+        assert torch.equal(every(listed.beside(others)), wanted)
+
+
+@given(pairs(), st.integers(0, 2**31 - 1))
+def test_a_place_stands_for_a_category(pair: Pair, seed: int) -> None:
+    listed, dense = pair
+    assert listed.categories is not None
+    generator = torch.Generator().manual_seed(seed)
+    place = torch.randint(listed.log.shape[-1], (3, 2), generator=generator)
+    found = listed.log.gather(-1, place.unsqueeze(-1))
+    assert torch.equal(listed.at(listed.category(place).unsqueeze(-1)), found)
+    assert dense.category(place) is place
+
+
+def test_evidence_takes_potentials() -> None:
     soft = torch.randn(2, 3, 5)
     about = pf.Evidence(torch.zeros(2, 3)).with_potentials(pf.Potentials.of(soft).top_k(2))
     assert about.categories is not None

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import pcflow as pf
 import pcflow_diffusion as pd
-from cases.given import Cases, drawn, exported, generate, sampled, seeded
+from cases.given import Cases, drawn, exported, generate, sampled, seeded, tokenizer
 
 TOKENS, MASK, LENGTH = 7, 7, 6
 
@@ -252,8 +252,8 @@ def denoisers() -> Cases:
     yield "loss", [loss, pd.masked_diffusion_loss(logits, x, rows, MASK, torch.linspace(1, 2, 24))]
     yield "gradients", [parameter.grad for parameter in model.parameters()]
     with TemporaryDirectory() as folder:
-        path, tokens = Path(folder) / "denoiser.safetensors", [str(n) for n in range(TOKENS)]
-        pd.save_denoiser(model, path, tokens)
+        path = Path(folder) / "denoiser.safetensors"
+        pd.save_denoiser(model, path, tokenizer(TOKENS))
         yield "read again", pd.load_denoiser(path)[0](x)
         store = pd.store_logits(model, Path(folder) / "all", rows, x[:, 4:], progress=False)
         some = pd.store_logits(model, Path(folder) / "k", rows, x[:, 4:], top_k=3, progress=False)

@@ -32,6 +32,12 @@ def potentials_of(evidence: pf.Evidence) -> object:
     return evidence.log_potentials, evidence.categories
 
 
+def tokenizer(count: int) -> Any:
+    """What `save_denoiser` takes: a tokenizer, which was its characters."""
+    characters = "\ufffd" + "".join(chr(97 + n) for n in range(count - 1))
+    return pd.CharacterTokenizer(characters) if hasattr(pd, "CharacterTokenizer") else characters
+
+
 def generate(
     backbone: pd.Backbone,
     prompt: Tensor,

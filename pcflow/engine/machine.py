@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pcflow.checks import check_whole
 from pcflow.engine.kernels import exp_
-from pcflow.errors import SettingError
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,7 @@ class Machine:
     def __post_init__(self) -> None:
         """Check the sizes."""
         for name, size in vars(self).items():
-            if not isinstance(size, int) or size < 1:
-                raise SettingError(name, size, "a positive integer")
+            check_whole(name, size)
 
     def matmul(self, x: Tensor, weight: Tensor, out: Tensor) -> None:
         """Write x [F, B, J] @ weight [F or 1, J, K] to out [F, B, K]; flat if they share it."""

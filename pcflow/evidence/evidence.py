@@ -81,7 +81,8 @@ class Evidence:
         """The same evidence with the k largest potentials of every variable; no other is possible.
 
         Exact for the potentials that are left, and much cheaper than all of them where there are
-        many categories: only k rows of a table are read. Categories are listed from the lowest up.
+        many categories: only k rows of a table are read. Of all categories they are listed from the
+        lowest up.
 
         Raises:
             EvidenceError: if there are no potentials to choose from, or fewer than one is wanted.
@@ -92,7 +93,7 @@ class Evidence:
             tensor([[[1, 2]]])
         """
         if self.potentials is None or k < 1:
-            raise EvidenceError("top_k needs log_potentials of all categories, and k of at least 1")
+            raise EvidenceError("top_k needs log_potentials, and k of at least 1")
         return self.with_potentials(self.potentials.top_k(k))
 
     def with_potentials(self, potentials: Potentials) -> Evidence:

@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from pcflow.errors import EvidenceError
 from pcflow.evidence.selection import largest
@@ -97,8 +98,20 @@ class Potentials(ABC):
         """What one of two functions makes: of all categories, in order; or of those listed."""
 
     @abstractmethod
+    def category(self, place: Tensor) -> Tensor:
+        """The category [...] that stands at a place [...] of the last axis."""
+
+    @abstractmethod
     def top_k(self, k: int) -> Potentials:
-        """The k largest, listed from the lowest category up; see `Evidence.top_k`."""
+        """The k largest, listed in their order, of all categories from the lowest up."""
+
+    @abstractmethod
+    def beside(self, others: Tensor) -> Potentials:
+        """And behind them those of other variables, about all of their categories [B, C, S].
+
+        Raises:
+            EvidenceError: if these have more categories than are listed.
+        """
 
 
 class _Dense(Potentials):
@@ -134,9 +147,15 @@ class _Dense(Potentials):
     def read(self, every: Callable[[], T], some: Callable[[Tensor], T]) -> T:
         return every()
 
+    def category(self, place: Tensor) -> Tensor:
+        return place
+
     def top_k(self, k: int) -> Potentials:
-        listed = largest(self.log.detach(), min(k, self.log.shape[-1])).sort(dim=-1).values
-        return _Listed(self.log.gather(-1, listed), listed)
+        return _Listed(*_largest(self.log, k))
+
+    def beside(self, others: Tensor) -> Potentials:
+        width = max(self.log.shape[-1], others.shape[-1])
+        return _Dense(torch.cat([_widened(self.log, width), _widened(others, width)], dim=1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,8 +220,20 @@ class _Listed(Potentials):
     def read(self, every: Callable[[], T], some: Callable[[Tensor], T]) -> T:
         return some(self.categories)
 
+    def category(self, place: Tensor) -> Tensor:
+        return self.categories.gather(-1, place.unsqueeze(-1)).squeeze(-1)
+
     def top_k(self, k: int) -> Potentials:
-        raise EvidenceError("top_k needs log_potentials of all categories, these are listed")
+        log, place = _largest(self.log, k)
+        return _Listed(log, self.categories.gather(-1, place))
+
+    def beside(self, others: Tensor) -> Potentials:
+        width, (_, count, size) = self.log.shape[-1], others.shape
+        if size > width:
+            raise EvidenceError(f"{width} categories are listed, but a variable beside has {size}")
+        every = torch.arange(width, device=self.log.device).expand(len(self.log), count, -1)
+        log = torch.cat([self.log, _widened(others, width)], dim=1)
+        return _Listed(log, torch.cat([self.categories, every], dim=1))
 
 
 def _check_shape(log: Tensor, wanted: tuple[int, ...]) -> None:
@@ -214,6 +245,17 @@ def _select(log: Tensor, row: Tensor, variable: Tensor) -> Tensor:
     """Single rows and variables [N, V] of [B, D, V]."""
     _, width, size = log.shape
     return log.reshape(-1, size).index_select(0, row * width + variable)
+
+
+def _largest(log: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest numbers of [..., V], and where they are, in order."""
+    place = largest(log.detach(), min(k, log.shape[-1])).sort(dim=-1).values
+    return log.gather(-1, place), place
+
+
+def _widened(log: Tensor, width: int) -> Tensor:
+    """Numbers [..., width] of [..., V], impossible beyond."""
+    return pad(log, (0, width - log.shape[-1]), value=-torch.inf)
 
 
 def _find(log: Tensor, rising: Tensor, place: Tensor, chosen: Tensor) -> Tensor:

@@ -192,11 +192,9 @@ class ExactWorld:
         if self.head is None:
             return logits
         coupled = self.head.couple(logits, x)
-        assert coupled.log_potentials is not None
-        if coupled.categories is None:
-            return coupled.log_potentials.to(logits)
-        dense = torch.full_like(logits, -torch.inf)
-        return dense.scatter(-1, coupled.categories, coupled.log_potentials.to(logits))
+        assert coupled.potentials is not None
+        found = coupled.potentials
+        return found.like(found.log.to(logits)).dense(self.tokens)
 
     def _contexts(self, visible: Positions) -> Tensor:
         """All ways to show tokens at these positions [C, L], the last changing fastest."""

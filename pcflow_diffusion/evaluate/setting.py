@@ -9,7 +9,6 @@ import argparse
 import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -24,6 +23,7 @@ from pcflow_diffusion.models import (
     CharacterTokenizer,
     Denoiser,
     DenoiserConfig,
+    Tokenizer,
     blocks,
     load_denoiser,
     load_text,
@@ -33,24 +33,6 @@ from pcflow_diffusion.models import (
 from pcflow_diffusion.train import fit_conditional, sample_times
 
 CHECKPOINT = Path(__file__).parents[1] / "models" / "checkpoints" / "pydoc.safetensors"
-
-
-class Tokenizer(Protocol):
-    """Text to tokens: characters or subwords."""
-
-    @property
-    def vocabulary_size(self) -> int:
-        """Number of real tokens V."""
-        ...
-
-    @property
-    def mask_token_id(self) -> int:
-        """The id after the last real token."""
-        ...
-
-    def decode(self, tokens: Tensor) -> str:
-        """The text of one row of tokens."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -108,9 +90,9 @@ def prepare(path: Path | None, train: bool, minutes: float, seed: int) -> Materi
     least = CONTEXT + 32 * BLOCK
     if len(text.held_out) < least:
         raise TextError(f"the held-out tenth has {len(text.held_out)} characters, needs {least}")
+    tokenizer: Tokenizer
     if path is None and not train:
-        denoiser, vocabulary = load_denoiser(CHECKPOINT)
-        tokenizer = CharacterTokenizer("".join(vocabulary))
+        denoiser, tokenizer = load_denoiser(CHECKPOINT)
     else:
         say(f"A denoiser for this text, in {minutes:g} minutes.")
         tokenizer = CharacterTokenizer.fit(text.train)

@@ -8,11 +8,10 @@ Legend: B batch, D variables, L positions, C controls, V tokens, S values of a c
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pcflow import CompiledCircuit, Evidence
+from pcflow import CompiledCircuit, Evidence, EvidenceError
 from pcflow_diffusion.errors import CouplingError
 
 
@@ -31,20 +30,16 @@ def steered(coupled: Evidence, controls: Tensor | None) -> Evidence:
     """
     if controls is None:
         return coupled
-    potentials, (values, missing) = coupled.log_potentials, observed(coupled)
+    potentials, (values, missing) = coupled.potentials, observed(coupled)
     assert potentials is not None
-    behind, size = controls.shape[1:]
-    width = max(size, potentials.shape[-1])
-    listed = coupled.categories
-    if listed is not None:
-        if size > listed.shape[-1]:
-            raise CouplingError(f"top_k is {listed.shape[-1]}, but a control has {size} values")
-        every = torch.arange(width, device=listed.device).expand(len(listed), behind, -1)
-        listed = torch.cat([listed, every], dim=1)  # [B, D, k]
-    both = [pad(t, (0, width - t.shape[-1]), value=-torch.inf) for t in (potentials, controls)]
-    return Evidence(
-        pad(values, (0, behind)), pad(missing, (0, behind), value=True), torch.cat(both, 1), listed
-    )
+    try:
+        both = potentials.beside(controls)
+    except EvidenceError as error:
+        few, size = potentials.log.shape[-1], controls.shape[-1]
+        raise CouplingError(f"top_k is {few}, but a control has {size} values") from error
+    behind = controls.shape[1]
+    known = Evidence(pad(values, (0, behind)), pad(missing, (0, behind), value=True))
+    return known.with_potentials(both)
 
 
 def with_tokens(coupled: Evidence, tokens: Tensor, known: Tensor) -> Evidence | Tensor:
@@ -73,4 +68,4 @@ def token_marginals(
     """
     tokens = max(size or 0 for size in model.num_categories[:length])
     found = model.marginals(evidence, listed)[:, :length]
-    return found[..., :tokens] if listed is None else found
+    return found[..., :tokens]

@@ -131,7 +131,7 @@ class Projection:
             target = divided(power(target, a), log_r, -b)
             if log_r is not None:  # no mass where the circuit cannot go
                 target = target.masked_fill(log_r == -torch.inf, -torch.inf)
-        start = said.visible() if said.listed is None else said.soft(torch.zeros_like(target))
+        start = said.potentials.read(said.visible, lambda _: said.soft(torch.zeros_like(target)))
         return model.project(
             start,
             target,
@@ -187,9 +187,8 @@ def divided(potentials: Tensor, log_r: Tensor | None, b: float | Tensor) -> Tens
 
 def posterior(model: CompiledCircuit, said: Marginals) -> Tensor:
     """Log r_i [B, L, V] of all tokens, or of the listed ones [B, L, k]; controls are summed out."""
-    listed = said.listed
-    if listed is not None:
-        listed = pad(listed, (0, 0, 0, model.num_variables - said.length))
+    behind = model.num_variables - said.length
+    listed = said.potentials.read(lambda: None, lambda listed: pad(listed, (0, 0, 0, behind)))
     return token_marginals(model, unsteered(model, said.visible()), said.length, listed)
 
 

@@ -197,10 +197,7 @@ class CircuitHead(nn.Module):
         said = self._said(logits, x)
         coupled = self._coupled(said)
         log_q = token_marginals(self.model, coupled, self.length, coupled.categories)
-        log_q = log_q.to(logits.dtype)
-        if said.listed is not None:
-            nowhere = torch.full_like(logits, -torch.inf)
-            log_q = nowhere.scatter(-1, said.listed, log_q)
+        log_q = said.potentials.like(log_q.to(logits.dtype)).dense(self.vocabulary_size)
         return torch.where(said.masked.unsqueeze(-1), log_q, logits)
 
     def couple(self, logits: Tensor, x: Tensor) -> Evidence:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import log
 
 import torch
@@ -97,6 +98,14 @@ class Marginals:
         """L."""
         return self.tokens.shape[1]
 
+    @cached_property
+    def potentials(self) -> Potentials:
+        """The log-marginals as potentials, be they of all tokens or listed."""
+        return Potentials.of(self.log_m, self.listed)
+
+    def _with(self, potentials: Potentials) -> Marginals:
+        return replace(self, log_m=potentials.log, listed=potentials.categories)
+
     def visible(self) -> Evidence:
         """The visible tokens as observations, and nothing else."""
         return Evidence(self.tokens, self.masked)
@@ -107,17 +116,15 @@ class Marginals:
 
     def at(self, rows: Tensor, places: Tensor | slice = slice(None)) -> Marginals:
         """Some rows; or of rows [W, 1] the places [W, L]."""
-        listed = None if self.listed is None else self.listed[rows, places]
-        tokens, masked, log_m = (t[rows, places] for t in (self.tokens, self.masked, self.log_m))
-        return replace(self, tokens=tokens, masked=masked, log_m=log_m, listed=listed)
+        tokens, masked = self.tokens[rows, places], self.masked[rows, places]
+        return replace(self, tokens=tokens, masked=masked)._with(self.potentials[rows, places])
 
     def top_k(self, k: int | None) -> Marginals:
         """The k most probable tokens of every position alone, listed; None leaves it as it is."""
         if k is None or k >= self.log_m.shape[-1]:
             return self
-        log_m, place = _largest(self.log_m, k)
-        listed = place if self.listed is None else self.listed.gather(-1, place)
-        return replace(self, log_m=log_m.log_softmax(dim=-1), listed=listed)
+        top = self.potentials.top_k(k)
+        return self._with(top.like(top.log.log_softmax(dim=-1)))
 
     def top_p(self, p: float | None) -> Marginals:
         """The fewest tokens whose mass is at least p alone; None leaves it as it is."""
@@ -138,7 +145,7 @@ class Marginals:
 
     def log_prob(self, tokens: Tensor) -> Tensor:
         """Log-probability [B, L] (nats) of tokens [B, L] where masked."""
-        return Potentials.of(self.log_m, self.listed).at(tokens.unsqueeze(-1)).squeeze(-1)
+        return self.potentials.at(tokens.unsqueeze(-1)).squeeze(-1)
 
     def draw(self, temperature: float, generator: torch.Generator | None = None) -> Tensor:
         """Tokens [B, L], each drawn by itself; at temperature zero the most probable ones."""
@@ -148,9 +155,7 @@ class Marginals:
             weights = (self.tempered(temperature).log_m * LOG2_E).exp2_()  # faster than exp
             place = torch.multinomial(weights.flatten(0, 1), 1, generator=generator)
             place = place.view(self.tokens.shape)
-        if self.listed is None:
-            return place
-        return self.listed.gather(-1, place.unsqueeze(-1)).squeeze(-1)
+        return self.potentials.category(place)
 
 
 def without(logits: Tensor, tokens: Sequence[int]) -> Tensor:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding_bag
 
 from pcflow_diffusion.checks import check_count
 from pcflow_diffusion.head.marginals import Marginals
@@ -77,13 +78,10 @@ class Modulation(nn.Module):
     def _expected(self, said: Marginals) -> Tensor:
         """Mean vector [B, L, W] of the tokens under marginals."""
         m = said.log_m.to(self.masked.dtype).exp()
-        if said.listed is None:
-            return m @ self.tokens.weight
-        bags = torch.nn.functional.embedding_bag(
-            said.listed.flatten(0, 1),
-            self.tokens.weight,
-            per_sample_weights=m.flatten(0, 1),
-            mode="sum",
+        weight = self.tokens.weight
+        return said.potentials.read(
+            lambda: m @ weight,
+            lambda listed: embedding_bag(
+                listed.flatten(0, 1), weight, per_sample_weights=m.flatten(0, 1), mode="sum"
+            ).unflatten(0, m.shape[:2]),
         )
-        found: Tensor = bags.unflatten(0, m.shape[:2])
-        return found

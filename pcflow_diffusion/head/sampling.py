@@ -12,11 +12,12 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from pcflow import CompiledCircuit, Evidence
 from pcflow_diffusion.checks import check_choice, check_setting
 from pcflow_diffusion.errors import GenerationError
-from pcflow_diffusion.head.controls import observed, token_marginals, with_tokens
+from pcflow_diffusion.head.controls import observed, token_marginals
 from pcflow_diffusion.head.marginals import temper
 from pcflow_diffusion.head.ranking import Ranking, best, rank
 
@@ -157,19 +158,19 @@ def _one_by_one(
     count = missing.sum(dim=-1) if count is None else count
     tokens, still = values.masked_fill(missing, 0), missing
     rows = torch.arange(len(missing), device=missing.device)
+    known, behind = model.evidence(coupled), model.num_variables - length
+    assert known.potentials is not None
     confidence = (~still).to(model.dtype)
     score = torch.zeros_like(confidence)
     for turn in range(int(count.max()) if len(count) else 0):
-        now = with_tokens(coupled, tokens, ~still)
+        now = known.observing(pad(tokens, (0, behind)), pad(~still, (0, behind)))
         found = token_marginals(model, now, length, coupled.categories)  # [B, L, V] or [B, L, k]
         chosen = best(rank(ranking, found, generator=generator), still, torch.ones_like(count))
         chosen &= (turn < count).unsqueeze(-1)
         position = chosen.long().argmax(dim=-1)  # [B]; any where nothing is chosen, and even there
         own = found[rows, position].masked_fill(~chosen.any(dim=-1, keepdim=True), 0.0)  # [B, V]
         place = torch.multinomial(temper(own, temperature).softmax(-1), 1, generator=generator)
-        token = place
-        if coupled.categories is not None:
-            token = coupled.categories[rows, position].gather(-1, place)
+        token = known.potentials[rows, position].category(place.squeeze(-1)).unsqueeze(-1)
         tokens = torch.where(chosen, token, tokens)
         confidence = torch.where(chosen, own.gather(-1, place).exp(), confidence)
         score = torch.where(chosen, -float(turn), score)

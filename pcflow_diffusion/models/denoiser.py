@@ -5,13 +5,13 @@ Tensor letters: B batch, L positions, V categories (real tokens).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from pcflow_diffusion.checks import check_kind
+from pcflow_diffusion.models.text import Tokenizer
 from pcflow_diffusion.models.transformer import Transformer, TransformerConfig
 from pcflow_diffusion.models.weights import load_weights, save_weights
 
@@ -72,36 +72,38 @@ class Denoiser(Transformer):
         return self.config.mask_token_id
 
 
-def save_denoiser(model: Denoiser, path: str | Path, vocabulary: Sequence[str]) -> None:
-    """Write weights (half precision), configuration and vocabulary to one safetensors file.
+def save_denoiser(model: Denoiser, path: str | Path, tokenizer: Tokenizer) -> None:
+    """Write weights (half precision), configuration and tokenizer to one safetensors file.
 
     The file is replaced in one step: a reader sees the old one or the new one.
 
     Args:
         model: the denoiser.
         path: where to; its directory must exist.
-        vocabulary: the V tokens in the order of their ids; a string is its characters.
+        tokenizer: what makes tokens of text, V of them: of characters or subwords.
 
     Raises:
-        CheckpointError: if `vocabulary` does not have V entries.
-        TypeMismatch: if it is no sequence, or `model` no denoiser.
+        CheckpointError: if the tokenizer does not have V tokens, or half precision cannot hold a
+            weight.
+        TypeMismatch: if it is no tokenizer, or `model` no denoiser.
 
     Examples:
-        >>> model = Denoiser(DenoiserConfig(vocabulary_size=2, width=8, depth=1, heads=1))
+        >>> model = Denoiser(DenoiserConfig(vocabulary_size=3, width=8, depth=1, heads=1))
         >>> import tempfile
+        >>> from pcflow_diffusion.models import CharacterTokenizer
         >>> path = Path(tempfile.mkdtemp()) / "tiny.safetensors"
-        >>> save_denoiser(model, path, vocabulary="ab")
-        >>> load_denoiser(path)[1]
-        ['a', 'b']
+        >>> save_denoiser(model, path, CharacterTokenizer("ab\ufffd"))
+        >>> _, tokenizer = load_denoiser(path)
+        >>> tokenizer.decode(tokenizer.encode("abba"))
+        'abba'
     """
     check_kind("model", model, Denoiser)
-    check_kind("vocabulary", vocabulary, Sequence)
-    save_weights(model, path, vocabulary, FORMAT)
+    save_weights(model, path, tokenizer, FORMAT)
 
 
 def load_denoiser(
     path: str | Path, device: torch.device | str = "cpu"
-) -> tuple[Denoiser, list[str]]:
+) -> tuple[Denoiser, Tokenizer]:
     """Read a file of `save_denoiser`; nothing in it is executed.
 
     Args:
@@ -109,10 +111,12 @@ def load_denoiser(
         device: where the model lives.
 
     Returns:
-        The denoiser in float32 and evaluation mode, and its vocabulary.
+        The denoiser in float32 and evaluation mode, and its tokenizer.
 
     Raises:
-        CheckpointError: if the file is truncated, not of this format, or contradicts itself.
-        FileNotFoundError: if there is no such file.
+        CheckpointError: if the file is truncated, not of this format, or contradicts itself, or a
+            weight is NaN or infinite.
+        ImportError: if its tokens are subwords and `pcflow[subwords]` is not installed.
+        OSError: if there is no such file, or it is no file that can be read.
     """
     return load_weights(path, device, FORMAT, DenoiserConfig, Denoiser)

@@ -8,7 +8,7 @@ Tensor letters: B batch, N rows, L positions, V categories.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from pcflow_diffusion.checks import check_rows, check_setting, check_tokens
 from pcflow_diffusion.models.loop import Budget, Loop, Optimisation
-from pcflow_diffusion.models.text import BLOCK
+from pcflow_diffusion.models.text import BLOCK, Tokenizer
 from pcflow_diffusion.models.training import held_out_rows, training_rows
 from pcflow_diffusion.models.transformer import Transformer, TransformerConfig
 from pcflow_diffusion.models.weights import load_weights, save_weights
@@ -157,29 +157,32 @@ def _score(rows: Tensor) -> Callable[[Judge], float]:
     return lambda judge: float(judge.nats(rows, min(BLOCK, rows.shape[1])).mean())
 
 
-def save_judge(judge: Judge, path: str | Path, vocabulary: Sequence[str]) -> None:
-    """Write weights (half precision), configuration and vocabulary to one safetensors file.
+def save_judge(judge: Judge, path: str | Path, tokenizer: Tokenizer) -> None:
+    """Write weights (half precision), configuration and tokenizer to one safetensors file.
 
     Args:
         judge: the judge.
         path: where to; its directory must exist. The file is replaced in one step.
-        vocabulary: the V tokens in the order of their ids; a string is its characters.
+        tokenizer: what makes tokens of text, V of them: of characters or subwords.
 
     Raises:
-        CheckpointError: if `vocabulary` does not have V entries.
+        CheckpointError: if the tokenizer does not have V tokens, or half precision cannot hold a
+            weight.
 
     Examples:
-        >>> judge = Judge(TransformerConfig(vocabulary_size=2, width=8, depth=1, heads=1))
+        >>> judge = Judge(TransformerConfig(vocabulary_size=3, width=8, depth=1, heads=1))
         >>> import tempfile
+        >>> from pcflow_diffusion.models import CharacterTokenizer
         >>> path = Path(tempfile.mkdtemp()) / "tiny.safetensors"
-        >>> save_judge(judge, path, vocabulary="ab")
-        >>> load_judge(path)[1]
-        ['a', 'b']
+        >>> save_judge(judge, path, CharacterTokenizer("ab\ufffd"))
+        >>> _, tokenizer = load_judge(path)
+        >>> tokenizer.decode(tokenizer.encode("abba"))
+        'abba'
     """
-    save_weights(judge, path, vocabulary, FORMAT)
+    save_weights(judge, path, tokenizer, FORMAT)
 
 
-def load_judge(path: str | Path, device: torch.device | str = "cpu") -> tuple[Judge, list[str]]:
+def load_judge(path: str | Path, device: torch.device | str = "cpu") -> tuple[Judge, Tokenizer]:
     """Read a file of `save_judge`; nothing in it is executed.
 
     Args:
@@ -187,10 +190,12 @@ def load_judge(path: str | Path, device: torch.device | str = "cpu") -> tuple[Ju
         device: where the judge lives.
 
     Returns:
-        The judge in float32 and evaluation mode, and its vocabulary.
+        The judge in float32 and evaluation mode, and its tokenizer.
 
     Raises:
-        CheckpointError: if the file is truncated, not of this format, or contradicts itself.
-        FileNotFoundError: if there is no such file.
+        CheckpointError: if the file is truncated, not of this format, or contradicts itself, or a
+            weight is NaN or infinite.
+        ImportError: if its tokens are subwords and `pcflow[subwords]` is not installed.
+        OSError: if there is no such file, or it is no file that can be read.
     """
     return load_weights(path, device, FORMAT, TransformerConfig, Judge)

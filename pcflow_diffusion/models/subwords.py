@@ -56,6 +56,26 @@ class SubwordTokenizer:
         tokenizer.train_from_iterator(texts, trainer)
         return cls(tokenizer)
 
+    @classmethod
+    def from_definition(cls, text: str) -> SubwordTokenizer:
+        """The tokenizer that `definition` tells of.
+
+        Raises:
+            TextError: if it is no such text, or ids are not 0, 1, ..., V - 1.
+        """
+        try:
+            found = Tokenizer.from_str(text)
+        except Exception as error:  # the package has no errors of its own
+            raise TextError(f"not a tokenizer of subwords ({error})") from error
+        ids = sorted(found.get_vocab().values())
+        if ids != list(range(len(ids))):
+            raise TextError(f"ids of subwords are not 0, ..., {len(ids) - 1}")
+        return cls(found)
+
+    def definition(self) -> str:
+        """All that it is, tokens and merges, as JSON."""
+        return str(self._tokenizer.to_str())
+
     @property
     def vocabulary_size(self) -> int:
         """Number of real tokens V."""

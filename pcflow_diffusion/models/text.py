@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 import pcflow as pf
-from pcflow_diffusion.checks import check_count, check_tokens
+from pcflow_diffusion.checks import check_count, check_kind, check_tokens
 from pcflow_diffusion.errors import ShapeMismatch, TextError
 
 REPLACEMENT = "\ufffd"
@@ -40,6 +41,34 @@ class Text:
     held_out: str
 
 
+@runtime_checkable
+class Tokenizer(Protocol):
+    """What makes tokens of text: a `CharacterTokenizer` or a `SubwordTokenizer`."""
+
+    @property
+    def vocabulary(self) -> list[str]:
+        """The V tokens in the order of their ids."""
+        ...
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of real tokens V."""
+        ...
+
+    @property
+    def mask_token_id(self) -> int:
+        """The id after the last real token."""
+        ...
+
+    def encode(self, text: str) -> Tensor:
+        """Token ids, long [number of tokens]."""
+        ...
+
+    def decode(self, tokens: Tensor | Sequence[int], mask: str = "_") -> str:
+        """The text of one row of tokens."""
+        ...
+
+
 @dataclass(frozen=True)
 class CharacterTokenizer:
     r"""Characters to token ids; a character outside the vocabulary becomes U+FFFD.
@@ -49,6 +78,7 @@ class CharacterTokenizer:
 
     Raises:
         TextError: if a character repeats or U+FFFD is missing.
+        TypeMismatch: if it is no string.
 
     Examples:
         >>> tokenizer = CharacterTokenizer.fit("banana!", minimum_count=2)
@@ -62,6 +92,7 @@ class CharacterTokenizer:
 
     def __post_init__(self) -> None:
         """Check the vocabulary."""
+        check_kind("characters", self.characters, str)
         if len(set(self.characters)) != len(self.characters) or REPLACEMENT not in self.characters:
             raise TextError("characters must be distinct and include U+FFFD")
 

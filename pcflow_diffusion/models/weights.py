@@ -1,47 +1,62 @@
-"""Checkpoints of transformers: weights, configuration and vocabulary in one safetensors file."""
+"""Checkpoints of transformers: weights, configuration and tokenizer in one safetensors file."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 
 import pcflow as pf
+from pcflow_diffusion.checks import check_kind
 from pcflow_diffusion.errors import CheckpointError
+from pcflow_diffusion.models.text import CharacterTokenizer, Tokenizer
 from pcflow_diffusion.models.transformer import Transformer, TransformerConfig
 
 Config = TypeVar("Config", bound=TransformerConfig)
 Model = TypeVar("Model", bound=Transformer)
 
 
+@runtime_checkable
+class Merging(Protocol):
+    """A tokenizer that cannot be told by its vocabulary alone."""
+
+    def definition(self) -> str:
+        """All that it is, as text."""
+        ...
+
+
 def save_weights(
-    model: Transformer, path: str | Path, vocabulary: Sequence[str], file_format: str
+    model: Transformer, path: str | Path, tokenizer: Tokenizer, file_format: str
 ) -> None:
     """Write a model in half precision; the file is replaced in one step.
 
     Args:
         model: what to write.
         path: where to; its directory must exist.
-        vocabulary: the V tokens in the order of their ids; a string is its characters.
+        tokenizer: what makes tokens of text, V of them.
         file_format: the name by which `load_weights` knows such a file.
 
     Raises:
-        CheckpointError: if `vocabulary` does not have V entries, or half precision cannot hold a
+        CheckpointError: if the tokenizer does not have V tokens, or half precision cannot hold a
             weight.
+        TypeMismatch: if it is no tokenizer.
         OSError: if it cannot be written; an old file is left as it was.
     """
-    if len(vocabulary) != model.config.vocabulary_size:
-        wanted = model.config.vocabulary_size
-        raise CheckpointError(f"vocabulary has {len(vocabulary)} entries, the model {wanted}")
+    check_kind("tokenizer", tokenizer, Tokenizer)
+    count, wanted = tokenizer.vocabulary_size, model.config.vocabulary_size
+    if count != wanted:
+        raise CheckpointError(f"the tokenizer has {count} tokens, the model {wanted}")
     tensors = {name: weight.half() for name, weight in model.state_dict().items()}
     if not all(bool(weight.isfinite().all()) for weight in tensors.values()):
         raise CheckpointError("a weight is NaN, infinite, or too large for half precision")
-    config, tokens = json.dumps(asdict(model.config)), json.dumps(list(vocabulary))
+    config, tokens = json.dumps(asdict(model.config)), json.dumps(tokenizer.vocabulary)
     texts = {"format": file_format, "config": config, "vocabulary": tokens}
+    if isinstance(tokenizer, Merging):
+        texts["subwords"] = tokenizer.definition()
     pf.Container.write(path, tensors, texts)
 
 
@@ -51,7 +66,7 @@ def load_weights(
     file_format: str,
     config_class: type[Config],
     build: Callable[[Config], Model],
-) -> tuple[Model, list[str]]:
+) -> tuple[Model, Tokenizer]:
     """Read a file of `save_weights`; nothing in it is executed.
 
     Args:
@@ -62,11 +77,12 @@ def load_weights(
         build: the model's class.
 
     Returns:
-        The model in float32 and evaluation mode, and its vocabulary.
+        The model in float32 and evaluation mode, and its tokenizer.
 
     Raises:
         CheckpointError: if the file is truncated, not of this format, contradicts itself, or a
             weight is NaN or infinite.
+        ImportError: if its tokens are subwords and `pcflow[subwords]` is not installed.
         OSError: if there is no such file, or it is no file that can be read.
     """
     try:
@@ -74,26 +90,41 @@ def load_weights(
         found = file.texts.get("format")
         if found != file_format:
             raise ValueError(f"it has format {found!r}, not {file_format!r}")
-        model, vocabulary = _restore(file, config_class, build)
+        tokenizer = _tokenizer_of(file)
+        model = _model_of(file, tokenizer.vocabulary_size, config_class, build)
     except pf.FileFormatError as error:
         raise CheckpointError(str(error)) from error
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path}: {error}") from error
-    return model.to(device).eval(), vocabulary
+    return model.to(device).eval(), tokenizer
 
 
-def _restore(
-    file: pf.Container, config_class: type[Config], build: Callable[[Config], Model]
-) -> tuple[Model, list[str]]:
-    """The model and vocabulary that a file describes."""
-    vocabulary = [str(token) for token in file.told("vocabulary")]
+def _tokenizer_of(file: pf.Container) -> Tokenizer:
+    """The tokenizer that a file describes: of subwords if it says how they are merged."""
+    vocabulary = file.told("vocabulary")
+    if "subwords" not in file.texts:
+        if any(len(token) != 1 for token in vocabulary):
+            raise ValueError("it has tokens of several characters, and not how they are merged")
+        return CharacterTokenizer("".join(vocabulary))
+    from pcflow_diffusion.models.subwords import SubwordTokenizer
+
+    found = SubwordTokenizer.from_definition(file.texts["subwords"])
+    if found.vocabulary != vocabulary:
+        raise ValueError("its vocabulary is not that of its subwords")
+    return found
+
+
+def _model_of(
+    file: pf.Container, count: int, config_class: type[Config], build: Callable[[Config], Model]
+) -> Model:
+    """The model that a file describes, over so many tokens."""
     config = config_class(**file.told("config"))
     if config.depth > len(file.shapes):  # before so many blocks are built
         raise ValueError(f"{config.depth} blocks in {len(file.shapes)} tensors")
-    if len(vocabulary) != config.vocabulary_size:
-        raise ValueError(f"{len(vocabulary)} tokens, not {config}")
+    if count != config.vocabulary_size:
+        raise ValueError(f"{count} tokens, not {config}")
     with torch.device("meta"):
         model = build(config)
     tensors = {name: weight.float() for name, weight in file.tensors().items()}
     model.load_state_dict(tensors, assign=True)
-    return model, vocabulary
+    return model

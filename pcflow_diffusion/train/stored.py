@@ -117,7 +117,8 @@ def store_logits(
         ):
             if shard not in done:
                 batches = zip(some.split(batch_size), masked.split(batch_size), strict=True)
-                parts = [_listed(_ask(backbone, *batch), kept) for batch in _told(batches, bar)]
+                told = _told(batches, bar, shard * shard_size)
+                parts = [_listed(_ask(backbone, *batch), kept) for batch in told]
                 tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
                 _write(folder, shard, tensors | _tokens(some, masked), about)
             else:
@@ -243,22 +244,24 @@ def _check(rows: Tensor, x: Tensor, numbers: dict[str, int | None]) -> None:
 
 
 @torch.no_grad()
-def _ask(backbone: Backbone, rows: Tensor, x: Tensor) -> Tensor:
-    """The backbone's logits [B, L, V] as they are kept."""
+def _ask(backbone: Backbone, rows: Tensor, x: Tensor, first: int = 0) -> Tensor:
+    """The backbone's logits [B, L, V] as they are kept, of rows from the `first` on."""
     logits = block_logits(backbone, rows, x).cpu()
     wrong = ~(logits.amax(dim=-1) < torch.inf)  # [B, L]; NaN is not below either
     if bool(wrong.any()):
         row, position = wrong.nonzero()[0].tolist()
-        raise LogitsError(row, position, "are NaN or +inf")
+        raise LogitsError(first + row, position, "are NaN or +inf")
     return logits
 
 
 def _told(
-    batches: Iterable[tuple[Tensor, Tensor]], bar: tqdm[Any]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    for batch in batches:
-        yield batch
-        bar.update(len(batch[0]))
+    batches: Iterable[tuple[Tensor, Tensor]], bar: tqdm[Any], first: int
+) -> Iterator[tuple[Tensor, Tensor, int]]:
+    """Batches, each with the number of its first row."""
+    for rows, x in batches:
+        yield rows, x, first
+        first += len(rows)
+        bar.update(len(rows))
 
 
 def _listed(logits: Tensor, top_k: int | None) -> dict[str, Tensor]:

@@ -12,10 +12,16 @@ from torch import Tensor
 from pcflow import SettingError
 from pcflow_diffusion.backbones import dream, llada, logits_of, mdlm
 from pcflow_diffusion.errors import BackboneError, CheckpointError, ShapeMismatch, TokenOutOfRange
-from pcflow_diffusion.models import Denoiser, DenoiserConfig, load_denoiser, save_denoiser
+from pcflow_diffusion.models import (
+    CharacterTokenizer,
+    Denoiser,
+    DenoiserConfig,
+    load_denoiser,
+    save_denoiser,
+)
 
 CONFIG = DenoiserConfig(vocabulary_size=11, width=16, depth=2, heads=2)
-LETTERS = "abcdefghijk"
+LETTERS = CharacterTokenizer("abcdefghij\ufffd")
 
 
 def denoiser(seed: int = 0, config: DenoiserConfig = CONFIG) -> Denoiser:
@@ -155,8 +161,8 @@ def test_configurations_that_do_not_fit_are_refused(change: dict[str, int]) -> N
 def test_a_saved_denoiser_comes_back_equal(tmp_path: Path) -> None:
     model, path, x = denoiser(), tmp_path / "model.safetensors", random_tokens(2, 40)
     save_denoiser(model, path, LETTERS)
-    loaded, vocabulary = load_denoiser(path)
-    assert vocabulary == list(LETTERS)
+    loaded, tokenizer = load_denoiser(path)
+    assert tokenizer == LETTERS
     assert loaded.config == CONFIG
     assert not loaded.training
     assert all(w.dtype == torch.float32 for w in loaded.parameters())
@@ -191,8 +197,8 @@ def test_an_interrupted_save_leaves_the_old_file(
 
 
 def test_a_vocabulary_of_the_wrong_size_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="10 entries, the model 11"):
-        save_denoiser(denoiser(), tmp_path / "model", LETTERS[1:])
+    with pytest.raises(CheckpointError, match="10 tokens, the model 11"):
+        save_denoiser(denoiser(), tmp_path / "model", CharacterTokenizer(LETTERS.characters[1:]))
 
 
 def test_truncated_and_foreign_files_are_refused(tmp_path: Path) -> None:
@@ -228,7 +234,7 @@ def test_files_that_contradict_themselves_are_refused(
     path = tmp_path / "model.safetensors"
     config = json.dumps({"vocabulary_size": 11, "width": 16, "depth": 2, "heads": 2})
     honest = {"format": "pcflow_diffusion.denoiser.1", "config": config}
-    honest["vocabulary"] = json.dumps(list(LETTERS))
+    honest["vocabulary"] = json.dumps(LETTERS.vocabulary)
     save_file(denoiser().state_dict(), path, metadata=honest)
     load_denoiser(path)
     save_file(denoiser().state_dict(), path, metadata={**honest, **metadata})

@@ -12,6 +12,7 @@ from pcflow_diffusion.errors import CheckpointError, DiffusionError, ShapeMismat
 from pcflow_diffusion.evaluate.gap import LeftToRight
 from pcflow_diffusion.models import (
     BLOCK,
+    CharacterTokenizer,
     Denoiser,
     DenoiserConfig,
     Judge,
@@ -178,9 +179,10 @@ def test_budgets_that_say_nothing_or_two_things_are_refused(budget: dict[str, in
 
 def test_a_saved_judge_comes_back_and_is_no_denoiser(tmp_path: Path) -> None:
     model, path, rows = Judge(CONFIG).half().float().eval(), tmp_path / "judge", random_rows(2, 9)
-    save_judge(model, path, "abcde")
-    loaded, vocabulary = load_judge(path)
-    assert vocabulary == list("abcde")
+    letters = CharacterTokenizer("abcd\ufffd")
+    save_judge(model, path, letters)
+    loaded, tokenizer = load_judge(path)
+    assert tokenizer == letters
     assert torch.equal(loaded(rows), model(rows))
     with pytest.raises(CheckpointError, match=r"judge\.1"):
         load_denoiser(path)

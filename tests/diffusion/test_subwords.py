@@ -1,10 +1,15 @@
 """Subwords: every text comes back, and tokens outside are refused."""
 
+from pathlib import Path
+
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pcflow_diffusion.errors import ShapeMismatch, TextError, TokenOutOfRange
+import pcflow as pf
+from pcflow_diffusion import Denoiser, DenoiserConfig, load_denoiser, save_denoiser
+from pcflow_diffusion.errors import CheckpointError, ShapeMismatch, TextError, TokenOutOfRange
 from pcflow_diffusion.models.subwords import SubwordTokenizer
 
 TEXTS = ["the cat sat on the mat, 12 cats", "the hat of the cat 2024"] * 3
@@ -37,3 +42,19 @@ def test_what_does_not_fit_is_refused() -> None:
         TOKENIZER.decode([TOKENIZER.mask_token_id + 1])
     with pytest.raises(ShapeMismatch):
         TOKENIZER.decode(TOKENIZER.encode("cat")[None])
+
+
+def test_a_denoiser_of_subwords_comes_back_with_its_tokenizer(tmp_path: Path) -> None:
+    model = Denoiser(DenoiserConfig(TOKENIZER.vocabulary_size, width=8, depth=1, heads=1)).eval()
+    save_denoiser(model, tmp_path / "file", TOKENIZER)
+    loaded, tokenizer = load_denoiser(tmp_path / "file")
+    text = "the cats of 2025: \u00e9"
+    assert tokenizer.vocabulary == TOKENIZER.vocabulary
+    assert torch.equal(tokenizer.encode(text), TOKENIZER.encode(text))
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert loaded(tokenizer.encode(text)[None]).shape[-1] == TOKENIZER.vocabulary_size
+    found = pf.Container(tmp_path / "file")
+    texts = {name: text for name, text in found.texts.items() if name != "subwords"}
+    pf.Container.write(tmp_path / "file", found.tensors(), texts)
+    with pytest.raises(CheckpointError, match="not how they are merged"):
+        load_denoiser(tmp_path / "file")

@@ -58,8 +58,11 @@ def stored(folder: Path) -> Path:
     return folder / "stored"
 
 
+TOKENIZER = pd.CharacterTokenizer("abc\ufffd")
+
+
 def saved(folder: Path) -> Path:
-    pd.save_denoiser(denoiser(), folder / "denoiser", "abcd")
+    pd.save_denoiser(denoiser(), folder / "denoiser", TOKENIZER)
     return folder / "denoiser"
 
 
@@ -67,6 +70,7 @@ LOGITS = {"logits": lambda: torch.zeros(2, L, V), "x": masked, "x0": lambda: mas
 
 CALLS: dict[str, Call] = {
     "Blocks": lambda _: {name: make() for name, make in LOGITS.items()},
+    "CharacterTokenizer": lambda _: {"characters": "ab\ufffd"},
     "CircuitHead": lambda _: {"model": head().model, "mask_token_id": V, "coupling": "ratio",
                               "top_k": 2, "modulation": None},
     "Decoding": lambda _: {"temperature": 1.0, "order": "joint", "ranking": "margin", "gamma": 0.5,
@@ -108,7 +112,7 @@ CALLS: dict[str, Call] = {
     "minimum_cover": lambda _: {"positions": [1, 2], "width": 2, "start": 0, "stop": 4},
     "sample_times": lambda _: {"batch": 3},
     "save_denoiser": lambda folder: {"model": denoiser(), "path": folder / "new",
-                                     "vocabulary": "abcd"},
+                                     "tokenizer": TOKENIZER},
     "schedule_by_name": lambda _: {"name": "linear"},
     "store_logits": lambda folder: {"backbone": backbone, "folder": folder / "logits",
                                     "rows": torch.zeros(2, L + 1).long(), "x": masked(),
@@ -216,6 +220,22 @@ def test_logits_that_are_no_distribution_are_one_error_everywhere(value: float) 
     ):
         with pytest.raises(LogitsError, match="row 1, position 1"):
             call()
+
+
+def test_logits_that_cannot_be_stored_are_named_by_their_row_of_all(tmp_path: Path) -> None:
+    rows = torch.arange(7).unsqueeze(-1).repeat(1, L)
+
+    def hates_five(tokens: Tensor) -> Tensor:
+        logits = torch.zeros(*tokens.shape, 9)
+        logits[tokens == 5] = torch.nan
+        return logits
+
+    for shard_size, batch_size in ((9, 9), (3, 2), (2, 1)):
+        with pytest.raises(LogitsError, match="row 5, position 0"):
+            pd.store_logits(
+                hates_five, tmp_path / str(shard_size), rows, rows, shard_size=shard_size,
+                batch_size=batch_size, progress=False,
+            )  # fmt: skip
 
 
 def test_errors_are_of_one_hierarchy_and_travel() -> None:

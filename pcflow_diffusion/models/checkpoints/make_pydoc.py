@@ -27,7 +27,7 @@ def make(
     tokenizer = CharacterTokenizer.fit(text.train)
 
     def write(model: Denoiser) -> None:
-        save_denoiser(model, path, vocabulary=tokenizer.characters)
+        save_denoiser(model, path, tokenizer)
 
     return train_denoiser(
         tokenizer.encode(text.train),
