@@ -1,4 +1,4 @@
-"""For every test and doctest: no windows, one thread, and torch draws the same numbers each time."""
+"""For every test and doctest: no windows, one thread, and the same random numbers each time."""
 
 import matplotlib
 import pytest

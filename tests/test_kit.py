@@ -594,7 +594,9 @@ PROMISES: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
 }
 
 
-EXAMPLES = {"draws given soft evidence follow the posterior": 24}  # in most there is too little of it
+EXAMPLES = {
+    "draws given soft evidence follow the posterior": 24
+}  # in most there is too little of it
 
 
 @pytest.mark.parametrize(("spoil", "law"), PROMISES.values(), ids=PROMISES)

@@ -117,7 +117,8 @@ class Marginals:
     def at(self, rows: Tensor, places: Tensor | slice = slice(None)) -> Marginals:
         """Some rows; or of rows [W, 1] the places [W, L]."""
         tokens, masked = self.tokens[rows, places], self.masked[rows, places]
-        return replace(self, tokens=tokens, masked=masked)._with(self.potentials[rows, places])
+        some = self._with(self.potentials[rows, places])
+        return replace(some, tokens=tokens, masked=masked)
 
     def top_k(self, k: int | None) -> Marginals:
         """The k most probable tokens of every position alone, listed; None leaves it as it is."""
