@@ -38,6 +38,7 @@ from pcflow.construct import (
     naive_bayes,
 )
 from pcflow.data import datasets
+from pcflow.engine import Machine
 from pcflow.errors import (
     EvidenceError,
     FileFormatError,
@@ -161,6 +162,7 @@ __all__ = [
     "InputLayer",
     "Learner",
     "LogNormal",
+    "Machine",
     "MiniBatchEM",
     "ModelCount",
     "NoMassError",
