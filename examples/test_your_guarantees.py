@@ -2,11 +2,14 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pcflow as pf
 from pcflow.testing import circuits, enumerate_log_prob, evidence
+
+settings.register_profile("patient", deadline=None)  # the first example also warms torch up
+settings.load_profile("patient")
 
 
 def chance_that_any_is_one(model: pf.CompiledCircuit) -> float:
