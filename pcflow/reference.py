@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from pcflow.checks import check_kind
 from pcflow.circuit import Circuit, InputLayer, Parameter, ProductLayer, SumLayer
 from pcflow.evidence import CheckedEvidence, Domain, Evidence, Numbers, check
 from pcflow.inputs import DensityFamily, FiniteFamily
@@ -35,6 +36,8 @@ def reference_log_prob(
         >>> reference_log_prob(circuit, torch.zeros(4, 3)).shape
         torch.Size([4])
     """
+    check_kind("circuit", circuit, Circuit, "a Circuit")
+    check_kind("parameters", parameters or {}, Mapping, "a mapping from parameters to tensors")
     given = parameters or {}
     values = {p: given.get(p, p.value).to(torch.float64) for p in circuit.parameters}
     device = next(iter(values.values())).device if values else torch.device("cpu")

@@ -4,6 +4,8 @@ Each rule is a function from source text to a list of complaints, with a test th
 """
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path, PurePosixPath
@@ -15,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 ROOMS = {  # the rooms of each package: one may import only from those above it
     "pcflow": (
         "errors",
+        "checks",
         "evidence",
         "inputs",
         "data",
@@ -314,3 +317,13 @@ def test_function_rule_bites() -> None:
     assert not function_complaints("a.py", f'def f():\n    """One.\n\n    Two.\n    """\n{body}')
     assert function_complaints("a.py", f"def f():\n{body}    x = 1\n")
     assert function_complaints("a.py", f"class A:\n  async def f(self):\n{body}    x = 1\n")
+
+
+def test_what_is_used_rarely_is_imported_late() -> None:
+    heavy = ("matplotlib", "networkx", "scipy", "sklearn", "hypothesis")
+    script = (
+        f"import sys, torch; before = set(sys.modules); import pcflow, pcflow_diffusion\n"
+        f"print(*[name for name in {heavy} if name in set(sys.modules) - before])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, [], "")

@@ -178,9 +178,9 @@ def test_what_does_not_fit_is_refused() -> None:
         beyond[0, 1, 1] = value
         with pytest.raises(pf.EvidenceError, match=r"row 0, variable 1 must be in 0\.\.3"):
             model.marginals(x, beyond)
-    with pytest.raises(ValueError, match="n=-1"):
+    with pytest.raises(ValueError, match=r"n must be .* got -1"):
         model.sample_with_marginals(-1, x)
-    with pytest.raises(ValueError, match="temperature=-1"):
+    with pytest.raises(ValueError, match="temperature must be at least 0"):
         model.sample_with_marginals(1, x, temperature=-1.0)
     real = pf.compile(pf.hmm(3, 2, pf.Gaussian()), DEVICE)
     with pytest.raises(pf.PropertyRequired, match="finite range"):

@@ -166,10 +166,10 @@ def test_what_is_infinite_is_said_to_be_so() -> None:
 def test_bad_questions_are_refused() -> None:
     circuit = skewed()
     for n in (1, 0, -3):
-        with pytest.raises(ValueError, match="two draws"):
+        with pytest.raises(ValueError, match="at least 2"):
             pf.entropy_estimate(circuit, n)
     for function in (lambda x: x, lambda x: x.sum(), lambda x: 1.0):
-        with pytest.raises(ValueError, match=r"must be \[10\]"):
+        with pytest.raises(ValueError, match=r"\[10\]"):
             pf.expectation_estimate(circuit, function, 10)
     with pytest.raises(StructureError, match="same variables"):
         pf.kl_estimate(circuit, coin(0.5), 10)

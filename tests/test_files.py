@@ -471,6 +471,33 @@ def test_damaged_files_are_refused_or_read_and_nothing_else(
             assert str(tmp_path) in str(error) or kind == SHARD
 
 
+WHOLE = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"a": WHOLE | {"shape": [1] * 100 + [2]}},
+        {"a": WHOLE | {"shape": [2**40, 2**40]}},
+        {"a": WHOLE | {"shape": [-2, -1]}},
+        {"a": WHOLE | {"shape": [2.0]}},
+        {"a": WHOLE | {"dtype": "F33"}},
+        {"a": WHOLE | {"data_offsets": [0, 4]}},
+        {"a": WHOLE, "b": WHOLE},
+        {"a": WHOLE | {"data_offsets": [8, 16]}},
+        {"a": WHOLE, "__metadata__": {"b": 1}},
+        {"a": WHOLE, "__metadata__": []},
+        {"a": []},
+        {},
+    ],
+)
+def test_headers_that_do_not_fit_are_refused(tmp_path: Path, header: dict[str, Any]) -> None:
+    told = json.dumps(header).encode()
+    (tmp_path / "file").write_bytes(len(told).to_bytes(8, "little") + told + bytes(8))
+    with pytest.raises(pf.FileFormatError, match="truncated or not"):
+        pf.Container(tmp_path / "file")
+
+
 @pytest.mark.parametrize("kind", BOTH)
 def test_every_truncation_is_refused(tmp_path: Path, kind: str) -> None:
     path = tmp_path / kind

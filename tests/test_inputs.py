@@ -173,19 +173,19 @@ def test_a_discretised_logistic_goes_to_the_edge_and_stays_finite(flow: list[flo
 
 
 def test_families_refuse_settings_that_make_no_sense() -> None:
-    with pytest.raises(pf.StructureError, match="at least"):
+    with pytest.raises(pf.SettingError, match="at least"):
         pf.Categorical(0)
-    with pytest.raises(pf.StructureError, match="min_std"):
+    with pytest.raises(pf.SettingError, match="min_std"):
         pf.Gaussian(min_std=0.0)
-    with pytest.raises(pf.StructureError, match="total_count"):
+    with pytest.raises(pf.SettingError, match="total_count"):
         pf.Binomial(0)
     for family in (pf.Poisson, pf.Exponential):
-        with pytest.raises(pf.StructureError, match="must be positive"):
+        with pytest.raises(pf.SettingError, match="must be positive"):
             family(0.0)
     for edges in ([1.0], [1.0, 1.0], [0.0, torch.inf], [0.0, torch.nan]):
         with pytest.raises(pf.StructureError, match="edges must be"):
             pf.Histogram(edges)
-    with pytest.raises(pf.StructureError, match="at least 2"):
+    with pytest.raises(pf.SettingError, match="at least 2"):
         pf.DiscretizedLogistic(1)
     with pytest.raises(pf.StructureError, match=r"\(3,\) must lie in 0..2"):
         pf.Indicator(3, num_categories=3)

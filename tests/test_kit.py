@@ -515,6 +515,8 @@ def test_most_probable_states_must_heed_potentials(monkeypatch: pytest.MonkeyPat
         return pf.MPE(values, log_value + chosen.sum(-1), exact)
 
     monkeypatch.setattr(pf.CompiledCircuit, "mpe", mpe)
+    about_them = [law for law in circuit_laws.LAWS if law.__name__ == "_mpe"]
+    monkeypatch.setattr(circuit_laws, "LAWS", about_them)  # the others hold, and take long
     found = broken_laws(lambda: check_circuit(deterministic_circuits(max_variables=3), 60))
     assert found == ("the value of a most probable state is a bound, and exact if it says so",)
 
@@ -592,12 +594,17 @@ PROMISES: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
 }
 
 
+EXAMPLES = {
+    "draws given soft evidence follow the posterior": 24
+}  # in most there is too little of it
+
+
 @pytest.mark.parametrize(("spoil", "law"), PROMISES.values(), ids=PROMISES)
 def test_every_law_of_circuits_catches_something_that_none_before_it_does(
     spoil: Callable[[pytest.MonkeyPatch], None], law: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil(monkeypatch)
-    assert broken_laws(lambda: check_circuit(coins, examples=8)) == (law,)
+    assert broken_laws(lambda: check_circuit(coins, EXAMPLES.get(law, 8))) == (law,)
 
 
 def test_numpy_arrays_are_read() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from pcflow.algebra.massed import (
     times,
 )
 from pcflow.algebra.multiplication import Multiplication
+from pcflow.checks import as_numbers, as_wholes, check_kind, check_kinds, check_setting
 from pcflow.circuit import (
     Circuit,
     Deterministic,
@@ -40,10 +42,11 @@ from pcflow.circuit import (
 from pcflow.errors import EvidenceError, NoMassError, StructureError
 from pcflow.evidence import Domain, check
 from pcflow.inputs import Indicator, powered
+from pcflow.queries import CompiledCircuit, as_circuit
 from pcflow.reference import unit_log_probs
 
 
-def condition(circuit: Circuit, values: Mapping[int, float]) -> Circuit:
+def condition(circuit: Circuit | CompiledCircuit, values: Mapping[int, float]) -> Circuit:
     """The distribution of the other variables given values of some: p(rest | values).
 
     The variables that are left are numbered anew, in their order. Preserves
@@ -64,6 +67,8 @@ def condition(circuit: Circuit, values: Mapping[int, float]) -> Circuit:
         >>> condition(pf.hmm(4, states=2, inputs=pf.Bernoulli()), {0: 1, 2: 0}).num_variables
         2
     """
+    check_kind("values", values, Mapping, "a mapping from variables to values")
+    circuit = as_circuit(circuit)
     _check_variables(circuit, values, "values")
     row = torch.full((1, circuit.num_variables), torch.nan, dtype=torch.float64)
     for variable, value in values.items():
@@ -80,7 +85,7 @@ def condition(circuit: Circuit, values: Mapping[int, float]) -> Circuit:
     return _finished(circuit.fold(at_input, mix_like, times), "condition")
 
 
-def marginalize(circuit: Circuit, keep: Iterable[int]) -> Circuit:
+def marginalize(circuit: Circuit | CompiledCircuit, keep: Iterable[int]) -> Circuit:
     """The distribution of some of the variables, with all others summed out.
 
     Variable `keep[k]` becomes variable k. Preserves structured-decomposability; determinism only
@@ -99,6 +104,8 @@ def marginalize(circuit: Circuit, keep: Iterable[int]) -> Circuit:
         >>> marginalize(pf.hmm(4, states=2, inputs=pf.Bernoulli()), [3, 0]).num_variables
         2
     """
+    check_kind("keep", keep, Iterable, "an iterable of variables")
+    circuit = as_circuit(circuit)
     kept = list(keep)
     _check_variables(circuit, kept, "keep")
     place = {variable: n for n, variable in enumerate(kept)}
@@ -111,7 +118,7 @@ def marginalize(circuit: Circuit, keep: Iterable[int]) -> Circuit:
     return _finished(circuit.fold(at_input, mix_like, times), "marginalize")
 
 
-def restrict(circuit: Circuit, allowed: Mapping[int, Iterable[int]]) -> Circuit:
+def restrict(circuit: Circuit | CompiledCircuit, allowed: Mapping[int, Iterable[int]]) -> Circuit:
     """The distribution given that some variables have values from given sets: p(x | x_i in S_i).
 
     All variables stay. Preserves structured-decomposability and determinism. To restrict to a
@@ -131,6 +138,8 @@ def restrict(circuit: Circuit, allowed: Mapping[int, Iterable[int]]) -> Circuit:
         >>> pf.compile(circuit).log_prob(torch.tensor([[0, 1]])).item()
         -inf
     """
+    check_kind("allowed", allowed, Mapping, "a mapping from variables to sets of values")
+    circuit = as_circuit(circuit)
     _check_variables(circuit, allowed, "allowed")
     masks = {v: _mask(circuit.num_categories[v], v, some) for v, some in allowed.items()}
 
@@ -145,7 +154,9 @@ def restrict(circuit: Circuit, allowed: Mapping[int, Iterable[int]]) -> Circuit:
     return _finished(circuit.fold(at_input, mix_like, times), "restrict")
 
 
-def mixture(circuits: Sequence[Circuit], weights: Sequence[float] | Tensor) -> Circuit:
+def mixture(
+    circuits: Sequence[Circuit | CompiledCircuit], weights: Sequence[float] | Tensor
+) -> Circuit:
     """A mixture of circuits over the same variables: sum_k weights[k] p_k(x).
 
     Preserves structured-decomposability where all follow one vtree; not determinism.
@@ -165,14 +176,16 @@ def mixture(circuits: Sequence[Circuit], weights: Sequence[float] | Tensor) -> C
         >>> mixture([one, two], [0.25, 0.75]).num_variables
         3
     """
-    given = torch.as_tensor(weights, dtype=torch.float64)
+    check_kind("circuits", circuits, Sequence, "a sequence of circuits")
+    roots = [as_circuit(one, f"circuits[{n}]").root for n, one in enumerate(circuits)]
+    given = as_numbers("weights", weights)
     if given.shape != (len(circuits),) or not (given >= 0).all() or not 0 < given.sum() < torch.inf:
         raise StructureError(f"{len(circuits)} circuits need as many weights >= 0, got {weights}")
     share = Parameter.from_probs((given / given.sum()).unsqueeze(0))
-    return Circuit(SumLayer([circuit.root for circuit in circuits], share))
+    return Circuit(SumLayer(roots, share))
 
 
-def multiply(a: Circuit, b: Circuit) -> Circuit:
+def multiply(a: Circuit | CompiledCircuit, b: Circuit | CompiledCircuit) -> Circuit:
     """The normalised product p(x) q(x) / Z of two compatible circuits over the same variables.
 
     Z is `inner_product(a, b)`. A pair of layers with K and L units makes a layer of K L (Vergari et
@@ -189,11 +202,12 @@ def multiply(a: Circuit, b: Circuit) -> Circuit:
         >>> multiply(chain, chain).layers[-1]
         SumLayer(1 inputs, 1 units)
     """
+    a, b = as_circuit(a, "a"), as_circuit(b, "b")
     with required_by("multiply"):
         return _multiplied(a, b)[0]
 
 
-def from_one_hot(circuit: Circuit, groups: Sequence[Sequence[int]]) -> Circuit:
+def from_one_hot(circuit: Circuit | CompiledCircuit, groups: Sequence[Sequence[int]]) -> Circuit:
     """The circuit over categorical variables that a circuit over 0/1 variables encodes one-hot.
 
     Variable i of the result has value v where variable `groups[i][v]` is 1. Circuits of formulas
@@ -218,6 +232,7 @@ def from_one_hot(circuit: Circuit, groups: Sequence[Sequence[int]]) -> Circuit:
         >>> pf.compile(circuit).log_prob(torch.tensor([[0], [1]])).exp().tolist()
         [0.5, 0.5]
     """
+    circuit = as_circuit(circuit)
     _check_groups(circuit, groups)
     place = {b: (i, v) for i, group in enumerate(groups) for v, b in enumerate(group)}
 
@@ -244,7 +259,7 @@ def from_one_hot(circuit: Circuit, groups: Sequence[Sequence[int]]) -> Circuit:
     return found
 
 
-def power(circuit: Circuit, exponent: float) -> Circuit:
+def power(circuit: Circuit | CompiledCircuit, exponent: float) -> Circuit:
     """The normalised power p(x)^exponent / Z, on the support of p.
 
     Any exponent for a deterministic circuit, in one pass; a whole number above zero for a
@@ -252,7 +267,7 @@ def power(circuit: Circuit, exponent: float) -> Circuit:
     zero is the uniform distribution on the support. Z follows from `renyi_entropy`.
 
     Raises:
-        ValueError: if the exponent is not finite.
+        SettingError: if the exponent is not finite.
         NotDeterministic: if the circuit is not deterministic and the exponent not a whole number.
         NotStructuredDecomposable: if it is one, but the circuit not structured-decomposable.
         PropertyRequired: if an input family has no such power, or the power no finite mass.
@@ -264,13 +279,13 @@ def power(circuit: Circuit, exponent: float) -> Circuit:
         >>> pf.compile(power(coin, 2.0)).log_prob(torch.tensor([[1]])).exp().item()
         0.941...
     """
+    circuit = as_circuit(circuit)
+    check_setting("exponent", exponent, "a finite number", math.isfinite)
     return powered_circuit(circuit, exponent, f"power({exponent:g})")[0]
 
 
 def powered_circuit(circuit: Circuit, exponent: float, by: str) -> tuple[Circuit, float]:
     """`power`, and the log of its Z (nats), for a query that goes `by` a name in refusals."""
-    if not math.isfinite(exponent):
-        raise ValueError(f"the exponent must be finite, got {exponent}")
     whole = exponent == int(exponent) and exponent >= 1
     if whole and circuit.properties.deterministic is None:
         with required_by(by):
@@ -325,7 +340,9 @@ def _renumbered(layer: InputLayer, variable: int) -> Massed:
 
 def _check_variables(circuit: Circuit, variables: Iterable[Any], name: str) -> None:
     given = list(variables)
-    wrong = [v for v in given if not (isinstance(v, int) and 0 <= v < circuit.num_variables)]
+    wrong = [
+        v for v in given if not (isinstance(v, Integral) and 0 <= int(v) < circuit.num_variables)
+    ]
     if wrong or len(set(given)) < len(given):
         raise EvidenceError(
             f"{name}: variables must be different integers in 0..{circuit.num_variables - 1}, "
@@ -335,7 +352,8 @@ def _check_variables(circuit: Circuit, variables: Iterable[Any], name: str) -> N
 
 def _check_groups(circuit: Circuit, groups: Sequence[Sequence[int]]) -> None:
     """Every 0/1 variable must stand for one value of one variable."""
-    given = sorted(variable for group in groups for variable in group)
+    check_kinds("groups", groups, Sequence, "a sequence of variables")
+    given = sorted(v for group in groups for v in as_wholes("groups", group))
     if not all(groups) or given != list(range(circuit.num_variables)):
         raise StructureError(
             f"groups must share out variables 0..{circuit.num_variables - 1}, none empty: {groups}"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor
 
+from pcflow.checks import check_kind
 from pcflow.circuit.layers import (
     Immutable,
     InputLayer,
@@ -60,6 +61,7 @@ class Circuit(Immutable):
 
     def __init__(self, root: Layer) -> None:
         """Sort the layers and prove the structure."""
+        check_kind("root", root, Layer, "a layer")
         if root.units != 1:
             raise StructureError(f"the root must have one unit, {root} has {root.units}")
         self.root = root
@@ -184,6 +186,7 @@ def is_deterministic(circuit: Circuit) -> bool:
         >>> is_deterministic(pf.hmm(3, states=2, inputs=pf.Bernoulli()))
         False
     """
+    check_kind("circuit", circuit, Circuit, "a Circuit")
     return circuit.properties.deterministic is not None
 
 

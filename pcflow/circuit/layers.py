@@ -20,7 +20,17 @@ from typing import Any, Literal, Self, TypeVar
 import torch
 from torch import Tensor
 
-from pcflow.errors import StructureError
+from pcflow.checks import (
+    as_iterable,
+    as_numbers,
+    check_generator,
+    check_kind,
+    check_kinds,
+    check_setting,
+    check_tensor,
+    check_whole,
+)
+from pcflow.errors import StructureError, TypeMismatch
 from pcflow.inputs import FiniteFamily, InputFamily
 
 Index = TypeVar("Index", int, Tensor)
@@ -57,6 +67,9 @@ class Parameter(Immutable):
 
     def __post_init__(self) -> None:
         """Copy the value, so that nobody edits it from outside."""
+        check_tensor("value", self.value)
+        if not self.value.is_floating_point():
+            raise TypeMismatch("value", self.value, "of floating point")
         if self.value.isnan().any():
             raise StructureError("a parameter contains NaN")
         object.__setattr__(self, "value", self.value.detach().clone())
@@ -64,7 +77,7 @@ class Parameter(Immutable):
     @classmethod
     def from_probs(cls, probs: Tensor | Iterable[object]) -> Parameter:
         """Logits whose softmax gives `probs` (along whichever axis they sum to one)."""
-        given = torch.as_tensor(probs, dtype=None if isinstance(probs, Tensor) else torch.float64)
+        given = probs if isinstance(probs, Tensor) else as_numbers("probs", probs)
         if (given < 0).any():
             raise StructureError("probabilities must not be negative")
         return cls(given.log())
@@ -106,8 +119,11 @@ class InputLayer(Immutable):
 
     def __post_init__(self) -> None:
         """Check every parameter's shape."""
-        if self.variable < 0 or self.units < 1:
-            raise StructureError(f"{self}: needs a variable >= 0 and at least one unit")
+        check_whole("variable", self.variable, least=0)
+        check_kind("family", self.family, InputFamily, "an input family")
+        check_whole("units", self.units)
+        check_kind("parameters", self.parameters, Mapping, "a mapping from names to parameters")
+        check_kinds("parameters", self.parameters.values(), Parameter, "a Parameter")
         wanted = self.family.parameter_shapes(self.units)
         given = {name: parameter.shape for name, parameter in self.parameters.items()}
         if wanted != given:
@@ -123,6 +139,9 @@ class InputLayer(Immutable):
         generator: torch.Generator | None = None,
     ) -> InputLayer:
         """A layer with the family's random initial parameters."""
+        check_kind("family", family, InputFamily, "an input family")
+        check_whole("units", units)
+        check_generator(generator)
         initial = family.initial(units, generator)
         return cls(variable, family, units, {n: Parameter(v) for n, v in initial.items()})
 
@@ -178,7 +197,10 @@ class SumLayer(Immutable):
 
     def __init__(self, inputs: Iterable[Layer], weight: Parameter, mixing: bool = False) -> None:
         """Check the weight against the inputs."""
-        object.__setattr__(self, "inputs", tuple(inputs))
+        inputs = tuple(as_iterable("inputs", inputs))
+        check_kinds("inputs", inputs, Layer, "a layer")
+        check_kind("weight", weight, Parameter, "a Parameter")
+        object.__setattr__(self, "inputs", inputs)
         object.__setattr__(self, "weight", weight)
         object.__setattr__(self, "mixing", mixing)
         object.__setattr__(self, "units", weight.shape[0] if weight.shape else 0)
@@ -202,7 +224,10 @@ class SumLayer(Immutable):
         generator: torch.Generator | None = None,
     ) -> SumLayer:
         """A layer with standard normal logits."""
-        inputs = tuple(inputs)
+        check_whole("units", units)
+        check_generator(generator)
+        inputs = tuple(as_iterable("inputs", inputs))
+        check_kinds("inputs", inputs, Layer, "a layer")
         columns = len(inputs) if mixing else sum(layer.units for layer in inputs)
         return cls(inputs, Parameter(torch.randn(units, columns, generator=generator)), mixing)
 
@@ -291,11 +316,13 @@ class ProductLayer(Immutable):
         self, inputs: Iterable[Layer], kind: Literal["hadamard", "kronecker"] = "hadamard"
     ) -> None:
         """Check the number of inputs and their units."""
-        object.__setattr__(self, "inputs", tuple(inputs))
+        inputs = tuple(as_iterable("inputs", inputs))
+        check_kinds("inputs", inputs, Layer, "a layer")
+        object.__setattr__(self, "inputs", inputs)
         object.__setattr__(self, "kind", kind)
         widths = [layer.units for layer in self.inputs]
-        if kind not in ("hadamard", "kronecker"):
-            raise StructureError(f"product kind must be hadamard or kronecker, got {kind!r}")
+        kinds = ("hadamard", "kronecker")
+        check_setting("kind", kind, " or ".join(kinds), lambda one: one in kinds)
         if len(widths) < 2:
             raise StructureError(f"a product layer needs at least two inputs, got {len(widths)}")
         if kind == "hadamard" and len(set(widths)) > 1:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from pcflow.circuit.layers import InputLayer, Layer, ProductLayer, SumLayer
 from pcflow.circuit.scopes import Scopes
@@ -18,6 +18,7 @@ T = TypeVar("T")
 Pair = tuple[Layer, Layer]
 
 
+@runtime_checkable
 class Structure(Protocol):
     """What a proof needs of a circuit."""
 

@@ -17,6 +17,7 @@ from functools import cached_property
 from itertools import combinations
 from typing import TypeVar
 
+from pcflow.checks import check_kind
 from pcflow.circuit.layers import ProductLayer, SumLayer, Unit
 from pcflow.circuit.pairing import CountPairs, Structure, walk
 from pcflow.circuit.scopes import Scope, Scopes
@@ -171,6 +172,7 @@ def prove_structured_decomposable(circuit: Structure) -> StructuredDecomposable:
         >>> print(prove_structured_decomposable(pf.hmm(3, states=2, inputs=pf.Bernoulli())))
         structured-decomposable: vtree (0, (1, 2))
     """
+    check_kind("circuit", circuit, Structure, "a Circuit")
     scopes = dict.fromkeys(circuit.scopes[layer] for layer in circuit.layers)
     crossing, parts = _nest(list(scopes))
     if crossing is not None:
@@ -195,6 +197,7 @@ def prove_deterministic(circuit: Structure) -> Deterministic:
         >>> print(prove_deterministic(pf.Circuit(pf.SumLayer(either, weight))))
         deterministic: sums decide on variable 0: {0} | {1}
     """
+    check_kind("circuit", circuit, Structure, "a Circuit")
     supports = Supports(circuit)
     decisions: dict[tuple[SumLayer, int], Decision] = {}
     for layer in circuit.layers:
@@ -222,6 +225,8 @@ def prove_compatible(a: Structure, b: Structure) -> Compatible:
         >>> print(prove_compatible(chain, pf.naive_bayes([pf.Bernoulli()] * 3, units=2)))
         compatible: 8 pairs of layers meet
     """
+    for name, given in (("a", a), ("b", b)):
+        check_kind(name, given, Structure, "a Circuit")
     count = CountPairs()
     walk(a, b, count)
     return Compatible(count.pairs)
@@ -238,6 +243,7 @@ def prove_omni_compatible(circuit: Structure) -> OmniCompatible:
         >>> print(prove_omni_compatible(pf.naive_bayes([pf.Bernoulli()] * 3, units=2)))
         omni-compatible: products split variables one by one
     """
+    check_kind("circuit", circuit, Structure, "a Circuit")
     products = [layer for layer in circuit.layers if isinstance(layer, ProductLayer)]
     for layer in products:
         scopes = [circuit.scopes.variables(circuit.scopes[child]) for child in layer.inputs]

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from math import isfinite
+from math import inf
 
 import torch
 
+from pcflow.checks import check_generator, check_setting, check_whole
 from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, SumLayer
-from pcflow.errors import StructureError
 from pcflow.inputs import Indicator
+from pcflow.queries import CompiledCircuit, as_circuit
 
 
-def expose_latents(circuit: Circuit) -> Circuit:
+def expose_latents(circuit: Circuit | CompiledCircuit) -> Circuit:
     """The joint distribution p(x, z) of a circuit's variables and its latents.
 
     Every sum layer gets a variable, whose value is the input that its unit chooses: of a dense
@@ -42,6 +43,7 @@ def expose_latents(circuit: Circuit) -> Circuit:
         >>> chain.num_categories
         (5, 5, 5, 2, 2, 2)
     """
+    circuit = as_circuit(circuit)
 
     def choose(layer: SumLayer, inputs: Sequence[Layer], variable: int) -> Layer:
         values = layer.weight.shape[1]
@@ -53,7 +55,10 @@ def expose_latents(circuit: Circuit) -> Circuit:
 
 
 def add_gates(
-    circuit: Circuit, gates: int, noise: float = 0.1, generator: torch.Generator | None = None
+    circuit: Circuit | CompiledCircuit,
+    gates: int,
+    noise: float = 0.1,
+    generator: torch.Generator | None = None,
 ) -> Circuit:
     """A circuit with several weights for every sum layer, and variables that choose among them.
 
@@ -72,7 +77,7 @@ def add_gates(
         generator: source of the noise; torch's global one by default.
 
     Raises:
-        StructureError: if `gates` is below 1, or `noise` negative.
+        SettingError: if `gates` is below 1, or `noise` negative.
         NotSmooth: see `expose_latents`.
 
     Examples:
@@ -80,8 +85,10 @@ def add_gates(
         >>> add_gates(pf.hmm(3, states=2, inputs=pf.Categorical(5)), gates=4).num_categories
         (5, 5, 5, 4, 4, 4)
     """
-    if gates < 1 or not (isfinite(noise) and noise >= 0):
-        raise StructureError(f"gates must be at least 1 and noise not negative: {gates=}, {noise=}")
+    circuit = as_circuit(circuit)
+    check_whole("gates", gates)
+    check_setting("noise", noise, "at least 0", lambda x: 0 <= x < inf)
+    check_generator(generator)
     several: dict[Parameter, list[Parameter]] = {}
     share: dict[Parameter, Parameter] = {}
 

@@ -10,16 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pcflow.checks import check_generator
 from pcflow.circuit import Circuit, InputLayer, Parameter
 from pcflow.data import as_table, check_column
 from pcflow.errors import StructureError
 from pcflow.inputs import InputFamily
+from pcflow.queries import CompiledCircuit, as_circuit
 
 NOISE = 2.0
 """Standard deviation of what is added to logits, so that units differ."""
 
 
-def initialize(circuit: Circuit, data: Any, generator: torch.Generator | None = None) -> Circuit:
+def initialize(
+    circuit: Circuit | CompiledCircuit, data: Any, generator: torch.Generator | None = None
+) -> Circuit:
     """The same circuit with input units that fit the data, each differently.
 
     Every unit is fitted to its column, whatever scale that has. Then units are moved apart: logits
@@ -42,6 +46,8 @@ def initialize(circuit: Circuit, data: Any, generator: torch.Generator | None = 
         >>> bool(pf.compile(pf.initialize(circuit, data)).log_prob(data).mean() > -5)
         True
     """
+    circuit = as_circuit(circuit)
+    check_generator(generator)
     table = torch.from_numpy(as_table(data))
     if table.shape[1] != circuit.num_variables:
         wanted = f"[N, {circuit.num_variables}]"

@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 
+from pcflow.checks import check_generator, check_kind, check_kinds, check_setting, check_whole
 from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, SumLayer
 from pcflow.errors import StructureError
 from pcflow.inputs import InputFamily
@@ -35,17 +36,18 @@ def build_circuit(
         generator: source of the initial parameters; torch's global one by default.
 
     Raises:
-        StructureError: if `units` is below 1, `layer` unknown, or `inputs` too few.
+        SettingError: if `units` is below 1, or `layer` unknown.
+        StructureError: if `inputs` are too few.
 
     Examples:
         >>> from pcflow import Categorical, structure
         >>> build_circuit(structure.random_binary_tree(4), Categorical(3), units=2)
         Circuit(4 variables, 14 layers, 50 parameters)
     """
-    if units < 1:
-        raise StructureError(f"units must be at least 1, got {units}")
-    if layer not in ("cp", "tucker"):
-        raise StructureError(f'layer must be "cp" or "tucker", got {layer!r}')
+    check_kind("region_graph", region_graph, RegionGraph, "a RegionGraph")
+    check_whole("units", units)
+    check_setting("layer", layer, '"cp" or "tucker"', lambda kind: kind in ("cp", "tucker"))
+    check_generator(generator)
     families = per_variable(inputs, region_graph.num_variables)
     builder = _Builder(families, units, _cp if layer == "cp" else _tucker, generator)
     built: dict[Region, Layer] = {}
@@ -74,15 +76,17 @@ def hmm(
         generator: source of the initial parameters; torch's global one by default.
 
     Raises:
-        StructureError: if a size is below 1, or emissions that differ are to be shared.
+        SettingError: if a size is below 1.
+        StructureError: if emissions that differ are to be shared, or there are too few.
 
     Examples:
         >>> from pcflow import Categorical
         >>> hmm(5, states=2, inputs=Categorical(3))
         Circuit(5 variables, 14 layers, 12 parameters)
     """
-    if length < 1 or states < 1:
-        raise StructureError(f"length and states must be at least 1, got {length} and {states}")
+    check_whole("length", length)
+    check_whole("states", states)
+    check_generator(generator)
     families = per_variable(inputs, length)
     if homogeneous and len(set(families)) > 1:
         raise StructureError("a homogeneous HMM needs the same input family at every position")
@@ -111,15 +115,17 @@ def naive_bayes(
         generator: source of the initial parameters; torch's global one by default.
 
     Raises:
-        StructureError: if there is no variable, or `units` is below 1.
+        SettingError: if there is no variable, or `units` is below 1.
 
     Examples:
         >>> from pcflow import Bernoulli, Gaussian
         >>> naive_bayes([Bernoulli(), Gaussian()], units=3)
         Circuit(2 variables, 4 layers, 12 parameters)
     """
-    if units < 1 or len(inputs) < 1:
-        raise StructureError(f"need variables and units, got {len(inputs)} and {units}")
+    check_kinds("inputs", inputs, InputFamily, "an input family")
+    check_whole("number of inputs", len(inputs))
+    check_whole("units", units)
+    check_generator(generator)
     layers = [InputLayer.random(v, family, units, generator) for v, family in enumerate(inputs)]
     below = layers[0] if len(layers) == 1 else ProductLayer(layers)
     return Circuit(SumLayer.random([below], 1, generator=generator))
@@ -173,6 +179,7 @@ def per_variable(inputs: Inputs, num_variables: int) -> Sequence[InputFamily]:
     """
     if isinstance(inputs, InputFamily):
         return [inputs] * num_variables
+    check_kinds("inputs", inputs, InputFamily, "an input family")
     if len(inputs) != num_variables:
         raise StructureError(f"{num_variables} variables need as many inputs, got {len(inputs)}")
     return inputs

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pcflow.checks import check_generator, check_setting, check_whole
 from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, SumLayer
 from pcflow.construct.regions import Inputs, per_variable
 from pcflow.data import Columns, as_table, dependent_groups, fit_mixture, kmeans, unordered
-from pcflow.errors import StructureError
 
 
 def learn_spn(
@@ -50,8 +50,9 @@ def learn_spn(
         generator: source of the random features and first centres; torch's global one by default.
 
     Raises:
-        StructureError: if an argument is out of range, `inputs` too few, a column holds no value,
-            or one that its family does not allow.
+        SettingError: if an argument is out of range.
+        StructureError: if `inputs` are too few, a column holds no value, or one that its family
+            does not allow.
 
     Examples:
         >>> import pcflow as pf
@@ -59,13 +60,13 @@ def learn_spn(
         >>> pf.learn_spn(torch.cat([x, x], dim=1), pf.Bernoulli())
         Circuit(2 variables, 7 layers, 6 parameters)
     """
-    if min_rows < 2 or clusters < 2 or not 0 < significance < 1 or not pseudocount >= 0:
-        raise StructureError(
-            "need min_rows and clusters of at least 2, significance between 0 and 1, and a "
-            f"pseudocount not below 0: {min_rows=}, {clusters=}, {significance=}, {pseudocount=}"
-        )
-    if clustering not in ("em", "kmeans"):
-        raise StructureError(f'clustering must be "em" or "kmeans", got {clustering!r}')
+    check_whole("min_rows", min_rows, least=2)
+    check_whole("clusters", clusters, least=2)
+    check_setting("significance", significance, "between 0 and 1", lambda p: 0 < p < 1)
+    check_setting("pseudocount", pseudocount, "at least 0", lambda a: 0 <= a < torch.inf)
+    ways = ("em", "kmeans")
+    check_setting("clustering", clustering, '"em" or "kmeans"', lambda way: way in ways)
+    check_generator(generator)
     table = as_table(data)
     columns = Columns(table, per_variable(inputs, table.shape[1]))
     seed = int(torch.randint(2**31, (), generator=generator))

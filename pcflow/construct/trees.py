@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pcflow.checks import check_generator, check_setting, check_whole
 from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, SumLayer
 from pcflow.construct.initial import initial_units
 from pcflow.construct.regions import Inputs, per_variable
@@ -44,7 +45,8 @@ def chow_liu(data: Any, alpha: float = 1.0) -> Circuit:
         alpha: added to the count of every pair of values.
 
     Raises:
-        StructureError: if the data are not such rows, or alpha is negative.
+        SettingError: if alpha is negative.
+        StructureError: if the data are not such rows.
 
     Examples:
         >>> import pcflow as pf
@@ -52,6 +54,7 @@ def chow_liu(data: Any, alpha: float = 1.0) -> Circuit:
         >>> pf.compile(chow_liu(data)).log_prob(data).exp().detach()
         tensor([0.3750, 0.3750, 0.3750, 0.3750])
     """
+    check_setting("alpha", alpha, "at least 0", lambda a: 0 <= a < torch.inf)
     columns, sizes = _whole_numbers(data)
     return Circuit(_tree(columns, sizes, alpha))
 
@@ -74,7 +77,8 @@ def mixture_of_trees(
         generator: source of the first clusters; torch's global one by default.
 
     Raises:
-        StructureError: if the data are not such rows, or an argument is not positive.
+        SettingError: if an argument is not positive.
+        StructureError: if the data are not such rows.
 
     Examples:
         >>> import pcflow as pf
@@ -82,8 +86,9 @@ def mixture_of_trees(
         >>> pf.mixture_of_trees(data, components=2).num_categories
         (2, 2, 2, 2)
     """
-    if components < 1 or not alpha > 0:
-        raise StructureError(f"components and alpha must be positive: {components=}, {alpha=}")
+    check_whole("components", components)
+    check_setting("alpha", alpha, "positive", lambda a: 0 < a < torch.inf)
+    check_generator(generator)
     columns, sizes = _whole_numbers(data)
     rows = torch.from_numpy(columns)
 
@@ -124,8 +129,9 @@ def hclt(
         generator: source of the initial parameters; torch's global one by default.
 
     Raises:
-        StructureError: if the data are not rows, `units` or `trees` is below 1, `inputs` are too
-            few, or a column holds no value or one that its family does not allow.
+        SettingError: if `units` or `trees` is below 1, or alpha negative.
+        StructureError: if the data are not rows, `inputs` are too few, or a column holds no value
+            or one that its family does not allow.
 
     Examples:
         >>> import pcflow as pf
@@ -133,8 +139,10 @@ def hclt(
         >>> hclt(data, units=3, inputs=pf.Bernoulli()).num_variables
         4
     """
-    if units < 1 or trees < 1:
-        raise StructureError(f"units and trees must be at least 1, got {units} and {trees}")
+    check_whole("units", units)
+    check_whole("trees", trees)
+    check_setting("alpha", alpha, "at least 0", lambda a: 0 <= a < torch.inf)
+    check_generator(generator)
     columns, _ = as_categories(data)
     table = Columns(data, per_variable(inputs, columns.shape[1]))
     label: Labels = np.zeros(len(columns), dtype=np.int64)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pcflow.errors import StructureError
+from pcflow.errors import StructureError, TypeMismatch
 
 Floats = npt.NDArray[np.float64]
 
@@ -22,7 +22,13 @@ BINS = 8
 
 def as_table(data: Any) -> Floats:
     """A copy of rows [N, D], anything that numpy reads; NaN is a missing value."""
-    given = np.array(np.asarray(data), dtype=np.float64)
+    try:
+        read = np.asarray(data)
+        given = np.array(read, dtype=np.float64 if read.dtype.kind != "c" else read.dtype)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeMismatch("data", data, "rows of numbers") from error
+    if given.dtype.kind == "c":
+        raise TypeMismatch("data", data, "rows of real numbers")
     if given.ndim != 2 or 0 in given.shape:
         raise StructureError(f"data must be [N, D] with rows and columns, got {given.shape}")
     return given

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pcflow.checks import check_generator, check_kind, check_whole
 from pcflow.circuit import Circuit
-from pcflow.errors import StructureError
+from pcflow.errors import SettingError, StructureError
 from pcflow.information.moments import disjoint_variables, marginal_log_prob
 from pcflow.queries import CompiledCircuit, as_model
 
@@ -53,7 +54,7 @@ def expectation_estimate(
         generator: source of randomness; torch's global one by default.
 
     Raises:
-        ValueError: if `n` is less than two, or the function's answer is not [n].
+        SettingError: if `n` is less than two, or the function's answer is not [n].
 
     Examples:
         >>> import pcflow as pf
@@ -63,6 +64,7 @@ def expectation_estimate(
         >>> abs(value - 0.5) < 5 * error
         True
     """
+    check_kind("function", function, Callable, "a function from draws to scores")
     return _average(as_model(model), function, n, generator)
 
 
@@ -77,7 +79,7 @@ def entropy_estimate(
         generator: source of randomness; torch's global one by default.
 
     Raises:
-        ValueError: if `n` is less than two.
+        SettingError: if `n` is less than two.
 
     Examples:
         >>> import pcflow as pf
@@ -108,7 +110,7 @@ def cross_entropy_estimate(
 
     Raises:
         StructureError: if p and q are over different variables.
-        ValueError: if `n` is less than two.
+        SettingError: if `n` is less than two.
 
     Examples:
         >>> import pcflow as pf
@@ -139,7 +141,7 @@ def kl_estimate(
 
     Raises:
         StructureError: if p and q are over different variables.
-        ValueError: if `n` is less than two.
+        SettingError: if `n` is less than two.
 
     Examples:
         >>> import pcflow as pf
@@ -171,7 +173,7 @@ def mutual_information_estimate(
 
     Raises:
         EvidenceError: if there is no such variable, a set is empty or both share a variable.
-        ValueError: if `n` is less than two.
+        SettingError: if `n` is less than two.
 
     Examples:
         >>> import pcflow as pf
@@ -211,15 +213,16 @@ def _average(
     model: CompiledCircuit, score: Score, n: int, generator: torch.Generator | None
 ) -> Estimate:
     """The average score of n draws, part by part (Chan, Golub and LeVeque 1983)."""
-    if n < 2:
-        raise ValueError(f"a standard error needs at least two draws, got n={n}")
+    check_whole("n", n, least=2)  # a standard error needs two draws
+    check_generator(generator)
     size = max(1, NUMBERS_AT_A_TIME // model.num_variables)
     seen, mean, squares = 0, 0.0, 0.0
     for start in range(0, n, size):
         drawn = model.sample(min(size, n - start), generator=generator)
         scores = torch.as_tensor(score(drawn)).double()
         if scores.shape != drawn.shape[:1]:
-            raise ValueError(f"a score per draw must be [{len(drawn)}], got {tuple(scores.shape)}")
+            wanted = f"one number for each draw, [{len(drawn)}]"
+            raise SettingError("what the function makes", tuple(scores.shape), wanted)
         count, part = len(drawn), scores.mean().item()
         gap, total = part - mean, seen + count
         squares += (scores - part).square().sum().item() + gap**2 * seen * count / total

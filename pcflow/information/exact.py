@@ -14,17 +14,19 @@ import torch
 from torch import Tensor
 
 from pcflow.algebra import covered, log_overlap, marginalize, powered_circuit
+from pcflow.checks import check_kind, check_setting
 from pcflow.circuit import Circuit, Deterministic, StructuredDecomposable, required_by
 from pcflow.errors import EvidenceError
 from pcflow.evidence import Domain, Evidence, Numbers, check
 from pcflow.information.bounds import entropy_upper_bound
-from pcflow.queries import compile
+from pcflow.information.moments import checked_variables
+from pcflow.queries import CompiledCircuit, as_circuit, compile
 
 ROUNDING = 1e-12
 """Mass outside a support that is no larger may be rounding, and counts as none."""
 
 
-def entropy(circuit: Circuit) -> float:
+def entropy(circuit: Circuit | CompiledCircuit) -> float:
     """Entropy H(X) (nats), differential where values are real; one pass up and one down.
 
     Needs determinism: then the variables decide what every sum chooses.
@@ -40,10 +42,10 @@ def entropy(circuit: Circuit) -> float:
         >>> round(entropy(pf.Circuit(pf.InputLayer(0, fair[0], 1, fair[1]))), 4)
         1.3863
     """
-    return _entropy(circuit, "entropy")
+    return _entropy(as_circuit(circuit), "entropy")
 
 
-def cross_entropy(p: Circuit, q: Circuit) -> float:
+def cross_entropy(p: Circuit | CompiledCircuit, q: Circuit | CompiledCircuit) -> float:
     """Cross-entropy -sum_x p(x) log q(x) (nats); inf if p has mass where q has none.
 
     Needs compatibility, and that q is deterministic: then logarithms move past its sums.
@@ -59,11 +61,12 @@ def cross_entropy(p: Circuit, q: Circuit) -> float:
         >>> abs(cross_entropy(tree, tree) - pf.entropy(tree)) < 1e-9
         True
     """
+    p, q = as_circuit(p, "p"), as_circuit(q, "q")
     with required_by("cross_entropy", "cross_entropy_estimate"):
         return _cross_entropy(p, q)
 
 
-def kl_divergence(p: Circuit, q: Circuit) -> float:
+def kl_divergence(p: Circuit | CompiledCircuit, q: Circuit | CompiledCircuit) -> float:
     """Kullback-Leibler divergence KL(p || q) (nats); inf if p has mass where q has none.
 
     Needs compatibility, and that both are deterministic.
@@ -80,11 +83,12 @@ def kl_divergence(p: Circuit, q: Circuit) -> float:
         >>> kl_divergence(tree, other) > 0
         True
     """
+    p, q = as_circuit(p, "p"), as_circuit(q, "q")
     with required_by("kl_divergence", "kl_estimate"):
         return _kl_divergence(p, q)
 
 
-def renyi_entropy(circuit: Circuit, order: float) -> float:
+def renyi_entropy(circuit: Circuit | CompiledCircuit, order: float) -> float:
     """Renyi entropy log(sum_x p(x)^order) / (1 - order) (nats); of order 1, the entropy.
 
     Any order for a deterministic circuit; whole numbers from 2 for structured-decomposable ones.
@@ -101,19 +105,23 @@ def renyi_entropy(circuit: Circuit, order: float) -> float:
         >>> 0 < collisions < 3 * torch.log(torch.tensor(2.0)).item()
         True
     """
+    check_setting("order", order, "a finite number", math.isfinite)
+    circuit = as_circuit(circuit)
     if order == 1:
         return _entropy(circuit, "renyi_entropy")
     return powered_circuit(circuit, order, "renyi_entropy")[1] / (1 - order)
 
 
-def renyi_divergence(p: Circuit, q: Circuit, order: float) -> float:
+def renyi_divergence(
+    p: Circuit | CompiledCircuit, q: Circuit | CompiledCircuit, order: float
+) -> float:
     """Renyi divergence log(sum_x p(x)^order q(x)^(1 - order)) / (order - 1) (nats).
 
     Needs compatibility, and that both are deterministic. Of order 1 it is `kl_divergence`; above 1
     it is inf if p has mass where q has none.
 
     Raises:
-        ValueError: if the order is not positive.
+        SettingError: if the order is not positive.
         NotDeterministic: if one of the circuits is not deterministic.
         NotCompatible: if they are not compatible.
         PropertyRequired: if two input families have no such product.
@@ -124,8 +132,8 @@ def renyi_divergence(p: Circuit, q: Circuit, order: float) -> float:
         >>> abs(renyi_divergence(tree, tree, 0.5)) < 1e-9
         True
     """
-    if not 0 < order < math.inf:
-        raise ValueError(f"the order must be positive and finite, got {order}")
+    p, q = as_circuit(p, "p"), as_circuit(q, "q")
+    check_setting("order", order, "positive and finite", lambda x: 0 < x < math.inf)
     if order == 1:
         with required_by("renyi_divergence", "kl_estimate"):
             return _kl_divergence(p, q)
@@ -137,7 +145,7 @@ def renyi_divergence(p: Circuit, q: Circuit, order: float) -> float:
         return log_overlap(p, q, order, 1 - order) / (order - 1)
 
 
-def cauchy_schwarz_divergence(p: Circuit, q: Circuit) -> float:
+def cauchy_schwarz_divergence(p: Circuit | CompiledCircuit, q: Circuit | CompiledCircuit) -> float:
     """Cauchy-Schwarz divergence -log(sum p q / sqrt(sum p^2 sum q^2)) (nats).
 
     Needs compatibility, and that both are structured-decomposable. It is symmetric, not negative,
@@ -154,6 +162,7 @@ def cauchy_schwarz_divergence(p: Circuit, q: Circuit) -> float:
         >>> cauchy_schwarz_divergence(one, two) > 0
         True
     """
+    p, q = as_circuit(p, "p"), as_circuit(q, "q")
     instead = "expectation_estimate of one density under the other"
     with required_by("cauchy_schwarz_divergence", instead):
         squares = []
@@ -163,7 +172,7 @@ def cauchy_schwarz_divergence(p: Circuit, q: Circuit) -> float:
         return 0.5 * sum(squares) - log_overlap(p, q)
 
 
-def inner_product(p: Circuit, q: Circuit) -> float:
+def inner_product(p: Circuit | CompiledCircuit, q: Circuit | CompiledCircuit) -> float:
     """The inner product sum_x p(x) q(x) of two circuits: the density of q expected under p.
 
     Needs compatibility. `log_inner_product` is its logarithm, which does not underflow.
@@ -179,11 +188,12 @@ def inner_product(p: Circuit, q: Circuit) -> float:
         >>> round(inner_product(coin, coin), 6)
         0.5
     """
+    p, q = as_circuit(p, "p"), as_circuit(q, "q")
     with required_by("inner_product", "expectation_estimate"):
         return math.exp(log_overlap(p, q))
 
 
-def log_inner_product(p: Circuit, q: Circuit) -> float:
+def log_inner_product(p: Circuit | CompiledCircuit, q: Circuit | CompiledCircuit) -> float:
     """Log sum_x p(x) q(x) (nats), -inf if the circuits share no state; see `inner_product`.
 
     Raises:
@@ -196,6 +206,7 @@ def log_inner_product(p: Circuit, q: Circuit) -> float:
         >>> log_inner_product(chain, chain) < -100
         True
     """
+    p, q = as_circuit(p, "p"), as_circuit(q, "q")
     with required_by("log_inner_product", "expectation_estimate"):
         return log_overlap(p, q)
 
@@ -212,7 +223,9 @@ class MAP(NamedTuple):
     log_value: Tensor
 
 
-def marginal_map(circuit: Circuit, query: Iterable[int], evidence: Evidence | Numbers) -> MAP:
+def marginal_map(
+    circuit: Circuit | CompiledCircuit, query: Iterable[int], evidence: Evidence | Numbers
+) -> MAP:
     """The most probable state of some variables given evidence, with all others summed out.
 
     Needs determinism of the circuit that is left when the others are summed out: no sum may decide
@@ -235,7 +248,10 @@ def marginal_map(circuit: Circuit, query: Iterable[int], evidence: Evidence | Nu
         >>> marginal_map(tree, [2, 0], torch.tensor([[torch.nan, 1.0, torch.nan]])).values.shape
         torch.Size([1, 2])
     """
+    circuit = as_circuit(circuit)
+    check_kind("query", query, Iterable, "an iterable of variables")
     wanted = list(query)
+    checked_variables(circuit, wanted, "query")
     domain = Domain(circuit.num_categories, torch.device("cpu"), torch.float64)
     checked = check(evidence, domain)
     if checked.potentials is not None:

@@ -16,10 +16,11 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
+from pcflow.checks import check_kind, check_whole
 from pcflow.circuit import Circuit, InputLayer, ProductLayer, SumLayer
 from pcflow.errors import EvidenceError, PropertyRequired
 from pcflow.evidence import Evidence
-from pcflow.queries import CompiledCircuit, compile
+from pcflow.queries import CompiledCircuit, as_circuit, compile
 
 MOST_STATES = 1 << 20
 """Most joint states of two sets of variables that `mutual_information` lists."""
@@ -31,7 +32,7 @@ Values = dict[InputLayer, Tensor]
 """What every input layer counts as, [C, K]."""
 
 
-def moment(circuit: Circuit, powers: Mapping[int, int]) -> float:
+def moment(circuit: Circuit | CompiledCircuit, powers: Mapping[int, int]) -> float:
     """E[prod_i x_i^k_i], where `powers` gives k_i for variable i; exact, by one pass.
 
     Values of finite variables count as the numbers 0, 1, ... Computed in float64; infinite where
@@ -45,7 +46,7 @@ def moment(circuit: Circuit, powers: Mapping[int, int]) -> float:
         PropertyRequired: if an input family does not say its moments of such a power
             (`expectation_estimate` draws instead).
         EvidenceError: if there is no such variable.
-        ValueError: if a power is negative or not a whole number.
+        SettingError: if a power is negative or not a whole number.
 
     Examples:
         >>> import pcflow as pf
@@ -54,10 +55,11 @@ def moment(circuit: Circuit, powers: Mapping[int, int]) -> float:
         >>> round(moment(pf.Circuit(pf.ProductLayer(dice)), {0: 2, 1: 1}), 6)
         1.87
     """
+    circuit = as_circuit(circuit)
+    check_kind("powers", powers, Mapping, "a mapping from variables to powers")
     checked_variables(circuit, powers, "powers")
-    wrong = {v: k for v, k in powers.items() if not isinstance(k, Integral) or k < 0}
-    if wrong:
-        raise ValueError(f"powers must be whole numbers of at least 0, got {wrong}")
+    for variable, power in powers.items():
+        check_whole(f"powers[{variable}]", power, least=0)
     values = _ones(circuit)
     for layer, one in values.items():
         if power := powers.get(layer.variable, 0):
@@ -65,7 +67,7 @@ def moment(circuit: Circuit, powers: Mapping[int, int]) -> float:
     return _evaluate(circuit, values).item()
 
 
-def covariance(circuit: Circuit) -> Tensor:
+def covariance(circuit: Circuit | CompiledCircuit) -> Tensor:
     """Covariance [D, D] (float64) of all pairs of variables; exact.
 
     Values of finite variables count as the numbers 0, 1, ... Costs one row of a pass up and down
@@ -83,6 +85,7 @@ def covariance(circuit: Circuit) -> Tensor:
         tensor([[0.2500, 0.2500],
                 [0.2500, 0.2500]], dtype=torch.float64)
     """
+    circuit = as_circuit(circuit)
     ones = _ones(circuit)
     share = {layer: slope[0] for layer, slope in _slopes(circuit, ones).items()}  # [K]
     first = {layer: _raw_moment(layer, 1) for layer in ones}
@@ -105,7 +108,9 @@ def covariance(circuit: Circuit) -> Tensor:
     return (found + found.t()) / 2
 
 
-def mutual_information(circuit: Circuit, a: int | Iterable[int], b: int | Iterable[int]) -> float:
+def mutual_information(
+    circuit: Circuit | CompiledCircuit, a: int | Iterable[int], b: int | Iterable[int]
+) -> float:
     """Mutual information I(A; B) (nats) of two sets of finite variables; exact.
 
     Adds up the joint distribution of both, which may have `moments.MOST_STATES` = 2^20 states.
@@ -128,6 +133,7 @@ def mutual_information(circuit: Circuit, a: int | Iterable[int], b: int | Iterab
         >>> round(mutual_information(pf.Circuit(fair), 0, 1), 6)
         0.693147
     """
+    circuit = as_circuit(circuit)
     first, second = disjoint_variables(circuit, a, b)
     both = (*first, *second)
     sizes = [_finite(circuit, v) for v in both]
@@ -140,7 +146,7 @@ def mutual_information(circuit: Circuit, a: int | Iterable[int], b: int | Iterab
     return float(_information(log_joint.exp(), log_joint))
 
 
-def pairwise_mutual_information(circuit: Circuit) -> Tensor:
+def pairwise_mutual_information(circuit: Circuit | CompiledCircuit) -> Tensor:
     """Mutual information [D, D] (nats, float64) of all pairs of variables; exact.
 
     On the diagonal are the entropies of single variables. Costs one row of a pass up and down per
@@ -156,6 +162,7 @@ def pairwise_mutual_information(circuit: Circuit) -> Tensor:
         >>> bool(pairwise_mutual_information(pf.Circuit(pf.ProductLayer(coins)))[0, 1] < 1e-12)
         True
     """
+    circuit = as_circuit(circuit)
     sizes = [_finite(circuit, v) for v in range(circuit.num_variables)]
     model = compile(circuit, dtype=torch.float64)
     D, V = len(sizes), max(sizes)
@@ -180,6 +187,7 @@ def checked_variables(circuit: Circuit, given: Iterable[int], what: str) -> tupl
     Raises:
         EvidenceError: naming what is not a variable of the circuit.
     """
+    check_kind(what, given, Iterable, "an iterable of variables")
     listed = list(given)
     count = circuit.num_variables
     wrong = [v for v in listed if not isinstance(v, Integral) or not 0 <= v < count]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from pcflow.errors import StructureError
+from pcflow.checks import check_whole
 from pcflow.inputs.base import FiniteFamily, Params
 
 
@@ -17,7 +17,7 @@ class Binomial(FiniteFamily):
     Parameter: `logits` [K], the log-odds of success.
 
     Raises:
-        StructureError: if there is no trial.
+        SettingError: if there is no trial.
 
     Examples:
         >>> Binomial(2).table({"logits": torch.zeros(1, 1)}).flatten()
@@ -29,8 +29,7 @@ class Binomial(FiniteFamily):
 
     def __post_init__(self) -> None:
         """Check the number of trials."""
-        if self.total_count < 1:
-            raise StructureError(f"total_count must be at least 1, got {self.total_count}")
+        check_whole("total_count", self.total_count)
         object.__setattr__(self, "num_categories", self.total_count + 1)
 
     def parameter_shapes(self, units: int) -> dict[str, tuple[int, ...]]:

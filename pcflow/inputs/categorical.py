@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pcflow.errors import StructureError
+from pcflow.checks import check_whole
 from pcflow.inputs.base import FiniteFamily, Params
 
 
@@ -18,7 +18,7 @@ class Categorical(FiniteFamily):
     zero and stays one.
 
     Raises:
-        StructureError: if there is no category.
+        SettingError: if there is no category.
 
     Examples:
         >>> family = Categorical(3)
@@ -31,8 +31,7 @@ class Categorical(FiniteFamily):
 
     def __post_init__(self) -> None:
         """Check the size."""
-        if self.num_categories < 1:
-            raise StructureError(f"num_categories must be at least 1, got {self.num_categories}")
+        check_whole("num_categories", self.num_categories)
 
     def parameter_shapes(self, units: int) -> dict[str, tuple[int, ...]]:
         """`logits` [V, K]."""

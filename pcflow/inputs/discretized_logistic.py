@@ -1,12 +1,13 @@
 """The logistic distribution in steps of one: a smooth bump over many ordered values."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from pcflow.errors import StructureError
+from pcflow.checks import check_setting, check_whole
 from pcflow.inputs.base import FiniteFamily, Params
 
 
@@ -23,7 +24,7 @@ class DiscretizedLogistic(FiniteFamily):
         min_scale: EM never goes below this scale.
 
     Raises:
-        StructureError: if there are fewer than two values, or `min_scale` is not positive.
+        SettingError: if there are fewer than two values, or `min_scale` is not positive.
 
     Examples:
         >>> zero = torch.zeros(1, 1)
@@ -36,11 +37,8 @@ class DiscretizedLogistic(FiniteFamily):
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        if self.num_categories < 2 or not self.min_scale > 0:
-            raise StructureError(
-                "need num_categories of at least 2 and a positive min_scale, got "
-                f"{self.num_categories} and {self.min_scale}"
-            )
+        check_whole("num_categories", self.num_categories, least=2)
+        check_setting("min_scale", self.min_scale, "positive", lambda x: 0 < x < math.inf)
 
     def parameter_shapes(self, units: int) -> dict[str, tuple[int, ...]]:
         """`mean` [K], `log_scale` [K]."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pcflow.errors import StructureError
+from pcflow.checks import check_setting
 from pcflow.inputs.base import DensityFamily, Params, Power, refuse_infinite
 
 
@@ -20,7 +20,7 @@ class Exponential(DensityFamily):
         min_mean: EM never goes below this mean.
 
     Raises:
-        StructureError: if `min_mean` is not positive.
+        SettingError: if `min_mean` is not positive.
 
     Examples:
         >>> Exponential().log_prob({"log_mean": torch.zeros(1, 1)}, torch.ones(1, 1)).item()
@@ -31,8 +31,7 @@ class Exponential(DensityFamily):
 
     def __post_init__(self) -> None:
         """Check the floor."""
-        if not self.min_mean > 0:
-            raise StructureError(f"min_mean must be positive, got {self.min_mean}")
+        check_setting("min_mean", self.min_mean, "positive", lambda x: 0 < x < math.inf)
 
     def parameter_shapes(self, units: int) -> dict[str, tuple[int, ...]]:
         """`log_mean` [K]."""

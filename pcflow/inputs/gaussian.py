@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pcflow.errors import StructureError
+from pcflow.checks import check_setting
 from pcflow.inputs.base import DensityFamily, Params, Power, refuse_infinite
 
 
@@ -20,7 +20,7 @@ class Gaussian(DensityFamily):
         min_std: EM never goes below this standard deviation.
 
     Raises:
-        StructureError: if `min_std` is not positive.
+        SettingError: if `min_std` is not positive.
 
     Examples:
         >>> zero = torch.zeros(1, 1)
@@ -32,8 +32,7 @@ class Gaussian(DensityFamily):
 
     def __post_init__(self) -> None:
         """Check the floor."""
-        if not self.min_std > 0:
-            raise StructureError(f"min_std must be positive, got {self.min_std}")
+        check_setting("min_std", self.min_std, "positive", lambda x: 0 < x < math.inf)
 
     def parameter_shapes(self, units: int) -> dict[str, tuple[int, ...]]:
         """`mean` [K], `log_std` [K]."""

@@ -9,6 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from pcflow.checks import as_reals
 from pcflow.errors import StructureError
 from pcflow.inputs.base import DensityFamily, Params, Power, powered
 
@@ -36,7 +37,7 @@ class Histogram(DensityFamily):
 
     def __init__(self, edges: Iterable[float]) -> None:
         """Check the edges."""
-        given = tuple(float(edge) for edge in edges)
+        given = tuple(as_reals("edges", edges))
         if len(given) < 2 or not all(0 < b - a < float("inf") for a, b in pairwise(given)):
             raise StructureError(f"edges must be two or more that rise, all finite, got {given}")
         object.__setattr__(self, "edges", given)

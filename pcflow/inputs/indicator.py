@@ -7,6 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from pcflow.checks import as_wholes, check_whole
 from pcflow.errors import StructureError
 from pcflow.inputs.base import FiniteFamily, Params
 
@@ -32,7 +33,8 @@ class Indicator(FiniteFamily):
 
     def __init__(self, values: int | Iterable[int], num_categories: int = 2) -> None:
         """Check that the values are in range."""
-        given = (values,) if isinstance(values, int) else tuple(int(v) for v in values)
+        check_whole("num_categories", num_categories)
+        given = tuple(as_wholes("values", values))
         wrong = [v for v in given if not 0 <= v < num_categories]
         if wrong or not given:
             raise StructureError(f"indicator values {given} must lie in 0..{num_categories - 1}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pcflow.errors import StructureError
+from pcflow.checks import check_setting
 from pcflow.inputs.base import DensityFamily, Params
 
 
@@ -20,7 +20,7 @@ class Poisson(DensityFamily):
         min_rate: EM never goes below this rate.
 
     Raises:
-        StructureError: if `min_rate` is not positive.
+        SettingError: if `min_rate` is not positive.
 
     Examples:
         >>> Poisson().log_prob({"log_rate": torch.zeros(1, 1)}, torch.zeros(1, 1)).item()
@@ -31,8 +31,7 @@ class Poisson(DensityFamily):
 
     def __post_init__(self) -> None:
         """Check the floor."""
-        if not self.min_rate > 0:
-            raise StructureError(f"min_rate must be positive, got {self.min_rate}")
+        check_setting("min_rate", self.min_rate, "positive", lambda x: 0 < x < math.inf)
 
     def parameter_shapes(self, units: int) -> dict[str, tuple[int, ...]]:
         """`log_rate` [K]."""

@@ -9,6 +9,7 @@ from io import TextIOWrapper
 from itertools import chain
 from pathlib import Path
 
+from pcflow.checks import check_kind
 from pcflow.errors import FileFormatError, StructureError
 from pcflow.io.files import open_file, replace_file
 from pcflow.logic import CNF
@@ -72,6 +73,7 @@ def write_dimacs(cnf: CNF, path: str | os.PathLike[str]) -> None:
         ...     read_dimacs(f"{folder}/small.cnf").clauses
         ((1, -2), (3,))
     """
+    check_kind("cnf", cnf, CNF, "a CNF")
     header = f"p cnf {cnf.num_variables} {len(cnf.clauses)}\n".encode()
     lines = (f"{' '.join(map(str, (*clause, 0)))}\n".encode() for clause in cnf.clauses)
     replace_file(path, chain([header], lines))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pcflow.checks import check_kind
 from pcflow.circuit import Circuit, Parameter
 from pcflow.errors import FileFormatError, PcflowError
 from pcflow.io.container import read_file, write_file
@@ -41,7 +42,7 @@ def save(model: CompiledCircuit, path: str | os.PathLike[str]) -> None:
         path: the file to write, usually named *.safetensors.
 
     Raises:
-        TypeError: if `model` is not a CompiledCircuit.
+        TypeMismatch: if `model` is not a CompiledCircuit.
         OSError: if the file cannot be written; an existing one is left as it was.
 
     Examples:
@@ -52,8 +53,7 @@ def save(model: CompiledCircuit, path: str | os.PathLike[str]) -> None:
         ...     pf.load(f"{folder}/hmm.safetensors").num_variables
         3
     """
-    if not isinstance(model, CompiledCircuit):
-        raise TypeError(f"save needs a CompiledCircuit, got {type(model).__name__}")
+    check_kind("model", model, CompiledCircuit, "a CompiledCircuit")
     circuit = model.circuit
     tensors, places = _stack(circuit.parameters)
     described = {"version": VERSION, "layers": describe(circuit, places)}
@@ -97,7 +97,7 @@ def load(
         torch.float64
     """
     circuit, saved = _read(path)
-    return compile(circuit, device, dtype or saved, fold, memory, soft_dtype)
+    return compile(circuit, device, saved if dtype is None else dtype, fold, memory, soft_dtype)
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[Circuit, torch.dtype | None]:

@@ -36,6 +36,7 @@ from pcflow.io.vtree import (
     variable_of,
     vtree_lines,
 )
+from pcflow.queries import CompiledCircuit, as_circuit
 
 SLACK = 1e-3
 """By how much weights may miss a sum of one: files of six decimals do by about 1e-6."""
@@ -83,7 +84,9 @@ def read_psdd(path: str | os.PathLike[str], vtree: str | os.PathLike[str] | None
 
 
 def write_psdd(
-    circuit: Circuit, path: str | os.PathLike[str], vtree: str | os.PathLike[str] | None = None
+    circuit: Circuit | CompiledCircuit,
+    path: str | os.PathLike[str],
+    vtree: str | os.PathLike[str] | None = None,
 ) -> None:
     """Write a circuit that is a PSDD; an old file is replaced only when done.
 
@@ -110,6 +113,7 @@ def write_psdd(
         ...     pf.read_psdd(f"{folder}/tree.psdd", vtree=f"{folder}/tree.vtree").num_variables
         2
     """
+    circuit = as_circuit(circuit)
     decisions = Decisions(circuit)
     numbered, ids = _in_order(decisions)
     _write_lines(path, [*_HEADER, *_lines(decisions, ids)])

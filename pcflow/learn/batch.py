@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from pcflow.evidence import Evidence
 from pcflow.queries import refuse_impossible
 
 
+@runtime_checkable
 class Model(Protocol):
     """What is asked of a model that learns: a `CompiledCircuit`, or one with more beside it."""
 
@@ -77,14 +78,15 @@ class Batch:
 
     def __post_init__(self) -> None:
         """Count the rows."""
-        parts = (self.evidence, self.given, self.offset, self.weight, self.rows)
-        counts = {_count(part) for part in parts if part is not None}
+        names = ("evidence", "given", "offset", "weight", "rows")
+        parts = {name: getattr(self, name) for name in names}
+        counts = {_count(name, part) for name, part in parts.items() if part is not None}
         if len(counts) != 1:
             raise EvidenceError(f"a batch needs equally many rows everywhere, got {counts}")
 
     def __len__(self) -> int:
         """How many rows."""
-        return _count(self.evidence)
+        return _count("evidence", self.evidence)
 
     @property
     def weights(self) -> Tensor:
@@ -125,8 +127,12 @@ class Batch:
         return self
 
 
-def _count(part: Evidence | Tensor) -> int:
-    return part.batch_size if isinstance(part, Evidence) else len(part)
+def _count(name: str, part: Evidence | Tensor) -> int:
+    if isinstance(part, Evidence) and name in ("evidence", "given"):
+        return part.batch_size
+    if not isinstance(part, Tensor) or part.dim() == 0:
+        raise TypeMismatch(name, part, "a tensor of a row for each example, or Evidence")
+    return len(part)
 
 
 def totals(log_prob: Tensor, weight: Tensor) -> Tensor:

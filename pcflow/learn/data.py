@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from pcflow.checks import check_tensor
 from pcflow.errors import EvidenceError, TypeMismatch
 from pcflow.learn.batch import Batch
 from pcflow.learn.team import Team
@@ -55,6 +56,8 @@ class Rows:
             raise EvidenceError(f"{name} must be {wanted}, got {tuple(x.shape)}")
         if isinstance(x, np.ndarray) and x.dtype.kind not in "biuf":
             raise EvidenceError(f"{name} must hold numbers, not {x.dtype}")
+        if isinstance(x, Tensor):
+            check_tensor(name, x)
         self.x = x
         blocks = (self.take(rows) for rows in torch.arange(len(x)).split(4096))
         if not any((~block.isnan()).any() for block in blocks):

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from pcflow.errors import SettingError
+from pcflow.checks import check_setting
 from pcflow.learn.batch import Batch, Model
 from pcflow.learn.checkpoint import must_be_like
 from pcflow.learn.counts import Counts
@@ -113,5 +113,4 @@ def check_pseudocount(pseudocount: float) -> None:
     Raises:
         SettingError: if it is negative, infinite or no number.
     """
-    if not 0 <= pseudocount < math.inf:
-        raise SettingError("pseudocount", pseudocount, "at least 0")
+    check_setting("pseudocount", pseudocount, "at least 0", lambda a: 0 <= a < math.inf)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pcflow.checks import check_generator, check_kind, check_whole
 from pcflow.errors import FileFormatError, SettingError
 from pcflow.io import digest
 from pcflow.learn.batch import Model, totals
@@ -117,6 +118,10 @@ def fit(
         >>> pf.fit(model, x[:60], validation=x[60:], epochs=5, progress=False).best_epoch < 5
         True
     """
+    check_kind("model", model, Model, "a CompiledCircuit, or what learns like one")
+    if learner is not None:
+        check_kind("learner", learner, Learner, "a learner, such as EM()")
+    check_generator(generator)
     _check(epochs, batch_size, validation, patience)
     team, width = Team(distributed), model.num_variables
     source = Source("train", train, width, batch_size, team)
@@ -295,7 +300,7 @@ def _best_epoch(result: FitResult) -> int:
 def _check(epochs: int, batch_size: int, validation: Data | None, patience: int | None) -> None:
     numbers = {"epochs": epochs, "batch_size": batch_size, "patience": patience}
     for name, value in numbers.items():
-        if value is not None and value < 1:
-            raise SettingError(name, value, "at least 1")
+        if value is not None or name != "patience":
+            check_whole(name, value)
     if patience is not None and validation is None:
         raise SettingError("patience", patience, "None where there are no validation data")

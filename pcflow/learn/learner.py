@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -43,6 +43,7 @@ class Run(Protocol):
         ...
 
 
+@runtime_checkable
 class Learner(Protocol):
     """One way to improve a model on data: a plain value, which remembers nothing."""
 

@@ -11,19 +11,19 @@ import math
 import torch
 from torch import Tensor
 
+from pcflow.checks import check_generator, check_kind, check_setting, check_whole
 from pcflow.circuit import Circuit, Parameter, SumLayer, read_units, rebuild
-from pcflow.errors import SettingError
 from pcflow.learn.counts import Counts
 from pcflow.learn.data import Data, Source
 from pcflow.learn.team import ALONE
-from pcflow.queries import CompiledCircuit
+from pcflow.queries import CompiledCircuit, as_circuit
 
 BATCH = 512
 """Rows at a time."""
 
 
 def grow(
-    circuit: Circuit,
+    circuit: Circuit | CompiledCircuit,
     copies: int = 2,
     noise: float = 0.3,
     generator: torch.Generator | None = None,
@@ -48,10 +48,10 @@ def grow(
         >>> pf.grow(pf.hmm(4, states=3, inputs=pf.Categorical(2)))
         Circuit(4 variables, 11 layers, 54 parameters)
     """
-    if copies < 1:
-        raise SettingError("copies", copies, "at least 1")
-    if not 0 <= noise < math.inf:
-        raise SettingError("noise", noise, "at least 0")
+    circuit = as_circuit(circuit)
+    check_whole("copies", copies)
+    check_setting("noise", noise, "at least 0", lambda x: 0 <= x < math.inf)
+    check_generator(generator)
 
     def shaken(weight: Tensor) -> Tensor:
         return weight + noise * torch.randn(weight.shape, generator=generator).to(weight)
@@ -88,8 +88,8 @@ def prune(model: CompiledCircuit, data: Data, keep: float = 1.0) -> Circuit:
         >>> smaller.num_variables
         4
     """
-    if not 0 < keep <= 1:
-        raise SettingError("keep", keep, "in (0, 1]")
+    check_kind("model", model, CompiledCircuit, "a CompiledCircuit")
+    check_setting("keep", keep, "in (0, 1]", lambda share: 0 < share <= 1)
     counts = Counts(model)
     for batch in Source("data", data, model.num_variables, BATCH, ALONE).in_order():
         counts.add(batch.unconditional())

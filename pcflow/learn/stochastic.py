@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pcflow.errors import PropertyRequired, SettingError
+from pcflow.checks import check_setting
+from pcflow.errors import PropertyRequired
 from pcflow.inputs import DensityFamily, FiniteFamily
 from pcflow.learn.batch import Batch, Model
 from pcflow.learn.checkpoint import must_be_like
@@ -62,8 +63,7 @@ class Anemone:
         """Check the numbers."""
         _check_step(self.step)
         check_pseudocount(self.pseudocount)
-        if not 0 <= self.momentum < 1:
-            raise SettingError("momentum", self.momentum, "in [0, 1)")
+        check_setting("momentum", self.momentum, "in [0, 1)", lambda share: 0 <= share < 1)
 
     def start(self, model: Model, team: Team = ALONE) -> AnemoneRun:
         """See `Learner`."""
@@ -188,8 +188,7 @@ class MiniBatchRun(CountingRun[MiniBatchEM]):
 
 
 def _check_step(step: float) -> None:
-    if not 0 < step <= 1:
-        raise SettingError("step", step, "in (0, 1]")
+    check_setting("step", step, "in (0, 1]", lambda share: 0 < share <= 1)
 
 
 def _mix(expected: Tensor, mean: Tensor, step: float, difference: bool) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import index
 
+from pcflow.checks import as_iterable, check_whole
 from pcflow.errors import StructureError
 from pcflow.logic.formula import formula_clauses
 
@@ -46,6 +47,9 @@ class CNF:
 
     def __init__(self, clauses: Iterable[Iterable[int]], num_variables: int | None = None) -> None:
         """Check every literal, then simplify."""
+        clauses = [as_iterable("clauses", some) for some in as_iterable("clauses", clauses)]
+        if num_variables is not None:
+            check_whole("num_variables", num_variables, least=0)
         given = [[_literal(literal) for literal in clause] for clause in clauses]
         named = max((abs(literal) for clause in given for literal in clause), default=0)
         count = named if num_variables is None else num_variables

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pcflow.checks import check_kind, check_tensor
 from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, SumLayer
 from pcflow.errors import StructureError, Unsatisfiable
 from pcflow.inputs import Bernoulli, Indicator
@@ -57,6 +58,7 @@ def compile_cnf(cnf: CNF, log_weights: Tensor | None = None, ordered: bool = Fal
         >>> round(exp(log_count), 6)
         3.0
     """
+    check_kind("cnf", cnf, CNF, "a CNF")
     if cnf.num_variables == 0:
         raise StructureError("a circuit needs at least one variable, the formula has none")
     weights = _checked(log_weights, cnf.num_variables)  # [D, 2]
@@ -84,6 +86,7 @@ def model_count(cnf: CNF) -> int:
         >>> model_count(CNF([(1, 2)], num_variables=100)) == 3 * 2**98
         True
     """
+    check_kind("cnf", cnf, CNF, "a CNF")
     trace = search(cnf)
     if trace.root is None:
         return 0
@@ -101,6 +104,7 @@ def _checked(log_weights: Tensor | None, num_variables: int) -> Tensor:
     """Weights [D, 2] in float64."""
     if log_weights is None:
         return torch.zeros(num_variables, 2, dtype=torch.float64)
+    check_tensor("log_weights", log_weights)
     if log_weights.shape != (num_variables, 2):
         raise StructureError(
             f"log_weights must be [{num_variables}, 2], got {tuple(log_weights.shape)}"

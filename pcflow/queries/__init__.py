@@ -1,6 +1,6 @@
 """What users hold and ask: the compiled circuit and its queries."""
 
-from pcflow.queries.compiled import CompiledCircuit, as_model, compile
+from pcflow.queries.compiled import CompiledCircuit, as_circuit, as_model, compile
 from pcflow.queries.draws import Draws
 from pcflow.queries.mpe import MPE, chosen_potentials
 from pcflow.queries.possible import refuse_impossible
@@ -11,6 +11,7 @@ __all__ = [
     "CompiledCircuit",
     "Draws",
     "ProjectedEvidence",
+    "as_circuit",
     "as_model",
     "chosen_potentials",
     "compile",

@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from pcflow.checks import check_kind, check_setting
 from pcflow.circuit import Circuit
 from pcflow.engine import (
     Drawn,
@@ -24,7 +25,7 @@ from pcflow.engine import (
     in_ordinary_modes,
     make_plan,
 )
-from pcflow.errors import SettingError, TypeMismatch
+from pcflow.errors import SettingError
 from pcflow.evidence import CheckedEvidence, Evidence, Numbers
 from pcflow.queries.draws import Draws, sample, sample_with_marginals
 from pcflow.queries.export import Export
@@ -349,7 +350,7 @@ class CompiledCircuit(nn.Module):
             PropertyRequired: if a variable has no finite range.
             EvidenceError: if evidence or `log_marginals` do not fit the circuit.
             NoMassError: if some row of the evidence is impossible.
-            ValueError: if `sweeps` is below 1, or `tolerance` negative.
+            SettingError: if `sweeps` is below 1, or `tolerance` negative.
 
         Examples:
             >>> import pcflow as pf
@@ -395,14 +396,26 @@ def as_model(given: Circuit | CompiledCircuit) -> CompiledCircuit:
     """A model as it is; a circuit compiled in float64.
 
     Raises:
-        TypeError: if it is neither.
+        TypeMismatch: if it is neither.
     """
     return given if isinstance(given, CompiledCircuit) else compile(given, dtype=torch.float64)
 
 
+def as_circuit(given: Circuit | CompiledCircuit, name: str = "circuit") -> Circuit:
+    """A circuit as it is; that of a model with its parameters as they are now.
+
+    Raises:
+        TypeMismatch: if it is neither.
+    """
+    if isinstance(given, CompiledCircuit):
+        return given.circuit
+    check_kind(name, given, Circuit, "a Circuit or a CompiledCircuit")
+    return given
+
+
 def _check_dtype(dtype: torch.dtype) -> None:
-    if dtype not in (torch.float32, torch.float64):
-        raise SettingError("dtype", dtype, "float32 or float64")
+    good = (torch.float32, torch.float64)
+    check_setting("dtype", dtype, "float32 or float64", lambda one: one in good)
 
 
 @in_ordinary_modes
@@ -439,12 +452,11 @@ def compile(
         >>> compile(pf.hmm(4, states=2, inputs=pf.Categorical(3))).num_variables
         4
     """
-    dtype = dtype or torch.get_default_dtype()
-    if not isinstance(circuit, Circuit):
-        raise TypeMismatch("circuit", circuit, "a Circuit")
+    dtype = torch.get_default_dtype() if dtype is None else dtype
+    check_kind("circuit", circuit, Circuit, "a Circuit")
     _check_dtype(dtype)
-    if soft_dtype not in (None, torch.bfloat16):
-        raise SettingError("soft_dtype", soft_dtype, "None or bfloat16")
+    either = (None, torch.bfloat16)
+    check_setting("soft_dtype", soft_dtype, "None or bfloat16", lambda one: one in either)
     if not isinstance(memory, int) or memory < 1:
         raise SettingError("memory", memory, "a positive integer")
     model = CompiledCircuit(circuit, make_plan(circuit, fold), dtype, memory, soft_dtype)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pcflow.checks import check_generator, check_setting, check_whole
 from pcflow.engine import Drawn, Engine, Evaluation
 from pcflow.evidence import CheckedEvidence
 from pcflow.queries.marginals import Chosen
@@ -55,8 +56,9 @@ def sample_with_marginals(engine: Engine, n: int, checked: CheckedEvidence, rout
 
 
 def _check(n: int, route: Drawn) -> None:
-    if n < 0 or not route.temperature >= 0:
-        raise ValueError(f"must not be negative: {n=}, temperature={route.temperature}")
+    check_whole("n", n, least=0)
+    check_setting("temperature", route.temperature, "at least 0", lambda t: t >= 0)
+    check_generator(route.generator)
 
 
 def _draws(

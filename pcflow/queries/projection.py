@@ -16,6 +16,7 @@ from math import inf
 import torch
 from torch import Tensor
 
+from pcflow.checks import check_setting, check_whole
 from pcflow.engine import Engine, floor_of
 from pcflow.errors import EvidenceError, NoMassError, NotANumber
 from pcflow.evidence import CheckedEvidence, Numbers, Potentials, as_tensor
@@ -46,8 +47,8 @@ def project(
     normalised: bool = False,
 ) -> ProjectedEvidence:
     """Fit potentials to marginals: Gauss-Seidel on trees, simultaneous steps elsewhere."""
-    if sweeps < 1 or not 0 <= tolerance < inf:
-        raise ValueError(f"sweeps must be at least 1, got {sweeps}; {tolerance=} not negative")
+    check_whole("sweeps", sweeps)
+    check_setting("tolerance", tolerance, "at least 0", lambda least: 0 <= least < inf)
     refuse_unbounded(engine, "project")
     target = _target(engine, checked, log_marginals, normalised)
     nodes = tree_of(engine.plan)
@@ -69,7 +70,7 @@ def _target(
     engine: Engine, checked: CheckedEvidence, log_marginals: Numbers, normalised: bool
 ) -> Tensor:
     """Normalised log-marginals [B, D, V], checked like potentials."""
-    wanted = Potentials.of(as_tensor("marginals", log_marginals).detach(), checked.categories)
+    wanted = Potentials.of(as_tensor("log_marginals", log_marginals).detach(), checked.categories)
     told = engine.check(checked.with_potentials(wanted)).potentials
     assert told is not None
     if normalised:

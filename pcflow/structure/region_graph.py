@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pcflow.checks import as_iterable, as_wholes, check_kind, check_kinds
 from pcflow.errors import NotDecomposable, StructureError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Region:
 
     def __init__(self, variables: Iterable[int]) -> None:
         """Sort and check the variables."""
-        given = sorted(int(v) for v in variables)
+        given = sorted(as_wholes("variables", variables))
         if not given or given[0] < 0 or len(set(given)) != len(given):
             raise StructureError(f"a region needs distinct variables >= 0, got {given[:8]}")
         object.__setattr__(self, "variables", tuple(given))
@@ -64,6 +65,8 @@ class Partition:
 
     def __post_init__(self) -> None:
         """Check that the parts are disjoint and cover the region."""
+        check_kind("region", self.region, Region, "a Region")
+        check_kinds("parts", self.parts, Region, "a Region")
         if len(self.parts) < 2:
             raise StructureError(f"a partition needs at least two parts, got {len(self.parts)}")
         together = [v for part in self.parts for v in part.variables]
@@ -99,6 +102,9 @@ class RegionGraph:
 
     def __init__(self, root: Region, partitions: Iterable[Partition] = ()) -> None:
         """Index the partitions by region and sort the regions topologically."""
+        check_kind("root", root, Region, "a Region")
+        partitions = tuple(as_iterable("partitions", partitions))
+        check_kinds("partitions", partitions, Partition, "a Partition")
         splits: dict[Region, tuple[Partition, ...]] = {}
         unique = tuple(dict.fromkeys(partitions))
         for partition in unique:

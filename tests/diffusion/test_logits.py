@@ -268,6 +268,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     ),
     "a list": lambda f: edit(f / "00000.safetensors", lambda _, h: h.update(about="[1]")),
     "too many rows": lambda f: edit(f / "00000.safetensors", about(rows=10**18)),
+    "shards beyond numbers": lambda f: edit(f / "00000.safetensors", about(shard_size=10**30)),
     "no shard size": lambda f: edit(f / "00000.safetensors", about(shard_size=0)),
     "half a row": lambda f: edit(f / "00000.safetensors", about(rows=10.5)),
     "text for a number": lambda f: edit(f / "00000.safetensors", about(vocabulary_size="7")),

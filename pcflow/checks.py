@@ -1,0 +1,160 @@
+"""What arguments must be, asked at the door of every function that users call.
+
+Whether evidence fits a circuit is asked in `evidence`, data in `data` and `learn`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from numbers import Integral
+from operator import index
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from pcflow.errors import SettingError, TypeMismatch
+
+
+def check_kind(name: str, given: object, kind: Any, wanted: str) -> None:
+    """Refuse what is not of a class.
+
+    Raises:
+        TypeMismatch: naming the argument, what is wanted, and what was given.
+    """
+    if not isinstance(given, kind):
+        raise TypeMismatch(name, given, wanted)
+
+
+def check_kinds(name: str, given: object, kind: Any, wanted: str) -> None:
+    """Refuse what holds anything that is not of a class, or cannot be gone over.
+
+    Raises:
+        TypeMismatch: naming the first that is not.
+    """
+    for number, one in enumerate(as_iterable(name, given)):
+        check_kind(f"{name}[{number}]", one, kind, wanted)
+
+
+def check_setting(name: str, value: Any, wanted: str, holds: Callable[[Any], bool]) -> None:
+    """Refuse a setting of which something does not hold, or cannot be asked.
+
+    Raises:
+        SettingError: naming the setting, its value and what is wanted.
+
+    Examples:
+        >>> check_setting("rate", 0.5, "at most 0.1", lambda rate: rate <= 0.1)
+        Traceback (most recent call last):
+        ...
+        pcflow.errors.SettingError: rate must be at most 0.1, got 0.5
+    """
+    try:
+        fine = bool(holds(value))
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        fine = False
+    if not fine:
+        raise SettingError(name, value, wanted)
+
+
+def check_whole(name: str, value: object, least: int = 1) -> None:
+    """Refuse what is no whole number, of Python or numpy, or is too small.
+
+    Raises:
+        SettingError: naming the setting and its value.
+
+    Examples:
+        >>> check_whole("units", 1.5)
+        Traceback (most recent call last):
+        ...
+        pcflow.errors.SettingError: units must be a whole number, at least 1, got 1.5
+    """
+    check_setting(name, value, f"a whole number, at least {least}", lambda n: index(n) >= least)
+
+
+def check_generator(generator: object) -> None:
+    """Refuse what is no source of randomness, such as a seed.
+
+    Raises:
+        TypeMismatch: if it is neither None nor a `torch.Generator`.
+
+    Examples:
+        >>> check_generator(0)
+        Traceback (most recent call last):
+        ...
+        pcflow.errors.TypeMismatch: generator must be a torch.Generator or None, got int
+    """
+    if not isinstance(generator, torch.Generator | None):
+        raise TypeMismatch("generator", generator, "a torch.Generator or None")
+
+
+def check_tensor(name: str, given: object) -> None:
+    """Refuse what is no tensor of real numbers, or one on the meta device, which has none.
+
+    Raises:
+        TypeMismatch: naming the argument.
+    """
+    if not isinstance(given, Tensor) or given.is_complex() or given.is_meta:
+        raise TypeMismatch(name, given, "a tensor of real numbers")
+
+
+def as_reals(name: str, given: Any) -> list[float]:
+    """Real numbers, of Python, numpy or torch.
+
+    Raises:
+        TypeMismatch: naming the first that is none.
+    """
+    found = []
+    for number, one in enumerate(as_iterable(name, given)):
+        try:
+            found.append(float(one))
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeMismatch(f"{name}[{number}]", one, "a number") from error
+    return found
+
+
+def as_numbers(name: str, given: Any) -> Tensor:
+    """Real numbers as a tensor in float64.
+
+    Raises:
+        TypeMismatch: if torch cannot read them as such.
+    """
+    try:
+        return torch.as_tensor(given, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeMismatch(name, given, "numbers") from error
+
+
+def as_iterable(name: str, given: Any) -> Iterable[Any]:
+    """What can be gone over, and is no text.
+
+    Raises:
+        TypeMismatch: if it is none.
+    """
+    try:
+        iter(given)
+    except TypeError as error:
+        raise TypeMismatch(name, given, "an iterable") from error
+    if isinstance(given, str):
+        raise TypeMismatch(name, given, "an iterable")
+    return cast(Iterable[Any], given)
+
+
+def as_wholes(name: str, given: Any) -> list[int]:
+    """Whole numbers, of Python, numpy or torch; a single one is a list of one.
+
+    Raises:
+        TypeMismatch: naming the first that is none.
+
+    Examples:
+        >>> as_wholes("values", range(3)), as_wholes("values", 7)
+        ([0, 1, 2], [7])
+    """
+    if isinstance(given, Integral):
+        return [index(given)]
+    found = []
+    for number, one in enumerate(as_iterable(name, given)):
+        try:
+            found.append(index(one))
+        except TypeError as error:
+            raise TypeMismatch(f"{name}[{number}]", one, "a whole number") from error
+    return found
