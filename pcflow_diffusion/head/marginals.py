@@ -103,9 +103,6 @@ class Marginals:
         """The log-marginals as potentials, be they of all tokens or listed."""
         return Potentials.of(self.log_m, self.listed)
 
-    def _with(self, potentials: Potentials) -> Marginals:
-        return replace(self, log_m=potentials.log, listed=potentials.categories)
-
     def visible(self) -> Evidence:
         """The visible tokens as observations, and nothing else."""
         return Evidence(self.tokens, self.masked)
@@ -117,15 +114,15 @@ class Marginals:
     def at(self, rows: Tensor, places: Tensor | slice = slice(None)) -> Marginals:
         """Some rows; or of rows [W, 1] the places [W, L]."""
         tokens, masked = self.tokens[rows, places], self.masked[rows, places]
-        some = self._with(self.potentials[rows, places])
-        return replace(some, tokens=tokens, masked=masked)
+        said = self.potentials[rows, places]
+        return replace(self, tokens=tokens, masked=masked, log_m=said.log, listed=said.categories)
 
     def top_k(self, k: int | None) -> Marginals:
         """The k most probable tokens of every position alone, listed; None leaves it as it is."""
         if k is None or k >= self.log_m.shape[-1]:
             return self
         top = self.potentials.top_k(k)
-        return self._with(top.like(top.log.log_softmax(dim=-1)))
+        return replace(self, log_m=top.log.log_softmax(dim=-1), listed=top.categories)
 
     def top_p(self, p: float | None) -> Marginals:
         """The fewest tokens whose mass is at least p alone; None leaves it as it is."""
