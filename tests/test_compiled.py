@@ -321,7 +321,7 @@ def test_compile_refuses_what_it_cannot_run(circuit: pf.Circuit) -> None:
     with pytest.raises(pf.SettingError, match="float16"):
         pf.compile(circuit, dtype=torch.float16)
     for memory in (0, "1", 1.5, float("nan")):
-        with pytest.raises(pf.SettingError, match="memory must be a positive integer"):
+        with pytest.raises(pf.SettingError, match="memory must be a whole number"):
             pf.compile(circuit, memory=memory)  # type: ignore[arg-type]
 
 

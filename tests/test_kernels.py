@@ -4,16 +4,17 @@ import pytest
 import torch
 from torch import Tensor
 
+import pcflow as pf
 from pcflow.engine import kernels
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+SMALL = pf.Machine(block=8, large=2, columns=4)  # small pieces
+
+
 @pytest.fixture(autouse=True)
-def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "BLOCK", 8)
-    monkeypatch.setattr(kernels, "LARGE", 2)
-    monkeypatch.setattr(kernels, "COLUMNS", 4)
+def two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # one thread takes all the columns
 
 
@@ -26,13 +27,13 @@ def rand(*shape: int) -> Tensor:
 @pytest.mark.parametrize("units", [1, 4, 8, 11, 12])
 def test_tables_are_multiplied_by_pieces(rows: int, categories: int, units: int) -> None:
     wide, narrow, table = rand(rows, categories), rand(rows, units), rand(categories, units)
-    torch.testing.assert_close(kernels.rows_times_table(wide, table), wide @ table)
-    torch.testing.assert_close(kernels.rows_times_transposed(narrow, table), narrow @ table.t())
+    torch.testing.assert_close(SMALL.rows_times_table(wide, table), wide @ table)
+    torch.testing.assert_close(SMALL.rows_times_transposed(narrow, table), narrow @ table.t())
     coarse = table.bfloat16()
-    found = kernels.rows_times_table(wide, coarse)
+    found = SMALL.rows_times_table(wide, coarse)
     assert found.dtype == torch.float64
     torch.testing.assert_close(found, wide @ table, rtol=0.02, atol=0.0)
-    found = kernels.rows_times_transposed(narrow, coarse)
+    found = SMALL.rows_times_transposed(narrow, coarse)
     torch.testing.assert_close(found, narrow @ table.t(), rtol=0.02, atol=0.0)
 
 
@@ -42,7 +43,7 @@ def test_tables_are_multiplied_by_pieces(rows: int, categories: int, units: int)
 def test_folds_are_multiplied_each_by_its_weights(folds: int, rows: int, units: int) -> None:
     x, weight, out = rand(folds, rows, 5), rand(folds, 5, units), rand(folds, rows, units)
     for right in (weight, rand(folds, units, 5).transpose(1, 2), weight[:1]):
-        kernels.matmul(x, right, out)
+        SMALL.matmul(x, right, out)
         torch.testing.assert_close(out, torch.einsum("fbj,fjk->fbk", x, right.expand_as(weight)))
 
 
@@ -55,10 +56,10 @@ def test_exponentials_over_the_whole_range() -> None:
 def test_normalizers_are_log_sum_exp() -> None:
     logits = 40.0 * torch.randn(3, 7, 2, dtype=torch.float64, device=DEVICE)
     logits[0, 2:4] = -torch.inf
-    total, lowest = kernels.log_normalizer(logits)
+    total, lowest = SMALL.log_normalizer(logits)
     torch.testing.assert_close(total, logits.logsumexp(dim=1, keepdim=True))
     assert lowest == -torch.inf
-    _, lowest = kernels.log_normalizer(logits[1:])
+    _, lowest = SMALL.log_normalizer(logits[1:])
     assert lowest == pytest.approx(float(logits[1:].log_softmax(dim=1).min()))
 
 

@@ -4,16 +4,13 @@ None of it may change an answer. Generated circuits are small, so the sizes at w
 made small too.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 import pcflow as pf
-from pcflow.engine import InputStep, Plan, make_plan, schedule
+from pcflow.engine import InputStep, Plan, make_plan
 from pcflow.engine.rows import assign_rows
 from pcflow.engine.schedule import make_schedule
 from pcflow.evidence import CheckedEvidence
@@ -31,19 +28,9 @@ STRIPS = st.sampled_from([1, 2, 4, 1 << 12])
 MEMORY = st.sampled_from([1, 1000, 1 << 30])
 
 
-@contextmanager
-def strips_of(units: int) -> Iterator[None]:
-    before = schedule.STRIP
-    schedule.STRIP = units
-    try:
-        yield
-    finally:
-        schedule.STRIP = before
-
-
 def compiled(circuit: pf.Circuit, strip: int = 1 << 12, **options: object) -> pf.CompiledCircuit:
-    with strips_of(strip):
-        return pf.compile(circuit, DEVICE, torch.float64, **options)  # type: ignore[arg-type]
+    machine = pf.Machine(strip=strip)
+    return pf.compile(circuit, DEVICE, torch.float64, machine=machine, **options)  # type: ignore[arg-type]
 
 
 def assert_close(
@@ -66,8 +53,7 @@ def possible(circuit: pf.Circuit, about: pf.Evidence) -> pf.Evidence | None:
 
 @given(circuits(), STRIPS)
 def test_a_schedule_runs_every_layer_once_after_its_inputs(circuit: pf.Circuit, strip: int) -> None:
-    with strips_of(strip):
-        strips = make_schedule(circuit).strips
+    strips = make_schedule(circuit, strip).strips
     layers = [layer for group in strips for layer in group]
     assert sorted(map(id, layers)) == sorted(map(id, circuit.layers))
     done: set[object] = set()
@@ -78,8 +64,7 @@ def test_a_schedule_runs_every_layer_once_after_its_inputs(circuit: pf.Circuit, 
 
 @given(circuits(), STRIPS)
 def test_rows_are_used_again_only_when_nobody_reads_them(circuit: pf.Circuit, strip: int) -> None:
-    with strips_of(strip):
-        strips = make_schedule(circuit).strips
+    strips = make_schedule(circuit, strip).strips
     rows = assign_rows(strips, reuse=True)
     holds: dict[tuple[int, int], object] = {}
     for group in strips:
@@ -96,8 +81,7 @@ def test_rows_are_used_again_only_when_nobody_reads_them(circuit: pf.Circuit, st
 
 @given(circuits(), STRIPS)
 def test_a_lean_plan_is_the_plan_on_fewer_rows(circuit: pf.Circuit, strip: int) -> None:
-    with strips_of(strip):
-        plan = make_plan(circuit)
+    plan = make_plan(circuit, machine=pf.Machine(strip=strip))
     assert plan.lean.numbers_per_row <= plan.numbers_per_row
     for step, lean in zip(plan.steps, plan.lean.steps, strict=True):
         assert (type(step), step.folds, step.units) == (type(lean), lean.folds, lean.units)

@@ -97,3 +97,9 @@ def test_circuits_of_one_unit_never_underflow() -> None:
     soft = pf.Evidence(None, torch.ones(1, 20, dtype=torch.bool), only_one)
     torch.testing.assert_close(model.log_prob(soft), wanted)
     assert not pf.compile(pf.hmm(3, 2, pf.Bernoulli())).plan.of_one_unit
+
+
+def test_sizes_of_a_machine_are_positive() -> None:
+    for wrong in (0, -1, 1.5, "1"):
+        with pytest.raises(pf.SettingError, match="strip must be a whole number"):
+            pf.Machine(strip=wrong)  # type: ignore[arg-type]

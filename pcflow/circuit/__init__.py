@@ -13,9 +13,11 @@ from pcflow.circuit.layers import (
 from pcflow.circuit.pairing import Part, Structure, walk
 from pcflow.circuit.properties import (
     Compatible,
+    Decomposable,
     Deterministic,
     OmniCompatible,
     Properties,
+    Smooth,
     StructuredDecomposable,
     prove_compatible,
     prove_deterministic,
@@ -29,6 +31,7 @@ from pcflow.circuit.supports import Supports
 __all__ = [
     "Circuit",
     "Compatible",
+    "Decomposable",
     "Deterministic",
     "InputLayer",
     "Layer",
@@ -37,6 +40,7 @@ __all__ = [
     "Part",
     "ProductLayer",
     "Properties",
+    "Smooth",
     "Structure",
     "StructuredDecomposable",
     "SumLayer",

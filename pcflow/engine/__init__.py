@@ -2,12 +2,12 @@
 
 from pcflow.engine.autograd import differentiable_log_prob
 from pcflow.engine.evaluate import Engine, Evaluation, Memory, RowCount
-from pcflow.engine.kernels import rows_times_table, rows_times_transposed
 from pcflow.engine.leaves.base import Leaf
 from pcflow.engine.leaves.density import DensityLeaf
 from pcflow.engine.leaves.finite import FiniteLeaf
 from pcflow.engine.leaves.posteriors import log_flows, log_posterior, rank_over_same_variable
-from pcflow.engine.log_semiring import MAX_PRODUCT, MaxInputs
+from pcflow.engine.log_semiring import MaxInputs, MaxProduct
+from pcflow.engine.machine import MACHINE, Machine
 from pcflow.engine.memory import Pool
 from pcflow.engine.modes import in_ordinary_modes
 from pcflow.engine.passes import follow, up
@@ -22,13 +22,12 @@ from pcflow.engine.plan import (
     make_plan,
 )
 from pcflow.engine.routes import Best, Drawn
-from pcflow.engine.semiring import SCALED, floor_of
+from pcflow.engine.semiring import Scaled, floor_of
 from pcflow.engine.tables import BankSums, Tables
 from pcflow.engine.versions import Stamp
 
 __all__ = [
-    "MAX_PRODUCT",
-    "SCALED",
+    "MACHINE",
     "BankRead",
     "BankSums",
     "Best",
@@ -39,13 +38,16 @@ __all__ = [
     "FiniteLeaf",
     "InputStep",
     "Leaf",
+    "Machine",
     "MaxInputs",
+    "MaxProduct",
     "Memory",
     "Plan",
     "Pool",
     "ProductStep",
     "Read",
     "RowCount",
+    "Scaled",
     "Stamp",
     "Step",
     "SumStep",
@@ -58,7 +60,5 @@ __all__ = [
     "log_posterior",
     "make_plan",
     "rank_over_same_variable",
-    "rows_times_table",
-    "rows_times_transposed",
     "up",
 ]

@@ -19,9 +19,6 @@ from pcflow.engine.plan import InputStep, ProductStep, Read, Rows, SumStep
 from pcflow.engine.routes import Route
 from pcflow.engine.tape import Tape
 
-CHOICES = 1 << 18
-"""Alternatives that are weighed at a time: few enough to stay in a cache, on a CPU."""
-
 
 class Descent(ABC):
     """Samples on their way down.
@@ -146,7 +143,7 @@ class TreeDescent(Descent):
         if weight.shape[0] > 1:
             here = here + torch.arange(step.folds, device=here.device).unsqueeze(-1) * step.units
         below = torch.empty_like(here)
-        size = max(1, CHOICES // (here.shape[1] * width))
+        size = max(1, self.tape.plan.machine.choices // (here.shape[1] * width))
         for start in range(0, step.folds, size):
             place, there = here[start : start + size], below[start : start + size]  # [F, S]
             edges = self.room(place.numel(), width, table)
@@ -217,7 +214,7 @@ class GraphDescent(Descent):
     ) -> tuple[Tensor, Tensor]:
         """Which input layer [N], and which of its units [N], every entry follows."""
         weight, read = self.tape.weights[number].tensor, self.inputs(number, step)
-        size, found = max(1, CHOICES // weight.shape[-1]), []
+        size, found = max(1, self.tape.plan.machine.choices // weight.shape[-1]), []
         for u, f, r in zip(unit.split(size), fold.split(size), row.split(size), strict=True):
             edges = _take(weight, (f, u) if len(weight) > 1 else (u,))  # [N, J]
             units = _take(read, (f, r, u) if step.mixing else (f, r))  # [N, J]

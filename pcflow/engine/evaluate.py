@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from pcflow.circuit import Circuit
-from pcflow.engine.log_semiring import LOG_SUM_PRODUCT
+from pcflow.engine.log_semiring import LogSumProduct
 from pcflow.engine.memory import Pool
 from pcflow.engine.passes import AtLeaf, AtWeights, down, follow, up
 from pcflow.engine.plan import Plan
 from pcflow.engine.routes import Route
-from pcflow.engine.semiring import RAISED, SCALED, floor_of
+from pcflow.engine.semiring import Scaled, floor_of
 from pcflow.engine.tables import Tables
 from pcflow.engine.tape import Tape
 from pcflow.evidence import CheckedEvidence, Domain, Evidence, Numbers, check
@@ -133,16 +133,17 @@ class Engine:
 
     def _evaluate(self, plan: Plan, evidence: CheckedEvidence) -> Evaluation:
         self.rows.add(seen=len(evidence.values))
+        machine = plan.machine
         if plan.of_one_unit and evidence.potentials is None:
             # a scale per unit is a logarithm already
-            exact = up(plan, self.tables, evidence, LOG_SUM_PRODUCT, self.pool)
+            exact = up(plan, self.tables, evidence, LogSumProduct(machine), self.pool)
             return Evaluation(exact.log_value, exact, None, None)
-        scaled = up(plan, self.tables, evidence, SCALED, self.pool)
+        scaled = up(plan, self.tables, evidence, Scaled(machine), self.pool)
         rows = self._doubtful(scaled, evidence)
         if rows is None:
             return Evaluation(scaled.log_value, scaled, None, None)
         self.rows.add(log_space=len(rows))
-        exact = up(plan, self.tables, evidence.rows(rows), LOG_SUM_PRODUCT, self.pool)
+        exact = up(plan, self.tables, evidence.rows(rows), LogSumProduct(machine), self.pool)
         log_value = scaled.log_value.index_copy(0, rows, exact.log_value)
         return Evaluation(log_value, scaled, exact, rows)
 
@@ -153,7 +154,8 @@ class Engine:
         if len(low) == 0:
             return None
         value = scaled.log_value[low]
-        bound = up(scaled.plan, self.tables, evidence.rows(low), RAISED, self.pool).log_value
+        raised = Scaled(scaled.plan.machine, raised=True)
+        bound = up(scaled.plan, self.tables, evidence.rows(low), raised, self.pool).log_value
         relative = 1e-6 if dtype == torch.float32 else 1e-12
         tolerance = relative * bound.abs().clamp_min(1.0)
         certain = (bound - value <= tolerance) | (bound == -torch.inf)

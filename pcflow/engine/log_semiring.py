@@ -13,18 +13,19 @@ import torch
 from torch import Tensor
 
 from pcflow.engine.kernels import exp_, outer_add
+from pcflow.engine.machine import Machine
 from pcflow.engine.semiring import Inputs, Into, Value, Weight, marginal_flows
 
-LOG_BLOCK = 1 << 24
-"""Largest number of elements that a broadcast in log space may hold at a time."""
 
-CACHED = 1 << 17
-"""Numbers at a time of what is gone over several times: they stay in a cache, on a CPU."""
-
-
+@dataclass(frozen=True, eq=False)
 class LogSumProduct:
-    """Sum-product on logarithms of single units: slow, exact over the whole floating range."""
+    """Sum-product on logarithms of single units: slow, exact over the whole floating range.
 
+    Args:
+        machine: whose sizes blocks go by.
+    """
+
+    machine: Machine
     in_log_space = True
     maximizes = False
 
@@ -63,13 +64,13 @@ class LogSumProduct:
             self._sum_of_ones(xs, weight, out)
             return
         x = self.read(xs, weight.mixing)
-        for rows in row_blocks(x, weight.tensor):
+        for rows in row_blocks(x, weight.tensor, self.machine.edges):
             out.units[:, rows] = self.reduce(log_terms(x[:, rows], weight))
 
     def _sum_of_ones(self, xs: list[Value], weight: Weight, out: Value) -> None:
         """Inputs of one unit, one after the other: every pass is over whole rows, in a cache."""
         log_weight = weight.tensor.movedim(-1, 0)  # [H, F or 1, 1]
-        size = max(1, CACHED // max(1, len(xs) * out.units.shape[1]))
+        size = max(1, self.machine.cached // max(1, len(xs) * out.units.shape[1]))
         for start in range(0, len(out.units), size):
             some = slice(start, start + size)
             into = out.units[some].squeeze(-1)  # [F, B]
@@ -123,7 +124,7 @@ class LogSumProduct:
         self, x: Tensor, weight: Weight, units: Tensor, slope: Tensor
     ) -> Iterator[tuple[slice, Tensor]]:
         """A block of rows at a time, exp(log-weight + log-input - log-value) times slope."""
-        for rows in row_blocks(x, weight.tensor):
+        for rows in row_blocks(x, weight.tensor, self.machine.edges):
             shares = log_terms(x[:, rows], weight) - units[:, rows].unsqueeze(-1)
             shares = shares.exp_().nan_to_num_(nan=0.0)
             yield rows, shares.mul_(slope[:, rows].unsqueeze(-1))
@@ -173,6 +174,7 @@ class MaxInputs(LogSumProduct):
     over the variables that were chosen, of the sum over the others.
 
     Args:
+        machine: whose sizes blocks go by.
         chosen: which variables, bool [D].
     """
 
@@ -189,18 +191,15 @@ class MaxInputs(LogSumProduct):
         return peak.masked_fill(~self.chosen[variables].unsqueeze(-1), 0.0)
 
 
-LOG_SUM_PRODUCT, MAX_PRODUCT = LogSumProduct(), MaxProduct()
-
-
 def log_terms(units: Tensor, weight: Weight) -> Tensor:
     """Log-weight plus log-input for every edge: [F, B, K, J] (mixing: [F, B, K, H])."""
     inputs = units if weight.mixing else units.unsqueeze(-2)
     return inputs + weight.tensor.unsqueeze(-3)
 
 
-def row_blocks(units: Tensor, weight: Tensor) -> list[slice]:
-    """Blocks of the batch axis such that the edges of one block fit into `LOG_BLOCK`."""
+def row_blocks(units: Tensor, weight: Tensor, most: int) -> list[slice]:
+    """Blocks of the batch axis with at most so many edges each."""
     folds, batch = units.shape[:2]
     edges = folds * weight.shape[-1] * weight.shape[-2]
-    size = max(1, LOG_BLOCK // max(1, edges))
+    size = max(1, most // max(1, edges))
     return [slice(start, start + size) for start in range(0, batch, size)]

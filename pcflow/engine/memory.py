@@ -15,10 +15,6 @@ from torch import Tensor
 from pcflow.engine.plan import InputStep, Plan, Read, Step
 from pcflow.engine.semiring import Value
 
-MOST_FREE = 2
-"""Sheets that a pool keeps while nobody uses any: one for values, one for slopes; and as many of a
-single row."""
-
 
 class Sheet:
     """An arena per width for one batch size, and the views of it that steps write and read.
@@ -91,13 +87,17 @@ class Sheet:
 class Pool:
     """Sheets that later calls use again. Any number of threads may take and give.
 
+    Args:
+        least: how many sheets are kept while nobody uses any, and as many of a single row.
+
     Attributes:
         free: those that nobody uses, the latest first.
         lent: those in use.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, least: int) -> None:
         """Start empty."""
+        self.least = least
         self.free: list[Sheet] = []
         self.lent: set[Sheet] = set()
         self._lock = RLock()  # a tape may die, and give, in the middle of `take`
@@ -130,7 +130,7 @@ class Pool:
         """Hand a sheet back; nobody may read it any more."""
         with self._lock:
             self.lent.discard(sheet)
-            kept, most = [sheet, *self.free], max(MOST_FREE, len(self.lent))
+            kept, most = [sheet, *self.free], max(self.least, len(self.lent))
             # one row takes next to nothing, and must not drive out what batches are written on
             large = [other for other in kept if other.batch > 1][:most]
             self.free = large + [other for other in kept if other.batch <= 1][:most]

@@ -31,6 +31,7 @@ from pcflow.circuit import (
     SumLayer,
     layer_parameters,
 )
+from pcflow.engine.machine import MACHINE, Machine
 from pcflow.engine.rows import assign_rows
 from pcflow.engine.schedule import Schedule, make_schedule
 from pcflow.errors import StructureError
@@ -113,6 +114,7 @@ class Plan:
         untied: the banks of which every parameter is read by one fold only.
         arenas: number of rows per width.
         num_variables: D.
+        machine: the sizes that it was cut by, and that passes go by.
         twin: the lean plan, if this is not one.
     """
 
@@ -121,6 +123,7 @@ class Plan:
     untied: frozenset[int]
     arenas: dict[int, int]
     num_variables: int
+    machine: Machine
     twin: Plan | None = None
 
     @property
@@ -180,10 +183,10 @@ class Plan:
 
     @cached_property
     def samples_at_a_time(self) -> int:
-        """Samples whose widest step, one weight per input and fold, stays near 64 MB."""
+        """Samples whose widest step has no more weights, one per input and fold, than may be."""
         inner = (s for s in self.steps if not isinstance(s, InputStep))
         widest = max((s.folds * sum(r.width for r in s.inputs) for s in inner), default=1)
-        return max(1, (1 << 24) // widest)
+        return max(1, self.machine.weights // widest)
 
     def to(self, device: torch.device) -> Plan:
         """The same plan, as it was made on the CPU, with its index tensors on `device`."""
@@ -209,12 +212,13 @@ class Plan:
         return "\n".join(lines)
 
 
-def make_plan(circuit: Circuit, fold: bool = True) -> Plan:
+def make_plan(circuit: Circuit, fold: bool = True, machine: Machine = MACHINE) -> Plan:
     """Decide where the values of a circuit's layers are stored.
 
     Args:
         circuit: the circuit.
         fold: False gives every layer a step of its own (to check the folding).
+        machine: sizes.
 
     Examples:
         >>> import pcflow as pf
@@ -222,9 +226,9 @@ def make_plan(circuit: Circuit, fold: bool = True) -> Plan:
         >>> [step.folds for step in make_plan(circuit).steps]
         [16, 16, 4, 4, 1, 1]
     """
-    schedule = make_schedule(circuit, fold)
+    schedule = make_schedule(circuit, machine.strip, fold)
     banks = _Banks(schedule.groups)
-    plan, lean = (_Writer(schedule, banks, reuse).plan(circuit) for reuse in (False, True))
+    plan, lean = (_Writer(schedule, banks, reuse).plan(circuit, machine) for reuse in (False, True))
     return replace(plan, twin=lean)
 
 
@@ -273,10 +277,11 @@ class _Writer:
         self.strips, self.banks = schedule.strips, banks
         self.rows = assign_rows(self.strips, reuse)
 
-    def plan(self, circuit: Circuit) -> Plan:
+    def plan(self, circuit: Circuit, machine: Machine) -> Plan:
         steps = tuple(map(self.step, self.strips, self.firsts()))
         members = tuple(self.banks.members)
-        return Plan(steps, members, self.banks.untied, self.rows.counts, circuit.num_variables)
+        untied, counts = self.banks.untied, self.rows.counts
+        return Plan(steps, members, untied, counts, circuit.num_variables, machine)
 
     def firsts(self) -> list[list[list[Layer]]]:
         """For every step and input, the layers that it is the first, seen from above, to read."""

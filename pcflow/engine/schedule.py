@@ -15,9 +15,6 @@ from itertools import groupby
 
 from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, SumLayer, layer_parameters
 
-STRIP = 1 << 12
-"""Units of one strip. With 128 rows of float32 that makes 2 MB: inputs and outputs fit a cache."""
-
 Place = tuple[int, int, int]
 
 
@@ -34,7 +31,7 @@ class Schedule:
     strips: list[list[Layer]]
 
 
-def make_schedule(circuit: Circuit, fold: bool = True) -> Schedule:
+def make_schedule(circuit: Circuit, strip_units: int, fold: bool = True) -> Schedule:
     """Group, order and cut the layers of a circuit; `fold=False` lets every layer run by itself."""
     depth: dict[Layer, int] = {}
     for layer in circuit.layers:
@@ -45,7 +42,7 @@ def make_schedule(circuit: Circuit, fold: bool = True) -> Schedule:
     for group in reversed(_groups(circuit, depth, fold)):
         members = sorted(group, key=lambda layer: place.get(layer, (0, 0, 0)))
         groups.append(members)
-        for strip in _cut(members, place):
+        for strip in _cut(members, place, strip_units):
             for fold_number, layer in enumerate(strip):
                 for slot, child in enumerate(layer.inputs):
                     place.setdefault(child, (len(strips), slot, fold_number))
@@ -81,9 +78,9 @@ def _signature(layer: Layer) -> object:
     return "product", layer.kind, widths
 
 
-def _cut(members: list[Layer], place: dict[Layer, Place]) -> Iterator[list[Layer]]:
+def _cut(members: list[Layer], place: dict[Layer, Place], units: int) -> Iterator[list[Layer]]:
     """Strips of a group, cut where what reads them is cut, or where the input changes."""
-    most = max(1, STRIP // members[0].units)
+    most = max(1, units // members[0].units)
     if len(members) <= most or _share_a_table(members):
         yield members
         return

@@ -27,7 +27,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from pcflow.engine.kernels import exp_, matmul, multiply, outer
+from pcflow.engine.kernels import exp_, multiply, outer
+from pcflow.engine.machine import Machine
 
 
 class Value(NamedTuple):
@@ -161,9 +162,11 @@ class Scaled:
     """Sum-product in linear space with one scale per row.
 
     Args:
+        machine: whose sizes products go by.
         raised: raise every unit to at least the floor, for an upper bound of the value.
     """
 
+    machine: Machine
     raised: bool = False
     in_log_space = False
     maximizes = False
@@ -231,7 +234,7 @@ class Scaled:
         if weight.mixing:
             self._mix(xs, weight.columns, out)
         else:
-            matmul(self._beside(xs, out), weight.columns, out.units)
+            self.machine.matmul(self._beside(xs, out), weight.columns, out.units)
         self.raise_(out.units)
 
     def _mix(self, xs: list[Value], columns: Tensor, out: Value) -> None:
@@ -299,7 +302,7 @@ class Scaled:
         place = into.place(0) if factors is None else None
         width = weight.tensor.shape[-1]
         inner = slope.new_empty(*slope.shape[:-1], width) if place is None else place
-        matmul(slope, weight.tensor, inner)
+        self.machine.matmul(slope, weight.tensor, inner)
         if place is None:
             parts = inner.split([x.units.shape[-1] for x in xs], dim=-1)
             for slot, part in enumerate(parts):
@@ -312,9 +315,6 @@ class Scaled:
         factors = self._align(xs) if len(xs) > 1 else [slope.new_ones(1)]
         parts = [(x.units * slope).mul_(f).sum(dim=1) for x, f in zip(xs, factors, strict=True)]
         return torch.stack(parts, dim=-1)
-
-
-SCALED, RAISED = Scaled(), Scaled(raised=True)
 
 
 def marginal_flows(flow: Tensor, xs: list[Value]) -> list[Tensor]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pcflow.engine.cache import Cache
-from pcflow.engine.kernels import Cumulative, exp_, log_normalizer
+from pcflow.engine.kernels import Cumulative, exp_
 from pcflow.engine.plan import BankRead, InputStep, Plan, SumStep
 from pcflow.engine.semiring import Weight, floor_of
 from pcflow.inputs import FiniteFamily
@@ -130,18 +130,20 @@ class Tables:
         family = step.family
         assert isinstance(family, FiniteFamily) and family.logits is not None
         logits = self.parameters(step)[family.logits].detach()
-        log_total, lowest = self._of_step("normalizer", step, lambda: log_normalizer(logits))
+        normalize = self.plan.machine.log_normalizer
+        log_total, lowest = self._of_step("normalizer", step, lambda: normalize(logits))
         return Normalizer(logits, log_total, lowest)
 
     def cumulative(self, step: InputStep, above: SumStep | None = None) -> Cumulative:
         """Running sums over V of the table of a finite step, or of its mixtures by a sum step."""
+        entries = self.plan.machine.entries
         if above is None:
-            return self._of_table("cumulative", step, Cumulative)
+            return self._of_table("cumulative", step, lambda table: Cumulative(table, entries))
         reads = (*step.parameters.values(), above.weight)
 
         def make() -> Cumulative:
             weight = self.weight(above, in_log_space=False).columns  # [F or 1, J, K]
-            return Cumulative(self.table(step, False) @ weight)
+            return Cumulative(self.table(step, False) @ weight, entries)
 
         return self.cache.keep("mixture", (step.family, reads), [read.bank for read in reads], make)
 

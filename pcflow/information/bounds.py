@@ -94,7 +94,7 @@ def map_upper_bound(
     """
     engine = as_model(model).engine
     chosen = _mask(engine.structure, query_variables).to(engine.tables.like.device)
-    bound = MaxInputs(chosen)
+    bound = MaxInputs(engine.plan.machine, chosen)
 
     def of(part: CheckedEvidence) -> Tensor:
         return up(engine.plan.lean, engine.tables, part, bound, engine.pool).log_value

@@ -18,9 +18,6 @@ from pcflow.errors import SettingError, StructureError
 from pcflow.information.moments import disjoint_variables, marginal_log_prob
 from pcflow.queries import CompiledCircuit, as_model
 
-NUMBERS_AT_A_TIME = 1 << 22
-"""How many values are drawn at a time; more draws than that are made and scored in parts."""
-
 Score = Callable[[Tensor], Tensor]
 """From draws [n, D] to one number each [n]."""
 
@@ -215,7 +212,7 @@ def _average(
     """The average score of n draws, part by part (Chan, Golub and LeVeque 1983)."""
     check_whole("n", n, least=2)  # a standard error needs two draws
     check_generator(generator)
-    size = max(1, NUMBERS_AT_A_TIME // model.num_variables)
+    size = max(1, model.plan.machine.values // model.num_variables)
     seen, mean, squares = 0, 0.0, 0.0
     for start in range(0, n, size):
         drawn = model.sample(min(size, n - start), generator=generator)

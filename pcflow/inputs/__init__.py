@@ -1,6 +1,14 @@
 """Input families: the univariate distributions at the leaves of a circuit, one file each."""
 
-from pcflow.inputs.base import DensityFamily, FiniteFamily, InputFamily, Params, Power, powered
+from pcflow.inputs.base import (
+    DensityFamily,
+    ExponentialFamily,
+    FiniteFamily,
+    InputFamily,
+    Params,
+    Power,
+    powered,
+)
 from pcflow.inputs.bernoulli import Bernoulli
 from pcflow.inputs.binomial import Binomial
 from pcflow.inputs.categorical import Categorical
@@ -11,23 +19,7 @@ from pcflow.inputs.histogram import Histogram
 from pcflow.inputs.indicator import Indicator
 from pcflow.inputs.log_normal import LogNormal
 from pcflow.inputs.poisson import Poisson
-
-FAMILIES: dict[str, type[InputFamily]] = {
-    family.__name__: family
-    for family in (
-        Bernoulli,
-        Binomial,
-        Categorical,
-        DiscretizedLogistic,
-        Exponential,
-        Gaussian,
-        Histogram,
-        Indicator,
-        LogNormal,
-        Poisson,
-    )
-}
-"""Every family that files may name, by class name."""
+from pcflow.inputs.registry import FAMILIES, register_family
 
 __all__ = [
     "FAMILIES",
@@ -37,6 +29,7 @@ __all__ = [
     "DensityFamily",
     "DiscretizedLogistic",
     "Exponential",
+    "ExponentialFamily",
     "FiniteFamily",
     "Gaussian",
     "Histogram",
@@ -47,4 +40,5 @@ __all__ = [
     "Poisson",
     "Power",
     "powered",
+    "register_family",
 ]

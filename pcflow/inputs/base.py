@@ -7,9 +7,11 @@ knows how to read its parameters. Two kinds exist:
   log-probabilities, and the engine does the rest: gathers, soft evidence, sampling, mode;
 * a `DensityFamily` has values without a finite table; it writes its log-density, mode, draw and
   sufficient statistics; and, if circuits are to be asked for them, its raw moments and entropy.
+  Most are an `ExponentialFamily`, whose EM update is found by matching expected statistics.
 
-To add a family: write one file with a subclass of either, implement the abstract methods, and enter
-it in `FAMILIES`. Parameters are unconstrained tensors whose last axis counts units.
+To add a family: derive a frozen dataclass from one of them, implement the abstract methods, and, if
+files are to name it, `register_family`. Parameters are unconstrained tensors whose last axis counts
+units. `pcflow.testing.check_input_family` says whether it does what is asked of it.
 
 Legend: P parameter sets, F folds, B batch, V categories, K and L units, S statistics, N draws.
 """
@@ -272,3 +274,29 @@ class DensityFamily(InputFamily):
         statistics = self.statistics(possible) * known.unsqueeze(-1)  # [F, N, S]
         flow = torch.einsum("fns,nk->fsk", statistics, weight)
         return self.maximize(params, known @ weight, flow, pseudocount)
+
+
+class ExponentialFamily(DensityFamily):
+    """A density whose likeliest parameters are those with the average statistics of the data.
+
+    So EM needs no more than the inverse of `moments`. Log-density, entropy and products also follow
+    from a log-normaliser, but only as differences of large numbers: each family writes its own.
+    """
+
+    @abstractmethod
+    def matching(self, moments: Tensor) -> dict[str, Tensor]:
+        """Parameters [P, ..., K] with such expected statistics [P, S, K], as far as allowed."""
+
+    def maximize(
+        self, params: Params, weight: Tensor, statistics: Tensor, pseudocount: float
+    ) -> dict[str, Tensor]:
+        """By matching the average statistics; a unit without flow keeps its parameters."""
+        total = weight + pseudocount  # [P, K]
+        moments = statistics + pseudocount * self.moments(params)  # [P, S, K]
+        found = self.matching(moments / total.unsqueeze(-2))
+
+        def where_used(name: str, kept: Tensor) -> Tensor:
+            used = (total > 0).view(len(total), *[1] * (kept.dim() - 2), -1)  # [P, ..., K]
+            return torch.where(used, found[name], kept)
+
+        return {name: where_used(name, kept) for name, kept in params.items()}

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from pcflow.checks import check_setting
-from pcflow.inputs.base import DensityFamily, Params, Power, refuse_infinite
+from pcflow.inputs.base import DensityFamily, ExponentialFamily, Params, Power, refuse_infinite
 
 
 @dataclass(frozen=True)
-class Exponential(DensityFamily):
+class Exponential(ExponentialFamily):
     """Waiting times: values of at least 0, the smaller the likelier; below 0 the density is zero.
 
     Parameter: `log_mean` [K].
@@ -89,11 +89,6 @@ class Exponential(DensityFamily):
         """The mean."""
         return params["log_mean"].exp().unsqueeze(-2)
 
-    def maximize(
-        self, params: Params, weight: Tensor, statistics: Tensor, pseudocount: float
-    ) -> dict[str, Tensor]:
-        """Weighted mean; a unit without flow keeps its own."""
-        total = weight + pseudocount  # [P, K]
-        values = (statistics + pseudocount * self.moments(params)).squeeze(-2)
-        log_mean = (values / total).clamp_min(self.min_mean).log()
-        return {"log_mean": torch.where(total > 0, log_mean, params["log_mean"])}
+    def matching(self, moments: Tensor) -> dict[str, Tensor]:
+        """The mean, not below the floor."""
+        return {"log_mean": moments.squeeze(-2).clamp_min(self.min_mean).log()}

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from pcflow.checks import check_setting
-from pcflow.inputs.base import DensityFamily, Params, Power, refuse_infinite
+from pcflow.inputs.base import DensityFamily, ExponentialFamily, Params, Power, refuse_infinite
 
 
 @dataclass(frozen=True)
-class Gaussian(DensityFamily):
+class Gaussian(ExponentialFamily):
     """Real values with mean and standard deviation.
 
     Parameters: `mean` [K] and `log_std` [K].
@@ -102,16 +102,8 @@ class Gaussian(DensityFamily):
         mean, variance = params["mean"], (2 * params["log_std"]).exp()
         return torch.stack([mean, mean.square() + variance], dim=-2)
 
-    def maximize(
-        self, params: Params, weight: Tensor, statistics: Tensor, pseudocount: float
-    ) -> dict[str, Tensor]:
-        """Weighted mean and standard deviation; a unit without flow keeps its parameters."""
-        total = (weight + pseudocount).unsqueeze(-2)  # [P, 1, K]
-        moments = statistics + pseudocount * self.moments(params)  # [P, 2, K]
-        mean, square = (moments / total).unbind(dim=-2)  # [P, K]
+    def matching(self, moments: Tensor) -> dict[str, Tensor]:
+        """Mean and standard deviation, the latter not below the floor."""
+        mean, square = moments.unbind(dim=-2)  # [P, K]
         variance = (square - mean.square()).clamp_min(self.min_std**2)
-        used = weight + pseudocount > 0
-        return {
-            "mean": torch.where(used, mean, params["mean"]),
-            "log_std": torch.where(used, 0.5 * variance.log(), params["log_std"]),
-        }
+        return {"mean": mean, "log_std": 0.5 * variance.log()}

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from pcflow.inputs.base import DensityFamily, Params, Power
+from pcflow.inputs.base import DensityFamily, ExponentialFamily, Params, Power
 from pcflow.inputs.gaussian import Gaussian
 
 
 @dataclass(frozen=True)
-class LogNormal(DensityFamily):
+class LogNormal(ExponentialFamily):
     """Positive values whose logarithm is normal; elsewhere the density is zero.
 
     Parameters: `mean` [K] and `log_std` [K] of the logarithm.
@@ -89,11 +89,9 @@ class LogNormal(DensityFamily):
         """Of the logarithm and its square."""
         return self._log.moments(params)
 
-    def maximize(
-        self, params: Params, weight: Tensor, statistics: Tensor, pseudocount: float
-    ) -> dict[str, Tensor]:
-        """Weighted mean and standard deviation of the logarithm."""
-        return self._log.maximize(params, weight, statistics, pseudocount)
+    def matching(self, moments: Tensor) -> dict[str, Tensor]:
+        """Mean and standard deviation of the logarithm."""
+        return self._log.matching(moments)
 
 
 def _log_where_positive(x: Tensor) -> Tensor:

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from pcflow.checks import check_setting
-from pcflow.inputs.base import DensityFamily, Params
+from pcflow.inputs.base import ExponentialFamily, Params
 
 
 @dataclass(frozen=True)
-class Poisson(DensityFamily):
+class Poisson(ExponentialFamily):
     """Counts 0, 1, 2, ... without a largest one; anything else has probability zero.
 
     Parameter: `log_rate` [K], log of the mean.
@@ -95,14 +95,9 @@ class Poisson(DensityFamily):
         """The rate."""
         return params["log_rate"].exp().unsqueeze(-2)
 
-    def maximize(
-        self, params: Params, weight: Tensor, statistics: Tensor, pseudocount: float
-    ) -> dict[str, Tensor]:
-        """Weighted mean; a unit without flow keeps its rate."""
-        total = weight + pseudocount  # [P, K]
-        counts = (statistics + pseudocount * self.moments(params)).squeeze(-2)
-        log_rate = (counts / total).clamp_min(self.min_rate).log()
-        return {"log_rate": torch.where(total > 0, log_rate, params["log_rate"])}
+    def matching(self, moments: Tensor) -> dict[str, Tensor]:
+        """The rate, not below the floor."""
+        return {"log_rate": moments.squeeze(-2).clamp_min(self.min_rate).log()}
 
 
 LARGE = 256

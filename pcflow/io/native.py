@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pcflow.checks import check_kind
 from pcflow.circuit import Circuit, Parameter
+from pcflow.engine import MACHINE, Machine
 from pcflow.errors import FileFormatError, PcflowError
 from pcflow.io.container import read_file, write_file
 from pcflow.io.description import build, describe
@@ -67,6 +68,7 @@ def load(
     fold: bool = True,
     memory: int = 1 << 30,
     soft_dtype: torch.dtype | None = None,
+    machine: Machine = MACHINE,
 ) -> CompiledCircuit:
     """Read a file written by `save`, prove its circuit again, and compile it.
 
@@ -77,6 +79,7 @@ def load(
         fold: see `compile`, like what follows.
         memory: bytes that the values of one pass may take.
         soft_dtype: of products with potentials.
+        machine: sizes.
 
     Returns:
         A compiled circuit.
@@ -97,7 +100,8 @@ def load(
         torch.float64
     """
     circuit, saved = _read(path)
-    return compile(circuit, device, saved if dtype is None else dtype, fold, memory, soft_dtype)
+    dtype = saved if dtype is None else dtype
+    return compile(circuit, device, dtype, fold, memory, soft_dtype, machine)
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[Circuit, torch.dtype | None]:

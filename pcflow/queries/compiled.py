@@ -11,11 +11,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from pcflow.checks import check_kind, check_setting
+from pcflow.checks import check_kind, check_setting, check_whole
 from pcflow.circuit import Circuit
 from pcflow.engine import (
+    MACHINE,
     Drawn,
     Engine,
+    Machine,
     Memory,
     Plan,
     Pool,
@@ -369,7 +371,7 @@ class CompiledCircuit(nn.Module):
         plan = self._plan.to(self._like.device)
         banks = cast(Sequence[Tensor], self.banks)
         tables = Tables(plan, banks, self._like, self._memory, self._soft_dtype)
-        self.engine = Engine(self._structure, plan, tables, Pool(), self._memory)
+        self.engine = Engine(self._structure, plan, tables, Pool(plan.machine.sheets), self._memory)
         self._export = Export(self.engine)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -426,6 +428,7 @@ def compile(
     fold: bool = True,
     memory: int = 1 << 30,
     soft_dtype: torch.dtype | None = None,
+    machine: Machine = MACHINE,
 ) -> CompiledCircuit:
     """Compile a circuit to batched tensor operations.
 
@@ -441,9 +444,10 @@ def compile(
         soft_dtype: `torch.bfloat16` multiplies potentials with tables of that precision, which are
             half as large: up to twice as fast where there are many categories, and right to about
             three digits of every potential's weight. What is observed is not affected.
+        machine: sizes that suit the machine; they change no answer.
 
     Raises:
-        TypeMismatch: if `circuit` is not a Circuit.
+        TypeMismatch: if `circuit` is not a Circuit, or `machine` not a Machine.
         SettingError: if `dtype` is not float32 or float64, `soft_dtype` neither None nor bfloat16,
             `device` without numbers, or `memory` not a positive integer.
 
@@ -457,7 +461,7 @@ def compile(
     _check_dtype(dtype)
     either = (None, torch.bfloat16)
     check_setting("soft_dtype", soft_dtype, "None or bfloat16", lambda one: one in either)
-    if not isinstance(memory, int) or memory < 1:
-        raise SettingError("memory", memory, "a positive integer")
-    model = CompiledCircuit(circuit, make_plan(circuit, fold), dtype, memory, soft_dtype)
+    check_whole("memory", memory)
+    check_kind("machine", machine, Machine, "a Machine")
+    model = CompiledCircuit(circuit, make_plan(circuit, fold, machine), dtype, memory, soft_dtype)
     return model.to(device)

@@ -16,16 +16,15 @@ import torch
 from torch import Tensor
 
 from pcflow.engine import (
-    SCALED,
     Engine,
     InputStep,
+    Machine,
     Plan,
     ProductStep,
     Read,
+    Scaled,
     Step,
     SumStep,
-    rows_times_table,
-    rows_times_transposed,
     up,
 )
 from pcflow.evidence import CheckedEvidence
@@ -115,7 +114,8 @@ class GaussSeidel:
         self.lowest = torch.ones_like(self.mismatch).unsqueeze(-1)
         self.tiny = torch.finfo(target.dtype).tiny
         self.any_missing = checked.missing.any(dim=0).tolist()
-        tape = up(engine.plan, engine.tables, checked, SCALED, engine.pool)
+        self.machine = engine.plan.machine
+        tape = up(engine.plan, engine.tables, checked, Scaled(self.machine), engine.pool)
         self.weights = tape.weights
         self.below = [self._scaled(tape.sheet.outs[n.step].units[n.fold]) for n in nodes]
         self.above: dict[int, Tensor] = {}
@@ -200,12 +200,12 @@ class GaussSeidel:
         missing = self.checked.missing[:, variable]  # [B]
         place = (slice(None), variable, slice(table.shape[-2]))
         wanted, present = self.target[place], self.potentials[place]  # [B, V]
-        log_r = _times(table, self.above[number]).log()
+        log_r = _times(self.machine, table, self.above[number]).log()
         mismatch = furthest((present + log_r).log_softmax(dim=-1), wanted, missing)
         mended = (missing & self.live).unsqueeze(-1)
         fitted = torch.where(mended, _quotient(wanted, log_r, present), present)
         self.potentials[place] = fitted
-        below = self._scaled(_mixed(table, fitted.exp()))
+        below = self._scaled(_mixed(self.machine, table, fitted.exp()))
         self.below[number] = torch.where(mended, below, self.below[number])
         return mismatch
 
@@ -267,15 +267,15 @@ def _quotient(target: Tensor, log_r: Tensor, present: Tensor) -> Tensor:
     return (quotient - peak).masked_fill(unseen & ~gone, 0.0)
 
 
-def _times(table: Tensor, units: Tensor) -> Tensor:
+def _times(machine: Machine, table: Tensor, units: Tensor) -> Tensor:
     """Sum over units [B, K] of each row of a table [V, K] or [B, V, K]: [B, V]."""
     if table.dim() == 2:
-        return rows_times_transposed(units, table)
+        return machine.rows_times_transposed(units, table)
     return torch.bmm(units.unsqueeze(1), table.transpose(1, 2)).squeeze(1)  # quick on a CPU
 
 
-def _mixed(table: Tensor, shares: Tensor) -> Tensor:
+def _mixed(machine: Machine, table: Tensor, shares: Tensor) -> Tensor:
     """Sum over categories, by shares [B, V], of the rows of a table: [B, K]."""
     if table.dim() == 2:
-        return rows_times_table(shares, table)
+        return machine.rows_times_table(shares, table)
     return (shares.unsqueeze(-2) @ table).squeeze(-2)

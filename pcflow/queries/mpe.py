@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pcflow.engine import MAX_PRODUCT, Best, Engine, follow, up
+from pcflow.engine import Best, Engine, MaxProduct, follow, up
 from pcflow.evidence import CheckedEvidence
 from pcflow.queries.possible import refuse_impossible
 
@@ -52,6 +52,6 @@ def chosen_potentials(evidence: CheckedEvidence, values: Tensor, where: Tensor) 
 
 def _best(engine: Engine, part: CheckedEvidence) -> Tensor:
     """The best state [B, D] of variables and latents."""
-    tape = up(engine.plan, engine.tables, part, MAX_PRODUCT, engine.pool)
+    tape = up(engine.plan, engine.tables, part, MaxProduct(engine.plan.machine), engine.pool)
     refuse_impossible(tape.log_value, "mpe", part.origin)
     return follow(tape, Best(), copies=1)

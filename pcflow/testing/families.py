@@ -35,7 +35,7 @@ def check_input_family(family: InputFamily | type[InputFamily], units: int = 3) 
     """Check the laws that the engine, EM and files rely on, of one's own input family.
 
     Settings, shapes, normalisation, mode, mean, moments, draws, updates that maximise a weighted
-    likelihood, pseudocounts, `of_units`, `fitted`; saved and loaded if it is in `FAMILIES`.
+    likelihood, pseudocounts, `of_units`, `fitted`; saved and loaded if it is registered.
     Densities are summed over whole numbers if all draws are such, and integrated otherwise; a
     mixture of both cannot be checked.
 

@@ -38,7 +38,7 @@ def check_circuit(
     Against the plain evaluator and enumeration, in float64: normalisation, marginals, soft
     evidence, posteriors, means, draws with and without evidence, most probable states, gradients,
     EM, files, folding, float32. Hypothesis chooses circuits and evidence, and shrinks what fails.
-    Circuits whose families are not in `FAMILIES` are not saved, and those whose parameters are tied
+    Circuits whose families are not registered are not saved, and those whose parameters are tied
     in a way that EM refuses are not fitted. Large circuits work, with fewer enumerated laws.
 
     Args:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from pcflow.engine.kernels import exp_, rows_times_table, rows_times_transposed
+from pcflow.engine.kernels import exp_
 from pcflow.engine.plan import InputStep
 from pcflow.engine.semiring import floor_of
 from pcflow.engine.tables import Normalizer, Tables
@@ -73,7 +73,8 @@ class Access:
         """Rows [N, V] @ table -> [N, K], or rows [N, K] @ table^T -> [N, V]."""
         table = self.tables.soft_table(self.step)
         if self.shared:
-            times = rows_times_transposed if transposed else rows_times_table
+            machine = self.tables.plan.machine
+            times = machine.rows_times_transposed if transposed else machine.rows_times_table
             return times(rows, table[0])
         table = table.transpose(1, 2) if transposed else table
         product = torch.bmm(rows.unflatten(0, (len(table), -1)).to(table.dtype), table)

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from pcflow.engine.kernels import exp_
 from pcflow.engine.leaves.access import Access
-from pcflow.engine.log_semiring import LOG_BLOCK
 from pcflow.evidence import Potentials
 
 
@@ -113,7 +112,7 @@ class Entries:
     def log_joint(self, potentials: bool = True) -> Iterator[tuple[slice, Tensor]]:
         """Blocks of entries with log-table plus log-potential [n, V, K]."""
         table = self.access.table
-        size = max(1, LOG_BLOCK // (self.size * table.shape[-1]))
+        size = max(1, self.access.tables.plan.machine.edges // (self.size * table.shape[-1]))
         for start in range(0, len(self.fold), size):
             some = slice(start, start + size)
             fold, row = self.fold[some], self.row[some]

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
-from pcflow.engine.kernels import NUMBERS
 from pcflow.engine.leaves.access import access
 from pcflow.engine.leaves.base import Leaf
 from pcflow.engine.leaves.entries import Entries
@@ -115,7 +114,7 @@ class FiniteLeaf(Leaf):
             found = route.unit_value(self.tables, self.step, self.access.fold(fold), unit)
             if found is not None:
                 return found
-        size = max(1, NUMBERS // self.entries.width)
+        size = max(1, self.tables.plan.machine.numbers // self.entries.width)
         blocks = zip(unit.split(size), fold.split(size), row.split(size), strict=True)
         drawn = [self._draw(*block, route) for block in blocks]
         return torch.cat(drawn) if drawn else unit

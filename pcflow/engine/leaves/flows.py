@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pcflow.engine.kernels import NUMBERS
+from pcflow.engine.leaves.access import Access
 from pcflow.engine.leaves.entries import Entries
 from pcflow.engine.semiring import Value
 
@@ -133,7 +133,7 @@ class _LinearFlows(Flows):
 
     def log_chosen(self, slope: Tensor, fold: Tensor, row: Tensor, categories: Tensor) -> Tensor:
         place = self.access.place(categories, fold)
-        return _by_blocks(self.access.table, place, slope, _weigh)
+        return _by_blocks(self.access, place, slope, _weigh)
 
     def log_potential(self, fold: Tensor, row: Tensor, categories: Tensor) -> Tensor:
         scale = self.out.scale[fold, row].nan_to_num(neginf=0.0)  # -inf: units are all zero
@@ -176,14 +176,15 @@ class _LogFlows(Flows):
     def log_chosen(self, slope: Tensor, fold: Tensor, row: Tensor, categories: Tensor) -> Tensor:
         slope = self._log_derivative(slope, fold, row)
         place = self.access.place(categories, fold)
-        return _by_blocks(self.access.table, place, slope, _weigh_logs)
+        return _by_blocks(self.access, place, slope, _weigh_logs)
 
 
 def _by_blocks(
-    table: Tensor, place: Tensor, slope: Tensor, weigh: Callable[[Tensor, Tensor], Tensor]
+    access: Access, place: Tensor, slope: Tensor, weigh: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
     """Rows of the flattened table at places [n, C] and slopes [n, K], a few entries at a time."""
-    size, table = max(1, NUMBERS // max(1, place.shape[1] * slope.shape[1])), table.flatten(0, 1)
+    numbers, table = access.tables.plan.machine.numbers, access.table.flatten(0, 1)
+    size = max(1, numbers // max(1, place.shape[1] * slope.shape[1]))
     blocks = []
     room = table.new_empty(place[:size].numel(), slope.shape[1])  # the same for all blocks
     for some, units in zip(place.split(size), slope.split(size), strict=True):
