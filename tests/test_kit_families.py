@@ -264,7 +264,6 @@ BROKEN: list[tuple[InputFamily, str, *tuple[str, ...]]] = [  # with what else fo
     (
         Unequal(),
         "families are frozen dataclasses, equal if their settings are",
-        "a family is the same after a file",
     ),
     (TooFew(), "`initial` gives the shapes of `parameter_shapes`"),
     (UnitsFirst(2), "the last axis of every parameter is units"),
