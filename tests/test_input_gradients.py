@@ -90,7 +90,7 @@ def test_rows_that_go_through_log_space() -> None:
     x = torch.tensor([[0.3, 0.1, 89.0], [0.1, 0.2, 0.3]], dtype=torch.float64, requires_grad=True)
     slope = torch.tensor([1.0, -2.0], dtype=torch.float64)
     found = by_engine(model, pf.Evidence(x), x, slope)
-    assert model.plan.rows.log_space == 1
+    assert model.rows.log_space == 1
     wanted = by_reference(circuit, pf.Evidence(x), x, slope)
     torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
 

@@ -153,7 +153,7 @@ def test_a_homogeneous_chain_stays_homogeneous() -> None:
 
 def test_numbers_out_of_range_are_refused() -> None:
     circuit = pf.hmm(2, 2, pf.Bernoulli())
-    with pytest.raises(pf.SettingError, match="copies must be at least 1"):
+    with pytest.raises(pf.SettingError, match="copies must be a whole number, at least 1"):
         pf.grow(circuit, 0)
     with pytest.raises(pf.EvidenceError, match=r"data must be \[N, 2\]"):
         pf.prune(compiled(circuit), torch.zeros(1, 3))

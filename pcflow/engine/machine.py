@@ -42,9 +42,9 @@ class Machine:
 
     Examples:
         >>> import pcflow as pf
-        >>> circuit = pf.hmm(4, states=2, inputs=pf.Categorical(3))
+        >>> circuit = pf.hmm(4, states=2, inputs=pf.Categorical(3), homogeneous=False)
         >>> len(pf.compile(circuit, machine=pf.Machine(strip=2)).plan.steps)
-        14
+        11
     """
 
     strip: int = 1 << 12
