@@ -254,8 +254,6 @@ def test_fit_refuses_what_it_cannot_use() -> None:
     for wrong in ({"epochs": 0}, {"batch_size": 0}, {"patience": 0}):
         wanted = f"{next(iter(wrong))} must be a whole number, at least 1"
         with pytest.raises(pf.SettingError, match=wanted):
-            pf.SettingError, match=f"{next(iter(wrong))} must be a whole number, at least 1"
-        ):
             pf.fit(model, DATA, validation=DATA, progress=False, **wrong)  # type: ignore[arg-type]
     with pytest.raises(pf.SettingError, match="patience must be None where there are no valid"):
         pf.fit(model, DATA, patience=3, progress=False)
