@@ -40,12 +40,14 @@ LAWS = "tests/test_laws_queries.py"
 NUMBERS = "tests/test_hand_numbers.py"
 NO_MASS = "tests/test_learn.py::test_an_impossible_row_is_named_and_nothing_changes"
 ENGINE = ["tests/test_laws_engine.py", "tests/test_laws_learning.py"]
+ASKED = ["tests/test_compiled.py", LAWS, NUMBERS, NO_MASS, ENGINE[0]]
+QUERIES = ("draws", "marginals", "mean", "mpe", "possible")
 TESTS = {
     "pcflow_diffusion/head/coupling.py": [
         "pcflow_diffusion/head/coupling.py",
         "tests/diffusion/test_head.py",
     ],
-    "pcflow/queries/queries.py": ["tests/test_compiled.py", LAWS, NUMBERS, NO_MASS, ENGINE[0]],
+    **{f"pcflow/queries/{name}.py": ASKED for name in QUERIES},
     "pcflow/engine/passes.py": ["tests/test_compiled.py", LAWS, NUMBERS, *ENGINE],
     "pcflow/circuit/properties.py": ["tests/test_properties.py", "tests/test_laws_structure.py"],
     "pcflow/circuit/supports.py": ["tests/test_properties.py"],
@@ -136,7 +138,10 @@ def main() -> None:
     """Count, print."""
     parser = arguments(__doc__)
     parser.add_argument(
-        "files", nargs="*", default=size(list(TESTS), list(TESTS)[:1]), help="of those in TESTS"
+        "files",
+        nargs="*",
+        default=size(list(TESTS), ["pcflow/circuit/supports.py"]),
+        help="of those in TESTS",
     )
     parser.add_argument("--only", nargs="+", type=int, metavar="LINE", help="just these lines")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time (%(default)s)")

@@ -594,9 +594,8 @@ PROMISES: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
 }
 
 
-EXAMPLES = {
-    "draws given soft evidence follow the posterior": 24
-}  # in most there is too little of it
+# in most examples there is too little soft evidence to tell
+EXAMPLES = {"draws given soft evidence follow the posterior": 24}
 
 
 @pytest.mark.parametrize(("spoil", "law"), PROMISES.values(), ids=PROMISES)
