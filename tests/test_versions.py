@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 
 import pcflow as pf
+from pcflow.engine.cache import Cache
 from pcflow.engine.versions import FEW, Stamp
 
 X = torch.randint(6, (20, 5), generator=torch.Generator().manual_seed(0))
@@ -279,3 +280,34 @@ def test_a_step_that_moves_few_of_many_numbers_is_seen(fused: bool) -> None:
         found = model.log_prob(x).item()
     wanted = pf.reference_log_prob(model.circuit, x).item()
     assert found == pytest.approx(wanted, rel=1e-6) and found > before
+
+
+def test_once_a_gradient_was_taken_any_number_is_looked_at() -> None:
+    model = pf.compile(pf.hmm(2, states=2, inputs=pf.Categorical(1 << 14)))
+    (table,) = [bank for bank in model.banks if bank.nbytes > FEW]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(10):
+        category = int(torch.randint(1 << 14, (1,), generator=generator))
+        x = torch.tensor([[category, 0]])
+        model.log_prob(x).sum().backward()
+        with torch.no_grad():
+            before = model.log_prob(x).item()
+            table.data[0, category] += 1.0
+            found = model.log_prob(x).item()
+        wanted = pf.reference_log_prob(model.circuit, x).item()
+        assert found == pytest.approx(wanted, rel=1e-6) and found > before + 0.9
+
+
+def test_what_was_computed_of_numbers_that_changed_meanwhile_is_not_kept() -> None:
+    bank = torch.zeros(1)
+    cache = Cache([bank], bank, room=100)
+    cache.refresh()
+
+    def make() -> Tensor:
+        old = bank.clone()
+        bank.add_(1.0)
+        cache.refresh()  # as another thread may
+        return old
+
+    assert cache.keep("number", None, [0], make) == 0.0
+    assert cache.keep("number", None, [0], bank.clone) == 1.0

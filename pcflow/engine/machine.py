@@ -42,9 +42,9 @@ class Machine:
 
     Examples:
         >>> import pcflow as pf
-        >>> circuit = pf.hmm(4, states=2, inputs=pf.Categorical(3), homogeneous=False)
-        >>> len(pf.compile(circuit, machine=pf.Machine(strip=2)).plan.steps)
-        11
+        >>> circuit = pf.build_circuit(pf.structure.quad_tree((4, 4)), pf.Bernoulli(), units=2)
+        >>> [len(pf.compile(circuit, machine=pf.Machine(strip=n)).plan.steps) for n in (8, 4096)]
+        [12, 6]
     """
 
     strip: int = 1 << 12
