@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import compress
-from math import isinf, prod
+from math import isinf, isnan, prod
 from types import MappingProxyType
 from typing import Any, Literal, Self, TypeVar
 
@@ -24,6 +24,10 @@ from pcflow.errors import StructureError
 from pcflow.inputs import FiniteFamily, InputFamily
 
 Index = TypeVar("Index", int, Tensor)
+
+MODERATE = 40.0
+"""Parameters are unconstrained, so numbers up to here are right for every family: exponentials of
+twice as much are still numbers. Of larger ones the family is asked."""
 
 
 class Immutable:
@@ -46,7 +50,7 @@ class Parameter(Immutable):
         value: the parameters, usually logits; copied, never edited.
 
     Raises:
-        StructureError: if it contains NaN.
+        StructureError: if it is not of real numbers, or contains NaN.
 
     Examples:
         >>> Parameter.from_probs([[0.6, 0.4]]).value.softmax(-1)
@@ -54,12 +58,20 @@ class Parameter(Immutable):
     """
 
     value: Tensor = field(repr=False)
+    is_moderate: bool = field(init=False, repr=False)  # within +-MODERATE
+    _proper: set[object] = field(init=False, repr=False)  # families whose units it makes
 
     def __post_init__(self) -> None:
-        """Copy the value, so that nobody edits it from outside."""
-        if self.value.isnan().any():
+        """Copy the value, so that nobody edits it from outside, and look at its numbers once."""
+        if not self.value.is_floating_point():
+            raise StructureError(f"a parameter needs real numbers, got {self.value.dtype}")
+        value = self.value.detach().clone()
+        low, high = (end.item() for end in value.aminmax()) if value.numel() else (0.0, 0.0)
+        if isnan(low):
             raise StructureError("a parameter contains NaN")
-        object.__setattr__(self, "value", self.value.detach().clone())
+        object.__setattr__(self, "value", value)
+        object.__setattr__(self, "is_moderate", low >= -MODERATE and high <= MODERATE)
+        object.__setattr__(self, "_proper", set())
 
     @classmethod
     def from_probs(cls, probs: Tensor | Iterable[object]) -> Parameter:
@@ -68,6 +80,10 @@ class Parameter(Immutable):
         if (given < 0).any():
             raise StructureError("probabilities must not be negative")
         return cls(given.log())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Made anew from its value."""
+        return type(self), (self.value,)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -90,7 +106,8 @@ class InputLayer(Immutable):
         parameters: the family's parameters by name; may be shared between layers.
 
     Raises:
-        StructureError: if a parameter is missing, unknown or of the wrong shape.
+        StructureError: if a parameter is missing, unknown or of the wrong shape, or the numbers of
+            a unit are those of no distribution.
 
     Examples:
         >>> from pcflow.inputs import Bernoulli
@@ -105,7 +122,7 @@ class InputLayer(Immutable):
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check every parameter's shape."""
+        """Check every parameter's shape and numbers."""
         if self.variable < 0 or self.units < 1:
             raise StructureError(f"{self}: needs a variable >= 0 and at least one unit")
         wanted = self.family.parameter_shapes(self.units)
@@ -113,6 +130,8 @@ class InputLayer(Immutable):
         if wanted != given:
             raise StructureError(f"{self}: needs parameters {wanted}, got {given}")
         object.__setattr__(self, "parameters", MappingProxyType(dict(self.parameters)))
+        if not all(parameter.is_moderate for parameter in self.parameters.values()):
+            self._check_numbers()
 
     @classmethod
     def random(
@@ -140,6 +159,19 @@ class InputLayer(Immutable):
         assert isinstance(self.family, FiniteFamily)
         one = {name: value.unsqueeze(0) for name, value in self.float64().items()}
         return self.family.log_table(one).double().squeeze(0)
+
+    def _check_numbers(self) -> None:
+        """Refuse units that are no distributions; of tied parameters only once."""
+        first, *others = self.parameters.values()
+        key = self.family, *others
+        if key in first._proper:
+            return
+        proper = self.family.is_proper({n: p.value[None] for n, p in self.parameters.items()})[0]
+        if not proper.all():
+            unit = int((~proper).nonzero()[0])
+            told = {n: p.value[..., unit].tolist() for n, p in self.parameters.items()}
+            raise StructureError(f"{self}: unit {unit} is no distribution with {str(told)[:80]}")
+        first._proper.add(key)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Made anew from its arguments: a mapping proxy cannot be pickled."""
@@ -190,7 +222,7 @@ class SumLayer(Immutable):
             raise StructureError(f"{self}: weight must be [K, {columns}], got {weight.shape}")
         if mixing and any(width != self.units for width in widths):
             raise StructureError(f"{self}: mixing needs inputs of {self.units} units, got {widths}")
-        if any(map(isinf, weight.value.amax(dim=-1).tolist())):
+        if not weight.is_moderate and any(map(isinf, weight.value.amax(dim=-1).tolist())):
             raise StructureError(f"{self}: a row of the weight is +inf or has no weight at all")
 
     @classmethod
