@@ -1,11 +1,13 @@
 """The representation: what is refused, with which witness; ties; sizes; builders; determinism."""
 
 import copy
+from pathlib import Path
 
 import networkx as nx
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import strategies as st
 
 import pcflow as pf
 from pcflow.testing import circuits
@@ -184,3 +186,98 @@ def test_the_graph_is_what_layers_read(circuit: pf.Circuit) -> None:
     assert nx.descendants(graph, circuit.root) | {circuit.root} == set(circuit.layers)
     for layer in circuit.layers:
         assert set(graph.successors(layer)) == set(layer.inputs)
+
+
+# Numbers
+
+
+def layer_with(family: pf.InputFamily, name: str, number: float, units: int = 3) -> pf.InputLayer:
+    """Units of a family, of which the second has one number of a parameter replaced."""
+    initial = family.initial(units, torch.Generator().manual_seed(0))
+    named = {n: value.double() for n, value in initial.items()}
+    named[name][..., 1].view(-1)[:1].fill_(number)
+    return pf.InputLayer(0, family, units, {n: pf.Parameter(v) for n, v in named.items()})
+
+
+FAMILIES = [
+    pf.Bernoulli(),
+    pf.Binomial(3),
+    pf.Categorical(3),
+    pf.DiscretizedLogistic(4),
+    pf.Exponential(),
+    pf.Gaussian(),
+    pf.Histogram([0.0, 1.0, 3.0]),
+    pf.LogNormal(),
+    pf.Poisson(),
+]
+
+
+DENSITIES = ("Exponential", "Gaussian", "LogNormal", "Poisson")
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: type(family).__name__)
+def test_units_of_numbers_that_make_no_distribution_are_refused(
+    family: pf.InputFamily, number: float, tmp_path: Path
+) -> None:
+    kind = type(family).__name__
+    never = kind in DENSITIES or number != number or (kind == "Categorical" and number > 0)
+    for name in family.parameter_shapes(3):
+        if never:
+            with pytest.raises(pf.StructureError, match=r"unit 1 is no distribution|NaN"):
+                layer_with(family, name, number)
+        elif kind in ("Bernoulli", "Categorical", "Histogram") and number < 0:  # a hard zero
+            model = pf.compile(pf.Circuit(pf.SumLayer.random([layer_with(family, name, number)])))
+            pf.save(model, tmp_path / "kept")
+            assert pf.load(tmp_path / "kept").num_variables == 1
+
+
+@given(st.sampled_from(FAMILIES), st.floats(allow_nan=False), st.data())
+def test_what_is_built_can_be_evaluated_whatever_its_numbers(
+    family: pf.InputFamily, number: float, data: st.DataObject
+) -> None:
+    name = data.draw(st.sampled_from(sorted(family.parameter_shapes(3))))
+    try:
+        layer = layer_with(family, name, number)
+    except pf.StructureError as refusal:
+        assert "unit 1 is no distribution with" in str(refusal)
+        assert abs(number) > 40  # unconstrained: moderate numbers are right for every family
+        return
+    circuit = pf.Circuit(pf.SumLayer.random([layer]))
+    values = torch.tensor([[torch.nan], [0.0], [1.0]], dtype=torch.float64)
+    found = pf.reference_log_prob(circuit, values)
+    assert not found.isnan().any()
+    assert found[0].item() == pytest.approx(0.0, abs=1e-2)
+    assert pf.compile(circuit, dtype=torch.float64).mpe(values[:1]).log_value.isfinite().all()
+
+
+def test_units_without_any_mass_are_refused() -> None:
+    logits = pf.Parameter(torch.tensor([[0.0, -torch.inf], [1.0, -torch.inf]]))
+    for family in (pf.Categorical(2), pf.Histogram([0.0, 1.0, 2.0])):
+        with pytest.raises(pf.StructureError, match="unit 1 is no distribution"):
+            pf.InputLayer(0, family, 2, {"logits": logits})
+    with pytest.raises(pf.StructureError, match=r"\+inf or has no weight"):
+        pf.SumLayer([bit(0)], pf.Parameter(torch.tensor([[torch.inf], [0.0]])))
+
+
+def test_numbers_of_tied_parameters_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = []
+    check = pf.Categorical.is_proper
+    monkeypatch.setattr(
+        pf.Categorical, "is_proper", lambda self, p: (looked.append(1), check(self, p))[1]
+    )
+    shared = {"logits": pf.Parameter(torch.tensor([[0.0], [-torch.inf]]))}
+    layers = [pf.InputLayer(v, pf.Categorical(2), 1, shared) for v in range(5)]
+    pf.Circuit(pf.ProductLayer(layers)).replace({})
+    assert len(looked) == 1
+    moderate = {"logits": pf.Parameter(torch.zeros(2, 1))}
+    pf.InputLayer(0, pf.Categorical(2), 1, moderate)
+    assert len(looked) == 1
+
+
+@pytest.mark.parametrize(
+    "value", [torch.tensor([[1]]), torch.tensor([[True]]), torch.zeros(1, 1) * 1j]
+)
+def test_parameters_are_of_real_numbers(value: torch.Tensor) -> None:
+    with pytest.raises(pf.StructureError, match="real numbers, got torch"):
+        pf.Parameter(value)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import compress
-from math import isinf, prod
+from math import isinf, isnan, prod
 from types import MappingProxyType
 from typing import Any, Literal, Self, TypeVar
 
@@ -34,6 +34,10 @@ from pcflow.errors import StructureError, TypeMismatch
 from pcflow.inputs import FiniteFamily, InputFamily
 
 Index = TypeVar("Index", int, Tensor)
+
+MODERATE = 40.0
+"""Parameters are unconstrained, so numbers up to here are right for every family: exponentials of
+twice as much are still numbers. Of larger ones the family is asked."""
 
 
 class Immutable:
@@ -56,7 +60,7 @@ class Parameter(Immutable):
         value: the parameters, usually logits; copied, never edited.
 
     Raises:
-        StructureError: if it contains NaN.
+        StructureError: if it is not of real numbers, or contains NaN.
 
     Examples:
         >>> Parameter.from_probs([[0.6, 0.4]]).value.softmax(-1)
@@ -64,15 +68,21 @@ class Parameter(Immutable):
     """
 
     value: Tensor = field(repr=False)
+    is_moderate: bool = field(init=False, repr=False)  # within +-MODERATE
+    _proper: set[object] = field(init=False, repr=False)  # families whose units it makes
 
     def __post_init__(self) -> None:
-        """Copy the value, so that nobody edits it from outside."""
+        """Copy the value, so that nobody edits it from outside, and look at its numbers once."""
         check_tensor("value", self.value)
         if not self.value.is_floating_point():
             raise TypeMismatch("value", self.value, "of floating point")
-        if self.value.isnan().any():
+        value = self.value.detach().clone()
+        low, high = (end.item() for end in value.aminmax()) if value.numel() else (0.0, 0.0)
+        if isnan(low):
             raise StructureError("a parameter contains NaN")
-        object.__setattr__(self, "value", self.value.detach().clone())
+        object.__setattr__(self, "value", value)
+        object.__setattr__(self, "is_moderate", low >= -MODERATE and high <= MODERATE)
+        object.__setattr__(self, "_proper", set())
 
     @classmethod
     def from_probs(cls, probs: Tensor | Iterable[object]) -> Parameter:
@@ -81,6 +91,10 @@ class Parameter(Immutable):
         if (given < 0).any():
             raise StructureError("probabilities must not be negative")
         return cls(given.log())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Made anew from its value."""
+        return type(self), (self.value,)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -103,7 +117,8 @@ class InputLayer(Immutable):
         parameters: the family's parameters by name; may be shared between layers.
 
     Raises:
-        StructureError: if a parameter is missing, unknown or of the wrong shape.
+        StructureError: if a parameter is missing, unknown or of the wrong shape, or the numbers of
+            a unit are those of no distribution.
 
     Examples:
         >>> from pcflow.inputs import Bernoulli
@@ -118,7 +133,7 @@ class InputLayer(Immutable):
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check every parameter's shape."""
+        """Check every parameter's shape and numbers."""
         check_whole("variable", self.variable, least=0)
         check_kind("family", self.family, InputFamily, "an input family")
         check_whole("units", self.units)
@@ -129,6 +144,8 @@ class InputLayer(Immutable):
         if wanted != given:
             raise StructureError(f"{self}: needs parameters {wanted}, got {given}")
         object.__setattr__(self, "parameters", MappingProxyType(dict(self.parameters)))
+        if not all(parameter.is_moderate for parameter in self.parameters.values()):
+            self._check_numbers()
 
     @classmethod
     def random(
@@ -159,6 +176,19 @@ class InputLayer(Immutable):
         assert isinstance(self.family, FiniteFamily)
         one = {name: value.unsqueeze(0) for name, value in self.float64().items()}
         return self.family.log_table(one).double().squeeze(0)
+
+    def _check_numbers(self) -> None:
+        """Refuse units that are no distributions; of tied parameters only once."""
+        first, *others = self.parameters.values()
+        key = self.family, *others
+        if key in first._proper:
+            return
+        proper = self.family.is_proper({n: p.value[None] for n, p in self.parameters.items()})[0]
+        if not proper.all():
+            unit = int((~proper).nonzero()[0])
+            told = {n: p.value[..., unit].tolist() for n, p in self.parameters.items()}
+            raise StructureError(f"{self}: unit {unit} is no distribution with {str(told)[:80]}")
+        first._proper.add(key)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Made anew from its arguments: a mapping proxy cannot be pickled."""
@@ -212,7 +242,7 @@ class SumLayer(Immutable):
             raise StructureError(f"{self}: weight must be [K, {columns}], got {weight.shape}")
         if mixing and any(width != self.units for width in widths):
             raise StructureError(f"{self}: mixing needs inputs of {self.units} units, got {widths}")
-        if any(map(isinf, weight.value.amax(dim=-1).tolist())):
+        if not weight.is_moderate and any(map(isinf, weight.value.amax(dim=-1).tolist())):
             raise StructureError(f"{self}: a row of the weight is +inf or has no weight at all")
 
     @classmethod

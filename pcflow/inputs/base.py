@@ -32,6 +32,9 @@ Params = Mapping[str, Tensor]
 
 Power = float | Tensor
 
+ROUNDING = 1e-2
+"""By how much the logarithm of a distribution's mass may miss zero."""
+
 
 def powered(log_p: Tensor, power: Power) -> Tensor:
     """The logarithm of p to a power; zero stays zero, whatever the power."""
@@ -69,6 +72,10 @@ class InputFamily(ABC):
     @abstractmethod
     def initial(self, units: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Random parameters to start learning from, in the shapes of `parameter_shapes`."""
+
+    @abstractmethod
+    def is_proper(self, params: Params) -> Tensor:
+        """Which units [P, K] are distributions, whatever numbers the parameters are."""
 
     def of_units(self, units: Sequence[int]) -> Self:
         """The family of chosen units: itself, unless its settings tell units apart."""
@@ -135,6 +142,10 @@ class FiniteFamily(InputFamily):
     def log_table(self, params: Params) -> Tensor:
         """Normalised log-probabilities [P, V, K] (nats), differentiable in parameters [P, ...]."""
 
+    def is_proper(self, params: Params) -> Tensor:
+        """Those whose table adds up to one."""
+        return self.log_table(params).logsumexp(dim=-2).abs() < ROUNDING
+
     def table(self, params: Params) -> Tensor:
         """Probabilities [P, V, K]."""
         return self.log_table(params).exp()
@@ -194,6 +205,17 @@ class DensityFamily(InputFamily):
     @abstractmethod
     def log_prob(self, params: Params, x: Tensor) -> Tensor:
         """Log-density [F, B, K] (nats) of values [F, B] under parameters [F, ...]."""
+
+    def is_proper(self, params: Params) -> Tensor:
+        """Those of finite parameters whose density at the mode can be evaluated."""
+        mode = self.mode(params)  # [P, K]
+        each = {n: p.movedim(-1, 1).flatten(0, 1).unsqueeze(-1) for n, p in params.items()}
+        peak = self.log_prob(each, mode.flatten().unsqueeze(-1)).view_as(mode)
+        finite = [
+            p.isfinite().flatten(1, -2).all(1) if p.dim() > 2 else p.isfinite()
+            for p in params.values()
+        ]
+        return torch.stack([peak.isfinite(), *finite]).all(dim=0)
 
     @abstractmethod
     def mean(self, params: Params) -> Tensor:

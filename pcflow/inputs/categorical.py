@@ -41,6 +41,10 @@ class Categorical(FiniteFamily):
         """Standard normal logits."""
         return {"logits": torch.randn(self.num_categories, units, generator=generator)}
 
+    def is_proper(self, params: Params) -> Tensor:
+        """Those with a possible value, and none that is infinitely likelier than another."""
+        return params["logits"].amax(dim=-2).isfinite()
+
     def log_table(self, params: Params) -> Tensor:
         """Log-softmax of the logits over V."""
         return torch.log_softmax(params["logits"], dim=-2)

@@ -73,6 +73,10 @@ class Histogram(DensityFamily):
         """Standard normal logits."""
         return {"logits": torch.randn(self._bins, units, generator=generator)}
 
+    def is_proper(self, params: Params) -> Tensor:
+        """Those with a possible bin, and none that is infinitely likelier than another."""
+        return params["logits"].amax(dim=-2).isfinite()
+
     def log_prob(self, params: Params, x: Tensor) -> Tensor:
         """Log-probability of the bin minus the log of its width."""
         height = self._log_height(params["logits"])  # [F, S, K]
@@ -131,7 +135,9 @@ class Histogram(DensityFamily):
         )
         height = powered(here.unsqueeze(-1), a) + powered(there.unsqueeze(-2), b)  # [S, K, L]
         logits = height + (edges[1:] - edges[:-1]).log().view(-1, 1, 1)
-        return family, {"logits": logits}, logits.logsumexp(dim=0)
+        log_mass = logits.logsumexp(dim=0)
+        # where nothing is possible, any distribution stands in
+        return family, {"logits": logits.masked_fill(log_mass == -torch.inf, 0.0)}, log_mass
 
     def statistics(self, x: Tensor) -> Tensor:
         """Which bin, as a vector with a single one."""

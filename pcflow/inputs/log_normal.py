@@ -61,8 +61,9 @@ class LogNormal(ExponentialFamily):
         return self._log.entropy(params) + params["mean"]
 
     def mode(self, params: Params) -> Tensor:
-        """Exponential of mean less variance."""
-        return (params["mean"] - (2 * params["log_std"]).exp()).exp()
+        """Exponential of mean less variance, or the nearest number that is positive and finite."""
+        mode = (params["mean"] - (2 * params["log_std"]).exp()).exp()
+        return mode.clamp(torch.finfo(mode.dtype).tiny, torch.finfo(mode.dtype).max)
 
     def sample(self, params: Params, generator: torch.Generator | None = None) -> Tensor:
         """Exponential of a normal draw."""

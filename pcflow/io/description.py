@@ -7,21 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from math import log2
-from typing import Any, cast
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, SumLayer
-from pcflow.inputs import FAMILIES, DensityFamily, FiniteFamily, InputFamily, Params
+from pcflow.inputs import FAMILIES, InputFamily
 from pcflow.io.container import Json
-
-ROUNDING = 1e-2
-"""By how much the logarithm of a distribution's mass may miss zero."""
 
 MOST_UNITS_LOG2 = 40
 """Descriptions of products with more units are refused, by their logarithm."""
@@ -86,7 +81,6 @@ def build(described: list[Json], tensors: Mapping[str, Tensor]) -> Circuit:
             layers.append(SumLayer(inputs, parameter(entry["weight"]), entry["mixing"] is True))
         else:
             layers.append(_product(inputs, entry["kind"]))
-    _check_numbers(layer for layer in layers if isinstance(layer, InputLayer))
     return Circuit(layers[-1])
 
 
@@ -95,33 +89,6 @@ def _product(inputs: Sequence[Layer], kind: Any) -> ProductLayer:
     if kind == "kronecker" and sum(log2(layer.units) for layer in inputs) > MOST_UNITS_LOG2:
         raise ValueError(f"a product of {len(inputs)} inputs has too many units")
     return ProductLayer(inputs, kind)
-
-
-def _check_numbers(layers: Iterable[InputLayer]) -> None:
-    """Refuse parameters that are numbers, but not those of a distribution: its mass is lost."""
-    alike: dict[object, dict[tuple[Parameter, ...], InputLayer]] = defaultdict(dict)
-    for layer in layers:
-        shapes = tuple((name, p.shape) for name, p in layer.parameters.items())
-        alike[layer.family, shapes].setdefault(tuple(layer.parameters.values()), layer)
-    for group in alike.values():
-        members = list(group.values())
-        names = members[0].parameters
-        params = {n: torch.stack([m.parameters[n].value for m in members]) for n in names}
-        wrong = (
-            (~_has_mass(members[0].family, params)).nonzero().flatten().tolist() if names else []
-        )
-        if wrong:
-            raise ValueError(f"the parameters of {members[wrong[0]]} are those of no distribution")
-
-
-def _has_mass(family: InputFamily, params: Params) -> Tensor:
-    """Whether all units of P layers can be evaluated, [P]."""
-    if isinstance(family, FiniteFamily):
-        return (family.log_table(params).logsumexp(dim=-2).abs() < ROUNDING).all(dim=-1)
-    density, count = cast(DensityFamily, family), len(next(iter(params.values())))
-    each = {n: p.movedim(-1, 1).flatten(0, 1).unsqueeze(-1) for n, p in params.items()}
-    peak = density.log_prob(each, density.mode(each))  # [P K, 1, 1]
-    return peak.view(count, -1).isfinite().all(dim=-1)
 
 
 def _family(name: str, settings: Json) -> InputFamily:
