@@ -279,5 +279,5 @@ def test_numbers_of_tied_parameters_are_looked_at_once(monkeypatch: pytest.Monke
     "value", [torch.tensor([[1]]), torch.tensor([[True]]), torch.zeros(1, 1) * 1j]
 )
 def test_parameters_are_of_real_numbers(value: torch.Tensor) -> None:
-    with pytest.raises(pf.StructureError, match="real numbers, got torch"):
+    with pytest.raises(pf.TypeMismatch, match="value must be"):
         pf.Parameter(value)
