@@ -57,6 +57,8 @@ def wide(given: pf.Evidence, circuit: pf.Circuit, extra: Tensor | None = None) -
     values = torch.nn.functional.pad(given.values, (0, width - D))
     missing = torch.ones(rows, width, dtype=torch.bool)
     missing[:, :D] = given.values.isnan() if given.missing is None else given.missing
+    if width == D:  # no sum, and so no other variables
+        return given
     if extra is None and given.log_potentials is None:
         return pf.Evidence(values, missing)
     first = torch.zeros(rows, D, 1) if given.log_potentials is None else given.log_potentials
