@@ -5,7 +5,7 @@ Whether evidence fits a circuit is asked in `evidence`, data in `data` and `lear
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from numbers import Integral
 from operator import index
 from typing import Any, cast
@@ -36,26 +36,6 @@ def check_kinds(name: str, given: object, kind: Any, wanted: str) -> None:
         check_kind(f"{name}[{number}]", one, kind, wanted)
 
 
-def check_setting(name: str, value: Any, wanted: str, holds: Callable[[Any], bool]) -> None:
-    """Refuse a setting of which something does not hold, or cannot be asked.
-
-    Raises:
-        SettingError: naming the setting, its value and what is wanted.
-
-    Examples:
-        >>> check_setting("rate", 0.5, "at most 0.1", lambda rate: rate <= 0.1)
-        Traceback (most recent call last):
-        ...
-        pcflow.errors.SettingError: rate must be at most 0.1, got 0.5
-    """
-    try:
-        fine = bool(holds(value))
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        fine = False
-    if not fine:
-        raise SettingError(name, value, wanted)
-
-
 def check_whole(name: str, value: object, least: int = 1) -> None:
     """Refuse what is no whole number, of Python or numpy, or is too small.
 
@@ -68,7 +48,9 @@ def check_whole(name: str, value: object, least: int = 1) -> None:
         ...
         pcflow.errors.SettingError: units must be a whole number, at least 1, got 1.5
     """
-    check_setting(name, value, f"a whole number, at least {least}", lambda n: index(n) >= least)
+    SettingError.check(
+        name, value, f"a whole number, at least {least}", lambda n: index(n) >= least
+    )
 
 
 def check_generator(generator: object) -> None:

@@ -3,7 +3,7 @@
 Every error is also a `ValueError` or a `TypeError`, so code that catches those keeps working.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any, Self
 
@@ -33,6 +33,23 @@ class SettingError(PcflowError, ValueError):
         """Keep all three."""
         self.name, self.value, self.wanted = name, value, wanted
         super().__init__(f"{name} must be {wanted}, got {value!r}")
+
+    @classmethod
+    def check(cls, name: str, value: Any, wanted: str, holds: Callable[[Any], bool]) -> None:
+        """Raise it if something does not hold of a setting, or cannot be asked.
+
+        Examples:
+            >>> SettingError.check("rate", 0.5, "at most 0.1", lambda rate: rate <= 0.1)
+            Traceback (most recent call last):
+            ...
+            pcflow.errors.SettingError: rate must be at most 0.1, got 0.5
+        """
+        try:
+            fine = bool(holds(value))
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            fine = False
+        if not fine:
+            raise cls(name, value, wanted)
 
 
 class TypeMismatch(PcflowError, TypeError):

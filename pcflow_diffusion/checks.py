@@ -5,7 +5,7 @@ Legend: B batch, L positions, V tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from math import inf
 from operator import index
 from typing import Any
@@ -133,39 +133,13 @@ def check_ids(name: str, tokens: Iterable[object]) -> tuple[int, ...]:
     return tuple(check_id(name, token) for token in tokens)
 
 
-def check_setting(name: str, value: Any, wanted: str, holds: Callable[[Any], bool]) -> None:
-    """Refuse a setting of which something does not hold, or cannot be asked.
-
-    Args:
-        name: the setting.
-        value: what it was given.
-        wanted: what it must be, in words.
-        holds: the same in code.
-
-    Raises:
-        SettingError: naming all three.
-
-    Examples:
-        >>> check_setting("rate", 0.5, "at most 0.1", lambda rate: rate <= 0.1)
-        Traceback (most recent call last):
-        ...
-        pcflow.errors.SettingError: rate must be at most 0.1, got 0.5
-    """
-    try:
-        fine = bool(holds(value))
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        fine = False
-    if not fine:
-        raise SettingError(name, value, wanted)
-
-
 def check_choice(name: str, value: object, among: Sequence[str]) -> None:
     """Refuse what is not one of several words.
 
     Raises:
         SettingError: naming them.
     """
-    check_setting(name, value, f"one of {', '.join(among)}", lambda v: v in among)
+    SettingError.check(name, value, f"one of {', '.join(among)}", lambda v: v in among)
 
 
 def check_count(name: str, value: Any, least: int = 1) -> None:
@@ -174,7 +148,9 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
     Raises:
         SettingError: naming it.
     """
-    check_setting(name, value, f"a whole number of at least {least}", lambda n: index(n) >= least)
+    SettingError.check(
+        name, value, f"a whole number of at least {least}", lambda n: index(n) >= least
+    )
 
 
 def check_rate(name: str, value: Any) -> None:
@@ -183,7 +159,7 @@ def check_rate(name: str, value: Any) -> None:
     Raises:
         SettingError: naming it.
     """
-    check_setting(name, value, "finite and not negative", lambda rate: 0 <= rate < inf)
+    SettingError.check(name, value, "finite and not negative", lambda rate: 0 <= rate < inf)
 
 
 def _whole(name: str, tokens: object) -> Tensor:

@@ -28,7 +28,7 @@ from pcflow.algebra.massed import (
     times,
 )
 from pcflow.algebra.multiplication import Multiplication
-from pcflow.checks import as_numbers, as_wholes, check_kind, check_kinds, check_setting
+from pcflow.checks import as_numbers, as_wholes, check_kind, check_kinds
 from pcflow.circuit import (
     Circuit,
     Deterministic,
@@ -39,7 +39,7 @@ from pcflow.circuit import (
     required_by,
     walk,
 )
-from pcflow.errors import EvidenceError, NoMassError, StructureError
+from pcflow.errors import EvidenceError, NoMassError, SettingError, StructureError
 from pcflow.evidence import Domain, check
 from pcflow.inputs import Indicator, powered
 from pcflow.queries import CompiledCircuit, as_circuit
@@ -280,7 +280,7 @@ def power(circuit: Circuit | CompiledCircuit, exponent: float) -> Circuit:
         0.941...
     """
     circuit = as_circuit(circuit)
-    check_setting("exponent", exponent, "a finite number", math.isfinite)
+    SettingError.check("exponent", exponent, "a finite number", math.isfinite)
     return powered_circuit(circuit, exponent, f"power({exponent:g})")[0]
 
 

@@ -26,11 +26,10 @@ from pcflow.checks import (
     check_generator,
     check_kind,
     check_kinds,
-    check_setting,
     check_tensor,
     check_whole,
 )
-from pcflow.errors import StructureError, TypeMismatch
+from pcflow.errors import SettingError, StructureError, TypeMismatch
 from pcflow.inputs import FiniteFamily, InputFamily
 
 Index = TypeVar("Index", int, Tensor)
@@ -352,7 +351,7 @@ class ProductLayer(Immutable):
         object.__setattr__(self, "kind", kind)
         widths = [layer.units for layer in self.inputs]
         kinds = ("hadamard", "kronecker")
-        check_setting("kind", kind, " or ".join(kinds), lambda one: one in kinds)
+        SettingError.check("kind", kind, " or ".join(kinds), lambda one: one in kinds)
         if len(widths) < 2:
             raise StructureError(f"a product layer needs at least two inputs, got {len(widths)}")
         if kind == "hadamard" and len(set(widths)) > 1:

@@ -14,8 +14,9 @@ from math import inf
 
 import torch
 
-from pcflow.checks import check_generator, check_setting, check_whole
+from pcflow.checks import check_generator, check_whole
 from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, SumLayer
+from pcflow.errors import SettingError
 from pcflow.inputs import Indicator
 from pcflow.queries import CompiledCircuit, as_circuit
 
@@ -87,7 +88,7 @@ def add_gates(
     """
     circuit = as_circuit(circuit)
     check_whole("gates", gates)
-    check_setting("noise", noise, "at least 0", lambda x: 0 <= x < inf)
+    SettingError.check("noise", noise, "at least 0", lambda x: 0 <= x < inf)
     check_generator(generator)
     several: dict[Parameter, list[Parameter]] = {}
     share: dict[Parameter, Parameter] = {}

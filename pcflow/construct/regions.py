@@ -5,9 +5,9 @@ from typing import Literal
 
 import torch
 
-from pcflow.checks import check_generator, check_kind, check_kinds, check_setting, check_whole
+from pcflow.checks import check_generator, check_kind, check_kinds, check_whole
 from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, SumLayer
-from pcflow.errors import StructureError
+from pcflow.errors import SettingError, StructureError
 from pcflow.inputs import InputFamily
 from pcflow.structure import Partition, Region, RegionGraph
 
@@ -46,7 +46,7 @@ def build_circuit(
     """
     check_kind("region_graph", region_graph, RegionGraph, "a RegionGraph")
     check_whole("units", units)
-    check_setting("layer", layer, '"cp" or "tucker"', lambda kind: kind in ("cp", "tucker"))
+    SettingError.check("layer", layer, '"cp" or "tucker"', lambda kind: kind in ("cp", "tucker"))
     check_generator(generator)
     families = per_variable(inputs, region_graph.num_variables)
     builder = _Builder(families, units, _cp if layer == "cp" else _tucker, generator)

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pcflow.checks import check_generator, check_setting, check_whole
+from pcflow.checks import check_generator, check_whole
 from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, SumLayer
 from pcflow.construct.regions import Inputs, per_variable
 from pcflow.data import Columns, as_table, dependent_groups, fit_mixture, kmeans, unordered
+from pcflow.errors import SettingError
 
 
 def learn_spn(
@@ -62,10 +63,10 @@ def learn_spn(
     """
     check_whole("min_rows", min_rows, least=2)
     check_whole("clusters", clusters, least=2)
-    check_setting("significance", significance, "between 0 and 1", lambda p: 0 < p < 1)
-    check_setting("pseudocount", pseudocount, "at least 0", lambda a: 0 <= a < torch.inf)
+    SettingError.check("significance", significance, "between 0 and 1", lambda p: 0 < p < 1)
+    SettingError.check("pseudocount", pseudocount, "at least 0", lambda a: 0 <= a < torch.inf)
     ways = ("em", "kmeans")
-    check_setting("clustering", clustering, '"em" or "kmeans"', lambda way: way in ways)
+    SettingError.check("clustering", clustering, '"em" or "kmeans"', lambda way: way in ways)
     check_generator(generator)
     table = as_table(data)
     columns = Columns(table, per_variable(inputs, table.shape[1]))

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pcflow.checks import check_generator, check_setting, check_whole
+from pcflow.checks import check_generator, check_whole
 from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, SumLayer
 from pcflow.construct.initial import initial_units
 from pcflow.construct.regions import Inputs, per_variable
@@ -28,7 +28,7 @@ from pcflow.data import (
     pair_tables,
     unordered,
 )
-from pcflow.errors import StructureError
+from pcflow.errors import SettingError, StructureError
 from pcflow.inputs import Indicator
 from pcflow.queries import compile
 from pcflow.structure import DependenceTree, dependence_tree
@@ -54,7 +54,7 @@ def chow_liu(data: Any, alpha: float = 1.0) -> Circuit:
         >>> pf.compile(chow_liu(data)).log_prob(data).exp().detach()
         tensor([0.3750, 0.3750, 0.3750, 0.3750])
     """
-    check_setting("alpha", alpha, "at least 0", lambda a: 0 <= a < torch.inf)
+    SettingError.check("alpha", alpha, "at least 0", lambda a: 0 <= a < torch.inf)
     columns, sizes = _whole_numbers(data)
     return Circuit(_tree(columns, sizes, alpha))
 
@@ -87,7 +87,7 @@ def mixture_of_trees(
         (2, 2, 2, 2)
     """
     check_whole("components", components)
-    check_setting("alpha", alpha, "positive", lambda a: 0 < a < torch.inf)
+    SettingError.check("alpha", alpha, "positive", lambda a: 0 < a < torch.inf)
     check_generator(generator)
     columns, sizes = _whole_numbers(data)
     rows = torch.from_numpy(columns)
@@ -141,7 +141,7 @@ def hclt(
     """
     check_whole("units", units)
     check_whole("trees", trees)
-    check_setting("alpha", alpha, "at least 0", lambda a: 0 <= a < torch.inf)
+    SettingError.check("alpha", alpha, "at least 0", lambda a: 0 <= a < torch.inf)
     check_generator(generator)
     columns, _ = as_categories(data)
     table = Columns(data, per_variable(inputs, columns.shape[1]))

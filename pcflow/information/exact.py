@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from pcflow.algebra import covered, log_overlap, marginalize, powered_circuit
-from pcflow.checks import check_kind, check_setting
+from pcflow.checks import check_kind
 from pcflow.circuit import Circuit, Deterministic, StructuredDecomposable, required_by
-from pcflow.errors import EvidenceError
+from pcflow.errors import EvidenceError, SettingError
 from pcflow.evidence import Domain, Evidence, Numbers, check
 from pcflow.information.bounds import entropy_upper_bound
 from pcflow.information.moments import checked_variables
@@ -105,7 +105,7 @@ def renyi_entropy(circuit: Circuit | CompiledCircuit, order: float) -> float:
         >>> 0 < collisions < 3 * torch.log(torch.tensor(2.0)).item()
         True
     """
-    check_setting("order", order, "a finite number", math.isfinite)
+    SettingError.check("order", order, "a finite number", math.isfinite)
     circuit = as_circuit(circuit)
     if order == 1:
         return _entropy(circuit, "renyi_entropy")
@@ -133,7 +133,7 @@ def renyi_divergence(
         True
     """
     p, q = as_circuit(p, "p"), as_circuit(q, "q")
-    check_setting("order", order, "positive and finite", lambda x: 0 < x < math.inf)
+    SettingError.check("order", order, "positive and finite", lambda x: 0 < x < math.inf)
     if order == 1:
         with required_by("renyi_divergence", "kl_estimate"):
             return _kl_divergence(p, q)

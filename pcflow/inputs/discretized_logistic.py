@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from pcflow.checks import check_setting, check_whole
+from pcflow.checks import check_whole
+from pcflow.errors import SettingError
 from pcflow.inputs.base import FiniteFamily, Params
 
 
@@ -38,7 +39,7 @@ class DiscretizedLogistic(FiniteFamily):
     def __post_init__(self) -> None:
         """Check the settings."""
         check_whole("num_categories", self.num_categories, least=2)
-        check_setting("min_scale", self.min_scale, "positive", lambda x: 0 < x < math.inf)
+        SettingError.check("min_scale", self.min_scale, "positive", lambda x: 0 < x < math.inf)
 
     def parameter_shapes(self, units: int) -> dict[str, tuple[int, ...]]:
         """`mean` [K], `log_scale` [K]."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pcflow.checks import check_setting
+from pcflow.errors import SettingError
 from pcflow.inputs.base import DensityFamily, ExponentialFamily, Params, Power, refuse_infinite
 
 
@@ -31,7 +31,7 @@ class Exponential(ExponentialFamily):
 
     def __post_init__(self) -> None:
         """Check the floor."""
-        check_setting("min_mean", self.min_mean, "positive", lambda x: 0 < x < math.inf)
+        SettingError.check("min_mean", self.min_mean, "positive", lambda x: 0 < x < math.inf)
 
     def parameter_shapes(self, units: int) -> dict[str, tuple[int, ...]]:
         """`log_mean` [K]."""

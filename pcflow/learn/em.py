@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from pcflow.checks import check_setting
+from pcflow.errors import SettingError
 from pcflow.learn.batch import Batch, Model
 from pcflow.learn.checkpoint import must_be_like
 from pcflow.learn.counts import Counts
@@ -113,4 +113,4 @@ def check_pseudocount(pseudocount: float) -> None:
     Raises:
         SettingError: if it is negative, infinite or no number.
     """
-    check_setting("pseudocount", pseudocount, "at least 0", lambda a: 0 <= a < math.inf)
+    SettingError.check("pseudocount", pseudocount, "at least 0", lambda a: 0 <= a < math.inf)

@@ -11,8 +11,9 @@ import math
 import torch
 from torch import Tensor
 
-from pcflow.checks import check_generator, check_kind, check_setting, check_whole
+from pcflow.checks import check_generator, check_kind, check_whole
 from pcflow.circuit import Circuit, Parameter, SumLayer, read_units, rebuild
+from pcflow.errors import SettingError
 from pcflow.learn.counts import Counts
 from pcflow.learn.data import Data, Source
 from pcflow.learn.team import ALONE
@@ -50,7 +51,7 @@ def grow(
     """
     circuit = as_circuit(circuit)
     check_whole("copies", copies)
-    check_setting("noise", noise, "at least 0", lambda x: 0 <= x < math.inf)
+    SettingError.check("noise", noise, "at least 0", lambda x: 0 <= x < math.inf)
     check_generator(generator)
 
     def shaken(weight: Tensor) -> Tensor:
@@ -89,7 +90,7 @@ def prune(model: CompiledCircuit, data: Data, keep: float = 1.0) -> Circuit:
         4
     """
     check_kind("model", model, CompiledCircuit, "a CompiledCircuit")
-    check_setting("keep", keep, "in (0, 1]", lambda share: 0 < share <= 1)
+    SettingError.check("keep", keep, "in (0, 1]", lambda share: 0 < share <= 1)
     counts = Counts(model)
     for batch in Source("data", data, model.num_variables, BATCH, ALONE).in_order():
         counts.add(batch.unconditional())

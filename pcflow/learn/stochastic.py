@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pcflow.checks import check_setting
-from pcflow.errors import PropertyRequired
+from pcflow.errors import PropertyRequired, SettingError
 from pcflow.inputs import DensityFamily, FiniteFamily
 from pcflow.learn.batch import Batch, Model
 from pcflow.learn.checkpoint import must_be_like
@@ -63,7 +62,7 @@ class Anemone:
         """Check the numbers."""
         _check_step(self.step)
         check_pseudocount(self.pseudocount)
-        check_setting("momentum", self.momentum, "in [0, 1)", lambda share: 0 <= share < 1)
+        SettingError.check("momentum", self.momentum, "in [0, 1)", lambda share: 0 <= share < 1)
 
     def start(self, model: Model, team: Team = ALONE) -> AnemoneRun:
         """See `Learner`."""
@@ -188,7 +187,7 @@ class MiniBatchRun(CountingRun[MiniBatchEM]):
 
 
 def _check_step(step: float) -> None:
-    check_setting("step", step, "in (0, 1]", lambda share: 0 < share <= 1)
+    SettingError.check("step", step, "in (0, 1]", lambda share: 0 < share <= 1)
 
 
 def _mix(expected: Tensor, mean: Tensor, step: float, difference: bool) -> Tensor:

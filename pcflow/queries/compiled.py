@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from pcflow.checks import check_kind, check_setting, check_whole
+from pcflow.checks import check_kind, check_whole
 from pcflow.circuit import Circuit
 from pcflow.engine import (
     MACHINE,
@@ -417,7 +417,7 @@ def as_circuit(given: Circuit | CompiledCircuit, name: str = "circuit") -> Circu
 
 def _check_dtype(dtype: torch.dtype) -> None:
     good = (torch.float32, torch.float64)
-    check_setting("dtype", dtype, "float32 or float64", lambda one: one in good)
+    SettingError.check("dtype", dtype, "float32 or float64", lambda one: one in good)
 
 
 @in_ordinary_modes
@@ -460,7 +460,7 @@ def compile(
     check_kind("circuit", circuit, Circuit, "a Circuit")
     _check_dtype(dtype)
     either = (None, torch.bfloat16)
-    check_setting("soft_dtype", soft_dtype, "None or bfloat16", lambda one: one in either)
+    SettingError.check("soft_dtype", soft_dtype, "None or bfloat16", lambda one: one in either)
     check_whole("memory", memory)
     check_kind("machine", machine, Machine, "a Machine")
     model = CompiledCircuit(circuit, make_plan(circuit, fold, machine), dtype, memory, soft_dtype)

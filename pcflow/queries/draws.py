@@ -10,8 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pcflow.checks import check_generator, check_setting, check_whole
+from pcflow.checks import check_generator, check_whole
 from pcflow.engine import Drawn, Engine, Evaluation
+from pcflow.errors import SettingError
 from pcflow.evidence import CheckedEvidence
 from pcflow.queries.marginals import Chosen
 from pcflow.queries.possible import evaluate, refuse_nan, refuse_unbounded
@@ -57,7 +58,7 @@ def sample_with_marginals(engine: Engine, n: int, checked: CheckedEvidence, rout
 
 def _check(n: int, route: Drawn) -> None:
     check_whole("n", n, least=0)
-    check_setting("temperature", route.temperature, "at least 0", lambda t: t >= 0)
+    SettingError.check("temperature", route.temperature, "at least 0", lambda t: t >= 0)
     check_generator(route.generator)
 
 

@@ -16,9 +16,9 @@ from math import inf
 import torch
 from torch import Tensor
 
-from pcflow.checks import check_setting, check_whole
+from pcflow.checks import check_whole
 from pcflow.engine import Engine, floor_of
-from pcflow.errors import EvidenceError, NoMassError, NotANumber
+from pcflow.errors import EvidenceError, NoMassError, NotANumber, SettingError
 from pcflow.evidence import CheckedEvidence, Numbers, Potentials, as_tensor
 from pcflow.queries.gauss_seidel import GaussSeidel, Node, furthest, start_of, tree_of
 from pcflow.queries.marginals import marginals
@@ -48,7 +48,7 @@ def project(
 ) -> ProjectedEvidence:
     """Fit potentials to marginals: Gauss-Seidel on trees, simultaneous steps elsewhere."""
     check_whole("sweeps", sweeps)
-    check_setting("tolerance", tolerance, "at least 0", lambda least: 0 <= least < inf)
+    SettingError.check("tolerance", tolerance, "at least 0", lambda least: 0 <= least < inf)
     refuse_unbounded(engine, "project")
     target = _target(engine, checked, log_marginals, normalised)
     nodes = tree_of(engine.plan)

@@ -12,15 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pcflow import SettingError
 from pcflow_diffusion.backbones import Backbone, logits_of
-from pcflow_diffusion.checks import (
-    check_count,
-    check_id,
-    check_ids,
-    check_kind,
-    check_rows,
-    check_setting,
-)
+from pcflow_diffusion.checks import check_count, check_id, check_ids, check_kind, check_rows
 from pcflow_diffusion.decode.windows import minimum_cover
 from pcflow_diffusion.errors import GenerationError, LogitsError
 from pcflow_diffusion.head import (
@@ -86,18 +80,18 @@ class Decoding:
         check_order(self.order, self.temperature)
         check_ranking(self.ranking)
         if self.gamma is not None:
-            check_setting("gamma", self.gamma, "not negative", lambda share: share >= 0)
+            SettingError.check("gamma", self.gamma, "not negative", lambda share: share >= 0)
         if self.threshold is not None:
-            check_setting("threshold", self.threshold, "a probability", lambda p: 0 <= p <= 1)
+            SettingError.check("threshold", self.threshold, "a probability", lambda p: 0 <= p <= 1)
         if self.top_k is not None:
             check_count("top_k", self.top_k)
         if self.top_p is not None:
-            check_setting("top_p", self.top_p, "in (0, 1]", lambda p: 0 < p <= 1)
+            SettingError.check("top_p", self.top_p, "in (0, 1]", lambda p: 0 < p <= 1)
         if self.end_token_id is not None:
             check_id("end_token_id", self.end_token_id)
         object.__setattr__(self, "suppress", check_ids("suppress", self.suppress))
         wanted, ids = "ids of tokens", self.suppress
-        check_setting("suppress", ids, wanted, lambda _: min(ids, default=0) >= 0)
+        SettingError.check("suppress", ids, wanted, lambda _: min(ids, default=0) >= 0)
 
 
 @torch.no_grad()

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pcflow import CompiledCircuit, Evidence
-from pcflow_diffusion.checks import check_count, check_setting
+from pcflow import CompiledCircuit, Evidence, SettingError
+from pcflow_diffusion.checks import check_count
 from pcflow_diffusion.errors import CouplingError
 from pcflow_diffusion.head.controls import observed, token_marginals, unsteered
 from pcflow_diffusion.head.marginals import Marginals
@@ -67,7 +67,7 @@ class LogLinear:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        check_setting("a and b", (self.a, self.b), "as many finite numbers", _are_powers)
+        SettingError.check("a and b", (self.a, self.b), "as many finite numbers", _are_powers)
 
     def couple(self, model: CompiledCircuit, said: Marginals) -> Evidence:
         """One posterior query if a b is not zero, none otherwise."""
@@ -113,9 +113,11 @@ class Projection:
     def __post_init__(self) -> None:
         """Check the numbers."""
         check_count("sweeps", self.sweeps)
-        check_setting("tolerance", self.tolerance, "finite, not negative", lambda t: 0 <= t < inf)
+        SettingError.check(
+            "tolerance", self.tolerance, "finite, not negative", lambda t: 0 <= t < inf
+        )
         pool = "two finite numbers"
-        check_setting("pool", self.pool, pool, lambda p: len(p) == 2 and all(map(isfinite, p)))
+        SettingError.check("pool", self.pool, pool, lambda p: len(p) == 2 and all(map(isfinite, p)))
 
     def couple(self, model: CompiledCircuit, said: Marginals) -> Evidence:
         """One posterior query per sweep, on chains and trees; more elsewhere.

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pcflow import CompiledCircuit, Evidence
-from pcflow_diffusion.checks import check_choice, check_setting
+from pcflow import CompiledCircuit, Evidence, SettingError
+from pcflow_diffusion.checks import check_choice
 from pcflow_diffusion.errors import GenerationError
 from pcflow_diffusion.head.controls import observed, token_marginals
 from pcflow_diffusion.head.marginals import temper
@@ -64,7 +64,9 @@ def check_order(order: str, temperature: float) -> None:
         SettingError: naming what there is.
     """
     check_choice("order", order, get_args(Order))
-    check_setting("temperature", temperature, "finite and not negative", lambda t: 0 <= t < inf)
+    SettingError.check(
+        "temperature", temperature, "finite and not negative", lambda t: 0 <= t < inf
+    )
 
 
 @torch.no_grad()

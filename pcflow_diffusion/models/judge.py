@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pcflow_diffusion.checks import check_rows, check_setting, check_tokens
+from pcflow import SettingError
+from pcflow_diffusion.checks import check_rows, check_tokens
 from pcflow_diffusion.models.loop import Budget, Loop, Optimisation
 from pcflow_diffusion.models.text import BLOCK, Tokenizer
 from pcflow_diffusion.models.training import held_out_rows, training_rows
@@ -85,7 +86,9 @@ class Judge(Transformer):
             torch.Size([1, 2])
         """
         check_rows("rows", rows)
-        check_setting("last", last, f"in 1 to {rows.shape[1]}", lambda n: 1 <= n <= rows.shape[1])
+        SettingError.check(
+            "last", last, f"in 1 to {rows.shape[1]}", lambda n: 1 <= n <= rows.shape[1]
+        )
         return torch.cat([-self(part)[:, -last:] for part in rows.split(batch_size)])
 
 

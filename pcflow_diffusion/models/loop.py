@@ -15,7 +15,8 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from pcflow_diffusion.checks import check_count, check_rate, check_setting
+from pcflow import SettingError
+from pcflow_diffusion.checks import check_count, check_rate
 from pcflow_diffusion.errors import DiffusionError
 
 LOOK = 100
@@ -57,10 +58,12 @@ class Optimisation:
         """Check the numbers."""
         check_count("batch_size", self.batch_size)
         check_count("warmup", self.warmup, least=0)
-        check_setting("learning_rate", self.learning_rate, "positive", lambda r: 0 < r < math.inf)
+        SettingError.check(
+            "learning_rate", self.learning_rate, "positive", lambda r: 0 < r < math.inf
+        )
         check_rate("weight_decay", self.weight_decay)
-        check_setting("gradient_clip", self.gradient_clip, "positive", lambda norm: norm > 0)
-        check_setting("average", self.average, "in [0, 1]", lambda share: 0 <= share <= 1)
+        SettingError.check("gradient_clip", self.gradient_clip, "positive", lambda norm: norm > 0)
+        SettingError.check("average", self.average, "in [0, 1]", lambda share: 0 <= share <= 1)
 
 
 @dataclass(frozen=True)

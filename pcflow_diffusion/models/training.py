@@ -16,8 +16,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from pcflow import SettingError
 from pcflow_diffusion.backbones import Backbone
-from pcflow_diffusion.checks import check_count, check_setting
+from pcflow_diffusion.checks import check_count
 from pcflow_diffusion.errors import TextError
 from pcflow_diffusion.models.denoiser import Denoiser, DenoiserConfig
 from pcflow_diffusion.models.loop import Budget, Loop, Optimisation
@@ -54,7 +55,9 @@ class TrainingConfig(Optimisation):
         """Check the numbers and the window."""
         super().__post_init__()
         for name in ("whole_window", "short_window"):
-            check_setting(name, getattr(self, name), "in [0, 1]", lambda share: 0 <= share <= 1)
+            SettingError.check(
+                name, getattr(self, name), "in [0, 1]", lambda share: 0 <= share <= 1
+            )
         check_count("context", self.context, least=0)
         check_count("block", self.block)
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pcflow_diffusion.checks import check_count, check_rows, check_setting, check_tokens
+from pcflow import SettingError
+from pcflow_diffusion.checks import check_count, check_rows, check_tokens
 from pcflow_diffusion.errors import ShapeMismatch
 
 
@@ -46,8 +47,8 @@ class TransformerConfig:
         """Check that the numbers fit together."""
         for name in ("vocabulary_size", "width", "depth", "heads", "kernel"):
             check_count(name, getattr(self, name))
-        check_setting("dropout", self.dropout, "in [0, 1)", lambda share: 0 <= share < 1)
-        check_setting("kernel", self.kernel, "odd", lambda size: size % 2 == 1)
+        SettingError.check("dropout", self.dropout, "in [0, 1)", lambda share: 0 <= share < 1)
+        SettingError.check("kernel", self.kernel, "odd", lambda size: size % 2 == 1)
         if self.width % (2 * self.heads):
             raise ShapeMismatch(f"width={self.width} is not divisible by 2 * heads={self.heads}")
 

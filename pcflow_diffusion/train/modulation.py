@@ -8,8 +8,8 @@ from math import inf
 import torch
 from torch import Tensor, nn
 
-from pcflow import FitResult, Gradient, fit
-from pcflow_diffusion.checks import check_count, check_kind, check_rate, check_setting
+from pcflow import FitResult, Gradient, SettingError, fit
+from pcflow_diffusion.checks import check_count, check_kind, check_rate
 from pcflow_diffusion.errors import CouplingError
 from pcflow_diffusion.head import CircuitHead
 from pcflow_diffusion.train.blocks import BlockSource
@@ -73,7 +73,7 @@ def fit_modulation(
     check_kind("head", head, CircuitHead)
     if head.modulation is None:
         raise CouplingError("the head has no modulation to fit; fit_conditional trains its circuit")
-    check_setting("learning_rate", learning_rate, "positive", lambda rate: 0 < rate < inf)
+    SettingError.check("learning_rate", learning_rate, "positive", lambda rate: 0 < rate < inf)
     check_rate("circuit_learning_rate", circuit_learning_rate)
     check_count("epochs", epochs)
     check_count("batch_size", batch_size)
