@@ -37,6 +37,24 @@ def test_growing_without_noise_changes_nothing(circuit: pf.Circuit, copies: int)
     assert len(grown.parameters) == len(circuit.parameters) + on_top  # what was tied is tied
 
 
+def beside_a_kronecker_product() -> pf.Circuit:
+    first, second, third = (
+        pf.InputLayer.random(v, pf.Bernoulli(), k) for v, k in enumerate((1, 2, 2))
+    )
+    both = pf.ProductLayer([third, pf.ProductLayer([first, second], "kronecker")])
+    weight = pf.Parameter(torch.tensor([[0.0, -torch.inf]]))  # the second unit is not read
+    return pf.Circuit(pf.SumLayer([both], weight))
+
+
+def test_what_is_read_beside_a_kronecker_product_keeps_its_units() -> None:
+    circuit = beside_a_kronecker_product()
+    states = enumerate_states(circuit)
+    smaller = pf.prune(compiled(circuit), states.long())
+    for refined in (pf.grow(circuit, 2, noise=0.0), smaller):
+        torch.testing.assert_close(log_probs(refined, states), log_probs(circuit, states))
+        assert [layer.units for layer in refined.layers] == [la.units for la in circuit.layers]
+
+
 def test_a_product_grows_into_a_mixture_of_products() -> None:
     coins = [pf.InputLayer.random(v, pf.Bernoulli()) for v in range(2)]
     grown = pf.grow(pf.Circuit(pf.ProductLayer(coins)), copies=3)

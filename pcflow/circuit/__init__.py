@@ -25,7 +25,7 @@ from pcflow.circuit.properties import (
     prove_structured_decomposable,
     required_by,
 )
-from pcflow.circuit.rebuild import read_units, rebuild
+from pcflow.circuit.rebuild import alike, kept, read_units, rebuild
 from pcflow.circuit.supports import Supports
 
 __all__ = [
@@ -46,7 +46,9 @@ __all__ = [
     "SumLayer",
     "Supports",
     "Unit",
+    "alike",
     "is_deterministic",
+    "kept",
     "layer_parameters",
     "prove_compatible",
     "prove_deterministic",

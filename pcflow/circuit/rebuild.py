@@ -5,7 +5,7 @@ Legend: K units, J units read by a sum.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -26,24 +26,52 @@ from pcflow.circuit.layers import (
 Edit = Callable[[Tensor], Tensor]
 
 
-def read_units(circuit: Circuit) -> dict[Layer, Tensor]:
-    """The units of every layer that something with a weight above zero reads, at least one.
+def alike(circuit: Circuit) -> list[set[Layer]]:
+    """Groups of layers that must choose alike, every layer in one.
 
-    Inputs of Hadamard products and of mixing sums, and layers that share a parameter, choose alike.
+    Inputs of Hadamard products and of mixing sums do, and layers that share a parameter.
     """
     import networkx as nx
 
-    alike: nx.Graph[Layer] = nx.Graph()
-    alike.add_nodes_from(circuit.layers)
+    graph: nx.Graph[Layer] = nx.Graph()
+    graph.add_nodes_from(circuit.layers)
     holder: dict[Parameter, Layer] = {}
     for layer in circuit.layers:
         if not isinstance(layer, InputLayer) and layer.unit_by_unit:
-            alike.add_edges_from((layer, child) for child in layer.inputs)
-        alike.add_edges_from((layer, holder.setdefault(p, layer)) for p in layer_parameters(layer))
+            graph.add_edges_from((layer, child) for child in layer.inputs)
+        graph.add_edges_from((layer, holder.setdefault(p, layer)) for p in layer_parameters(layer))
+    return list(nx.connected_components(graph))
+
+
+def kept(groups: Iterable[set[Layer]]) -> set[Layer]:
+    """Layers that keep every unit, and each once.
+
+    A Kronecker product has a unit for all that its inputs chose together. What must choose like one
+    cannot choose, then, nor can what it reads.
+    """
+    group_of = {layer: group for group in groups for layer in group}
+    found: set[Layer] = set()
+    stack = [group for group in groups if len(group) > 1 and any(map(_is_kronecker, group))]
+    while stack:
+        group = stack.pop()
+        if not group <= found:
+            found |= group
+            stack += [group_of[child] for la in group if _is_kronecker(la) for child in la.inputs]
+    return found
+
+
+def _is_kronecker(layer: Layer) -> bool:
+    return isinstance(layer, ProductLayer) and not layer.unit_by_unit
+
+
+def read_units(circuit: Circuit) -> dict[Layer, Tensor]:
+    """The units of every layer that something with a weight above zero reads, at least one."""
     masks: dict[Layer, Tensor] = {}
-    for group in nx.connected_components(alike):
+    groups = alike(circuit)
+    for group in groups:
         masks.update(dict.fromkeys(group, torch.zeros(next(iter(group)).units, dtype=torch.bool)))
-    masks[circuit.root] |= True
+    for layer in (circuit.root, *kept(groups)):
+        masks[layer] |= True
     seen = -1
     while (marked := sum(int(mask.sum()) for mask in masks.values())) > seen:
         seen = marked

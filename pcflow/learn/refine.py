@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pcflow.checks import check_generator, check_kind, check_whole
-from pcflow.circuit import Circuit, Parameter, SumLayer, read_units, rebuild
+from pcflow.circuit import Circuit, Parameter, SumLayer, alike, kept, read_units, rebuild
 from pcflow.errors import SettingError
 from pcflow.learn.counts import Counts
 from pcflow.learn.data import Data, Source
@@ -33,7 +33,8 @@ def grow(
 
     A trained circuit that is grown and trained on reaches better optima than a large random one.
     The copies of a unit share its weight; without noise the distribution stays what it was. A root
-    that is no dense sum gets one on top, to mix its copies.
+    that is no dense sum gets one on top, to mix its copies. What is read unit by unit beside a
+    Kronecker product keeps its units, as does what this product reads: its copies would not match.
 
     Args:
         circuit: the circuit; it is not changed.
@@ -59,7 +60,8 @@ def grow(
 
     if not isinstance(circuit.root, SumLayer) or circuit.root.mixing:  # it reads unit by unit
         circuit = Circuit(SumLayer([circuit.root], Parameter(torch.zeros(1, 1))))
-    times = {layer: 1 if layer is circuit.root else copies for layer in circuit.layers}
+    once = kept(alike(circuit)) | {circuit.root}
+    times = {layer: 1 if layer in once else copies for layer in circuit.layers}
     chosen = {la: torch.arange(la.units).repeat_interleave(n) for la, n in times.items()}
     return rebuild(circuit, chosen, shaken)
 
