@@ -69,6 +69,10 @@ class Anemone:
         return AnemoneRun(self, model, team)
 
 
+Averages = list[dict[int, Tensor]]
+"""Mean flows by bank, for every kind of count."""
+
+
 class AnemoneRun(CountingRun[Anemone]):
     """Anemone at work on a model: remembers mean flows, averaged over batches."""
 
@@ -76,9 +80,7 @@ class AnemoneRun(CountingRun[Anemone]):
         """Begin with nothing averaged."""
         super().__init__(learner, model, team)
         self.times = 0
-        with torch.no_grad():
-            prior = PriorCounts(model)
-        self.averages = [{b: torch.zeros_like(t) for b, t in s.found.items()} for s in prior.sums]
+        self.averages: Averages | None = None  # of the first batch on
 
     def accepted(self, batch: Batch, counts: Counts) -> Batch:
         """Any, if something is given only where inputs are finite."""
@@ -92,26 +94,30 @@ class AnemoneRun(CountingRun[Anemone]):
         """Mix smoothed mean flows with those of the prior."""
         learner = self.learner
         step = learner.step * (1 - done if learner.decay else 1.0)
-        self._average(counts)
-        share = 1 - learner.momentum**self.times  # the weight of the first ones is corrected
         prior = PriorCounts(self.model)
-        for expected, averages, sums in zip(prior.sums, self.averages, counts.sums, strict=True):
+        means = self._average(counts, self.averages or _nothing(prior))
+        share = 1 - learner.momentum**self.times  # the weight of the first ones is corrected
+        for expected, averages, sums in zip(prior.sums, means, counts.sums, strict=True):
             for bank in sums.found:
                 mean = averages[bank] / share
                 sums.found[bank] = _mix(expected.found[bank], mean, step, counts.of_differences)
         counts.maximize(learner.pseudocount)
 
-    def _average(self, counts: Counts) -> None:
+    def _average(self, counts: Counts, so_far: Averages) -> Averages:
         """Let mean flows into the averages."""
         rows = float(counts.met[1])
-        for averages, sums in zip(self.averages, counts.sums, strict=True):
+        for averages, sums in zip(so_far, counts.sums, strict=True):
             for bank, flow in sums.found.items():
                 averages[bank] = torch.lerp(flow / rows, averages[bank], self.learner.momentum)
         self.times += 1
+        self.averages = so_far
+        return so_far
 
     def state(self) -> State:
         """Averages, and of how many batches."""
-        return {"times": self.times, "averages": [dict(averages) for averages in self.averages]}
+        with torch.no_grad():
+            so_far = self.averages or _nothing(PriorCounts(self.model))
+        return {"times": self.times, "averages": [dict(averages) for averages in so_far]}
 
     def restore(self, state: State) -> None:
         """Average on from there."""
@@ -184,6 +190,11 @@ class MiniBatchRun(CountingRun[MiniBatchEM]):
         used = total > 0
         relative = torch.where(used, flow / total.masked_fill(~used, 1.0), present)
         return torch.lerp(present, relative, self.learner.step)
+
+
+def _nothing(prior: Counts) -> Averages:
+    """Averages of nothing, as large as these counts."""
+    return [{b: torch.zeros_like(t) for b, t in sums.found.items()} for sums in prior.sums]
 
 
 def _check_step(step: float) -> None:
