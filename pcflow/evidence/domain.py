@@ -50,7 +50,7 @@ class Domain:
         if self.is_finite and given.requires_grad and torch.is_grad_enabled():
             raise EvidenceError("values: integers have no gradient; detach them")
         if self.is_finite:  # integers, which a fraction must not be rounded to
-            _check_values(given.detach(), given, self.num_categories)
+            _check_values(given, given, self.num_categories)
             return given.to(self.device, torch.long)
         values = given.to(self.device, self.dtype)
         _check_values(values.detach(), given, self.num_categories)
@@ -65,9 +65,8 @@ def _check_values(values: Tensor, given: Tensor, num_categories: Sequence[int | 
             return
     limit = torch.tensor([torch.inf if v is None else v for v in num_categories]).to(values.device)
     finite = limit.isfinite()
-    wrong = (values < 0) & finite | (values >= limit)
-    if values.is_floating_point():
-        wrong |= ~values.isfinite() | (finite & (values != values.round()))
+    wrong = (values < 0) & finite | (values >= limit) | ~values.isfinite()
+    wrong |= finite & (values != values.round())
     if wrong.any():
         row, variable = (int(i) for i in wrong.nonzero()[0])
         categories = num_categories[variable]
