@@ -310,8 +310,11 @@ def test_evidence_is_checked_once() -> None:
     assert double.evidence(known) is not known
     assert double.log_prob(known).dtype == torch.float64
     fewer = pf.compile(pf.hmm(3, states=2, inputs=pf.Categorical(3)))
-    with pytest.raises(pf.EvidenceError, match="row 0, variable 2 is 4"):
+    with pytest.raises(pf.EvidenceError, match=r"must be \(2, 3, 3\), got \(2, 3, 5\)"):
         fewer.log_prob(known)
+    hard = model.evidence(known.values)
+    with pytest.raises(pf.EvidenceError, match="row 0, variable 2 is 4"):
+        fewer.log_prob(hard)
 
 
 def test_more_may_be_observed() -> None:

@@ -62,17 +62,29 @@ class Cache:
         self._outdated: dict[Key, Kept] = {}
         self._lock = Lock()
 
-    def refresh(self) -> tuple[Stamp, ...]:
+    def refresh(self, waits: bool = True) -> tuple[Stamp, ...]:
         """Forget what was computed from parameters that have changed since; the stamps of now.
+
+        Args:
+            waits: for a GPU to compare numbers. Who does not asks for `doubt` afterwards.
 
         Raises:
             SettingError: if a parameter was replaced by one of another dtype or device.
         """
         banks = tuple(self.banks)
-        if self._changed(banks):
+        if self._changed(banks, waits):
             with self._lock:
-                self._forget(banks)
+                self._forget(banks, waits)
         return self.stamps
+
+    def doubt(self) -> Tensor | None:
+        """Whether numbers have changed that a `refresh` did not wait for, one bool; None if not."""
+        if self.like.device.type == "cpu":
+            return None
+        doubts = [doubt for stamp in self.stamps for doubt in stamp.doubts()]
+        if not doubts:
+            return None
+        return torch.stack([torch.as_tensor(d, device=self.like.device) for d in doubts]).any()
 
     def unchanged_since(self, stamps: tuple[Stamp, ...]) -> bool:
         """Whether nobody found a change since the stamps, or could see one by torch's own count."""
@@ -120,14 +132,15 @@ class Cache:
             found[owner[place]] += size
         return dict(found)
 
-    def _changed(self, banks: tuple[Tensor, ...]) -> frozenset[int]:
+    def _changed(self, banks: tuple[Tensor, ...], waits: bool) -> frozenset[int]:
         if not self.stamps:
             return frozenset(range(len(banks)))
-        current = map(Stamp.is_of, self.stamps, banks)
+        looks = waits or self.like.device.type == "cpu"
+        current = map(Stamp.is_of if looks else Stamp.is_untouched, self.stamps, banks)
         return frozenset(number for number, is_current in enumerate(current) if not is_current)
 
-    def _forget(self, banks: tuple[Tensor, ...]) -> None:
-        changed = self._changed(banks)  # or did another thread see to it?
+    def _forget(self, banks: tuple[Tensor, ...], waits: bool) -> None:
+        changed = self._changed(banks, waits)  # or did another thread see to it?
         if changed:
             for number in changed:
                 self._check(number, banks[number])

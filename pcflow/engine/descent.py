@@ -19,6 +19,7 @@ from pcflow.engine.leaves import Leaf
 from pcflow.engine.plan import InputStep, ProductStep, Read, Rows, SumStep
 from pcflow.engine.routes import Route
 from pcflow.engine.tape import Tape
+from pcflow.evidence import send
 
 
 class Descent(ABC):
@@ -79,11 +80,11 @@ class TreeDescent(Descent):
         super().__init__(tape, route, copies)
         leaves = self.leaves.values()
         self.missing = {
-            width: torch.zeros(rows, self.batch, dtype=torch.bool, device=self.values.device)
+            width: torch.zeros(rows, self.batch, dtype=torch.bool)
             for width, rows in self.plan.arenas.items()
         }
         for leaf in leaves:
-            self.missing[leaf.step.units][leaf.step.out] = leaf.missing
+            self.missing[leaf.step.units][leaf.step.out] = leaf.hidden
         soft = any(leaf.any_soft for leaf in leaves)
         # what is missing is looked up, which cannot be recorded
         self.may_skip = not (soft or self.semiring.in_log_space or self.sheet.recordings.on)
@@ -123,7 +124,7 @@ class TreeDescent(Descent):
         leaf = self.leaves[number]
         if leaf in self.done:
             return
-        entry, fold, unit = self.entries(leaf.missing, self.chosen[leaf.step.units][leaf.step.out])
+        entry, fold, unit = self.entries(leaf.hidden, self.chosen[leaf.step.units][leaf.step.out])
         self.write(leaf, entry, leaf.draw(unit, fold, entry % self.batch, self.route))
 
     def write(self, leaf: Leaf, entry: Tensor, drawn: Tensor) -> None:
@@ -135,6 +136,7 @@ class TreeDescent(Descent):
     def entries(self, missing: Tensor, here: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Place in [F S], fold and unit [N] of what is missing, [F, B]."""
         entry = missing.repeat(1, self.copies).flatten().nonzero().squeeze(-1)
+        entry = send(entry, here.device)
         return entry, entry // here.shape[1], here.flatten().index_select(0, entry)
 
     def product(self, step: ProductStep) -> None:
@@ -178,7 +180,8 @@ class TreeDescent(Descent):
 
     def sum_over_missing(self, step: SumStep, read: Read, here: Tensor) -> None:
         """Input units that miss their value are all one; for the others any choice will do."""
-        entry, fold, unit = self.entries(self.missing[read.width][read.rows], here)
+        rows = read.rows if isinstance(read.rows, slice) else read.rows.cpu()
+        entry, fold, unit = self.entries(self.missing[read.width][rows], here)
         leaf = self.leaf_below(read, step.folds)
         drawn = None if leaf is None else leaf.draw_mixed(unit, fold, self.route, step)
         if leaf is not None and drawn is not None:

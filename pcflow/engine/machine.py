@@ -131,16 +131,16 @@ class Machine:
             out[:, split:] = rows @ table[split:].t()
         return out
 
-    def log_normalizer(self, logits: Tensor) -> tuple[Tensor, float]:
+    def log_normalizer(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Log-sum-exp [F, 1, K] over V of logits [F, V, K]; and the smallest log-softmax."""
-        totals, lowest = [], torch.inf
+        totals, lowest = [], []
         size = max(1, self.numbers // logits[0].numel())
         for block in logits.split(size):
             peak = block.amax(dim=1, keepdim=True)
             total = exp_(block - peak).sum(dim=1, keepdim=True).log_().add_(peak)
-            lowest = min(lowest, float((block.amin(dim=1, keepdim=True) - total).min()))
+            lowest.append((block.amin(dim=1, keepdim=True) - total).min())
             totals.append(total)
-        return torch.cat(totals), lowest
+        return torch.cat(totals), torch.stack(lowest).min()
 
     def _parts(self, like: Tensor, columns: int) -> int:
         """Among how many threads so many columns are shared out, 1 if they cannot be."""

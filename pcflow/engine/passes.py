@@ -30,7 +30,12 @@ from pcflow.evidence import CheckedEvidence
 
 @in_ordinary_modes
 def up(
-    plan: Plan, tables: Tables, evidence: CheckedEvidence, semiring: Semiring, pool: Pool
+    plan: Plan,
+    tables: Tables,
+    evidence: CheckedEvidence,
+    semiring: Semiring,
+    pool: Pool,
+    waits: bool = True,
 ) -> Tape:
     """Evaluate every unit, inputs first.
 
@@ -40,8 +45,9 @@ def up(
         evidence: checked against the circuit.
         semiring: the arithmetic.
         pool: where the sheet comes from.
+        waits: see `Cache.refresh`.
     """
-    tables.cache.refresh()
+    tables.cache.refresh(waits)
     sheet = pool.take(plan, len(evidence.values), tables.like)
     sheet.in_log_space = semiring.in_log_space
     tape = Tape(plan, tables, semiring, pool, sheet, tables.weights(semiring.in_log_space))
@@ -232,3 +238,6 @@ def _conclude(tape: Tape) -> None:
     tape.log_value, tape.lowest = units.log() + root.scale[0], units.clone()
     if len(tape.sheet.lowest):
         tape.lowest = torch.minimum(tape.lowest, tape.sheet.lowest.amin(dim=0))
+    for leaf in tape.leaves.values():
+        if leaf.dead is not None:
+            tape.lowest = tape.lowest.masked_fill(leaf.dead, 0.0)

@@ -68,10 +68,11 @@ class BankRead:
 
 @dataclass(frozen=True, eq=False)
 class InputStep:
-    """Input units of one family: fold f is over variable `variables[f]`."""
+    """Input units of one family: fold f is over variable `variables[f]`, `over[f]` for Python."""
 
     family: InputFamily
     variables: Tensor
+    over: tuple[int, ...]
     parameters: dict[str, BankRead]
     folds: int
     units: int
@@ -321,9 +322,9 @@ class _Writer:
         match first:
             case InputLayer():
                 layers = [layer for layer in strip if isinstance(layer, InputLayer)]
-                variables = torch.tensor([layer.variable for layer in layers])
+                over = tuple(layer.variable for layer in layers)
                 named = dict(zip(first.parameters, roles, strict=True))
-                return InputStep(first.family, variables, named, folds, units, out)
+                return InputStep(first.family, torch.tensor(over), over, named, folds, units, out)
             case SumLayer():
                 lowest = all(isinstance(x, InputLayer) for layer in strip for x in layer.inputs)
                 return SumStep(reads, roles[0], first.mixing, lowest, folds, units, out)

@@ -27,12 +27,12 @@ class Normalizer(NamedTuple):
     """Log-probabilities without their table: logits [F, V, K] less `log_total` [F, 1, K].
 
     Attributes:
-        lowest: the smallest of them.
+        lowest: the smallest of them, one number.
     """
 
     logits: Tensor
     log_total: Tensor
-    lowest: float
+    lowest: Tensor
 
     def table(self, in_log_space: bool) -> Tensor:
         """All of them [F, V, K], or the probabilities."""

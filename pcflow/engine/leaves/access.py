@@ -123,7 +123,7 @@ class FewRows(Access):
 
     def has_zeros(self) -> bool:
         """See `Access`."""
-        return self.normalizer.lowest < log(floor_of(self.tables.like.dtype))
+        return bool(self.normalizer.lowest < log(floor_of(self.tables.like.dtype)))
 
 
 class Ones(Access):
