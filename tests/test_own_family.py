@@ -42,8 +42,9 @@ class Geometric(pf.ExponentialFamily):
     def sample(
         self, params: Mapping[str, Tensor], generator: torch.Generator | None = None
     ) -> Tensor:
-        uniform = torch.rand(params["logits"].shape, generator=generator).to(params["logits"])
-        return (uniform.log() / torch.nn.functional.logsigmoid(-params["logits"])).floor()
+        logits = params["logits"]
+        uniform = torch.rand(logits.shape, generator=generator, device=logits.device).to(logits)
+        return (uniform.log() / torch.nn.functional.logsigmoid(-logits)).floor()
 
     def statistics(self, x: Tensor) -> Tensor:
         return x.unsqueeze(-1)
