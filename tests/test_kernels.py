@@ -2,15 +2,13 @@
 
 import pytest
 import torch
+from device import DEVICE
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 import pcflow as pf
 from pcflow.engine import kernels
-
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
 
 SMALL = pf.Machine(block=8, large=2, columns=4)  # small pieces
 

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from device import DEVICE
 from torch import Tensor
 
 import pcflow as pf
 from pcflow.inputs import FAMILIES
 from pcflow.testing import check_input_family
-
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True)
