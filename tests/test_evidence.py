@@ -299,6 +299,25 @@ def test_a_model_that_is_not_a_number_says_nothing(kind: str, query: str) -> Non
         assert error.value.rows and set(error.value.rows) <= {0, 1, 2}
 
 
+@pytest.mark.parametrize("own", ["cpu", DEVICE.type])
+@pytest.mark.parametrize("given", ["cpu", DEVICE.type])
+def test_evidence_may_be_on_any_device(given: str, own: str) -> None:
+    soft, listed = torch.randn(2, 3, 5), torch.arange(5).expand(2, 3, -1)
+    parts = (ROWS.float(), ROWS == 1, soft, listed)
+    here, there = pf.Evidence(*parts), pf.Evidence(*(part.to(given) for part in parts))
+    one, other = _model(), _model().to(own)
+    assert other.log_prob(there).device.type == own
+    for query in (
+        lambda model, about, _: model.log_prob(about),
+        lambda model, about, _: model.mean(about),
+        lambda model, about, _: model.mpe(about).values,
+        lambda model, about, of: model.marginals(about, of),
+        lambda model, about, of: model.project(about, soft.to(of.device)).log_potentials,
+    ):
+        found, wanted = query(other, there, listed.to(given)), query(one, here, listed)
+        torch.testing.assert_close(found.cpu(), wanted.cpu())
+
+
 def test_evidence_is_checked_once() -> None:
     model, soft = _model(), torch.randn(2, 3, 5)
     known = model.evidence(pf.Evidence(ROWS.double().masked_fill(ROWS == 1, NAN), None, soft))
