@@ -584,7 +584,7 @@ def test_masks_that_contradict_one_another_are_refused(call: str) -> None:
 
 def test_an_adapted_model_says_what_its_mask_is() -> None:
     def biased(tokens: Tensor) -> Tensor:
-        return torch.eye(V + 1)[[2]].expand(*tokens.shape, -1)
+        return torch.eye(V + 1, device=tokens.device)[[2]].expand(*tokens.shape, -1)
 
     text = torch.tensor([[1, MASK, 0]]).to(DEVICE)
     assert infill(mdlm(biased, MASK), text, steps=1).tolist() == [[1, 2, 0]]
@@ -715,7 +715,7 @@ def test_what_is_not_logits_is_refused(call: str) -> None:
 
 def test_ids_outside_the_vocabulary_do_not_wrap_around() -> None:
     def last(tokens: Tensor) -> Tensor:
-        return torch.eye(V)[[-1]].expand(*tokens.shape, V)
+        return torch.eye(V, device=tokens.device)[[-1]].expand(*tokens.shape, V)
 
     text = torch.tensor([[0, -1]]).to(DEVICE)
     assert infill(last, text, steps=1, mask_token_id=-1).tolist() == [[0, V - 1]]
