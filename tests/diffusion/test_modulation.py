@@ -513,7 +513,6 @@ def test_training_the_circuit_alone_or_with_a_backbone_leaves_the_modulation_alo
     assert not torch.equal(after, circuit)
     fit_conditional(head, regimes(40, 0), epochs=1, progress=False)  # by flows
     denoiser = Denoiser(DenoiserConfig(TOKENS, width=16, depth=1, heads=2)).to(DEVICE)
-    denoiser.to(DEVICE)
     fit_jointly(head, denoiser, torch.randint(2, (20, 6)).to(DEVICE), steps=2, progress=False)
     assert not torch.equal(parameters(head.model), after)
     assert torch.equal(parameters(head.modulation), before)
