@@ -3,6 +3,7 @@ same order, nothing looked at; a GPU plays CUDA graphs."""
 
 import pytest
 import torch
+from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -11,7 +12,6 @@ import pcflow as pf
 from pcflow.engine.recording import Recordings
 from pcflow.testing import circuits, evidence
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 RECORDS = pf.Machine(records=True, sheets=6)
 
 

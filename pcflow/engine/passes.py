@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pcflow.engine.descent import GraphDescent, TreeDescent
+from pcflow.engine.kernels import add_rows
 from pcflow.engine.leaves import Leaf, make_leaf
 from pcflow.engine.memory import Pool, Sheet
 from pcflow.engine.modes import in_ordinary_modes
@@ -225,7 +226,7 @@ class _Into:
         elif read.fresh:
             units.index_copy_(0, read.rows, slope)
         else:
-            units.index_add_(0, read.rows, slope)
+            add_rows(units, read.rows, slope)
 
 
 def _conclude(tape: Tape) -> None:

@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from pcflow.engine.kernels import first_at_least
+from pcflow.engine.kernels import first_at_least, running_sums
 from pcflow.engine.plan import InputStep, SumStep
 from pcflow.engine.tables import Tables
 from pcflow.inputs import DensityFamily, Params
@@ -99,7 +99,7 @@ class Drawn:
         """Inverse of the cumulative sum at a uniform number; never an impossible alternative."""
         if in_log_space:
             scores = (scores - scores.amax(dim=-1, keepdim=True)).exp_()
-        total = scores.cumsum_(dim=-1)  # [..., X]
+        total = running_sums(scores, out=scores)  # [..., X]
         return first_at_least(total, self.point(total[..., -1:]))
 
     def point(self, total: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pcflow.engine.cache import Cache
-from pcflow.engine.kernels import Cumulative, exp_
+from pcflow.engine.kernels import Cumulative, add_rows, exp_, running_sums
 from pcflow.engine.plan import BankRead, InputStep, Plan, SumStep
 from pcflow.engine.semiring import Weight, floor_of
 from pcflow.inputs import FiniteFamily
@@ -98,7 +98,7 @@ class Tables:
     def running(self, step: SumStep) -> Tensor:
         """Running sums over J of the weights [F or 1, K, J] of a sum step."""
         bank = step.weight.bank
-        sums = self.cache.keep("sums", bank, [bank], lambda: self.linear(bank).cumsum(dim=-1))
+        sums = self.cache.keep("sums", bank, [bank], lambda: running_sums(self.linear(bank)))
         return _select(sums, step.weight)
 
     def _log(self, bank: int) -> Tensor:
@@ -218,4 +218,4 @@ class BankSums:
         elif isinstance(read.rows, slice):
             bank[read.rows] += folds
         else:
-            bank.index_add_(0, read.rows, folds)
+            add_rows(bank, read.rows, folds)
