@@ -108,6 +108,14 @@ def test_a_run_goes_on_from_the_state_of_another(name: str) -> None:
     assert repr(resumed.state()) == repr(run.state())
 
 
+@pytest.mark.parametrize("learner", [pf.Anemone(decay=True), pf.Gradient(decay=True)])
+def test_nothing_is_done_when_nobody_says_how_much_is(learner: pf.Learner) -> None:
+    models = [model_of() for _ in range(2)]
+    learner.start(models[0]).step([pf.Batch(rows())])
+    learner.start(models[1]).step([pf.Batch(rows())], 0.0)
+    assert torch.equal(*map(values, models))
+
+
 @every_learner
 def test_a_run_takes_up_no_other_state(name: str) -> None:
     run = MAKE[name]().start(model_of())

@@ -54,6 +54,13 @@ def test_what_is_read_beside_a_kronecker_product_keeps_its_units() -> None:
         assert [layer.units for layer in refined.layers] == [la.units for la in circuit.layers]
 
 
+def test_a_kronecker_product_alone_grows() -> None:
+    coins = [pf.InputLayer.random(v, pf.Bernoulli(), 2) for v in range(2)]
+    root = pf.SumLayer.random([pf.ProductLayer(coins, "kronecker")])
+    grown = pf.grow(pf.Circuit(root), copies=2)
+    assert [layer.units for layer in grown.layers] == [4, 4, 16, 1]
+
+
 def test_a_product_grows_into_a_mixture_of_products() -> None:
     coins = [pf.InputLayer.random(v, pf.Bernoulli()) for v in range(2)]
     grown = pf.grow(pf.Circuit(pf.ProductLayer(coins)), copies=3)
