@@ -32,7 +32,7 @@ import matplotlib
 import pytest
 import torch
 from changes import Mutant, mutants
-from hypothesis import Phase, settings
+from hypothesis import HealthCheck, Phase, settings
 from toy import arguments, size
 
 for name in ("networkx", "scipy.stats", "matplotlib.pyplot", "torch._dynamo"):
@@ -185,7 +185,12 @@ def main() -> None:
     phases = [Phase.explicit, Phase.generate]
     assert "pcflow" not in sys.modules
     settings.register_profile(
-        "mutants", deadline=None, derandomize=True, max_examples=10, phases=phases
+        "mutants",
+        deadline=None,
+        derandomize=True,
+        max_examples=10,
+        phases=phases,
+        suppress_health_check=[HealthCheck.too_slow],  # which other processes would decide
     )
     print("| file | mutants | killed | share |\n|---|---|---|---|", flush=True)
     left: list[str] = []
