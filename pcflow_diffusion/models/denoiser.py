@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from pcflow_diffusion.checks import check_kind
 from pcflow_diffusion.models.text import Tokenizer
 from pcflow_diffusion.models.transformer import Transformer, TransformerConfig
@@ -55,6 +53,7 @@ class Denoiser(Transformer):
         config: its shape. The caller's random state gives the initial weights.
 
     Examples:
+        >>> import torch
         >>> model = Denoiser(DenoiserConfig(vocabulary_size=7, width=16, depth=1, heads=2))
         >>> model(torch.tensor([[7, 3, 7]])).shape  # 7 is the mask
         torch.Size([1, 3, 7])
@@ -101,14 +100,11 @@ def save_denoiser(model: Denoiser, path: str | Path, tokenizer: Tokenizer) -> No
     save_weights(model, path, tokenizer, FORMAT)
 
 
-def load_denoiser(
-    path: str | Path, device: torch.device | str = "cpu"
-) -> tuple[Denoiser, Tokenizer]:
+def load_denoiser(path: str | Path) -> tuple[Denoiser, Tokenizer]:
     """Read a file of `save_denoiser`; nothing in it is executed.
 
     Args:
         path: the file.
-        device: where the model lives.
 
     Returns:
         The denoiser in float32 and evaluation mode, and its tokenizer.
@@ -119,4 +115,4 @@ def load_denoiser(
         ImportError: if its tokens are subwords and `pcflow[subwords]` is not installed.
         OSError: if there is no such file, or it is no file that can be read.
     """
-    return load_weights(path, device, FORMAT, DenoiserConfig, Denoiser)
+    return load_weights(path, FORMAT, DenoiserConfig, Denoiser)
