@@ -262,7 +262,7 @@ def test_fit_refuses_what_it_cannot_use() -> None:
     model = small_hmm()
     with pytest.raises(pf.EvidenceError, match=r"train must be \[N, 4\]"):
         pf.fit(model, DATA[:, :3], progress=False)
-    with pytest.raises(pf.EvidenceError, match="at least one row"):
+    with pytest.raises(pf.EvidenceError, match="with rows"):
         pf.fit(model, DATA[:0], progress=False)
     with pytest.raises(pf.EvidenceError, match="validation must be"):
         pf.fit(model, DATA, validation=DATA[:, :2], progress=False)

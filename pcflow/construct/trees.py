@@ -28,7 +28,7 @@ from pcflow.data import (
     pair_tables,
     unordered,
 )
-from pcflow.errors import SettingError, StructureError
+from pcflow.errors import EvidenceError, SettingError
 from pcflow.inputs import Indicator
 from pcflow.queries import compile
 from pcflow.structure import DependenceTree, dependence_tree
@@ -46,7 +46,7 @@ def chow_liu(data: Any, alpha: float = 1.0) -> Circuit:
 
     Raises:
         SettingError: if alpha is negative.
-        StructureError: if the data are not such rows.
+        EvidenceError: if the data are not such rows.
 
     Examples:
         >>> import pcflow as pf
@@ -78,7 +78,7 @@ def mixture_of_trees(
 
     Raises:
         SettingError: if an argument is not positive.
-        StructureError: if the data are not such rows.
+        EvidenceError: if the data are not such rows.
 
     Examples:
         >>> import pcflow as pf
@@ -128,8 +128,9 @@ def hclt(
 
     Raises:
         SettingError: if `units` or `trees` is below 1.
-        StructureError: if the data are not rows, `inputs` are too few, or a column holds no value
-            or one that its family does not allow.
+        StructureError: if `inputs` are too few.
+        EvidenceError: if the data are not rows, or a column holds no value or one that its family
+            does not allow.
 
     Examples:
         >>> import pcflow as pf
@@ -183,7 +184,7 @@ def _whole_numbers(data: Any) -> tuple[Floats, tuple[int, ...]]:
     given = as_table(data)
     known = given[~np.isnan(given)]
     if (known < 0).any() or (known != np.round(known)).any():
-        raise StructureError("trees of values need columns of whole numbers 0, 1, ...; see hclt")
+        raise EvidenceError("trees of values need columns of whole numbers 0, 1, ...; see hclt")
     return as_categories(given)
 
 

@@ -38,10 +38,10 @@ def chow_liu_tree(data: Any) -> RegionGraph:
     value (NaN) leaves its row out of the pairs that it is part of.
 
     Args:
-        data: rows [N, D], anything that numpy reads.
+        data: rows [N, D] of numbers; NaN is a missing value.
 
     Raises:
-        StructureError: if there are no rows or columns, or a column holds no value or an infinite
+        EvidenceError: if there are no rows or columns, or a column holds no value or an infinite
             one.
 
     Examples:
