@@ -15,6 +15,9 @@ from torch import Tensor
 
 from pcflow.errors import SettingError, TypeMismatch
 
+CPU = torch.device("cpu")
+"""Where circuits are built."""
+
 
 def check_kind(name: str, given: object, kind: Any, wanted: str) -> None:
     """Refuse what is not of a class.
@@ -53,11 +56,16 @@ def check_whole(name: str, value: object, least: int = 1) -> None:
     )
 
 
-def check_generator(generator: object) -> None:
-    """Refuse what is no source of randomness, such as a seed.
+def check_generator(generator: object, device: torch.device | None = CPU) -> None:
+    """Refuse what is no source of randomness, such as a seed, or draws on another device.
+
+    Args:
+        generator: what was given.
+        device: where it must draw; None lets it draw anywhere.
 
     Raises:
         TypeMismatch: if it is neither None nor a `torch.Generator`.
+        SettingError: if it draws on another device.
 
     Examples:
         >>> check_generator(0)
@@ -67,6 +75,8 @@ def check_generator(generator: object) -> None:
     """
     if not isinstance(generator, torch.Generator | None):
         raise TypeMismatch("generator", generator, "a torch.Generator or None")
+    if generator is not None and device is not None and generator.device.type != device.type:
+        raise SettingError("generator", f"one on {generator.device}", f"on {device}, as the draws")
 
 
 def check_tensor(name: str, given: object) -> None:

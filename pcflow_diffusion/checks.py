@@ -162,6 +162,18 @@ def check_rate(name: str, value: Any) -> None:
     SettingError.check(name, value, "finite and not negative", lambda rate: 0 <= rate < inf)
 
 
+def check_generator(generator: object, device: torch.device) -> None:
+    """Refuse what is no source of randomness, such as a seed, or draws on another device.
+
+    Raises:
+        TypeMismatch: if it is neither None nor a `torch.Generator` on that device.
+    """
+    if not isinstance(generator, torch.Generator | None):
+        raise TypeMismatch(f"generator must be a torch.Generator or None, got {_kind(generator)}")
+    if generator is not None and generator.device.type != device.type:
+        raise TypeMismatch(f"generator is on {generator.device}, what it draws for on {device}")
+
+
 def _whole(name: str, tokens: object) -> Tensor:
     if not isinstance(tokens, Tensor) or tokens.dtype not in WHOLE:
         raise TypeMismatch(f"{name} must be a tensor of int64 or int32, got {_kind(tokens)}")

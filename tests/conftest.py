@@ -1,11 +1,10 @@
-"""The Hypothesis profile and the device; the seed is set in the conftest.py above.
+"""The Hypothesis profile; the seed is set in the conftest.py above.
 
 Laws run over 50 examples, or over as many as the environment variable PCFLOW_EXAMPLES says.
 """
 
 import os
 
-import pytest
 import torch
 from hypothesis import register_random, settings
 
@@ -28,8 +27,3 @@ settings.register_profile(
     derandomize=bool(os.environ.get("CI")),
 )
 settings.load_profile("pcflow")
-
-
-@pytest.fixture
-def device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,6 +1,7 @@
 """No benchmark is forgotten: `.ci/run` runs every command in benchmarks/ at toy size."""
 
 import ast
+import re
 from pathlib import Path
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
@@ -40,3 +41,12 @@ def test_a_forgotten_benchmark_is_noticed() -> None:
     assert complaints({"a": command, "b": ""}) == ["b: neither a command nor imported by one"]
     deaf = command.replace("arguments(__doc__)", "ArgumentParser()")
     assert complaints({"a": deaf}) == ["a: takes no --toy, see toy.arguments"]
+
+
+def test_the_command_for_a_card_has_every_part_and_ends_in_nine_minutes() -> None:
+    script = (FOLDER / "gpu.sh").read_text(encoding="utf-8")
+    seconds = {name: int(most) for name, most in re.findall(r"\[(\w+)\]=(\d+)", script)}
+    commands = {name for name, source in SOURCES.items() if "__main__" in source}
+    measured = {name.removeprefix("gpu_") for name in commands if name.startswith("gpu_")}
+    assert seconds.keys() == {"tests"} | measured
+    assert sum(seconds.values()) <= 9 * 60

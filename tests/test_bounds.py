@@ -8,6 +8,7 @@ from collections import Counter
 
 import pytest
 import torch
+from device import DEVICE
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -27,7 +28,6 @@ from pcflow.testing import (
     mixed_families,
 )
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SLACK = 1e-9
 
 

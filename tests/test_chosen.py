@@ -5,6 +5,7 @@ Legend: B batch, D variables, V categories, C chosen categories.
 
 import pytest
 import torch
+from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -12,7 +13,6 @@ from torch import Tensor
 import pcflow as pf
 from pcflow.testing import circuits, enumerate_log_prob, enumerate_marginals, evidence
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DTYPES = st.sampled_from([torch.float64, torch.float32])
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from device import DEVICE
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -13,8 +14,6 @@ import pcflow as pf
 from pcflow.learn import Learner
 from pcflow.learn.counts import Counts
 from pcflow.testing import circuits
-
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Rows:

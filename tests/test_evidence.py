@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from device import DEVICE
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -19,7 +20,7 @@ NAN, INF = torch.nan, torch.inf
 @pytest.fixture(scope="module")
 def model() -> pf.CompiledCircuit:
     columns = [pf.Categorical(3), pf.Bernoulli(), pf.Gaussian()]
-    return pf.compile(pf.build_circuit(pf.structure.chain(3), columns, units=2))
+    return pf.compile(pf.build_circuit(pf.structure.chain(3), columns, units=2), DEVICE)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,7 @@ def test_masked_values_are_not_looked_at(model: pf.CompiledCircuit) -> None:
 
 
 def test_whole_numbers_of_any_type_are_values() -> None:
-    model = pf.compile(pf.hmm(3, states=2, inputs=pf.Bernoulli()))
+    model = pf.compile(pf.hmm(3, states=2, inputs=pf.Bernoulli()), DEVICE)
     x = torch.tensor([[1, 0, 1]])
     wanted = model.log_prob(x)
     for dtype in (torch.bool, torch.uint8, torch.int32, torch.float64, torch.float16):
@@ -114,7 +115,7 @@ def test_whole_numbers_of_any_type_are_values() -> None:
 
 
 def test_potentials_of_observed_variables_are_not_read() -> None:
-    model = pf.compile(pf.hmm(3, states=2, inputs=pf.Bernoulli()))
+    model = pf.compile(pf.hmm(3, states=2, inputs=pf.Bernoulli()), DEVICE)
     potentials = torch.randn(1, 3, 2)
     x = torch.tensor([[1, 0, 1]])
     assert torch.equal(model.log_prob(pf.Evidence(x, log_potentials=potentials)), model.log_prob(x))
@@ -137,7 +138,8 @@ def test_the_largest_potentials_are_listed_by_category(
     generator = torch.Generator().manual_seed(seed)
     soft = torch.randint(ties, (2, 3, size), generator=generator).double()
     soft = soft.masked_fill(torch.rand(soft.shape, generator=generator) < 0.2, -torch.inf)
-    found = pf.Evidence(log_potentials=soft.requires_grad_()).top_k(k)
+    soft = soft.to(DEVICE).requires_grad_()
+    found = pf.Evidence(log_potentials=soft).top_k(k)
     assert found.log_potentials is not None and found.categories is not None
     falling = found.log_potentials.sort(dim=-1, descending=True).values
     assert torch.equal(falling, soft.topk(min(k, size), dim=-1).values)
@@ -187,7 +189,7 @@ def _model(dtype: torch.dtype = torch.float32) -> pf.CompiledCircuit:
     chain = pf.hmm(
         3, states=2, inputs=pf.Categorical(5), generator=torch.Generator().manual_seed(3)
     )
-    return pf.compile(chain, dtype=dtype)
+    return pf.compile(chain, DEVICE, dtype)
 
 
 @pytest.mark.parametrize("kind", SAME)
@@ -253,7 +255,7 @@ def test_potentials_are_looked_at_as_the_model_sees_them(
 
 
 def test_values_are_looked_at_as_the_model_sees_them() -> None:
-    model = pf.compile(pf.hmm(3, states=2, inputs=pf.Gaussian()), dtype=torch.float32)
+    model = pf.compile(pf.hmm(3, states=2, inputs=pf.Gaussian()), DEVICE, torch.float32)
     x = torch.tensor([[0.0, 1e300, 0.0]], dtype=torch.float64)
     message = r"values: row 0, variable 1 is 1e\+300, which is inf in torch.float32, but must be"
     with pytest.raises(pf.EvidenceError, match=message):
@@ -289,7 +291,7 @@ def test_a_model_that_is_not_a_number_says_nothing(kind: str, query: str) -> Non
         pytest.skip("a mean does not look at all parameters, and the others need a finite range")
     circuit = MODELS[kind]()
     for bank in range(len(pf.compile(circuit).banks)):
-        model = pf.compile(circuit)
+        model = pf.compile(circuit, DEVICE)
         with torch.no_grad():
             model.banks[bank].view(-1)[0] = NAN
         with pytest.raises(pf.NotANumber) as error:
@@ -297,21 +299,44 @@ def test_a_model_that_is_not_a_number_says_nothing(kind: str, query: str) -> Non
         assert error.value.rows and set(error.value.rows) <= {0, 1, 2}
 
 
+@pytest.mark.parametrize("own", ["cpu", DEVICE.type])
+@pytest.mark.parametrize("given", ["cpu", DEVICE.type])
+def test_evidence_may_be_on_any_device(given: str, own: str) -> None:
+    soft, listed = torch.randn(2, 3, 5), torch.arange(5).expand(2, 3, -1)
+    parts = (ROWS.float(), ROWS == 1, soft, listed)
+    here, there = pf.Evidence(*parts), pf.Evidence(*(part.to(given) for part in parts))
+    one, other = _model(), _model().to(own)
+    assert other.log_prob(there).device.type == own
+    for query in (
+        lambda model, about, _: model.log_prob(about),
+        lambda model, about, _: model.mean(about),
+        lambda model, about, _: model.mpe(about).values,
+        lambda model, about, of: model.marginals(about, of),
+        lambda model, about, of: model.project(about, soft.to(of.device)).log_potentials,
+    ):
+        found, wanted = query(other, there, listed.to(given)), query(one, here, listed)
+        torch.testing.assert_close(found.cpu(), wanted.cpu())
+
+
 def test_evidence_is_checked_once() -> None:
     model, soft = _model(), torch.randn(2, 3, 5)
     known = model.evidence(pf.Evidence(ROWS.double().masked_fill(ROWS == 1, NAN), None, soft))
     assert isinstance(known, pf.CheckedEvidence) and known.potentials is not None
-    assert torch.equal(known.missing, ROWS == 1) and torch.equal(known.values, ROWS * (ROWS != 1))
+    assert torch.equal(known.missing.cpu(), ROWS == 1)
+    assert torch.equal(known.values.cpu(), ROWS * (ROWS != 1))
     assert model.evidence(known) is known
-    copy = pf.compile(model.circuit)
+    copy = pf.compile(model.circuit, DEVICE)
     assert copy.evidence(known) is known  # another circuit, about the same variables
     assert torch.equal(copy.log_prob(known), model.log_prob(known))
-    double = pf.compile(model.circuit, dtype=torch.float64)
+    double = pf.compile(model.circuit, DEVICE, torch.float64)
     assert double.evidence(known) is not known
     assert double.log_prob(known).dtype == torch.float64
-    fewer = pf.compile(pf.hmm(3, states=2, inputs=pf.Categorical(3)))
-    with pytest.raises(pf.EvidenceError, match="row 0, variable 2 is 4"):
+    fewer = pf.compile(pf.hmm(3, states=2, inputs=pf.Categorical(3)), DEVICE)
+    with pytest.raises(pf.EvidenceError, match=r"must be \(2, 3, 3\), got \(2, 3, 5\)"):
         fewer.log_prob(known)
+    hard = model.evidence(known.values)
+    with pytest.raises(pf.EvidenceError, match="row 0, variable 2 is 4"):
+        fewer.log_prob(hard)
 
 
 def test_more_may_be_observed() -> None:
@@ -321,6 +346,6 @@ def test_more_may_be_observed() -> None:
     more = known.observing(ROWS, where)
     wanted = pf.Evidence([[0, 1, NAN], [0, NAN, 1]], None, soft)
     assert torch.equal(model.log_prob(more), model.log_prob(wanted))
-    assert torch.equal(known.missing[:, 1:], torch.ones(2, 2, dtype=torch.bool))  # not edited
+    assert known.missing[:, 1:].all()  # not edited
     with pytest.raises(pf.EvidenceError, match="row 1, variable 2 is 9"):
         known.observing(torch.full((2, 3), 9), where & (torch.arange(2).unsqueeze(-1) == 1))

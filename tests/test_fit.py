@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from device import DEVICE
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
@@ -20,7 +21,6 @@ import pcflow as pf
 from pcflow.io import read_file, write_file
 from pcflow.learn import Learner
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 LEARNERS: dict[str, Callable[[], Learner]] = {
     "EM": pf.EM,
     "Anemone": pf.Anemone,

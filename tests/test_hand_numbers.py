@@ -5,11 +5,10 @@ from itertools import product
 
 import pytest
 import torch
+from device import DEVICE
 
 import pcflow as pf
 from pcflow.circuit import Layer
-
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def coins(probability: float, count: int = 2) -> pf.ProductLayer:

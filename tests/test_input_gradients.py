@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -28,7 +29,7 @@ def by_reference(circuit: pf.Circuit, about: pf.Evidence, x: Tensor, slope: Tens
 
 def by_engine(model: pf.CompiledCircuit, about: pf.Evidence, x: Tensor, slope: Tensor) -> Tensor:
     found = model.log_prob(pf.Evidence(x, about.missing, about.log_potentials))
-    (gradient,) = torch.autograd.grad(found @ slope, x)
+    (gradient,) = torch.autograd.grad(found @ slope.to(found), x)
     return gradient
 
 
@@ -37,8 +38,8 @@ def by_engine(model: pf.CompiledCircuit, about: pf.Evidence, x: Tensor, slope: T
 def test_every_family_of_real_values_has_a_slope(name: str, units: int) -> None:
     family = FAMILIES[name]
     circuit = pf.build_circuit(pf.structure.chain(3), inputs=family, units=units)
-    model = pf.compile(circuit, dtype=torch.float64).requires_grad_(False)
-    x = model.sample(5, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    model = pf.compile(circuit, DEVICE, torch.float64).requires_grad_(False)
+    x = model.sample(5, generator=torch.Generator(DEVICE).manual_seed(0)).requires_grad_()
     slope = torch.randn(5, dtype=torch.float64)
     about = pf.Evidence(x)
     wanted = by_reference(circuit, about, x, slope)
@@ -51,14 +52,14 @@ def test_every_family_of_real_values_has_a_slope(name: str, units: int) -> None:
 @settings(deadline=None)
 @given(st.integers(0, 2**31 - 1), st.booleans(), st.booleans())
 def test_beside_missing_and_soft_ones_and_in_parts(seed: int, parts: bool, tree: bool) -> None:
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(DEVICE).manual_seed(seed)
     columns = [*REAL, pf.Categorical(3), pf.Bernoulli()]
     graph = pf.structure.random_binary_tree(6, seed=seed % 5) if tree else pf.structure.chain(6)
     circuit = pf.build_circuit(graph, inputs=columns, units=2)
-    model = pf.compile(circuit, dtype=torch.float64, memory=2000 if parts else 1 << 30)
+    model = pf.compile(circuit, DEVICE, torch.float64, memory=2000 if parts else 1 << 30)
     values = model.sample(6, generator=generator)
-    missing = torch.rand(6, 6, generator=generator) < 0.4
-    soft = torch.randn(6, 6, 3, generator=generator, dtype=torch.float64)
+    missing = torch.rand(6, 6, generator=generator, device=DEVICE) < 0.4
+    soft = torch.randn(6, 6, 3, generator=generator, dtype=torch.float64, device=DEVICE)
     soft[:, :4] = 0.0
     about, slope = pf.Evidence(values, missing, soft), torch.randn(6).double()
     assert (len(model.engine.parts(model.evidence(about))) > 1) == parts
@@ -73,7 +74,7 @@ def test_several_inputs_of_one_variable_add_up() -> None:
     circuit = pf.Circuit(pf.SumLayer.random([pf.ProductLayer(pair) for pair in inputs]))
     x = torch.randn(4, 2, dtype=torch.float64, requires_grad=True)
     slope = torch.ones(4, dtype=torch.float64)
-    found = by_engine(pf.compile(circuit, dtype=torch.float64), pf.Evidence(x), x, slope)
+    found = by_engine(pf.compile(circuit, DEVICE, torch.float64), pf.Evidence(x), x, slope)
     wanted = by_reference(circuit, pf.Evidence(x), x, slope)
     torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
 
@@ -86,7 +87,7 @@ def test_rows_that_go_through_log_space() -> None:
         for v in range(3)
     ]
     circuit = pf.Circuit(pf.SumLayer.random([pf.ProductLayer(inputs)]))
-    model = pf.compile(circuit, dtype=torch.float64)
+    model = pf.compile(circuit, DEVICE, torch.float64)
     x = torch.tensor([[0.3, 0.1, 89.0], [0.1, 0.2, 0.3]], dtype=torch.float64, requires_grad=True)
     slope = torch.tensor([1.0, -2.0], dtype=torch.float64)
     found = by_engine(model, pf.Evidence(x), x, slope)
@@ -96,7 +97,7 @@ def test_rows_that_go_through_log_space() -> None:
 
 
 def test_the_slope_is_of_the_values_as_they_were() -> None:
-    model = pf.compile(pf.hmm(3, states=2, inputs=pf.Gaussian()), dtype=torch.float64)
+    model = pf.compile(pf.hmm(3, states=2, inputs=pf.Gaussian()), DEVICE, torch.float64)
     x = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
     (wanted,) = torch.autograd.grad(model.log_prob(x).sum(), x)
     found = model.log_prob(x).sum()
@@ -107,7 +108,7 @@ def test_the_slope_is_of_the_values_as_they_were() -> None:
 
 
 def test_integers_have_none() -> None:
-    model = pf.compile(pf.hmm(3, states=2, inputs=pf.Categorical(3)))
+    model = pf.compile(pf.hmm(3, states=2, inputs=pf.Categorical(3)), DEVICE)
     x = torch.zeros(1, 3, requires_grad=True)
     with pytest.raises(pf.EvidenceError, match="values: integers have no gradient; detach"):
         model.log_prob(x)

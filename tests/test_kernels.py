@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+from device import DEVICE
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 import pcflow as pf
 from pcflow.engine import kernels
-
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
 
 SMALL = pf.Machine(block=8, large=2, columns=4)  # small pieces
 
@@ -71,3 +71,34 @@ def test_the_first_sum_that_reaches_a_point(width: int) -> None:
     assert torch.equal(kernels.first_at_least(sums.clone(), points), wanted)
     nothing = torch.full_like(sums, torch.nan)
     assert (kernels.first_at_least(nothing, points) < width).all()
+
+
+@given(st.integers(1, 6), st.integers(0, 300), st.integers(0, 2**31))
+def test_rows_are_added_where_the_index_says(targets: int, count: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    start, rows = rand(targets, 3), rand(count, 3)
+    index = torch.randint(targets, (count,), device=DEVICE)
+    wanted = start + torch.nn.functional.one_hot(index, targets).t().double() @ rows
+    for add in (kernels.add_rows, kernels.add_sorted):
+        found, across = start.clone(), start.t().clone()
+        add(found, index, rows)
+        add(across.t(), index, rows)
+        torch.testing.assert_close(found, wanted)
+        assert torch.equal(across.t(), found)
+
+
+@pytest.mark.parametrize("targets", [1, 3, 1000])
+def test_rows_are_added_in_the_same_order_each_time(targets: int) -> None:
+    rows, index = rand(50_000, 4).float(), torch.randint(targets, (50_000,), device=DEVICE)
+    sums = torch.zeros(11, targets, 4, device=DEVICE)
+    for some in sums:
+        kernels.add_rows(some, index, rows)
+    assert (sums == sums[0]).all()
+
+
+@pytest.mark.parametrize("shape", [(100_000,), (1, 100_000), (2, 50_000), (1, 0), (0, 3)])
+def test_running_sums_are_the_same_each_time(shape: tuple[int, ...]) -> None:
+    x = rand(*shape)
+    found = [kernels.running_sums(x.float()) for _ in range(11)]
+    assert all(torch.equal(found[0], other) for other in found)
+    torch.testing.assert_close(kernels.running_sums(x, out=x.clone()), x.cumsum(dim=-1))

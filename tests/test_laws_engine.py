@@ -5,6 +5,7 @@ made small too.
 """
 
 import torch
+from device import DEVICE
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -23,7 +24,6 @@ from pcflow.testing import (
     mixed_families,
 )
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 STRIPS = st.sampled_from([1, 2, 4, 1 << 12])
 MEMORY = st.sampled_from([1, 1000, 1 << 30])
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import torch
+from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
@@ -21,7 +22,6 @@ from pcflow.testing import (
     mixed_families,
 )
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SEEDS = st.integers(0, 2**31 - 1)
 
 

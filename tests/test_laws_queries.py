@@ -6,6 +6,7 @@ Legend: B batch, S states, D variables, V categories.
 import math
 
 import torch
+from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -22,7 +23,6 @@ from pcflow.testing import (
     mixed_families,
 )
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
 SEEDS = st.integers(0, 2**31 - 1)
 DTYPES = st.sampled_from([torch.float64, torch.float32])

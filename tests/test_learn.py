@@ -6,11 +6,10 @@ from itertools import product
 
 import pytest
 import torch
+from device import DEVICE
 from torch import Tensor
 
 import pcflow as pf
-
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def factorised(family: pf.Categorical | pf.Bernoulli | pf.Gaussian) -> pf.CompiledCircuit:

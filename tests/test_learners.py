@@ -9,6 +9,7 @@ from functools import partial
 
 import pytest
 import torch
+from device import DEVICE
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -16,7 +17,6 @@ from torch import Tensor
 import pcflow as pf
 from pcflow.testing import circuits, mixed_families
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 STEPS = st.floats(0.01, 1.0)
 COUNTS = st.floats(0.0, 2.0)
 LEARNERS = st.one_of(

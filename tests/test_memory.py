@@ -1,6 +1,7 @@
 """What a model keeps from query to query: no more than it may, counted to the byte, printed."""
 
 import torch
+from device import DEVICE
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +15,7 @@ WIDTH, STATES = 40, 5
 
 def made(memory: int = 1 << 30) -> pf.CompiledCircuit:
     circuit = pf.hmm(3, STATES, pf.Categorical(WIDTH), generator=torch.Generator().manual_seed(0))
-    return pf.compile(circuit, memory=memory).requires_grad_(False)
+    return pf.compile(circuit, DEVICE, memory=memory).requires_grad_(False)
 
 
 def ask_all(model: pf.CompiledCircuit) -> list[torch.Tensor]:
@@ -22,9 +23,9 @@ def ask_all(model: pf.CompiledCircuit) -> list[torch.Tensor]:
     return [
         model.log_prob(NOTHING),
         model.marginals(soft),
-        model.sample(3, NOTHING, torch.Generator().manual_seed(0)),
+        model.sample(3, NOTHING, torch.Generator(DEVICE).manual_seed(0)),
         model.mpe(NOTHING).values,
-        model.sample(2, soft, torch.Generator().manual_seed(0), temperature=0.5),
+        model.sample(2, soft, torch.Generator(DEVICE).manual_seed(0), temperature=0.5),
     ]
 
 
@@ -33,11 +34,11 @@ def test_no_budget_is_exceeded_and_none_changes_an_answer(
     data: st.DataObject, circuit: pf.Circuit, memory: int
 ) -> None:
     model, about = (
-        pf.compile(circuit, memory=memory, dtype=torch.float64),
+        pf.compile(circuit, DEVICE, torch.float64, memory=memory),
         data.draw(evidence(circuit)),
     )
     for _ in range(2):
-        found = model.log_prob(about)
+        found = model.log_prob(about).cpu()
         torch.testing.assert_close(found, enumerate_log_prob(circuit, about), rtol=1e-9, atol=1e-9)
         assert sum(model.memory.tables.values()) <= memory
 

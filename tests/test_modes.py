@@ -6,6 +6,7 @@ from itertools import product
 
 import pytest
 import torch
+from device import DEVICE
 from torch import Tensor
 
 import pcflow as pf
@@ -15,7 +16,7 @@ MODES: dict[str, Mode] = {
     "plain": nullcontext,
     "inference": torch.inference_mode,
     "no_grad": torch.no_grad,
-    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "autocast": lambda: torch.autocast(DEVICE.type, torch.bfloat16),
 }
 
 
@@ -34,14 +35,14 @@ def slopes(model: pf.CompiledCircuit, about: pf.Evidence) -> Tensor:
         soft = about.log_potentials.clone().requires_grad_()
         value = model.log_prob(pf.Evidence(about.values, log_potentials=soft)).sum()
     found = torch.autograd.grad(value, [soft, *model.banks])
-    return torch.cat([gradient.flatten() for gradient in found])
+    return torch.cat([gradient.flatten().to(DEVICE) for gradient in found])
 
 
 QUERIES: dict[str, Callable[[pf.CompiledCircuit, pf.Evidence], Tensor]] = {
     "log_prob": lambda m, e: m.log_prob(e).detach(),
     "marginals": lambda m, e: m.marginals(e),
     "mean": lambda m, e: m.mean(e),
-    "sample": lambda m, e: m.sample(3, e, torch.Generator().manual_seed(0)),
+    "sample": lambda m, e: m.sample(3, e, torch.Generator(DEVICE).manual_seed(0)),
     "mpe": lambda m, e: m.mpe(e).values,
     "project": lambda m, e: m.marginals(m.project(e, torch.zeros(4, 3, 3), 20)),
     "slopes": slopes,
@@ -51,7 +52,7 @@ QUERIES: dict[str, Callable[[pf.CompiledCircuit, pf.Evidence], Tensor]] = {
 
 def made(**options: object) -> pf.CompiledCircuit:
     circuit = pf.hmm(3, 2, pf.Categorical(3), generator=torch.Generator().manual_seed(1))
-    return pf.compile(circuit, **options)  # type: ignore[arg-type]
+    return pf.compile(circuit, DEVICE, **options)  # type: ignore[arg-type]
 
 
 ABOUT = evidence()
@@ -82,7 +83,7 @@ def test_a_model_that_is_made_or_moved_in_a_mode_answers_in_all(mode: str, where
         with MODES[where]():
             assert_right(name, query(model, about))
     with MODES[mode]():
-        assert_right("slopes", slopes(pf.compile(model.circuit), ABOUT))
+        assert_right("slopes", slopes(pf.compile(model.circuit, DEVICE), ABOUT))
 
 
 @pytest.mark.parametrize("mode", ["plain", "no_grad", "autocast"])

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from device import DEVICE
 from torch import Tensor
 
 import pcflow as pf
 from pcflow.inputs import FAMILIES
 from pcflow.testing import check_input_family
-
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,9 @@ class Geometric(pf.ExponentialFamily):
     def sample(
         self, params: Mapping[str, Tensor], generator: torch.Generator | None = None
     ) -> Tensor:
-        uniform = torch.rand(params["logits"].shape, generator=generator).to(params["logits"])
-        return (uniform.log() / torch.nn.functional.logsigmoid(-params["logits"])).floor()
+        logits = params["logits"]
+        uniform = torch.rand(logits.shape, generator=generator, device=logits.device).to(logits)
+        return (uniform.log() / torch.nn.functional.logsigmoid(-logits)).floor()
 
     def statistics(self, x: Tensor) -> Tensor:
         return x.unsqueeze(-1)

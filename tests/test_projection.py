@@ -8,6 +8,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -16,7 +17,6 @@ import pcflow as pf
 from pcflow.queries.gauss_seidel import tree_of
 from pcflow.testing import circuits, enumerate_marginals, enumerate_weights, finite_families
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SEEDS = st.integers(0, 10**6)
 
 

@@ -2,14 +2,13 @@
 
 import pytest
 import torch
+from device import DEVICE
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import pcflow as pf
 from pcflow.learn.counts import Counts, PriorCounts
 from pcflow.testing import circuits, enumerate_states, mixed_families
-
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def compiled(circuit: pf.Circuit) -> pf.CompiledCircuit:

@@ -10,6 +10,7 @@ from types import FrameType
 
 import pytest
 import torch
+from device import DEVICE
 from torch import Tensor
 
 import pcflow as pf
@@ -46,6 +47,10 @@ def evidence(rows: int, seed: int) -> pf.Evidence:
     return pf.Evidence(x.masked_fill(hidden, torch.nan), log_potentials=soft)
 
 
+def on_device(seed: int) -> torch.Generator:
+    return torch.Generator(DEVICE).manual_seed(seed)
+
+
 def gradient(model: pf.CompiledCircuit, about: pf.Evidence) -> Tensor:
     return torch.cat(
         [g.flatten() for g in torch.autograd.grad(model.log_prob(about).sum(), model.banks)]
@@ -56,7 +61,7 @@ QUERIES: dict[str, Callable[[pf.CompiledCircuit, pf.Evidence], Tensor]] = {
     "log_prob": lambda model, about: model.log_prob(about).detach(),
     "gradient": gradient,
     "marginals": lambda model, about: model.marginals(about),
-    "sample": lambda model, about: model.sample(3, about, torch.Generator().manual_seed(1)),
+    "sample": lambda model, about: model.sample(3, about, on_device(1)),
     "mpe": lambda model, about: model.mpe(about).values,
     "underflow": lambda model, about: model.log_prob(faint(about)).detach(),
 }
@@ -80,7 +85,7 @@ def ask(model: pf.CompiledCircuit, turns: int, about: list[pf.Evidence]) -> list
 
 
 def test_threads_are_told_what_one_alone_is_told() -> None:
-    model = pf.compile(pf.hmm(LENGTH, STATES, pf.Categorical(STATES)))
+    model = pf.compile(pf.hmm(LENGTH, STATES, pf.Categorical(STATES)), DEVICE)
     about = [evidence(1 + n % 3, n) for n in range(4)]
     wanted = {name: [query(model, e) for e in about] for name, query in QUERIES.items()}
     names = list(QUERIES)
@@ -91,7 +96,7 @@ def test_threads_are_told_what_one_alone_is_told() -> None:
 
 
 def test_every_row_is_counted_and_no_sheet_is_lost() -> None:
-    model = pf.compile(pf.hmm(LENGTH, STATES, pf.Categorical(STATES))).requires_grad_(False)
+    model = pf.compile(pf.hmm(LENGTH, STATES, pf.Categorical(STATES)), DEVICE).requires_grad_(False)
     x = torch.zeros(2, LENGTH).long()
     with ThreadPoolExecutor(THREADS) as threads:
         list(threads.map(lambda _: model.log_prob(x), range(60)))
@@ -103,7 +108,7 @@ def test_every_row_is_counted_and_no_sheet_is_lost() -> None:
 
 def test_threads_agree_on_parameters_that_one_of_them_moves() -> None:
     """What is computed from old numbers while they change is not kept for the new ones."""
-    model = pf.compile(pf.hmm(LENGTH, STATES, pf.Categorical(STATES)))
+    model = pf.compile(pf.hmm(LENGTH, STATES, pf.Categorical(STATES)), DEVICE)
     x = torch.zeros(2, LENGTH).long()
 
     def query(_: int) -> None:
@@ -118,14 +123,14 @@ def test_threads_agree_on_parameters_that_one_of_them_moves() -> None:
                     bank.add_(torch.randn_like(bank))
             list(asked)
             wanted = pf.reference_log_prob(model.circuit, x)
-            found = model.log_prob(x).detach().double()
+            found = model.log_prob(x).detach().double().cpu()
             torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_a_graph_that_is_kept_goes_back_in_many_threads() -> None:
     """What a step reads from here and there is copied to one place, which must not be shared."""
     regions = pf.structure.quad_graph((3, 3))
-    model = pf.compile(pf.build_circuit(regions, pf.Bernoulli(), units=3))
+    model = pf.compile(pf.build_circuit(regions, pf.Bernoulli(), units=3), DEVICE)
     value = model.log_prob(torch.randint(2, (30, 9))).sum()
 
     def back(_: int) -> list[Tensor]:

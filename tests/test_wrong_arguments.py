@@ -282,6 +282,26 @@ def test_a_seed_is_no_generator() -> None:
         model().sample(2, generator=0)  # type: ignore[arg-type]
 
 
+class Elsewhere(torch.Generator):
+    """A generator that says it is on a device where nothing here is."""
+
+    device = torch.device("meta")  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda generator: model().sample(2, generator=generator),
+        lambda generator: model().sample_with_marginals(2, nothing(), generator),
+        lambda generator: pf.hmm(D, 2, pf.Categorical(V), generator=generator),
+        lambda generator: pf.entropy_estimate(model(), 10, generator),
+    ],
+)
+def test_a_generator_on_another_device_is_refused(draw: Callable[[torch.Generator], Any]) -> None:
+    with pytest.raises(pf.SettingError, match=r"generator must be on \w+.*, got 'one on meta'"):
+        draw(Elsewhere())
+
+
 def test_variables_are_whole_numbers_of_numpy_too() -> None:
     zero, two = np.int64(0), np.int64(2)
     assert pf.marginalize(chain(), [zero, two]).num_variables == 2

@@ -56,7 +56,7 @@ class Parameter(Immutable):
     """A tensor of unconstrained parameters; layers that hold the same object are tied.
 
     Args:
-        value: the parameters, usually logits; copied, never edited.
+        value: the parameters, usually logits; copied to the CPU, never edited.
 
     Raises:
         StructureError: if it is not of real numbers, or contains NaN.
@@ -75,7 +75,7 @@ class Parameter(Immutable):
         check_tensor("value", self.value)
         if not self.value.is_floating_point():
             raise TypeMismatch("value", self.value, "of floating point")
-        value = self.value.detach().clone()
+        value = self.value.detach().to("cpu", copy=True)
         low, high = (end.item() for end in value.aminmax()) if value.numel() else (0.0, 0.0)
         if isnan(low):
             raise StructureError("a parameter contains NaN")

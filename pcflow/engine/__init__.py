@@ -2,6 +2,7 @@
 
 from pcflow.engine.autograd import differentiable_log_prob
 from pcflow.engine.evaluate import Engine, Evaluation, Memory, RowCount
+from pcflow.engine.kernels import add_rows
 from pcflow.engine.leaves.base import Leaf
 from pcflow.engine.leaves.density import DensityLeaf
 from pcflow.engine.leaves.finite import FiniteLeaf
@@ -52,6 +53,7 @@ __all__ = [
     "Step",
     "SumStep",
     "Tables",
+    "add_rows",
     "differentiable_log_prob",
     "floor_of",
     "follow",

@@ -17,6 +17,9 @@ from pcflow.engine.modes import ordinary_modes
 from pcflow.engine.versions import Stamp
 from pcflow.errors import SettingError
 
+IN_PLACE = frozenset({"weights", "weight", "log"})
+"""Kinds that recordings read."""
+
 T = TypeVar("T")
 Key = tuple[str, Hashable]
 
@@ -42,29 +45,46 @@ class Cache:
         banks: the parameters.
         like: has their dtype and device.
         room: bytes that results may take; what was computed first goes first.
+        in_place: whether weights stay where they are when parameters change, because recordings
+            read them there. Who changes parameters must then not query in other threads.
 
     Attributes:
         stamps: what the banks were like at the last refresh; the same tuple while nothing changes.
     """
 
-    def __init__(self, banks: Sequence[Tensor], like: Tensor, room: int) -> None:
+    def __init__(
+        self, banks: Sequence[Tensor], like: Tensor, room: int, in_place: bool = False
+    ) -> None:
         """Start with nothing."""
-        self.banks, self.like, self.room = banks, like, room
+        self.banks, self.like, self.room, self.in_place = banks, like, room, in_place
         self.stamps: tuple[Stamp, ...] = ()
         self._kept: dict[Key, Kept] = {}
+        self._outdated: dict[Key, Kept] = {}
         self._lock = Lock()
 
-    def refresh(self) -> tuple[Stamp, ...]:
+    def refresh(self, waits: bool = True) -> tuple[Stamp, ...]:
         """Forget what was computed from parameters that have changed since; the stamps of now.
+
+        Args:
+            waits: for a GPU to compare numbers. Who does not asks for `doubt` afterwards.
 
         Raises:
             SettingError: if a parameter was replaced by one of another dtype or device.
         """
         banks = tuple(self.banks)
-        if self._changed(banks):
+        if self._changed(banks, waits):
             with self._lock:
-                self._forget(banks)
+                self._forget(banks, waits)
         return self.stamps
+
+    def doubt(self) -> Tensor | None:
+        """Whether numbers have changed that a `refresh` did not wait for, one bool; None if not."""
+        if self.like.device.type == "cpu":
+            return None
+        doubts = [doubt for stamp in self.stamps for doubt in stamp.doubts()]
+        if not doubts:
+            return None
+        return torch.stack([torch.as_tensor(d, device=self.like.device) for d in doubts]).any()
 
     def unchanged_since(self, stamps: tuple[Stamp, ...]) -> bool:
         """Whether nobody found a change since the stamps, or could see one by torch's own count."""
@@ -76,13 +96,24 @@ class Cache:
             if bank.requires_grad:
                 stamp.watch()
 
-    def keep(self, kind: str, key: Hashable, banks: Iterable[int], make: Callable[[], T]) -> T:
-        """What `make` computes from some banks, or has computed before."""
+    def keep(
+        self,
+        kind: str,
+        key: Hashable,
+        banks: Iterable[int],
+        make: Callable[[], T],
+        renew: Callable[[T], T] | None = None,
+    ) -> T:
+        """What `make` computes from some banks, or has computed before.
+
+        If that is outdated, `renew` may compute it in the same memory.
+        """
         kept = self._kept
         found = kept.get((kind, key))
         if found is None:
+            old = self._outdated.pop((kind, key), None)
             with ordinary_modes(), torch.no_grad():
-                value = make()
+                value = renew(cast(T, old.value)) if old is not None and renew else make()
             found = Kept(frozenset(banks), value, dict(_sizes(value)))
             if sum(found.sizes.values()) <= self.room:
                 with self._lock:
@@ -101,20 +132,24 @@ class Cache:
             found[owner[place]] += size
         return dict(found)
 
-    def _changed(self, banks: tuple[Tensor, ...]) -> frozenset[int]:
+    def _changed(self, banks: tuple[Tensor, ...], waits: bool) -> frozenset[int]:
         if not self.stamps:
             return frozenset(range(len(banks)))
-        current = map(Stamp.is_of, self.stamps, banks)
+        looks = waits or self.like.device.type == "cpu"
+        current = map(Stamp.is_of if looks else Stamp.is_untouched, self.stamps, banks)
         return frozenset(number for number, is_current in enumerate(current) if not is_current)
 
-    def _forget(self, banks: tuple[Tensor, ...]) -> None:
-        changed = self._changed(banks)  # or did another thread see to it?
+    def _forget(self, banks: tuple[Tensor, ...], waits: bool) -> None:
+        changed = self._changed(banks, waits)  # or did another thread see to it?
         if changed:
             for number in changed:
                 self._check(number, banks[number])
             new = enumerate(banks)
             stamps = [Stamp(bank) if n in changed else self.stamps[n] for n, bank in new]
             old = self._kept.items()
+            if self.in_place:
+                gone = {key: k for key, k in old if not changed.isdisjoint(k.banks)}
+                self._outdated |= {key: k for key, k in gone.items() if key[0] in IN_PLACE}
             # a new one: what other threads are still making of the old numbers goes to the old one
             self._kept = {key: kept for key, kept in old if changed.isdisjoint(kept.banks)}
             self.stamps = tuple(stamps)

@@ -9,7 +9,8 @@ Legend: F folds, B batch, C copies, S = C B samples, K units, J units read by a 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from functools import reduce
+from collections.abc import Callable
+from functools import partial, reduce
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from pcflow.engine.leaves import Leaf
 from pcflow.engine.plan import InputStep, ProductStep, Read, Rows, SumStep
 from pcflow.engine.routes import Route
 from pcflow.engine.tape import Tape
+from pcflow.evidence import send
 
 
 class Descent(ABC):
@@ -35,46 +37,39 @@ class Descent(ABC):
 
     def __init__(self, tape: Tape, route: Route, copies: int) -> None:
         """Begin at the root."""
-        self.tape, self.route, self.copies = tape, route, copies
-        self.in_log_space = tape.semiring.in_log_space
-        plan, leaves = tape.plan, tape.leaves.values()
-        self.batch, device = tape.sheet.batch, tape.log_value.device
-        samples = copies * self.batch
+        self.plan, self.sheet, self.tables = tape.plan, tape.sheet, tape.tables
+        self.semiring, self.weights, self.leaves = tape.semiring, tape.weights, tape.leaves
+        self.route, self.copies = route, copies
+        self.batch, device = self.sheet.batch, tape.log_value.device
+        self.samples = copies * self.batch
         self.chosen = {
-            width: torch.full((rows, samples), -1, device=device)
-            for width, rows in plan.arenas.items()
+            width: self.nowhere(width, partial(torch.full, (rows, self.samples), -1, device=device))
+            for width, rows in self.plan.arenas.items()
         }
-        self.chosen[1][plan.steps[-1].out] = 0
-        dtype = reduce(torch.promote_types, (leaf.x.dtype for leaf in leaves))
-        self._room: Tensor | None = None
-        self.values = torch.zeros(plan.num_variables, samples, dtype=dtype, device=device)
+        self.chosen[1][self.plan.steps[-1].out] = 0
+        dtype = reduce(torch.promote_types, (leaf.x.dtype for leaf in self.leaves.values()))
+        self.values = torch.zeros(self.plan.num_variables, self.samples, dtype=dtype, device=device)
 
     @abstractmethod
-    def leaf(self, number: int, step: InputStep) -> None:
+    def nowhere(self, width: int, make: Callable[[], Tensor]) -> Tensor:
+        """Units of one width before the way down."""
+
+    @abstractmethod
+    def go_through(self, run: range) -> None:
+        """Through a run of sums and products, by their numbers."""
+
+    @abstractmethod
+    def leaf(self, number: int) -> None:
         """Write values."""
-
-    @abstractmethod
-    def product(self, step: ProductStep) -> None:
-        """Go to every input."""
-
-    @abstractmethod
-    def sum(self, number: int, step: SumStep) -> None:
-        """Choose a unit of an input and go there."""
 
     def inputs(self, number: int, step: SumStep) -> Tensor:
         """What a sum reads, side by side: [F, B, J], mixing [F, B, K, H]."""
-        return self.tape.semiring.read(self.tape.sheet.inputs(number, step), step.mixing)
+        return self.semiring.read(self.sheet.inputs(number, step), step.mixing)
 
-    def choose(self, edges: Tensor, units: Tensor) -> Tensor:
+    def choose(self, edges: Tensor, units: Tensor, route: Route) -> Tensor:
         """One of J alternatives [...] by weights and units [..., J]; `edges` is written over."""
-        scores = edges.add_(units) if self.in_log_space else edges.mul_(units)
-        return self.route.index(scores, self.in_log_space)
-
-    def room(self, rows: int, width: int, like: Tensor) -> Tensor:
-        """Memory [rows, width] for a block of choices, the same for all."""
-        if self._room is None or len(self._room) < rows * width:
-            self._room = like.new_empty(rows * width)
-        return self._room[: rows * width].view(rows, width)
+        in_log_space = self.semiring.in_log_space
+        return route.index(edges.add_(units) if in_log_space else edges.mul_(units), in_log_space)
 
 
 class TreeDescent(Descent):
@@ -83,24 +78,53 @@ class TreeDescent(Descent):
     def __init__(self, tape: Tape, route: Route, copies: int) -> None:
         """Note what is missing, by width and row of the input units' arena: [R, B]."""
         super().__init__(tape, route, copies)
+        leaves = self.leaves.values()
         self.missing = {
-            width: torch.zeros(rows, self.batch, dtype=torch.bool, device=self.values.device)
-            for width, rows in tape.plan.arenas.items()
+            width: torch.zeros(rows, self.batch, dtype=torch.bool)
+            for width, rows in self.plan.arenas.items()
         }
-        for leaf in tape.leaves.values():
-            self.missing[leaf.step.units][leaf.step.out] = leaf.missing
-        self.soft = any(leaf.any_soft for leaf in tape.leaves.values())
-        self.leaf_at = {
-            (leaf.step.units, leaf.step.out.start): leaf for leaf in tape.leaves.values()
-        }
+        for leaf in leaves:
+            self.missing[leaf.step.units][leaf.step.out] = leaf.hidden
+        soft = any(leaf.any_soft for leaf in leaves)
+        # what is missing is looked up, which cannot be recorded
+        self.may_skip = not (soft or self.semiring.in_log_space or self.sheet.recordings.on)
+        self.leaf_at = {(leaf.step.units, leaf.step.out.start): leaf for leaf in leaves}
         self.done: set[Leaf] = set()
 
-    def leaf(self, number: int, step: InputStep) -> None:
+    def nowhere(self, width: int, make: Callable[[], Tensor]) -> Tensor:
+        """Anything: every unit will be written before it is read."""
+        return self.sheet.recordings.memory(("chosen", self.copies, width), make)
+
+    def go_through(self, run: range) -> None:
+        """Recorded, if that is done: then all that is drawn at random is drawn before."""
+        recordings = self.sheet.recordings
+        if not recordings.on:
+            self.descend(run, self.route)
+            return
+        key = ("follow", self.semiring.arithmetic, type(self.route), self.copies, run.start)
+        steps = [self.plan.steps[number] for number in run]
+        sums = sum(step.folds for step in steps if isinstance(step, SumStep) and not step.mixing)
+        make = partial(self.tables.like.new_empty, sums * self.samples)
+        numbers = recordings.memory(("random", *key), make)
+        self.route.fill(numbers)
+        recordings.run(key, (self.weights,), partial(self.descend, run, self.route, numbers))
+
+    def descend(self, run: range, route: Route, numbers: Tensor | None = None) -> None:
+        """Step by step; by uniform `numbers`, if there are any."""
+        route, room = route if numbers is None else route.by(numbers), _Room()
+        for number in reversed(run):
+            step = self.plan.steps[number]
+            if isinstance(step, ProductStep):
+                self.product(step)
+            elif isinstance(step, SumStep):
+                self.sum(number, step, route, room)
+
+    def leaf(self, number: int) -> None:
         """Observed values, and draws for the others."""
-        leaf = self.tape.leaves[number]
+        leaf = self.leaves[number]
         if leaf in self.done:
             return
-        entry, fold, unit = self.entries(leaf.missing, self.chosen[step.units][step.out])
+        entry, fold, unit = self.entries(leaf.hidden, self.chosen[leaf.step.units][leaf.step.out])
         self.write(leaf, entry, leaf.draw(unit, fold, entry % self.batch, self.route))
 
     def write(self, leaf: Leaf, entry: Tensor, drawn: Tensor) -> None:
@@ -112,6 +136,7 @@ class TreeDescent(Descent):
     def entries(self, missing: Tensor, here: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Place in [F S], fold and unit [N] of what is missing, [F, B]."""
         entry = missing.repeat(1, self.copies).flatten().nonzero().squeeze(-1)
+        entry = send(entry, here.device)
         return entry, entry // here.shape[1], here.flatten().index_select(0, entry)
 
     def product(self, step: ProductStep) -> None:
@@ -128,14 +153,14 @@ class TreeDescent(Descent):
         else:
             chosen.index_copy_(0, read.rows, unit.clone())
 
-    def sum(self, number: int, step: SumStep) -> None:
+    def sum(self, number: int, step: SumStep, route: Route, room: _Room) -> None:
         """Choose for all folds of a block at once; rows that are copied share their units."""
-        (read,), weight = step.inputs, self.tape.weights[number].tensor
+        (read,), weight = step.inputs, self.weights[number].tensor
         here = self.chosen[step.units][step.out]
         if step.mixing:
             self.go(read, here)
             return
-        if step.lowest and not (self.soft or self.in_log_space):
+        if step.lowest and self.may_skip:
             self.sum_over_missing(step, read, here)
             return
         units, width = self.inputs(number, step).unsqueeze(1), read.width  # [F, 1, B, J]
@@ -143,18 +168,20 @@ class TreeDescent(Descent):
         if weight.shape[0] > 1:
             here = here + torch.arange(step.folds, device=here.device).unsqueeze(-1) * step.units
         below = torch.empty_like(here)
-        size = max(1, self.tape.plan.machine.choices // (here.shape[1] * width))
+        size = max(1, self.plan.machine.choices // (here.shape[1] * width))
         for start in range(0, step.folds, size):
             place, there = here[start : start + size], below[start : start + size]  # [F, S]
-            edges = self.room(place.numel(), width, table)
+            edges = room.of(place.numel(), width, table)
             torch.index_select(table, 0, place.flatten(), out=edges)
             edges = edges.view(-1, self.copies, self.batch, width)
-            there.copy_(self.choose(edges, units[start : start + size]).flatten(1))
+            found = self.choose(edges, units[start : start + size], route)
+            there.copy_(found.flatten(1))
         self.go(read, below)
 
     def sum_over_missing(self, step: SumStep, read: Read, here: Tensor) -> None:
         """Input units that miss their value are all one; for the others any choice will do."""
-        entry, fold, unit = self.entries(self.missing[read.width][read.rows], here)
+        rows = read.rows if isinstance(read.rows, slice) else read.rows.cpu()
+        entry, fold, unit = self.entries(self.missing[read.width][rows], here)
         leaf = self.leaf_below(read, step.folds)
         drawn = None if leaf is None else leaf.draw_mixed(unit, fold, self.route, step)
         if leaf is not None and drawn is not None:
@@ -162,7 +189,7 @@ class TreeDescent(Descent):
             self.done.add(leaf)
             return
         below = torch.zeros_like(here)
-        found = self.route.by_weight(self.tape.tables, step, fold, unit)
+        found = self.route.by_weight(self.tables, step, fold, unit)
         assert found is not None
         below.view(-1).index_copy_(0, entry, found)
         self.go(read, below)
@@ -175,18 +202,45 @@ class TreeDescent(Descent):
         return leaf if leaf is not None and leaf.step.folds == folds else None
 
 
+class _Room:
+    """Memory for a block of choices, the same for all."""
+
+    def __init__(self) -> None:
+        self.numbers: Tensor | None = None
+
+    def of(self, rows: int, width: int, like: Tensor) -> Tensor:
+        """Memory [rows, width]."""
+        if self.numbers is None or len(self.numbers) < rows * width:
+            self.numbers = like.new_empty(rows * width)
+        return self.numbers[: rows * width].view(rows, width)
+
+
 class GraphDescent(Descent):
     """Entries (fold, sample) are looked up, step by step."""
 
-    def leaf(self, number: int, step: InputStep) -> None:
+    def nowhere(self, width: int, make: Callable[[], Tensor]) -> Tensor:
+        """-1 everywhere."""
+        return make()
+
+    def go_through(self, run: range) -> None:
+        """Step by step."""
+        for number in reversed(run):
+            step = self.plan.steps[number]
+            if isinstance(step, ProductStep):
+                self.product(step)
+            elif isinstance(step, SumStep):
+                self.sum(number, step)
+
+    def leaf(self, number: int) -> None:
         """Observed values, and draws for the others."""
-        leaf, (unit, fold, sample) = self.tape.leaves[number], self.reached(step)
+        leaf = self.leaves[number]
+        unit, fold, sample = self.reached(leaf.step)
         row = sample % self.batch
         values = leaf.x[fold, row].to(self.values.dtype)
         some = leaf.missing[fold, row].nonzero().squeeze(-1)
         drawn = leaf.draw(unit[some], fold[some], row[some], self.route)
         values[some] = drawn.to(values.dtype)
-        self.values[step.variables[fold], sample] = values
+        self.values[leaf.step.variables[fold], sample] = values
 
     def product(self, step: ProductStep) -> None:
         """The same samples go to every input."""
@@ -213,12 +267,12 @@ class GraphDescent(Descent):
         self, number: int, step: SumStep, unit: Tensor, fold: Tensor, row: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Which input layer [N], and which of its units [N], every entry follows."""
-        weight, read = self.tape.weights[number].tensor, self.inputs(number, step)
-        size, found = max(1, self.tape.plan.machine.choices // weight.shape[-1]), []
+        weight, read = self.weights[number].tensor, self.inputs(number, step)
+        size, found = max(1, self.plan.machine.choices // weight.shape[-1]), []
         for u, f, r in zip(unit.split(size), fold.split(size), row.split(size), strict=True):
             edges = _take(weight, (f, u) if len(weight) > 1 else (u,))  # [N, J]
             units = _take(read, (f, r, u) if step.mixing else (f, r))  # [N, J]
-            found.append(self.choose(edges, units))
+            found.append(self.choose(edges, units, self.route))
         index = torch.cat(found)
         if step.mixing:
             return index, unit

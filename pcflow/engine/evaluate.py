@@ -21,7 +21,7 @@ from pcflow.engine.routes import Route
 from pcflow.engine.semiring import Scaled, floor_of
 from pcflow.engine.tables import Tables
 from pcflow.engine.tape import Tape
-from pcflow.evidence import CheckedEvidence, Domain, Evidence, Numbers, check
+from pcflow.evidence import CheckedEvidence, Domain, Evidence, Numbers, check, look, send
 
 
 class RowCount:
@@ -108,8 +108,11 @@ class Engine:
 
     def nothing(self, rows: int = 1) -> CheckedEvidence:
         """Evidence in which everything is missing."""
-        missing = torch.ones(rows, self.structure.num_variables, dtype=torch.bool)
-        return self.check(Evidence(missing=missing))
+        shape, device = (rows, self.structure.num_variables), self.domain.device
+        values = torch.zeros(shape, dtype=torch.long, device=device)
+        hidden = torch.ones(shape, dtype=torch.bool)
+        values = values if self.domain.is_finite else values.to(self.domain.dtype)
+        return CheckedEvidence(values, send(hidden, device), domain=self.domain).seen(hidden)
 
     def parts(self, evidence: CheckedEvidence, lean: bool = False) -> list[CheckedEvidence]:
         """The evidence in parts that fit into memory: for a pass up, `lean`, or up and down."""
@@ -133,26 +136,46 @@ class Engine:
 
     def _evaluate(self, plan: Plan, evidence: CheckedEvidence) -> Evaluation:
         self.rows.add(seen=len(evidence.values))
-        machine = plan.machine
-        if plan.of_one_unit and evidence.potentials is None:
-            # a scale per unit is a logarithm already
-            exact = up(plan, self.tables, evidence, LogSumProduct(machine), self.pool)
-            return Evaluation(exact.log_value, exact, None, None)
-        scaled = up(plan, self.tables, evidence, Scaled(machine), self.pool)
-        rows = self._doubtful(scaled, evidence)
-        if rows is None:
-            return Evaluation(scaled.log_value, scaled, None, None)
-        self.rows.add(log_space=len(rows))
-        exact = up(plan, self.tables, evidence.rows(rows), LogSumProduct(machine), self.pool)
-        log_value = scaled.log_value.index_copy(0, rows, exact.log_value)
-        return Evaluation(log_value, scaled, exact, rows)
+        # of one unit each, a scale per unit is a logarithm already
+        in_logs = plan.of_one_unit and evidence.potentials is None
+        semiring = LogSumProduct(plan.machine) if in_logs else Scaled(plan.machine)
+        tape = up(plan, self.tables, evidence, semiring, self.pool, waits=False)
+        found = self._certified(tape)
+        if found is None:  # the weights were outdated
+            self.tables.cache.refresh()
+            return self._evaluate(plan, evidence)
+        return self._evaluation(tape, evidence, *found)
 
-    def _doubtful(self, scaled: Tape, evidence: CheckedEvidence) -> Tensor | None:
+    def _certified(self, tape: Tape) -> tuple[Tensor, bool] | None:
+        """Which rows [B] may have lost something, and whether all are possible: the certificate.
+
+        This is the one time that a pass waits for the device. None if parameters were edited.
+        """
+        low = torch.zeros_like(tape.lowest, dtype=torch.bool)
+        if not tape.semiring.in_log_space:
+            low = tape.lowest < floor_of(tape.lowest.dtype)
+        possible = (tape.log_value > -torch.inf).all()
+        doubt = self.tables.cache.doubt()
+        low, possible, *doubts = look(low, possible, *(() if doubt is None else (doubt,)))
+        return None if any(map(bool, doubts)) else (low, bool(possible))
+
+    def _evaluation(
+        self, tape: Tape, evidence: CheckedEvidence, low: Tensor, possible: bool
+    ) -> Evaluation:
+        """With rows in log space where that is needed."""
+        rows = self._doubtful(tape, evidence, low) if bool(low.any()) else None
+        if rows is None:
+            return Evaluation(tape.log_value, tape, None, None, possible)
+        self.rows.add(log_space=len(rows))
+        logs = LogSumProduct(tape.plan.machine)
+        exact = up(tape.plan, self.tables, evidence.rows(rows), logs, self.pool)
+        log_value = tape.log_value.index_copy(0, rows, exact.log_value)
+        return Evaluation(log_value, tape, exact, rows, bool((log_value > -torch.inf).all()))
+
+    def _doubtful(self, scaled: Tape, evidence: CheckedEvidence, lowest: Tensor) -> Tensor | None:
         """Rows with a unit near underflow whose upper bound is not the value; None if none."""
         dtype = scaled.log_value.dtype
-        low = (scaled.lowest < floor_of(dtype)).nonzero().squeeze(-1)
-        if len(low) == 0:
-            return None
+        low = send(lowest.nonzero().squeeze(-1), scaled.log_value.device)
         value = scaled.log_value[low]
         raised = Scaled(scaled.plan.machine, raised=True)
         bound = up(scaled.plan, self.tables, evidence.rows(low), raised, self.pool).log_value
@@ -171,12 +194,14 @@ class Evaluation:
         scaled: the tape of all rows; in log space if no layer has a second unit to share a scale.
         exact: the log-space tape of the doubtful rows, if there are any.
         doubtful: their indices.
+        possible: whether no log-value is -inf or NaN.
     """
 
     log_value: Tensor
     scaled: Tape
     exact: Tape | None
     doubtful: Tensor | None
+    possible: bool
 
     def down(self, root_flow: Tensor, at_leaf: AtLeaf, at_weights: AtWeights | None = None) -> None:
         """Go down on every tape; doubtful rows have no slope on the first."""

@@ -48,6 +48,47 @@ def first_at_least(sums: Tensor, point: Tensor) -> Tensor:
     return sums.lt_(point).sum(dim=-1).long()  # counting them needs no branches
 
 
+def add_rows(target: Tensor, index: Tensor, rows: Tensor) -> None:
+    """Add rows [N, ...] to the rows of target [V, ...] that index [N] names, always in one order.
+
+    On CUDA `index_add_` adds by atomics, in an order of its own every time, while `index_put_`
+    sorts the index first (both as torch.use_deterministic_algorithms lists them).
+    """
+    if target.is_cuda:
+        add_sorted(target, index, rows)
+    else:
+        target.index_add_(0, index, rows)
+
+
+def add_sorted(target: Tensor, index: Tensor, rows: Tensor) -> None:
+    """The same by sorting.
+
+    Rows of equal index are added one after another, so many rows go into several copies of a
+    small target, which take an eighth of the rows' memory.
+    """
+    copies = len(index) // (8 * len(target)) if len(target) else 0
+    if copies < 2:
+        target.index_put_((index,), rows, accumulate=True)
+        return
+    spread = rows.new_zeros(copies, *target.shape)
+    copy = torch.arange(len(index), device=index.device) % copies
+    spread.index_put_((copy, index), rows, accumulate=True)
+    target.add_(spread.sum(dim=0))
+
+
+def running_sums(x: Tensor, out: Tensor | None = None) -> Tensor:
+    """Sums of x [..., X] up to each place of the last axis, always added in one order.
+
+    They may be written on `out`, which may be x.
+
+    On CUDA torch scans a single line of floats block by block, each waiting for whichever sums are
+    there; lines beside one another are scanned each in its order (ATen/native/cuda/ScanUtils.cuh).
+    """
+    if x.is_cuda and x.numel() == x.shape[-1]:
+        return x.expand(2, *x.shape).cumsum(dim=-1)[0]
+    return torch.cumsum(x, dim=-1, out=out)
+
+
 class Cumulative:
     """Running sums of the columns of a table, to find where one reaches a given point.
 
@@ -63,7 +104,7 @@ class Cumulative:
         folds, categories, units = table.shape
         self.units, self.last, self.entries = units, categories - 1, entries
         size = max(1, round(categories**0.5))
-        sums = table.transpose(1, 2).reshape(folds * units, categories).cumsum(dim=-1)
+        sums = running_sums(table.transpose(1, 2).reshape(folds * units, categories))
         self.total = sums[:, -1].clone()  # [F K]
         padded = torch.nn.functional.pad(sums, (0, -categories % size), value=torch.inf)
         self.blocks = padded.view(-1, size)  # [F K blocks, size]

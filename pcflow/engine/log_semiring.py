@@ -28,6 +28,7 @@ class LogSumProduct:
     machine: Machine
     in_log_space = True
     maximizes = False
+    arithmetic = "log sums"
 
     def write(self, log_prob: Tensor, out: Value) -> None:
         """As they are."""
@@ -152,6 +153,7 @@ class MaxProduct(LogSumProduct):
     """Max-product on logarithms: the value of the best assignment of variables and latents."""
 
     maximizes = True
+    arithmetic = "log maxima"
 
     def reduce(self, terms: Tensor) -> Tensor:
         """Maximum over the last axis."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pcflow.checks import check_whole
+from pcflow.checks import check_kind, check_whole
 from pcflow.engine.kernels import exp_
 
 
@@ -18,7 +18,7 @@ from pcflow.engine.kernels import exp_
 class Machine:
     """Sizes that suit a machine: they decide how fast a query is, never what it answers.
 
-    The defaults are for CPUs with a megabyte or two of cache a core.
+    The defaults are for CPUs with a megabyte or two of cache a core; `of` knows others.
 
     Attributes:
         strip: units of one strip. With 128 rows of float32, 4,096 make 2 MB: inputs and outputs
@@ -36,6 +36,8 @@ class Machine:
         edges: the most that a step in log space holds at a time.
         weights: of a step, one for every draw and input, that draws hold at a time: 64 MB.
         values: of draws at a time, where averages are estimated.
+        records: whether the kernels that sums and products launch are recorded, the second time
+            that a batch of one size passes, and played back from then on (CUDA graphs).
 
     Raises:
         SettingError: if a size is not a positive integer.
@@ -61,11 +63,25 @@ class Machine:
     edges: int = 1 << 24
     weights: int = 1 << 24
     values: int = 1 << 22
+    records: bool = False
 
     def __post_init__(self) -> None:
         """Check the sizes."""
+        check_kind("records", self.records, bool, "True or False")
         for name, size in vars(self).items():
-            check_whole(name, size)
+            if name != "records":
+                check_whole(name, size)
+
+    @classmethod
+    def of(cls, device: torch.device | str) -> Machine:
+        """What suits a device: a GPU has no cache to stay in, and launches are dear.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> pf.Machine.of("cpu") == pf.Machine(), pf.Machine.of("cuda").records
+            (True, True)
+        """
+        return cls() if torch.device(device).type == "cpu" else _GPU
 
     def matmul(self, x: Tensor, weight: Tensor, out: Tensor) -> None:
         """Write x [F, B, J] @ weight [F or 1, J, K] to out [F, B, K]; flat if they share it."""
@@ -115,16 +131,16 @@ class Machine:
             out[:, split:] = rows @ table[split:].t()
         return out
 
-    def log_normalizer(self, logits: Tensor) -> tuple[Tensor, float]:
+    def log_normalizer(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Log-sum-exp [F, 1, K] over V of logits [F, V, K]; and the smallest log-softmax."""
-        totals, lowest = [], torch.inf
+        totals, lowest = [], []
         size = max(1, self.numbers // logits[0].numel())
         for block in logits.split(size):
             peak = block.amax(dim=1, keepdim=True)
             total = exp_(block - peak).sum(dim=1, keepdim=True).log_().add_(peak)
-            lowest = min(lowest, float((block.amin(dim=1, keepdim=True) - total).min()))
+            lowest.append((block.amin(dim=1, keepdim=True) - total).min())
             totals.append(total)
-        return torch.cat(totals), lowest
+        return torch.cat(totals), torch.stack(lowest).min()
 
     def _parts(self, like: Tensor, columns: int) -> int:
         """Among how many threads so many columns are shared out, 1 if they cannot be."""
@@ -147,3 +163,15 @@ class Machine:
 
 
 MACHINE = Machine()
+
+_GPU = Machine(
+    sheets=6,
+    numbers=1 << 26,
+    entries=1 << 22,
+    choices=1 << 26,
+    cached=1 << 26,
+    edges=1 << 27,
+    weights=1 << 26,
+    values=1 << 26,
+    records=True,
+)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pcflow.engine.plan import InputStep, Plan, Read, Step
+from pcflow.engine.recording import Recordings
 from pcflow.engine.semiring import Value
 
 
@@ -25,6 +26,7 @@ class Sheet:
         outs: what each step writes.
         size: in bytes.
         in_log_space: whether scales mean nothing, and need not be copied.
+        recordings: of passes over it.
     """
 
     in_log_space = False
@@ -32,6 +34,7 @@ class Sheet:
     def __init__(self, plan: Plan, batch: int, like: Tensor) -> None:
         """Allocate, and cut the views."""
         self.plan, self.batch = plan, batch
+        self.recordings = Recordings(like.device, plan.machine.records)
         self.arenas = {w: _allocate(rows, batch, w, like) for w, rows in plan.arenas.items()}
         self.size = plan.numbers_per_row * batch * like.element_size()
         self.lowest = like.new_ones(sum(plan.products), batch)

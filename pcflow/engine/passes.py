@@ -10,17 +10,20 @@ Legend: F folds, B batch, K units of the layer, J units read by a sum, C copies,
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pcflow.engine.descent import GraphDescent, TreeDescent
+from pcflow.engine.kernels import add_rows
 from pcflow.engine.leaves import Leaf, make_leaf
 from pcflow.engine.memory import Pool, Sheet
 from pcflow.engine.modes import in_ordinary_modes
 from pcflow.engine.plan import BankRead, InputStep, Plan, ProductStep, SumStep
 from pcflow.engine.routes import Route
-from pcflow.engine.semiring import Semiring
+from pcflow.engine.semiring import Semiring, Weight
 from pcflow.engine.tables import BankSums, Tables
 from pcflow.engine.tape import Tape
 from pcflow.evidence import CheckedEvidence
@@ -28,7 +31,12 @@ from pcflow.evidence import CheckedEvidence
 
 @in_ordinary_modes
 def up(
-    plan: Plan, tables: Tables, evidence: CheckedEvidence, semiring: Semiring, pool: Pool
+    plan: Plan,
+    tables: Tables,
+    evidence: CheckedEvidence,
+    semiring: Semiring,
+    pool: Pool,
+    waits: bool = True,
 ) -> Tape:
     """Evaluate every unit, inputs first.
 
@@ -38,23 +46,36 @@ def up(
         evidence: checked against the circuit.
         semiring: the arithmetic.
         pool: where the sheet comes from.
+        waits: see `Cache.refresh`.
     """
-    tables.cache.refresh()
+    tables.cache.refresh(waits)
     sheet = pool.take(plan, len(evidence.values), tables.like)
     sheet.in_log_space = semiring.in_log_space
     tape = Tape(plan, tables, semiring, pool, sheet, tables.weights(semiring.in_log_space))
     keep = plan is not plan.lean
-    for number, step in enumerate(plan.steps):
-        out = sheet.outs[number]
-        if isinstance(step, InputStep):
+    for run in plan.runs:
+        if not isinstance(plan.steps[run.start], InputStep):
+            key = ("up", semiring.arithmetic, run.start)
+            climb = partial(_climb, run, sheet, semiring, tape.weights)
+            sheet.recordings.run(key, (tape.weights,), climb)
+            continue
+        for number in run:
+            step = plan.steps[number]
+            assert isinstance(step, InputStep)
             tape.leaves[number] = make_leaf(step, tables, evidence, semiring, keep)
-            tape.leaves[number].up(out)
-        elif isinstance(step, ProductStep):
-            semiring.product(sheet.inputs(number, step), out, step.kronecker)
-        else:
-            semiring.sum(sheet.inputs(number, step), tape.weights[number], out)
+            tape.leaves[number].up(sheet.outs[number])
     _conclude(tape)
     return tape
+
+
+def _climb(run: range, sheet: Sheet, semiring: Semiring, weights: dict[int, Weight]) -> None:
+    for number in run:
+        step, out = sheet.plan.steps[number], sheet.outs[number]
+        inputs = sheet.inputs(number, step)
+        if isinstance(step, ProductStep):
+            semiring.product(inputs, out, step.kronecker)
+        else:
+            semiring.sum(inputs, weights[number], out)
 
 
 AtLeaf = Callable[[Leaf, Tensor], None]
@@ -74,33 +95,97 @@ def down(
     evidence uses it, and the derivative of the log-value with respect to its logarithm
     (Choi, Vergari, Van den Broeck 2020). The tape must not be one of a lean plan.
     """
-    plan, semiring, values = tape.plan, tape.semiring, tape.sheet
-    tied = BankSums(plan)
-    with tape.lock, tape.pool.lend(plan.lean, values.batch, tape.tables.like) as sheet:
+    plan, values = tape.plan, tape.sheet
+    edges = None if at_weights is None else _Edges(plan, tape.semiring, at_weights)
+    with tape.lock, tape.pool.lend(plan.lean, values.batch, tape.tables.like) as slopes:
         root = values.outs[-1].units[0, :, 0]
-        sheet.outs[-1].units[0, :, 0] = semiring.slope(root, root_flow)
-        for number, step in reversed(list(enumerate(plan.lean.steps))):
-            units, slope = values.outs[number].units, sheet.outs[number].units
-            if isinstance(step, InputStep):
-                at_leaf(tape.leaves[number], slope)
-                continue
-            inputs, into = values.inputs(number, plan.steps[number]), _Into(sheet, number, step)
-            if isinstance(step, ProductStep):
-                semiring.down_product(inputs, semiring.flow(units, slope), step.kronecker, into)
-                continue
-            weight = tape.weights[number]
-            semiring.down_sum(inputs, weight, units, slope, into)
-            if at_weights is not None:
-                edges = semiring.edges(inputs, weight, units, slope)
-                if step.weight.bank in plan.untied:
-                    at_weights(step.weight, semiring.flow(weight.tensor, edges))
-                else:
-                    tied.add(step.weight, edges)
-    if at_weights is None:
+        slopes.outs[-1].units[0, :, 0] = tape.semiring.slope(root, root_flow)
+        for run in reversed(plan.lean.runs):
+            if isinstance(plan.steps[run.start], InputStep):
+                for number in reversed(run):
+                    at_leaf(tape.leaves[number], slopes.outs[number].units)
+            else:
+                _hand_down(run, tape, slopes, edges)
+    if edges is not None:
+        edges.conclude(tape.tables)
+
+
+def _hand_down(run: range, tape: Tape, slopes: Sheet, edges: _Edges | None) -> None:
+    """Through a run of sums and products: recorded, if that is done."""
+    values, semiring, weights = tape.sheet, tape.semiring, tape.weights
+    if not values.recordings.on:
+        _descend(run, values, slopes, semiring, weights, edges)
         return
-    for bank, edges in tied.found.items():
-        flow = semiring.flow(tape.tables.linear(bank), edges)
-        at_weights(BankRead(bank, slice(0, len(edges)), False), flow)
+    key = ("down", semiring.arithmetic, edges is not None, run.start)
+    descend = _descend if edges is None else _descend_and_keep
+    launch = partial(descend, run, values, slopes, semiring, weights)
+    kept = values.recordings.run(key, (weights, slopes), launch)
+    if edges is not None and kept is not None:
+        edges.take(kept)
+
+
+def _descend(
+    run: range,
+    values: Sheet,
+    slopes: Sheet,
+    semiring: Semiring,
+    weights: dict[int, Weight],
+    edges: _Edges | None = None,
+) -> None:
+    for number in reversed(run):
+        step = slopes.plan.steps[number]
+        assert not isinstance(step, InputStep)
+        units, slope = values.outs[number].units, slopes.outs[number].units
+        inputs = values.inputs(number, values.plan.steps[number])
+        into = _Into(slopes, number, step)
+        if isinstance(step, ProductStep):
+            semiring.down_product(inputs, semiring.flow(units, slope), step.kronecker, into)
+            continue
+        semiring.down_sum(inputs, weights[number], units, slope, into)
+        if edges is not None:
+            edges.meet(step, weights[number], semiring.edges(inputs, weights[number], units, slope))
+
+
+class _Kept(NamedTuple):
+    """What the weights of a run have met: flows of their own, and edges by bank of those tied."""
+
+    flows: list[tuple[BankRead, Tensor]]
+    tied: dict[int, Tensor]
+
+
+def _descend_and_keep(
+    run: range, values: Sheet, slopes: Sheet, semiring: Semiring, weights: dict[int, Weight]
+) -> _Kept:
+    flows: list[tuple[BankRead, Tensor]] = []
+    edges = _Edges(values.plan, semiring, lambda read, flow: flows.append((read, flow)))
+    _descend(run, values, slopes, semiring, weights, edges)
+    return _Kept(flows, edges.tied.found)
+
+
+class _Edges:
+    """What weights meet on the way down, on its way to who asked."""
+
+    def __init__(self, plan: Plan, semiring: Semiring, at_weights: AtWeights) -> None:
+        self.plan, self.semiring, self.at_weights = plan, semiring, at_weights
+        self.tied = BankSums(plan)
+
+    def meet(self, step: SumStep, weight: Weight, edges: Tensor) -> None:
+        if step.weight.bank in self.plan.untied:
+            self.at_weights(step.weight, self.semiring.flow(weight.tensor, edges))
+        else:
+            self.tied.add(step.weight, edges)
+
+    def take(self, kept: _Kept) -> None:
+        for read, flow in kept.flows:
+            self.at_weights(read, flow.clone())  # the next time it is written over
+        for bank, found in kept.tied.items():
+            self.tied.add(BankRead(bank, slice(0, len(found)), False), found)
+
+    def conclude(self, tables: Tables) -> None:
+        """Hand over what was added up for weights that several folds share."""
+        for bank, edges in self.tied.found.items():
+            flow = self.semiring.flow(tables.linear(bank), edges)
+            self.at_weights(BankRead(bank, slice(0, len(edges)), False), flow)
 
 
 @in_ordinary_modes
@@ -110,14 +195,13 @@ def follow(tape: Tape, route: Route, copies: int) -> Tensor:
     Every variable is reached exactly once, because products are decomposable.
     """
     descent = (TreeDescent if tape.plan.is_tree else GraphDescent)(tape, route, copies)
-    steps = tape.plan.steps if descent.batch else ()  # without rows there is nothing to choose
-    for number, step in reversed(list(enumerate(steps))):
-        if isinstance(step, InputStep):
-            descent.leaf(number, step)
-        elif isinstance(step, ProductStep):
-            descent.product(step)
+    runs = tape.plan.runs if descent.batch else ()  # without rows there is nothing to choose
+    for run in reversed(runs):
+        if isinstance(tape.plan.steps[run.start], InputStep):
+            for number in reversed(run):
+                descent.leaf(number)
         else:
-            descent.sum(number, step)
+            descent.go_through(run)
     return descent.values.t().contiguous()
 
 
@@ -142,7 +226,7 @@ class _Into:
         elif read.fresh:
             units.index_copy_(0, read.rows, slope)
         else:
-            units.index_add_(0, read.rows, slope)
+            add_rows(units, read.rows, slope)
 
 
 def _conclude(tape: Tape) -> None:
@@ -155,3 +239,6 @@ def _conclude(tape: Tape) -> None:
     tape.log_value, tape.lowest = units.log() + root.scale[0], units.clone()
     if len(tape.sheet.lowest):
         tape.lowest = torch.minimum(tape.lowest, tape.sheet.lowest.amin(dim=0))
+    for leaf in tape.leaves.values():
+        if leaf.dead is not None:
+            tape.lowest = tape.lowest.masked_fill(leaf.dead, 0.0)

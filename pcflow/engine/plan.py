@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import groupby
 from math import prod
 
 import torch
@@ -67,10 +68,11 @@ class BankRead:
 
 @dataclass(frozen=True, eq=False)
 class InputStep:
-    """Input units of one family: fold f is over variable `variables[f]`."""
+    """Input units of one family: fold f is over variable `variables[f]`, `over[f]` for Python."""
 
     family: InputFamily
     variables: Tensor
+    over: tuple[int, ...]
     parameters: dict[str, BankRead]
     folds: int
     units: int
@@ -149,6 +151,13 @@ class Plan:
         return arenas + copies + sum(self.products)
 
     @cached_property
+    def runs(self) -> list[range]:
+        """Numbers of steps that follow one another: all of inputs, or none."""
+        kinds = groupby(range(len(self.steps)), lambda n: isinstance(self.steps[n], InputStep))
+        together = [list(numbers) for _, numbers in kinds]
+        return [range(run[0], run[-1] + 1) for run in together]
+
+    @cached_property
     def products(self) -> list[int]:
         """Folds of every step that multiplies, zero for the others."""
         return [step.folds if isinstance(step, ProductStep) else 0 for step in self.steps]
@@ -188,10 +197,19 @@ class Plan:
         widest = max((s.folds * sum(r.width for r in s.inputs) for s in inner), default=1)
         return max(1, self.machine.weights // widest)
 
-    def to(self, device: torch.device) -> Plan:
-        """The same plan, as it was made on the CPU, with its index tensors on `device`."""
-        if device.type == "cpu":
+    def to(self, device: torch.device, machine: Machine | None = None) -> Plan:
+        """The same plan, as it was made on the CPU, with its index tensors on `device`.
+
+        It goes by the sizes of that device if no `machine` is given. It was cut by those of a CPU
+        all the same: that decides how parameters are stored, which files and states rely on.
+        """
+        machine = machine or Machine.of(device)
+        if device.type == "cpu" and machine == self.machine:
             return self
+        plan = replace(self, machine=machine, twin=replace(self.lean, machine=machine))
+        return plan if device.type == "cpu" else plan._on(device)
+
+    def _on(self, device: torch.device) -> Plan:
         moved = {read: _move_bank(read, device) for read in _bank_reads(self.steps)}
         return replace(self._to(device, moved), twin=self.lean._to(device, moved))
 
@@ -304,9 +322,9 @@ class _Writer:
         match first:
             case InputLayer():
                 layers = [layer for layer in strip if isinstance(layer, InputLayer)]
-                variables = torch.tensor([layer.variable for layer in layers])
+                over = tuple(layer.variable for layer in layers)
                 named = dict(zip(first.parameters, roles, strict=True))
-                return InputStep(first.family, variables, named, folds, units, out)
+                return InputStep(first.family, torch.tensor(over), over, named, folds, units, out)
             case SumLayer():
                 lowest = all(isinstance(x, InputLayer) for layer in strip for x in layer.inputs)
                 return SumStep(reads, roles[0], first.mixing, lowest, folds, units, out)

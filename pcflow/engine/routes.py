@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from pcflow.engine.kernels import first_at_least
+from pcflow.engine.kernels import first_at_least, running_sums
 from pcflow.engine.plan import InputStep, SumStep
 from pcflow.engine.tables import Tables
 from pcflow.inputs import DensityFamily, Params
@@ -27,6 +27,14 @@ class Route(Protocol):
     @property
     def reads_linear(self) -> bool:
         """Whether values of finite variables are picked from linear scores as well as from logs."""
+        ...
+
+    def fill(self, numbers: Tensor) -> None:
+        """Draw as many uniform numbers in [0, 1), if picks need any."""
+        ...
+
+    def by(self, numbers: Tensor) -> Route:
+        """The same, picking by uniform numbers that were drawn before, in their order."""
         ...
 
     def index(self, scores: Tensor, in_log_space: bool) -> Tensor:
@@ -79,19 +87,30 @@ class Drawn:
         """At temperature 1; others make what is far below the largest matter."""
         return self.temperature == 1.0
 
+    def fill(self, numbers: Tensor) -> None:
+        """From the generator."""
+        numbers.uniform_(generator=self.generator)
+
+    def by(self, numbers: Tensor) -> Route:
+        """For places in lists of alternatives."""
+        return _Given(self, numbers)
+
     def index(self, scores: Tensor, in_log_space: bool) -> Tensor:
         """Inverse of the cumulative sum at a uniform number; never an impossible alternative."""
         if in_log_space:
             scores = (scores - scores.amax(dim=-1, keepdim=True)).exp_()
-        total = scores.cumsum_(dim=-1)  # [..., X]
+        total = running_sums(scores, out=scores)  # [..., X]
         return first_at_least(total, self.point(total[..., -1:]))
 
     def point(self, total: Tensor) -> Tensor:
         """Uniform numbers above 0, at most `total`: the first cumulative sum to reach one is it."""
-        uniform = torch.rand(
-            total.shape, generator=self.generator, dtype=total.dtype, device=total.device
+        return (1.0 - self.uniform(total)).mul_(total)
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """Uniform numbers in [0, 1)."""
+        return torch.rand(
+            like.shape, generator=self.generator, dtype=like.dtype, device=like.device
         )
-        return (1.0 - uniform).mul_(total)
 
     def category(self, scores: Tensor) -> Tensor:
         """Draw from the tempered scores."""
@@ -129,9 +148,30 @@ class Drawn:
         return family.sample(params, self.generator)
 
 
+class _Given(Drawn):
+    """By uniform numbers that were drawn before."""
+
+    def __init__(self, route: Drawn, numbers: Tensor) -> None:
+        super().__init__(route.generator, route.temperature)
+        self._left: list[Tensor]
+        object.__setattr__(self, "_left", [numbers])
+
+    def uniform(self, like: Tensor) -> Tensor:
+        (numbers,) = self._left
+        self._left[0] = numbers[like.numel() :]
+        return numbers[: like.numel()].view(like.shape)
+
+
 @dataclass(frozen=True)
 class Best:
     """Pick the highest score."""
+
+    def fill(self, numbers: Tensor) -> None:
+        """None are needed."""
+
+    def by(self, numbers: Tensor) -> Best:
+        """Itself."""
+        return self
 
     @property
     def reads_linear(self) -> bool:

@@ -20,7 +20,7 @@ categories, N entries of inputs, D variables.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -78,6 +78,11 @@ class Semiring(Protocol):
     in_log_space: bool
     maximizes: bool
     """Whether inputs over what is missing may take their largest value in place of their total."""
+
+    @property
+    def arithmetic(self) -> Hashable:
+        """The same for all that do the same between inputs and root."""
+        ...
 
     def write(self, log_prob: Tensor, out: Value) -> None:
         """Write input units from their logarithms [F, B, K]."""
@@ -170,6 +175,11 @@ class Scaled:
     raised: bool = False
     in_log_space = False
     maximizes = False
+
+    @property
+    def arithmetic(self) -> Hashable:
+        """Raised units are others."""
+        return "raised" if self.raised else "scaled"
 
     def write(self, log_prob: Tensor, out: Value) -> None:
         """Split into a scale and a mantissa."""

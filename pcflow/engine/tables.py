@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pcflow.engine.cache import Cache
-from pcflow.engine.kernels import Cumulative, exp_
+from pcflow.engine.kernels import Cumulative, add_rows, exp_, running_sums
 from pcflow.engine.plan import BankRead, InputStep, Plan, SumStep
 from pcflow.engine.semiring import Weight, floor_of
 from pcflow.inputs import FiniteFamily
@@ -27,12 +27,12 @@ class Normalizer(NamedTuple):
     """Log-probabilities without their table: logits [F, V, K] less `log_total` [F, 1, K].
 
     Attributes:
-        lowest: the smallest of them.
+        lowest: the smallest of them, one number.
     """
 
     logits: Tensor
     log_total: Tensor
-    lowest: float
+    lowest: Tensor
 
     def table(self, in_log_space: bool) -> Tensor:
         """All of them [F, V, K], or the probabilities."""
@@ -64,7 +64,7 @@ class Tables:
     ) -> None:
         """Start with nothing computed."""
         self.plan, self.banks, self.like, self.soft_dtype = plan, banks, like, soft_dtype
-        self.cache = Cache(banks, like, room)
+        self.cache = Cache(banks, like, room, in_place=plan.machine.records)
         self._sums = {n: s for n, s in enumerate(plan.steps) if isinstance(s, SumStep)}
         self._summed = frozenset(step.weight.bank for step in self._sums.values())
 
@@ -74,7 +74,14 @@ class Tables:
         def make() -> dict[int, Weight]:
             return {n: self.weight(step, in_log_space) for n, step in self._sums.items()}
 
-        return self.cache.keep("weights", in_log_space, self._summed, make)
+        def renew(old: dict[int, Weight]) -> dict[int, Weight]:
+            for number, new in make().items():
+                for mine, its in zip(old[number][:2], new[:2], strict=True):
+                    if mine.data_ptr() != its.data_ptr():
+                        mine.copy_(its)
+            return old
+
+        return self.cache.keep("weights", in_log_space, self._summed, make, renew)
 
     def weight(self, step: SumStep, in_log_space: bool) -> Weight:
         """Weights [F, K, J] of a sum step ([F, K, H] if mixing); F is 1 if all folds share them."""
@@ -86,16 +93,25 @@ class Tables:
 
     def linear(self, bank: int) -> Tensor:
         """Normalised weights [P, K, J] of a bank."""
-        return self.cache.keep("weight", bank, [bank], lambda: torch.softmax(self.banks[bank], -1))
+        return self._normalised("weight", bank, torch.softmax)
 
     def running(self, step: SumStep) -> Tensor:
         """Running sums over J of the weights [F or 1, K, J] of a sum step."""
         bank = step.weight.bank
-        sums = self.cache.keep("sums", bank, [bank], lambda: self.linear(bank).cumsum(dim=-1))
+        sums = self.cache.keep("sums", bank, [bank], lambda: running_sums(self.linear(bank)))
         return _select(sums, step.weight)
 
     def _log(self, bank: int) -> Tensor:
-        return self.cache.keep("log", bank, [bank], lambda: torch.log_softmax(self.banks[bank], -1))
+        return self._normalised("log", bank, torch.log_softmax)
+
+    def _normalised(self, kind: str, bank: int, softmax: Callable[[Tensor, int], Tensor]) -> Tensor:
+        def make() -> Tensor:
+            return softmax(self.banks[bank], -1)
+
+        def renew(old: Tensor) -> Tensor:
+            return old.copy_(make())
+
+        return self.cache.keep(kind, bank, [bank], make, renew)
 
     def table(self, step: InputStep, in_log_space: bool) -> Tensor:
         """Probabilities [F, V, K] of a finite input step; F is 1 if all folds share them."""
@@ -202,4 +218,4 @@ class BankSums:
         elif isinstance(read.rows, slice):
             bank[read.rows] += folds
         else:
-            bank.index_add_(0, read.rows, folds)
+            add_rows(bank, read.rows, folds)

@@ -10,14 +10,16 @@ Autograd counts the edits of a tensor, but not those that go behind its back: fu
 * once a gradient was taken, which asks for a step, the sums of its rows and columns as well, as
   whole numbers: one number that changes changes them for certain, and so do two that change places.
 
-Who edits a frozen parameter behind torch's back, or few of many numbers without a gradient, has to
-say so: `torch.autograd.graph.increment_version(parameter)`.
+On a GPU one has to wait for a comparison: a query reads with its certificate whether there are
+`doubts`. Who edits a frozen parameter behind torch's back, or few of many numbers without a
+gradient, has to say so: `torch.autograd.graph.increment_version(parameter)`.
 
 Legend: N bytes, W columns.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import reduce
 from operator import add
 
@@ -31,6 +33,8 @@ FEW = 1 << 15
 
 SAMPLE = 1 << 10
 """Numbers of 8 bytes in a sample: the more there are, the more of a short query they cost."""
+
+_SAME_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 COLUMNS, ROWS = 1 << 10, 1 << 9
 """Columns that many numbers are laid out in, by 8 bytes; rows at a time, to stay in a cache."""
@@ -50,17 +54,26 @@ class Stamp:
         # while this alias lives, no other tensor can get the same place
         self._memory = parameter.detach()
         self._sample = _sample(self._memory)
-        self._numbers = _bytes(self._sample) if _may_change_unseen(parameter) else None
-        self._sums: bytes | None = None
+        self._numbers: Numbers | None = None
+        if _may_change_unseen(parameter):
+            numbers = _read(self._sample)
+            self._numbers = numbers.clone() if isinstance(numbers, Tensor) else numbers
+        self._sums: Numbers | None = None
 
     def is_of(self, parameter: Tensor) -> bool:
         """Whether this is the parameter, and nothing seems to have changed since."""
-        if not self.is_untouched(parameter):
-            return False
-        if not _may_change_unseen(parameter):
-            return True
-        same = self._numbers == _bytes(self._sample)
-        return same and (self._sums is None or self._sums == _sums(self._memory))
+        return self.is_untouched(parameter) and not any(map(bool, self.doubts()))
+
+    def doubts(self) -> Iterator[bool | Tensor]:
+        """Whether some number was edited behind the back of torch; if any answer is true."""
+        if not _may_change_unseen(self._parameter):
+            return
+        if self._numbers is None:
+            yield True  # it was frozen, and nobody looked
+        else:
+            yield _differ(self._numbers, _read(self._sample))
+        if self._sums is not None:
+            yield _differ(self._sums, _sums(self._memory))
 
     def is_untouched(self, parameter: Tensor) -> bool:
         """The same, but for edits behind the back of torch."""
@@ -77,6 +90,8 @@ class Stamp:
 
 
 Array = Tensor | npt.NDArray[np.generic]
+Numbers = Tensor | bytes
+"""Numbers to compare with: bytes on a CPU, which is quickest; whole numbers where they are else."""
 
 
 def _version(parameter: Tensor) -> int:
@@ -96,16 +111,27 @@ def _sample(memory: Tensor) -> Array:
     return array.reshape(-1)[:: 8 // memory.element_size() * step]
 
 
-def _bytes(array: Array) -> bytes:
-    return (array.cpu().numpy() if isinstance(array, Tensor) else array).tobytes()
+def _read(array: Array) -> Numbers:
+    if isinstance(array, Tensor):  # NaN equals itself as a whole number
+        return array.view(_SAME_SIZE[array.element_size()])
+    return array.tobytes()
 
 
-def _sums(memory: Tensor) -> bytes:
+def _differ(before: Numbers, now: Numbers) -> bool | Tensor:
+    if isinstance(before, Tensor) and isinstance(now, Tensor):
+        return torch.ne(before, now).any()
+    return before != now
+
+
+def _sums(memory: Tensor) -> Numbers:
     """Sums by column and by row, in one pass over memory."""
     flat = memory.reshape(-1).view(torch.uint8)  # [N]
     end = flat.numel() - flat.numel() % (8 * COLUMNS)
     grid = flat[:end].view(torch.int64).view(-1, COLUMNS)  # [N / 8 W, W]
-    words = grid.numpy() if memory.device.type == "cpu" else grid
+    if memory.device.type != "cpu":
+        return torch.cat([grid.sum(0), grid.sum(1), flat[end:].long()])
+    words = grid.numpy()
     blocks = [words[start : start + ROWS] for start in range(0, len(words), ROWS)]
-    by_column: Array = reduce(add, [block.sum(0) for block in blocks])
-    return b"".join(map(_bytes, [by_column, *(block.sum(1) for block in blocks), flat[end:]]))
+    by_column = reduce(add, [block.sum(0) for block in blocks])
+    sums = [by_column, *(block.sum(1) for block in blocks), flat[end:].numpy()]
+    return b"".join(part.tobytes() for part in sums)

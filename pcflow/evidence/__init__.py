@@ -7,6 +7,7 @@ taken by every query as it is.
 from pcflow.evidence.domain import Domain
 from pcflow.evidence.door import check, check_categories
 from pcflow.evidence.evidence import CheckedEvidence, Evidence
+from pcflow.evidence.look import look, send
 from pcflow.evidence.numbers import Numbers, as_tensor
 from pcflow.evidence.potentials import Potentials
 
@@ -19,4 +20,6 @@ __all__ = [
     "as_tensor",
     "check",
     "check_categories",
+    "look",
+    "send",
 ]

@@ -5,10 +5,9 @@ Legend: B batch, D variables, V categories.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import isfinite
+from math import inf, isfinite
 
 import torch
 from torch import Tensor
@@ -47,35 +46,67 @@ class Domain:
             EvidenceError: if one is not in its variable's range, as the circuit would see it; or if
                 they want a gradient, and no variable is real.
         """
-        if self.is_finite and given.requires_grad and torch.is_grad_enabled():
-            raise EvidenceError("values: integers have no gradient; detach them")
-        if self.is_finite:  # integers, which a fraction must not be rounded to
-            _check_values(given.detach(), given, self.num_categories)
-            return given.to(self.device, torch.long)
-        values = given.to(self.device, self.dtype)
-        _check_values(values.detach(), given, self.num_categories)
+        values, fits = self.read(given)
+        if not bool(fits):
+            self.refuse(given)
         return values
 
+    def read(self, given: Tensor) -> tuple[Tensor, Tensor]:
+        """Values [B, D] as numbers of the circuit; and whether all fit, one bool that is not read.
 
-def _check_values(values: Tensor, given: Tensor, num_categories: Sequence[int | None]) -> None:
-    if values.numel():  # the usual case first, in as few passes as it takes
-        least, most = torch.aminmax(values)
-        whole = not values.is_floating_point() or bool((values == values.long()).all())
-        if whole and least >= 0 and most < min(v or 0 for v in num_categories):
-            return
-    limit = torch.tensor([torch.inf if v is None else v for v in num_categories]).to(values.device)
-    finite = limit.isfinite()
-    wrong = (values < 0) & finite | (values >= limit)
-    if values.is_floating_point():
-        wrong |= ~values.isfinite() | (finite & (values != values.round()))
-    if wrong.any():
+        Raises:
+            EvidenceError: if they want a gradient, and no variable is real.
+        """
+        if not self.is_finite:
+            values = given.to(self.device, self.dtype)
+            return values, ~self._wrong(values.detach()).any()
+        if given.requires_grad and torch.is_grad_enabled():
+            raise EvidenceError("values: integers have no gradient; detach them")
+        given = given.detach()
+        values = given.to(self.device, torch.long)
+        if len(set(self.num_categories)) > 1 or not given.numel():
+            return values, ~self._wrong(given).any()
+        least, most = torch.aminmax(given)  # one pass, which is the usual case
+        fits = (least >= 0) & (most < self.largest)
+        if given.is_floating_point():  # a fraction must not be rounded to an integer
+            fits &= (given.to(self.device) == values).all().to(given.device)
+        return values, fits
+
+    def refuse(self, given: Tensor) -> None:
+        """Name the first of the values [B, D] that does not fit.
+
+        Raises:
+            EvidenceError: naming the row, variable and value.
+        """
+        values = given.detach() if self.is_finite else given.detach().to(self.device, self.dtype)
+        wrong = self._wrong(values)
         row, variable = (int(i) for i in wrong.nonzero()[0])
-        categories = num_categories[variable]
+        categories = self.num_categories[variable]
         wanted = "a finite number" if categories is None else f"an integer in 0..{categories - 1}"
         value = shown(given[row, variable], values[row, variable])
         raise EvidenceError(
             f"values: row {row}, variable {variable} is {value}, but must be {wanted}"
         )
+
+    def _wrong(self, values: Tensor) -> Tensor:
+        """Which of the values [B, D] are in nobody's range."""
+        limit = self._limit.to(values.device)
+        finite = limit < torch.inf
+        wrong = (values < 0) & finite | (values >= limit)
+        if values.is_floating_point():
+            wrong |= ~values.isfinite() | (finite & (values != values.round()))
+        return wrong
+
+    @cached_property
+    def _limit(self) -> Tensor:
+        """What values must be below, [D]."""
+        sizes = [inf if size is None else size for size in self.num_categories]
+        return torch.tensor(sizes, device=self.device)
+
+    @cached_property
+    def real(self) -> Tensor:
+        """Which variables have no finite range, bool [D]."""
+        return torch.tensor([size is None for size in self.num_categories], device=self.device)
 
 
 def shown(given: Tensor, number: Tensor) -> str:

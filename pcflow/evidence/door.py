@@ -12,6 +12,7 @@ from torch import Tensor
 from pcflow.errors import EvidenceError
 from pcflow.evidence.domain import Domain, shown
 from pcflow.evidence.evidence import CheckedEvidence, Evidence
+from pcflow.evidence.look import look
 from pcflow.evidence.numbers import Numbers, as_tensor
 
 
@@ -34,13 +35,17 @@ def check(given: Evidence | Numbers, domain: Domain) -> CheckedEvidence:
     values = _values(evidence.values, shape)
     missing = _missing(evidence, values)
     clean = values if missing is None else values.masked_fill(missing, 0)
-    values = domain.fitting(clean)
-    missing = torch.zeros(shape, dtype=torch.bool) if missing is None else missing
-    checked = CheckedEvidence(
-        values, missing.to(domain.device), *_converted(evidence, domain), domain=domain
-    )
-    _check_potentials(evidence, checked)
-    return checked
+    values, fits = domain.read(clean)
+    if missing is None:
+        missing = torch.zeros(shape, dtype=torch.bool, device=clean.device)
+    there = missing.to(domain.device)
+    checked = CheckedEvidence(values, there, *_converted(evidence, domain), domain=domain)
+    fits, sound, hidden = look(fits, _are_sound(evidence, checked), missing)
+    if not bool(fits):
+        domain.refuse(clean)
+    if not bool(sound):
+        _refuse_potentials(evidence, checked)
+    return checked.seen(hidden)
 
 
 def check_categories(given: Numbers, evidence: CheckedEvidence) -> Tensor:
@@ -55,6 +60,8 @@ def check_categories(given: Numbers, evidence: CheckedEvidence) -> Tensor:
             f"categories must be integers [{batch}, {width}, C], got {categories.dtype} "
             f"{tuple(categories.shape)}"
         )
+    if categories is evidence.categories:
+        return categories
     largest = evidence.domain.largest
     wrong = (categories < 0) | (categories >= largest)
     if wrong.any():
@@ -109,22 +116,58 @@ def _converted(evidence: Evidence, domain: Domain) -> tuple[Tensor | None, Tenso
     )
 
 
-def _check_potentials(evidence: Evidence, checked: CheckedEvidence) -> None:
-    """Refuse potentials of a wrong shape, or that are no numbers any more."""
-    given, potentials, missing = evidence.log_potentials, checked.potentials, checked.missing
-    if given is None or potentials is None:
-        return
-    potentials.check(missing.shape, checked.domain.largest)
-    log = potentials.log.detach()
-    if log.numel() and not bool((log.amax(dim=-1) < torch.inf).all()):  # NaN survives amax
-        _refuse(given, log, ~(log < torch.inf), "neither NaN nor +inf")
-    if torch.finfo(given.dtype).max > torch.finfo(log.dtype).max:
-        lost = (log == -torch.inf) & (given.detach().to(log.device) > -torch.inf)
-        _refuse(given, log, lost, "-inf or a number of the model's precision")
-    real = torch.tensor([n is None for n in checked.domain.num_categories], device=log.device)
-    if real.any():
-        shaped = (log != 0) & (missing & real).unsqueeze(-1)
-        _refuse(given, log, shaped, "0, because the variable has no finite range")
+def _are_sound(evidence: Evidence, checked: CheckedEvidence) -> Tensor:
+    """Whether no potential is one that `_refuse_potentials` refuses: one bool, not read.
+
+    Raises:
+        EvidenceError: if they are of a wrong shape.
+    """
+    given, log, potentials = evidence.log_potentials, checked.log_potentials, checked.potentials
+    if given is None or log is None or potentials is None:
+        return torch.tensor(True)
+    potentials.check(checked.missing.shape, checked.domain.largest)
+    if not log.numel():
+        return torch.tensor(True)
+    sound = (log.detach().amax(dim=-1) < torch.inf).all()  # NaN survives amax
+    if potentials.categories is not None:
+        sound &= ~potentials.misplaced(checked.domain.largest).any()
+    if _may_lose(given, log):
+        sound &= ~_lost(given, log).any()
+    if not checked.domain.is_finite:
+        sound &= ~_shaped(checked, log).any()
+    return sound
+
+
+def _refuse_potentials(evidence: Evidence, checked: CheckedEvidence) -> None:
+    given, log = evidence.log_potentials, checked.log_potentials
+    assert given is not None and log is not None and checked.potentials is not None
+    log, largest = log.detach(), checked.domain.largest
+    misplaced = checked.potentials.misplaced(largest)
+    if misplaced.any():
+        row, variable = (int(i) for i in misplaced.nonzero()[0])
+        raise EvidenceError(
+            f"categories: row {row}, variable {variable} must list different integers in "
+            f"0..{largest - 1}"
+        )
+    _refuse(given, log, ~(log < torch.inf), "neither NaN nor +inf")
+    if _may_lose(given, log):
+        _refuse(given, log, _lost(given, log), "-inf or a number of the model's precision")
+    shaped = _shaped(checked, log)
+    _refuse(given, log, shaped, "0, because the variable has no finite range")
+
+
+def _may_lose(given: Tensor, log: Tensor) -> bool:
+    return torch.finfo(given.dtype).max > torch.finfo(log.dtype).max
+
+
+def _lost(given: Tensor, log: Tensor) -> Tensor:
+    """What the model's precision does not hold."""
+    return (log.detach() == -torch.inf) & (given.detach().to(log.device) > -torch.inf)
+
+
+def _shaped(checked: CheckedEvidence, log: Tensor) -> Tensor:
+    """Potentials that say something of missing values without a finite range."""
+    return (log.detach() != 0) & (checked.missing & checked.domain.real).unsqueeze(-1)
 
 
 def _refuse(given: Tensor, log: Tensor, wrong: Tensor, wanted: str) -> None:

@@ -142,9 +142,19 @@ class CheckedEvidence(Evidence):
     origin: Tensor | None = field(default=None, kw_only=True)
 
     @cached_property
+    def hidden(self) -> Tensor:
+        """What is missing [B, D], where it can be looked at: on the CPU."""
+        return self.missing.cpu()
+
+    def seen(self, hidden: Tensor) -> CheckedEvidence:
+        """The same, after a look at what is missing."""
+        self.__dict__["hidden"] = hidden
+        return self
+
+    @cached_property
     def any_missing(self) -> bool:
         """Whether anything is missing."""
-        return bool(self.missing.any())
+        return bool(self.hidden.any())
 
     @cached_property
     def by_variable(self) -> tuple[Tensor, Tensor]:

@@ -55,11 +55,15 @@ class Potentials(ABC):
 
     @abstractmethod
     def check(self, shape: Sequence[int], largest: int) -> None:
-        """See that they are about [B, D] variables with categories 0..V - 1.
+        """See that they are about [B, D] variables with V categories.
 
         Raises:
-            EvidenceError: naming the row and variable.
+            EvidenceError: naming both shapes.
         """
+
+    @abstractmethod
+    def misplaced(self, largest: int) -> Tensor:
+        """Which variables [B, D] list other than different categories 0..V - 1; or False: none."""
 
     @abstractmethod
     def __getitem__(self, place: Any) -> Potentials:
@@ -120,6 +124,9 @@ class _Dense(Potentials):
     def check(self, shape: Sequence[int], largest: int) -> None:
         _check_shape(self.log, (*shape, largest))
 
+    def misplaced(self, largest: int) -> Tensor:
+        return torch.tensor(False)
+
     def __getitem__(self, place: Any) -> Potentials:
         return _Dense(self.log[place])
 
@@ -176,15 +183,11 @@ class _Listed(Potentials):
         if len(got) != 3 or got[:2] != (batch, width) or got[2] < 1:
             raise EvidenceError(f"categories must be [{batch}, {width}, k], got {got}")
         _check_shape(self.log, got)
+
+    def misplaced(self, largest: int) -> Tensor:
         rising = self.rising[0]
         wrong = (rising[..., 0] < 0) | (rising[..., -1] >= largest)
-        wrong |= (rising[..., 1:] == rising[..., :-1]).any(dim=-1)
-        if wrong.any():
-            row, variable = (int(i) for i in wrong.nonzero()[0])
-            raise EvidenceError(
-                f"categories: row {row}, variable {variable} must list different integers in "
-                f"0..{largest - 1}"
-            )
+        return wrong | (rising[..., 1:] == rising[..., :-1]).any(dim=-1)
 
     def __getitem__(self, place: Any) -> Potentials:
         return _Listed(self.log[place], self.categories[place])
@@ -201,7 +204,8 @@ class _Listed(Potentials):
 
     def at_entries(self, row: Tensor, variable: Tensor, chosen: Tensor) -> Tensor:
         log = self.log[row, variable]  # [N, k]
-        if torch.equal(self.categories[row, variable], chosen):
+        on_cpu = log.device.type == "cpu"  # elsewhere one would wait for the answer
+        if on_cpu and torch.equal(self.categories[row, variable], chosen):
             return log
         rising, place = (part[row, variable] for part in self.rising)
         return _find(log, rising, place, chosen)

@@ -224,6 +224,7 @@ class _Entropies:
     def at_leaf(self, leaf: Leaf, slope: Tensor) -> None:
         flow = leaf.semiring.flow(leaf.out.units, slope).sum(dim=1)  # [F, K]
         entropy = leaf.step.family.entropy(self.tables.parameters(leaf.step))  # [F or 1, K]
+        entropy = entropy.to(flow)  # a family without parameters does not know where they would be
         self.total[1] += (flow * entropy).sum(dtype=torch.float64)
 
 

@@ -211,7 +211,7 @@ def _average(
 ) -> Estimate:
     """The average score of n draws, part by part (Chan, Golub and LeVeque 1983)."""
     check_whole("n", n, least=2)  # a standard error needs two draws
-    check_generator(generator)
+    check_generator(generator, model.device)
     size = max(1, model.plan.machine.values // model.num_variables)
     seen, mean, squares = 0, 0.0, 0.0
     for start in range(0, n, size):

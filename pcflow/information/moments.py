@@ -100,7 +100,7 @@ def covariance(circuit: Circuit | CompiledCircuit) -> Tensor:
     found = like.new_zeros(len(mean), len(mean))
     size = max(1, NUMBERS_AT_A_TIME // sum(layer.units for layer in circuit.layers))
     for rows in torch.arange(len(mean)).split(size):
-        chosen = {n: (rows == n.variable).to(like.device).unsqueeze(-1) for n in ones}  # [C, 1]
+        chosen = {n: (rows == n.variable).unsqueeze(-1) for n in ones}  # [C, 1]
         values = {layer: torch.where(chosen[layer], central[layer], 1.0) for layer in ones}
         for layer, slope in _slopes(circuit, values).items():
             found[rows, layer.variable] += slope @ central[layer]
@@ -252,9 +252,8 @@ def _information(joint: Tensor, log_joint: Tensor) -> Tensor:
 
 def _ones(circuit: Circuit) -> Values:
     """Everything summed out: one row of ones for every input layer."""
-    device = next((p.value.device for p in circuit.parameters), torch.device("cpu"))
     inputs = (layer for layer in circuit.layers if isinstance(layer, InputLayer))
-    one = torch.ones(1, 1, dtype=torch.float64, device=device)
+    one = torch.ones(1, 1, dtype=torch.float64)
     return {layer: one.expand(1, layer.units) for layer in inputs}
 
 

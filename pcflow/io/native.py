@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pcflow.checks import check_kind
 from pcflow.circuit import Circuit, Parameter
-from pcflow.engine import MACHINE, Machine
+from pcflow.engine import Machine
 from pcflow.errors import FileFormatError, PcflowError
 from pcflow.io.container import read_file, write_file
 from pcflow.io.description import build, describe
@@ -68,7 +68,7 @@ def load(
     fold: bool = True,
     memory: int = 1 << 30,
     soft_dtype: torch.dtype | None = None,
-    machine: Machine = MACHINE,
+    machine: Machine | None = None,
 ) -> CompiledCircuit:
     """Read a file written by `save`, prove its circuit again, and compile it.
 
@@ -79,7 +79,7 @@ def load(
         fold: see `compile`, like what follows.
         memory: bytes that the values of one pass may take.
         soft_dtype: of products with potentials.
-        machine: sizes.
+        machine: sizes; those of the device by default.
 
     Returns:
         A compiled circuit.

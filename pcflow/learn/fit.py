@@ -121,7 +121,7 @@ def fit(
     check_kind("model", model, Model, "a CompiledCircuit, or what learns like one")
     if learner is not None:
         check_kind("learner", learner, Learner, "a learner, such as EM()")
-    check_generator(generator)
+    check_generator(generator, device=None)
     _check(epochs, batch_size, validation, patience)
     team, width = Team(distributed), model.num_variables
     source = Source("train", train, width, batch_size, team)

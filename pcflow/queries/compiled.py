@@ -57,10 +57,11 @@ class CompiledCircuit(nn.Module):
         dtype: torch.dtype,
         memory: int,
         soft_dtype: torch.dtype | None,
+        machine: Machine | None,
     ) -> None:
         """Stack the circuit's parameters into the plan's banks."""
         super().__init__()
-        self._memory, self._soft_dtype = memory, soft_dtype
+        self._memory, self._soft_dtype, self._machine = memory, soft_dtype, machine
         self._structure = circuit
         self._plan = plan
         stacks = (torch.stack([p.value for p in bank]) for bank in plan.banks)
@@ -368,7 +369,7 @@ class CompiledCircuit(nn.Module):
 
     def _connect(self) -> None:
         """Build the engine on the device where the parameters are now."""
-        plan = self._plan.to(self._like.device)
+        plan = self._plan.to(self._like.device, self._machine)
         banks = cast(Sequence[Tensor], self.banks)
         tables = Tables(plan, banks, self._like, self._memory, self._soft_dtype)
         self.engine = Engine(self._structure, plan, tables, Pool(plan.machine.sheets), self._memory)
@@ -428,7 +429,7 @@ def compile(
     fold: bool = True,
     memory: int = 1 << 30,
     soft_dtype: torch.dtype | None = None,
-    machine: Machine = MACHINE,
+    machine: Machine | None = None,
 ) -> CompiledCircuit:
     """Compile a circuit to batched tensor operations.
 
@@ -444,7 +445,8 @@ def compile(
         soft_dtype: `torch.bfloat16` multiplies potentials with tables of that precision, which are
             half as large: up to twice as fast where there are many categories, and right to about
             three digits of every potential's weight. What is observed is not affected.
-        machine: sizes that suit the machine; they change no answer.
+        machine: sizes that suit the machine; they change no answer. `Machine.of` the device where
+            the model is, by default.
 
     Raises:
         TypeMismatch: if `circuit` is not a Circuit, or `machine` not a Machine.
@@ -462,6 +464,7 @@ def compile(
     either = (None, torch.bfloat16)
     SettingError.check("soft_dtype", soft_dtype, "None or bfloat16", lambda one: one in either)
     check_whole("memory", memory)
-    check_kind("machine", machine, Machine, "a Machine")
-    model = CompiledCircuit(circuit, make_plan(circuit, fold, machine), dtype, memory, soft_dtype)
+    check_kind("machine", machine, Machine | None, "a Machine")
+    plan = make_plan(circuit, fold, machine or MACHINE)
+    model = CompiledCircuit(circuit, plan, dtype, memory, soft_dtype, machine)
     return model.to(device)

@@ -34,7 +34,7 @@ class Draws(NamedTuple):
 
 def sample(engine: Engine, n: int, checked: CheckedEvidence, route: Drawn) -> Tensor:
     """Draws [n, B, D]."""
-    _check(n, route)
+    _check(engine, n, route)
     drawn = [
         _draws(engine, evaluate(engine, part, "sample"), n, part, route)
         for part in engine.parts(checked)
@@ -44,7 +44,7 @@ def sample(engine: Engine, n: int, checked: CheckedEvidence, route: Drawn) -> Te
 
 def sample_with_marginals(engine: Engine, n: int, checked: CheckedEvidence, route: Drawn) -> Draws:
     """Draws, and the marginal of every drawn value, in one upward pass."""
-    _check(n, route)
+    _check(engine, n, route)
     refuse_unbounded(engine, "sample_with_marginals")
     found = Chosen(engine, checked.values.new_zeros(*checked.values.shape, n))
     for part in engine.parts(checked):
@@ -56,10 +56,10 @@ def sample_with_marginals(engine: Engine, n: int, checked: CheckedEvidence, rout
     return Draws(values, log_marginals, checked.missing)
 
 
-def _check(n: int, route: Drawn) -> None:
+def _check(engine: Engine, n: int, route: Drawn) -> None:
     check_whole("n", n, least=0)
     SettingError.check("temperature", route.temperature, "at least 0", lambda t: t >= 0)
-    check_generator(route.generator)
+    check_generator(route.generator, engine.tables.like.device)
 
 
 def _draws(

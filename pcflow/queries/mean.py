@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pcflow.engine import DensityLeaf, Engine, Leaf
+from pcflow.engine import DensityLeaf, Engine, Leaf, add_rows
 from pcflow.evidence import CheckedEvidence
 from pcflow.queries.marginals import Posteriors
 from pcflow.queries.possible import evaluate, refuse_nan
@@ -42,5 +42,6 @@ class _Means:
         flow = leaf.semiring.flow(leaf.out.units, slope)  # [F, B, K]
         means = torch.einsum("fbk,fk->bf", flow, leaf.means())
         rows = slice(None) if leaf.rows is None else leaf.rows
-        part = self.mean[rows].index_add(1, leaf.step.variables, means)
+        part = self.mean[rows]
+        add_rows(part.t(), leaf.step.variables, means.t())
         self.mean[rows] = part

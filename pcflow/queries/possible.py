@@ -20,7 +20,8 @@ def evaluate(engine: Engine, part: CheckedEvidence, query: str) -> Evaluation:
         NoMassError, NotANumber: see `refuse_impossible`.
     """
     evaluation = engine.evaluate(part)
-    refuse_impossible(evaluation.log_value, query, part.origin)
+    if not evaluation.possible:
+        refuse_impossible(evaluation.log_value, query, part.origin)
     return evaluation
 
 

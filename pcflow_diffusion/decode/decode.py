@@ -14,7 +14,14 @@ from torch import Tensor
 
 from pcflow import SettingError
 from pcflow_diffusion.backbones import Backbone, logits_of
-from pcflow_diffusion.checks import check_count, check_id, check_ids, check_kind, check_rows
+from pcflow_diffusion.checks import (
+    check_count,
+    check_generator,
+    check_id,
+    check_ids,
+    check_kind,
+    check_rows,
+)
 from pcflow_diffusion.decode.windows import minimum_cover
 from pcflow_diffusion.errors import GenerationError, LogitsError
 from pcflow_diffusion.head import (
@@ -157,6 +164,7 @@ def generate(
         check_count("context", context, least=0)
     if pad_token_id is not None:
         check_id("pad_token_id", pad_token_id)
+    check_generator(generator, prompt.device)
     span = _span(backbone, head, mask_token_id, decoding, generator)
     tokens = torch.cat([prompt, prompt.new_full((len(prompt), gen_length), span.mask)], dim=1)
     for rows in _by_length(prompt, pad_token_id):
@@ -213,6 +221,7 @@ def infill(
     """
     check_rows("tokens", tokens)
     check_count("steps", steps)
+    check_generator(generator, tokens.device)
     span = _span(backbone, head, mask_token_id, decoding, generator)
     if span.how.end_token_id is not None:
         raise GenerationError("infill fills every mask: decoding.end_token_id is for generate")

@@ -155,7 +155,7 @@ class ExactWorld:
         if steps < 1 or self.length % steps:
             raise ShapeMismatch(f"{steps=} must divide the {self.length} positions")
         every, size = frozenset(range(self.length)), self.length // steps
-        written = {frozenset[int](): torch.ones(1)}
+        written = {frozenset[int](): self.table.new_ones(1)}
         for _ in range(steps):
             longer: dict[frozenset[int], Tensor] = {}
             for done, so_far in written.items():
@@ -178,7 +178,7 @@ class ExactWorld:
         visible = tuple(i for i in range(self.length) if i not in masked)
         x = self._contexts(visible)
         possible = self.truth.log_prob(self._evidence(x)) > -torch.inf
-        potentials = torch.zeros(*x.shape, self.tokens, dtype=self.table.dtype)
+        potentials = self.table.new_zeros(*x.shape, self.tokens)
         potentials[possible] = self._potentials(x[possible])
         log_q = self.log_circuit
         for i in masked:
@@ -199,9 +199,10 @@ class ExactWorld:
     def _contexts(self, visible: Positions) -> Tensor:
         """All ways to show tokens at these positions [C, L], the last changing fastest."""
         count = self.tokens ** len(visible)
-        x = torch.full((count, self.length), self.tokens)
+        numbers = torch.arange(count, device=self.truth.device)
+        x = numbers.new_full((count, self.length), self.tokens)
         for place, position in enumerate(reversed(visible)):
-            x[:, position] = torch.arange(count) // self.tokens**place % self.tokens
+            x[:, position] = numbers // self.tokens**place % self.tokens
         return x
 
     def _evidence(self, x: Tensor) -> pf.Evidence:

@@ -17,6 +17,7 @@ from pcflow import Batch, CompiledCircuit, Evidence, PcflowError, compile, margi
 from pcflow_diffusion.checks import (
     check_alike,
     check_count,
+    check_generator,
     check_id,
     check_kind,
     check_rows,
@@ -321,6 +322,7 @@ class CircuitHead(nn.Module):
         check_ranking(ranking)
         check_kind("said", said, Marginals)
         said = self._fitting(said)
+        check_generator(generator, self.model.device)
         return draw(
             self.model,
             self._coupled(said),

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from pcflow_diffusion.checks import check_choice
+from pcflow_diffusion.checks import check_choice, check_generator
 
 Ranking = Literal["random", "low_confidence", "margin", "entropy"]
 
@@ -47,6 +47,7 @@ def rank(
     """
     match ranking:
         case "random":
+            check_generator(generator, log_q.device)
             return torch.rand(log_q.shape[:-1], generator=generator, device=log_q.device)
         case "low_confidence":
             return log_q.amax(dim=-1) if chosen is None else chosen

@@ -20,16 +20,7 @@ FORMAT = "pcflow_diffusion.denoiser.1"
 class DenoiserConfig(TransformerConfig):
     """Shape of a `Denoiser`.
 
-    Args:
-        vocabulary_size: number of real tokens V; the mask token is V.
-        width: channels of a token, divisible by 2 * heads.
-        depth: number of blocks.
-        heads: attention heads.
-        kernel: odd length of the depthwise convolution.
-        dropout: share of each block's update that is dropped in training.
-
-    Raises:
-        SettingError: if a number is out of range; ShapeMismatch: if width and heads do not fit.
+    Arguments and errors are those of `TransformerConfig`; the mask token is V.
 
     Examples:
         >>> DenoiserConfig(vocabulary_size=26).mask_token_id

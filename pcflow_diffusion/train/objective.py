@@ -21,6 +21,7 @@ from torch.nn import functional
 from pcflow_diffusion.checks import (
     check_alike,
     check_count,
+    check_generator,
     check_id,
     check_kind,
     check_logits,
@@ -132,6 +133,7 @@ def mask_tokens(
         [[5, 6], [9, 9]]
     """
     per_row, mask_token_id = _per_row(ratio, x0), check_id("mask_token_id", mask_token_id)
+    check_generator(generator, x0.device)
     draws = torch.rand(x0.shape, generator=generator, device=x0.device)  # [B, L]
     return torch.where(draws < per_row, mask_token_id, x0)
 
@@ -162,6 +164,7 @@ def mask_exactly(
     """
     mask_token_id = check_id("mask_token_id", mask_token_id)
     count = (_per_row(ratio, x0) * x0.shape[1]).round()  # [B, 1]
+    check_generator(generator, x0.device)
     draws = torch.rand(x0.shape, generator=generator, device=x0.device)  # [B, L]
     rank = draws.argsort(dim=1).argsort(dim=1)
     return torch.where(rank < count, mask_token_id, x0)

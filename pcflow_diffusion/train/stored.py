@@ -202,7 +202,8 @@ class StoredLogits:
         """
         order = torch.arange(len(self))
         if shuffle:
-            order = torch.randperm(len(self), generator=generator)
+            where = None if generator is None else generator.device
+            order = torch.randperm(len(self), generator=generator, device=where).cpu()
         for rows in order.split(batch_size):
             yield self[rows]
 

@@ -7,6 +7,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -57,12 +58,12 @@ class Case:
     def __init__(self, circuit: pf.Circuit, seed: int, rows: int = 3) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.circuit = circuit
-        self.model = pf.compile(circuit, dtype=torch.float64)
-        self.x0 = torch.randint(V, (rows, L), generator=generator)
-        self.masked = torch.rand(rows, L, generator=generator) < 0.6
+        self.model = pf.compile(circuit, DEVICE, torch.float64)
+        self.x0 = torch.randint(V, (rows, L), generator=generator).to(DEVICE)
+        self.masked = torch.rand(rows, L, generator=generator).to(DEVICE) < 0.6
         self.masked[:, 0] = True
         self.x = self.x0.masked_fill(self.masked, MASK)
-        self.logits = torch.randn(rows, L, V, generator=generator).double()
+        self.logits = torch.randn(rows, L, V, generator=generator).double().to(DEVICE)
 
     @property
     def visible(self) -> pf.Evidence:
@@ -74,11 +75,11 @@ class Case:
     def joint(self, log_potentials: Tensor | None) -> Tensor:
         """Log-probabilities [B, S] of all states given the visible tokens."""
         soft = pf.Evidence(self.visible.values, self.masked, log_potentials)
-        return enumerate_weights(self.circuit, soft).log_weight.log_softmax(-1)
+        return enumerate_weights(self.circuit, soft).log_weight.log_softmax(-1).to(DEVICE)
 
     def found(self, head: CircuitHead) -> Tensor:
         """Log-probabilities [B, S] of all states according to a head."""
-        states = enumerate_states(self.circuit)
+        states = enumerate_states(self.circuit).to(DEVICE)
         many = len(states)
         found = []
         for row in range(len(self.x)):
@@ -89,9 +90,9 @@ class Case:
 
     def potentials(self, coupling: Coupling, log_m: Tensor) -> Tensor:
         """What the couplings are defined to be [B, L, V], by enumeration."""
-        log_r = enumerate_marginals(self.circuit, self.visible)
+        log_r = enumerate_marginals(self.circuit, self.visible).to(DEVICE)
         if isinstance(coupling, LogLinear):
-            a, b = (torch.tensor(n, dtype=torch.float64).view(-1) for n in (coupling.a, coupling.b))
+            a, b = (log_r.new_tensor(n).view(-1) for n in (coupling.a, coupling.b))
             share = self.masked.double().mean(-1)
             bucket = (share * len(a)).floor().long().clamp_max(len(a) - 1)
             powers = a[bucket, None, None], b[bucket, None, None]
@@ -140,7 +141,7 @@ def test_over_a_circuit_that_factorises(seed: int, name: str) -> None:
     circuit = pf.build_circuit(regions, pf.Categorical(V), generator=generator)
     case = Case(circuit, seed)
     log_m = case.logits.log_softmax(-1)
-    log_r = enumerate_marginals(circuit, case.visible)
+    log_r = enumerate_marginals(circuit, case.visible).to(DEVICE)
     pooled = (0.8 * log_m + 0.3 * log_r).log_softmax(-1)
     wanted = pooled if name == "pooled" else log_m
     found = case.head(EVERY[name])(case.logits, case.x)
@@ -163,7 +164,7 @@ def test_the_converged_projection_keeps_the_backbone_s_marginals(
     assert coupled.log_potentials is not None
     found = enumerate_marginals(
         circuit, pf.Evidence(coupled.values, coupled.missing, coupled.log_potentials)
-    )
+    ).to(DEVICE)
     wanted = case.logits.softmax(-1)
     torch.testing.assert_close(found.exp()[case.masked], wanted[case.masked], rtol=0.0, atol=1e-6)
 
@@ -180,7 +181,7 @@ def test_no_other_joint_with_these_marginals_is_closer_to_the_circuit(
     other = Case(circuit, seed + 1)  # the projection of another joint onto the same marginals
     regions = pf.structure.random_binary_tree(L, seed=seed)
     another = pf.build_circuit(regions, pf.Categorical(V), 2)
-    other.circuit, other.model = another, pf.compile(another, dtype=torch.float64)
+    other.circuit, other.model = another, pf.compile(another, DEVICE, torch.float64)
     other.x, other.masked, other.logits = case.x, case.masked, case.logits
     p = other.found(other.head(Projection(sweeps=3_000, tolerance=1e-10)))
 
@@ -197,8 +198,8 @@ def test_with_the_circuit_s_own_posteriors_ratio_and_projection_are_exact_in_one
     circuit: pf.Circuit, seed: int
 ) -> None:
     case = Case(circuit, seed)
-    log_r = enumerate_marginals(circuit, case.visible)
-    case.logits = torch.where(case.masked.unsqueeze(-1), log_r, torch.zeros(()).double())
+    log_r = enumerate_marginals(circuit, case.visible).to(DEVICE)
+    case.logits = torch.where(case.masked.unsqueeze(-1), log_r, 0.0)
     wanted = case.joint(None)
     for coupling in ("ratio", Projection(sweeps=1)):
         found = case.found(case.head(coupling))
@@ -206,7 +207,7 @@ def test_with_the_circuit_s_own_posteriors_ratio_and_projection_are_exact_in_one
 
 
 def test_the_share_of_masks_picks_the_powers_row_by_row() -> None:
-    missing = torch.zeros(6, 5, dtype=torch.bool)
+    missing = torch.zeros(6, 5, dtype=torch.bool, device=DEVICE)
     for row in range(6):
         missing[row, :row] = True  # shares 0, .2, .4, .6, .8, 1
     assert bucket_of(missing, 1).tolist() == [0] * 6
@@ -230,8 +231,8 @@ def fitting_case(rows: int, powers: LogLinear, seed: int = 2) -> Case:
     case = Case(chain(seed), seed, rows)
     joint = case.joint(case.potentials(powers, case.logits.log_softmax(-1)))
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.multinomial(joint.exp(), 1, generator=generator).squeeze(1)
-    case.x0 = enumerate_states(case.circuit)[drawn]
+    drawn = torch.multinomial(joint.exp().cpu(), 1, generator=generator).squeeze(1)
+    case.x0 = enumerate_states(case.circuit).to(DEVICE)[drawn]
     return case
 
 
@@ -277,7 +278,7 @@ def test_buckets_with_few_examples_are_fitted_with_their_neighbours() -> None:
     assert isinstance(fitted.a, tuple)
 
     def of(*buckets: int) -> float:
-        some = torch.isin(bucket, torch.tensor(buckets))
+        some = torch.isin(bucket, bucket.new_tensor(buckets))
         found = case.head("product").fit_coupling(logits[some], x[some], x0[some]).a
         assert isinstance(found, float)
         return found
@@ -329,7 +330,7 @@ def test_draws_stay_within_the_top_k(name: str) -> None:
     case = Case(chain(1), 1, rows=1)
     head = case.head(EVERY[name], top_k=2)
     many = (500, -1, -1)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(DEVICE).manual_seed(0)
     tokens, _ = head.sample(case.logits.expand(many), case.x.expand(500, -1), generator=generator)
     worst = case.logits[0].argmin(-1)
     masked = case.masked[0]
@@ -337,7 +338,7 @@ def test_draws_stay_within_the_top_k(name: str) -> None:
     assert torch.equal(tokens[:, ~masked], case.x[:, ~masked].expand(500, -1))
     wanted = (
         case.found(head)[0].exp()
-        @ torch.nn.functional.one_hot(enumerate_states(case.circuit)[:, 0], V).double()
+        @ torch.nn.functional.one_hot(enumerate_states(case.circuit).to(DEVICE)[:, 0], V).double()
     )
     share = torch.bincount(tokens[:, 0], minlength=V) / 500
     torch.testing.assert_close(share.double(), wanted, rtol=0.0, atol=0.1)
@@ -369,7 +370,7 @@ def test_low_precision_logits_are_computed_with_in_the_circuit_s(
         assert torch.equal(found, head.log_prob(low.double(), case.x, case.x0))
         assert head(low, case.x).dtype == dtype
         assert torch.equal(head(low, case.x)[~case.masked], low[~case.masked])
-    single = CircuitHead(pf.compile(case.circuit, dtype=torch.float32), MASK, EVERY[name])
+    single = CircuitHead(pf.compile(case.circuit, DEVICE, torch.float32), MASK, EVERY[name])
     rough = single.log_prob(low, case.x, case.x0)
     assert rough.dtype == torch.float32
     wanted = case.head(EVERY[name]).log_prob(low, case.x, case.x0)
@@ -394,24 +395,28 @@ def test_what_the_backbone_rules_out_stays_ruled_out(name: str, k: int | None) -
     case.logits[:, 0, 1] = -torch.inf  # position 0 is masked
     case.logits[:, 0, 2] = -torch.inf
     log_q = case.head(EVERY[name], k)(case.logits, case.x)
-    torch.testing.assert_close(log_q[:, 0].exp(), torch.tensor([1.0, 0, 0]).double().expand(3, 3))
+    torch.testing.assert_close(log_q[:, 0].exp(), log_q.new_tensor([1.0, 0, 0]).expand(3, 3))
 
 
 def test_a_mask_inside_the_vocabulary_has_no_mass_within_the_top_k() -> None:
-    head = CircuitHead(pf.compile(chain(4)), mask_token_id=0, coupling="projection", top_k=2)
-    logits = torch.zeros(200, L, V)
+    head = CircuitHead(
+        pf.compile(chain(4), DEVICE), mask_token_id=0, coupling="projection", top_k=2
+    )
+    logits = torch.zeros(200, L, V, device=DEVICE)
     logits[..., 0] = 9.0  # the mask would be first
-    tokens, _ = head.sample(logits, torch.zeros(200, L, dtype=torch.long))
+    tokens, _ = head.sample(logits, torch.zeros(200, L, dtype=torch.long, device=DEVICE))
     assert set(tokens.unique().tolist()) == {1, 2}
 
 
 @pytest.mark.parametrize("mask", range(V))
 @pytest.mark.parametrize("k", range(1, V))
 def test_the_top_k_are_the_best_of_the_other_tokens(mask: int, k: int) -> None:
-    head = CircuitHead(pf.compile(chain(4)), mask, "product", top_k=k)
-    logits = torch.stack([torch.randperm(V) for _ in range(20 * L)]).view(20, L, V).double()
-    coupled = head.couple(logits, torch.full((20, L), mask))
-    others = logits.index_fill(-1, torch.tensor([mask]), -torch.inf)
+    head = CircuitHead(pf.compile(chain(4), DEVICE), mask, "product", top_k=k)
+    logits = (
+        torch.stack([torch.randperm(V) for _ in range(20 * L)]).view(20, L, V).double().to(DEVICE)
+    )
+    coupled = head.couple(logits, torch.full((20, L), mask, device=DEVICE))
+    others = logits.index_fill(-1, torch.tensor([mask], device=DEVICE), -torch.inf)
     listed = others.topk(k).indices.sort().values
     assert coupled.categories is not None and coupled.log_potentials is not None
     assert torch.equal(coupled.categories, listed)
@@ -422,9 +427,11 @@ def test_the_top_k_are_the_best_of_the_other_tokens(mask: int, k: int) -> None:
 def test_pooled_targets_have_no_mass_where_the_circuit_cannot_go() -> None:
     emit = pf.Parameter(torch.tensor([[0.0], [0.0], [-torch.inf]]))
     leaves = [pf.InputLayer(v, pf.Categorical(3), 1, {"logits": emit}) for v in range(2)]
-    model = pf.compile(pf.Circuit(pf.ProductLayer(leaves)), dtype=torch.float64)
+    model = pf.compile(pf.Circuit(pf.ProductLayer(leaves)), DEVICE, torch.float64)
     head = CircuitHead(model, MASK, Projection(sweeps=1, pool=(1.0, 1.0)))
-    coupled = head.couple(torch.zeros(1, 2, 3), torch.full((1, 2), MASK))
+    coupled = head.couple(
+        torch.zeros(1, 2, 3, device=DEVICE), torch.full((1, 2), MASK, device=DEVICE)
+    )
     assert isinstance(coupled, pf.ProjectedEvidence) and coupled.mismatch is not None
     assert coupled.mismatch.item() == pytest.approx(0.0, abs=1e-12)
 
@@ -451,7 +458,7 @@ def test_bad_settings_and_logits_are_refused_by_name() -> None:
     with pytest.raises(pf.SettingError, match="buckets"):
         case.head("product").fit_coupling(case.logits, case.x, case.x0, buckets=0)
     with pytest.raises(ShapeMismatch, match=r"\(3, 4, 4\)"):  # a larger vocabulary
-        case.head("product")(torch.zeros(3, L, V + 1), case.x)
+        case.head("product")(torch.zeros(3, L, V + 1, device=DEVICE), case.x)
     case.logits[1, 0] = -torch.inf
     for k in (None, 2):
         with pytest.raises(LogitsError, match="row 1, position 0"):
@@ -487,8 +494,8 @@ def test_marginals_that_are_right_are_kept(seed: int) -> None:
     case.circuit = case.model.circuit
     kept = Projection(sweeps=200)
     truth = case.joint(case.potentials(kept, case.logits.log_softmax(-1)))
-    drawn = torch.multinomial(truth.exp(), 1, generator=torch.Generator().manual_seed(0))
-    case.x0 = enumerate_states(case.circuit)[drawn.squeeze(1)]
+    drawn = torch.multinomial(truth.exp().cpu(), 1, generator=torch.Generator().manual_seed(0))
+    case.x0 = enumerate_states(case.circuit).to(DEVICE)[drawn.squeeze(1)]
     chosen = case.head("product").choose_coupling(case.logits, case.x, case.x0)
     assert isinstance(chosen, Projection)
     assert chosen.pool == pytest.approx((1.0, 0.0), abs=0.05)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -30,7 +31,7 @@ class Recorder:
 
     def __call__(self, tokens: Tensor) -> Tensor:
         self.shown.append(tokens.clone())
-        position = torch.arange(tokens.shape[1])
+        position = torch.arange(tokens.shape[1]).to(DEVICE)
         logits = torch.nn.functional.one_hot(position % V, V).float()
         if self.sharpness is not None:
             logits = logits * self.sharpness[-tokens.shape[1] :, None]
@@ -43,7 +44,7 @@ def test_every_step_is_one_call_and_commits_its_share(
     blocks: int, length: int, data: st.DataObject, ranking: str
 ) -> None:
     steps = data.draw(st.integers(1, length))
-    prompt = torch.randint(V, (2, 3))
+    prompt = torch.randint(V, (2, 3)).to(DEVICE)
     backbone = Recorder()
     found = generate(
         backbone,
@@ -54,7 +55,7 @@ def test_every_step_is_one_call_and_commits_its_share(
         decoding=Decoding(ranking=ranking),  # type: ignore[arg-type]
     )
     assert torch.equal(found[:, :3], prompt)
-    assert torch.equal(found[0, 3:], torch.arange(3, 3 + length * blocks) % V)
+    assert torch.equal(found[0, 3:], torch.arange(3, 3 + length * blocks).to(DEVICE) % V)
     assert len(backbone.shown) == steps * blocks
     for block in range(blocks):
         shown = backbone.shown[block * steps : (block + 1) * steps]
@@ -71,7 +72,7 @@ def test_context_limits_what_the_backbone_sees() -> None:
     backbone = Recorder()
     generate(
         backbone,
-        torch.zeros(1, 9, dtype=torch.long),
+        torch.zeros(1, 9, dtype=torch.long).to(DEVICE),
         steps=3,
         gen_length=6,
         block_length=2,
@@ -92,7 +93,7 @@ def test_a_context_never_shows_padding_and_stays_aligned(context: int, widths: l
 
     found = generate(
         echo,
-        torch.tensor([[7, 7, 1]]),
+        torch.tensor([[7, 7, 1]]).to(DEVICE),
         steps=4,
         gen_length=4,
         block_length=2,
@@ -108,10 +109,10 @@ def test_a_context_never_shows_padding_and_stays_aligned(context: int, widths: l
 
 @pytest.mark.parametrize("ranking", ["low_confidence", "margin", "entropy"])
 def test_sure_positions_come_first(ranking: str) -> None:
-    backbone = Recorder(torch.tensor([1.0, 4.0, 2.0, 3.0]))
+    backbone = Recorder(torch.tensor([1.0, 4.0, 2.0, 3.0]).to(DEVICE))
     generate(
         backbone,
-        torch.empty(1, 0, dtype=torch.long),
+        torch.empty(1, 0, dtype=torch.long).to(DEVICE),
         steps=4,
         gen_length=4,
         block_length=4,
@@ -128,7 +129,7 @@ def test_sure_positions_come_first(ranking: str) -> None:
 
 def test_rankings_differ_where_they_should() -> None:
     """One position with a clear best token of middling mass, one with two good tokens."""
-    table = torch.tensor([[0.5, 0.2, 0.2, 0.1], [0.52, 0.46, 0.01, 0.01]]).log()
+    table = torch.tensor([[0.5, 0.2, 0.2, 0.1], [0.52, 0.46, 0.01, 0.01]]).to(DEVICE).log()
 
     def backbone(tokens: Tensor) -> Tensor:
         seen.append((tokens[0] == MASK).tolist())
@@ -139,7 +140,7 @@ def test_rankings_differ_where_they_should() -> None:
         seen: list[list[bool]] = []
         generate(
             backbone,
-            torch.empty(1, 0, dtype=torch.long),
+            torch.empty(1, 0, dtype=torch.long).to(DEVICE),
             steps=2,
             gen_length=2,
             block_length=2,
@@ -155,16 +156,16 @@ def pair_head(coupling: str) -> CircuitHead:
     units = pf.Parameter(torch.eye(V).log())
     tokens = [pf.InputLayer(v, pf.Categorical(V), V, {"logits": units}) for v in range(2)]
     root = pf.SumLayer([pf.ProductLayer(tokens)], pf.Parameter(torch.zeros(1, V)))
-    return CircuitHead(pf.compile(pf.Circuit(root), dtype=torch.float64), MASK, coupling)
+    return CircuitHead(pf.compile(pf.Circuit(root), DEVICE, torch.float64), MASK, coupling)
 
 
 def uniform(tokens: Tensor) -> Tensor:
-    return torch.zeros(*tokens.shape, V)
+    return torch.zeros(*tokens.shape, V).to(DEVICE)
 
 
 @pytest.mark.parametrize("coupling", ["product", "ratio", "projection"])
 def test_one_step_with_a_circuit_never_mixes_modes(coupling: str) -> None:
-    prompt = torch.empty(400, 0, dtype=torch.long)
+    prompt = torch.empty(400, 0, dtype=torch.long).to(DEVICE)
     alone = generate(
         uniform,
         prompt,
@@ -189,7 +190,7 @@ def test_one_step_with_a_circuit_never_mixes_modes(coupling: str) -> None:
 
 
 def test_visible_tokens_condition_the_rest_of_the_block() -> None:
-    prompt = torch.empty(50, 0, dtype=torch.long)
+    prompt = torch.empty(50, 0, dtype=torch.long).to(DEVICE)
     joint = generate(
         uniform,
         prompt,
@@ -203,7 +204,7 @@ def test_visible_tokens_condition_the_rest_of_the_block() -> None:
 
 
 def test_the_same_generator_gives_the_same_text() -> None:
-    prompt = torch.zeros(3, 2, dtype=torch.long)
+    prompt = torch.zeros(3, 2, dtype=torch.long).to(DEVICE)
     for head in (None, pair_head("product")):
         texts = [
             generate(
@@ -214,7 +215,7 @@ def test_the_same_generator_gives_the_same_text() -> None:
                 gen_length=8,
                 block_length=2,
                 mask_token_id=MASK,
-                generator=torch.Generator().manual_seed(seed),
+                generator=torch.Generator(DEVICE).manual_seed(seed),
                 decoding=Decoding(ranking="random", temperature=1.0),
             )
             for seed in (1, 1, 2)
@@ -243,7 +244,7 @@ def test_numbers_that_do_not_fit_are_refused(changed: dict[str, object], message
         "mask_token_id": MASK,
     }
     with pytest.raises((GenerationError, pf.SettingError), match=message):
-        generate(uniform, torch.zeros(1, 2, dtype=torch.long), **(settings | changed))  # type: ignore[arg-type]
+        generate(uniform, torch.zeros(1, 2, dtype=torch.long).to(DEVICE), **(settings | changed))  # type: ignore[arg-type]
 
 
 def equal_pairs(length: int) -> CircuitHead:
@@ -254,10 +255,10 @@ def equal_pairs(length: int) -> CircuitHead:
         two = [pf.InputLayer(u, pf.Categorical(V), V, {"logits": units}) for u in (v, v + 1)]
         pairs.append(pf.SumLayer([pf.ProductLayer(two)], pf.Parameter(torch.zeros(1, V))))
     root = pf.ProductLayer(pairs) if len(pairs) > 1 else pairs[0]
-    return CircuitHead(pf.compile(pf.Circuit(root), dtype=torch.float64), MASK, "product")
+    return CircuitHead(pf.compile(pf.Circuit(root), DEVICE, torch.float64), MASK, "product")
 
 
-NO_PROMPT = torch.empty(200, 0, dtype=torch.long)
+NO_PROMPT = torch.empty(200, 0, dtype=torch.long).to(DEVICE)
 
 
 def test_a_block_shorter_than_the_circuit_sums_out_the_rest() -> None:
@@ -275,7 +276,7 @@ def test_a_block_shorter_than_the_circuit_sums_out_the_rest() -> None:
 
 
 def test_full_diffusion_draws_windows_jointly_and_leaves_the_prompt_alone() -> None:
-    prompt = torch.randint(V, (200, 3))
+    prompt = torch.randint(V, (200, 3)).to(DEVICE)
     head = equal_pairs(2)
     found = generate(
         head=head,
@@ -301,7 +302,7 @@ def test_full_diffusion_commits_every_position_once_in_the_given_steps(
     backbone = Recorder()
     found = generate(
         backbone,
-        torch.zeros(2, 2, dtype=torch.long),
+        torch.zeros(2, 2, dtype=torch.long).to(DEVICE),
         equal_pairs(2),
         steps=steps,
         gen_length=length,
@@ -319,7 +320,7 @@ def test_full_diffusion_commits_every_position_once_in_the_given_steps(
 
 def test_left_padded_prompts_are_as_if_each_were_alone() -> None:
     pad = 7
-    rows = [torch.tensor(row) for row in ([1, 2, 3], [2], [0, 1], [3])]
+    rows = [torch.tensor(row).to(DEVICE) for row in ([1, 2, 3], [2], [0, 1], [3])]
     padded = torch.stack(
         [torch.nn.functional.pad(row, (3 - len(row), 0), value=pad) for row in rows]
     )
@@ -328,7 +329,9 @@ def test_left_padded_prompts_are_as_if_each_were_alone() -> None:
     def backbone(tokens: Tensor) -> Tensor:
         seen.append(tokens)
         total = tokens.masked_fill(tokens == MASK, 0).cumsum(1)
-        return torch.nn.functional.one_hot((total + torch.arange(tokens.shape[1])) % V, V).float()
+        return torch.nn.functional.one_hot(
+            (total + torch.arange(tokens.shape[1]).to(DEVICE)) % V, V
+        ).float()
 
     settings: dict[str, int] = {
         "steps": 4,
@@ -350,13 +353,13 @@ def test_rows_stop_where_they_end() -> None:
     def backbone(tokens: Tensor) -> Tensor:
         """The first row ends at the second token, the others never."""
         calls.append(len(tokens))
-        logits = torch.zeros(*tokens.shape, V)
+        logits = torch.zeros(*tokens.shape, V).to(DEVICE)
         logits[..., 2] = 1.0
         ends = tokens[:, 0] == 1
         logits[ends, 2, 3] = 5.0
         return logits
 
-    prompt = torch.tensor([[1], [0], [0]])
+    prompt = torch.tensor([[1], [0], [0]]).to(DEVICE)
     found = generate(
         backbone,
         prompt,
@@ -372,7 +375,7 @@ def test_rows_stop_where_they_end() -> None:
 
 
 def test_infilling_keeps_what_is_there_and_shows_both_sides() -> None:
-    text = torch.tensor([[1, MASK, 2, MASK], [MASK, MASK, MASK, 0]])
+    text = torch.tensor([[1, MASK, 2, MASK], [MASK, MASK, MASK, 0]]).to(DEVICE)
     backbone = Recorder()
     for head in (None, equal_pairs(2), equal_pairs(4), equal_pairs(6)):
         backbone.shown.clear()
@@ -414,7 +417,7 @@ def test_a_mask_inside_the_vocabulary_is_never_generated() -> None:
 
 
 def test_only_the_most_probable_tokens_are_considered() -> None:
-    table = torch.tensor([0.4, 0.3, 0.2, 0.1]).log()
+    table = torch.tensor([0.4, 0.3, 0.2, 0.1]).to(DEVICE).log()
 
     def backbone(tokens: Tensor) -> Tensor:
         return table.expand(*tokens.shape, V)
@@ -460,14 +463,14 @@ def test_an_end_that_cannot_be_met_is_refused() -> None:
 
 
 def test_what_is_sure_is_committed_at_once() -> None:
-    table = torch.tensor([[0.97, 0.01, 0.01, 0.01], [0.4, 0.3, 0.2, 0.1]]).log()
+    table = torch.tensor([[0.97, 0.01, 0.01, 0.01], [0.4, 0.3, 0.2, 0.1]]).to(DEVICE).log()
     calls: list[int] = []
 
     def backbone(tokens: Tensor) -> Tensor:
         calls.append(1)
         return table[[0, 1, 0, 1]].expand(len(tokens), -1, -1)
 
-    prompt = torch.empty(1, 0, dtype=torch.long)
+    prompt = torch.empty(1, 0, dtype=torch.long).to(DEVICE)
     for threshold, steps in ((0.9, 3), (0.3, 1), (None, 4), (0.99, 4)):
         calls.clear()
         generate(
@@ -483,7 +486,7 @@ def test_what_is_sure_is_committed_at_once() -> None:
 
 
 def test_rows_are_coupled_one_by_one_while_little_is_masked() -> None:
-    text = torch.full((400, 2), MASK)
+    text = torch.full((400, 2), MASK).to(DEVICE)
     text[200:, 0] = 1  # half of these rows is known
     how = Decoding(temperature=1.0, gamma=0.6)
     found = infill(uniform, text, equal_pairs(2), steps=1, decoding=how)
@@ -533,21 +536,21 @@ def test_the_joint_says_what_is_committed_not_the_backbone(
     threshold: float | None, calls: int
 ) -> None:
     """The circuit is surer of the second position, the backbone of the first."""
-    tables = torch.tensor([[0.94, 0.03, 0.03], [0.01, 0.01, 0.98]])
+    tables = torch.tensor([[0.94, 0.03, 0.03], [0.01, 0.01, 0.98]]).to(DEVICE)
     inputs = [
         pf.InputLayer(v, pf.Categorical(3), 1, {"logits": pf.Parameter(row.log().unsqueeze(-1))})
         for v, row in enumerate(tables)
     ]
     circuit = pf.Circuit(pf.SumLayer.random([pf.ProductLayer(inputs)], 1))
-    head = CircuitHead(pf.compile(circuit, dtype=torch.float64), 3, "product")
+    head = CircuitHead(pf.compile(circuit, DEVICE, torch.float64), 3, "product")
     shown: list[list[int]] = []
 
     def backbone(tokens: Tensor) -> Tensor:
         shown.append(tokens[0].tolist())
-        return torch.tensor([[[0.5, 0.25, 0.25], [1 / 3, 1 / 3, 1 / 3]]]).log()
+        return torch.tensor([[[0.5, 0.25, 0.25], [1 / 3, 1 / 3, 1 / 3]]]).to(DEVICE).log()
 
     decoding = Decoding(threshold=threshold)
-    filled = infill(backbone, torch.tensor([[3, 3]]), head, steps=2, decoding=decoding)
+    filled = infill(backbone, torch.tensor([[3, 3]]).to(DEVICE), head, steps=2, decoding=decoding)
     assert filled.tolist() == [[0, 2]]
     assert shown == [[3, 3], [3, 2]][:calls]
 
@@ -555,8 +558,8 @@ def test_the_joint_says_what_is_committed_not_the_backbone(
 def run(call: str, backbone: object, head: CircuitHead | None = None, **more: object) -> Tensor:
     """Two masks filled in one step, by `generate` or by `infill`."""
     if call == "infill":
-        return infill(backbone, torch.tensor([[MASK, MASK]]), head, steps=1, **more)  # type: ignore[arg-type]
-    prompt = torch.empty(1, 0, dtype=torch.long)
+        return infill(backbone, torch.tensor([[MASK, MASK]]).to(DEVICE), head, steps=1, **more)  # type: ignore[arg-type]
+    prompt = torch.empty(1, 0, dtype=torch.long).to(DEVICE)
     return generate(backbone, prompt, head, steps=1, gen_length=2, block_length=2, **more)  # type: ignore[arg-type]
 
 
@@ -581,9 +584,9 @@ def test_masks_that_contradict_one_another_are_refused(call: str) -> None:
 
 def test_an_adapted_model_says_what_its_mask_is() -> None:
     def biased(tokens: Tensor) -> Tensor:
-        return torch.eye(V + 1)[[2]].expand(*tokens.shape, -1)
+        return torch.eye(V + 1, device=tokens.device)[[2]].expand(*tokens.shape, -1)
 
-    text = torch.tensor([[1, MASK, 0]])
+    text = torch.tensor([[1, MASK, 0]]).to(DEVICE)
     assert infill(mdlm(biased, MASK), text, steps=1).tolist() == [[1, 2, 0]]
     assert infill(llada(Recorder()), text, steps=1).tolist() == [[1, 1, 0]]  # type: ignore[arg-type]
     assert infill(dream(Recorder()), text, steps=1).tolist() == [[1, 0, 0]]  # type: ignore[arg-type]
@@ -591,11 +594,11 @@ def test_an_adapted_model_says_what_its_mask_is() -> None:
 
 @pytest.mark.parametrize("head", [None, pair_head("ratio")])
 def test_what_is_said_of_visible_tokens_does_not_matter(head: CircuitHead | None) -> None:
-    text = torch.tensor([[3, MASK, 3]])
+    text = torch.tensor([[3, MASK, 3]]).to(DEVICE)
     for value in (-torch.inf, torch.inf, torch.nan):
 
         def backbone(tokens: Tensor, value: float = value) -> Tensor:
-            logits = torch.zeros(*tokens.shape, V)
+            logits = torch.zeros(*tokens.shape, V).to(DEVICE)
             return logits.masked_fill((tokens != MASK).unsqueeze(-1), value)
 
         for temperature in (0.0, 1.0):
@@ -603,7 +606,7 @@ def test_what_is_said_of_visible_tokens_does_not_matter(head: CircuitHead | None
             found = infill(backbone, text, head, steps=1, mask_token_id=MASK, decoding=how)
             assert found[0, 0] == found[0, 2] == 3
             assert int(found[0, 1]) in (2, 3)
-    mask_inside = mdlm(lambda tokens: torch.zeros(*tokens.shape, V + 1), MASK)
+    mask_inside = mdlm(lambda tokens: torch.zeros(*tokens.shape, V + 1).to(DEVICE), MASK)
     how = Decoding(1.0, suppress=(3,))
     assert int(infill(mask_inside, text, steps=1, decoding=how)[0, 1]) in (0, 1, 2)
 
@@ -623,16 +626,18 @@ def test_masked_positions_without_a_distribution_are_refused(
     values: list[float], message: str, head: CircuitHead | None, temperature: float
 ) -> None:
     def backbone(tokens: Tensor) -> Tensor:
-        logits = torch.zeros(*tokens.shape, V)
-        logits[tokens[:, 0] == 1, -1] = torch.tensor(values)
+        logits = torch.zeros(*tokens.shape, V).to(DEVICE)
+        logits[tokens[:, 0] == 1, -1] = torch.tensor(values).to(DEVICE)
         return logits
 
     settings: dict[str, object] = {"temperature": temperature, "suppress": (2,)}
-    text = torch.tensor([[0, MASK, MASK], [1, 3, MASK]])
+    text = torch.tensor([[0, MASK, MASK], [1, 3, MASK]]).to(DEVICE)
     how = Decoding(**settings)  # type: ignore[arg-type]
     with pytest.raises(LogitsError, match=f"row 1, position 2:.*{message}"):
         infill(backbone, text, head, steps=1, mask_token_id=MASK, decoding=how)
-    prompt = torch.tensor([[0, 2], [7, 0], [7, 1]])  # the last is a group of its own, no row 0
+    prompt = torch.tensor([[0, 2], [7, 0], [7, 1]]).to(
+        DEVICE
+    )  # the last is a group of its own, no row 0
     prompt[1, 1] = 0
     with pytest.raises(LogitsError, match=f"row 2, position 3:.*{message}"):
         generate(
@@ -653,7 +658,7 @@ def ignorant_head(top_k: int | None = None) -> CircuitHead:
     flat = {"logits": pf.Parameter(torch.zeros(V, 1))}
     inputs = [pf.InputLayer(v, pf.Categorical(V), 1, flat) for v in range(2)]
     circuit = pf.Circuit(pf.SumLayer([pf.ProductLayer(inputs)], pf.Parameter(torch.zeros(1, 1))))
-    return CircuitHead(pf.compile(circuit, dtype=torch.float64), MASK, "product", top_k)
+    return CircuitHead(pf.compile(circuit, DEVICE, torch.float64), MASK, "product", top_k)
 
 
 @pytest.mark.parametrize(
@@ -673,7 +678,7 @@ def test_the_threshold_is_about_probabilities_before_truncation(
         backbone = Recorder()  # probability 0.475 of the best of V tokens
         generate(
             backbone,
-            torch.empty(1, 0, dtype=torch.long),
+            torch.empty(1, 0, dtype=torch.long).to(DEVICE),
             head,
             steps=4,
             gen_length=4,
@@ -685,7 +690,7 @@ def test_the_threshold_is_about_probabilities_before_truncation(
 
 def test_under_a_head_the_threshold_is_about_the_joint_of_truncated_marginals() -> None:
     backbone = Recorder()
-    text, how = torch.tensor([[MASK, MASK]]), Decoding(threshold=0.9)
+    text, how = torch.tensor([[MASK, MASK]]).to(DEVICE), Decoding(threshold=0.9)
     infill(backbone, text, ignorant_head(top_k=1), steps=2, decoding=how)
     assert len(backbone.shown) == 1
 
@@ -699,7 +704,7 @@ def test_a_negative_context_is_refused() -> None:
 @pytest.mark.parametrize("call", ["generate", "infill"])
 def test_what_is_not_logits_is_refused(call: str) -> None:
     with pytest.raises(BackboneError, match=r"\(1, 2, V\).*\(1, 3, 4\)"):
-        run(call, lambda _: torch.zeros(1, 3, V), mask_token_id=MASK)
+        run(call, lambda _: torch.zeros(1, 3, V).to(DEVICE), mask_token_id=MASK)
     with pytest.raises(BackboneError, match="tuple"):
         run(call, lambda tokens: (uniform(tokens),), mask_token_id=MASK)
     wrapped = run(
@@ -710,9 +715,9 @@ def test_what_is_not_logits_is_refused(call: str) -> None:
 
 def test_ids_outside_the_vocabulary_do_not_wrap_around() -> None:
     def last(tokens: Tensor) -> Tensor:
-        return torch.eye(V)[[-1]].expand(*tokens.shape, V)
+        return torch.eye(V, device=tokens.device)[[-1]].expand(*tokens.shape, V)
 
-    text = torch.tensor([[0, -1]])
+    text = torch.tensor([[0, -1]]).to(DEVICE)
     assert infill(last, text, steps=1, mask_token_id=-1).tolist() == [[0, V - 1]]
     assert run("generate", last, mask_token_id=-1).tolist() == [[V - 1, V - 1]]
     how = Decoding(suppress=(V, V + 9))

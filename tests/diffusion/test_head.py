@@ -7,6 +7,7 @@ import copy
 
 import pytest
 import torch
+from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
@@ -40,12 +41,12 @@ class World:
             if factorised
             else pf.hmm(LENGTH, 3, family)
         )
-        self.model = pf.compile(self.circuit, dtype=torch.float64)
-        self.x0 = torch.randint(TOKENS, (rows, LENGTH))
-        self.masked = torch.rand(rows, LENGTH) < 0.6
+        self.model = pf.compile(self.circuit, DEVICE, torch.float64)
+        self.x0 = torch.randint(TOKENS, (rows, LENGTH)).to(DEVICE)
+        self.masked = torch.rand(rows, LENGTH).to(DEVICE) < 0.6
         self.masked[:, 0] = True
         self.x = self.x0.masked_fill(self.masked, MASK)
-        self.logits = torch.randn(rows, LENGTH, TOKENS, dtype=torch.float64)
+        self.logits = torch.randn(rows, LENGTH, TOKENS, dtype=torch.float64).to(DEVICE)
 
     def head(self, coupling: str | Coupling) -> CircuitHead:
         return CircuitHead(self.model, MASK, coupling)
@@ -58,11 +59,11 @@ class World:
         """Log-probabilities [B, S] of all states given the visible tokens, by adding up."""
         visible = self.visible
         soft = pf.Evidence(visible.values, visible.missing, log_potentials)
-        return enumerate_weights(self.circuit, soft).log_weight.log_softmax(-1)
+        return enumerate_weights(self.circuit, soft).log_weight.log_softmax(-1).to(DEVICE)
 
     def index(self, tokens: Tensor) -> Tensor:
         """The number of a state [...] from its tokens [..., L]."""
-        return (tokens * TOKENS ** torch.arange(LENGTH - 1, -1, -1)).sum(-1)
+        return (tokens * TOKENS ** torch.arange(LENGTH - 1, -1, -1, device=tokens.device)).sum(-1)
 
 
 WORLDS = st.integers(0, 10**6)
@@ -71,7 +72,7 @@ WORLDS = st.integers(0, 10**6)
 def potentials(world: World, coupling: str | Coupling) -> Tensor:
     """What the couplings are defined to be; for the projection, what it returned."""
     log_m = world.logits.log_softmax(-1)
-    log_r = enumerate_marginals(world.circuit, world.visible)
+    log_r = enumerate_marginals(world.circuit, world.visible).to(DEVICE)
     if coupling == "product":
         return log_m
     if coupling == "ratio":
@@ -97,7 +98,7 @@ def test_log_prob_is_that_of_the_normalised_joint(seed: int, name: str) -> None:
 @given(WORLDS, st.sampled_from(sorted(COUPLINGS)))
 def test_completions_sum_to_one(seed: int, name: str) -> None:
     world = World(seed, rows=1)
-    states = enumerate_states(world.circuit)
+    states = enumerate_states(world.circuit).to(DEVICE)
     fits = ((states == world.x) | world.masked).all(dim=-1)
     states = states[fits]
     rows = (len(states), -1)
@@ -117,7 +118,7 @@ def test_forward_gives_marginals_where_masked_and_logits_where_visible(
     visible = world.visible
     soft = pf.Evidence(visible.values, visible.missing, potentials(world, coupling))
     found = world.head(coupling)(world.logits, world.x)
-    wanted = enumerate_marginals(world.circuit, soft)
+    wanted = enumerate_marginals(world.circuit, soft).to(DEVICE)
     torch.testing.assert_close(found[world.masked], wanted[world.masked], rtol=1e-9, atol=1e-9)
     assert torch.equal(found[~world.masked], world.logits[~world.masked])
 
@@ -140,7 +141,7 @@ def test_a_factorised_circuit_leaves_the_backbone_alone(seed: int, name: str) ->
 @given(WORLDS, st.sampled_from(["ratio", "projection"]))
 def test_true_posteriors_give_the_true_joint(seed: int, name: str) -> None:
     world = World(seed)
-    world.logits = enumerate_marginals(world.circuit, world.visible)
+    world.logits = enumerate_marginals(world.circuit, world.visible).to(DEVICE)
     world.logits[~world.masked] = 0.0
     found = world.head(COUPLINGS[name]).log_prob(world.logits, world.x, world.x0)
     wanted = world.joint(None).gather(1, world.index(world.x0).unsqueeze(1)).squeeze(1)
@@ -162,7 +163,7 @@ def test_draws_have_the_joint_s_frequencies(name: str) -> None:
     head = world.head(coupling)
     wanted = world.joint(potentials(world, coupling))[0].exp()  # [S]
     many = (4_000, -1, -1)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(DEVICE).manual_seed(0)
     tokens, confidence = head.sample(
         world.logits.expand(many), world.x.expand(4_000, -1), generator=generator
     )
@@ -176,7 +177,7 @@ def test_draws_have_the_joint_s_frequencies(name: str) -> None:
 
     marginals = head(world.logits, world.x)[0].exp()  # [L, V]
     chosen = marginals.gather(-1, tokens[0].unsqueeze(-1)).squeeze(-1)
-    expected_confidence = torch.where(world.masked[0], chosen, torch.ones(LENGTH).double())
+    expected_confidence = torch.where(world.masked[0], chosen, torch.ones_like(chosen))
     torch.testing.assert_close(confidence[0], expected_confidence, rtol=1e-9, atol=1e-9)
 
 
@@ -185,7 +186,7 @@ def test_temperature_zero_takes_the_best_token_of_the_latent_path() -> None:
     cold = world.head("product").sample(world.logits, world.x, temperature=0.0)[0]
     assert ((cold == world.x0) | world.masked).all()
     single = pf.hmm(LENGTH, 1, pf.Categorical(TOKENS))  # one latent path only
-    head = CircuitHead(pf.compile(single, dtype=torch.float64), MASK, "product")
+    head = CircuitHead(pf.compile(single, DEVICE, torch.float64), MASK, "product")
     tokens, _ = head.sample(world.logits, world.x, temperature=0.0)
     best = head(world.logits, world.x).argmax(-1)
     assert torch.equal(tokens[world.masked], best[world.masked])
@@ -208,7 +209,7 @@ def test_fit_coupling_finds_the_best_powers() -> None:
     world = World(seed=2, rows=400)
     joint = world.joint(potentials(world, LogLinear(0.7, 0.3)))
     drawn = torch.multinomial(joint.exp(), 1).squeeze(1)
-    x0 = enumerate_states(world.circuit)[drawn]
+    x0 = enumerate_states(world.circuit).to(DEVICE)[drawn]
     head = world.head("product")
     fitted = head.fit_coupling(world.logits, world.x, x0)
     assert head.coupling == fitted
@@ -228,15 +229,15 @@ def test_fit_coupling_finds_the_best_powers() -> None:
 def test_only_a_power_of_the_circuit_asks_it() -> None:
     """The posterior given a visible token that the circuit rules out does not exist."""
     ruled_out = pf.build_circuit(pf.structure.fully_factorized(2), pf.Indicator(0, 2))
-    model = pf.compile(ruled_out, dtype=torch.float64)
-    log_m = torch.tensor([[[0.5, 0.5], [1.0, 0.0]]]).log()
-    said = Marginals.of(log_m, torch.tensor([[1, 2]]), mask_token_id=2)
+    model = pf.compile(ruled_out, DEVICE, torch.float64)
+    log_m = torch.tensor([[[0.5, 0.5], [1.0, 0.0]]], device=DEVICE).log()
+    said = Marginals.of(log_m, torch.tensor([[1, 2]], device=DEVICE), mask_token_id=2)
     found = LogLinear(0.5, 0.0).couple(model, said).log_potentials
     assert found is not None
     torch.testing.assert_close(found, 0.5 * log_m)
     flat = LogLinear(0.0, 0.0).couple(model, said).log_potentials
     assert flat is not None
-    assert torch.equal(flat, torch.tensor([[[0.0, 0.0], [0.0, -torch.inf]]]))
+    assert torch.equal(flat.cpu(), torch.tensor([[[0.0, 0.0], [0.0, -torch.inf]]]))
     for b in (1.0, -1.0):
         with pytest.raises(pf.NoMassError, match="marginals"):
             LogLinear(1.0, b).couple(model, said)
@@ -245,8 +246,8 @@ def test_only_a_power_of_the_circuit_asks_it() -> None:
 def test_a_mask_inside_the_vocabulary_is_never_drawn() -> None:
     world = World(seed=4)
     head = CircuitHead(world.model, mask_token_id=0, coupling="product")
-    x = torch.zeros(50, LENGTH, dtype=torch.long)
-    logits = torch.zeros(50, LENGTH, TOKENS)
+    x = torch.zeros(50, LENGTH, dtype=torch.long, device=DEVICE)
+    logits = torch.zeros(50, LENGTH, TOKENS, device=DEVICE)
     tokens, _ = head.sample(logits, x)
     assert (tokens > 0).all()
     assert (head(logits, x)[..., 0] == -torch.inf).all()
@@ -258,11 +259,14 @@ def test_sharpened_marginals_are_those_of_the_backbone(coupling: str, temperatur
     """Over independent positions both couplings return what the backbone says, to that power."""
     torch.manual_seed(0)
     regions = pf.structure.fully_factorized(2)
-    model = pf.compile(pf.build_circuit(regions, pf.Categorical(3)), dtype=torch.float64)
+    model = pf.compile(pf.build_circuit(regions, pf.Categorical(3)), DEVICE, torch.float64)
     head = CircuitHead(model, 3, coupling)
-    logits = torch.randn(1, 2, 3).double().expand(20_000, -1, -1)
+    logits = torch.randn(1, 2, 3).double().to(DEVICE).expand(20_000, -1, -1)
     found = head.sample(
-        logits, torch.full((20_000, 2), 3), temperature=temperature, order="sharpened"
+        logits,
+        torch.full((20_000, 2), 3, device=DEVICE),
+        temperature=temperature,
+        order="sharpened",
     )
     share = torch.nn.functional.one_hot(found.tokens, 3).double().mean(dim=0)
     wanted = temper(logits[0], temperature).softmax(-1)
@@ -275,10 +279,10 @@ def test_sharpened_marginals_are_those_of_the_backbone(coupling: str, temperatur
 def test_any_order_with_nothing_left_in_one_row_and_an_unlisted_visible_token(
     temperature: float,
 ) -> None:
-    model = pf.compile(pf.hmm(4, 2, pf.Categorical(5)))
+    model = pf.compile(pf.hmm(4, 2, pf.Categorical(5)), DEVICE)
     head = CircuitHead(model, 5, "product", top_k=2)
-    x = torch.tensor([[0, 5, 1, 1], [0, 5, 5, 5]])
-    logits = torch.zeros(2, 4, 5)
+    x = torch.tensor([[0, 5, 1, 1], [0, 5, 5, 5]], device=DEVICE)
+    logits = torch.zeros(2, 4, 5, device=DEVICE)
     logits[:, 0, 3:] = 9.0  # the visible 0 is not among the two
     tokens, confidence = head.sample(logits, x, temperature=temperature, order="any_order")
     assert torch.equal(tokens[x < 5], x[x < 5])
@@ -286,7 +290,7 @@ def test_any_order_with_nothing_left_in_one_row_and_an_unlisted_visible_token(
 
 
 def test_a_shorter_head_follows_the_precision_of_the_longer() -> None:
-    head = CircuitHead(pf.compile(pf.hmm(4, 2, pf.Categorical(5))), 5)
+    head = CircuitHead(pf.compile(pf.hmm(4, 2, pf.Categorical(5)), DEVICE), 5)
     assert head.over(3).model is head.over(3).model
     single, double = head.over(3), head.double().over(3)
     assert double.model is not single.model
@@ -329,6 +333,6 @@ def test_bad_input_is_refused_by_name() -> None:
         pf.structure.chain(2), [pf.Categorical(2), pf.Categorical(3)], generator=None
     )
     with pytest.raises(ShapeMismatch, match="one vocabulary"):
-        CircuitHead(pf.compile(mixed), 3)
+        CircuitHead(pf.compile(mixed, DEVICE), 3)
     with pytest.raises(LogitsError, match=r"row 0, position 0: .* nan"):
         head(torch.full_like(world.logits, torch.nan), world.x)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -37,11 +38,11 @@ class Case:
     def __init__(self, seed: int, tokens: int, mask: int) -> None:
         torch.manual_seed(seed)
         self.mask = mask
-        self.logits = 2 * torch.randn(B, L, tokens, dtype=torch.float64)
-        self.logits[torch.rand(B, L, tokens) < 0.2] = -torch.inf
+        self.logits = 2 * torch.randn(B, L, tokens, dtype=torch.float64).to(DEVICE)
+        self.logits[torch.rand(B, L, tokens).to(DEVICE) < 0.2] = -torch.inf
         self.logits[..., (mask + 1) % tokens] = 0.1  # so that something is possible
-        visible = torch.randint(tokens, (B, L))
-        self.x = torch.where(torch.rand(B, L) < 0.5, mask, visible)
+        visible = torch.randint(tokens, (B, L)).to(DEVICE)
+        self.x = torch.where(torch.rand(B, L).to(DEVICE) < 0.5, mask, visible)
 
     @property
     def masked(self) -> Tensor:
@@ -83,7 +84,7 @@ def test_what_follows_from_it(seed: int, k: int | None, temperature: float) -> N
     case = Case(seed, 6, 6)
     said = Marginals.of(case.logits, case.x, 6, top_k=k)
     tempered = spread(said.tempered(temperature)).exp()
-    assert torch.allclose(tempered.sum(-1), torch.ones(()).double())
+    assert torch.allclose(tempered.sum(-1), torch.ones(()).to(DEVICE).double())
     if temperature > 0:
         wanted = (spread(said) / temperature).softmax(-1)
         torch.testing.assert_close(tempered, wanted)
@@ -95,37 +96,37 @@ def test_what_follows_from_it(seed: int, k: int | None, temperature: float) -> N
     ordered = spread(said).exp().sort(dim=-1, descending=True).values
     count = (ordered.cumsum(-1) - ordered < 0.6).sum(-1)
     assert torch.equal((few > 0).sum(-1), count)
-    rows, places = torch.tensor([[2], [0]]), torch.tensor([[0, 2], [1, 2]])
+    rows, places = torch.tensor([[2], [0]]).to(DEVICE), torch.tensor([[0, 2], [1, 2]]).to(DEVICE)
     some = said.at(rows, places)
     assert torch.equal(some.tokens, said.tokens[rows, places])
     assert torch.equal(spread(some), spread(said)[rows, places])
 
 
 def test_suppressed_tokens_are_impossible_listed_or_not() -> None:
-    logits, x = torch.arange(6.0).expand(1, 2, 6), torch.full((1, 2), 5)
+    logits, x = torch.arange(6.0).to(DEVICE).expand(1, 2, 6), torch.full((1, 2), 5).to(DEVICE)
     for k, left in ((None, [0, 1, 3]), (2, [1, 3])):
         said = Marginals.of(logits, x, 5, suppress=(2, 4, 9, -1), top_k=k)
         assert (spread(said)[0, 0] > -torch.inf).nonzero().flatten().tolist() == left
-        assert spread(said)[0, 0].exp().sum() == pytest.approx(1.0)
+        assert spread(said)[0, 0].exp().sum().item() == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("k", [None, 2])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_a_masked_position_needs_a_distribution(k: int | None, value: float) -> None:
     for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
-        logits = torch.zeros(3, 4, 40, dtype=dtype)
+        logits = torch.zeros(3, 4, 40, dtype=dtype).to(DEVICE)
         logits[1, 2] = value
         with pytest.raises(LogitsError, match="row 1, position 2") as found:
-            Marginals.of(logits, torch.full((3, 4), 40), 40, top_k=k)
+            Marginals.of(logits, torch.full((3, 4), 40).to(DEVICE), 40, top_k=k)
         assert (found.value.row, found.value.position) == (1, 2)
-        visible = torch.full((3, 4), 40)
+        visible = torch.full((3, 4), 40).to(DEVICE)
         visible[1, 2] = 0
         said = Marginals.of(logits, visible, 40, top_k=k)
         assert bool(said.log_m.isfinite().all())
 
 
 def test_what_is_no_logits_of_the_tokens_is_refused() -> None:
-    x, logits = torch.zeros(2, 3, dtype=torch.long), torch.zeros(2, 3, 4)
+    x, logits = torch.zeros(2, 3, dtype=torch.long).to(DEVICE), torch.zeros(2, 3, 4).to(DEVICE)
     for wrong, kind in (
         (logits[:, :2], ShapeMismatch),
         (logits[..., :0], ShapeMismatch),
@@ -202,7 +203,7 @@ class Passes(TorchDispatchMode):
 
 
 def model_of(length: int) -> pf.CompiledCircuit:
-    return pf.compile(pf.hmm(length, 3, pf.Categorical(V)))
+    return pf.compile(pf.hmm(length, 3, pf.Categorical(V)), DEVICE)
 
 
 HEADS = {
@@ -224,14 +225,14 @@ HEADS = {
 def test_generation_goes_over_what_the_backbone_says_once(
     name: str, order: str, temperature: float, mask: int
 ) -> None:
-    head, logits = HEADS[name], torch.randn(B, L, V)
+    head, logits = HEADS[name], torch.randn(B, L, V).to(DEVICE)
     if head is not None:
         head.mask_token_id = mask
     how = Decoding(temperature, order=order)  # type: ignore[arg-type]
     with Passes(logits) as passes:
         generate(
             lambda _: logits,
-            torch.zeros(B, 0, dtype=torch.long),
+            torch.zeros(B, 0, dtype=torch.long).to(DEVICE),
             head,
             steps=1,
             gen_length=L,
@@ -258,9 +259,9 @@ def test_only_rows_that_are_not_coupled_are_drawn_and_ranked_by_themselves(
         return draw(self, said, likely)
 
     monkeypatch.setattr(decode._Span, "independent", independent)
-    x = torch.full((8, L), V)
+    x = torch.full((8, L), V).to(DEVICE)
     x[: int(8 * share), : L // 2] = 0
     how, head = Decoding(temperature=1.0, gamma=0.6, ranking="margin"), CircuitHead(model_of(L), V)
-    found = infill(lambda _: torch.zeros(8, L, V), x, head, steps=1, decoding=how)
+    found = infill(lambda _: torch.zeros(8, L, V).to(DEVICE), x, head, steps=1, decoding=how)
     assert alone == [8 - int(8 * share)] * (share < 1)
     assert bool((found < V).all())

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
@@ -59,13 +60,13 @@ class World:
         plain = pf.hmm(LENGTH, KINDS["latents"], pf.Categorical(TOKENS))
         self.plain = plain.replace({p: 3 * p.value for p in plain.parameters})  # tokens depend
         self.circuit = augmented(self.plain, kind, noise)
-        self.model = pf.compile(self.circuit, dtype=torch.float64)
-        self.modulation = Modulation(TOKENS, KINDS[kind], width=4, depth=1).double()
-        self.x0 = torch.randint(TOKENS, (rows, LENGTH))
-        self.masked = torch.rand(rows, LENGTH) < 0.7
+        self.model = pf.compile(self.circuit, DEVICE, torch.float64)
+        self.modulation = Modulation(TOKENS, KINDS[kind], width=4, depth=1).double().to(DEVICE)
+        self.x0 = torch.randint(TOKENS, (rows, LENGTH)).to(DEVICE)
+        self.masked = torch.rand(rows, LENGTH).to(DEVICE) < 0.7
         self.masked[:, 0] = True
         self.x = self.x0.masked_fill(self.masked, MASK)
-        self.logits = torch.randn(rows, LENGTH, TOKENS, dtype=torch.float64)
+        self.logits = torch.randn(rows, LENGTH, TOKENS, dtype=torch.float64).to(DEVICE)
 
     def steered(self) -> "World":
         """With a modulation that says something."""
@@ -86,11 +87,11 @@ class World:
         values = torch.cat([self.x.masked_fill(self.masked, 0), torch.zeros_like(self.x)], 1)
         missing = torch.cat([self.masked, torch.ones_like(self.masked)], 1)
         log_m = self.logits.log_softmax(-1)
-        log_r = enumerate_marginals(self.circuit, pf.Evidence(values, missing))
+        log_r = enumerate_marginals(self.circuit, pf.Evidence(values, missing)).to(DEVICE)
         log_r = log_r[:, :LENGTH, :TOKENS].masked_fill(~self.masked.unsqueeze(-1), 0.0)
         share = self.masked.double().mean(-1)
         a, b = (self.numbers(power, share) for power in (coupling.a, coupling.b))
-        potentials = torch.zeros(rows, 2 * LENGTH, max(TOKENS, size), dtype=torch.float64)
+        potentials = log_m.new_zeros(rows, 2 * LENGTH, max(TOKENS, size))
         potentials[:, :LENGTH, :TOKENS] = a * log_m - b * log_r
         potentials[:, LENGTH:, :size] = self.modulation(self.said()).detach()
         return pf.Evidence(values, missing, potentials)
@@ -98,26 +99,26 @@ class World:
     @staticmethod
     def numbers(power: float | tuple[float, ...], share: Tensor) -> Tensor:
         several = power if isinstance(power, tuple) else (power,)
-        given = torch.tensor(several, dtype=torch.float64)
+        given = torch.tensor(several, dtype=torch.float64).to(DEVICE)
         bucket = (share * len(given)).long().clamp_max(len(given) - 1)
         return given[bucket].view(-1, 1, 1)
 
     def joint(self, coupling: LogLinear) -> Tensor:
         """Log-probabilities [B, N] of all completions: controls added up."""
         found = enumerate_weights(self.circuit, self.evidence(coupling))
-        log_weight = found.log_weight.unflatten(1, (TOKENS**LENGTH, -1)).logsumexp(-1)
+        log_weight = found.log_weight.to(DEVICE).unflatten(1, (TOKENS**LENGTH, -1)).logsumexp(-1)
         normalised: Tensor = log_weight.log_softmax(-1)
         return normalised
 
     def marginals(self, coupling: LogLinear) -> Tensor:
-        found = enumerate_marginals(self.circuit, self.evidence(coupling))
+        found = enumerate_marginals(self.circuit, self.evidence(coupling)).to(DEVICE)
         tokens: Tensor = found[:, :LENGTH, :TOKENS]
         return tokens
 
 
 def place(tokens: Tensor) -> Tensor:
     """The number of a state [...] from its tokens [..., L]."""
-    return (tokens * TOKENS ** torch.arange(LENGTH - 1, -1, -1)).sum(-1)
+    return (tokens * TOKENS ** torch.arange(LENGTH - 1, -1, -1).to(DEVICE)).sum(-1)
 
 
 def assert_frequencies(tokens: Tensor, wanted: Tensor) -> None:
@@ -152,7 +153,7 @@ def test_log_prob_and_forward_are_those_of_the_steered_joint(
 @given(WORLDS, st.sampled_from(sorted(KINDS)))
 def test_before_training_the_head_is_that_of_the_plain_circuit(seed: int, kind: str) -> None:
     world = World(seed, kind, noise=0.0)
-    plain = pf.compile(world.plain, dtype=torch.float64)
+    plain = pf.compile(world.plain, DEVICE, torch.float64)
     for coupling in COUPLINGS.values():
         given = world.logits, world.x, world.x0
         found, wanted = (
@@ -166,14 +167,15 @@ def test_before_training_the_head_is_that_of_the_plain_circuit(seed: int, kind: 
 @pytest.mark.parametrize("order", ["joint", "any_order", "sharpened"])
 def test_draws_have_the_joint_s_frequencies(kind: str, order: Order) -> None:
     world, many = World(5, kind, rows=1).steered(), 4_000
-    world.masked = torch.tensor([[True, False, True]] if kind == "gates" else [[True] * 3])
+    masked = [[True, False, True]] if kind == "gates" else [[True] * 3]
+    world.masked = torch.tensor(masked, device=DEVICE)
     world.x = world.x0.masked_fill(world.masked, MASK)
     wanted = world.joint(COUPLINGS["product"])[0].exp()
     found = world.head(COUPLINGS["product"]).sample(
         world.logits.expand(many, -1, -1),
         world.x.expand(many, -1),
         order=order,
-        generator=torch.Generator().manual_seed(0),
+        generator=torch.Generator(DEVICE).manual_seed(0),
     )
     assert found.tokens.shape == found.drawn.shape == (many, LENGTH)
     assert found.confidence.shape == found.score.shape == (many, LENGTH)
@@ -192,13 +194,13 @@ def test_sharpening_is_of_tokens_not_of_controls(kind: str) -> None:
         world.x.expand(many, -1),
         temperature=0.5,
         order="sharpened",
-        generator=torch.Generator().manual_seed(0),
+        generator=torch.Generator(DEVICE).manual_seed(0),
     )
     plain = world.evidence(coupling)
     assert plain.log_potentials is not None
-    double = torch.tensor([2.0] * LENGTH + [1.0] * LENGTH).double().unsqueeze(-1)
+    double = torch.tensor([2.0] * LENGTH + [1.0] * LENGTH).to(DEVICE).double().unsqueeze(-1)
     sharp = pf.Evidence(plain.values, plain.missing, plain.log_potentials * double)
-    log_weight = enumerate_weights(world.circuit, sharp).log_weight[0]
+    log_weight = enumerate_weights(world.circuit, sharp).log_weight[0].to(DEVICE)
     wanted = log_weight.unflatten(0, (TOKENS**LENGTH, -1)).logsumexp(-1).softmax(-1)
     assert_frequencies(found.tokens, wanted)
 
@@ -212,7 +214,7 @@ def test_mpe_and_counts_give_tokens_of_positions_only(kind: str) -> None:
     assert found.max() < TOKENS
     assert ((found == world.x) | world.masked).all()
     x = torch.full_like(world.x, MASK)
-    some = head.draw(world.said(x), order="any_order", count=torch.tensor([1, 2, 0]))
+    some = head.draw(world.said(x), order="any_order", count=torch.tensor([1, 2, 0]).to(DEVICE))
     assert some.drawn.sum(-1).tolist() == [1, 2, 0]
 
 
@@ -225,16 +227,16 @@ def test_over_sums_out_positions_with_their_controls(kind: str) -> None:
     assert head.over(2).model is short.model
     assert head.over(LENGTH) is head
     assert short.modulation is head.modulation
-    x = torch.full((1, 2), MASK)
+    x = torch.full((1, 2), MASK).to(DEVICE)
     logits = world.logits[:1, :2]
-    nothing = torch.zeros(1, 2 * LENGTH, max(TOKENS, KINDS[kind]), dtype=torch.float64)
+    nothing = torch.zeros(1, 2 * LENGTH, max(TOKENS, KINDS[kind]), dtype=torch.float64).to(DEVICE)
     nothing[:, :2, :TOKENS] = logits.log_softmax(-1)
     steer = world.modulation(Marginals.of(logits, x, MASK)).detach()
     nothing[:, LENGTH : LENGTH + 2, : KINDS[kind]] = steer
     whole = pf.Evidence(log_potentials=nothing)
-    wanted = enumerate_weights(world.circuit, whole).log_weight[0].softmax(-1)
+    wanted = enumerate_weights(world.circuit, whole).log_weight[0].softmax(-1).to(DEVICE)
     wanted = wanted.unflatten(0, (TOKENS**2, -1)).sum(-1)
-    states = torch.cartesian_prod(torch.arange(TOKENS), torch.arange(TOKENS))
+    states = torch.cartesian_prod(*[torch.arange(TOKENS)] * 2).to(DEVICE)
     rows = len(states), -1
     found = short.log_prob(logits.expand(*rows, -1), x.expand(rows), states)
     torch.testing.assert_close(found.exp(), wanted, rtol=1e-9, atol=1e-9)
@@ -299,7 +301,9 @@ def test_listed_tokens_are_as_if_no_other_were_possible() -> None:
 def test_fit_coupling_finds_the_best_powers_of_the_steered_joint(kind: str) -> None:
     world = World(2, kind, rows=150).steered()
     head = world.head(COUPLINGS["product"])
-    world.x0, _ = head.sample(world.logits, world.x, generator=torch.Generator().manual_seed(1))
+    world.x0, _ = head.sample(
+        world.logits, world.x, generator=torch.Generator(DEVICE).manual_seed(1)
+    )
     fitted = head.fit_coupling(world.logits, world.x, world.x0)
     assert head.coupling == fitted
     assert isinstance(fitted.a, float)
@@ -354,9 +358,9 @@ def test_generation_works_with_a_steered_circuit() -> None:
     head = world.head(COUPLINGS["product"])
 
     def backbone(tokens: Tensor) -> Tensor:
-        return torch.zeros(*tokens.shape, TOKENS)
+        return torch.zeros(*tokens.shape, TOKENS).to(DEVICE)
 
-    prompt = torch.zeros(2, 1, dtype=torch.long)
+    prompt = torch.zeros(2, 1, dtype=torch.long).to(DEVICE)
     for block in (2, 3, 6):  # shorter than the circuit, as long, and longer
         steps = 6 // block
         found = generate(backbone, prompt, head, steps=steps, gen_length=6, block_length=block)
@@ -374,9 +378,9 @@ def regimes(rows: int, seed: int) -> Blocks:
     What the circuit cannot know without being told is one bit a block.
     """
     generator = torch.Generator().manual_seed(seed)
-    start, alternates = torch.randint(2, (2, rows), generator=generator)
-    x0 = (start.unsqueeze(-1) + alternates.unsqueeze(-1) * torch.arange(4)) % 2
-    logits = torch.zeros(rows, 4, TOKENS)
+    start, alternates = torch.randint(2, (2, rows), generator=generator).to(DEVICE)
+    x0 = (start.unsqueeze(-1) + alternates.unsqueeze(-1) * torch.arange(4).to(DEVICE)) % 2
+    logits = torch.zeros(rows, 4, TOKENS).to(DEVICE)
     logits[..., 2] = torch.where(alternates == 1, -1.0, -3.0).unsqueeze(-1)
     return Blocks(logits, torch.full_like(x0, MASK), x0)
 
@@ -399,8 +403,8 @@ def knows_both() -> pf.Circuit:
 def student(kind: str) -> CircuitHead:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = pf.compile(augmented(knows_both(), kind, 0.5))
-        modulation = Modulation(TOKENS, KINDS[kind], width=16, depth=1)
+        model = pf.compile(augmented(knows_both(), kind, 0.5), DEVICE)
+        modulation = Modulation(TOKENS, KINDS[kind], width=16, depth=1).to(DEVICE)
     return CircuitHead(model, MASK, "product", modulation=modulation)
 
 
@@ -411,7 +415,7 @@ def nats(head: CircuitHead, of: Blocks) -> float:
 
 def trained(head: CircuitHead, train: Blocks | None = None, **more: object) -> pf.FitResult:
     settings: dict[str, object] = {"epochs": 12, "batch_size": 20, "learning_rate": 0.02}
-    settings |= {"progress": False, "generator": torch.Generator().manual_seed(0)}
+    settings |= {"progress": False, "generator": torch.Generator(DEVICE).manual_seed(0)}
     return fit_modulation(head, train or regimes(200, 0), **settings | more)  # type: ignore[arg-type]
 
 
@@ -422,9 +426,9 @@ def parameters(module: nn.Module) -> Tensor:
 @every_kind
 def test_a_modulation_learns_what_the_static_circuit_cannot(kind: str) -> None:
     head, judged = student(kind), regimes(300, 1)
-    static = CircuitHead(pf.compile(knows_both()), MASK, "product")
+    static = CircuitHead(pf.compile(knows_both(), DEVICE), MASK, "product")
     fit_conditional(static, regimes(200, 0), epochs=12, batch_size=20, progress=False)
-    floor = 2 * torch.tensor(2.0).log().item()
+    floor = 2 * torch.tensor(2.0).to(DEVICE).log().item()
     assert nats(static, judged) > floor - 0.02  # two bits: token and regime
     found = trained(head)
     assert nats(head, judged) < floor - 0.4  # of the regime's bit, .69, most is gone
@@ -452,8 +456,8 @@ def test_a_circuit_rate_of_zero_leaves_the_circuit_alone() -> None:
 
 
 def test_rows_without_weight_teach_nothing() -> None:
-    both, weights = regimes(80, 0), (torch.arange(80) < 40).double()
-    first = both[torch.arange(40)]
+    both, weights = regimes(80, 0), (torch.arange(80).to(DEVICE) < 40).double()
+    first = both[torch.arange(40).to(DEVICE)]
     some, only = student("latents"), student("latents")
     trained(some, both, weights=weights, epochs=1, batch_size=80)
     trained(only, first, epochs=1, batch_size=80)
@@ -508,8 +512,8 @@ def test_training_the_circuit_alone_or_with_a_backbone_leaves_the_modulation_alo
     after = parameters(head.model)
     assert not torch.equal(after, circuit)
     fit_conditional(head, regimes(40, 0), epochs=1, progress=False)  # by flows
-    denoiser = Denoiser(DenoiserConfig(TOKENS, width=16, depth=1, heads=2))
-    fit_jointly(head, denoiser, torch.randint(2, (20, 6)), steps=2, progress=False)
+    denoiser = Denoiser(DenoiserConfig(TOKENS, width=16, depth=1, heads=2)).to(DEVICE)
+    fit_jointly(head, denoiser, torch.randint(2, (20, 6)).to(DEVICE), steps=2, progress=False)
     assert not torch.equal(parameters(head.model), after)
     assert torch.equal(parameters(head.modulation), before)
     assert all(p.grad is None and p.requires_grad for p in head.modulation.parameters())
@@ -520,7 +524,7 @@ def test_bad_input_is_refused_by_name() -> None:
     with pytest.raises(CouplingError, match="projection cannot be modulated"):
         CircuitHead(world.model, MASK, modulation=world.modulation)
     head = world.head(COUPLINGS["product"])
-    head.coupling = CircuitHead(pf.compile(world.plain), MASK).coupling
+    head.coupling = CircuitHead(pf.compile(world.plain, DEVICE), MASK).coupling
     with pytest.raises(CouplingError, match="projection cannot be modulated"):
         head.couple(world.logits, world.x)
     odd, uneven = (
@@ -529,8 +533,9 @@ def test_bad_input_is_refused_by_name() -> None:
     )
     for wrong in (odd, uneven, pf.hmm(1, 2, pf.Categorical(3))):
         with pytest.raises(ShapeMismatch, match="one control for each"):
-            CircuitHead(pf.compile(wrong), MASK, "product", modulation=world.modulation)
-    head = CircuitHead(world.model, MASK, "product", modulation=Modulation(TOKENS, 2).double())
+            CircuitHead(pf.compile(wrong, DEVICE), MASK, "product", modulation=world.modulation)
+    two_values = Modulation(TOKENS, 2).double().to(DEVICE)
+    head = CircuitHead(world.model, MASK, "product", modulation=two_values)
     with pytest.raises(ShapeMismatch, match=r"\(3, 3, 4\), got \(3, 3, 2\)"):
         head.couple(world.logits, world.x)
     with pytest.raises(ShapeMismatch, match="3 positions"):
@@ -541,7 +546,7 @@ def test_bad_input_is_refused_by_name() -> None:
         Modulation(3, 0)
     of = regimes(4, 0)
     with pytest.raises(CouplingError, match="no modulation"):
-        fit_modulation(CircuitHead(pf.compile(knows_both()), MASK), of)
+        fit_modulation(CircuitHead(pf.compile(knows_both(), DEVICE), MASK), of)
     for name in ("learning_rate", "circuit_learning_rate"):
         with pytest.raises(pf.SettingError, match=name):
             trained(student("gates"), None, **{name: -1.0})

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from pcflow.engine.kernels import exp_
+from pcflow.engine.kernels import add_rows, exp_
 from pcflow.engine.plan import InputStep
 from pcflow.engine.semiring import floor_of
 from pcflow.engine.tables import Normalizer, Tables
@@ -123,7 +123,7 @@ class FewRows(Access):
 
     def has_zeros(self) -> bool:
         """See `Access`."""
-        return self.normalizer.lowest < log(floor_of(self.tables.like.dtype))
+        return bool(self.normalizer.lowest < log(floor_of(self.tables.like.dtype)))
 
 
 class Ones(Access):
@@ -135,7 +135,9 @@ class Ones(Access):
         place = torch.tensor(self.family.values, device=rows.device)
         if not transposed:
             return rows.index_select(1, place)
-        return rows.new_zeros(len(rows), self.family.num_categories).index_add_(1, place, rows)
+        found = rows.new_zeros(len(rows), self.family.num_categories)
+        add_rows(found.t(), place, rows.t())
+        return found
 
 
 def access(tables: Tables, step: InputStep, in_log_space: bool, few: bool) -> Access:

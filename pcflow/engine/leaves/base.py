@@ -13,7 +13,7 @@ from pcflow.engine.plan import InputStep, SumStep
 from pcflow.engine.routes import Route
 from pcflow.engine.semiring import Semiring, Value
 from pcflow.engine.tables import Tables
-from pcflow.evidence import CheckedEvidence
+from pcflow.evidence import CheckedEvidence, send
 
 
 class Leaf(ABC):
@@ -22,12 +22,15 @@ class Leaf(ABC):
     Attributes:
         x: values [F, B].
         missing: [F, B].
+        hidden: the same on the CPU.
+        dead: rows [B] whose units may all be too small to hold; None if that was looked at.
         any_soft: whether the evidence has potentials.
         rows: which rows of the batch these are, if not all.
         out: what `up` wrote.
     """
 
     out: Value
+    dead: Tensor | None = None
 
     def __init__(
         self, step: InputStep, tables: Tables, evidence: CheckedEvidence, semiring: Semiring
@@ -38,7 +41,10 @@ class Leaf(ABC):
         self.rows = evidence.origin
         self.x = values.index_select(0, step.variables)  # [F, B]
         self.missing = missing.index_select(0, step.variables)  # [F, B]
-        self.any_missing = evidence.any_missing and bool(self.missing.any())
+        self.hidden = self.missing
+        if self.missing.device.type != "cpu":
+            self.hidden = evidence.hidden.t()[list(step.over)]
+        self.any_missing = evidence.any_missing and bool(self.hidden.any())
         self.any_soft = evidence.potentials is not None
 
     @abstractmethod
@@ -69,6 +75,11 @@ class Leaf(ABC):
         """The flow [F, B, K] of the entries that were observed, zero elsewhere."""
         flow = self.semiring.flow(self.out.units, slope)
         return flow.masked_fill(self.missing.unsqueeze(-1), 0.0) if self.any_missing else flow
+
+    def places(self, which: Tensor) -> tuple[Tensor, Tensor]:
+        """Fold and row [N] of those of [F, B] that are asked for, on the CPU."""
+        fold, row = send(which.nonzero().t(), self.x.device)
+        return fold, row
 
     def in_batch(self, row: Tensor) -> Tensor:
         """Which rows of the batch these are."""

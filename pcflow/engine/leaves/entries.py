@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pcflow.engine.kernels import exp_
 from pcflow.engine.leaves.access import Access
-from pcflow.evidence import Potentials
+from pcflow.evidence import Potentials, send
 
 
 class Entries:
@@ -24,6 +24,7 @@ class Entries:
         access: how the table is read.
         variables: of every fold, [F].
         missing: [F, B].
+        hidden: the same on the CPU.
         soft: potentials of the batch, [B, D], if there are any.
         largest: how many categories these are about.
     """
@@ -33,19 +34,23 @@ class Entries:
         access: Access,
         variables: Tensor,
         missing: Tensor,
+        hidden: Tensor,
         soft: Potentials | None,
         largest: int,
     ) -> None:
         """Look nothing up yet."""
-        self.access, self.variables, self.missing = access, variables, missing
+        self.access, self.variables = access, variables
+        self.missing, self.hidden = missing, hidden
         self.soft, self.largest = soft, largest
         self.size = access.family.num_categories
 
     @cached_property
     def _place(self) -> tuple[Tensor, Tensor]:
-        entries = self.missing if self.access.shared else torch.ones_like(self.missing)
-        fold, row = entries.nonzero(as_tuple=True)
-        return fold, row
+        if self.access.shared:
+            fold, row = send(self.hidden.nonzero().t(), self.missing.device)
+            return fold, row
+        every = torch.arange(self.missing.numel(), device=self.missing.device)
+        return every // self.missing.shape[1], every % self.missing.shape[1]
 
     @property
     def fold(self) -> Tensor:
@@ -71,8 +76,11 @@ class Entries:
 
     def put(self, out: Tensor, values: Tensor) -> None:
         """Write values [N, ...] to `out` [F, B, ...] where something is missing."""
-        keep = self.missing[self.fold, self.row]
-        out[self.fold[keep], self.row[keep]] = values[keep]
+        if self.access.shared:
+            out[self.fold, self.row] = values
+            return
+        where = self.missing.view(*self.missing.shape, *[1] * (out.dim() - 2))
+        torch.where(where, values.view_as(out), out, out=out)
 
     def log_potential(self, fold: Tensor, row: Tensor) -> Tensor:
         """Log-potentials [n, V] of any entries."""

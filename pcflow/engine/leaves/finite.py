@@ -52,7 +52,8 @@ class FiniteLeaf(Leaf):
         """What is missing, entry by entry."""
         soft = self.evidence.potentials if self.any_soft else None
         largest = self.evidence.domain.largest
-        return Entries(self.access, self.step.variables, self.missing, soft, largest)
+        about = self.step.variables, self.missing, self.hidden
+        return Entries(self.access, *about, soft, largest)
 
     @cached_property
     def flows(self) -> Flows:
@@ -128,9 +129,13 @@ class FiniteLeaf(Leaf):
 
     def _zeros(self) -> tuple[Tensor, Tensor] | None:
         """Fold and row of units that are all zero in log space too, not just too small to hold."""
-        if not self.any_soft and not self.access.has_zeros():
+        looks = self.missing.device.type == "cpu"  # elsewhere one would have to wait for it
+        if looks and not self.any_soft and not self.access.has_zeros():
             return None
         dead = self.out.units.amax(dim=-1) == 0  # [F, B]
+        if not looks:
+            self.dead = dead.any(dim=0)
+            return None
         if not dead.any():
             return None
         log_table, size = self.access.log_table, self.access.family.num_categories

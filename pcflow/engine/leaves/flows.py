@@ -14,6 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from pcflow.engine.kernels import add_rows
 from pcflow.engine.leaves.access import Access
 from pcflow.engine.leaves.entries import Entries
 from pcflow.engine.semiring import Value
@@ -63,7 +64,7 @@ class Flows(ABC):
 
     def add_observed(self, counts: Tensor, observed: Tensor) -> None:
         """Add flows [F, B, K] of observed entries to [F or 1, V, K]."""
-        counts.flatten(0, 1).index_add_(0, self.place.flatten(), observed.flatten(0, 1))
+        add_rows(counts.flatten(0, 1), self.place.flatten(), observed.flatten(0, 1))
 
     @abstractmethod
     def add_soft(self, counts: Tensor, slope: Tensor) -> None:
@@ -156,7 +157,7 @@ class _LogFlows(Flows):
             share = (joint - self.out.units[fold, row].unsqueeze(-2)).exp().nan_to_num(nan=0.0)
             edges = share * flow[some].unsqueeze(-2)  # [n, V, K]
             if counts is not None:
-                counts.index_add_(0, self.access.fold(fold), edges)
+                add_rows(counts, self.access.fold(fold), edges)
             gradient[some] = edges.sum(dim=-1)
         return gradient
 

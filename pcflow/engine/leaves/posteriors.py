@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pcflow.engine.leaves.finite import FiniteLeaf
+from pcflow.evidence import send
 
 
 def log_posterior(leaf: FiniteLeaf, slope: Tensor, out: Tensor, alone: bool) -> None:
@@ -18,7 +19,7 @@ def log_posterior(leaf: FiniteLeaf, slope: Tensor, out: Tensor, alone: bool) -> 
     another step, is over the same variable.
     """
     variables, entries = leaf.step.variables, leaf.entries
-    fold, row = (~leaf.missing).nonzero(as_tuple=True)
+    fold, row = leaf.places(~leaf.hidden)
     out[row, variables[fold], leaf.x[fold, row]] = 0.0
     if not leaf.any_missing:
         return
@@ -28,7 +29,7 @@ def log_posterior(leaf: FiniteLeaf, slope: Tensor, out: Tensor, alone: bool) -> 
         log_q += entries.log_potential(fold, row)
     log_q = log_q.log_softmax(dim=-1)
     if not leaf.access.shared:
-        keep = leaf.missing[fold, row]
+        keep = send(leaf.hidden.flatten().nonzero().squeeze(-1), fold.device)
         fold, row, log_q = fold[keep], row[keep], log_q[keep]
     if alone:
         out[row, variables[fold], : entries.size] = log_q
@@ -46,10 +47,10 @@ def rank_over_same_variable(leaf: FiniteLeaf) -> Tensor:
     """For every fold [F], how many folds before it are over the same variable."""
     count: dict[int, int] = {}
     ranks = []
-    for variable in leaf.step.variables.tolist():
+    for variable in leaf.step.over:
         ranks.append(count.get(variable, 0))
         count[variable] = ranks[-1] + 1
-    return torch.tensor(ranks, device=leaf.x.device)
+    return send(torch.tensor(ranks), leaf.x.device)
 
 
 def _log_total(leaf: FiniteLeaf, slope: Tensor) -> Tensor:
@@ -71,7 +72,7 @@ def log_flows(leaf: FiniteLeaf, slope: Tensor, categories: Tensor) -> tuple[Tens
     chosen = categories.index_select(1, leaf.step.variables).transpose(0, 1)  # [F, B, C]
     observed = chosen == leaf.x.unsqueeze(-1)
     found = total.unsqueeze(-1).masked_fill(~observed, -torch.inf)
-    fold, row = leaf.missing.nonzero(as_tuple=True)
+    fold, row = leaf.places(leaf.hidden)
     if len(fold):
         asked = chosen[fold, row]  # [N, C]
         beyond = asked >= leaf.entries.size

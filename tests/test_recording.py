@@ -1,0 +1,110 @@
+"""What is recorded answers as what is launched. A CPU makes the recorded calls again: same memory,
+same order, nothing looked at; a GPU plays CUDA graphs."""
+
+import pytest
+import torch
+from device import DEVICE
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import pcflow as pf
+from pcflow.engine.recording import Recordings
+from pcflow.testing import circuits, evidence
+
+RECORDS = pf.Machine(records=True, sheets=6)
+
+
+def twins(circuit: pf.Circuit) -> list[pf.CompiledCircuit]:
+    """Launched, and recorded."""
+    machines = pf.Machine(), RECORDS
+    return [pf.compile(circuit, DEVICE, torch.float64, machine=machine) for machine in machines]
+
+
+def edit(model: pf.CompiledCircuit, by: float) -> None:
+    with torch.no_grad():
+        for bank in model.banks:
+            bank += torch.linspace(-by, by, bank.numel(), dtype=bank.dtype).view_as(bank).to(bank)
+
+
+def gradients(model: pf.CompiledCircuit, x: pf.Evidence) -> list[Tensor]:
+    model.zero_grad()
+    model.log_prob(x).exp().sum().backward()
+    return [bank.grad for bank in model.banks if bank.grad is not None]
+
+
+@settings(max_examples=20)
+@given(st.data())
+def test_recorded_passes_answer_as_launched_ones(data: st.DataObject) -> None:
+    circuit = data.draw(circuits())
+    batch = data.draw(evidence(circuit))
+    launched, recorded = twins(circuit)
+    for turn in range(4):
+        if turn == 3:  # the weights change, and stay where they are
+            edit(launched, 0.5)
+            edit(recorded, 0.5)
+        assert torch.equal(launched.log_prob(batch), recorded.log_prob(batch))
+        for ours, its in zip(
+            *(gradients(model, batch) for model in (launched, recorded)), strict=True
+        ):
+            torch.testing.assert_close(ours, its, rtol=1e-9, atol=1e-12)
+        possible = recorded.log_prob(batch) > -torch.inf
+        if possible.all():
+            assert torch.equal(launched.mpe(batch).log_value, recorded.mpe(batch).log_value)
+
+
+def test_a_recording_is_made_the_second_time_and_played_from_then_on() -> None:
+    recordings, made = Recordings(torch.device("cpu"), on=True), []
+
+    def launch(number: int) -> int:
+        made.append(number)
+        return number
+
+    weights = {}
+    found = [recordings.run("up", (weights,), lambda n=n: launch(n)) for n in range(4)]
+    assert found == [0, 1, 1, 1]  # the second is made again and again
+    assert recordings.run("up", ({},), lambda: launch(9)) == 9  # other memory is read
+    assert recordings.run("down", (weights,), lambda: launch(7)) == 7
+
+
+def test_nothing_is_recorded_unless_the_machine_says_so() -> None:
+    recordings = Recordings(torch.device("cpu"), on=False)
+    assert [recordings.run("up", (), lambda n=n: n) for n in range(3)] == [0, 1, 2]
+    one, two = (recordings.memory("here", lambda: torch.zeros(1)) for _ in range(2))
+    assert one is not two
+    assert not pf.Machine().records and pf.Machine.of("cuda").records
+
+
+@pytest.mark.parametrize("inputs", [pf.Categorical(4), pf.Gaussian()])
+def test_weights_stay_where_recordings_read_them(inputs: pf.Categorical) -> None:
+    model = pf.compile(pf.hmm(5, 3, inputs), DEVICE, machine=RECORDS)
+    x = torch.ones(4, 5)
+    model.log_prob(x)
+    tables = model.engine.tables
+    places = {n: w.tensor.data_ptr() for n, w in tables.weights(False).items()}
+    for _ in range(2):  # changed twice before anybody asks
+        edit(model, 1.0)
+        tables.cache.refresh()
+    fresh = pf.compile(model.circuit, DEVICE)
+    torch.testing.assert_close(model.log_prob(x), fresh.log_prob(x))
+    assert {n: w.tensor.data_ptr() for n, w in tables.weights(False).items()} == places
+
+
+def test_draws_of_a_seed_are_the_same_whether_recorded_or_not_yet() -> None:
+    circuit = pf.build_circuit(pf.structure.quad_tree((3, 3)), pf.Categorical(4), units=3)
+    model = pf.compile(circuit, DEVICE, machine=RECORDS)
+    x = torch.full((2, 9), torch.nan)
+    x[:, ::2] = 1
+    draws = [model.sample(6, x, torch.Generator(DEVICE).manual_seed(seed)) for seed in (1, 1, 1, 2)]
+    assert torch.equal(draws[0], draws[1]) and torch.equal(draws[0], draws[2])
+    assert not torch.equal(draws[0], draws[3])
+
+
+def test_recorded_draws_have_the_right_frequencies() -> None:
+    model = pf.compile(pf.hmm(4, 3, pf.Categorical(3)), DEVICE, torch.float64, machine=RECORDS)
+    x = torch.tensor([[1.0, torch.nan, torch.nan, 2.0]])
+    drawn = torch.cat([model.sample(5000, x)[:, 0] for _ in range(4)])
+    pairs = torch.bincount(drawn[:, 1].long() * 3 + drawn[:, 2].long(), minlength=9) / len(drawn)
+    every = torch.cartesian_prod(torch.tensor([1]), *[torch.arange(3)] * 2, torch.tensor([2]))
+    exact = model.log_prob(every.to(DEVICE)).softmax(0).detach()
+    assert (pairs.to(exact) - exact).abs().max() < 0.02
