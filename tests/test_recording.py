@@ -108,3 +108,19 @@ def test_recorded_draws_have_the_right_frequencies() -> None:
     every = torch.cartesian_prod(torch.tensor([1]), *[torch.arange(3)] * 2, torch.tensor([2]))
     exact = model.log_prob(every.to(DEVICE)).softmax(0).detach()
     assert (pairs.to(exact) - exact).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_recorded_projection_fits_the_same_potentials(listed: bool) -> None:
+    launched, recorded = twins(pf.hmm(5, 3, pf.Categorical(4)))
+    for turn in range(4):
+        x = torch.full((3, 5), torch.nan)
+        x[turn % 3, turn] = 1
+        said = torch.randn(3, 5, 4, dtype=torch.float64).log_softmax(-1)
+        places = torch.tensor([3, 0]).expand(3, 5, 2) if listed else None
+        target = said[..., [3, 0]].log_softmax(-1) if listed else said
+        about = pf.Evidence(x, None, torch.zeros_like(target), places)
+        fitted = [model.project(about, target) for model in (launched, recorded)]
+        for name in ("log_potentials", "mismatch"):
+            ours, its = (getattr(one, name) for one in fitted)
+            torch.testing.assert_close(ours, its, rtol=1e-12, atol=1e-12)

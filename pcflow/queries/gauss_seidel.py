@@ -11,6 +11,8 @@ Legend: B batch, D variables, V categories (all of them, or the k that are liste
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -83,6 +85,22 @@ def _row(read: Read, fold: int) -> int:
     return read.rows.start + fold if isinstance(read.rows, slice) else int(read.rows[fold])
 
 
+class Fitted(NamedTuple):
+    """What sweeps come to.
+
+    Attributes:
+        potentials: [B, D, V].
+        mismatch: [B], the largest difference between a marginal and its target that the last sweep
+            of the row found, before mending it.
+        lowest: [B, 1], the smallest peak of a message before it was scaled to one: if it is near
+            underflow, units that matter may have been lost.
+    """
+
+    potentials: Tensor
+    mismatch: Tensor
+    lowest: Tensor
+
+
 class GaussSeidel:
     """Sweeps over a tree that set each potential to target / (what all the rest says of it).
 
@@ -94,42 +112,72 @@ class GaussSeidel:
         checked: what is observed; its potentials are where fitting starts, and what they rule out
             stays ruled out.
         target: normalised log-marginals [B, D, V].
-
-    Attributes:
-        potentials: [B, D, V].
-        mismatch: [B], the largest difference between a marginal and its target that the last sweep
-            of the row found, before mending it.
-        lowest: [B, 1], the smallest peak of a message before it was scaled to one: if it is near
-            underflow, units that matter may have been lost.
     """
 
     def __init__(
         self, engine: Engine, nodes: list[Node], checked: CheckedEvidence, target: Tensor
     ) -> None:
         """Start every message from one upward pass."""
-        self.engine, self.nodes, self.checked, self.target = engine, nodes, checked, target
-        self.potentials = start_of(checked, target)
-        self.mismatch = torch.zeros_like(target[:, 0, 0])
+        self.steps, self.nodes, self.machine = engine.plan.steps, nodes, engine.plan.machine
+        self.tiny = torch.finfo(target.dtype).tiny
+        self.any_missing = checked.hidden.any(dim=0).tolist()
+        self.tape = up(engine.plan, engine.tables, checked, Scaled(self.machine), engine.pool)
+        self.sheet, self.weights = self.tape.sheet, self.tape.weights
+        self.tables = {
+            node.step: engine.tables.table(step, in_log_space=False)
+            for node in nodes
+            if isinstance(step := self.steps[node.step], InputStep)
+        }
+        self.records = self._may_record(target)
+        kept = self._kept if self.records else _as_it_is
+        self.target = kept("target", target)
+        self.potentials = kept("potentials", start_of(checked, target))
+        self.missing = kept("missing", checked.missing)
+        listed = checked.categories
+        self.listed = None if listed is None else kept("listed", listed)
+
+    def fit(self, sweeps: int, tolerance: float) -> Fitted:
+        """Sweep until every row's mismatch is below the tolerance; such rows are left alone."""
+        if self.records and tolerance == 0:
+            key = ("project", sweeps, self.target.shape, self.listed is not None)
+            launch = partial(self._sweeps, sweeps, tolerance)
+            reads = (self.weights, *self.tables.values())
+            found = self.sheet.recordings.run(key, reads, launch)
+            found = Fitted(*(part.clone() for part in found))
+        else:
+            found = self._sweeps(sweeps, tolerance)
+        del self.tape  # the sheet may be used again
+        return found
+
+    def _may_record(self, target: Tensor) -> bool:
+        """Whether launches cost more than what is then done for observed variables in vain."""
+        small = all(table.numel() <= self.machine.numbers for table in self.tables.values())
+        return (
+            self.sheet.recordings.on
+            and target.numel() <= self.machine.numbers
+            and (small or all(self.any_missing))
+        )
+
+    def _kept(self, name: str, tensor: Tensor) -> Tensor:
+        """The same numbers where a recording reads them."""
+        key = ("project", name, tensor.shape)
+        return self.sheet.recordings.memory(key, partial(torch.empty_like, tensor)).copy_(tensor)
+
+    def _sweeps(self, sweeps: int, tolerance: float) -> Fitted:
+        self.mismatch = torch.zeros_like(self.target[:, 0, 0])
         self.live = torch.ones_like(self.mismatch, dtype=torch.bool)
         self.lowest = torch.ones_like(self.mismatch).unsqueeze(-1)
-        self.tiny = torch.finfo(target.dtype).tiny
-        self.any_missing = checked.missing.any(dim=0).tolist()
-        self.machine = engine.plan.machine
-        tape = up(engine.plan, engine.tables, checked, Scaled(self.machine), engine.pool)
-        self.weights = tape.weights
-        self.below = [self._scaled(tape.sheet.outs[n.step].units[n.fold]) for n in nodes]
+        self.below = [self._scaled(self.sheet.outs[n.step].units[n.fold]) for n in self.nodes]
         self.above: dict[int, Tensor] = {}
         self.later: dict[int, Tensor] = {}  # what the siblings that come after a node say
         self._room: Tensor | None = None
-
-    def fit(self, sweeps: int, tolerance: float) -> None:
-        """Sweep until every row's mismatch is below the tolerance; such rows are left alone."""
         for sweep in range(sweeps):
             found = self._sweep(final=sweep == sweeps - 1)
             self.mismatch = torch.where(self.live, found, self.mismatch)
             self.live &= found >= tolerance
             if tolerance > 0 and not self.live.any():
-                return
+                break
+        return Fitted(self.potentials, self.mismatch, self.lowest)
 
     def _sweep(self, final: bool) -> Tensor:
         """Mend every variable once; returns the largest mismatch [B] met.
@@ -193,11 +241,11 @@ class GaussSeidel:
         """Set one variable's potential; returns how far its marginal was off, [B]."""
         node, step = self.nodes[number], self._step(number)
         assert isinstance(step, InputStep)
-        variable = int(step.variables[node.fold])
-        if not self.any_missing[variable]:
+        variable = step.over[node.fold]
+        if not (self.records or self.any_missing[variable]):
             return torch.zeros_like(self.mismatch)
-        table = self._table(step, node.fold, variable)  # [V, K] or [B, V, K]
-        missing = self.checked.missing[:, variable]  # [B]
+        table = self._table(node, variable)  # [V, K] or [B, V, K]
+        missing = self.missing[:, variable]  # [B]
         place = (slice(None), variable, slice(table.shape[-2]))
         wanted, present = self.target[place], self.potentials[place]  # [B, V]
         log_r = _times(self.machine, table, self.above[number]).log()
@@ -209,14 +257,11 @@ class GaussSeidel:
         self.below[number] = torch.where(mended, below, self.below[number])
         return mismatch
 
-    def _table(self, step: InputStep, fold: int, variable: int) -> Tensor:
+    def _table(self, node: Node, variable: int) -> Tensor:
         """The rows [V, K] of a variable's table, or those that are listed, [B, k, K], for now."""
-        tables = self.engine.tables.table(step, in_log_space=False)
-        table = tables[0 if len(tables) == 1 else fold]
-        potentials = self.checked.potentials
-        if potentials is None:
-            return table
-        return potentials[:, variable].read(lambda: table, lambda listed: self._rows(table, listed))
+        tables = self.tables[node.step]
+        table = tables[0 if len(tables) == 1 else node.fold]
+        return table if self.listed is None else self._rows(table, self.listed[:, variable])
 
     def _rows(self, table: Tensor, listed: Tensor) -> Tensor:
         """The rows of listed categories, [B, k, K]."""
@@ -240,7 +285,11 @@ class GaussSeidel:
         return stacked[0 if len(stacked) == 1 else self.nodes[number].fold]
 
     def _step(self, number: int) -> Step:
-        return self.engine.plan.steps[self.nodes[number].step]
+        return self.steps[self.nodes[number].step]
+
+
+def _as_it_is(_: str, tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def start_of(checked: CheckedEvidence, target: Tensor) -> Tensor:

@@ -99,14 +99,13 @@ def _fit(
     """Potentials [B, D, V] and mismatch [B] of one part of a batch."""
     if nodes is None:
         return _simultaneous(engine, checked, target, sweeps, tolerance)
-    tree = GaussSeidel(engine, nodes, checked, target)
-    tree.fit(sweeps, tolerance)
-    low = (~(tree.lowest.squeeze(-1) >= floor_of(target.dtype))).nonzero().squeeze(-1)
+    found = GaussSeidel(engine, nodes, checked, target).fit(sweeps, tolerance)
+    low = (~(found.lowest.squeeze(-1) >= floor_of(target.dtype))).nonzero().squeeze(-1)
     if len(low):  # messages that may have underflowed: posteriors go through log space
         rows = checked.rows(low)
         mended = _simultaneous(engine, rows, target[low], sweeps, tolerance)
-        tree.potentials[low], tree.mismatch[low] = mended
-    return tree.potentials, tree.mismatch
+        found.potentials[low], found.mismatch[low] = mended
+    return found.potentials, found.mismatch
 
 
 def _simultaneous(
