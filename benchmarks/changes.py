@@ -21,7 +21,7 @@ Pow Mult, MatMult Mult, LShift RShift, RShift LShift, BitAnd BitOr, BitOr BitAnd
 """  # an operator, and those that stand in for it
 OPERATORS = [[getattr(ast, name) for name in names.split()] for names in SWAPS.split(",")]
 OTHERS = {operator: others for operator, *others in OPERATORS}
-SYMMETRIC = {"isinstance", "min", "max", "minimum", "maximum"}  # no use in swapping arguments
+SYMMETRIC = {"isinstance", "min", "max", "minimum", "maximum", "logaddexp"}  # in their arguments
 UNUSED = {"annotation", "returns", "decorator_list", "bases"}  # while the program runs
 
 Site = tuple[ast.expr | ast.stmt, Callable[[ast.AST], None], list[ast.AST]]

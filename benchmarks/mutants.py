@@ -3,6 +3,7 @@
     pip install -c constraints.txt -e '.[test]'
     python benchmarks/mutants.py                        # every file of TESTS
     python benchmarks/mutants.py pcflow/engine/passes.py --only 42 43
+    python benchmarks/mutants.py pcflow/evidence/*.py --sample 40
 
 Every mutant is a file with one change (see changes.py). The tests of the file run on each of them
 until one fails; if none does, the mutant survives. Printed are a Markdown table and the survivors.
@@ -21,6 +22,8 @@ import sys
 from importlib import import_module
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from random import Random
+from tempfile import TemporaryFile
 from types import CodeType
 
 os.environ |= {"OMP_NUM_THREADS": "1", "CI": "1"}
@@ -36,26 +39,50 @@ for name in ("networkx", "scipy.stats", "matplotlib.pyplot", "torch._dynamo"):
     import_module(name)  # so that forks need not
 
 ROOT = Path(__file__).resolve().parent.parent
-LAWS = "tests/test_laws_queries.py"
-NUMBERS = "tests/test_hand_numbers.py"
-NO_MASS = "tests/test_learn.py::test_an_impossible_row_is_named_and_nothing_changes"
-ENGINE = ["tests/test_laws_engine.py", "tests/test_laws_learning.py"]
-ASKED = ["tests/test_compiled.py", LAWS, NUMBERS, NO_MASS, ENGINE[0]]
-QUERIES = ("draws", "marginals", "mean", "mpe", "possible")
-TESTS = {
-    "pcflow_diffusion/head/coupling.py": [
-        "pcflow_diffusion/head/coupling.py",
-        "tests/diffusion/test_head.py",
-    ],
-    **{f"pcflow/queries/{name}.py": ASKED for name in QUERIES},
-    "pcflow/engine/passes.py": ["tests/test_compiled.py", LAWS, NUMBERS, *ENGINE],
-    "pcflow/circuit/properties.py": ["tests/test_properties.py", "tests/test_laws_structure.py"],
-    "pcflow/circuit/supports.py": ["tests/test_properties.py"],
-    "pcflow/circuit/pairing.py": ["tests/test_laws_structure.py", "tests/test_transform.py"],
-}  # what pytest is asked to run
+ALL = ["wrong_arguments", "laws_queries", "laws_engine"]
+ASKED = [*ALL, "compiled", "chosen", "evidence", "hand_numbers"]
+SAID = [*ALL, "evidence", "potentials", "chosen", "input_gradients"]
+LEARNED = [*ALL[:1], "learn", "learners", "stochastic", "conditional_learning", "laws_learning"]
+STRUCTURE = [*ALL[:1], "circuit", "properties", "laws_structure", "transform"]
+KEPT = ["files", "io", "pickle"]
+HEAD = ["head", "couplings", "marginals", "sampling"]
+ROOMS = {
+    "pcflow/evidence": {"door": SAID, "potentials": SAID, "evidence": SAID, "domain": SAID},
+    "pcflow/queries": dict.fromkeys(["draws", "marginals", "mean", "mpe", "possible"], ASKED),
+    "pcflow/circuit": {
+        "properties": STRUCTURE,
+        "supports": STRUCTURE,
+        "pairing": STRUCTURE,
+        "scopes": STRUCTURE,
+        "circuit": [*STRUCTURE, "pickle"],
+        "rebuild": [*ALL[:1], "refine", "transform", "circuit"],
+    },
+    "pcflow/learn": {
+        "em": LEARNED,
+        "counts": LEARNED,
+        "batch": LEARNED,
+        "stochastic": LEARNED,
+        "checkpoint": ["checkpoints", "fit", "learners"],
+    },
+    "pcflow/io": {"container": [*KEPT, "checkpoints"], "files": [*KEPT, "checkpoints"]},
+    "pcflow_diffusion/head": dict.fromkeys(["coupling", "marginals", "sampling", "ranking"], HEAD),
+    "pcflow/engine": {"passes": [*ASKED, "laws_learning"]},
+}  # the files of a room, and the test files that pytest is asked to run, besides its doctests
+
+
+def tests(room: str, name: str) -> list[str]:
+    """What pytest is asked to run for a file."""
+    folder = "tests/diffusion" if room.startswith("pcflow_diffusion") else "tests"
+    return [f"{room}/{name}.py", *(f"{folder}/test_{test}.py" for test in ROOMS[room][name])]
+
+
+TESTS = {f"{room}/{name}.py": tests(room, name) for room, names in ROOMS.items() for name in names}
 SLOW = [
-    f"{LAWS}::test_projection_reaches_any_marginals_that_potentials_can_make",
-    f"{NUMBERS}::test_log_space_rows_have_right_gradients_marginals_and_draws",
+    "tests/test_laws_queries.py::test_projection_reaches_any_marginals_that_potentials_can_make",
+    "tests/test_hand_numbers.py::test_log_space_rows_have_right_gradients_marginals_and_draws",
+    "tests/test_files.py::test_reading_takes_time_in_proportion",
+    "tests/test_fit.py::test_two_processes_learn_what_one_learns",
+    "tests/test_fit.py::test_a_killed_fit_goes_on_to_the_same_parameters",
 ]  # and of that, not these
 OPTIONS = ["-n0", "-xs", "--assert=plain", "-pno:terminal", "-pno:cacheprovider"]
 OPTIONS += ["--hypothesis-profile=mutants", *(f"--deselect={test}" for test in SLOW)]
@@ -68,7 +95,7 @@ class Forks:
     def __init__(self, path: str, given: list[Mutant], jobs: int) -> None:
         """No mutant has survived yet."""
         self.path, self.given, self.jobs = path, given, jobs
-        self.report, self.write_report = os.pipe()
+        self.report = TemporaryFile("w+")  # noqa: SIM115
         self.durations: dict[str, float] = {}
         self.running: dict[int, str] = {}
         self.survivors: list[str] = []
@@ -76,12 +103,15 @@ class Forks:
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection(self) -> None:
         """In a fork this returns, and pytest collects and runs tests, which import the change."""
+        if any(name.startswith("pcflow") for name in sys.modules):
+            pytest.exit("a conftest.py imports pcflow, so that no test would see a change", 1)
         code = compile((ROOT / self.path).read_text(), ROOT / self.path, "exec")
         if not (pid := self.fork(code)):
             return
         if os.waitpid(pid, 0)[1] != 0:
             pytest.exit(f"{self.path}: its tests fail before anything is changed", 1)
-        for line in os.read(self.report, 1 << 16).decode().splitlines():
+        self.report.seek(0)
+        for line in self.report:
             name, duration = line.split("\t")
             self.durations[name] = float(duration)
         for number, change, code in self.given:
@@ -97,7 +127,7 @@ class Forks:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Before anything is changed: tell the parent how long each test takes."""
         if report.when == "call" and not self.durations:
-            os.write(self.write_report, f"{report.nodeid}\t{report.duration}\n".encode())
+            print(report.nodeid, report.duration, sep="\t", file=self.report, flush=True)
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """The quickest test first."""
@@ -144,6 +174,7 @@ def main() -> None:
         help="of those in TESTS",
     )
     parser.add_argument("--only", nargs="+", type=int, metavar="LINE", help="just these lines")
+    parser.add_argument("--sample", type=int, metavar="N", help="N of a file, always the same ones")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time (%(default)s)")
     asked = parser.parse_args()
     check_paths()
@@ -160,6 +191,8 @@ def main() -> None:
     left: list[str] = []
     for path in asked.files:
         given = [one for one in mutants(ROOT / path) if asked.only is None or one[0] in asked.only]
+        if asked.sample is not None and asked.sample < len(given):
+            given = sorted(Random(path).sample(given, asked.sample), key=lambda one: one[0])
         given = given[: size(None, 3)]
         forks, parent = Forks(path, given, asked.jobs), os.getpid()
         status = pytest.main([*OPTIONS, *TESTS[path]], [forks])

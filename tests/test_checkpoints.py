@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import pcflow as pf
 from pcflow.io import pack, read_file, unpack, write_file
+from pcflow.learn.checkpoint import must_be_like
 from pcflow.learn.data import NUMBERS, Source
 from pcflow.learn.team import ALONE
 
@@ -192,6 +193,32 @@ def test_what_is_no_nest_is_refused(packed: object, tmp_path: Path) -> None:
     write_file(file, tensors, described | {"checkpoint": packed})
     with pytest.raises(pf.FileFormatError):
         run(file)
+
+
+@pytest.mark.parametrize("key", ["about", "checkpoint"])
+def test_what_lacks_a_part_is_no_checkpoint(key: str, tmp_path: Path) -> None:
+    file = tmp_path / "fit"
+    run(file)
+    described, tensors = read_file(file, 1)
+    write_file(file, tensors, {name: part for name, part in described.items() if name != key})
+    with pytest.raises(pf.FileFormatError, match="not a checkpoint"):
+        run(file)
+
+
+@pytest.mark.parametrize(
+    ("found", "like", "told"),
+    [
+        ({"a": 7}, {"a": 0.5}, "the type of it.a is int, not float"),
+        ({"b": 7}, {"a": 7}, r"what it holds is .*'b'.*, not .*'a'"),
+        ([1, 2], [1], "the length of it is 2, not 1"),
+        ([torch.zeros(2)], [torch.zeros(1)], r"the shape of it.0 is \(2,\), not \(1,\)"),
+        ([torch.zeros(1).int()], [torch.zeros(1)], "the type of it.0 is torch.int32, not torch.fl"),
+    ],
+)
+def test_where_a_nest_is_not_like_another_is_said(found: Any, like: Any, told: str) -> None:
+    must_be_like(like, like, "it")
+    with pytest.raises(pf.FileFormatError, match=f"^{told}"):
+        must_be_like(found, like, "it")
 
 
 def other_rows() -> dict[str, tuple[Any, str]]:

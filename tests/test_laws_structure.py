@@ -86,6 +86,9 @@ def test_not_compatible_is_refused_with_layers_that_split_in_ways_that_cross(
         with pytest.raises(pf.NotCompatible) as refused:
             pf.prove_compatible(a, b)
         here, there = ([set(scope) for scope in scopes] for scopes in refused.value.scopes)
+        for layer, scopes in zip(refused.value.layers, (here, there), strict=True):
+            children = layer.inputs if len(scopes) > 1 else [layer]
+            assert scopes == [variables(child) for child in children]
         if set().union(*here) == set().union(*there):
             assert any(cross(x, y) for x in here for y in there)
         else:

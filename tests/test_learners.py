@@ -109,6 +109,13 @@ def test_a_run_goes_on_from_the_state_of_another(name: str) -> None:
 
 
 @every_learner
+def test_a_run_takes_up_no_other_state(name: str) -> None:
+    run = MAKE[name]().start(model_of())
+    with pytest.raises(pf.FileFormatError):
+        run.restore(run.state() | {"seven": 7})
+
+
+@every_learner
 @pytest.mark.parametrize("size", [5, 24])
 def test_a_step_by_several_batches_is_one_by_all_their_rows(name: str, size: int) -> None:
     one, other = model_of(), model_of()

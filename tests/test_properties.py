@@ -34,6 +34,21 @@ DETERMINISTIC = circuits(properties=["deterministic"])
 EITHER = circuits() | DETERMINISTIC
 
 
+def test_products_of_crossing_splits_are_told_apart_pair_by_pair() -> None:
+    """No variable tells all three apart, and no two split their variables alike."""
+
+    def over(alone: int, **known: int) -> Layer:
+        inputs = [
+            pf.InputLayer(v, pf.Indicator(known[f"v{v}"], 2)) if f"v{v}" in known else leaf(v)
+            for v in range(3)
+        ]
+        return pf.ProductLayer([inputs.pop(alone), pf.ProductLayer(inputs)])
+
+    three = [over(0, v0=0, v2=0), over(2, v0=1, v1=0), over(1, v1=1, v2=1)]
+    proof = pf.prove_deterministic(pf.Circuit(pf.SumLayer.random(three)))
+    assert list(proof.decisions.values()) == [Decision(None)]
+
+
 def leaf(variable: int, units: int = 1) -> pf.InputLayer:
     return pf.InputLayer.random(variable, pf.Bernoulli(), units)
 

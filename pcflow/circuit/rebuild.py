@@ -137,5 +137,5 @@ def rebuild(circuit: Circuit, chosen: Mapping[Layer, Tensor], edit: Edit) -> Cir
 
 def _chosen_weights(weight: Tensor, units: Tensor, read: Tensor, edit: Edit) -> Tensor:
     """Weights of chosen units, shared out among the copies of what they read."""
-    copies = torch.bincount(read, minlength=weight.shape[-1])[read]
+    copies = torch.bincount(read)[read]
     return edit(weight[units][:, read] - copies.log().to(weight))

@@ -3,10 +3,6 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from pcflow_diffusion.evaluate import setting
-from pcflow_diffusion.evaluate.setting import Material
-from pcflow_diffusion.models import Denoiser, DenoiserConfig, train_denoiser
-
 
 @pytest.fixture
 def in_small(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -14,6 +10,11 @@ def in_small(monkeypatch: pytest.MonkeyPatch) -> None:
 
     Steps, not minutes: what is learned does not depend on what else the machine does.
     """
+    # imported late: benchmarks/mutants.py changes what tests import, after conftests are read
+    from pcflow_diffusion.evaluate import setting
+    from pcflow_diffusion.evaluate.setting import Material
+    from pcflow_diffusion.models import Denoiser, DenoiserConfig, train_denoiser
+
     examples = Material.examples
 
     def train(tokens: Tensor, config: DenoiserConfig, minutes: float, **how: Any) -> Denoiser:
