@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import pcflow as pf
 from pcflow.circuit import Layer, Part, walk
+from pcflow.circuit.scopes import Scopes
 from pcflow.structure import Region
 from pcflow.testing import (
     broken,
@@ -76,6 +77,25 @@ def test_not_omni_compatible_is_refused_and_some_circuit_does_not_fit(circuit: p
     order = range(circuit.num_variables)
     others = [times(leaf(c), times(*(leaf(v) for v in order if v != c))) for c in order]
     assert not all(brute_compatible((circuit.root,), (other,)) for other in others)
+
+
+@given(st.lists(st.sets(st.integers(0, 7), min_size=1), min_size=2, max_size=4))
+def test_a_product_of_any_scopes_is_over_their_union_or_refused(parts: list[set[int]]) -> None:
+    leaves = [leaf(v) for v in range(8)]
+
+    def over(some: set[int]) -> Layer:
+        return times(*(leaves[v] for v in some)) if len(some) > 1 else leaves[min(some)]
+
+    union, factors = set().union(*parts), [over(part) for part in parts]
+    product, whole = times(*factors), over(union)
+    if len(union) < sum(map(len, parts)):
+        with pytest.raises(pf.NotDecomposable) as refused:
+            Scopes([*leaves, *factors, product])
+        assert [set(scope) for scope in refused.value.scopes] == parts
+        return
+    scopes = Scopes([*leaves, *factors, product, whole])
+    assert scopes.variables(scopes[product]) == tuple(sorted(union))
+    assert scopes[product] == scopes[whole]
 
 
 @given(broken("compatible"))

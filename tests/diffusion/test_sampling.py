@@ -13,6 +13,7 @@ import pcflow as pf
 from pcflow.testing import enumerate_states, enumerate_weights
 from pcflow_diffusion.errors import GenerationError
 from pcflow_diffusion.head import Ranking, best, rank, temper
+from pcflow_diffusion.head.ranking import check_ranking
 from pcflow_diffusion.head.sampling import Draw, draw
 
 L, V, N = 3, 3, 20_000
@@ -156,6 +157,24 @@ def test_positions_are_scored_by_their_marginals(ranking: Ranking, k: int | None
     assert (in_turn.score.sort().values.cpu() == torch.tensor([-2.0, -1, 0])).all()
 
 
+@pytest.mark.parametrize("size", range(1, 6))
+def test_rankings_are_what_they_are_called(size: int) -> None:
+    q = torch.rand(4, L, size, dtype=torch.float64, device=DEVICE)
+    q[:, 0, 1:] = 0.0
+    q = q / q.sum(dim=-1, keepdim=True)
+    sorted_q = torch.cat([q, torch.zeros_like(q)], dim=-1).sort(descending=True).values
+    first, second = sorted_q[..., :2].unbind(-1)
+    wanted: dict[Ranking, Tensor] = {
+        "low_confidence": first.log(),
+        "margin": first - second,
+        "entropy": (q * q.clamp_min(1e-300).log()).sum(dim=-1),
+    }
+    for ranking, score in wanted.items():
+        torch.testing.assert_close(rank(ranking, q.log()), score)
+    with pytest.raises(pf.SettingError, match="ranking"):
+        check_ranking("first")
+
+
 def tempered_tokens(model: pf.CompiledCircuit, coupled: pf.Evidence, temperature: float) -> Tensor:
     """Probabilities [S] of a latent path as it is, and then tempered tokens (CoDD, Sec. 5.1)."""
     sums = [layer for layer in model.circuit.layers if isinstance(layer, pf.SumLayer)]
@@ -216,6 +235,7 @@ def test_so_many_tokens_are_drawn_and_no_more() -> None:
     found = draw(model, coupled, L, order="any_order", ranking="entropy", count=count)
     assert torch.equal(found.drawn.sum(-1), count)
     assert torch.equal(found.confidence > 0, found.drawn)
+    assert (found.tokens[coupled.missing & ~found.drawn] == 0).all()
 
 
 def test_confidence_is_that_before_temperature() -> None:
