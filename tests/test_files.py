@@ -158,7 +158,7 @@ def test_a_new_file_has_the_mode_of_the_umask_an_old_one_keeps_its_own(
         path.unlink()
     if kind != SHARD:  # a shard that is there is not written again
         WRITERS[kind](path)
-        for old in (0o600, 0o640, 0o666):
+        for old in (0o600, 0o640, 0o666, 0o755):
             path.chmod(old)
             with umask(0o022):
                 WRITERS[kind](path)

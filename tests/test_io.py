@@ -267,6 +267,17 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(
     assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("row", [-1, 3])
+def test_rows_that_are_not_there_are_not_read(row: int, tmp_path: Path) -> None:
+    pf.Container.write(
+        tmp_path / "file", {"a": torch.arange(6).view(3, 2), "b": torch.zeros(2)}, {}
+    )
+    found = pf.Container(tmp_path / "file")
+    assert torch.equal(found.read("a", [2, 0, 2]), torch.tensor([[4, 5], [0, 1], [4, 5]]))
+    with pytest.raises(IndexError, match=f"no row {row}, only 3"):
+        found.read("a", [0, row])
+
+
 def test_a_saved_file_is_as_readable_as_others(path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o644
 
