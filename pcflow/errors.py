@@ -200,7 +200,7 @@ class NotOmniCompatible(PropertyRequired):
 
 
 class EvidenceError(PcflowError, ValueError):
-    """Evidence does not fit the circuit: width, range, type, or NaN potentials."""
+    """Evidence or data do not fit: shape, range, type, or NaN potentials."""
 
 
 class NoMassError(EvidenceError):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import pcflow as pf
 from pcflow.data import datasets
 
 
@@ -40,7 +41,7 @@ def test_missing_files_say_where_to_get_them(tmp_path: Path) -> None:
 )
 def test_other_files_are_refused(tmp_path: Path, train: str, match: str) -> None:
     write(tmp_path, train=train, valid="1,1\n", test="0,0\n")
-    with pytest.raises(ValueError, match=match):
+    with pytest.raises(pf.FileFormatError, match=match):
         datasets.read_density_set("some", tmp_path)
 
 

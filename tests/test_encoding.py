@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from pcflow.data import Encoding
 from pcflow.data.encoding import MOST_CODES, Codes, Scale
-from pcflow.errors import StructureError
+from pcflow.errors import EvidenceError, SettingError
 
 VALUES = st.sampled_from([np.nan, 0.0, 1.0, 4.0, -2.5, 1e6]) | st.floats(-1e3, 1e3)
 
@@ -66,10 +66,11 @@ def test_a_constant_is_not_stretched() -> None:
 @pytest.mark.parametrize(
     "data, categorical, error, match",
     [
-        ([[0.0, np.nan]], "auto", StructureError, "column 1 holds no value"),
-        ([[0.0, 1.0]], "all", ValueError, "'all'"),
-        ([[0.0, 1.0]], [2], ValueError, "column 2, but there are 2"),
-        ([[0.0, 1.0]], {-1: [0]}, ValueError, "column -1, but there are 2"),
+        ([[0.0, np.nan]], "auto", EvidenceError, "column 1 holds no value"),
+        ([[0.0, 1.0]], "all", SettingError, "'all'"),
+        ([[0.0, 1.0]], [2], SettingError, r"columns 0 to 1, got \[2\]"),
+        ([[0.0, 1.0]], {-1: [0]}, SettingError, "columns 0 to 1, got {-1"),
+        ([[0.0, 1.0]], 3, SettingError, "columns 0 to 1, got 3"),
     ],
 )
 def test_what_is_refused(data: Any, categorical: Any, error: type[Exception], match: str) -> None:

@@ -211,7 +211,7 @@ def test_a_clone_forgets_and_a_pickle_remembers() -> None:
     [
         ({"validation_fraction": 1.0}, "validation_fraction must be in"),
         ({"validation_fraction": -0.1}, "validation_fraction must be in"),
-        ({"categorical": [4]}, "column 4"),
+        ({"categorical": [4]}, r"columns 0 to 3, got \[4\]"),
         ({"units": 0}, "must be a whole number, at least 1, got 0"),
         ({"patience": 0}, "patience must be a whole number, at least 1, got 0"),
         ({"epochs": 0}, "epochs must be a whole number, at least 1, got 0"),

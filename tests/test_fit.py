@@ -104,9 +104,9 @@ def test_a_loader_that_does_not_know_its_length(capsys: pytest.CaptureFixture[st
 
 
 def test_data_that_cannot_be_used_are_refused() -> None:
-    with pytest.raises(TypeError, match=r"train must be a tensor, .* got list"):
-        fitted([[0.0, 1.0, 1.0, 0.0]])
-    with pytest.raises(pf.EvidenceError, match=r"train must hold numbers, not <U1"):
+    with pytest.raises(pf.TypeMismatch, match=r"train must be numbers in rows, .* got range"):
+        fitted(range(4))
+    with pytest.raises(pf.EvidenceError, match=r"train must be numbers .* got ndarray <U1"):
         fitted(np.full((3, 4), "a"))
     with pytest.raises(pf.EvidenceError, match=r"train must be \[N, 4\]"):
         fitted(np.zeros((3, 5)))

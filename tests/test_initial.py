@@ -94,10 +94,10 @@ def test_units_are_fitted_to_the_rows_that_count_and_hold_a_value(family: InputF
 
 
 def test_data_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(pf.StructureError, match=r"data must be \[N, 3\]"):
+    with pytest.raises(pf.EvidenceError, match=r"data must be \[N, 3\]"):
         pf.initialize(circuit(), torch.zeros(4, 2))
-    with pytest.raises(pf.StructureError, match="column 1 holds no value"):
+    with pytest.raises(pf.EvidenceError, match="column 1 holds no value"):
         pf.initialize(circuit(), wide().index_fill(1, torch.tensor(1), torch.nan))
     skewed = pf.Circuit(pf.InputLayer.random(0, pf.Exponential()))
-    with pytest.raises(pf.StructureError, match=r"column 0 holds -1, not for Exponential"):
+    with pytest.raises(pf.EvidenceError, match=r"column 0 holds -1, not for Exponential"):
         pf.initialize(skewed, [[-1.0], [2.0]])

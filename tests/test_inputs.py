@@ -9,6 +9,7 @@ from torch import Tensor
 
 import pcflow as pf
 from pcflow.inputs import DensityFamily, FiniteFamily
+from pcflow.inputs.categorical import by_columns
 
 FREE: list[FiniteFamily] = [pf.Categorical(4), pf.Bernoulli()]  # any table is one of theirs
 SHAPED: list[FiniteFamily] = [pf.Binomial(1), pf.Binomial(5), pf.DiscretizedLogistic(5)]
@@ -275,3 +276,11 @@ def test_entropy_of_a_poisson_to_float64_precision(rate: float, entropy: float) 
 def test_a_histogram_without_mass_in_a_bin_has_an_entropy() -> None:
     params = {"logits": torch.tensor([[[0.0], [-torch.inf]]])}
     assert pf.Histogram([0.0, 2.0, 3.0]).entropy(params).item() == pytest.approx(math.log(2))
+
+
+def test_a_softmax_by_columns_is_that_of_torch() -> None:
+    logits = 30.0 * torch.randn(2, 7, 3, dtype=torch.float64)
+    logits[0, 2:5, 1] = -torch.inf  # hard zeros stay
+    for in_log_space, right in ((False, torch.softmax), (True, torch.log_softmax)):
+        found = by_columns(logits, in_log_space)
+        torch.testing.assert_close(found, right(logits, -2), rtol=1e-12, atol=1e-14)

@@ -34,6 +34,12 @@ def test_our_families_keep_every_law(family: InputFamily | type[InputFamily]) ->
     check_input_family(family)
 
 
+def test_the_kit_takes_as_many_units_as_the_settings_fix() -> None:
+    check_input_family(pf.Indicator([2, 0, 1, 1], 3), units=4)
+    with pytest.raises(pf.StructureError, match="4 units"):
+        check_input_family(pf.Indicator([2, 0, 1, 1], 3))
+
+
 def test_every_family_of_ours_is_checked() -> None:
     checked = {f.__name__ if isinstance(f, type) else type(f).__name__ for f in OURS}
     assert checked == {name for name in FAMILIES if name in pf.__all__}

@@ -45,11 +45,30 @@ def test_em_finds_means_and_deviations_at_once() -> None:
     )
 
 
-def test_em_never_makes_a_gaussian_narrower_than_allowed() -> None:
-    model = factorised(pf.Gaussian(min_std=0.25))
-    pf.fit(model, torch.ones(10, 3), pf.EM(), epochs=2, progress=False)
-    peak = -3 * math.log(0.25 * math.sqrt(2 * math.pi))
-    assert model.log_prob(torch.ones(1, 3)).item() == pytest.approx(peak)
+NARROWEST: list[tuple[pf.InputFamily, int, float]] = [
+    (pf.Gaussian(min_std=0.25), 1, -math.log(0.25 * math.sqrt(2 * math.pi))),
+    (pf.LogNormal(min_std=0.25), 1, -math.log(0.25 * math.sqrt(2 * math.pi))),
+    (pf.Exponential(min_mean=0.25), 0, -math.log(0.25)),
+    (pf.Poisson(min_rate=0.25), 0, -0.25),
+]
+
+
+@pytest.mark.parametrize("family, value, peak", NARROWEST, ids=str)
+def test_em_never_makes_a_family_narrower_than_allowed(
+    family: pf.InputFamily, value: int, peak: float
+) -> None:
+    model, x = factorised(family), torch.full((10, 3), value)
+    pf.fit(model, x, pf.EM(), epochs=2, progress=False)
+    assert model.log_prob(x[:1]).item() == pytest.approx(3 * peak)
+
+
+def test_em_never_makes_a_logistic_narrower_than_allowed() -> None:
+    def learned(min_scale: float) -> float:
+        model, x = factorised(pf.DiscretizedLogistic(3, min_scale)), torch.ones(10, 3).long()
+        pf.fit(model, x, pf.EM(), epochs=2, progress=False)
+        return model.log_prob(x[:1]).item()
+
+    assert learned(0.25) <= 3 * math.log(math.tanh(1.0)) < learned(0.05)
 
 
 def test_a_pseudocount_is_added_to_every_count() -> None:
@@ -242,7 +261,7 @@ def test_fit_refuses_what_it_cannot_use() -> None:
     model = small_hmm()
     with pytest.raises(pf.EvidenceError, match=r"train must be \[N, 4\]"):
         pf.fit(model, DATA[:, :3], progress=False)
-    with pytest.raises(pf.EvidenceError, match="at least one row"):
+    with pytest.raises(pf.EvidenceError, match="with rows"):
         pf.fit(model, DATA[:0], progress=False)
     with pytest.raises(pf.EvidenceError, match="validation must be"):
         pf.fit(model, DATA, validation=DATA[:, :2], progress=False)

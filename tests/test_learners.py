@@ -192,7 +192,7 @@ def test_what_makes_no_optimizer_and_what_makes_no_batch_is_refused() -> None:
 
     with pytest.raises(pf.TypeMismatch, match=r"what train makes must be a tensor .*, got str"):
         pf.fit(model_of(), Wrong(), progress=False)  # type: ignore[arg-type]
-    with pytest.raises(pf.TypeMismatch, match=r"train must be a tensor, .*, got Table"):
+    with pytest.raises(pf.EvidenceError, match=r"train must be numbers .*, got Table"):
         pf.fit(model_of(), Table(), progress=False)  # type: ignore[arg-type]
 
 

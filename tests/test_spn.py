@@ -326,11 +326,21 @@ def test_columns_fit_as_families_do() -> None:
         ([[math.inf]], pf.Poisson(), "column 0 holds inf"),
         ([[0.0, 1.5]], pf.Poisson(), "column 1 holds 1.5"),
         ([[1.0], [0.0]], pf.LogNormal(), "column 0 holds 0"),
+    ],
+)
+def test_bad_data_are_refused(data: object, inputs: object, match: str) -> None:
+    with pytest.raises(pf.EvidenceError, match=match):
+        pf.learn_spn(data, inputs)
+
+
+@pytest.mark.parametrize(
+    "data, inputs, match",
+    [
         ([[0]], pf.Indicator(0), "no parameters to fit"),
         ([[0, 1]], [pf.Bernoulli()], "inputs"),
     ],
 )
-def test_bad_data_are_refused(data: object, inputs: object, match: str) -> None:
+def test_families_that_do_not_fit_are_refused(data: object, inputs: object, match: str) -> None:
     with pytest.raises(pf.StructureError, match=match):
         pf.learn_spn(data, inputs)
 

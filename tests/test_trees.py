@@ -223,7 +223,7 @@ def test_regions_follow_the_tree() -> None:
     ],
 )
 def test_bad_data_are_refused(data: torch.Tensor, match: str) -> None:
-    with pytest.raises(pf.StructureError, match=match):
+    with pytest.raises(pf.EvidenceError, match=match):
         pf.chow_liu(data)
 
 
@@ -234,7 +234,7 @@ def test_bad_options_are_refused() -> None:
     for components, alpha in ((0, 1.0), (2, 0.0)):
         with pytest.raises(pf.SettingError, match=r"components|alpha"):
             pf.mixture_of_trees(data, components, alpha)
-    with pytest.raises(pf.StructureError, match="whole numbers"):
+    with pytest.raises(pf.EvidenceError, match="whole numbers"):
         pf.mixture_of_trees(data + 0.5, 2)
     with pytest.raises(pf.SettingError, match="units"):
         pf.hclt(data, 0, pf.Bernoulli())

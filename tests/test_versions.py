@@ -116,6 +116,7 @@ EDITS: dict[str, Callable[[pf.CompiledCircuit], None]] = {
 if DEVICE.type != "cpu":
     del EDITS["numpy"]  # which writes on memory of the CPU alone
     del EDITS["fused Adagrad"]  # which not every torch has for a GPU
+    del EDITS["shared"]  # memory of a GPU is not moved for it
 BEHIND = [name for name in ("data edited", "numpy", "one number") if name in EDITS]
 FROZEN = ["data replaced", "data replaced twice", "swap_tensors", "state assigned", "no_grad"]
 

@@ -134,7 +134,7 @@ CALLS: dict[str, Call] = {
                       "generator": seeded()},
     "naive_bayes": lambda _: {"inputs": [pf.Categorical(V)], "units": 2, "generator": seeded()},
     "chow_liu": lambda _: {"data": rows(), "alpha": 1.0},
-    "hclt": lambda _: {"data": rows(), "units": 2, "inputs": pf.Categorical(V), "alpha": 1.0,
+    "hclt": lambda _: {"data": rows(), "units": 2, "inputs": pf.Categorical(V),
                        "trees": 1, "generator": seeded()},
     "mixture_of_trees": lambda _: {"data": rows(), "components": 2, "alpha": 1.0,
                                    "generator": seeded()},

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from pcflow.checks import check_generator
 from pcflow.circuit import Circuit, InputLayer, Parameter
-from pcflow.data import as_table, check_column
-from pcflow.errors import StructureError
+from pcflow.data import as_table, check_column, check_shape
 from pcflow.inputs import InputFamily
 from pcflow.queries import CompiledCircuit, as_circuit
 
@@ -32,11 +31,11 @@ def initialize(
 
     Args:
         circuit: the circuit; it is not changed.
-        data: rows [N, D], anything that numpy reads; NaN is a missing value.
+        data: rows [N, D] of numbers; NaN is a missing value.
         generator: source of noise and rows; torch's global one by default.
 
     Raises:
-        StructureError: if the data are not such rows, or a column holds no value or one that its
+        EvidenceError: if the data are not such rows, or a column holds no value or one that its
             family does not allow.
 
     Examples:
@@ -49,9 +48,7 @@ def initialize(
     circuit = as_circuit(circuit)
     check_generator(generator)
     table = torch.from_numpy(as_table(data))
-    if table.shape[1] != circuit.num_variables:
-        wanted = f"[N, {circuit.num_variables}]"
-        raise StructureError(f"data must be {wanted}, got {tuple(table.shape)}")
+    check_shape("data", table.shape, circuit.num_variables)
     columns: dict[Parameter, list[int]] = {}
     layers = [layer for layer in circuit.layers if isinstance(layer, InputLayer)]
     for layer in layers:

@@ -39,7 +39,7 @@ def learn_spn(
     randomised dependence coefficient (Lopez-Paz et al. 2013).
 
     Args:
-        data: rows [N, D], anything that numpy reads; NaN is a missing value.
+        data: rows [N, D] of numbers; NaN is a missing value.
         inputs: one input family for all columns, or one per column.
         min_rows: slices of fewer rows are not split further.
         significance: probability, at most, that independent columns of a slice are held dependent.
@@ -52,8 +52,9 @@ def learn_spn(
 
     Raises:
         SettingError: if an argument is out of range.
-        StructureError: if `inputs` are too few, a column holds no value, or one that its family
-            does not allow.
+        StructureError: if `inputs` are too few.
+        EvidenceError: if the data are not such rows, or a column holds no value, or one that its
+            family does not allow.
 
     Examples:
         >>> import pcflow as pf

@@ -28,7 +28,7 @@ from pcflow.data import (
     pair_tables,
     unordered,
 )
-from pcflow.errors import SettingError, StructureError
+from pcflow.errors import EvidenceError, SettingError
 from pcflow.inputs import Indicator
 from pcflow.queries import compile
 from pcflow.structure import DependenceTree, dependence_tree
@@ -46,7 +46,7 @@ def chow_liu(data: Any, alpha: float = 1.0) -> Circuit:
 
     Raises:
         SettingError: if alpha is negative.
-        StructureError: if the data are not such rows.
+        EvidenceError: if the data are not such rows.
 
     Examples:
         >>> import pcflow as pf
@@ -78,7 +78,7 @@ def mixture_of_trees(
 
     Raises:
         SettingError: if an argument is not positive.
-        StructureError: if the data are not such rows.
+        EvidenceError: if the data are not such rows.
 
     Examples:
         >>> import pcflow as pf
@@ -109,7 +109,6 @@ def hclt(
     data: Any,
     units: int,
     inputs: Inputs,
-    alpha: float = 1.0,
     trees: int = 1,
     generator: torch.Generator | None = None,
 ) -> Circuit:
@@ -124,14 +123,14 @@ def hclt(
         data: rows [N, D] from which the trees are learned; real columns are counted by quantiles.
         units: states of every hidden variable, K.
         inputs: one input family for all variables, or one per variable.
-        alpha: added to the count of every pair of values.
         trees: how many, at most; clusters may be empty.
         generator: source of the initial parameters; torch's global one by default.
 
     Raises:
-        SettingError: if `units` or `trees` is below 1, or alpha negative.
-        StructureError: if the data are not rows, `inputs` are too few, or a column holds no value
-            or one that its family does not allow.
+        SettingError: if `units` or `trees` is below 1.
+        StructureError: if `inputs` are too few.
+        EvidenceError: if the data are not rows, or a column holds no value or one that its family
+            does not allow.
 
     Examples:
         >>> import pcflow as pf
@@ -141,7 +140,6 @@ def hclt(
     """
     check_whole("units", units)
     check_whole("trees", trees)
-    SettingError.check("alpha", alpha, "at least 0", lambda a: 0 <= a < torch.inf)
     check_generator(generator)
     columns, _ = as_categories(data)
     table = Columns(data, per_variable(inputs, columns.shape[1]))
@@ -151,7 +149,7 @@ def hclt(
         sizes = [unordered(family) for family in table.families]
         label = kmeans(table.values.numpy(), sizes, trees, np.random.default_rng(seed))
     members = [label == k for k in np.unique(label)]
-    roots = [_hidden_tree(table, columns, rows, units, alpha, generator) for rows in members]
+    roots = [_hidden_tree(table, columns, rows, units, generator) for rows in members]
     sizes_of = torch.tensor([[float(rows.sum()) for rows in members]], dtype=torch.float64)
     mixed = SumLayer(roots, Parameter.from_probs(sizes_of / len(label)))
     return Circuit(roots[0] if len(roots) == 1 else mixed)
@@ -162,12 +160,11 @@ def _hidden_tree(
     columns: Floats,
     rows: npt.NDArray[np.bool_],
     units: int,
-    alpha: float,
     generator: torch.Generator | None,
 ) -> SumLayer:
     """The hidden tree of some of the rows [N]."""
     weights = rows.astype(np.float64)
-    tree = dependence_tree(columns, alpha, weights)
+    tree = dependence_tree(columns, weight=weights)
 
     def top(v: int) -> InputLayer:
         family, column = table.families[v], table.values[:, v]
@@ -187,7 +184,7 @@ def _whole_numbers(data: Any) -> tuple[Floats, tuple[int, ...]]:
     given = as_table(data)
     known = given[~np.isnan(given)]
     if (known < 0).any() or (known != np.round(known)).any():
-        raise StructureError("trees of values need columns of whole numbers 0, 1, ...; see hclt")
+        raise EvidenceError("trees of values need columns of whole numbers 0, 1, ...; see hclt")
     return as_categories(given)
 
 

@@ -6,7 +6,14 @@ from pcflow.data.columns import Columns, check_column, unordered
 from pcflow.data.dependence import dependent_groups
 from pcflow.data.encoding import Coded, Encoding
 from pcflow.data.mixture_em import fit_mixture
-from pcflow.data.table import Floats, as_categories, as_table, mutual_information, pair_tables
+from pcflow.data.table import (
+    Floats,
+    as_categories,
+    as_table,
+    check_shape,
+    mutual_information,
+    pair_tables,
+)
 
 __all__ = [
     "Coded",
@@ -17,6 +24,7 @@ __all__ = [
     "as_categories",
     "as_table",
     "check_column",
+    "check_shape",
     "datasets",
     "dependent_groups",
     "fit_mixture",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pcflow.data.table import as_table
-from pcflow.errors import StructureError
+from pcflow.errors import EvidenceError, StructureError
 from pcflow.inputs import Bernoulli, Categorical, DensityFamily, FiniteFamily, InputFamily, Params
 
 Fitted = dict[InputFamily, tuple[list[int], dict[str, Tensor]]]
@@ -28,12 +28,13 @@ class Columns:
     """Rows [N, D] that the families allow, and what fits each whole column.
 
     Args:
-        data: rows [N, D], anything that numpy reads; NaN is a missing value.
+        data: rows [N, D] of numbers; NaN is a missing value.
         families: one for each column.
 
     Raises:
-        StructureError: if there are no rows or columns, a column holds no value, or a value that
-            its family does not allow, or a family has nothing to fit; says which.
+        EvidenceError: if there are no rows or columns, a column holds no value, or a value that
+            its family does not allow; says which.
+        StructureError: if a family has nothing to fit.
 
     Attributes:
         values: the data, float64.
@@ -96,11 +97,12 @@ def check_column(variable: int, column: Tensor, family: InputFamily) -> None:
     """Refuse a column [N] that holds no value, or one that its family does not allow.
 
     Raises:
-        StructureError: naming the column and the value; also if the family has nothing to fit.
+        EvidenceError: naming the column and the value.
+        StructureError: if the family has nothing to fit.
     """
     known = column[~column.isnan()]
     if len(known) == 0:
-        raise StructureError(f"column {variable} holds no value")
+        raise EvidenceError(f"column {variable} holds no value")
     any_start = family.initial(1, torch.Generator().manual_seed(0))
     if not any_start:
         raise StructureError(f"column {variable}: {family} has no parameters to fit")
@@ -111,7 +113,7 @@ def check_column(variable: int, column: Tensor, family: InputFamily) -> None:
     elif isinstance(family, DensityFamily):
         wrong |= family.log_prob(start, known.unsqueeze(0))[0, :, 0] == -torch.inf
     if wrong.any():
-        raise StructureError(f"column {variable} holds {known[wrong][0]:g}, not for {family}")
+        raise EvidenceError(f"column {variable} holds {known[wrong][0]:g}, not for {family}")
 
 
 def _fit(

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pcflow.errors import FileFormatError
+
 SOURCE = "https://github.com/arranger1044/DEBD"
 
 
@@ -40,7 +42,7 @@ def read_density_set(name: str, folder: str | Path | None = None) -> Splits:
 
     Raises:
         FileNotFoundError: if there are no such files; says where to get them.
-        ValueError: if a file holds anything but rows of whole numbers, equally many in each.
+        FileFormatError: if a file holds anything but rows of whole numbers, equally many in each.
 
     Examples:
         >>> import tempfile
@@ -54,7 +56,7 @@ def read_density_set(name: str, folder: str | Path | None = None) -> Splits:
     where = Path(folder) if folder is not None else Path(os.environ.get("PCFLOW_DATA", "")) / "debd"
     parts = [_read(where / f"{name}.{part}.data") for part in ("train", "valid", "test")]
     if len({part.shape[1] for part in parts}) > 1:
-        raise ValueError(f"{name}: the files have {[part.shape[1] for part in parts]} columns")
+        raise FileFormatError(f"{name}: the files have {[part.shape[1] for part in parts]} columns")
     return Splits(*parts)
 
 
@@ -94,7 +96,7 @@ def _read(path: Path) -> Tensor:
     try:
         rows = np.loadtxt(path, delimiter=",", dtype=np.int64, ndmin=2)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise FileFormatError(f"{path}: {error}") from None
     if rows.size == 0 or (rows < 0).any():
-        raise ValueError(f"{path}: needs rows of whole numbers from 0 on")
+        raise FileFormatError(f"{path}: needs rows of whole numbers from 0 on")
     return torch.from_numpy(rows)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pcflow.data.table import Floats
-from pcflow.errors import StructureError
+from pcflow.errors import EvidenceError, SettingError
 from pcflow.inputs import Categorical, Gaussian, InputFamily
 
 Coded = Sequence[int] | Mapping[int, Sequence[float]] | str
@@ -115,8 +115,8 @@ class Encoding:
                 values, all of them whole numbers.
 
         Raises:
-            StructureError: if a column holds no value.
-            ValueError: if `categorical` is neither "auto" nor columns of the table.
+            EvidenceError: if a column holds no value.
+            SettingError: if `categorical` is neither "auto" nor columns of the table.
 
         Examples:
             >>> Encoding.of(np.array([[0.0], [2.0]]), categorical=[]).each
@@ -125,7 +125,7 @@ class Encoding:
         known = [column[~np.isnan(column)] for column in data.T]
         empty = [v for v, values in enumerate(known) if len(values) == 0]
         if empty:
-            raise StructureError(f"column {empty[0]} holds no value")
+            raise EvidenceError(f"column {empty[0]} holds no value")
         coded = _coded(known, categorical)
         return cls(
             tuple(
@@ -157,13 +157,12 @@ class Encoding:
 
 def _coded(known: Sequence[Floats], categorical: Coded) -> Mapping[int, Sequence[float]]:
     """The columns that hold codes, with codes that they may hold besides."""
+    columns = range(len(known))
+    wanted = f'"auto" or some of the columns 0 to {columns[-1]}'
     if isinstance(categorical, str):
-        if categorical != "auto":
-            raise ValueError(f'categorical must be "auto" or column indices, got {categorical!r}')
+        SettingError.check("categorical", categorical, wanted, lambda word: word == "auto")
         return {v: () for v, values in enumerate(known) if _looks_coded(values)}
-    wrong = [v for v in categorical if v not in range(len(known))]
-    if wrong:
-        raise ValueError(f"categorical names column {wrong[0]}, but there are {len(known)} columns")
+    SettingError.check("categorical", categorical, wanted, lambda some: set(some) <= set(columns))
     return categorical if isinstance(categorical, Mapping) else dict.fromkeys(categorical, ())
 
 

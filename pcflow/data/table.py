@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from pcflow.errors import StructureError, TypeMismatch
+from pcflow.errors import EvidenceError
+from pcflow.evidence import as_tensor
 
 Floats = npt.NDArray[np.float64]
 
@@ -21,17 +23,26 @@ BINS = 8
 
 
 def as_table(data: Any) -> Floats:
-    """A copy of rows [N, D], anything that numpy reads; NaN is a missing value."""
-    try:
-        read = np.asarray(data)
-        given = np.array(read, dtype=np.float64 if read.dtype.kind != "c" else read.dtype)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeMismatch("data", data, "rows of numbers") from error
-    if given.dtype.kind == "c":
-        raise TypeMismatch("data", data, "rows of real numbers")
-    if given.ndim != 2 or 0 in given.shape:
-        raise StructureError(f"data must be [N, D] with rows and columns, got {given.shape}")
-    return given
+    """A copy of rows [N, D], of any numbers; NaN is a missing value.
+
+    Raises:
+        EvidenceError: if they are no real numbers, or no rows with columns.
+    """
+    rows = as_tensor("data", data)
+    check_shape("data", rows.shape)
+    table: Floats = rows.detach().to("cpu", torch.float64, copy=True).numpy()
+    return table
+
+
+def check_shape(name: str, shape: Sequence[int], width: int | None = None) -> None:
+    """Refuse what is no rows with columns, `width` of them if that is known.
+
+    Raises:
+        EvidenceError: naming the argument and its shape.
+    """
+    if len(shape) != 2 or 0 in shape or width not in (None, shape[1]):
+        wanted = f"[N, {width or 'D'}] with rows and columns"
+        raise EvidenceError(f"{name} must be {wanted}, got {tuple(shape)}")
 
 
 def as_categories(data: Any) -> tuple[Floats, tuple[int, ...]]:
@@ -41,7 +52,7 @@ def as_categories(data: Any) -> tuple[Floats, tuple[int, ...]]:
     for v, column in enumerate(given.T):
         known = column[~np.isnan(column)]
         if len(known) == 0 or not np.isfinite(known).all():
-            raise StructureError(f"column {v} holds no value, or an infinite one")
+            raise EvidenceError(f"column {v} holds no value, or an infinite one")
         if (known < 0).any() or (known != np.round(known)).any():
             inner = np.linspace(0, 1, BINS + 1)[1:-1]
             counted = np.searchsorted(np.unique(np.quantile(known, inner)), column, side="right")

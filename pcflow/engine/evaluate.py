@@ -23,6 +23,8 @@ from pcflow.engine.tables import Tables
 from pcflow.engine.tape import Tape
 from pcflow.evidence import CheckedEvidence, Domain, Evidence, Numbers, check, look, send
 
+NONE = torch.empty(0, dtype=torch.bool)
+
 
 class RowCount:
     """How many rows were evaluated so far, and how many of them again in log space; print it.
@@ -146,31 +148,31 @@ class Engine:
             return self._evaluate(plan, evidence)
         return self._evaluation(tape, evidence, *found)
 
-    def _certified(self, tape: Tape) -> tuple[Tensor, bool] | None:
+    def _certified(self, tape: Tape) -> tuple[Tensor, bool | None] | None:
         """Which rows [B] may have lost something, and whether all are possible: the certificate.
 
-        This is the one time that a pass waits for the device. None if parameters were edited.
+        This is the one time that a pass waits for the device; a CPU is not asked for more than the
+        first. None if parameters were edited.
         """
-        low = torch.zeros_like(tape.lowest, dtype=torch.bool)
-        if not tape.semiring.in_log_space:
-            low = tape.lowest < floor_of(tape.lowest.dtype)
-        possible = (tape.log_value > -torch.inf).all()
-        doubt = self.tables.cache.doubt()
+        low = NONE if tape.semiring.in_log_space else tape.lowest < floor_of(tape.lowest.dtype)
+        if tape.log_value.device.type == "cpu":
+            return low, None
+        possible, doubt = (tape.log_value > -torch.inf).all(), self.tables.cache.doubt()
         low, possible, *doubts = look(low, possible, *(() if doubt is None else (doubt,)))
         return None if any(map(bool, doubts)) else (low, bool(possible))
 
     def _evaluation(
-        self, tape: Tape, evidence: CheckedEvidence, low: Tensor, possible: bool
+        self, tape: Tape, evidence: CheckedEvidence, low: Tensor, possible: bool | None
     ) -> Evaluation:
         """With rows in log space where that is needed."""
         rows = self._doubtful(tape, evidence, low) if bool(low.any()) else None
         if rows is None:
-            return Evaluation(tape.log_value, tape, None, None, possible)
+            return Evaluation(tape.log_value, tape, None, None).known(possible)
         self.rows.add(log_space=len(rows))
         logs = LogSumProduct(tape.plan.machine)
         exact = up(tape.plan, self.tables, evidence.rows(rows), logs, self.pool)
         log_value = tape.log_value.index_copy(0, rows, exact.log_value)
-        return Evaluation(log_value, tape, exact, rows, bool((log_value > -torch.inf).all()))
+        return Evaluation(log_value, tape, exact, rows)
 
     def _doubtful(self, scaled: Tape, evidence: CheckedEvidence, lowest: Tensor) -> Tensor | None:
         """Rows with a unit near underflow whose upper bound is not the value; None if none."""
@@ -194,14 +196,23 @@ class Evaluation:
         scaled: the tape of all rows; in log space if no layer has a second unit to share a scale.
         exact: the log-space tape of the doubtful rows, if there are any.
         doubtful: their indices.
-        possible: whether no log-value is -inf or NaN.
     """
 
     log_value: Tensor
     scaled: Tape
     exact: Tape | None
     doubtful: Tensor | None
-    possible: bool
+
+    @cached_property
+    def possible(self) -> bool:
+        """Whether no log-value is -inf or NaN."""
+        return bool((self.log_value > -torch.inf).all())
+
+    def known(self, possible: bool | None) -> Evaluation:
+        """The same, if that was looked at."""
+        if possible is not None:
+            self.__dict__["possible"] = possible
+        return self
 
     def down(self, root_flow: Tensor, at_leaf: AtLeaf, at_weights: AtWeights | None = None) -> None:
         """Go down on every tape; doubtful rows have no slope on the first."""

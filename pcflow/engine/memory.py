@@ -34,7 +34,7 @@ class Sheet:
     def __init__(self, plan: Plan, batch: int, like: Tensor) -> None:
         """Allocate, and cut the views."""
         self.plan, self.batch = plan, batch
-        self.recordings = Recordings(like.device, plan.machine.records)
+        self.recordings = Recordings(like.device, plan.machine.records and batch > 0)
         self.arenas = {w: _allocate(rows, batch, w, like) for w, rows in plan.arenas.items()}
         self.size = plan.numbers_per_row * batch * like.element_size()
         self.lowest = like.new_ones(sum(plan.products), batch)

@@ -15,6 +15,9 @@ from pcflow.evidence.evidence import CheckedEvidence, Evidence
 from pcflow.evidence.look import look
 from pcflow.evidence.numbers import Numbers, as_tensor
 
+SOUND = torch.tensor(True)
+"""There is nothing to refuse."""
+
 
 def check(given: Evidence | Numbers, domain: Domain) -> CheckedEvidence:
     """Evidence that fits the variables of a circuit, on its device and in its precision.
@@ -124,10 +127,10 @@ def _are_sound(evidence: Evidence, checked: CheckedEvidence) -> Tensor:
     """
     given, log, potentials = evidence.log_potentials, checked.log_potentials, checked.potentials
     if given is None or log is None or potentials is None:
-        return torch.tensor(True)
+        return SOUND
     potentials.check(checked.missing.shape, checked.domain.largest)
     if not log.numel():
-        return torch.tensor(True)
+        return SOUND
     sound = (log.detach().amax(dim=-1) < torch.inf).all()  # NaN survives amax
     if potentials.categories is not None:
         sound &= ~potentials.misplaced(checked.domain.largest).any()

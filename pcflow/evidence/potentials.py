@@ -118,6 +118,9 @@ class Potentials(ABC):
         """
 
 
+_NOWHERE = torch.tensor(False)
+
+
 class _Dense(Potentials):
     """Of all categories."""
 
@@ -125,7 +128,7 @@ class _Dense(Potentials):
         _check_shape(self.log, (*shape, largest))
 
     def misplaced(self, largest: int) -> Tensor:
-        return torch.tensor(False)
+        return _NOWHERE
 
     def __getitem__(self, place: Any) -> Potentials:
         return _Dense(self.log[place])

@@ -47,11 +47,17 @@ class Categorical(FiniteFamily):
 
     def log_table(self, params: Params) -> Tensor:
         """Log-softmax of the logits over V."""
-        return torch.log_softmax(params["logits"], dim=-2)
+        logits = params["logits"]
+        if not logits.is_cuda:
+            return torch.log_softmax(logits, dim=-2)
+        return by_columns(logits, in_log_space=True)
 
     def table(self, params: Params) -> Tensor:
         """Softmax of the logits over V."""
-        return torch.softmax(params["logits"], dim=-2)
+        logits = params["logits"]
+        if not logits.is_cuda:
+            return torch.softmax(logits, dim=-2)
+        return by_columns(logits, in_log_space=False)
 
     def table_gradient(self, params: Params, table: Tensor, flow: Tensor) -> dict[str, Tensor]:
         """The softmax's own gradient, without a second pass over the logits."""
@@ -64,3 +70,15 @@ class Categorical(FiniteFamily):
         counts = (flow + pseudocount).masked_fill(~possible, 0.0)
         total = counts.sum(dim=-2, keepdim=True)  # [P, 1, K]
         return {"logits": torch.where(total > 0, (counts / total).log(), params["logits"])}
+
+
+def by_columns(logits: Tensor, in_log_space: bool) -> Tensor:
+    """Softmax of logits [..., V, K] over V, or its logarithm, by sums over columns.
+
+    Torch's own walks down each column with few threads on a GPU: 126,464 categories of 256 units
+    take 160 ms on an H100, as long as 4,096 units.
+    """
+    below = logits - logits.amax(dim=-2, keepdim=True)
+    shares = below.exp()
+    total = shares.sum(dim=-2, keepdim=True)  # [..., 1, K]
+    return below - total.log() if in_log_space else shares / total

@@ -2,13 +2,13 @@
 
 What is promised of a file that is replaced: readers see the old one or the new one, also after the
 process is killed or the power is cut; it keeps its mode; if `path` is a link, what it points to is
-replaced. What killed processes left beside it is removed by the next one that replaces it.
+replaced. What killed processes left beside it is removed by the next one that replaces it; without
+locks (Windows), by the next one after a minute. There a file that somebody reads is not replaced.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import stat
@@ -17,8 +17,16 @@ from contextlib import contextmanager, suppress
 from io import BufferedReader, BufferedWriter
 from pathlib import Path
 from secrets import token_hex
+from time import time
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows, where an open file can be neither removed nor renamed
+    fcntl = None  # type: ignore[assignment]
 
 StrPath = str | os.PathLike[str]
+
+SECONDS = 60  # of a scratch file without a lock: far longer than from its closing to its renaming
 
 
 def open_file(path: StrPath) -> BufferedReader:
@@ -36,7 +44,7 @@ def open_file(path: StrPath) -> BufferedReader:
 
 def _without_waiting(path: str, flags: int) -> int:
     """Opens a pipe although nobody writes to it."""
-    return os.open(path, flags | os.O_NONBLOCK)
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def read_bytes(path: StrPath) -> bytes:
@@ -88,6 +96,8 @@ def replace_file(path: StrPath, parts: Iterable[bytes | memoryview]) -> None:
         file.writelines(parts)
         file.flush()
         os.fsync(file.fileno())  # else a power cut could leave the new name and no content
+        if fcntl is None:
+            file.close()
         os.replace(file.name, target)  # while it is locked: nobody may sweep it away
 
 
@@ -112,19 +122,34 @@ def _stem(target: Path) -> str:
 
 
 def _sweep(target: Path) -> None:
-    """Remove scratch files of killed processes: living ones hold a lock on theirs."""
+    """Remove scratch files of killed processes."""
+    remove = _remove_unlocked if fcntl else _remove_untouched
     for path in target.parent.glob(f"{_stem(target)}*"):
-        with suppress(OSError), open_file(path) as file:  # also if it is locked, or gone by now
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            path.unlink()
+        with suppress(OSError):  # it is locked, open, or gone by now
+            remove(path)
+
+
+def _remove_unlocked(path: Path) -> None:
+    """Living processes hold a lock on theirs."""
+    with open_file(path) as file:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        path.unlink()
+
+
+def _remove_untouched(path: Path) -> None:
+    """Living processes keep theirs open, but for the moment before they rename it."""
+    if time() - path.stat().st_mtime > SECONDS:
+        path.unlink()
 
 
 @contextmanager
 def _scratch(target: Path, mode: int | None) -> Iterator[BufferedWriter]:
     """A new locked file beside the target, removed if it is still there at the end."""
-    file = _create(target, mode)
+    file = _create(target, 0o666 if mode is None else mode | stat.S_IWUSR)
     try:
         with file:
+            if mode is not None and os.name == "posix":  # elsewhere modes say but who may write
+                os.fchmod(file.fileno(), mode)
             yield file
     except BaseException:
         with suppress(OSError):
@@ -132,16 +157,14 @@ def _scratch(target: Path, mode: int | None) -> Iterator[BufferedWriter]:
         raise
 
 
-def _create(target: Path, mode: int | None) -> BufferedWriter:
-    initial = 0o666 if mode is None else mode  # never more open than the old file
-    flags = os.O_CREAT | os.O_EXCL | os.O_RDWR
+def _create(target: Path, mode: int) -> BufferedWriter:
+    """A new locked file beside the target, with what the umask leaves of a mode."""
     while True:
         name = target.with_name(_stem(target) + token_hex(8))
-        file = open(name, "wb", opener=lambda name, _: os.open(name, flags, initial))  # noqa: SIM115
-        with suppress(OSError):  # a file system without locks: nobody sweeps there either
-            fcntl.flock(file, fcntl.LOCK_EX)
-        if mode is not None:
-            os.fchmod(file.fileno(), mode)
+        file = open(name, "xb", opener=lambda name, flags: os.open(name, flags, mode))  # noqa: SIM115
+        if fcntl:
+            with suppress(OSError):  # a file system without locks: nobody sweeps there either
+                fcntl.flock(file, fcntl.LOCK_EX)
         if os.fstat(file.fileno()).st_nlink > 0:  # else somebody swept before it was locked
             return file
         file.close()

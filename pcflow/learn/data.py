@@ -8,16 +8,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sized
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from pcflow.checks import check_tensor
+from pcflow.data import check_shape
 from pcflow.errors import EvidenceError, TypeMismatch
+from pcflow.evidence import Numbers, as_tensor
 from pcflow.learn.batch import Batch
 from pcflow.learn.team import Team
 
@@ -41,7 +41,7 @@ class Examples(Protocol):
         ...
 
 
-Data = Tensor | npt.NDArray[Any] | DataLoader[Any] | Examples
+Data = Numbers | DataLoader[Any] | Examples
 """Rows [N, D] of numbers, NaN where missing; or a loader of batches [B, D], or of tuples whose
 first part is one; or `Examples`."""
 
@@ -49,17 +49,12 @@ first part is one; or `Examples`."""
 class Rows:
     """Rows of an array, by their numbers; only those that are asked for are read."""
 
-    def __init__(self, name: str, x: Tensor | npt.NDArray[Any], width: int) -> None:
+    def __init__(self, name: str, x: Numbers, width: int) -> None:
         """Check shape and type, and that anything is known at all."""
-        if x.ndim != 2 or x.shape[1] != width or len(x) == 0:
-            wanted = f"[N, {width}] with at least one row"
-            raise EvidenceError(f"{name} must be {wanted}, got {tuple(x.shape)}")
-        if isinstance(x, np.ndarray) and x.dtype.kind not in "biuf":
-            raise EvidenceError(f"{name} must hold numbers, not {x.dtype}")
-        if isinstance(x, Tensor):
-            check_tensor(name, x)
-        self.x = x
-        blocks = (self.take(rows) for rows in torch.arange(len(x)).split(4096))
+        self.name = name
+        self.x = x if isinstance(x, np.ndarray) else as_tensor(name, x)
+        check_shape(name, self.x.shape, width)
+        blocks = (self.take(rows) for rows in torch.arange(len(self)).split(4096))
         if not any((~block.isnan()).any() for block in blocks):
             raise EvidenceError(f"{name} holds no observed value")
 
@@ -71,10 +66,7 @@ class Rows:
         """Those rows [B, D]."""
         if isinstance(self.x, Tensor):
             return self.x[rows.to(self.x.device)]
-        part = self.x[rows.numpy()]
-        if part.dtype.kind == "f":
-            return torch.from_numpy(np.ascontiguousarray(part, dtype=part.dtype.newbyteorder("=")))
-        return torch.from_numpy(part.astype(np.int64))
+        return as_tensor(self.name, self.x[rows.numpy()])
 
     def fingerprint(self) -> list[Tensor]:
         """The first row, the last, and some in between, evenly spaced."""
@@ -93,12 +85,12 @@ class Source:
         """Check what can be checked before it is read."""
         self.name, self.width, self.size, self.team = name, width, size, team
         self.data: Examples | DataLoader[Any]
-        if isinstance(data, Tensor | np.ndarray):
+        if _holds_numbers(data):
             self.data = Rows(name, data, width)
         elif isinstance(data, DataLoader) or _makes_rows(data):
             self.data = data
         else:
-            wanted = "a tensor, a numpy array, a DataLoader or `Examples` that make rows"
+            wanted = "numbers in rows, a DataLoader or `Examples` that make rows"
             raise TypeMismatch(name, data, wanted)
 
     @property
@@ -159,9 +151,12 @@ class Source:
         return Batch(made) if isinstance(made, Tensor) else made
 
 
-def _makes_rows(data: object) -> bool:
-    """Whether these are `Examples`; tables of other libraries have a `take` of their own."""
-    return hasattr(data, "take") and hasattr(data, "__len__") and not hasattr(data, "__array__")
+def _holds_numbers(data: object) -> TypeGuard[Numbers]:
+    return isinstance(data, Tensor | list | tuple) or hasattr(data, "__array__")
+
+
+def _makes_rows(data: object) -> TypeGuard[Examples]:
+    return hasattr(data, "take") and hasattr(data, "__len__")
 
 
 def _told(part: Tensor) -> str:

@@ -5,7 +5,7 @@ Legend: B batch, D variables, V categories.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -370,7 +370,7 @@ class CompiledCircuit(nn.Module):
     def _connect(self) -> None:
         """Build the engine on the device where the parameters are now."""
         plan = self._plan.to(self._like.device, self._machine)
-        banks = cast(Sequence[Tensor], self.banks)
+        banks = _Present(self.banks)
         tables = Tables(plan, banks, self._like, self._memory, self._soft_dtype)
         self.engine = Engine(self._structure, plan, tables, Pool(plan.machine.sheets), self._memory)
         self._export = Export(self.engine)
@@ -393,6 +393,22 @@ class CompiledCircuit(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._connect()
         return self
+
+
+class _Present(Sequence[Tensor]):
+    """The parameters of a list as they are now; the list itself looks each up by its name."""
+
+    def __init__(self, banks: nn.ParameterList) -> None:
+        self._by_name = banks._parameters  # which replaced ones enter
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return cast(Iterator[Tensor], iter(self._by_name.values()))
+
+    def __getitem__(self, place: Any) -> Any:
+        return tuple(self)[place]
 
 
 def as_model(given: Circuit | CompiledCircuit) -> CompiledCircuit:

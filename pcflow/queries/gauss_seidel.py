@@ -143,11 +143,10 @@ class GaussSeidel:
             launch = partial(self._sweeps, sweeps, tolerance)
             reads = (self.weights, *self.tables.values())
             found = self.sheet.recordings.run(key, reads, launch)
-            found = Fitted(*(part.clone() for part in found))
         else:
             found = self._sweeps(sweeps, tolerance)
-        del self.tape  # the sheet may be used again
-        return found
+        del self.tape  # the sheet may be used again, and what is kept there is written over
+        return Fitted(*(part.clone() for part in found)) if self.records else found
 
     def _may_record(self, target: Tensor) -> bool:
         """Whether launches cost more than what is then done for observed variables in vain."""

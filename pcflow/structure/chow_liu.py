@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from pcflow.data import Floats, as_categories, mutual_information
-from pcflow.errors import StructureError
 from pcflow.structure.region_graph import Partition, Region, RegionGraph
 
 
@@ -32,26 +31,25 @@ class DependenceTree:
         return tuple(v for v, p in enumerate(self.parent) if p == variable)
 
 
-def chow_liu_tree(data: Any, alpha: float = 1.0) -> RegionGraph:
+def chow_liu_tree(data: Any) -> RegionGraph:
     """A region for every subtree of the Chow-Liu tree, split into its top variable and the rest.
 
     Columns of whole numbers 0, 1, ... are counted as they are, real ones by quantiles. A missing
     value (NaN) leaves its row out of the pairs that it is part of.
 
     Args:
-        data: rows [N, D], anything that numpy reads.
-        alpha: added to the count of every pair of values.
+        data: rows [N, D] of numbers; NaN is a missing value.
 
     Raises:
-        StructureError: if there are no rows or columns, or a column holds no value or an infinite
-            one, or alpha is negative.
+        EvidenceError: if there are no rows or columns, or a column holds no value or an infinite
+            one.
 
     Examples:
         >>> data = [[0, 0, 0], [1, 1, 0], [1, 1, 1], [0, 0, 0], [1, 0, 0]]
         >>> len(chow_liu_tree(data).leaves)
         3
     """
-    tree = dependence_tree(data, alpha)
+    tree = dependence_tree(data)
     region: dict[int, Region] = {}
     partitions = []
     for variable in reversed(tree.order):
@@ -65,13 +63,11 @@ def chow_liu_tree(data: Any, alpha: float = 1.0) -> RegionGraph:
 def dependence_tree(data: Any, alpha: float = 1.0, weight: Floats | None = None) -> DependenceTree:
     """The maximum spanning tree of mutual information, rooted at its centre to keep it shallow.
 
-    Rows count once, or with a weight [N] of their own.
+    Every pair of values counts `alpha` more; rows count once, or with a weight [N] of their own.
     """
     import networkx as nx
 
     columns, sizes = as_categories(data)
-    if alpha < 0:
-        raise StructureError(f"alpha must not be negative, got {alpha}")
     information = mutual_information(columns, sizes, alpha, weight)
     graph: nx.Graph[int] = nx.Graph()
     graph.add_nodes_from(range(len(sizes)))

@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from pcflow_diffusion.checks import check_kind
 from pcflow_diffusion.models.text import Tokenizer
 from pcflow_diffusion.models.transformer import Transformer, TransformerConfig
@@ -22,16 +20,7 @@ FORMAT = "pcflow_diffusion.denoiser.1"
 class DenoiserConfig(TransformerConfig):
     """Shape of a `Denoiser`.
 
-    Args:
-        vocabulary_size: number of real tokens V; the mask token is V.
-        width: channels of a token, divisible by 2 * heads.
-        depth: number of blocks.
-        heads: attention heads.
-        kernel: odd length of the depthwise convolution.
-        dropout: share of each block's update that is dropped in training.
-
-    Raises:
-        SettingError: if a number is out of range; ShapeMismatch: if width and heads do not fit.
+    Arguments and errors are those of `TransformerConfig`; the mask token is V.
 
     Examples:
         >>> DenoiserConfig(vocabulary_size=26).mask_token_id
@@ -55,6 +44,7 @@ class Denoiser(Transformer):
         config: its shape. The caller's random state gives the initial weights.
 
     Examples:
+        >>> import torch
         >>> model = Denoiser(DenoiserConfig(vocabulary_size=7, width=16, depth=1, heads=2))
         >>> model(torch.tensor([[7, 3, 7]])).shape  # 7 is the mask
         torch.Size([1, 3, 7])
@@ -101,14 +91,11 @@ def save_denoiser(model: Denoiser, path: str | Path, tokenizer: Tokenizer) -> No
     save_weights(model, path, tokenizer, FORMAT)
 
 
-def load_denoiser(
-    path: str | Path, device: torch.device | str = "cpu"
-) -> tuple[Denoiser, Tokenizer]:
+def load_denoiser(path: str | Path) -> tuple[Denoiser, Tokenizer]:
     """Read a file of `save_denoiser`; nothing in it is executed.
 
     Args:
         path: the file.
-        device: where the model lives.
 
     Returns:
         The denoiser in float32 and evaluation mode, and its tokenizer.
@@ -119,4 +106,4 @@ def load_denoiser(
         ImportError: if its tokens are subwords and `pcflow[subwords]` is not installed.
         OSError: if there is no such file, or it is no file that can be read.
     """
-    return load_weights(path, device, FORMAT, DenoiserConfig, Denoiser)
+    return load_weights(path, FORMAT, DenoiserConfig, Denoiser)

@@ -185,12 +185,11 @@ def save_judge(judge: Judge, path: str | Path, tokenizer: Tokenizer) -> None:
     save_weights(judge, path, tokenizer, FORMAT)
 
 
-def load_judge(path: str | Path, device: torch.device | str = "cpu") -> tuple[Judge, Tokenizer]:
+def load_judge(path: str | Path) -> tuple[Judge, Tokenizer]:
     """Read a file of `save_judge`; nothing in it is executed.
 
     Args:
         path: the file.
-        device: where the judge lives.
 
     Returns:
         The judge in float32 and evaluation mode, and its tokenizer.
@@ -201,4 +200,4 @@ def load_judge(path: str | Path, device: torch.device | str = "cpu") -> tuple[Ju
         ImportError: if its tokens are subwords and `pcflow[subwords]` is not installed.
         OSError: if there is no such file, or it is no file that can be read.
     """
-    return load_weights(path, device, FORMAT, TransformerConfig, Judge)
+    return load_weights(path, FORMAT, TransformerConfig, Judge)

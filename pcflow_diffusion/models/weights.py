@@ -62,7 +62,6 @@ def save_weights(
 
 def load_weights(
     path: str | Path,
-    device: torch.device | str,
     file_format: str,
     config_class: type[Config],
     build: Callable[[Config], Model],
@@ -71,7 +70,6 @@ def load_weights(
 
     Args:
         path: the file.
-        device: where the model lives.
         file_format: that it was saved by.
         config_class: of the model's configuration.
         build: the model's class.
@@ -96,7 +94,7 @@ def load_weights(
         raise CheckpointError(str(error)) from error
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path}: {error}") from error
-    return model.to(device).eval(), tokenizer
+    return model.eval(), tokenizer
 
 
 def _tokenizer_of(file: pf.Container) -> Tokenizer:

@@ -197,16 +197,14 @@ def sample_times(
     batch: int,
     generator: torch.Generator | None = None,
     antithetic: bool = True,
-    device: torch.device | str | None = None,
 ) -> Tensor:
     """Times t in (0, 1], each uniform.
 
     Args:
         batch: how many, B.
-        generator: source of the draws.
+        generator: source of the draws; the times live where it does.
         antithetic: spread them evenly: one uniform draw u and t_b = (u + b / B) mod 1, so that the
             batch mean of anything smooth in t varies less.
-        device: where the result lives; that of `generator` by default.
 
     Returns:
         [B], float.
@@ -220,7 +218,7 @@ def sample_times(
         tensor([0.2500, 0.2500, 0.2500])
     """
     check_count("batch", batch)
-    where = device or (generator.device if generator is not None else None)
+    where = None if generator is None else generator.device
     if not antithetic:
         return 1 - torch.rand(batch, generator=generator, device=where)
     draw = torch.rand(1, generator=generator, device=where)

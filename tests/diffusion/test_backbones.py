@@ -1,6 +1,7 @@
 """Laws of the backbones: conventions of known models, the denoiser, and its files."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ from pcflow_diffusion.models import (
     save_denoiser,
 )
 
-CONFIG = DenoiserConfig(vocabulary_size=11, width=16, depth=2, heads=2)
+CONFIG = DenoiserConfig(vocabulary_size=11, width=16, depth=2, heads=2, kernel=3)
 LETTERS = CharacterTokenizer("abcdefghij\ufffd")
 
 
@@ -232,7 +233,7 @@ def test_files_that_contradict_themselves_are_refused(
     tmp_path: Path, metadata: dict[str, str]
 ) -> None:
     path = tmp_path / "model.safetensors"
-    config = json.dumps({"vocabulary_size": 11, "width": 16, "depth": 2, "heads": 2})
+    config = json.dumps(asdict(CONFIG))
     honest = {"format": "pcflow_diffusion.denoiser.1", "config": config}
     honest["vocabulary"] = json.dumps(LETTERS.vocabulary)
     save_file(denoiser().state_dict(), path, metadata=honest)

@@ -330,6 +330,17 @@ def held_out_nats(head: CircuitHead, denoiser: Denoiser, schedule: str = "linear
     )
 
 
+def test_the_objective_does_not_depend_on_how_many_rows_are_asked_at_a_time() -> None:
+    head, denoiser = pair()
+    whole, parts = (
+        coupled_nats_over_time(
+            head, denoiser, periodic(20), batch_size=size, generator=torch.manual_seed(0)
+        )
+        for size in (20, 3)
+    )
+    assert parts == pytest.approx(whole, rel=1e-6)
+
+
 def test_joint_training_beats_a_frozen_backbone_which_beats_none() -> None:
     start = held_out_nats(*pair())
     frozen, joint = pair(), pair()
