@@ -54,7 +54,7 @@ def test_recorded_passes_answer_as_launched_ones(data: st.DataObject) -> None:
 
 
 def test_a_recording_is_made_the_second_time_and_played_from_then_on() -> None:
-    recordings, made = Recordings(torch.device("cpu"), on=True), []
+    recordings, made = Recordings(torch.device("cpu"), on=True, most=9), []
 
     def launch(number: int) -> int:
         made.append(number)
@@ -68,7 +68,7 @@ def test_a_recording_is_made_the_second_time_and_played_from_then_on() -> None:
 
 
 def test_nothing_is_recorded_unless_the_machine_says_so() -> None:
-    recordings = Recordings(torch.device("cpu"), on=False)
+    recordings = Recordings(torch.device("cpu"), on=False, most=9)
     assert [recordings.run("up", (), lambda n=n: n) for n in range(3)] == [0, 1, 2]
     one, two = (recordings.memory("here", lambda: torch.zeros(1)) for _ in range(2))
     assert one is not two
@@ -130,3 +130,16 @@ def test_a_recorded_projection_fits_the_same_potentials(listed: bool, tolerance:
             torch.testing.assert_close(ours, its, rtol=1e-12, atol=1e-12)
             earlier.append((its, its.clone()))
     assert all(torch.equal(now, then) for now, then in earlier)
+
+
+def test_any_number_of_draws_leaves_bounded_memory_behind() -> None:
+    model = pf.compile(pf.hmm(4, 3, pf.Categorical(3)), DEVICE, machine=RECORDS)
+    sizes = []
+    for n in range(1, 120):
+        assert model.sample(n).shape == (n, 4)
+        sizes.append(model.memory.sheets)
+    assert sizes[0] < sizes[1] < sizes[2]  # what stays is counted
+    known = [len(sheet.recordings._known) for sheet in model.engine.pool.free]
+    assert max(known) <= 16 * len(model.plan.runs) + len(model.plan.runs)
+    seeded = [model.sample(7, generator=torch.Generator(DEVICE).manual_seed(0)) for _ in range(4)]
+    assert all(torch.equal(one, seeded[0]) for one in seeded)

@@ -137,7 +137,6 @@ class Engine:
         return self._evaluate(self.plan, evidence)
 
     def _evaluate(self, plan: Plan, evidence: CheckedEvidence) -> Evaluation:
-        self.rows.add(seen=len(evidence.values))
         # of one unit each, a scale per unit is a logarithm already
         in_logs = plan.of_one_unit and evidence.potentials is None
         semiring = LogSumProduct(plan.machine) if in_logs else Scaled(plan.machine)
@@ -146,6 +145,7 @@ class Engine:
         if found is None:  # the weights were outdated
             self.tables.cache.refresh()
             return self._evaluate(plan, evidence)
+        self.rows.add(seen=len(evidence.values))
         return self._evaluation(tape, evidence, *found)
 
     def _certified(self, tape: Tape) -> tuple[Tensor, bool | None] | None:

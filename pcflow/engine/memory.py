@@ -24,7 +24,6 @@ class Sheet:
         arenas: by width; units [R, B, K] and scale [R, B].
         lowest: [P, B], the smallest unit of every product.
         outs: what each step writes.
-        size: in bytes.
         in_log_space: whether scales mean nothing, and need not be copied.
         recordings: of passes over it.
     """
@@ -34,9 +33,10 @@ class Sheet:
     def __init__(self, plan: Plan, batch: int, like: Tensor) -> None:
         """Allocate, and cut the views."""
         self.plan, self.batch = plan, batch
-        self.recordings = Recordings(like.device, plan.machine.records and batch > 0)
+        records = plan.machine.records and batch > 0
+        self.recordings = Recordings(like.device, records, most=16 * len(plan.runs))
         self.arenas = {w: _allocate(rows, batch, w, like) for w, rows in plan.arenas.items()}
-        self.size = plan.numbers_per_row * batch * like.element_size()
+        self._size = plan.numbers_per_row * batch * like.element_size()
         self.lowest = like.new_ones(sum(plan.products), batch)
         self.outs = [
             _view(self.arenas[step.units], step.out, lowest)
@@ -48,6 +48,11 @@ class Sheet:
             (slot, width): _allocate(rows, batch, width, like)
             for (slot, width), rows in plan.gathered.items()
         }
+
+    @property
+    def size(self) -> int:
+        """In bytes, with what recordings read."""
+        return self._size + self.recordings.size
 
     def inputs(self, number: int, step: Step) -> list[Value]:
         """What step `number` reads: views where its rows lie side by side, copies elsewhere.
@@ -127,6 +132,7 @@ class Pool:
             sheet = next(fitting, None) or Sheet(plan, batch, like)
             self.lent.add(sheet)
             self.free = [other for other in self.free if other is not sheet]
+        sheet.recordings.begin()
         return sheet
 
     def give(self, sheet: Sheet) -> None:

@@ -27,11 +27,13 @@ class Recordings:
     Args:
         device: where the sheet is.
         on: whether anything is recorded.
+        most: how many there may be, before all are forgotten: batches are followed by any number
+            of draws, and each number has recordings and memory of its own.
     """
 
-    def __init__(self, device: torch.device, on: bool) -> None:
+    def __init__(self, device: torch.device, on: bool, most: int) -> None:
         """Nothing yet."""
-        self.on = on
+        self.on, self.most = on, most
         self._make = _Graph if device.type == "cuda" else _Calls
         self._known: dict[Hashable, tuple[tuple[object, ...], _Played | None]] = {}
         self._memory: dict[Hashable, Tensor] = {}
@@ -69,6 +71,17 @@ class Recordings:
         if key not in self._memory:
             self._memory[key] = make()
         return self._memory[key]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the memory that stays."""
+        return sum(tensor.nbytes for tensor in self._memory.values())
+
+    def begin(self) -> None:
+        """Before a pass, when nobody holds what may be forgotten."""
+        if len(self._known) > self.most:
+            self._known.clear()
+            self._memory.clear()
 
 
 class _Graph:
