@@ -22,9 +22,8 @@ def mean(engine: Engine, checked: CheckedEvidence) -> Tensor:
     for part in engine.parts(checked):
         evaluation = evaluate(engine, part, "mean")
         evaluation.down(torch.ones_like(evaluation.log_value), found.at_leaf)
-    finite = torch.tensor([n is not None for n in checked.domain.num_categories])
     counted = posterior.softmax(dim=-1) @ torch.arange(size).to(like)  # [B, D]
-    means = torch.where(finite.to(like.device), counted, found.mean)
+    means = torch.where(checked.domain.real, found.mean, counted)
     kept = torch.where(checked.missing, means, checked.values.to(like.dtype))
     return refuse_nan(kept.unsqueeze(0), "mean")[0]
 

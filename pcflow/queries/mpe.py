@@ -45,9 +45,7 @@ def chosen_potentials(evidence: CheckedEvidence, values: Tensor, where: Tensor) 
     # real values are no indices, and their potentials are all zero
     index = values.long().clamp(0, evidence.domain.largest - 1).unsqueeze(-1)
     chosen = evidence.potentials.at(index).detach().squeeze(-1)  # [B, D]
-    finite = [n is not None for n in evidence.domain.num_categories]
-    read = where & torch.tensor(finite, device=where.device)
-    return chosen.masked_fill(~read, 0.0).sum(dim=-1)
+    return chosen.masked_fill(~where | evidence.domain.real, 0.0).sum(dim=-1)
 
 
 def _best(engine: Engine, part: CheckedEvidence) -> Tensor:
