@@ -4,8 +4,9 @@
     python benchmarks/gpu_peer.py
 
 A hidden Markov model, a hidden tree as Chow and Liu's and a Poon-Domingos circuit of images of
-28 x 28 pixels (cut every four), laid out as PyJuice lays them out and of about the sizes that its
-paper measures (arXiv 2406.00766: trees of 40 million edges, the other of 56), on random rows.
+28 x 28 pixels (cut every four), laid out as PyJuice lays them out, of 39 and 53 million edges as it
+counts them (its paper, arXiv 2406.00766, Sec. 6.1, goes from 500 thousand to 2 billion), on random
+rows.
 
 PyJuice multiplies in bfloat16 going up and in TF32 going down, unless it is asked for more; pcflow
 in float32, unless torch is asked for less. The rows in TF32 ask both for TF32.
