@@ -67,6 +67,19 @@ def test_a_recording_is_made_the_second_time_and_played_from_then_on() -> None:
     assert recordings.run("down", (weights,), lambda: launch(7)) == 7
 
 
+def test_what_was_recorded_in_one_precision_is_not_played_in_another() -> None:
+    recordings = Recordings(torch.device("cpu"), on=True, most=9)
+    before = torch.get_float32_matmul_precision()
+    try:
+        found = []
+        for number, precision in enumerate(["highest", "highest", "high", "high", "highest"]):
+            torch.set_float32_matmul_precision(precision)
+            found.append(recordings.run("up", (), lambda n=number: n))  # type: ignore[misc]
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert found == [0, 1, 2, 3, 1]
+
+
 def test_nothing_is_recorded_unless_the_machine_says_so() -> None:
     recordings = Recordings(torch.device("cpu"), on=False, most=9)
     assert [recordings.run("up", (), lambda n=n: n) for n in range(3)] == [0, 1, 2]

@@ -55,8 +55,9 @@ class Recordings:
         """
         if not self.on:
             return launch()
-        met, recording = self._known.get(key, ((), None))
-        if len(met) != len(reads) or not all(map(is_, met, reads)):
+        key = (_precision(), key)
+        met, recording = self._known.get(key, (None, None))
+        if met is None or len(met) != len(reads) or not all(map(is_, met, reads)):
             self._known[key] = reads, None
             return launch()
         if recording is None:
@@ -82,6 +83,12 @@ class Recordings:
         if len(self._known) > self.most:
             self._known.clear()
             self._memory.clear()
+
+
+def _precision() -> Hashable:
+    """How torch is asked to multiply float32, which a recording keeps."""
+    asked = getattr(torch.backends.cuda.matmul, "fp32_precision", None)
+    return torch.get_float32_matmul_precision(), asked
 
 
 class _Graph:
