@@ -108,10 +108,11 @@ class Gaussian(ExponentialFamily):
         Added up from the middle of the column, which is near; what is small is moved from there.
         """
         middle = x.nanmean(dim=1, keepdim=True).nan_to_num(nan=0.0)  # [F, 1]
-        statistics = self.statistics((x - middle).nan_to_num(nan=0.0))  # [F, B, 2]
-        tallies = torch.einsum("fbs,fbk->fsk", statistics, weight)
-        known = (~x.isnan()).to(weight).unsqueeze(1)  # [F, 1, B]
-        return _moved(tallies, (known @ weight).squeeze(1), middle - params["mean"])
+        deviation = (x - middle).nan_to_num(nan=0.0)
+        known = (~x.isnan()).to(x).unsqueeze(-1)
+        told = torch.cat([known, self.statistics(deviation)], dim=-1)  # [F, B, 3]
+        found = torch.einsum("fbs,fbk->fsk", told, weight)
+        return _moved(found[:, 1:], found[:, 0], middle - params["mean"])
 
     def recentred(
         self, tallies: Tensor, weight: Tensor, before: Params, params: Params
