@@ -42,8 +42,8 @@ class Examples(Protocol):
 
 
 Data = Numbers | DataLoader[Any] | Examples
-"""Rows [N, D] of numbers, NaN where missing; or a loader of batches, [B, D] or `Batch`, or of tuples
-whose first part is one; or `Examples`."""
+"""Rows [N, D] of numbers, NaN where missing; or a loader of batches, which are [B, D] or a `Batch`,
+or of tuples whose first part is one; or `Examples`."""
 
 
 class Rows:
