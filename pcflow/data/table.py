@@ -22,7 +22,7 @@ BINS = 8
 """Quantiles by which a real-valued column is counted."""
 
 MOST_VALUES = 4096
-"""Whole numbers from here on are not listed: tables of pairs grow with the square of the largest."""
+"""Whole numbers from here on are not listed: tables of pairs grow with the largest, squared."""
 
 
 def as_table(data: Any) -> Floats:
@@ -75,7 +75,8 @@ def as_categories(data: Any, real: Sequence[bool] = ()) -> tuple[Floats, tuple[i
 
 def are_values(known: Floats) -> npt.NDArray[np.bool_]:
     """Which numbers are whole, from 0 on, and small enough to be listed."""
-    return (known >= 0) & (known == np.round(known)) & (known < MOST_VALUES)
+    fine: npt.NDArray[np.bool_] = (known >= 0) & (known == np.round(known)) & (known < MOST_VALUES)
+    return fine
 
 
 def _by_quantile(column: Floats, known: Floats) -> Floats:

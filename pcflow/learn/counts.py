@@ -175,6 +175,7 @@ class Counts:
         return family.maximize(params, self.categories.found[first], pseudocount)
 
     def params(self, named: dict[str, int]) -> dict[str, Tensor]:
+        """Present parameters of a family, by name."""
         return {name: self.engine.tables.banks[bank].detach() for name, bank in named.items()}
 
     def at_weights(self, read: BankRead, flow: Tensor) -> None:

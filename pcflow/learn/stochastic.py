@@ -137,14 +137,14 @@ class AnemoneRun(BatchRun[Anemone]):
 
     def maximize(self, counts: Counts, pseudocount: float) -> None:
         """Move the parameters, and count the averages from where they are then."""
-        before = [{n: p.clone() for n, p in counts.params(named).items()} for _, named in counts.kinds]
+        real = [(f, named) for f, named in counts.kinds if isinstance(f, DensityFamily)]
+        before = [{n: p.clone() for n, p in counts.params(named).items()} for _, named in real]
         super().maximize(counts, pseudocount)
         assert self.averages is not None
         _, _, flows, statistics, _ = self.averages
-        for (family, named), params in zip(counts.kinds, before, strict=True):
-            if isinstance(family, DensityFamily):
-                first, now = next(iter(named.values())), counts.params(named)
-                statistics[first] = family.recentred(statistics[first], flows[first], params, now)
+        for (family, named), params in zip(real, before, strict=True):
+            first, now = next(iter(named.values())), counts.params(named)
+            statistics[first] = family.recentred(statistics[first], flows[first], params, now)
 
     def _average(self, counts: Counts, rows: float) -> Averages:
         """Let mean flows into the averages."""
