@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ class Gaussian(ExponentialFamily):
     """
 
     min_std: float = 1e-3
+    separate: ClassVar[frozenset[str]] = frozenset({"mean"})
 
     def __post_init__(self) -> None:
         """Check the floor."""

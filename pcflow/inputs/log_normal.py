@@ -1,6 +1,7 @@
 """The log-normal distribution."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ class LogNormal(ExponentialFamily):
     """
 
     min_std: float = 1e-3
+    separate: ClassVar[frozenset[str]] = frozenset({"mean"})
     _log: Gaussian = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
