@@ -6,15 +6,14 @@ Legend: K states, V categories.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from pcflow.checks import as_numbers
 from pcflow.circuit import Parameter
 from pcflow.errors import StructureError
-from pcflow.evidence import Numbers
+from pcflow.evidence import Numbers, as_tensor
 from pcflow.inputs import FiniteFamily, InputFamily
 
 Emission = Numbers | Mapping[str, Any]
@@ -28,9 +27,10 @@ def distributions(name: str, given: Numbers, *shape: int) -> Tensor:
     """Probabilities of that shape, in double, of which the last axis is divided by its sum.
 
     Raises:
+        EvidenceError: if they are no numbers.
         StructureError: naming the argument, if they are of another shape, or no distributions.
     """
-    probs = as_numbers(name, given)
+    probs = as_tensor(name, given).detach().to("cpu", torch.float64)
     if probs.shape != shape:
         raise StructureError(f"{name} must be {list(shape)}, got {list(probs.shape)}")
     total = probs.sum(dim=-1, keepdim=True)
@@ -50,7 +50,8 @@ def emissions(name: str, given: Emission, family: InputFamily, units: int) -> di
             the family.
     """
     if isinstance(given, Mapping):
-        return {n: Parameter(as_numbers(f"{name}[{n!r}]", value)) for n, value in given.items()}
+        read = {n: as_tensor(f"{name}[{n!r}]", numbers) for n, numbers in given.items()}
+        return {n: Parameter(numbers.double()) for n, numbers in read.items()}
     if not isinstance(family, FiniteFamily):
         raise StructureError(f"{name} of {family} must be its parameters by name")
     table = distributions(name, given, units, family.num_categories).t().unsqueeze(0)  # [1, V, K]
@@ -69,8 +70,7 @@ def each(name: str, given: Any, count: int) -> Sequence[Any]:
     Raises:
         StructureError: naming the argument, if there are more or fewer.
     """
-    if isinstance(given, Mapping) or len(given) != count:
-        found = "a mapping" if isinstance(given, Mapping) else len(given)
+    if isinstance(given, Mapping) or not hasattr(given, "__len__") or len(given) != count:
+        found = len(given) if isinstance(given, Sequence) else type(given).__name__
         raise StructureError(f"{name} must be {count}, one for each position, got {found}")
-    found_all: Sequence[Any] = given
-    return found_all
+    return cast(Sequence[Any], given)

@@ -90,6 +90,7 @@ def hmm(
 
     Raises:
         SettingError: if a size is below 1.
+        EvidenceError: if what should be matrices are no numbers.
         StructureError: if emissions that differ are to be shared, or there are too few; or if
             matrices are of other shapes, no probabilities, or none that the family can say.
 
