@@ -38,6 +38,7 @@ from pcflow.construct import (
     learn_spn,
     mixture_of_trees,
     naive_bayes,
+    unroll,
 )
 from pcflow.data import datasets
 from pcflow.engine import Machine
@@ -45,6 +46,7 @@ from pcflow.errors import (
     EvidenceError,
     FileFormatError,
     NoMassError,
+    NotAChain,
     NotANumber,
     NotCompatible,
     NotDecomposable,
@@ -133,7 +135,17 @@ from pcflow.learn import (
     prune,
 )
 from pcflow.logic import CNF, ModelCount, compile_cnf, model_count
-from pcflow.queries import MPE, CompiledCircuit, Draws, ProjectedEvidence, compile
+from pcflow.queries import (
+    MPE,
+    CompiledCircuit,
+    Draws,
+    Filter,
+    ProjectedEvidence,
+    Viterbi,
+    compile,
+    state_posteriors,
+    viterbi,
+)
 from pcflow.reference import reference_log_prob
 from pcflow.structure import Partition, Region, RegionGraph
 
@@ -164,6 +176,7 @@ __all__ = [
     "Exponential",
     "ExponentialFamily",
     "FileFormatError",
+    "Filter",
     "FiniteFamily",
     "FitResult",
     "Gaussian",
@@ -178,6 +191,7 @@ __all__ = [
     "MiniBatchEM",
     "ModelCount",
     "NoMassError",
+    "NotAChain",
     "NotANumber",
     "NotCompatible",
     "NotDecomposable",
@@ -207,6 +221,7 @@ __all__ = [
     "TypeMismatch",
     "Unsatisfiable",
     "Unsupported",
+    "Viterbi",
     "add_gates",
     "build_circuit",
     "cauchy_schwarz_divergence",
@@ -268,7 +283,10 @@ __all__ = [
     "replace_file",
     "restrict",
     "save",
+    "state_posteriors",
     "structure",
+    "unroll",
+    "viterbi",
     "write_dimacs",
     "write_psdd",
 ]

@@ -19,6 +19,7 @@ MIXED = pf.SumLayer([PAIR], pf.Parameter(torch.zeros(1, 1)))
 WITNESSES: dict[str, tuple[object, ...]] = {  # of every error that takes more than a message
     "LogitsError": (0, 3, "hold nan"),
     "NoMassError": ([3, 5], "sample"),
+    "NotAChain": (PAIR,),
     "NotANumber": ([3, 5], "sample"),
     "NotCompatible": (PAIR, MIXED, [(0,), (1,)], [(0, 1)]),
     "NotDecomposable": (PAIR, [(0,), (0, 1)]),

@@ -141,6 +141,7 @@ CALLS: dict[str, Call] = {
     "learn_spn": lambda _: {"data": rows(), "inputs": pf.Categorical(V), "min_rows": 2,
                             "significance": 0.1, "clusters": 2, "clustering": "em",
                             "pseudocount": 1.0, "generator": seeded()},
+    "unroll": lambda _: {"circuit": chain(), "length": 5},
     "condition": lambda _: {"circuit": chain(), "values": {0: 1}},
     "marginalize": lambda _: {"circuit": chain(), "keep": [0, 2]},
     "restrict": lambda _: {"circuit": chain(), "allowed": {0: [1]}},
@@ -169,6 +170,8 @@ CALLS: dict[str, Call] = {
     **{name: (lambda _: {"model": chain(), "query_variables": [0], "evidence": nothing()})
        for name in ("map_lower_bound", "map_upper_bound")},
     "marginal_map": lambda _: {"circuit": tree(), "query": range(D), "evidence": nothing()},
+    **{name: (lambda _: {"circuit": chain(), "evidence": nothing()})
+       for name in ("viterbi", "state_posteriors")},
     "moment": lambda _: {"circuit": chain(), "powers": {0: 2}},
     "covariance": of_one,
     "mutual_information": lambda _: {"circuit": chain(), "a": 0, "b": [1]},
@@ -200,6 +203,9 @@ CALLS: dict[str, Call] = {
     **{f"CompiledCircuit.{name}": (lambda _: {"self": model(), "n": 2, "evidence": nothing(),
                                               "generator": seeded(), "temperature": 0.5})
        for name in ("sample", "sample_with_marginals")},
+    "CompiledCircuit.filter": lambda _: {"self": model(), "rows": 2},
+    "Filter.observe": lambda _: {"self": model().filter(4), "x": torch.tensor([0, 1, 2, 0])},
+    "Filter.next_log_probs": lambda _: {"self": model().filter(2), "emission": 0},
     "CompiledCircuit.project": lambda _: {"self": model(), "evidence": nothing(), "sweeps": 1,
                                           "log_marginals": torch.zeros(1, D, V),
                                           "tolerance": 0.1},
@@ -208,7 +214,7 @@ CALLS: dict[str, Call] = {
 WITHOUT = {  # protocols, what others return, and names of errors
     "CheckedEvidence", "Compatible", "Container", "Deterministic", "Draws", "Estimate", "Examples",
     "FitResult", "Learner", "MAP", "MPE", "ModelCount", "OmniCompatible", "Potentials",
-    "ProjectedEvidence", "Properties", "Run", "StructuredDecomposable", "Team",
+    "ProjectedEvidence", "Properties", "Run", "StructuredDecomposable", "Team", "Viterbi",
     "read_bytes", "replace_file",
     "DensityFamily", "ExponentialFamily", "FiniteFamily", "InputFamily",  # to derive from
     "Decomposable", "Smooth",
