@@ -170,8 +170,8 @@ CALLS: dict[str, Call] = {
     **{name: (lambda _: {"model": chain(), "query_variables": [0], "evidence": nothing()})
        for name in ("map_lower_bound", "map_upper_bound")},
     "marginal_map": lambda _: {"circuit": tree(), "query": range(D), "evidence": nothing()},
-    **{name: (lambda _: {"circuit": chain(), "evidence": nothing()})
-       for name in ("viterbi", "state_posteriors")},
+    "state_posteriors": lambda _: {"circuit": chain(), "evidence": nothing()},
+    "viterbi": lambda _: {"circuit": chain(), "evidence": nothing(), "lengths": torch.tensor([2])},
     "moment": lambda _: {"circuit": chain(), "powers": {0: 2}},
     "covariance": of_one,
     "mutual_information": lambda _: {"circuit": chain(), "a": 0, "b": [1]},

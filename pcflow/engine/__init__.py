@@ -7,11 +7,11 @@ from pcflow.engine.leaves.base import Leaf
 from pcflow.engine.leaves.density import DensityLeaf
 from pcflow.engine.leaves.finite import FiniteLeaf
 from pcflow.engine.leaves.posteriors import log_flows, log_posterior, rank_over_same_variable
-from pcflow.engine.log_semiring import MaxInputs, MaxLatents, MaxProduct
+from pcflow.engine.log_semiring import MaxInputs, MaxProduct
 from pcflow.engine.machine import MACHINE, Machine
 from pcflow.engine.memory import Pool
 from pcflow.engine.modes import in_ordinary_modes
-from pcflow.engine.passes import follow, follow_latents, up
+from pcflow.engine.passes import follow, up
 from pcflow.engine.plan import (
     BankRead,
     InputStep,
@@ -41,7 +41,6 @@ __all__ = [
     "Leaf",
     "Machine",
     "MaxInputs",
-    "MaxLatents",
     "MaxProduct",
     "Memory",
     "Plan",
@@ -58,7 +57,6 @@ __all__ = [
     "differentiable_log_prob",
     "floor_of",
     "follow",
-    "follow_latents",
     "in_ordinary_modes",
     "log_flows",
     "log_posterior",

@@ -62,12 +62,6 @@ class Descent(ABC):
     def leaf(self, number: int) -> None:
         """Write values."""
 
-    def unit(self, number: int) -> None:
-        """Write which units were reached, in place of values."""
-        step = self.leaves[number].step
-        here = self.chosen[step.units][step.out].to(self.values.dtype)
-        self.values.index_copy_(0, step.variables, here)
-
     def inputs(self, number: int, step: SumStep) -> Tensor:
         """What a sum reads, side by side: [F, B, J], mixing [F, B, K, H]."""
         return self.semiring.read(self.sheet.inputs(number, step), step.mixing)

@@ -168,20 +168,6 @@ class MaxProduct(LogSumProduct):
         torch.amax(terms, dim=0, out=out)
 
 
-class MaxLatents(MaxProduct):
-    """Max-product above inputs that are summed out: the best latents given what is observed."""
-
-    maximizes = False
-
-    def over_categories(self, joint: Tensor, variables: Tensor) -> Tensor:
-        """The sum."""
-        return torch.logsumexp(joint, dim=-2)
-
-    def over_reals(self, peak: Tensor, variables: Tensor) -> Tensor:
-        """One, their total."""
-        return torch.zeros_like(peak)
-
-
 @dataclass(frozen=True, eq=False)
 class MaxInputs(LogSumProduct):
     """Sum-product above inputs that take their largest value.

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pcflow.engine.descent import Descent, GraphDescent, TreeDescent
+from pcflow.engine.descent import GraphDescent, TreeDescent
 from pcflow.engine.kernels import add_rows
 from pcflow.engine.leaves import Leaf, make_leaf
 from pcflow.engine.memory import Pool, Sheet
@@ -194,31 +194,12 @@ def follow(tape: Tape, route: Route, copies: int) -> Tensor:
 
     Every variable is reached exactly once, because products are decomposable.
     """
-    descent = _descent(tape, route, copies)
-    return _values(descent, descent.leaf)
-
-
-@in_ordinary_modes
-def follow_latents(tape: Tape, route: Route, copies: int) -> Tensor:
-    """For every variable, which unit [C B, D] of its input layer `follow` reaches.
-
-    The plan must have a single input layer over each.
-    """
-    descent = _descent(tape, route, copies)
-    return _values(descent, descent.unit).long()
-
-
-def _descent(tape: Tape, route: Route, copies: int) -> Descent:
-    return (TreeDescent if tape.plan.is_tree else GraphDescent)(tape, route, copies)
-
-
-def _values(descent: Descent, at_leaf: Callable[[int], None]) -> Tensor:
-    """What `at_leaf` writes [C B, D] when the samples get there."""
-    runs = descent.plan.runs if descent.batch else ()  # without rows there is nothing to choose
+    descent = (TreeDescent if tape.plan.is_tree else GraphDescent)(tape, route, copies)
+    runs = tape.plan.runs if descent.batch else ()  # without rows there is nothing to choose
     for run in reversed(runs):
-        if isinstance(descent.plan.steps[run.start], InputStep):
+        if isinstance(tape.plan.steps[run.start], InputStep):
             for number in reversed(run):
-                at_leaf(number)
+                descent.leaf(number)
         else:
             descent.go_through(run)
     return descent.values.t().contiguous()

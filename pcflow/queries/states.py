@@ -5,14 +5,16 @@ Legend: B batch, L positions, D variables, K states, F folds.
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pcflow.circuit import Circuit, MarkovChain, required_by
-from pcflow.engine import Best, Engine, Leaf, MaxLatents, follow_latents, in_ordinary_modes, up
-from pcflow.evidence import CheckedEvidence, Evidence, Numbers
+from pcflow.engine import Engine, Leaf, in_ordinary_modes
+from pcflow.errors import EvidenceError
+from pcflow.evidence import CheckedEvidence, Evidence, Numbers, as_tensor
 from pcflow.queries.compiled import CompiledCircuit, as_model
 from pcflow.queries.possible import evaluate, refuse_impossible
 
@@ -21,7 +23,7 @@ class Viterbi(NamedTuple):
     """The most probable path of hidden states.
 
     Attributes:
-        states: [B, L].
+        states: [B, L]; -1 behind the end of a row.
         log_value: [B], log p(states, evidence) (nats). No other path is more probable.
     """
 
@@ -31,7 +33,11 @@ class Viterbi(NamedTuple):
 
 @in_ordinary_modes
 @torch.no_grad()
-def viterbi(circuit: Circuit | CompiledCircuit, evidence: Evidence | Numbers) -> Viterbi:
+def viterbi(
+    circuit: Circuit | CompiledCircuit,
+    evidence: Evidence | Numbers,
+    lengths: Numbers | None = None,
+) -> Viterbi:
     """The most probable hidden states given what is observed, with everything else summed out.
 
     Exact, whatever is missing where: rows need not have the same gaps (Viterbi 1967). `mpe` of
@@ -41,23 +47,32 @@ def viterbi(circuit: Circuit | CompiledCircuit, evidence: Evidence | Numbers) ->
         circuit: a hidden Markov chain, as `hmm` makes them. A circuit runs in float64, a model in
             its own precision; a model is not compiled anew.
         evidence: values [B, D], NaN where missing, or `Evidence`.
+        lengths: how many positions every row has, integers [B] in 1..L, if padding is not to be
+            decoded: states behind are summed out, and told as -1. All have L by default.
 
     Raises:
         NotAChain: if the circuit is none; `marginal_map` of `expose_latents` takes others.
         NoMassError: if some row of the evidence is impossible.
-        EvidenceError: if the evidence does not fit the circuit.
+        EvidenceError: if the evidence or the lengths do not fit the circuit.
 
     Examples:
         >>> import pcflow as pf
         >>> chain = pf.hmm(3, states=2, inputs=pf.Categorical(5))
-        >>> pf.viterbi(chain, torch.tensor([[0, torch.nan, 4], [1, 2, torch.nan]])).states.shape
-        torch.Size([2, 3])
+        >>> x = torch.tensor([[0, torch.nan, 4], [1, 2, torch.nan]])
+        >>> pf.viterbi(chain, x, lengths=[3, 2]).states[1, 2]
+        tensor(-1)
     """
     engine, chain = _engine(circuit, "viterbi")
-    first = [position.variables[0] for position in chain.positions]
-    found = [_path(engine, part) for part in engine.parts(engine.check(evidence))]
+    known = engine.check(evidence)
+    ends = _ends(lengths, len(known.values), len(chain.positions)).to(engine.domain.device)
+    search = _Search(engine, chain)
+    found = [
+        search.best(part, ends if part.origin is None else ends[part.origin])
+        for part in engine.parts(known)
+    ]
     states, log_value = (torch.cat(one) for one in zip(*found, strict=True))
-    return Viterbi(states[:, first], log_value)
+    refuse_impossible(log_value, "viterbi")
+    return Viterbi(states, log_value)
 
 
 @in_ordinary_modes
@@ -119,8 +134,63 @@ def _engine(circuit: Circuit | CompiledCircuit, query: str) -> tuple[Engine, Mar
         return engine, MarkovChain.of(engine.structure)
 
 
-def _path(engine: Engine, part: CheckedEvidence) -> tuple[Tensor, Tensor]:
-    """The best unit of every variable [B, D], and its log-value [B]."""
-    tape = up(engine.plan, engine.tables, part, MaxLatents(engine.plan.machine), engine.pool)
-    refuse_impossible(tape.log_value, "viterbi", part.origin)
-    return follow_latents(tape, Best(), copies=1), tape.log_value
+def _ends(lengths: Numbers | None, rows: int, most: int) -> Tensor:
+    """The last position of every row, [B]."""
+    if lengths is None:
+        return torch.full((rows,), most - 1)
+    given = as_tensor("lengths", lengths)
+    if given.is_floating_point() or given.shape != (rows,):
+        raise EvidenceError(
+            f"lengths must be integers [{rows}], got {given.dtype} {[*given.shape]}"
+        )
+    wrong = ((given < 1) | (given > most)).nonzero()
+    if len(wrong):
+        row = int(wrong[0])
+        raise EvidenceError(f"lengths: row {row} has {int(given[row])}, must be in 1..{most}")
+    return given.long() - 1
+
+
+class _Search:
+    """Viterbi's algorithm: the best way to every state, position after position, and back."""
+
+    def __init__(self, engine: Engine, chain: MarkovChain) -> None:
+        self.engine, self.chain = engine, chain
+        banks = zip(engine.plan.banks, engine.tables.banks, strict=True)
+        now = {p: v for bank, values in banks for p, v in zip(bank, values, strict=True)}
+        weights = {position.arrival.weight for position in chain.positions}
+        self.log = {weight: now[weight].log_softmax(dim=-1) for weight in weights}  # [K, K]
+        self.into = {weight: log.t().contiguous() for weight, log in self.log.items()}
+
+    def best(self, part: CheckedEvidence, ends: Tensor) -> tuple[Tensor, Tensor]:
+        """The best path [B, L] to the last position [B] of every row, and its log-value [B]."""
+        reached = self._forward(part)
+        states: list[Tensor] = []
+        log_value = reached[0].new_empty(len(ends))
+        for t in reversed(range(len(reached))):
+            score = reached[t]
+            if states:  # rows that go on have a next state
+                into = self.into[self.chain.positions[t + 1].arrival.weight]
+                score = score + into.index_select(0, states[-1])
+                score = torch.where((ends == t).unsqueeze(-1), reached[t], score)
+            peak, state = score.max(dim=-1)
+            log_value = torch.where(ends == t, peak, log_value)
+            states.append(state)
+        path = torch.stack(states[::-1], dim=1)
+        beyond = torch.arange(len(reached), device=ends.device) > ends.unsqueeze(-1)
+        return path.masked_fill_(beyond, -1), log_value
+
+    def _forward(self, part: CheckedEvidence) -> list[Tensor]:
+        """Log-values [B, K] of the best ways to every state, for every position."""
+        units = self.engine.log_inputs(part)
+        reached: list[Tensor] = []
+        for t, position in enumerate(self.chain.positions):
+            here = reduce(torch.add, map(units.pop, position.variables))
+            weight = position.arrival.weight
+            way = self._arrive(reached[-1], self.into[weight]) if t else self.log[weight]
+            reached.append(here + way)
+        return reached
+
+    def _arrive(self, before: Tensor, into: Tensor) -> Tensor:
+        """The best of all ways [B, K'] from scores [B, K] by log-weights [K', K]."""
+        size = max(1, self.engine.plan.machine.cached // into.numel())
+        return torch.cat([(some.unsqueeze(1) + into).amax(dim=-1) for some in before.split(size)])
