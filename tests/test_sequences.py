@@ -1,8 +1,10 @@
 """Hidden Markov models: paths, posteriors and filters against enumeration of all paths."""
 
 import copy
+import itertools
+import re
 from collections.abc import Callable
-from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
@@ -39,7 +41,7 @@ def every_path(circuit: pf.Circuit, known: pf.CheckedEvidence) -> tuple[Tensor, 
     """All paths [P, L], and log p(path, evidence) [P, B], by the plain evaluator."""
     joint = pf.expose_latents(circuit)
     sizes = joint.num_categories[circuit.num_variables :]
-    paths = torch.tensor(list(product(*(range(size or 0) for size in sizes))))
+    paths = torch.tensor(list(itertools.product(*(range(size or 0) for size in sizes))))
     given = [pf.reference_log_prob(joint, with_path(known, path)) for path in paths]
     return paths, torch.stack(given)
 
@@ -307,3 +309,87 @@ def counts(before: Tensor, after: Tensor) -> Tensor:
     pairs.index_put_((before.long(), after.long()), torch.ones(1).double(), accumulate=True)
     pairs = pairs[pairs.sum(dim=1) > 0]
     return pairs / pairs.sum(dim=1, keepdim=True)
+
+
+def test_the_page_of_sequences_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = Path(__file__).parent.parent / "docs" / "sequences.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == page.read_text(encoding="utf-8").count("```") / 2
+    found: dict[str, object] = {}
+    exec("\n".join(blocks), found)
+    drawn = capsys.readouterr().out.split("\n")
+    assert len(drawn) == 4 and all(word.isalpha() or not word for word in drawn)
+    learned, rows, lengths = (found[name] for name in ("learned", "rows", "lengths"))
+    assert pf.viterbi(learned, rows, lengths).states[:, 0].unique().tolist() == [0]  # type: ignore[arg-type]
+
+
+def sensors(length: int, seed: int = 0) -> pf.Circuit:
+    """A measurement and a symbol at every position."""
+    generator = torch.Generator().manual_seed(seed)
+    return pf.hmm(length, 2, [[pf.Gaussian(), pf.Categorical(V)]], generator=generator)
+
+
+def test_a_position_may_emit_several_things_shared_over_time() -> None:
+    circuit = sensors(4)
+    assert circuit.num_categories == (None, V) * 4
+    assert len(circuit.parameters) == 2 + 1 + 2  # of normals, symbols, and the chain
+    alone = [layer for layer in circuit.layers if isinstance(layer, pf.InputLayer)]
+    assert len({tuple(layer.parameters.values()) for layer in alone}) == 2
+
+
+def test_several_emissions_are_decoded_and_filtered_together() -> None:
+    circuit = sensors(3)
+    x = pf.compile(circuit, dtype=torch.float64).sample(
+        5, generator=torch.Generator().manual_seed(0)
+    )
+    x[0, 0] = x[1, 3] = x[2, 4:] = NAN
+    paths, log_p = every_path(circuit, checked(circuit, x))
+    torch.testing.assert_close(pf.viterbi(circuit, x).log_value, log_p.max(dim=0).values)
+    found = pf.state_posteriors(circuit, x).exp()
+    torch.testing.assert_close(found, shares(paths, log_p, states=2))
+    seen = pf.compile(circuit).filter(5)
+    for t in range(3):
+        known = x.clone()
+        known[:, 2 * t :] = NAN
+        ahead = [
+            pf.reference_log_prob(circuit, known.index_fill(1, torch.tensor([2 * t + 1]), v))
+            for v in range(V)
+        ]
+        symbols = torch.stack(ahead, dim=1).log_softmax(dim=1)
+        torch.testing.assert_close(seen.next_log_probs(1), symbols)
+        seen.observe(x[:, 2 * t : 2 * t + 2])
+    torch.testing.assert_close(seen.log_prob, pf.reference_log_prob(circuit, x))
+    with pytest.raises(pf.PropertyRequired, match="no finite range"):
+        seen.next_log_probs(0)
+
+
+def test_several_emissions_unroll_and_learn_as_before() -> None:
+    short = sensors(2)
+    longer = pf.unroll(short, 5)
+    assert longer.num_categories == (None, V) * 5
+    x = pf.compile(longer, dtype=torch.float64).sample(
+        20, generator=torch.Generator().manual_seed(0)
+    )
+    curve = pf.fit(pf.compile(longer, dtype=torch.float64), x, epochs=8, progress=False).train
+    assert all(b >= a - 1e-12 for a, b in itertools.pairwise(curve))
+
+
+def test_positions_may_differ_in_what_they_emit_unless_they_share_it() -> None:
+    kinds = [[pf.Gaussian(), pf.Categorical(V)], [pf.Bernoulli()]]
+    with pytest.raises(pf.StructureError, match="the same input family"):
+        pf.hmm(2, 2, kinds)
+    assert pf.hmm(2, 2, kinds, homogeneous=False).num_categories == (None, V, 2)
+    with pytest.raises(pf.StructureError, match="3 positions need as many lists"):
+        pf.hmm(3, 2, kinds)
+    with pytest.raises(pf.TypeMismatch, match=r"inputs\[1\]\[0\] must be an input family"):
+        pf.hmm(2, 2, [[pf.Bernoulli()], [3]])  # type: ignore[list-item]
+
+
+def test_one_emission_draws_the_parameters_it_always_drew() -> None:
+    """A list of one family is that family."""
+    one, other = (
+        pf.hmm(3, 2, kind, generator=torch.Generator().manual_seed(0))
+        for kind in (pf.Categorical(V), [[pf.Categorical(V)]])
+    )
+    for a, b in zip(one.parameters, other.parameters, strict=True):
+        torch.testing.assert_close(a.value, b.value, rtol=0, atol=0)

@@ -123,7 +123,9 @@ class _Flows:
         flow = leaf.semiring.flow(leaf.out.units, slope)[folds].transpose(0, 1)  # [B, F, K]
         device = self.out.device
         rows = torch.arange(len(self.out), device=device) if leaf.rows is None else leaf.rows
-        places = torch.tensor([self.place[leaf.step.over[fold]] for fold in folds], device=device)
+        places = torch.tensor(
+            [self.place[leaf.step.over[fold]] for fold in folds], dtype=torch.long, device=device
+        )
         self.out[rows.unsqueeze(-1), places, : flow.shape[-1]] = flow
 
 
