@@ -137,7 +137,7 @@ class Filter:
         if isinstance(layer.family, DensityFamily):
             numbers = {n: p.unsqueeze(0).to(self._device) for n, p in layer.float64().items()}
             return layer.family.log_prob(numbers, column.unsqueeze(0)).squeeze(0)
-        return self._table(layer).logs.index_select(1, column).t()
+        return self._table(layer).logs.index_select(1, column.long()).t()
 
     def _table(self, layer: InputLayer) -> _Logs:
         """Log p(v | state) [K, V] of a layer whose variable has a finite range."""
