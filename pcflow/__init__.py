@@ -45,6 +45,7 @@ from pcflow.engine import Machine
 from pcflow.errors import (
     EvidenceError,
     FileFormatError,
+    FileFormatWarning,
     NoMassError,
     NotAChain,
     NotANumber,
@@ -176,6 +177,7 @@ __all__ = [
     "Exponential",
     "ExponentialFamily",
     "FileFormatError",
+    "FileFormatWarning",
     "Filter",
     "FiniteFamily",
     "FitResult",

@@ -266,6 +266,10 @@ class FileFormatError(PcflowError, ValueError):
     """A file is truncated, of another format, or hostile; nothing was loaded."""
 
 
+class FileFormatWarning(UserWarning):
+    """A file was read, but not all in it is as its format says: counts, or unused nodes."""
+
+
 def _without_init(kind: type[PcflowError], *args: object) -> PcflowError:
     return kind.__new__(kind, *args)
 

@@ -37,7 +37,8 @@ WITNESSES: dict[str, tuple[object, ...]] = {  # of every error that takes more t
 def classes(module: ModuleType) -> list[type[Exception]]:
     """The exceptions that a module defines."""
     members = [value for value in vars(module).values() if inspect.isclass(value)]
-    return [one for one in members if one.__module__ == module.__name__]
+    own = [one for one in members if one.__module__ == module.__name__]
+    return [one for one in own if not issubclass(one, Warning)]
 
 
 EVERY = classes(errors) + classes(diffusion_errors)
