@@ -192,6 +192,12 @@ CALLS: dict[str, Call] = {
     "write_psdd": lambda folder: {"circuit": psdd(), "path": folder / "psdd"},
     "read_psdd": lambda folder: {
         "path": written(folder / "psdd", lambda p: pf.write_psdd(psdd(), p))},
+    "read_nnf": lambda folder: {
+        "path": written(folder / "nnf", lambda p: pf.replace_file(p, [b"nnf 1 0 2\nA 0\n"])),
+        "num_variables": 3},
+    "read_sdd": lambda folder: {
+        "path": written(folder / "sdd", lambda p: pf.replace_file(p, [b"sdd 1\nT 0\n"])),
+        "vtree": written(folder / "vtree", lambda p: pf.replace_file(p, [b"vtree 1\nL 0 1\n"]))},
     "write_dimacs": lambda folder: {"cnf": pf.CNF([(1, 2)]), "path": folder / "cnf"},
     "read_dimacs": lambda folder: {
         "path": written(folder / "cnf", lambda p: pf.write_dimacs(pf.CNF([(1, 2)]), p))},
@@ -226,7 +232,7 @@ ANOTHER = {"Evidence": lambda **given: model().log_prob(pf.Evidence(**given))}  
 OTHERS: list[Any] = [
     None, "word", 1.5, -1, float("nan"), [[1.0]], ["a"], object(), 1 + 2j, {}, {"a": 1}, {7: 7},
 ]  # fmt: skip
-FREE = {"progress", "path", "self"}  # truth, and names of files
+FREE = {"progress", "path", "vtree", "self"}  # truth, and names of files
 
 
 def wrong(right: Any) -> Iterator[Any]:
