@@ -142,6 +142,7 @@ CALLS: dict[str, Call] = {
     "learn_spn": lambda _: {"data": rows(), "inputs": pf.Categorical(V), "min_rows": 2,
                             "significance": 0.1, "clusters": 2, "clustering": "em",
                             "pseudocount": 1.0, "generator": seeded()},
+    "unroll": lambda _: {"circuit": chain(), "length": 5},
     "condition": lambda _: {"circuit": chain(), "values": {0: 1}},
     "marginalize": lambda _: {"circuit": chain(), "keep": [0, 2]},
     "restrict": lambda _: {"circuit": chain(), "allowed": {0: [1]}},
@@ -170,6 +171,8 @@ CALLS: dict[str, Call] = {
     **{name: (lambda _: {"model": chain(), "query_variables": [0], "evidence": nothing()})
        for name in ("map_lower_bound", "map_upper_bound")},
     "marginal_map": lambda _: {"circuit": tree(), "query": range(D), "evidence": nothing()},
+    "state_posteriors": lambda _: {"circuit": chain(), "evidence": nothing()},
+    "viterbi": lambda _: {"circuit": chain(), "evidence": nothing(), "lengths": torch.tensor([2])},
     "moment": lambda _: {"circuit": chain(), "powers": {0: 2}},
     "covariance": of_one,
     "mutual_information": lambda _: {"circuit": chain(), "a": 0, "b": [1]},
@@ -191,6 +194,12 @@ CALLS: dict[str, Call] = {
     "write_psdd": lambda folder: {"circuit": psdd(), "path": folder / "psdd"},
     "read_psdd": lambda folder: {
         "path": written(folder / "psdd", lambda p: pf.write_psdd(psdd(), p))},
+    "read_nnf": lambda folder: {
+        "path": written(folder / "nnf", lambda p: pf.replace_file(p, [b"nnf 1 0 2\nA 0\n"])),
+        "num_variables": 3},
+    "read_sdd": lambda folder: {
+        "path": written(folder / "sdd", lambda p: pf.replace_file(p, [b"sdd 1\nT 0\n"])),
+        "vtree": written(folder / "vtree", lambda p: pf.replace_file(p, [b"vtree 1\nL 0 1\n"]))},
     "write_dimacs": lambda folder: {"cnf": pf.CNF([(1, 2)]), "path": folder / "cnf"},
     "read_dimacs": lambda folder: {
         "path": written(folder / "cnf", lambda p: pf.write_dimacs(pf.CNF([(1, 2)]), p))},
@@ -202,6 +211,9 @@ CALLS: dict[str, Call] = {
     **{f"CompiledCircuit.{name}": (lambda _: {"self": model(), "n": 2, "evidence": nothing(),
                                               "generator": seeded(), "temperature": 0.5})
        for name in ("sample", "sample_with_marginals")},
+    "CompiledCircuit.filter": lambda _: {"self": model(), "rows": 2},
+    "Filter.observe": lambda _: {"self": model().filter(4), "x": torch.tensor([0, 1, 2, 0])},
+    "Filter.next_log_probs": lambda _: {"self": model().filter(2), "emission": 0},
     "CompiledCircuit.project": lambda _: {"self": model(), "evidence": nothing(), "sweeps": 1,
                                           "log_marginals": torch.zeros(1, D, V),
                                           "tolerance": 0.1},
@@ -210,7 +222,7 @@ CALLS: dict[str, Call] = {
 WITHOUT = {  # protocols, what others return, and names of errors
     "CheckedEvidence", "Compatible", "Container", "Deterministic", "Draws", "Estimate", "Examples",
     "FitResult", "Learner", "MAP", "MPE", "ModelCount", "OmniCompatible", "Potentials",
-    "ProjectedEvidence", "Properties", "Run", "StructuredDecomposable", "Team",
+    "ProjectedEvidence", "Properties", "Run", "StructuredDecomposable", "Team", "Viterbi",
     "read_bytes", "replace_file",
     "DensityFamily", "ExponentialFamily", "FiniteFamily", "InputFamily",  # to derive from
     "Decomposable", "Smooth",
@@ -222,7 +234,7 @@ ANOTHER = {"Evidence": lambda **given: model().log_prob(pf.Evidence(**given))}  
 OTHERS: list[Any] = [
     None, "word", 1.5, -1, float("nan"), [[1.0]], ["a"], object(), 1 + 2j, {}, {"a": 1}, {7: 7},
 ]  # fmt: skip
-FREE = {"progress", "path", "self"}  # truth, and names of files
+FREE = {"progress", "path", "vtree", "self"}  # truth, and names of files
 
 
 def wrong(right: Any) -> Iterator[Any]:
