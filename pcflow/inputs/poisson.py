@@ -93,8 +93,11 @@ class Poisson(ExponentialFamily):
         low, high = lower.clamp_min(0.0).ceil(), upper.floor()  # [F, B]
         possible = (low <= high) & (low < torch.inf)
         low, high = torch.where(possible, low, 0.0), torch.where(possible, high, 0.0)
-        few, many = self._log_of_few(params, low, high), self._log_of_many(params, low, high)
-        found = torch.where((high - low < FEW).unsqueeze(-1), few, many)
+        few = high - low < FEW
+        many = torch.where(few, 0.0, low), torch.where(few, torch.inf, high)
+        found = torch.where(
+            few.unsqueeze(-1), self._log_of_few(params, low, high), self._log_of_many(params, *many)
+        )
         return torch.where(possible.unsqueeze(-1), found, -torch.inf)
 
     def mean_within(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
@@ -151,7 +154,7 @@ class Poisson(ExponentialFamily):
         count = torch.where(possible, count, 0.0)
         rate, k = params["log_rate"].exp().unsqueeze(-2), count.unsqueeze(-1)
         slope, detached = (rate - k - 1).clamp_min(0.0), rate.detach()
-        reach = torch.minimum(40 / slope.detach(), (80 / detached).sqrt())
+        reach = torch.minimum(40 / slope.detach(), (80 / detached).sqrt().clamp_max(9.0))
         log_area = log_integral(reach, lambda s: slope * s + rate * (torch.expm1(s) - s))
         found = self.log_prob(params, count) + rate.log() + log_area
         return torch.where(possible.unsqueeze(-1), found, -torch.inf)
