@@ -85,7 +85,7 @@ def _log_mass(
         return torch.zeros(1, 1, dtype=torch.float64, device=known.values.device)
     lower, upper = known.lower[:, variable], known.upper[:, variable]  # [B, U]
     there = ~lower.isnan().unsqueeze(-1)
-    ends = (end.nan_to_num(nan=0.0).reshape(1, -1) for end in (lower, upper))
+    ends = (end.masked_fill(end.isnan(), 0.0).reshape(1, -1) for end in (lower, upper))
     each = family.log_mass(params, *ends).squeeze(0).unflatten(0, lower.shape)  # [B, U, K]
     mass = log_sum(torch.where(there, each, -torch.inf), dim=1)
     return torch.where(there.any(dim=1), mass, 0.0)

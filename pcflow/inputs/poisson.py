@@ -91,7 +91,8 @@ class Poisson(ExponentialFamily):
     def log_mass(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
         """Of few counts by adding them up, of many by what lies below and above."""
         low, high = lower.clamp_min(0.0).ceil(), upper.floor()  # [F, B]
-        possible = (low <= high) & (low < torch.inf)
+        high = high.masked_fill(high > FARTHEST, torch.inf)
+        possible = (low <= high) & (low <= FARTHEST)
         low, high = torch.where(possible, low, 0.0), torch.where(possible, high, 0.0)
         few = high - low < FEW
         many = torch.where(few, 0.0, low), torch.where(few, torch.inf, high)
@@ -181,3 +182,6 @@ SERIES = (1 / 12, 1 / 24, 19 / 360, 9 / 80, 863 / 2520)
 
 FEW = 32
 """So many counts in a row are added up one by one."""
+
+FARTHEST = 1e15
+"""Beyond it, neighbouring counts are hardly different numbers any more."""

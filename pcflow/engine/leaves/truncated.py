@@ -34,7 +34,7 @@ class Truncated:
         """Put something in place of what is no interval."""
         self.family, self.params = family, params
         self.there = ~lower.isnan().unsqueeze(-1)  # [N, U, 1]
-        self.lower, self.upper = lower.nan_to_num(nan=0.0), upper.nan_to_num(nan=0.0)
+        self.lower, self.upper = (end.masked_fill(end.isnan(), 0.0) for end in (lower, upper))
 
     def value(self, semiring: Semiring, variables: Tensor) -> Tensor:
         """Log of the unit values [N, K] of entries over `variables` [N]."""
