@@ -68,9 +68,7 @@ class Route(Protocol):
         """Pick a value [N] of single units with parameters [N, ...]."""
         ...
 
-    def within(
-        self, family: DensityFamily, params: Params, lower: Tensor, upper: Tensor
-    ) -> Tensor:
+    def within(self, family: DensityFamily, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
         """The same in intervals with ends [N]."""
         ...
 
@@ -153,9 +151,7 @@ class Drawn:
         """Draw."""
         return family.sample(params, self.generator)
 
-    def within(
-        self, family: DensityFamily, params: Params, lower: Tensor, upper: Tensor
-    ) -> Tensor:
+    def within(self, family: DensityFamily, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
         """Draw."""
         return family.sample_within(params, lower, upper, self.generator)
 
@@ -218,9 +214,7 @@ class Best:
         single = {name: p.unsqueeze(-1) for name, p in params.items()}
         return family.mode(single).squeeze(-1)
 
-    def within(
-        self, family: DensityFamily, params: Params, lower: Tensor, upper: Tensor
-    ) -> Tensor:
+    def within(self, family: DensityFamily, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
         """Take the mode in the interval, likewise."""
         single = {name: p.unsqueeze(-1) for name, p in params.items()}
         return family.mode_within(single, lower.unsqueeze(-1), upper.unsqueeze(-1)).flatten()

@@ -2,11 +2,12 @@
 
 Numbers are looked at as the circuit will see them, on its device and in its precision.
 Legend: B batch, D variables, V categories (all of them, or the k that are listed), C chosen ones,
-U intervals of a variable.
+W chosen variables, U intervals of a variable.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -55,28 +56,41 @@ def check(given: Evidence | Numbers, domain: Domain) -> CheckedEvidence:
     return _bounded(evidence, checked).seen(hidden)
 
 
-def check_categories(given: Numbers, evidence: CheckedEvidence) -> Tensor:
+def check_categories(given: Numbers, evidence: CheckedEvidence, variables: Sequence[int]) -> Tensor:
     """Categories [B, D, C] to ask of a circuit, on the device of the evidence.
+
+    Args:
+        given: those of the variables that are asked for, [B, W, C].
+        evidence: what is known.
+        variables: which ones these are; all others are asked for zeros.
 
     Raises:
         EvidenceError: if they are not integers of that shape, or one is in no variable's range.
     """
-    categories, (batch, width) = as_tensor("categories", given), evidence.values.shape
+    categories, (batch, count) = as_tensor("categories", given), evidence.values.shape
+    asked, width = list(variables), len(variables)
     if categories.is_floating_point() or categories.shape[:-1] != (batch, width):
         raise EvidenceError(
             f"categories must be integers [{batch}, {width}, C], got {categories.dtype} "
             f"{tuple(categories.shape)}"
         )
-    if categories is evidence.categories:
+    if categories is not evidence.categories:
+        _refuse_categories(categories, evidence.domain.largest, asked)
+    categories = categories.to(evidence.values.device).long()
+    if asked == list(range(count)):
         return categories
-    largest = evidence.domain.largest
+    found = categories.new_zeros(batch, count, categories.shape[-1])
+    found[:, asked] = categories
+    return found
+
+
+def _refuse_categories(categories: Tensor, largest: int, variables: list[int]) -> None:
     wrong = (categories < 0) | (categories >= largest)
     if wrong.any():
-        row, variable, _ = (int(i) for i in wrong.nonzero()[0])
+        row, place, _ = (int(i) for i in wrong.nonzero()[0])
         raise EvidenceError(
-            f"categories: row {row}, variable {variable} must be in 0..{largest - 1}"
+            f"categories: row {row}, variable {variables[place]} must be in 0..{largest - 1}"
         )
-    return categories.to(evidence.values.device).long()
 
 
 def _values(values: Tensor | None, shape: tuple[int, int]) -> Tensor:

@@ -323,9 +323,7 @@ class DensityFamily(InputFamily):
         def log_below(x: Tensor) -> Tensor:
             return self.log_mass(single, low.unsqueeze(-1), x.unsqueeze(-1)).flatten()  # [N]
 
-        uniform = torch.rand(
-            low.shape, generator=generator, dtype=lower.dtype, device=lower.device
-        )
+        uniform = torch.rand(low.shape, generator=generator, dtype=lower.dtype, device=lower.device)
         target = log_below(high) + (1 - uniform.double()).log()
         found = inverse(log_below, target, low, high).to(lower.dtype)
         return found.clamp(torch.finfo(found.dtype).min, torch.finfo(found.dtype).max)

@@ -91,9 +91,7 @@ class Gaussian(ExponentialFamily):
         moments = mean + std * score, mean**2 + 2 * mean * std * score + std**2 * square
         return torch.stack(moments, dim=-2)
 
-    def within(
-        self, params: Params, lower: Tensor, upper: Tensor, width: Tensor
-    ) -> NormalInterval:
+    def within(self, params: Params, lower: Tensor, upper: Tensor, width: Tensor) -> NormalInterval:
         """Intervals [F, B], of a width that is known, in units of every standard deviation."""
         mean, log_std = params["mean"].unsqueeze(-2), params["log_std"].unsqueeze(-2)  # [F, 1, K]
         low, high = (standardised(x.unsqueeze(-1), mean, log_std) for x in (lower, upper))

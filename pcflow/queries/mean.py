@@ -35,8 +35,8 @@ class _Means:
         self.finite, self.mean = Posteriors(engine, posterior), mean
 
     def at_leaf(self, leaf: Leaf, slope: Tensor) -> None:
+        self.finite.at_leaf(leaf, slope)
         if not isinstance(leaf, DensityLeaf):
-            self.finite.at_leaf(leaf, slope)
             return
         means = leaf.means(slope)  # [B, F]
         rows = slice(None) if leaf.rows is None else leaf.rows

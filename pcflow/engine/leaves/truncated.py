@@ -28,9 +28,7 @@ class Truncated:
         upper: the same.
     """
 
-    def __init__(
-        self, family: DensityFamily, params: Params, lower: Tensor, upper: Tensor
-    ) -> None:
+    def __init__(self, family: DensityFamily, params: Params, lower: Tensor, upper: Tensor) -> None:
         """Put something in place of what is no interval."""
         self.family, self.params = family, params
         self.there = ~lower.isnan().unsqueeze(-1)  # [N, U, 1]
