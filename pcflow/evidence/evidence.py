@@ -37,8 +37,8 @@ class Evidence:
             categories in the circuit; entries past a variable's own number are not read.
         categories: [B, D, k], integers that differ within a variable: `log_potentials` [B, D, k]
             are those of these categories, and all others are impossible.
-        lower: [B, D], or [B, D, U] for the union of U intervals: where they begin. NaN or -inf is no
-            bound; an interval that is NaN at both ends is none.
+        lower: [B, D], or [B, D, U] for the union of U intervals: where they begin. NaN or -inf is
+            no bound; an interval that is NaN at both ends is none.
         upper: the same, where they end. A single real number has no mass: give it as a value.
 
     Each may be a tensor, an array or nested lists; what cannot be read as real numbers is refused.
@@ -212,9 +212,9 @@ class CheckedEvidence(Evidence):
 
     def copy(self) -> CheckedEvidence:
         """The same with values that nobody edits from outside."""
-        parts = {"values": self.values, "missing": self.missing}
-        parts |= {n: t for n, t in (("lower", self.lower), ("upper", self.upper)) if t is not None}
-        return replace(self, **{name: tensor.clone() for name, tensor in parts.items()})
+        lower, upper = (None if end is None else end.clone() for end in (self.lower, self.upper))
+        values, missing = self.values.clone(), self.missing.clone()
+        return replace(self, values=values, missing=missing, lower=lower, upper=upper)
 
     def rows(self, index: Tensor) -> CheckedEvidence:
         """The rows of `index`, which know where they come from."""

@@ -31,8 +31,8 @@ class Intervals:
         """The union of any intervals [B, D, U], those of two NaN left out.
 
         Examples:
-            >>> both = Intervals.of(torch.tensor([[[0.0, 3.0]]]), torch.tensor([[[2.0, torch.nan]]]))
-            >>> both.holds(torch.tensor([[[1.0, 2.5, 7.0]]]))
+            >>> lower, upper = torch.tensor([[[0.0, 3.0]]]), torch.tensor([[[2.0, torch.nan]]])
+            >>> Intervals.of(lower, upper).holds(torch.tensor([[[1.0, 2.5, 7.0]]]))
             tensor([[[ True, False,  True]]])
         """
         lower, upper = _opened(lower, upper)

@@ -30,7 +30,7 @@ def log_sum(x: Tensor, dim: int) -> Tensor:
 
 
 def log_one_minus_exp(x: Tensor) -> Tensor:
-    """log(1 - exp(x)) of x <= 0; -inf, with a derivative of zero, at 0 and above (Maechler 2012)."""
+    """log(1 - exp(x)) of x < 0; -inf, with a derivative of zero, elsewhere (Maechler 2012)."""
     below = torch.where(x < 0, x, -1.0)
     near = torch.where(below > -math.log(2), below, -0.5)
     far = torch.where(below > -math.log(2), -1.0, below)

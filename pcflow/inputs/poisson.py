@@ -120,7 +120,7 @@ class Poisson(ExponentialFamily):
         counts = low.unsqueeze(-1) + torch.arange(FEW).to(low)  # [F, B, T]
         each = self.log_prob(params, counts.flatten(1)).unflatten(1, counts.shape[1:])
         beyond = counts > high.unsqueeze(-1)
-        return each.masked_fill(beyond.unsqueeze(-1), -torch.inf).logsumexp(dim=2)
+        return torch.logsumexp(each.masked_fill(beyond.unsqueeze(-1), -torch.inf), dim=2)
 
     def _log_of_many(self, params: Params, low: Tensor, high: Tensor) -> Tensor:
         """The same of any number of counts, by whichever tails are the smaller."""
