@@ -169,7 +169,7 @@ def _hidden_tree(
     def top(v: int) -> InputLayer:
         family, column = table.families[v], table.values[:, v]
         found = initial_units(family, column, torch.from_numpy(weights), units, generator)
-        named = {name: Parameter(p.to(torch.get_default_dtype())) for name, p in found.items()}
+        named = {name: Parameter(p) for name, p in found.items()}
         return InputLayer(v, family, units, named)
 
     def weight(v: int) -> Parameter:

@@ -178,6 +178,16 @@ class CheckedEvidence(Evidence):
         """Whether anything is missing."""
         return bool(self.hidden.any())
 
+    @property
+    def told(self) -> Tensor | None:
+        """Of which variables something is known [B, D], on the CPU; None if of all.
+
+        Potentials and intervals tell something.
+        """
+        if self.potentials is not None or not self.any_missing:
+            return None
+        return ~self.hidden if self.bounded is None else ~self.hidden | self.bounded
+
     @cached_property
     def bounded(self) -> Tensor | None:
         """Which missing real variables lie in intervals [B, D], on the CPU; None if none does."""
@@ -186,6 +196,14 @@ class CheckedEvidence(Evidence):
         there = Intervals(self.lower, self.upper).there & self.missing & self.domain.real
         there = there.cpu()
         return there if bool(there.any()) else None
+
+    @cached_property
+    def nearby(self) -> Tensor:
+        """Values [B, D], and something near those that lie in intervals; zero where missing."""
+        if self.bounded is None or self.lower is None or self.upper is None:
+            return self.values
+        middle = Intervals(self.lower, self.upper).middle.to(self.values.dtype)
+        return torch.where(self.bounded.to(middle.device), middle, self.values)
 
     @cached_property
     def by_variable(self) -> tuple[Tensor, Tensor]:

@@ -56,6 +56,12 @@ class Intervals:
         """Which variables are bounded at all, [B, D]."""
         return (self.lower.isfinite() | self.upper.isfinite()).any(dim=-1)
 
+    @property
+    def middle(self) -> Tensor:
+        """The average of all finite ends [B, D]; zero where there are none."""
+        ends = torch.cat([self.lower, self.upper], dim=-1)  # [B, D, 2 U]
+        return ends.masked_fill(ends.isinf(), torch.nan).nanmean(dim=-1).nan_to_num(nan=0.0)
+
     def holds(self, values: Tensor) -> Tensor:
         """Which values [B, D, C], or [C] of every variable, lie in the union: [B, D, C]."""
         found = (~self.there).unsqueeze(-1)

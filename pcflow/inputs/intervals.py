@@ -165,20 +165,25 @@ def log_tail(x: Tensor) -> Tensor:
 
 
 def inverse(
-    log_below: Callable[[Tensor], Tensor], log_target: Tensor, lower: Tensor, upper: Tensor
+    log_below: Callable[[Tensor], Tensor],
+    log_target: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+    whole: bool,
 ) -> Tensor:
-    """The first number of float64 between two whose log-mass below reaches a target; all [N].
+    """The first number between two whose log-mass below reaches a target; all [N], in float64.
 
     Halves what lies between in the order of floating-point numbers, infinite ones too, so that the
-    answer is as exact as `log_below`, wherever it is.
+    answer is as exact as `log_below`, wherever it is; `whole` says to look at whole numbers alone.
     """
-    low, high = _rank(lower), _rank(upper)
-    for _ in range(64):
+    number = _as_float if whole else _number
+    low, high = (end.long() if whole else _rank(end) for end in (lower, upper))
+    while bool((low < high).any()):
         middle = (low >> 1) + (high >> 1) + (low & high & 1)
-        reached = log_below(_number(middle)) >= log_target
+        reached = log_below(number(middle)) >= log_target
         low = torch.where(reached | (low == high), low, middle + 1)
         high = torch.where(reached, middle, high)
-    return _number(high)
+    return number(high)
 
 
 def _rank(x: Tensor) -> Tensor:
@@ -190,3 +195,7 @@ def _rank(x: Tensor) -> Tensor:
 def _number(rank: Tensor) -> Tensor:
     """The number of a rank."""
     return torch.where(rank < 0, LEAST - rank, rank).view(torch.float64)
+
+
+def _as_float(rank: Tensor) -> Tensor:
+    return rank.double()

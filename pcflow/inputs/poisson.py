@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from pcflow.errors import SettingError
 from pcflow.inputs.base import ExponentialFamily, Params
+from pcflow.inputs.deviance import deviance, stirling
 from pcflow.inputs.intervals import log_difference, log_integral
 
 
@@ -18,7 +20,7 @@ class Poisson(ExponentialFamily):
     Parameter: `log_rate` [K], log of the mean.
 
     Args:
-        min_rate: EM never goes below this rate.
+        min_rate: EM never goes below this rate; counts have no units.
 
     Raises:
         SettingError: if `min_rate` is not positive.
@@ -29,6 +31,7 @@ class Poisson(ExponentialFamily):
     """
 
     min_rate: float = 1e-6
+    whole: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Check the floor."""
@@ -44,10 +47,12 @@ class Poisson(ExponentialFamily):
 
     def log_prob(self, params: Params, x: Tensor) -> Tensor:
         """Log-probability of a count."""
-        log_rate = params["log_rate"].unsqueeze(-2)  # [F, 1, K]
+        limits = torch.finfo(params["log_rate"].dtype)
+        rate = params["log_rate"].exp().clamp_max(limits.max).unsqueeze(-2)  # [F, 1, K]
         possible = (x >= 0) & (x == x.round())
         count = torch.where(possible, x, 0.0).unsqueeze(-1)  # [F, B, 1]
-        score = count * log_rate - log_rate.exp() - torch.lgamma(count + 1)
+        excess = count - rate  # [F, B, K]
+        score = excess - deviance(count, excess, rate) - stirling(count)
         return torch.where(possible.unsqueeze(-1), score, -torch.inf)
 
     def mean(self, params: Params) -> Tensor:
@@ -114,6 +119,19 @@ class Poisson(ExponentialFamily):
     def mode_within(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
         """The count of the interval that is nearest to the mode."""
         return super().mode_within(params, lower.ceil(), upper.floor())
+
+    def sample_within(
+        self,
+        params: Params,
+        lower: Tensor,
+        upper: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Not looked for where less than a rounding error of the mass is left."""
+        rate, low = params["log_rate"].exp(), lower.clamp_min(0.0).ceil()
+        farthest = (torch.maximum(low, rate) + 10 * rate.sqrt() + 100).floor()
+        high = torch.minimum(upper.floor(), farthest)
+        return super().sample_within(params, low, high, generator)
 
     def _log_of_few(self, params: Params, low: Tensor, high: Tensor) -> Tensor:
         """Log-mass [F, B, K] of at most `FEW` counts from `low` to `high` [F, B]."""

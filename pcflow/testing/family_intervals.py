@@ -87,7 +87,7 @@ def _parts_add_up(family: DensityFamily, params: Parameters) -> Iterator[Breach]
 def _narrow_ones_are_the_density(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
     law = "the mass of a narrow interval is the density times its width"
     for unit in units_of(family, params):
-        if unit.whole:
+        if family.whole:
             points = unit.drawn.unique().unsqueeze(0)
             width, ends = torch.ones_like(points), (points, points)
         else:
@@ -98,7 +98,7 @@ def _narrow_ones_are_the_density(family: DensityFamily, params: Parameters) -> I
         found = family.log_mass(unit.params, *ends)[0, :, 0] - width[0].log()
         wanted = family.log_prob(unit.params, points)[0, :, 0]
         # where the density jumps between both ends, it is neither
-        tolerance = EXACT if unit.whole else 1e-5
+        tolerance = EXACT if family.whole else 1e-5
         agree = (found - wanted).abs() <= tolerance * wanted.abs().clamp_min(1.0)
         if agree.double().mean() < 0.9:
             place = int((~agree).nonzero()[0])
@@ -122,7 +122,7 @@ def _means(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
         for lower, upper, inside in _inside(unit):
             share = unit.mass[inside] / unit.mass[inside].sum()
             wanted = share @ unit.points[inside]
-            slack = QUADRATURE * (share @ unit.points[inside].abs()) + QUADRATURE * unit.cell
+            slack = QUADRATURE * (share @ unit.points[inside].abs())
             found = family.mean_within(unit.params, lower, upper).item()
             if not abs(found - wanted) <= slack:
                 yield Breach(law, _told(unit, lower, upper), f"{wanted:.6g}", f"{found:.6g}")
@@ -132,10 +132,10 @@ def _moments(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
     law = "`moments_within` are the expected statistics within the interval"
     for unit in units_of(family, params):
         for lower, upper, inside in _inside(unit):
-            share = unit.mass[inside] / unit.mass[inside].sum()
-            statistics = family.statistics(unit.points[inside].unsqueeze(0))[0]  # [Q, S]
-            wanted = share @ statistics
-            slack = 4 * QUADRATURE * (share @ statistics.abs()) + QUADRATURE
+            share = (unit.mass[inside] / unit.mass[inside].sum()).view(1, -1, 1)
+            points = unit.points[inside].unsqueeze(0)
+            wanted = family.tally(unit.params, points, share)[0, :, 0]
+            slack = 4 * QUADRATURE * (1 + (share[0] * family.statistics(points)[0].abs()).sum(dim=0))
             found = family.moments_within(unit.params, lower, upper)[0, 0, :, 0]
             if not ((found - wanted).abs() <= slack).all():
                 told = (str(t.tolist()) for t in (wanted, found))

@@ -97,19 +97,18 @@ class DensityLeaf(Leaf):
         return found.index_put((row, fold), within.sum(dim=-1))
 
     def counts(self, slope: Tensor) -> tuple[Tensor, Tensor]:
-        """Observed flow [F, K] and flow-weighted statistics [F, S, K]; expected within intervals.
+        """Flow [F, K] of what was observed, and its tallies [F, S, K]; expected within intervals.
 
         Missing values without intervals are not counted.
         """
         observed = self.observed_flow(slope)
-        statistics = self.family.statistics(self.x)  # [F, B, S]
-        total, sums = observed.sum(dim=1), torch.einsum("fbs,fbk->fsk", statistics, observed)
+        x = self.x.masked_fill(self.missing, torch.nan) if self.any_missing else self.x
+        total, sums = observed.sum(dim=1), self.family.tally(self.params(), x, observed)
         if self.bounded is not None:
             fold, row = self.bounds
             flow = self.semiring.flow(self.out.units, slope)[fold, row]  # [N, K]
             add_rows(total, fold, flow)
-            within = self.truncated(self.params()).moments() * flow.unsqueeze(-2)  # [N, S, K]
-            add_rows(sums.view(len(sums), -1), fold, within.flatten(1))
+            add_rows(sums, fold, self.truncated(self.params()).moments() * flow.unsqueeze(-2))
         return total, sums
 
     def gradients(self, slope: Tensor) -> dict[str, Tensor]:
