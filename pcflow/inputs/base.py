@@ -360,9 +360,7 @@ class DensityFamily(InputFamily):
         statistics = self.statistics(possible).masked_fill(missing.unsqueeze(-1), 0.0)
         return torch.einsum("fbs,fbk->fsk", statistics, weight)
 
-    def recentred(
-        self, tallies: Tensor, weight: Tensor, before: Params, params: Params
-    ) -> Tensor:
+    def recentred(self, tallies: Tensor, weight: Tensor, before: Params, params: Params) -> Tensor:
         """Tallies [P, S, K] of flow [P, K] as counted from other parameters than before."""
         return tallies
 

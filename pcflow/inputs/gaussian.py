@@ -137,9 +137,7 @@ class Gaussian(ExponentialFamily):
         found = torch.einsum("fbs,fbk->fsk", told, weight)
         return _moved(found[:, 1:], found[:, 0], middle - params["mean"])
 
-    def recentred(
-        self, tallies: Tensor, weight: Tensor, before: Params, params: Params
-    ) -> Tensor:
+    def recentred(self, tallies: Tensor, weight: Tensor, before: Params, params: Params) -> Tensor:
         """From other means."""
         return _moved(tallies, weight, before["mean"] - params["mean"])
 

@@ -116,9 +116,7 @@ class LogNormal(ExponentialFamily):
         """Deviations of the logarithm, and their squares."""
         return self._log.tally(params, _log_where_positive(x), weight)
 
-    def recentred(
-        self, tallies: Tensor, weight: Tensor, before: Params, params: Params
-    ) -> Tensor:
+    def recentred(self, tallies: Tensor, weight: Tensor, before: Params, params: Params) -> Tensor:
         """From other means of the logarithm."""
         return self._log.recentred(tallies, weight, before, params)
 

@@ -26,7 +26,7 @@ from pcflow.testing.oracle import (
     enumerate_support,
     enumerate_weights,
 )
-from pcflow.testing.strategies import circuits, evidence, region_graphs
+from pcflow.testing.strategies import circuits, evidence, intervals, region_graphs
 
 __all__ = [
     "Breach",
@@ -48,6 +48,7 @@ __all__ = [
     "enumerate_weights",
     "evidence",
     "finite_families",
+    "intervals",
     "mixed_families",
     "region_graphs",
     "tree_distributions",
