@@ -261,6 +261,26 @@ def test_averages_of_anemone_move_with_the_parameters_they_are_counted_from() ->
         assert model.log_prob(batch[:1]).item() == pytest.approx(float(normal.log_prob(batch[:1])))
 
 
+@pytest.mark.parametrize("learner", LEARNERS, ids=lambda each: type(each).__name__)
+def test_intervals_do_not_depend_on_units(learner: pf.Learner) -> None:
+    """Of which no spread of values is known; learning goes on from a start that is too wide."""
+    z = torch.randn(100, 1, generator=seeded(), dtype=torch.float64).floor()
+
+    def learned_std(scale: float) -> float:
+        named = {"mean": torch.zeros(1), "log_std": torch.full((1,), math.log(5 * scale))}
+        leaf = {name: pf.Parameter(value.double()) for name, value in named.items()}
+        circuit = pf.Circuit(pf.SumLayer.random([pf.InputLayer(0, pf.Gaussian(), 1, leaf)]))
+        model = pf.compile(circuit, DEVICE, torch.float64)
+        batch = pf.Batch(pf.Evidence(lower=scale * z, upper=scale * (z + 1)))
+        run = learner.start(model)
+        for _ in range(5):
+            run.step([batch])
+        return float(pf.covariance(model)[0, 0].sqrt()) / scale
+
+    assert learned_std(1.0) < 4.9
+    assert learned_std(1e-6) == pytest.approx(learned_std(1.0))
+
+
 def test_float32_warns_where_it_cannot_tell_values_apart() -> None:
     x = torch.stack([torch.randn(50, generator=seeded()), torch.full((50,), 1e9)], dim=1).double()
     x = torch.cat([x, x[:, :1] + 1e6, torch.arange(50).double().unsqueeze(1)], dim=1)
