@@ -11,6 +11,10 @@ import torch
 from torch import Tensor
 
 import pcflow as pf
+from pcflow.engine import Drawn
+from pcflow.engine.leaves.truncated import Truncated
+from pcflow.evidence import Intervals
+from pcflow.learn.counts import Counts
 from pcflow.testing import (
     LawBroken,
     check_circuit,
@@ -536,6 +540,22 @@ def stray(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def weigh_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = pf.Batch.weighed
+    monkeypatch.setattr(pf.Batch, "weighed", lambda batch, weight: right(batch, weight**2))
+
+
+def thaw(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Counts.maximize
+
+    def maximize(self: Counts, *args: Any, **more: Any) -> None:
+        right(self, *args, **more)
+        for bank in self.engine.tables.banks:
+            bank.add_(0.0 if bank.requires_grad else 0.1)
+
+    monkeypatch.setattr(Counts, "maximize", maximize)
+
+
 def lose(monkeypatch: pytest.MonkeyPatch) -> None:
     right = circuit_laws.files.load
 
@@ -585,6 +605,8 @@ PROMISES: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
     ),
     "gradients": (steep, "gradients are those of autograd"),
     "em": (stray, "EM never lowers the likelihood"),
+    "weights": (weigh_twice, "to EM, whole weights are repeated rows"),
+    "frozen": (thaw, "EM keeps what is frozen"),
     "files": (lose, "saved and loaded, a circuit says the same"),
     "folding": (compile_wrongly(circuit_laws, fold=False), "folding changes no answer"),
     "float32": (
@@ -604,6 +626,50 @@ def test_every_law_of_circuits_catches_something_that_none_before_it_does(
 ) -> None:
     spoil(monkeypatch)
     assert broken_laws(lambda: check_circuit(coins, EXAMPLES.get(law, 8))) == (law,)
+
+
+def chain(generator: torch.Generator) -> pf.Circuit:
+    return pf.hmm(2, 2, pf.Gaussian(), generator=generator)
+
+
+def lighter(self: Any) -> Tensor:
+    return MASSES(self) - 0.1
+
+
+def first_part_only(self: Any, values: Tensor) -> Tensor:
+    return HOLDS(self, values) | (values == 0)
+
+
+def escape(self: Any, family: Any, params: Any, lower: Tensor, upper: Tensor) -> Tensor:
+    return family.sample(params, self.generator)
+
+
+MASSES, HOLDS = Truncated.masses, Intervals.holds
+
+
+@pytest.mark.parametrize(
+    ("place", "spoiled", "make", "law"),
+    [
+        ((Truncated, "masses"), lighter, chain, "intervals are those of the plain evaluator"),
+        (
+            (Intervals, "holds"),
+            first_part_only,
+            coins,
+            "the mass of an interval is that of its parts",
+        ),
+        ((Drawn, "within"), escape, chain, "draws and most probable states lie in the intervals"),
+    ],
+    ids=["masses", "parts", "draws"],
+)
+def test_every_law_of_intervals_catches_something(
+    place: tuple[type, str],
+    spoiled: Callable[..., Tensor],
+    make: Callable[[torch.Generator], pf.Circuit],
+    law: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(*place, spoiled)
+    assert broken_laws(lambda: check_circuit(make, 8)) == (law,)
 
 
 def test_numpy_arrays_are_read() -> None:

@@ -49,11 +49,16 @@ class LogSumProduct:
         """Nothing to mark or to raise."""
 
     def product(self, xs: list[Value], out: Value, kronecker: bool) -> None:
-        """Add the logarithms."""
+        """Add the logarithms; many of them in double, lest their rounding add up."""
+        if not kronecker and len(xs) > 2:
+            total = xs[0].units.to(torch.float64, copy=True)
+            for x in xs[1:]:
+                total += x.units
+            out.units.copy_(total)
+            return
         units = xs[0].units
         if not kronecker:
-            for x in xs[1:]:
-                units = torch.add(units, x.units, out=out.units)
+            torch.add(units, xs[1].units, out=out.units)
             return
         for x in xs[1:]:
             units = outer_add(units, x.units)
@@ -138,9 +143,9 @@ class LogSumProduct:
         """What input units over `variables` [N] make of table times potential [N, V, K]: [N, K]."""
         return self.reduce(joint.transpose(-1, -2))
 
-    def over_reals(self, peak: Tensor, variables: Tensor) -> Tensor:
-        """What densities over missing `variables` [N] come to; `peak` [N, K] are their largest."""
-        return torch.zeros_like(peak)
+    def over_reals(self, mass: Tensor, peak: Tensor, variables: Tensor) -> Tensor:
+        """What densities over missing `variables` [N] come to: their total `mass` [N, K]."""
+        return mass
 
     def reduce_first(self, terms: Tensor, out: Tensor) -> None:
         """The same over the first axis, into `out`; the terms are written over."""
@@ -159,7 +164,7 @@ class MaxProduct(LogSumProduct):
         """Maximum over the last axis."""
         return terms.amax(dim=-1)
 
-    def over_reals(self, peak: Tensor, variables: Tensor) -> Tensor:
+    def over_reals(self, mass: Tensor, peak: Tensor, variables: Tensor) -> Tensor:
         """The largest."""
         return peak
 
@@ -188,9 +193,9 @@ class MaxInputs(LogSumProduct):
         largest, total = joint.amax(dim=-2), torch.logsumexp(joint, dim=-2)
         return torch.where(self.chosen[variables].unsqueeze(-1), largest, total)
 
-    def over_reals(self, peak: Tensor, variables: Tensor) -> Tensor:
-        """The largest or one, by the variable."""
-        return peak.masked_fill(~self.chosen[variables].unsqueeze(-1), 0.0)
+    def over_reals(self, mass: Tensor, peak: Tensor, variables: Tensor) -> Tensor:
+        """The largest or the total, by the variable."""
+        return torch.where(self.chosen[variables].unsqueeze(-1), peak, mass)
 
 
 def log_terms(units: Tensor, weight: Weight) -> Tensor:

@@ -7,7 +7,9 @@ from pcflow.inputs.base import (
     InputFamily,
     Params,
     Power,
+    alike,
     powered,
+    spread_of,
 )
 from pcflow.inputs.bernoulli import Bernoulli
 from pcflow.inputs.binomial import Binomial
@@ -17,6 +19,7 @@ from pcflow.inputs.exponential import Exponential
 from pcflow.inputs.gaussian import Gaussian
 from pcflow.inputs.histogram import Histogram
 from pcflow.inputs.indicator import Indicator
+from pcflow.inputs.intervals import log_sum
 from pcflow.inputs.log_normal import LogNormal
 from pcflow.inputs.poisson import Poisson
 from pcflow.inputs.registry import FAMILIES, register_family
@@ -39,6 +42,9 @@ __all__ = [
     "Params",
     "Poisson",
     "Power",
+    "alike",
+    "log_sum",
     "powered",
     "register_family",
+    "spread_of",
 ]

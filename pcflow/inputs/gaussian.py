@@ -1,13 +1,16 @@
 """The normal distribution."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from pcflow.errors import SettingError
 from pcflow.inputs.base import DensityFamily, ExponentialFamily, Params, Power, refuse_infinite
+from pcflow.inputs.intervals import NormalInterval, standardised
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,8 @@ class Gaussian(ExponentialFamily):
     Parameters: `mean` [K] and `log_std` [K].
 
     Args:
-        min_std: EM never goes below this standard deviation.
+        min_std: no unit that is learned by counting gets narrower than this share of the standard
+            deviation of its column (of one, where all values are alike).
 
     Raises:
         SettingError: if `min_std` is not positive.
@@ -29,6 +33,8 @@ class Gaussian(ExponentialFamily):
     """
 
     min_std: float = 1e-3
+    separate: ClassVar[frozenset[str]] = frozenset({"mean"})
+    locations: ClassVar[Mapping[str, str]] = {"mean": "log_std"}
 
     def __post_init__(self) -> None:
         """Check the floor."""
@@ -45,7 +51,8 @@ class Gaussian(ExponentialFamily):
     def log_prob(self, params: Params, x: Tensor) -> Tensor:
         """Normal log-density."""
         mean, log_std = params["mean"].unsqueeze(-2), params["log_std"].unsqueeze(-2)  # [F, 1, K]
-        score = (x.unsqueeze(-1) - mean) * torch.exp(-log_std)  # [F, B, K]
+        precision = torch.exp(-log_std).clamp_max(torch.finfo(log_std.dtype).max)  # not infinite
+        score = (x.unsqueeze(-1) - mean) * precision  # [F, B, K]
         return -0.5 * score.square() - log_std - 0.5 * math.log(2 * math.pi)
 
     def mean(self, params: Params) -> Tensor:
@@ -74,6 +81,28 @@ class Gaussian(ExponentialFamily):
         noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
         return mean + params["log_std"].exp() * noise
 
+    def log_mass(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        """By the normal distribution function."""
+        return self.within(params, lower, upper, upper - lower).log_mass
+
+    def mean_within(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        """Mean plus scaled mean of the score."""
+        score = self.within(params, lower, upper, upper - lower).moments()[0]
+        return params["mean"].unsqueeze(-2) + params["log_std"].exp().unsqueeze(-2) * score
+
+    def moments_within(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        """Of the deviation from the mean, and of its square."""
+        score, square = self.within(params, lower, upper, upper - lower).moments()
+        std = params["log_std"].exp().unsqueeze(-2)
+        return torch.stack([std * score, std**2 * square], dim=-2)
+
+    def within(self, params: Params, lower: Tensor, upper: Tensor, width: Tensor) -> NormalInterval:
+        """Intervals [F, B], of a width that is known, in units of every standard deviation."""
+        mean, log_std = params["mean"].unsqueeze(-2), params["log_std"].unsqueeze(-2)  # [F, 1, K]
+        low, high = (standardised(x.unsqueeze(-1), mean, log_std) for x in (lower, upper))
+        width = width.nan_to_num(posinf=1.0).unsqueeze(-1) * torch.exp(-log_std)
+        return NormalInterval(low, high, width)
+
     def product(
         self, params: Params, a: Power, other: DensityFamily, others: Params, b: Power
     ) -> tuple[DensityFamily, dict[str, Tensor], Tensor]:
@@ -97,13 +126,52 @@ class Gaussian(ExponentialFamily):
         """Value and square."""
         return torch.stack([x, x.square()], dim=-1)  # [F, B, 2]
 
+    def tally(self, params: Params, x: Tensor, weight: Tensor) -> Tensor:
+        """Deviations from the present means, and their squares.
+
+        Added up from the middle of the column, which is near; what is small is moved from there.
+        """
+        middle = x.nanmean(dim=1, keepdim=True).nan_to_num(nan=0.0)  # [F, 1]
+        deviation = (x - middle).nan_to_num(nan=0.0)
+        known = (~x.isnan()).to(x).unsqueeze(-1)
+        told = torch.cat([known, self.statistics(deviation)], dim=-1)  # [F, B, 3]
+        found = torch.einsum("fbs,fbk->fsk", told, weight)
+        return _moved(found[:, 1:], found[:, 0], middle - params["mean"])
+
+    def recentred(self, tallies: Tensor, weight: Tensor, before: Params, params: Params) -> Tensor:
+        """From other means."""
+        return _moved(tallies, weight, before["mean"] - params["mean"])
+
     def moments(self, params: Params) -> Tensor:
-        """Mean, and variance plus squared mean."""
-        mean, variance = params["mean"], (2 * params["log_std"]).exp()
-        return torch.stack([mean, mean.square() + variance], dim=-2)
+        """No deviation from the mean, and the variance."""
+        variance = (2 * params["log_std"]).exp()
+        return torch.stack([torch.zeros_like(variance), variance], dim=-2)
+
+    def maximize(
+        self, params: Params, weight: Tensor, statistics: Tensor, pseudocount: float
+    ) -> dict[str, Tensor]:
+        """Mean and standard deviation, found as a move from the present mean."""
+        here = {**params, "mean": torch.zeros_like(params["mean"])}
+        moved = super().maximize(here, weight, statistics, pseudocount)
+        return moved | {"mean": params["mean"] + moved["mean"]}
 
     def matching(self, moments: Tensor) -> dict[str, Tensor]:
-        """Mean and standard deviation, the latter not below the floor."""
+        """Mean and standard deviation, as far as the squares resolve it."""
         mean, square = moments.unbind(dim=-2)  # [P, K]
-        variance = (square - mean.square()).clamp_min(self.min_std**2)
-        return {"mean": mean, "log_std": 0.5 * variance.log()}
+        limits = torch.finfo(square.dtype)
+        variance = torch.maximum(square - mean.square(), limits.eps * square)
+        return {"mean": mean, "log_std": 0.5 * variance.clamp_min(limits.tiny).log()}
+
+    def floored(self, params: Params, spread: Tensor, present: Params) -> dict[str, Tensor]:
+        """Not narrower than a share of the column; where nothing varies, as narrow as before."""
+        least = (self.min_std * spread).log()
+        log_std = torch.where(
+            spread > 0, torch.maximum(params["log_std"], least), present["log_std"]
+        )
+        return {**params, "log_std": log_std}
+
+
+def _moved(tallies: Tensor, weight: Tensor, by: Tensor) -> Tensor:
+    """Tallies [P, 2, K] of values that all of a flow [P, K] sees moved by so much."""
+    first, second = tallies.unbind(dim=-2)
+    return torch.stack([first + weight * by, second + by * (2 * first + weight * by)], dim=-2)

@@ -1,12 +1,15 @@
 """The log-normal distribution."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from pcflow.inputs.base import DensityFamily, ExponentialFamily, Params, Power
 from pcflow.inputs.gaussian import Gaussian
+from pcflow.inputs.intervals import NormalInterval
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,8 @@ class LogNormal(ExponentialFamily):
     Parameters: `mean` [K] and `log_std` [K] of the logarithm.
 
     Args:
-        min_std: EM never goes below this standard deviation of the logarithm.
+        min_std: no unit that is learned by counting gets a smaller standard deviation of the
+            logarithm, which has no units.
 
     Raises:
         StructureError: if `min_std` is not positive.
@@ -28,6 +32,8 @@ class LogNormal(ExponentialFamily):
     """
 
     min_std: float = 1e-3
+    separate: ClassVar[frozenset[str]] = frozenset({"mean"})
+    locations: ClassVar[Mapping[str, str]] = {"mean": "log_std"}
     _log: Gaussian = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -69,6 +75,27 @@ class LogNormal(ExponentialFamily):
         """Exponential of a normal draw."""
         return self._log.sample(params, generator).exp()
 
+    def log_mass(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        """That of the logarithm."""
+        return self._within(params, lower, upper).log_mass
+
+    def mean_within(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        """The mean, times what the interval has of the mass that the value is weighed with."""
+        mean, log_std = params["mean"].unsqueeze(-2), params["log_std"].unsqueeze(-2)
+        variance = (2 * log_std).exp()
+        tilted = {"mean": (mean + variance).squeeze(-2), "log_std": params["log_std"]}
+        log_mean = mean + 0.5 * variance + self.log_mass(tilted, lower, upper)
+        return (log_mean - self.log_mass(params, lower, upper)).exp()
+
+    def moments_within(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        """Of the logarithm's deviation from its mean, and of its square."""
+        return self._log.moments_within(params, _log_end(lower), _log_end(upper))
+
+    def _within(self, params: Params, lower: Tensor, upper: Tensor) -> NormalInterval:
+        """The interval of the logarithm, whose width is no difference of logarithms."""
+        share = torch.where(lower > 0, (upper - lower) / lower, torch.inf)
+        return self._log.within(params, _log_end(lower), _log_end(upper), share.log1p())
+
     def product(
         self, params: Params, a: Power, other: DensityFamily, others: Params, b: Power
     ) -> tuple[DensityFamily, dict[str, Tensor], Tensor]:
@@ -86,15 +113,38 @@ class LogNormal(ExponentialFamily):
         """Logarithm and its square."""
         return self._log.statistics(_log_where_positive(x))  # [F, B, 2]
 
+    def tally(self, params: Params, x: Tensor, weight: Tensor) -> Tensor:
+        """Deviations of the logarithm, and their squares."""
+        return self._log.tally(params, _log_where_positive(x), weight)
+
+    def recentred(self, tallies: Tensor, weight: Tensor, before: Params, params: Params) -> Tensor:
+        """From other means of the logarithm."""
+        return self._log.recentred(tallies, weight, before, params)
+
     def moments(self, params: Params) -> Tensor:
-        """Of the logarithm and its square."""
+        """Of the logarithm: no deviation from its mean, and its variance."""
         return self._log.moments(params)
+
+    def maximize(
+        self, params: Params, weight: Tensor, statistics: Tensor, pseudocount: float
+    ) -> dict[str, Tensor]:
+        """As a normal distribution of the logarithm."""
+        return self._log.maximize(params, weight, statistics, pseudocount)
 
     def matching(self, moments: Tensor) -> dict[str, Tensor]:
         """Mean and standard deviation of the logarithm."""
         return self._log.matching(moments)
 
+    def floored(self, params: Params, spread: Tensor, present: Params) -> dict[str, Tensor]:
+        """Not below the floor, whatever the column."""
+        return self._log.floored(params, torch.ones_like(spread), present)
+
 
 def _log_where_positive(x: Tensor) -> Tensor:
-    """Zero elsewhere, so that what has no flow adds nothing."""
-    return torch.where(x > 0, x, 1.0).log()
+    """Zero elsewhere, so that what has no flow adds nothing; NaN is kept."""
+    return torch.where(x <= 0, 1.0, x).log()
+
+
+def _log_end(x: Tensor) -> Tensor:
+    """The logarithm of an end of an interval; nothing lies below zero."""
+    return x.clamp_min(0.0).log()

@@ -41,7 +41,7 @@ def _sizes(params: Parameters) -> tuple[int, int]:
     return first.shape[0], first.shape[-1]
 
 
-class _Unit:
+class Unit:
     """One unit of a family on a grid.
 
     Attributes:
@@ -66,19 +66,25 @@ class _Unit:
         return torch.einsum("q,q...->...", share, values[some])
 
 
-def _units(family: DensityFamily, params: Parameters) -> Iterator[_Unit]:
+def units_of(family: DensityFamily, params: Parameters) -> Iterator[Unit]:
+    """All units, one by one."""
     sets, units = _sizes(params)
     drawn = draws(family, params)
     for s in range(sets):
         for k in range(units):
             one = {n: p[s : s + 1, ..., k : k + 1] for n, p in params.items()}
             told = ", ".join(f"{n} {p.flatten().tolist()}" for n, p in one.items())
-            yield _Unit(family, told, one, drawn[s, :, k])
+            yield Unit(family, told, one, drawn[s, :, k])
 
 
 def _columns(family: DensityFamily, params: Parameters) -> Tensor:
     """Values [F, B] of all units."""
     return draws(family, params, 20).flatten(1)
+
+
+def _tally(family: DensityFamily, params: Parameters, x: Tensor) -> Tensor:
+    """Of values that all count once for every unit."""
+    return family.tally(params, x, torch.ones(*x.shape, _sizes(params)[1]).to(x))
 
 
 def _shapes(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
@@ -91,6 +97,7 @@ def _shapes(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
         "mean [P, K]": (family.mean(params), (sets, units)),
         "mode [P, K]": (family.mode(params), (sets, units)),
         "statistics [F, B, S]": (statistics, (*x.shape, S)),
+        "tally [F, S, K]": (_tally(family, params, x), (sets, S, units)),
         "moments [P, S, K]": (family.moments(params), (sets, S, units)),
     }
     for name, (found, shape) in told.items():
@@ -108,7 +115,7 @@ def _a_tied_parameter_set_serves_all(family: DensityFamily, params: Parameters) 
 
 
 def _total(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
-    for unit in _units(family, params):
+    for unit in units_of(family, params):
         total = unit.mass.sum()
         if not abs(total - 1) <= QUADRATURE:
             yield Breach("the density integrates to one", unit.name, "1", f"{total:.6g}")
@@ -116,7 +123,7 @@ def _total(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
 
 def _draws(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
     law = "draws follow the density"
-    for unit in _units(family, params):
+    for unit in units_of(family, params):
         below = torch.cat([torch.zeros(1), unit.mass.cumsum(0) / unit.mass.sum()])
         share = torch.arange(DRAWS + 1).double() / DRAWS
         # of whole numbers: up to and with the value, and up to it
@@ -135,7 +142,7 @@ def _draws_come_from_the_generator(family: DensityFamily, params: Parameters) ->
 
 
 def _mode(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
-    for unit in _units(family, params):
+    for unit in units_of(family, params):
         at_mode = family.log_prob(unit.params, family.mode(unit.params)).item()
         best = int(unit.log_prob.argmax())
         if not at_mode >= unit.log_prob[best] - 1e-6:
@@ -146,7 +153,7 @@ def _mode(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
 
 
 def _mean(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
-    for unit in _units(family, params):
+    for unit in units_of(family, params):
         found, wanted = family.mean(unit.params).item(), unit.average(unit.points)
         slack = QUADRATURE * unit.average(unit.points.abs())
         if not abs(found - wanted) <= slack:
@@ -154,13 +161,23 @@ def _mean(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
 
 
 def _moments(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
-    for unit in _units(family, params):
-        statistics = family.statistics(unit.points.unsqueeze(0))[0]  # [Q, S]
-        found, wanted = family.moments(unit.params)[0, :, 0], unit.average(statistics)
-        slack = QUADRATURE * unit.average(statistics.abs())
+    for unit in units_of(family, params):
+        some = unit.mass > 0
+        points, share = unit.points[some].unsqueeze(0), unit.mass[some] / unit.mass[some].sum()
+        wanted = family.tally(unit.params, points, share.view(1, -1, 1))[0, :, 0]
+        found = family.moments(unit.params)[0, :, 0]
+        slack = QUADRATURE * unit.average(family.statistics(unit.points.unsqueeze(0))[0].abs())
         if not ((found - wanted).abs() <= slack).all():
-            law = "`moments` are the expected statistics"
+            law = "`moments` are what is expected of `tally`"
             yield Breach(law, unit.name, str(wanted.tolist()), str(found.tolist()))
+
+
+def _tallies_can_be_moved(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
+    law = "`recentred` is the tally from other parameters"
+    x, others = _columns(family, params), {n: p.flip(0) for n, p in params.items()}
+    weight = torch.rand(*x.shape, _sizes(params)[1], generator=generator()).double()
+    found = family.recentred(family.tally(params, x, weight), weight.sum(1), params, others)
+    yield from compare_entries(law, found, family.tally(others, x, weight), EXACT, "tallies")
 
 
 def _units_can_be_chosen(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
@@ -183,6 +200,7 @@ def _precision(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
             "moments": family.moments(named),
             "sample": draws(family, named, 3),
             "statistics": family.statistics(asked),
+            "tally": _tally(family, named, asked),
         }
         for name, answer in answers.items():
             if answer.dtype != dtype:
@@ -212,6 +230,7 @@ DENSITY = (
     _mode,
     _mean,
     _moments,
+    _tallies_can_be_moved,
     _units_can_be_chosen,
     _precision,
     _derivatives,
