@@ -169,13 +169,13 @@ class Gapless(pf.Bernoulli):
 
 
 class Unbounded(pf.Poisson):
-    """A column of zeros has rate zero, whose logarithm is infinite."""
+    """A column of zeros has a rate that is no number."""
 
     def maximize(
         self, params: Params, weight: Tensor, statistics: Tensor, pseudocount: float
     ) -> dict[str, Tensor]:
         found = super().maximize(params, weight, statistics, pseudocount)["log_rate"]
-        return {"log_rate": found.masked_fill(found < -10, -torch.inf)}
+        return {"log_rate": found.masked_fill(found < -10, torch.nan)}
 
 
 class Averaging(pf.Bernoulli):

@@ -136,7 +136,8 @@ CALLS: dict[str, Call] = {
     "build_circuit": lambda _: {"region_graph": region_graph(), "inputs": pf.Categorical(V),
                                 "units": 2, "layer": "cp", "generator": seeded()},
     "hmm": lambda _: {"length": D, "states": 2, "inputs": pf.Categorical(V),
-                      "generator": seeded()},
+                      "generator": seeded(), "initial": torch.ones(2) / 2,
+                      "transition": torch.ones(2, 2) / 2, "emission": torch.ones(2, V) / V},
     "naive_bayes": lambda _: {"inputs": [pf.Categorical(V)], "units": 2, "generator": seeded()},
     "chow_liu": lambda _: {"data": rows(), "alpha": 1.0},
     "hclt": lambda _: {"data": rows(), "units": 2, "inputs": pf.Categorical(V),
@@ -146,6 +147,7 @@ CALLS: dict[str, Call] = {
     "learn_spn": lambda _: {"data": rows(), "inputs": pf.Categorical(V), "min_rows": 2,
                             "significance": 0.1, "clusters": 2, "clustering": "em",
                             "pseudocount": 1.0, "generator": seeded()},
+    "unroll": lambda _: {"circuit": chain(), "length": 5},
     "condition": lambda _: {"circuit": chain(), "values": {0: 1}},
     "marginalize": lambda _: {"circuit": chain(), "keep": [0, 2]},
     "restrict": lambda _: {"circuit": chain(), "allowed": {0: [1]}},
@@ -174,6 +176,8 @@ CALLS: dict[str, Call] = {
     **{name: (lambda _: {"model": chain(), "query_variables": [0], "evidence": nothing()})
        for name in ("map_lower_bound", "map_upper_bound")},
     "marginal_map": lambda _: {"circuit": tree(), "query": range(D), "evidence": nothing()},
+    "state_posteriors": lambda _: {"circuit": chain(), "evidence": nothing()},
+    "viterbi": lambda _: {"circuit": chain(), "evidence": nothing(), "lengths": torch.tensor([2])},
     "moment": lambda _: {"circuit": chain(), "powers": {0: 2}},
     "covariance": of_one,
     "mutual_information": lambda _: {"circuit": chain(), "a": 0, "b": [1]},
@@ -185,7 +189,8 @@ CALLS: dict[str, Call] = {
     "reference_log_prob": lambda _: {"circuit": chain(), "evidence": rows()},
     "fit": lambda _: {"model": model(), "train": rows(), "learner": pf.EM(), "epochs": 1,
                       "batch_size": 2, "validation": rows(), "patience": 1,
-                      "generator": seeded(), "progress": False},
+                      "weights": torch.ones(4), "validation_weights": torch.ones(4),
+                      "impossible": "skip", "generator": seeded(), "progress": False},
     "grow": lambda _: {"circuit": chain(), "copies": 2, "noise": 0.1, "generator": seeded()},
     "prune": lambda _: {"model": model(), "data": rows(), "keep": 0.5},
     "save": lambda folder: {"model": model(), "path": folder / "model"},
@@ -194,6 +199,12 @@ CALLS: dict[str, Call] = {
     "write_psdd": lambda folder: {"circuit": psdd(), "path": folder / "psdd"},
     "read_psdd": lambda folder: {
         "path": written(folder / "psdd", lambda p: pf.write_psdd(psdd(), p))},
+    "read_nnf": lambda folder: {
+        "path": written(folder / "nnf", lambda p: pf.replace_file(p, [b"nnf 1 0 2\nA 0\n"])),
+        "num_variables": 3},
+    "read_sdd": lambda folder: {
+        "path": written(folder / "sdd", lambda p: pf.replace_file(p, [b"sdd 1\nT 0\n"])),
+        "vtree": written(folder / "vtree", lambda p: pf.replace_file(p, [b"vtree 1\nL 0 1\n"]))},
     "read_juice": lambda folder: {
         "path": written(folder / "jpc", keep_juice)},
     "write_dimacs": lambda folder: {"cnf": pf.CNF([(1, 2)]), "path": folder / "cnf"},
@@ -207,6 +218,9 @@ CALLS: dict[str, Call] = {
     **{f"CompiledCircuit.{name}": (lambda _: {"self": model(), "n": 2, "evidence": nothing(),
                                               "generator": seeded(), "temperature": 0.5})
        for name in ("sample", "sample_with_marginals")},
+    "CompiledCircuit.filter": lambda _: {"self": model(), "rows": 2},
+    "Filter.observe": lambda _: {"self": model().filter(4), "x": torch.tensor([0, 1, 2, 0])},
+    "Filter.next_log_probs": lambda _: {"self": model().filter(2), "emission": 0},
     "CompiledCircuit.project": lambda _: {"self": model(), "evidence": nothing(), "sweeps": 1,
                                           "log_marginals": torch.zeros(1, D, V),
                                           "tolerance": 0.1},
@@ -215,7 +229,7 @@ CALLS: dict[str, Call] = {
 WITHOUT = {  # protocols, what others return, and names of errors
     "CheckedEvidence", "Compatible", "Container", "Deterministic", "Draws", "Estimate", "Examples",
     "FitResult", "Learner", "MAP", "MPE", "ModelCount", "OmniCompatible", "Potentials",
-    "ProjectedEvidence", "Properties", "Run", "StructuredDecomposable", "Team",
+    "ProjectedEvidence", "Properties", "Run", "StructuredDecomposable", "Team", "Viterbi",
     "read_bytes", "replace_file",
     "DensityFamily", "ExponentialFamily", "FiniteFamily", "InputFamily",  # to derive from
     "Decomposable", "Smooth",
@@ -227,7 +241,7 @@ ANOTHER = {"Evidence": lambda **given: model().log_prob(pf.Evidence(**given))}  
 OTHERS: list[Any] = [
     None, "word", 1.5, -1, float("nan"), [[1.0]], ["a"], object(), 1 + 2j, {}, {"a": 1}, {7: 7},
 ]  # fmt: skip
-FREE = {"progress", "path", "self"}  # truth, and names of files
+FREE = {"progress", "path", "vtree", "self"}  # truth, and names of files
 
 
 def wrong(right: Any) -> Iterator[Any]:
@@ -284,9 +298,13 @@ def test_wrong_arguments_are_refused_in_words(name: str, tmp_path: Path) -> None
     assert not complaints, "\n".join(complaints)
 
 
-def test_a_seed_is_no_generator() -> None:
-    with pytest.raises(pf.TypeMismatch, match=r"generator must be a torch\.Generator or None"):
-        model().sample(2, generator=0)  # type: ignore[arg-type]
+DRAWS = [name for name, call in CALLS.items() if "generator" in call(Path("draws"))]
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_a_seed_is_no_generator(name: str, tmp_path: Path) -> None:
+    with pytest.raises(pf.TypeMismatch, match=r"generator must be a torch\.Generator .* a seed"):
+        function(name)(**(CALLS[name](tmp_path) | {"generator": 0}))
 
 
 class Elsewhere(torch.Generator):

@@ -1,4 +1,4 @@
-"""Region graphs to circuits, the hidden Markov model, and naive Bayes."""
+"""Region graphs to circuits, and naive Bayes."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 
 from pcflow.checks import check_generator, check_kind, check_kinds, check_whole
-from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, SumLayer
+from pcflow.circuit import Circuit, InputLayer, Layer, ProductLayer, SumLayer
 from pcflow.errors import SettingError, StructureError
 from pcflow.inputs import InputFamily
 from pcflow.structure import Partition, Region, RegionGraph
@@ -54,51 +54,6 @@ def build_circuit(
     for region in region_graph.regions:
         built[region] = builder.region(region, region_graph.splits(region), built)
     return Circuit(SumLayer.random([built[region_graph.root]], 1, generator=generator))
-
-
-def hmm(
-    length: int,
-    states: int,
-    inputs: Inputs,
-    homogeneous: bool = True,
-    generator: torch.Generator | None = None,
-) -> Circuit:
-    """A hidden Markov model with random parameters: z_1 ~ initial, z_t+1 ~ A[z_t], x_t ~ B[z_t].
-
-    The root's weight is the initial distribution [1, states]; every other sum layer's weight is a
-    transition matrix [states, states] with rows z_t.
-
-    Args:
-        length: number of positions.
-        states: number of hidden states.
-        inputs: emission family, or one per position.
-        homogeneous: share one transition and one emission parameter between all positions.
-        generator: source of the initial parameters; torch's global one by default.
-
-    Raises:
-        SettingError: if a size is below 1.
-        StructureError: if emissions that differ are to be shared, or there are too few.
-
-    Examples:
-        >>> from pcflow import Categorical
-        >>> hmm(5, states=2, inputs=Categorical(3))
-        Circuit(5 variables, 14 layers, 12 parameters)
-    """
-    check_whole("length", length)
-    check_whole("states", states)
-    check_generator(generator)
-    families = per_variable(inputs, length)
-    if homogeneous and len(set(families)) > 1:
-        raise StructureError("a homogeneous HMM needs the same input family at every position")
-    emit = InputLayer.random(length - 1, families[-1], states, generator).parameters
-    move = Parameter(torch.randn(states, states, generator=generator))
-    below: Layer = InputLayer(length - 1, families[-1], states, emit)
-    for t in reversed(range(length - 1)):
-        if not homogeneous:
-            emit = InputLayer.random(t, families[t], states, generator).parameters
-            move = Parameter(torch.randn(states, states, generator=generator))
-        below = ProductLayer([InputLayer(t, families[t], states, emit), SumLayer([below], move)])
-    return Circuit(SumLayer.random([below], 1, generator=generator))
 
 
 def naive_bayes(

@@ -18,8 +18,8 @@ class Exponential(ExponentialFamily):
     Parameter: `log_mean` [K].
 
     Args:
-        min_mean: no mean that is learned by counting gets below this share of the standard deviation
-            of its column (of one, where all values are alike).
+        min_mean: no mean that is learned by counting gets below this share of the standard
+            deviation of its column (of one, where all values are alike).
 
     Raises:
         SettingError: if `min_mean` is not positive.

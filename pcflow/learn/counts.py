@@ -175,6 +175,7 @@ class Counts:
         return family.maximize(params, self.categories.found[first], pseudocount)
 
     def params(self, named: dict[str, int]) -> dict[str, Tensor]:
+        """Present parameters of a family, by name."""
         return {name: self.engine.tables.banks[bank].detach() for name, bank in named.items()}
 
     def at_weights(self, read: BankRead, flow: Tensor) -> None:
@@ -258,6 +259,23 @@ def _telling(evidence: CheckedEvidence, weight: Tensor) -> Tensor:
 
 def _of_part(rows: Tensor, part: CheckedEvidence) -> Tensor:
     return rows if part.origin is None else rows[part.origin]
+
+
+def refuse_half_frozen(model: Model) -> None:
+    """Raise if counting would learn parameters of input units that depend on frozen ones.
+
+    Raises:
+        StructureError: naming both.
+    """
+    plan, banks = model.engine.plan, model.engine.tables.banks
+    for family, named in _input_kinds(s for s in plan.steps if isinstance(s, InputStep)):
+        learned = {name for name, bank in named.items() if banks[bank].requires_grad}
+        if learned - family.separate and learned != named.keys():
+            frozen = ", ".join(sorted(named.keys() - learned))
+            raise StructureError(
+                f"{', '.join(sorted(learned))} of {family} cannot be counted while {frozen} is "
+                "frozen: freeze all of them, or learn by Gradient"
+            )
 
 
 def _input_kinds(steps: Iterable[InputStep]) -> list[tuple[InputFamily, dict[str, int]]]:

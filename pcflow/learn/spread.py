@@ -6,14 +6,15 @@ from it: [3, D], double. Legend: B batch, D variables, F folds, P parameters of 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from pcflow.engine import BankRead, InputStep
-from pcflow.evidence import CheckedEvidence
-from pcflow.inputs import alike
+from pcflow.evidence import CheckedEvidence, Domain
+from pcflow.inputs import alike, spread_of
 from pcflow.learn.team import ALONE, Team
 
 
@@ -41,7 +42,7 @@ def together(columns: Tensor, group: Tensor, groups: int, team: Team = ALONE) ->
     weight, mean, squares = columns
 
     def added(numbers: Tensor) -> Tensor:
-        found = numbers.new_zeros(groups).index_add_(0, group, numbers)
+        found: Tensor = numbers.new_zeros(groups).index_add_(0, group, numbers)
         team.add_up([found])
         return found
 
@@ -59,7 +60,7 @@ def both(columns: Tensor, others: Tensor) -> Tensor:
 def spread(columns: Tensor) -> Tensor:
     """Standard deviations [D]; zero where all values are alike."""
     weight, mean, squares = columns
-    found = (squares / weight.clamp_min(torch.finfo(weight.dtype).tiny)).sqrt()
+    found: Tensor = (squares / weight.clamp_min(torch.finfo(weight.dtype).tiny)).sqrt()
     return found.masked_fill(alike(found, mean.abs()), 0.0)
 
 
@@ -76,3 +77,25 @@ def _places(read: BankRead, folds: int, rows: int) -> Tensor:
     """The row [F] that every fold reads."""
     found = torch.arange(rows)[read.rows] if isinstance(read.rows, slice) else read.rows.cpu()
     return found.expand(folds) if read.shared else found
+
+
+FARTHEST = 2.0**17
+"""So many of its standard deviations a column may lie from zero in float32, of whose 24 bits 7 are
+then left to tell its values apart."""
+
+
+def warn_of_rounding(rows: Tensor, domain: Domain) -> None:
+    """Warn if what is real in rows [N, D] loses its differences in the precision of a model."""
+    if domain.is_finite or domain.dtype != torch.float32:
+        return
+    x = rows.detach().to("cpu", torch.float64)
+    size, spread = x.nan_to_num(nan=0.0).abs().amax(dim=0), spread_of(x.t())
+    constant = x.nan_to_num(nan=torch.inf).amin(dim=0) == x.nan_to_num(nan=-torch.inf).amax(dim=0)
+    far = (size > FARTHEST * spread) & ~constant & domain.real.cpu()
+    for column in far.nonzero().flatten().tolist():
+        told = f"{size[column] / spread[column]:.0e} of its standard deviations from zero"
+        warnings.warn(
+            f"column {column} lies {told}, and float32 rounds its differences away: subtract what "
+            "is common, or compile(dtype=torch.float64)",
+            stacklevel=3,
+        )

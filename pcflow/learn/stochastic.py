@@ -30,8 +30,9 @@ class Anemone:
     """Mini-batch EM in which every unit moves as much as it is used (arXiv 2505.19982).
 
     New parameters are relative counts of a mixture: `step` of the batch's mean flows, and the rest
-    of what the model itself expects of a row of which nothing is known. A unit that the batch uses
-    more than the model expects moves far, one that it does not use stays.
+    of what the model itself expects of a row of which nothing is known, wherever rows say something
+    and by the share of those that do. A unit that the batch uses more than the model expects moves
+    far, one that it does not use stays.
 
     Where something is given it learns by two flows: to what the model expects, `step` of the
     difference between the flows of the evidence and those of what is given is added, which is
@@ -137,14 +138,14 @@ class AnemoneRun(BatchRun[Anemone]):
 
     def maximize(self, counts: Counts, pseudocount: float) -> None:
         """Move the parameters, and count the averages from where they are then."""
-        before = [{n: p.clone() for n, p in counts.params(named).items()} for _, named in counts.kinds]
+        real = [(f, named) for f, named in counts.kinds if isinstance(f, DensityFamily)]
+        before = [{n: p.clone() for n, p in counts.params(named).items()} for _, named in real]
         super().maximize(counts, pseudocount)
         assert self.averages is not None
         _, _, flows, statistics, _ = self.averages
-        for (family, named), params in zip(counts.kinds, before, strict=True):
-            if isinstance(family, DensityFamily):
-                first, now = next(iter(named.values())), counts.params(named)
-                statistics[first] = family.recentred(statistics[first], flows[first], params, now)
+        for (family, named), params in zip(real, before, strict=True):
+            first, now = next(iter(named.values())), counts.params(named)
+            statistics[first] = family.recentred(statistics[first], flows[first], params, now)
 
     def _average(self, counts: Counts, rows: float) -> Averages:
         """Let mean flows into the averages."""

@@ -1,8 +1,9 @@
 """The testing kit: laws for your own densities, circuits and input families, and what they need.
 
 `check_density` is for any object of any library, `check_circuit` for a structure of your own,
-`check_input_family` for a family of your own. Below them are Hypothesis strategies for circuits and
-evidence, and an oracle that adds up states. Install with `pip install 'pcflow[testing]'`.
+`check_input_family` for a family of your own, `check_units` for whatever learns from a table. Below
+them are Hypothesis strategies for circuits and evidence, and an oracle that adds up states. Install
+with `pip install 'pcflow[testing]'`.
 """
 
 from pcflow.testing.breach import Breach, LawBroken
@@ -16,6 +17,7 @@ from pcflow.testing.density import check_density
 from pcflow.testing.families import check_input_family
 from pcflow.testing.ingredients import finite_families, mixed_families, vtrees
 from pcflow.testing.laws import check_circuit
+from pcflow.testing.learning import partly_frozen, row_weights
 from pcflow.testing.oracle import (
     Enumeration,
     count_active_inputs,
@@ -27,6 +29,7 @@ from pcflow.testing.oracle import (
     enumerate_weights,
 )
 from pcflow.testing.strategies import circuits, evidence, intervals, region_graphs
+from pcflow.testing.units import check_units, units
 
 __all__ = [
     "Breach",
@@ -36,6 +39,7 @@ __all__ = [
     "check_circuit",
     "check_density",
     "check_input_family",
+    "check_units",
     "circuits",
     "compatible_circuits",
     "count_active_inputs",
@@ -50,7 +54,10 @@ __all__ = [
     "finite_families",
     "intervals",
     "mixed_families",
+    "partly_frozen",
     "region_graphs",
+    "row_weights",
     "tree_distributions",
+    "units",
     "vtrees",
 ]
