@@ -198,6 +198,8 @@ CALLS: dict[str, Call] = {
     "read_sdd": lambda folder: {
         "path": written(folder / "sdd", lambda p: pf.replace_file(p, [b"sdd 1\nT 0\n"])),
         "vtree": written(folder / "vtree", lambda p: pf.replace_file(p, [b"vtree 1\nL 0 1\n"]))},
+    "read_uai": lambda folder: {
+        "path": written(folder / "uai", lambda p: pf.replace_file(p, [b"MARKOV 1 2 0\n"]))},
     "write_dimacs": lambda folder: {"cnf": pf.CNF([(1, 2)]), "path": folder / "cnf"},
     "read_dimacs": lambda folder: {
         "path": written(folder / "cnf", lambda p: pf.write_dimacs(pf.CNF([(1, 2)]), p))},
@@ -219,7 +221,7 @@ CALLS: dict[str, Call] = {
 
 WITHOUT = {  # protocols, what others return, and names of errors
     "CheckedEvidence", "Compatible", "Container", "Deterministic", "Draws", "Estimate", "Examples",
-    "FitResult", "Learner", "MAP", "MPE", "ModelCount", "OmniCompatible", "Potentials",
+    "FitResult", "Learner", "MAP", "MPE", "ModelCount", "Network", "OmniCompatible", "Potentials",
     "ProjectedEvidence", "Properties", "Run", "StructuredDecomposable", "Team", "Viterbi",
     "read_bytes", "replace_file",
     "DensityFamily", "ExponentialFamily", "FiniteFamily", "InputFamily",  # to derive from
