@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from juice_files import nodes_of, write
 from torch import Tensor
 
 import pcflow as pf
@@ -76,6 +77,10 @@ def written(path: Path, write: Callable[[Path], None]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path)
     return path
+
+
+def keep_juice(path: Path) -> None:
+    write(path, nodes_of(chain()))
 
 
 def score(x: Tensor) -> Tensor:
@@ -200,6 +205,8 @@ CALLS: dict[str, Call] = {
         "vtree": written(folder / "vtree", lambda p: pf.replace_file(p, [b"vtree 1\nL 0 1\n"]))},
     "read_uai": lambda folder: {
         "path": written(folder / "uai", lambda p: pf.replace_file(p, [b"MARKOV 1 2 0\n"]))},
+    "read_juice": lambda folder: {
+        "path": written(folder / "jpc", keep_juice)},
     "write_dimacs": lambda folder: {"cnf": pf.CNF([(1, 2)]), "path": folder / "cnf"},
     "read_dimacs": lambda folder: {
         "path": written(folder / "cnf", lambda p: pf.write_dimacs(pf.CNF([(1, 2)]), p))},
