@@ -1,14 +1,12 @@
-"""Region graphs to circuits, the hidden Markov model, and naive Bayes."""
+"""Region graphs to circuits, and naive Bayes."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from itertools import accumulate
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 
-from pcflow.checks import as_iterable, check_generator, check_kind, check_kinds, check_whole
-from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, SumLayer
+from pcflow.checks import check_generator, check_kind, check_kinds, check_whole
+from pcflow.circuit import Circuit, InputLayer, Layer, ProductLayer, SumLayer
 from pcflow.errors import SettingError, StructureError
 from pcflow.inputs import InputFamily
 from pcflow.structure import Partition, Region, RegionGraph
@@ -56,86 +54,6 @@ def build_circuit(
     for region in region_graph.regions:
         built[region] = builder.region(region, region_graph.splits(region), built)
     return Circuit(SumLayer.random([built[region_graph.root]], 1, generator=generator))
-
-
-def hmm(
-    length: int,
-    states: int,
-    inputs: Inputs | Sequence[Sequence[InputFamily]],
-    homogeneous: bool = True,
-    generator: torch.Generator | None = None,
-) -> Circuit:
-    """A hidden Markov model with random parameters: z_1 ~ initial, z_t+1 ~ A[z_t], x_t ~ B[z_t].
-
-    The root's weight is the initial distribution [1, states]; every other sum layer's weight is a
-    transition matrix [states, states] with rows z_t.
-
-    Args:
-        length: number of positions.
-        states: number of hidden states.
-        inputs: emission family, or one per position; or, where positions have several variables,
-            a list of families for each of them, or one such list for all, `[[Gaussian(),
-            Categorical(3)]]`. With M families, variable t * M + m is emission m of position t.
-        homogeneous: share one transition and the emissions' parameters between all positions.
-        generator: source of the initial parameters; torch's global one by default.
-
-    Raises:
-        SettingError: if a size is below 1.
-        StructureError: if emissions that differ are to be shared, or there are too few.
-
-    Examples:
-        >>> from pcflow import Categorical
-        >>> hmm(5, states=2, inputs=Categorical(3))
-        Circuit(5 variables, 14 layers, 12 parameters)
-    """
-    check_whole("length", length)
-    check_whole("states", states)
-    check_generator(generator)
-    families = _per_position(inputs, length)
-    if homogeneous and len(set(families)) > 1:
-        raise StructureError("a homogeneous HMM needs the same input family at every position")
-    variables = list(accumulate(map(len, families), initial=0))
-    emit = _random_emissions(families[-1], states, generator)
-    move = Parameter(torch.randn(states, states, generator=generator))
-    last = _placed(emit, variables[-2])
-    below: Layer = last[0] if len(last) == 1 else ProductLayer(last)
-    for t in reversed(range(length - 1)):
-        if not homogeneous:
-            emit = _random_emissions(families[t], states, generator)
-            move = Parameter(torch.randn(states, states, generator=generator))
-        below = ProductLayer([*_placed(emit, variables[t]), SumLayer([below], move)])
-    return Circuit(SumLayer.random([below], 1, generator=generator))
-
-
-def _per_position(
-    inputs: Inputs | Sequence[Sequence[InputFamily]], length: int
-) -> list[tuple[InputFamily, ...]]:
-    """The families of every position."""
-    single = isinstance(inputs, InputFamily)
-    if single or not all(
-        isinstance(one, Sequence) and one for one in as_iterable("inputs", inputs)
-    ):
-        return [(family,) for family in per_variable(cast(Inputs, inputs), length)]
-    several = cast(Sequence[Sequence[InputFamily]], inputs)
-    lists = list(several) * (length if len(several) == 1 else 1)
-    for t, families in enumerate(lists):
-        check_kinds(f"inputs[{t}]", families, InputFamily, "an input family")
-        check_whole(f"number of inputs[{t}]", len(families))
-    if len(lists) != length:
-        raise StructureError(f"{length} positions need as many lists of inputs, got {len(lists)}")
-    return [tuple(families) for families in lists]
-
-
-def _random_emissions(
-    families: Sequence[InputFamily], states: int, generator: torch.Generator | None
-) -> list[InputLayer]:
-    """Emissions with random parameters, of some position."""
-    return [InputLayer.random(0, family, states, generator) for family in families]
-
-
-def _placed(emissions: Sequence[InputLayer], first: int) -> list[InputLayer]:
-    """The same emissions of a position whose first variable is this."""
-    return [replace(layer, variable=first + m) for m, layer in enumerate(emissions)]
 
 
 def naive_bayes(

@@ -7,7 +7,9 @@ from pcflow.data.dependence import dependent_groups
 from pcflow.data.encoding import Coded, Encoding
 from pcflow.data.mixture_em import fit_mixture
 from pcflow.data.table import (
+    MOST_VALUES,
     Floats,
+    are_values,
     as_categories,
     as_table,
     check_shape,
@@ -16,11 +18,13 @@ from pcflow.data.table import (
 )
 
 __all__ = [
+    "MOST_VALUES",
     "Coded",
     "Columns",
     "Encoding",
     "Floats",
     "Labels",
+    "are_values",
     "as_categories",
     "as_table",
     "check_column",

@@ -134,12 +134,14 @@ class CheckedEvidence(Evidence):
         categories: [B, D, k] or None.
         domain: what it was checked against.
         origin: which rows of a larger batch these are; None if they are not.
+        whole: that batch, where one was cut in parts.
     """
 
     values: Tensor
     missing: Tensor
     domain: Domain = field(kw_only=True)
     origin: Tensor | None = field(default=None, kw_only=True)
+    whole: CheckedEvidence | None = field(default=None, kw_only=True)
 
     @cached_property
     def hidden(self) -> Tensor:
@@ -155,6 +157,14 @@ class CheckedEvidence(Evidence):
     def any_missing(self) -> bool:
         """Whether anything is missing."""
         return bool(self.hidden.any())
+
+    @property
+    def told(self) -> Tensor | None:
+        """Of which variables something is known [B, D], on the CPU; None if of all.
+
+        Potentials tell something.
+        """
+        return ~self.hidden if self.any_missing and self.potentials is None else None
 
     @cached_property
     def by_variable(self) -> tuple[Tensor, Tensor]:

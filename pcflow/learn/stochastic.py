@@ -6,18 +6,23 @@ Legend: B batch, K units, P parameters of a bank.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from pcflow.engine import Plan, Shares
 from pcflow.errors import PropertyRequired, SettingError
-from pcflow.inputs import DensityFamily, FiniteFamily
+from pcflow.inputs import DensityFamily
 from pcflow.learn.batch import Batch, Model
 from pcflow.learn.checkpoint import must_be_like
 from pcflow.learn.counts import Counts, PriorCounts
 from pcflow.learn.em import CountingRun, check_pseudocount
 from pcflow.learn.learner import State
+from pcflow.learn.spread import both, unseen
 from pcflow.learn.team import ALONE, Team
+
+Settings = TypeVar("Settings")
 
 
 @dataclass(frozen=True)
@@ -69,11 +74,34 @@ class Anemone:
         return AnemoneRun(self, model, team)
 
 
+class BatchRun(CountingRun[Settings]):
+    """A run by batches, each of which knows but some of the rows: remembers how columns spread."""
+
+    def __init__(self, learner: Settings, model: Model, team: Team) -> None:
+        """Begin with nothing seen."""
+        super().__init__(learner, model, team)
+        self.columns = unseen(model.num_variables)
+
+    def maximize(self, counts: Counts, pseudocount: float) -> None:
+        """Move the parameters, with floors by all rows so far."""
+        self.columns = counts.columns = both(self.columns, counts.columns)
+        counts.maximize(pseudocount)
+
+    def state(self) -> State:
+        """What was met of every column."""
+        return {"columns": self.columns}
+
+    def restore(self, state: State) -> None:
+        """Go on from there."""
+        must_be_like(state, self.state(), "learner")
+        self.columns = state["columns"]
+
+
 Averages = list[dict[int, Tensor]]
-"""Mean flows by bank, for every kind of count."""
+"""Mean flows by bank, for every kind of count; and by width how many rows told of a fold."""
 
 
-class AnemoneRun(CountingRun[Anemone]):
+class AnemoneRun(BatchRun[Anemone]):
     """Anemone at work on a model: remembers mean flows, averaged over batches."""
 
     def __init__(self, learner: Anemone, model: Model, team: Team) -> None:
@@ -92,23 +120,38 @@ class AnemoneRun(CountingRun[Anemone]):
 
     def update(self, counts: Counts, done: float) -> None:
         """Mix smoothed mean flows with those of the prior."""
-        learner = self.learner
+        learner, rows = self.learner, float(counts.telling[0])
+        if rows == 0:  # none tells anything
+            return
         step = learner.step * (1 - done if learner.decay else 1.0)
-        prior = PriorCounts(self.model)
-        means = self._average(counts, self.averages or _nothing(prior))
+        *means, told = self._average(counts, rows)
+        prior = PriorCounts(self.model, _shares(told, counts.engine.plan))
         share = 1 - learner.momentum**self.times  # the weight of the first ones is corrected
         for expected, averages, sums in zip(prior.sums, means, counts.sums, strict=True):
             for bank in sums.found:
                 mean = averages[bank] / share
                 sums.found[bank] = _mix(expected.found[bank], mean, step, counts.of_differences)
-        counts.maximize(learner.pseudocount)
+        if counts.telling[1]:
+            counts.change(_keep_unused)
+        self.maximize(counts, learner.pseudocount)
 
-    def _average(self, counts: Counts, so_far: Averages) -> Averages:
+    def maximize(self, counts: Counts, pseudocount: float) -> None:
+        """Move the parameters, and count the averages from where they are then."""
+        real = [(f, named) for f, named in counts.kinds if isinstance(f, DensityFamily)]
+        before = [{n: p.clone() for n, p in counts.params(named).items()} for _, named in real]
+        super().maximize(counts, pseudocount)
+        assert self.averages is not None
+        _, _, flows, statistics, _ = self.averages
+        for (family, named), params in zip(real, before, strict=True):
+            first, now = next(iter(named.values())), counts.params(named)
+            statistics[first] = family.recentred(statistics[first], flows[first], params, now)
+
+    def _average(self, counts: Counts, rows: float) -> Averages:
         """Let mean flows into the averages."""
-        rows = float(counts.met[1])
-        for averages, sums in zip(so_far, counts.sums, strict=True):
-            for bank, flow in sums.found.items():
-                averages[bank] = torch.lerp(flow / rows, averages[bank], self.learner.momentum)
+        so_far = self.averages or _nothing(counts)
+        for averages, found in zip(so_far, counts.found, strict=True):
+            for key, flow in found.items():
+                averages[key] = torch.lerp(flow / rows, averages[key], self.learner.momentum)
         self.times += 1
         self.averages = so_far
         return so_far
@@ -117,11 +160,12 @@ class AnemoneRun(CountingRun[Anemone]):
         """Averages, and of how many batches."""
         with torch.no_grad():
             so_far = self.averages or _nothing(PriorCounts(self.model))
-        return {"times": self.times, "averages": [dict(averages) for averages in so_far]}
+        averages = [dict(averages) for averages in so_far]
+        return super().state() | {"times": self.times, "averages": averages}
 
     def restore(self, state: State) -> None:
         """Average on from there."""
-        must_be_like(state, self.state(), "learner")
+        super().restore(state)
         device = self.model.engine.tables.like.device
         self.times = state["times"]
         self.averages = [{b: t.to(device) for b, t in a.items()} for a in state["averages"]]
@@ -163,28 +207,13 @@ class MiniBatchEM:
         return MiniBatchRun(self, model, team)
 
 
-class MiniBatchRun(CountingRun[MiniBatchEM]):
+class MiniBatchRun(BatchRun[MiniBatchEM]):
     """Mini-batch EM at work on a model."""
 
     def update(self, counts: Counts, done: float) -> None:
         """Mix relative counts with present parameters."""
-        tables, weights = counts.engine.tables, counts.weights.found
-        for bank, flow in weights.items():
-            weights[bank] = self._mix(tables.linear(bank), flow, flow.sum(dim=-1, keepdim=True))
-        for family, named in counts.kinds:
-            first = next(iter(named.values()))
-            params = {name: tables.banks[bank].detach() for name, bank in named.items()}
-            if isinstance(family, DensityFamily):
-                statistics, flows = counts.statistics.found, counts.flows.found
-                total = flows[first].unsqueeze(-2)  # [P, 1, K]
-                statistics[first] = self._mix(family.moments(params), statistics[first], total)
-                flows[first] = torch.ones_like(flows[first])
-            else:
-                assert isinstance(family, FiniteFamily)
-                categories = counts.categories.found
-                total = categories[first].sum(dim=-2, keepdim=True)
-                categories[first] = self._mix(family.table(params), categories[first], total)
-        counts.maximize(self.learner.pseudocount)
+        counts.change(self._mix)
+        self.maximize(counts, self.learner.pseudocount)
 
     def _mix(self, present: Tensor, flow: Tensor, total: Tensor) -> Tensor:
         used = total > 0
@@ -192,9 +221,21 @@ class MiniBatchRun(CountingRun[MiniBatchEM]):
         return torch.lerp(present, relative, self.learner.step)
 
 
-def _nothing(prior: Counts) -> Averages:
+def _nothing(counts: Counts) -> Averages:
     """Averages of nothing, as large as these counts."""
-    return [{b: torch.zeros_like(t) for b, t in sums.found.items()} for sums in prior.sums]
+    return [{key: torch.zeros_like(t) for key, t in found.items()} for found in counts.found]
+
+
+def _shares(told: dict[int, Tensor], plan: Plan) -> Shares:
+    """At every fold the share of rows that know something of it, among those that know anything."""
+    root = plan.steps[-1]
+    anything = told[root.units][root.out]  # [1]
+    return {width: (rows / anything).unsqueeze(-1) for width, rows in told.items()}  # [R, 1]
+
+
+def _keep_unused(present: Tensor, flow: Tensor, total: Tensor) -> Tensor:
+    """Where nothing was told yet, what is there counts: a pseudocount would wipe it out."""
+    return torch.where(total > 0, flow, present)
 
 
 def _check_step(step: float) -> None:
