@@ -111,6 +111,7 @@ from pcflow.inputs import (
 )
 from pcflow.io import (
     Container,
+    Network,
     load,
     read_bytes,
     read_dimacs,
@@ -118,6 +119,7 @@ from pcflow.io import (
     read_nnf,
     read_psdd,
     read_sdd,
+    read_uai,
     replace_file,
     save,
     write_dimacs,
@@ -195,6 +197,7 @@ __all__ = [
     "Machine",
     "MiniBatchEM",
     "ModelCount",
+    "Network",
     "NoMassError",
     "NotAChain",
     "NotANumber",
@@ -284,6 +287,7 @@ __all__ = [
     "read_nnf",
     "read_psdd",
     "read_sdd",
+    "read_uai",
     "reference_log_prob",
     "register_family",
     "renyi_divergence",
