@@ -17,6 +17,7 @@ from pcflow.inputs.exponential import Exponential
 from pcflow.inputs.gaussian import Gaussian
 from pcflow.inputs.histogram import Histogram
 from pcflow.inputs.indicator import Indicator
+from pcflow.inputs.inflated import Inflated
 from pcflow.inputs.log_normal import LogNormal
 from pcflow.inputs.poisson import Poisson
 from pcflow.inputs.registry import FAMILIES, register_family
@@ -34,6 +35,7 @@ __all__ = [
     "Gaussian",
     "Histogram",
     "Indicator",
+    "Inflated",
     "InputFamily",
     "LogNormal",
     "Params",

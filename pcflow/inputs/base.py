@@ -202,6 +202,11 @@ class DensityFamily(InputFamily):
 
     num_categories = None
 
+    @property
+    def atoms(self) -> tuple[float, ...]:
+        """Values that have a probability of their own among those that have a density."""
+        return ()
+
     @abstractmethod
     def log_prob(self, params: Params, x: Tensor) -> Tensor:
         """Log-density [F, B, K] (nats) of values [F, B] under parameters [F, ...]."""

@@ -53,9 +53,13 @@ class _Unit:
     """
 
     def __init__(self, family: DensityFamily, name: str, params: Parameters, drawn: Tensor) -> None:
-        """Lay the grid where the draws are."""
+        """Lay the grid where the draws are; an atom is a point of width one."""
         self.name, self.params, self.drawn = name, params, drawn.sort().values
-        self.points, width = axis(drawn)
+        atoms = torch.tensor(family.atoms, dtype=drawn.dtype)
+        points, width = axis(drawn[~torch.isin(drawn, atoms)])
+        points, width = torch.cat([points, atoms]), torch.cat([width, torch.ones_like(atoms)])
+        self.points, order = points.sort()
+        width = width[order]
         self.log_prob = family.log_prob(params, self.points.unsqueeze(0))[0, :, 0]
         self.mass = self.log_prob.exp() * width
 
