@@ -4,10 +4,11 @@ from pcflow.io.container import Container, pack, read_file, unpack, write_file
 from pcflow.io.description import digest
 from pcflow.io.dimacs import read_dimacs, write_dimacs
 from pcflow.io.files import read_bytes, replace_file
-from pcflow.io.native import load, save
+from pcflow.io.native import MALFORMED, load, save
 from pcflow.io.psdd import read_psdd, write_psdd
 
 __all__ = [
+    "MALFORMED",
     "Container",
     "digest",
     "load",
