@@ -247,7 +247,7 @@ class CircuitDensity(DensityMixin, BaseEstimator):  # type: ignore[misc] # sciki
     def predict_proba(self, X: Table, columns: Any = None) -> Table:
         """Probabilities of the values of some columns, given the rest of every row.
 
-        What X holds in those columns is not looked at; a dict may lack them.
+        What X holds in those columns is not looked at; a dict or DataFrame may lack them.
 
         Args:
             X: a table [N, D].
@@ -273,7 +273,7 @@ class CircuitDensity(DensityMixin, BaseEstimator):  # type: ignore[misc] # sciki
         one = columns is not None and not isinstance(columns, list | tuple | np.ndarray)
         asked = self._finite() if columns is None else [columns] if one else list(columns)
         chosen = [self.form_.place(column) for column in asked]
-        values = _seen(self._encoded(X))
+        values = _seen(self._encoded(self._with_gaps(X, chosen)))
         values[:, chosen] = torch.nan
         found = [self._posterior(values, v) for v in chosen]
         named = [(self.form_.names[v], value) for v in chosen for value in self._values(v)]
@@ -408,6 +408,12 @@ class CircuitDensity(DensityMixin, BaseEstimator):  # type: ignore[misc] # sciki
         found = {self.form_.place(column.name): column for column in given}
         nothing = np.full(len(given[0].values), np.nan)
         return [found.get(v, Column(name, nothing)) for v, name in enumerate(self.form_.names)]
+
+    def _with_gaps(self, X: Table, chosen: Sequence[int]) -> Table:
+        """A frame that lacks the chosen columns and no others, with them."""
+        names = list(self.form_.names)
+        others = [name for v, name in enumerate(names) if v not in chosen]
+        return X.reindex(columns=names) if is_frame(X) and list(X.columns) == others else X
 
     def _name(self, form: Form) -> None:
         """What `validate_data` notes of arrays and frames."""

@@ -425,7 +425,8 @@ def _numbers(values: Floats) -> Scale:
     atom = float(different[most]) if frequent and len(different) > 1 else None
     rest = values if atom is None else values[values != atom]
     found = _of_family(rest, _likelier(rest))
-    return replace(found if atom is None else _with_atom(found, atom), whole=whole)
+    found = found if atom is None else _with_atom(found, atom, len(values))
+    return replace(found, whole=whole)
 
 
 def _likelier(values: Floats) -> InputFamily:
@@ -442,7 +443,8 @@ def _of_family(values: Floats, family: InputFamily) -> Scale:
     share = _share(len(values))
     match family:
         case Inflated():
-            return _with_atom(_of_family(values[values != family.at], family.density), family.at)
+            rest = _of_family(values[values != family.at], family.density)
+            return _with_atom(rest, family.at, len(values))
         case Gaussian():
             return Scale(family, float(values.mean()), _positive(values.std()))
         case LogNormal():
@@ -453,11 +455,12 @@ def _of_family(values: Floats, family: InputFamily) -> Scale:
     return Scale(family, unseen=share)
 
 
-def _with_atom(scale: Scale, atom: float) -> Scale:
-    """The same with an atom at a value of the column."""
-    assert isinstance(scale.family, DensityFamily)
-    family = Inflated(scale.family, (atom - scale.shift) / scale.scale)
-    return replace(scale, family=family, atom=atom)
+def _with_atom(rest: Scale, atom: float, rows: int) -> Scale:
+    """What the rest of a column of so many rows has, beside an atom at one of its values."""
+    assert isinstance(rest.family, DensityFamily)
+    family = Inflated(rest.family, (atom - rest.shift) / rest.scale)
+    unseen = _share(rows) if rest.unseen > 0 else 0.0
+    return replace(rest, family=family, atom=atom, unseen=unseen)
 
 
 def _positive(scale: Any) -> float:

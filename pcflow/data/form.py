@@ -105,7 +105,7 @@ class Form:
             return dict(zip(names, numbers.T, strict=True))
         import pandas
 
-        return pandas.DataFrame(numbers, table.index, names)
+        return pandas.DataFrame(numbers, table.index, pandas.Index(names))
 
     def told(self) -> Json:
         """As JSON.
