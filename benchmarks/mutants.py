@@ -43,6 +43,8 @@ ALL = ["wrong_arguments", "laws_queries", "laws_engine"]
 ASKED = [*ALL, "compiled", "chosen", "evidence", "hand_numbers"]
 SAID = [*ALL, "evidence", "potentials", "chosen", "input_gradients"]
 LEARNED = [*ALL[:1], "learn", "learners", "stochastic", "conditional_learning", "laws_learning"]
+RUN = [*ASKED, "laws_learning", "potentials", "kernels"]
+SHEETS, PLANNED = [*RUN, "recording", "memory"], [*RUN, "plan", "versions"]
 STRUCTURE = [*ALL[:1], "circuit", "properties", "laws_structure", "transform"]
 KEPT = ["files", "io", "pickle"]
 HEAD = ["head", "couplings", "marginals", "sampling"]
@@ -66,7 +68,14 @@ ROOMS = {
     },
     "pcflow/io": {"container": [*KEPT, "checkpoints"], "files": [*KEPT, "checkpoints"]},
     "pcflow_diffusion/head": dict.fromkeys(["coupling", "marginals", "sampling", "ranking"], HEAD),
-    "pcflow/engine": {"passes": [*ASKED, "laws_learning"]},
+    "pcflow/engine": {
+        **dict.fromkeys(["passes", "evaluate", "semiring", "log_semiring", "kernels"], RUN),
+        **dict.fromkeys(["descent", "routes", "memory", "tape", "recording"], SHEETS),
+        **dict.fromkeys(["schedule", "rows", "plan", "tables", "cache", "versions"], PLANNED),
+    },
+    "pcflow/engine/leaves": dict.fromkeys(
+        ["access", "density", "entries", "finite", "flows", "posteriors"], RUN
+    ),
 }  # the files of a room, and the test files that pytest is asked to run, besides its doctests
 
 
@@ -199,6 +208,8 @@ def main() -> None:
         if asked.sample is not None and asked.sample < len(given):
             given = sorted(Random(path).sample(given, asked.sample), key=lambda one: one[0])
         given = given[: size(None, 3)]
+        if not given:
+            continue  # nothing in those lines can be changed
         forks, parent = Forks(path, given, asked.jobs), os.getpid()
         status = pytest.main([*OPTIONS, *TESTS[path]], [forks])
         if os.getpid() != parent or status != 0:
