@@ -25,6 +25,7 @@ from pcflow.engine.plan import (
 from pcflow.engine.routes import Best, Drawn
 from pcflow.engine.semiring import Scaled, floor_of
 from pcflow.engine.tables import BankSums, Tables
+from pcflow.engine.told import Shares, share_of, told_below
 from pcflow.engine.versions import Stamp
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "Read",
     "RowCount",
     "Scaled",
+    "Shares",
     "Stamp",
     "Step",
     "SumStep",
@@ -62,5 +64,7 @@ __all__ = [
     "log_posterior",
     "make_plan",
     "rank_over_same_variable",
+    "share_of",
+    "told_below",
     "up",
 ]

@@ -21,6 +21,7 @@ from pcflow.engine.routes import Route
 from pcflow.engine.semiring import Scaled, floor_of
 from pcflow.engine.tables import Tables
 from pcflow.engine.tape import Tape
+from pcflow.engine.told import Shares
 from pcflow.evidence import CheckedEvidence, Domain, Evidence, Numbers, check, look, send
 
 NONE = torch.empty(0, dtype=torch.bool)
@@ -214,13 +215,21 @@ class Evaluation:
             self.__dict__["possible"] = possible
         return self
 
-    def down(self, root_flow: Tensor, at_leaf: AtLeaf, at_weights: AtWeights | None = None) -> None:
+    def down(
+        self,
+        root_flow: Tensor,
+        at_leaf: AtLeaf,
+        at_weights: AtWeights | None = None,
+        shares: Shares | None = None,
+    ) -> None:
         """Go down on every tape; doubtful rows have no slope on the first."""
         if self.exact is None or self.doubtful is None:
-            down(self.scaled, root_flow, at_leaf, at_weights)
+            down(self.scaled, root_flow, at_leaf, at_weights, shares)
             return
-        down(self.scaled, root_flow.index_fill(0, self.doubtful, 0.0), at_leaf, at_weights)
-        down(self.exact, root_flow[self.doubtful], at_leaf, at_weights)
+        rows = self.doubtful
+        down(self.scaled, root_flow.index_fill(0, rows, 0.0), at_leaf, at_weights, shares)
+        exact = None if shares is None else {w: share[:, rows] for w, share in shares.items()}
+        down(self.exact, root_flow[rows], at_leaf, at_weights, exact)
 
     def follow(self, route: Route, copies: int) -> Tensor:
         """Values [C, B, D] along chosen inputs, C copies of every row."""

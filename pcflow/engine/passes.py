@@ -23,9 +23,10 @@ from pcflow.engine.memory import Pool, Sheet
 from pcflow.engine.modes import in_ordinary_modes
 from pcflow.engine.plan import BankRead, InputStep, Plan, ProductStep, SumStep
 from pcflow.engine.routes import Route
-from pcflow.engine.semiring import Semiring, Weight
+from pcflow.engine.semiring import Semiring, Value, Weight
 from pcflow.engine.tables import BankSums, Tables
 from pcflow.engine.tape import Tape
+from pcflow.engine.told import Shares, share_of
 from pcflow.evidence import CheckedEvidence
 
 
@@ -87,16 +88,22 @@ AtWeights = Callable[[BankRead, Tensor], None]
 
 @in_ordinary_modes
 def down(
-    tape: Tape, root_flow: Tensor, at_leaf: AtLeaf, at_weights: AtWeights | None = None
+    tape: Tape,
+    root_flow: Tensor,
+    at_leaf: AtLeaf,
+    at_weights: AtWeights | None = None,
+    shares: Shares | None = None,
 ) -> None:
     """Hand `root_flow` [B] down: a sum splits its flow by shares, a product passes it to all.
 
     With a root flow of one, the flow of a unit or weight is the expected number of times that the
     evidence uses it, and the derivative of the log-value with respect to its logarithm
-    (Choi, Vergari, Van den Broeck 2020). The tape must not be one of a lean plan.
+    (Choi, Vergari, Van den Broeck 2020). The tape must not be one of a lean plan. Of the flow of
+    a sum its weights are told a share, if there are `shares`: all of it goes down.
     """
     plan, values = tape.plan, tape.sheet
-    edges = None if at_weights is None else _Edges(plan, tape.semiring, at_weights)
+    shares = None if shares is None else values.recordings.stay("shares", shares)
+    edges = None if at_weights is None else _Edges(plan, tape.semiring, at_weights, shares)
     with tape.lock, tape.pool.lend(plan.lean, values.batch, tape.tables.like) as slopes:
         root = values.outs[-1].units[0, :, 0]
         slopes.outs[-1].units[0, :, 0] = tape.semiring.slope(root, root_flow)
@@ -116,9 +123,11 @@ def _hand_down(run: range, tape: Tape, slopes: Sheet, edges: _Edges | None) -> N
     if not values.recordings.on:
         _descend(run, values, slopes, semiring, weights, edges)
         return
-    key = ("down", semiring.arithmetic, edges is not None, run.start)
-    descend = _descend if edges is None else _descend_and_keep
-    launch = partial(descend, run, values, slopes, semiring, weights)
+    shares = None if edges is None else edges.shares
+    key = ("down", semiring.arithmetic, edges is not None, shares is not None, run.start)
+    launch: Callable[[], _Kept | None] = partial(_descend, run, values, slopes, semiring, weights)
+    if edges is not None:
+        launch = partial(_descend_and_keep, run, values, slopes, semiring, weights, shares)
     kept = values.recordings.run(key, (weights, slopes), launch)
     if edges is not None and kept is not None:
         edges.take(kept)
@@ -143,7 +152,7 @@ def _descend(
             continue
         semiring.down_sum(inputs, weights[number], units, slope, into)
         if edges is not None:
-            edges.meet(step, weights[number], semiring.edges(inputs, weights[number], units, slope))
+            edges.meet(number, weights[number], inputs, units, slope)
 
 
 class _Kept(NamedTuple):
@@ -154,10 +163,15 @@ class _Kept(NamedTuple):
 
 
 def _descend_and_keep(
-    run: range, values: Sheet, slopes: Sheet, semiring: Semiring, weights: dict[int, Weight]
+    run: range,
+    values: Sheet,
+    slopes: Sheet,
+    semiring: Semiring,
+    weights: dict[int, Weight],
+    shares: Shares | None,
 ) -> _Kept:
     flows: list[tuple[BankRead, Tensor]] = []
-    edges = _Edges(values.plan, semiring, lambda read, flow: flows.append((read, flow)))
+    edges = _Edges(values.plan, semiring, lambda read, flow: flows.append((read, flow)), shares)
     _descend(run, values, slopes, semiring, weights, edges)
     return _Kept(flows, edges.tied.found)
 
@@ -165,11 +179,19 @@ def _descend_and_keep(
 class _Edges:
     """What weights meet on the way down, on its way to who asked."""
 
-    def __init__(self, plan: Plan, semiring: Semiring, at_weights: AtWeights) -> None:
+    def __init__(
+        self, plan: Plan, semiring: Semiring, at_weights: AtWeights, shares: Shares | None
+    ) -> None:
         self.plan, self.semiring, self.at_weights = plan, semiring, at_weights
-        self.tied = BankSums(plan)
+        self.shares, self.tied = shares, BankSums(plan)
 
-    def meet(self, step: SumStep, weight: Weight, edges: Tensor) -> None:
+    def meet(
+        self, number: int, weight: Weight, xs: list[Value], units: Tensor, slope: Tensor
+    ) -> None:
+        step = self.plan.steps[number]
+        assert isinstance(step, SumStep)
+        slope = slope if self.shares is None else slope * share_of(self.shares, step)
+        edges = self.semiring.edges(xs, weight, units, slope)
         if step.weight.bank in self.plan.untied:
             self.at_weights(step.weight, self.semiring.flow(weight.tensor, edges))
         else:

@@ -73,6 +73,13 @@ class Recordings:
             self._memory[key] = make()
         return self._memory[key]
 
+    def stay(self, name: Hashable, given: dict[int, Tensor]) -> dict[int, Tensor]:
+        """The same numbers in memory that stays where it is; if there is any."""
+        if not self.on:
+            return given
+        keep = {key: self.memory((name, key), t.clone) for key, t in given.items()}
+        return {key: kept.copy_(given[key]) for key, kept in keep.items()}
+
     @property
     def size(self) -> int:
         """Bytes of the memory that stays."""

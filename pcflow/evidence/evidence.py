@@ -156,6 +156,14 @@ class CheckedEvidence(Evidence):
         """Whether anything is missing."""
         return bool(self.hidden.any())
 
+    @property
+    def told(self) -> Tensor | None:
+        """Of which variables something is known [B, D], on the CPU; None if of all.
+
+        Potentials tell something.
+        """
+        return ~self.hidden if self.any_missing and self.potentials is None else None
+
     @cached_property
     def by_variable(self) -> tuple[Tensor, Tensor]:
         """Values and missing, [D, B] each."""

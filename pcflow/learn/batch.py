@@ -6,7 +6,7 @@ Legend: B batch, D variables.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -106,14 +106,20 @@ class Batch:
         return found.masked_fill(~found.isfinite(), -torch.inf)
 
     def refuse_impossible(self, log_prob: Tensor, some: Tensor | None = None) -> None:
-        """Raise if a row, or one of `some` of them, has no mass.
+        """Raise if a row, or one of `some` of them, has no mass, and counts.
 
         Raises:
             NoMassError: naming the rows.
         """
         rows = torch.arange(len(self)) if self.rows is None else self.rows
-        rows = rows.to(log_prob.device)
-        refuse_impossible(log_prob, "fit", rows if some is None else rows[some])
+        rows, weight = (t.to(log_prob.device) for t in (rows, self.weights))
+        if some is not None:
+            rows, weight = rows[some], weight[some]
+        refuse_impossible(log_prob.masked_fill(weight == 0, 0.0), "fit", rows)
+
+    def weighed(self, weight: Tensor) -> Batch:
+        """The same rows, each counting so many times as much [B]."""
+        return replace(self, weight=self.weights.to(weight) * weight)
 
     def unconditional(self) -> Batch:
         """The same, if nothing is given.
@@ -138,4 +144,5 @@ def _count(name: str, part: Evidence | Tensor) -> int:
 def totals(log_prob: Tensor, weight: Tensor) -> Tensor:
     """Weighted sum [2] in double, and the sum of the weights, both [B]."""
     log_prob, weight = log_prob.detach().double().cpu(), weight.double().cpu()
+    log_prob = log_prob.masked_fill(weight == 0, 0.0)  # such a row may be impossible
     return torch.stack([weight @ log_prob, weight.sum()])

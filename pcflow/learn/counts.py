@@ -1,22 +1,38 @@
 """Expected counts: what one pass up and down says about every parameter, and what follows from it.
 
-Legend: F folds, B batch, V categories, K units, J units read by a sum, P parameters of a bank,
-S statistics.
+What a row says nothing about is not counted: neither at the inputs of variables that are missing
+nor at sums below which nothing is known, whose flow is the model's own opinion.
+
+Legend: F folds, B batch, D variables, V categories, K units, J units read by a sum, P parameters of
+a bank, R rows of an arena, S statistics.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
-from pcflow.engine import BankRead, BankSums, DensityLeaf, FiniteLeaf, InputStep, Leaf
+from pcflow.engine import (
+    BankRead,
+    BankSums,
+    DensityLeaf,
+    FiniteLeaf,
+    InputStep,
+    Leaf,
+    Shares,
+    share_of,
+    told_below,
+)
 from pcflow.errors import StructureError
-from pcflow.evidence import Evidence
+from pcflow.evidence import CheckedEvidence, send
 from pcflow.inputs import DensityFamily, FiniteFamily, InputFamily
 from pcflow.learn.batch import Batch, Model, totals
 from pcflow.learn.team import Team
+
+Rule = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Takes what a unit counts if it is used once as it is, what was counted, and the total of that."""
 
 
 class Counts:
@@ -29,6 +45,8 @@ class Counts:
         flows: of input densities, the whole flow [P, K].
         statistics: of input densities, flow-weighted sufficient statistics [P, S, K].
         met: sums over the rows that were added, of weighted log-likelihoods and of weights.
+        told: by width, the weight of all rows that know something about a fold [R].
+        telling: the weight of all rows that know something; and how many do not know all.
         of_differences: whether these are counts of evidence less counts of what is given.
     """
 
@@ -40,6 +58,9 @@ class Counts:
             BankSums(self.engine.plan) for _ in range(4)
         )
         self.met = torch.zeros(2, dtype=torch.float64)
+        self.telling = torch.zeros(2, dtype=torch.float64)
+        like, arenas = self.engine.tables.like, self.engine.plan.arenas
+        self.told = {width: like.new_zeros(rows) for width, rows in arenas.items()}
         self.of_differences = False
 
     @property
@@ -47,31 +68,72 @@ class Counts:
         """All of them."""
         return self.weights, self.categories, self.flows, self.statistics
 
+    @property
+    def found(self) -> list[dict[int, Tensor]]:
+        """All of them by bank, and what was told by width."""
+        return [*(sums.found for sums in self.sums), self.told]
+
     def add(self, batch: Batch) -> None:
         """Add the counts of what is evidence less those of what is given, by weight."""
         weight = batch.weights.to(self.engine.tables.like)
-        self.met += self._add(batch, batch.evidence, weight)
+        evidence = self.engine.check(batch.evidence)
+        self.telling += _telling(evidence, batch.weights)
+        self.met += self._add(batch, evidence, evidence.told, weight)
         if batch.given is not None:
             self.of_differences = True
-            self.met[0] += self._add(batch, batch.given, -weight)[0]
+            given = self.engine.check(batch.given)
+            self.met[0] += self._add(batch, given, evidence.told, -weight, given=True)[0]
         if batch.offset is not None:
             self.met[0] += totals(batch.offset, weight)[0]
 
-    def _add(self, batch: Batch, evidence: Evidence | Tensor, weight: Tensor) -> Tensor:
-        """Add counts; returns the sums of log-values and of weights, [2]."""
+    def _add(
+        self,
+        batch: Batch,
+        evidence: CheckedEvidence,
+        told: Tensor | None,
+        weight: Tensor,
+        given: bool = False,
+    ) -> Tensor:
+        """Add counts where something is told; the sums of log-values and of weights, [2]."""
         met = torch.zeros(2, dtype=torch.float64)
-        for part in self.engine.parts(self.engine.check(evidence)):
+        there = None if told is None else send(told, weight.device).to(weight)  # [B, D]
+        for part in self.engine.parts(evidence):
             evaluation = self.engine.evaluate(part)
             batch.refuse_impossible(evaluation.log_value, part.origin)
-            flow = weight if part.origin is None else weight[part.origin]
-            evaluation.down(flow, self.at_leaf, self.at_weights)
+            flow = _of_part(weight, part)
+            shares = None if there is None else told_below(self.engine.plan, _of_part(there, part))
+            evaluation.down(flow, self.at_leaf, self.at_weights, shares)
+            if not given:
+                self._tell(shares, flow)
             met += totals(evaluation.log_value, flow)
         return met
 
+    def _tell(self, shares: Shares | None, weight: Tensor) -> None:
+        """Add the weights [B] of rows that know something, fold by fold."""
+        for width, told in self.told.items():
+            told += weight.sum() if shares is None else shares[width] @ weight
+
     def gather(self, team: Team) -> None:
         """Add the counts of all processes."""
-        counts = [sums.found[bank] for sums in self.sums for bank in sorted(sums.found)]
-        team.add_up([self.met, *counts])
+        counts = [found[key] for found in self.found for key in sorted(found)]
+        team.add_up([self.met, self.telling, *counts])
+
+    def change(self, rule: Rule) -> None:
+        """Put in place of what every unit counted what a rule makes of it."""
+        tables, weights, flows = self.engine.tables, self.weights.found, self.flows.found
+        for bank, flow in weights.items():
+            weights[bank] = rule(tables.linear(bank), flow, flow.sum(dim=-1, keepdim=True))
+        for family, named in self.kinds:
+            first, params = next(iter(named.values())), self._params(named)
+            if isinstance(family, DensityFamily):
+                statistics, total = self.statistics.found, flows[first].unsqueeze(-2)  # [P, 1, K]
+                statistics[first] = rule(family.moments(params), statistics[first], total)
+                flows[first] = rule(torch.ones_like(flows[first]), flows[first], flows[first])
+            else:
+                assert isinstance(family, FiniteFamily)
+                found = self.categories.found
+                total = found[first].sum(dim=-2, keepdim=True)
+                found[first] = rule(family.table(params), found[first], total)
 
     def maximize(self, pseudocount: float) -> None:
         """Give the model the parameters that fit these counts, smoothed; frozen ones are kept."""
@@ -87,13 +149,16 @@ class Counts:
     def _maximize(
         self, family: InputFamily, named: dict[str, int], pseudocount: float
     ) -> dict[str, Tensor]:
-        params = {name: self.engine.tables.banks[bank].detach() for name, bank in named.items()}
+        params = self._params(named)
         first = next(iter(named.values()))
         if isinstance(family, DensityFamily):
             flow, statistics = self.flows.found[first], self.statistics.found[first]
             return family.maximize(params, flow, statistics, pseudocount)
         assert isinstance(family, FiniteFamily)
         return family.maximize(params, self.categories.found[first], pseudocount)
+
+    def _params(self, named: dict[str, int]) -> dict[str, Tensor]:
+        return {name: self.engine.tables.banks[bank].detach() for name, bank in named.items()}
 
     def at_weights(self, read: BankRead, flow: Tensor) -> None:
         """Add up."""
@@ -122,26 +187,38 @@ class Counts:
 
 
 class PriorCounts(Counts):
-    """What a row of which nothing is known would count: top-down probabilities times parameters."""
+    """What a row of which nothing is known would count: top-down probabilities times parameters.
 
-    def __init__(self, model: Model) -> None:
+    Args:
+        model: whose parameters they are.
+        shares: of one row, how much of it counts at every fold; all by default.
+    """
+
+    def __init__(self, model: Model, shares: Shares | None = None) -> None:
         """Count one such row."""
         super().__init__(model)
+        self.shares = shares
         evaluation = self.engine.evaluate(self.engine.nothing())
-        evaluation.down(torch.ones_like(evaluation.log_value), self.at_leaf, self.at_weights)
+        flow = torch.ones_like(evaluation.log_value)
+        evaluation.down(flow, self.at_leaf, self.at_weights, shares)
 
     def of_density(self, leaf: DensityLeaf, slope: Tensor) -> tuple[Tensor, Tensor]:
         """Flow, and flow times expected statistics."""
         assert isinstance(leaf.step.family, DensityFamily)
-        flow = leaf.semiring.flow(leaf.out.units, slope).sum(dim=1)  # [F, K]
+        flow = self._flow(leaf, slope)
         moments = leaf.step.family.moments(leaf.params())  # [F or 1, S, K]
         return flow, flow.unsqueeze(-2) * moments
 
     def of_categories(self, leaf: FiniteLeaf, slope: Tensor) -> Tensor:
         """Flow times probabilities."""
-        flow = leaf.semiring.flow(leaf.out.units, slope).sum(dim=1)  # [F, K]
+        flow = self._flow(leaf, slope)
         flow = flow.sum(dim=0, keepdim=True) if leaf.access.shared else flow
         return flow.unsqueeze(-2) * leaf.tables.table(leaf.step, in_log_space=False)
+
+    def _flow(self, leaf: Leaf, slope: Tensor) -> Tensor:
+        """What counts of the flow of input units [F, K]."""
+        flow = leaf.semiring.flow(leaf.out.units, slope)
+        return (flow if self.shares is None else flow * share_of(self.shares, leaf.step)).sum(dim=1)
 
 
 def _normalise(counts: Tensor, logits: Tensor, pseudocount: float) -> Tensor:
@@ -149,6 +226,21 @@ def _normalise(counts: Tensor, logits: Tensor, pseudocount: float) -> Tensor:
     smoothed = (counts + pseudocount).masked_fill(logits == -torch.inf, 0.0)
     total = smoothed.sum(dim=-1, keepdim=True)
     return torch.where(total > 0, (smoothed / total).log(), logits)
+
+
+def _telling(evidence: CheckedEvidence, weight: Tensor) -> Tensor:
+    """The weight of rows that know something, and how many do not know all: [2] in double."""
+    told = evidence.told
+    rows = (
+        torch.ones(len(weight), 2, dtype=torch.bool)
+        if told is None
+        else torch.stack([told.any(dim=1), told.all(dim=1)], dim=1)
+    )
+    return torch.stack([weight.double().cpu() @ rows[:, 0].double(), (~rows[:, 1]).sum()])
+
+
+def _of_part(rows: Tensor, part: CheckedEvidence) -> Tensor:
+    return rows if part.origin is None else rows[part.origin]
 
 
 def _input_kinds(steps: Iterable[InputStep]) -> list[tuple[InputFamily, dict[str, int]]]:

@@ -42,8 +42,8 @@ class Examples(Protocol):
 
 
 Data = Numbers | DataLoader[Any] | Examples
-"""Rows [N, D] of numbers, NaN where missing; or a loader of batches [B, D], or of tuples whose
-first part is one; or `Examples`."""
+"""Rows [N, D] of numbers, NaN where missing; or a loader of batches, which are [B, D] or a `Batch`,
+or of tuples whose first part is one; or `Examples`."""
 
 
 class Rows:
@@ -79,9 +79,18 @@ class Source:
 
     Attributes:
         team: the processes that share every batch.
+        weights: how much every row counts [N]; rows of weight zero are not there.
     """
 
-    def __init__(self, name: str, data: Data, width: int, size: int, team: Team) -> None:
+    def __init__(
+        self,
+        name: str,
+        data: Data,
+        width: int,
+        size: int,
+        team: Team,
+        weights: Numbers | None = None,
+    ) -> None:
         """Check what can be checked before it is read."""
         self.name, self.width, self.size, self.team = name, width, size, team
         self.data: Examples | DataLoader[Any]
@@ -92,63 +101,105 @@ class Source:
         else:
             wanted = "numbers in rows, a DataLoader or `Examples` that make rows"
             raise TypeMismatch(name, data, wanted)
+        self.weights = None if weights is None else self._weights(weights)
+
+    def _weights(self, given: Numbers) -> Tensor:
+        if isinstance(self.data, DataLoader):
+            wanted = "None for a loader, which makes Batches with weights of their own"
+            raise TypeMismatch(f"weights of {self.name}", given, wanted)
+        return as_weights(f"weights of {self.name}", given, len(self.data))
+
+    @property
+    def order(self) -> Tensor:
+        """The numbers of the rows that count."""
+        assert not isinstance(self.data, DataLoader)
+        every = torch.arange(len(self.data))
+        return every if self.weights is None else every[self.weights > 0]
 
     @property
     def rows(self) -> int | None:
         """How many; None if a loader does not know."""
         if not isinstance(self.data, DataLoader):
-            return len(self.data)
+            return len(self.order)
         return len(self.data.dataset) if isinstance(self.data.dataset, Sized) else None
 
     @property
     def count(self) -> int:
         """How many batches there are; 1 if a loader does not know."""
         if not isinstance(self.data, DataLoader):
-            return -(-len(self.data) // self.size)
+            return -(-len(self.order) // self.size)
         return len(self.data) if isinstance(self.data.dataset, Sized) else 1
 
     @property
     def about(self) -> dict[str, object]:
         """What tells these data from others, at little cost: a loader is not read."""
         parts: list[Tensor] = getattr(self.data, "fingerprint", list)()
-        return {"rows": self.rows, "content": [_told(part) for part in parts]}
+        weights = None if self.weights is None else _told(self.weights)
+        content = [_told(part) for part in parts]
+        return {"rows": self.rows, "content": content, "weights": weights}
 
     def in_order(self) -> Iterator[Batch]:
         """All of it, as it comes."""
         if isinstance(self.data, DataLoader):
             return self._loaded(self.data)
-        return self._made(self.data, torch.arange(len(self.data)))
+        return self._made(self.data, self.order)
 
     def shuffled(self, generator: torch.Generator | None) -> Iterator[Batch]:
         """All of it in an order that is drawn now; a loader sees to that itself."""
         if isinstance(self.data, DataLoader):
             return self._loaded(self.data)
         device = None if generator is None else generator.device
-        order = torch.randperm(len(self.data), generator=generator, device=device)
+        rows = self.order
+        order = torch.randperm(len(rows), generator=generator, device=device)
         self.team.follow_first([order])
-        return self._made(self.data, order.cpu())
+        return self._made(self.data, rows[order.cpu()])
 
     def _made(self, data: Examples, order: Tensor) -> Iterator[Batch]:
         for block in order.split(self.size):
             rows = self.team.share(block)
-            yield replace(self._batch(data.take(rows)), rows=rows)
+            batch = replace(self._batch(data.take(rows)), rows=rows)
+            yield batch if self.weights is None else batch.weighed(self.weights[rows])
 
     def _loaded(self, loader: DataLoader[Any]) -> Iterator[Batch]:
         seen = 0
         for item in loader:
             x = item[0] if isinstance(item, tuple | list) else item
-            if not isinstance(x, Tensor) or x.dim() != 2 or x.shape[1] != self.width:
+            if not isinstance(x, Batch) and not self._fits(x):
                 found = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
                 raise EvidenceError(f"{self.name} must load [B, {self.width}], got {found}")
-            yield Batch(x, rows=torch.arange(seen, seen + len(x)))
+            yield replace(self._batch(x), rows=torch.arange(seen, seen + len(x)))
             seen += len(x)
         if seen == 0:
             raise EvidenceError(f"{self.name} loads no row")
+
+    def _fits(self, x: object) -> bool:
+        return isinstance(x, Tensor) and x.dim() == 2 and x.shape[1] == self.width
 
     def _batch(self, made: object) -> Batch:
         if not isinstance(made, Tensor | Batch):
             raise TypeMismatch(f"what {self.name} makes", made, "a tensor [B, D] or a Batch")
         return Batch(made) if isinstance(made, Tensor) else made
+
+
+def as_weights(name: str, given: Numbers, rows: int) -> Tensor:
+    """How much every row counts [N], in double on the CPU.
+
+    Raises:
+        EvidenceError: if they are not as many, not all numbers from zero up, or all zero; naming
+            the first that is wrong.
+    """
+    weights = as_tensor(name, given).detach().to("cpu", torch.float64)
+    if weights.shape != (rows,):
+        raise EvidenceError(
+            f"{name} must be [{rows}], one for each row, got {tuple(weights.shape)}"
+        )
+    wrong = ~((weights >= 0) & weights.isfinite())
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise EvidenceError(f"{name}: row {row} is {weights[row].item()}, but must be at least 0")
+    if not weights.any():
+        raise EvidenceError(f"{name} are all zero")
+    return weights
 
 
 def _holds_numbers(data: object) -> TypeGuard[Numbers]:

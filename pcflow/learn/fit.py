@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pcflow.checks import check_generator, check_kind, check_whole
 from pcflow.errors import FileFormatError, SettingError
+from pcflow.evidence import Numbers
 from pcflow.io import digest
 from pcflow.learn.batch import Model, totals
 from pcflow.learn.checkpoint import Checkpoint, about_learner, must_be_like
@@ -32,7 +33,7 @@ class FitResult:
     """What happened during `fit`.
 
     Attributes:
-        train: mean training log-likelihood per epoch (nats), as met during the epoch.
+        train: mean training log-likelihood per epoch (nats), as met during the epoch; by weight.
         validation: mean validation log-likelihood after each epoch; empty without validation data.
         best_epoch: index of the epoch whose parameters the model has now.
     """
@@ -69,9 +70,11 @@ def fit(
     train: Data,
     learner: Learner | None = None,
     *,
+    weights: Numbers | None = None,
     epochs: int = 50,
     batch_size: int = 512,
     validation: Data | None = None,
+    validation_weights: Numbers | None = None,
     patience: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     distributed: bool = False,
@@ -90,9 +93,14 @@ def fit(
             whatever has a length and a method `take` that makes the rows of given numbers [B]:
             values [B, D], or a `Batch` with weights or for learning conditional likelihoods.
         learner: `EM()` by default.
+        weights: how much every row counts [N], from zero up: a row of weight two counts as two, one
+            of weight zero is not there. A mini-batch learner goes by the mean of a batch, so that
+            all weights twice as large change nothing; to `EM` a pseudocount is measured in rows.
+            What a loader or `take` makes has weights as a `Batch`; `weights` multiply the latter.
         epochs: how often to go over the data.
         batch_size: rows at a time; EM sums over all of them before it updates.
         validation: rows to judge by; the best parameters on them are kept.
+        validation_weights: how much every row of `validation` counts.
         patience: stop after this many epochs without improvement; needs validation data.
         checkpoint: a file that is written after every epoch. If it is there already, `fit` goes on
             from it, to the same parameters that it would have reached without a stop; if it is of
@@ -105,7 +113,8 @@ def fit(
 
     Raises:
         TypeMismatch: if the data are not of such a kind.
-        EvidenceError: if the data do not fit the circuit, or hold no observed value.
+        EvidenceError: if the data do not fit the circuit, or hold no observed value; or if weights
+            are not as many as rows, not all numbers from zero up, or all zero.
         NoMassError: if the model gives a training row probability zero.
         FileFormatError: if the checkpoint is of another fit, or broken; nothing has run then.
         SettingError: if a number is out of range.
@@ -122,12 +131,14 @@ def fit(
     if learner is not None:
         check_kind("learner", learner, Learner, "a learner, such as EM()")
     check_generator(generator, device=None)
-    _check(epochs, batch_size, validation, patience)
+    _check(epochs, batch_size, patience)
+    if validation is None:
+        _refuse_without_validation(patience=patience, validation_weights=validation_weights)
     team, width = Team(distributed), model.num_variables
-    source = Source("train", train, width, batch_size, team)
+    source = Source("train", train, width, batch_size, team, weights)
     judge = None
     if validation is not None:
-        judge = Source("validation", validation, width, batch_size, team)
+        judge = Source("validation", validation, width, batch_size, team, validation_weights)
     team.follow_first(p.detach() for p in model.parameters())
     course = _Course(model, EM() if learner is None else learner, source, judge, generator)
     file = None if checkpoint is None else Checkpoint(Path(checkpoint), course.about)
@@ -297,10 +308,14 @@ def _best_epoch(result: FitResult) -> int:
     return max(range(len(validation)), key=validation.__getitem__)
 
 
-def _check(epochs: int, batch_size: int, validation: Data | None, patience: int | None) -> None:
+def _check(epochs: int, batch_size: int, patience: int | None) -> None:
     numbers = {"epochs": epochs, "batch_size": batch_size, "patience": patience}
     for name, value in numbers.items():
         if value is not None or name != "patience":
             check_whole(name, value)
-    if patience is not None and validation is None:
-        raise SettingError("patience", patience, "None where there are no validation data")
+
+
+def _refuse_without_validation(**settings: object) -> None:
+    for name, value in settings.items():
+        if value is not None:
+            raise SettingError(name, value, "None where there are no validation data")

@@ -92,7 +92,7 @@ class GradientRun:
             batch.refuse_impossible(found.detach())
             weight = batch.weights.to(found)
             if found.requires_grad:
-                (-weight @ found).backward()
+                (-weight @ found.masked_fill(weight == 0, 0.0)).backward()
             met += totals(found, weight)
         grads = [p.grad for p in self.model.parameters() if p.grad is not None]
         self.team.add_up([met, *grads])

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pcflow.engine import Plan, Shares
 from pcflow.errors import PropertyRequired, SettingError
-from pcflow.inputs import DensityFamily, FiniteFamily
+from pcflow.inputs import DensityFamily
 from pcflow.learn.batch import Batch, Model
 from pcflow.learn.checkpoint import must_be_like
 from pcflow.learn.counts import Counts, PriorCounts
@@ -70,7 +71,7 @@ class Anemone:
 
 
 Averages = list[dict[int, Tensor]]
-"""Mean flows by bank, for every kind of count."""
+"""Mean flows by bank, for every kind of count; and by width how many rows told of a fold."""
 
 
 class AnemoneRun(CountingRun[Anemone]):
@@ -92,23 +93,27 @@ class AnemoneRun(CountingRun[Anemone]):
 
     def update(self, counts: Counts, done: float) -> None:
         """Mix smoothed mean flows with those of the prior."""
-        learner = self.learner
+        learner, rows = self.learner, float(counts.telling[0])
+        if rows == 0:  # none tells anything
+            return
         step = learner.step * (1 - done if learner.decay else 1.0)
-        prior = PriorCounts(self.model)
-        means = self._average(counts, self.averages or _nothing(prior))
+        *means, told = self._average(counts, rows)
+        prior = PriorCounts(self.model, _shares(told, counts.engine.plan))
         share = 1 - learner.momentum**self.times  # the weight of the first ones is corrected
         for expected, averages, sums in zip(prior.sums, means, counts.sums, strict=True):
             for bank in sums.found:
                 mean = averages[bank] / share
                 sums.found[bank] = _mix(expected.found[bank], mean, step, counts.of_differences)
+        if counts.telling[1]:
+            counts.change(_keep_unused)
         counts.maximize(learner.pseudocount)
 
-    def _average(self, counts: Counts, so_far: Averages) -> Averages:
+    def _average(self, counts: Counts, rows: float) -> Averages:
         """Let mean flows into the averages."""
-        rows = float(counts.met[1])
-        for averages, sums in zip(so_far, counts.sums, strict=True):
-            for bank, flow in sums.found.items():
-                averages[bank] = torch.lerp(flow / rows, averages[bank], self.learner.momentum)
+        so_far = self.averages or _nothing(counts)
+        for averages, found in zip(so_far, counts.found, strict=True):
+            for key, flow in found.items():
+                averages[key] = torch.lerp(flow / rows, averages[key], self.learner.momentum)
         self.times += 1
         self.averages = so_far
         return so_far
@@ -168,22 +173,7 @@ class MiniBatchRun(CountingRun[MiniBatchEM]):
 
     def update(self, counts: Counts, done: float) -> None:
         """Mix relative counts with present parameters."""
-        tables, weights = counts.engine.tables, counts.weights.found
-        for bank, flow in weights.items():
-            weights[bank] = self._mix(tables.linear(bank), flow, flow.sum(dim=-1, keepdim=True))
-        for family, named in counts.kinds:
-            first = next(iter(named.values()))
-            params = {name: tables.banks[bank].detach() for name, bank in named.items()}
-            if isinstance(family, DensityFamily):
-                statistics, flows = counts.statistics.found, counts.flows.found
-                total = flows[first].unsqueeze(-2)  # [P, 1, K]
-                statistics[first] = self._mix(family.moments(params), statistics[first], total)
-                flows[first] = torch.ones_like(flows[first])
-            else:
-                assert isinstance(family, FiniteFamily)
-                categories = counts.categories.found
-                total = categories[first].sum(dim=-2, keepdim=True)
-                categories[first] = self._mix(family.table(params), categories[first], total)
+        counts.change(self._mix)
         counts.maximize(self.learner.pseudocount)
 
     def _mix(self, present: Tensor, flow: Tensor, total: Tensor) -> Tensor:
@@ -192,9 +182,21 @@ class MiniBatchRun(CountingRun[MiniBatchEM]):
         return torch.lerp(present, relative, self.learner.step)
 
 
-def _nothing(prior: Counts) -> Averages:
+def _nothing(counts: Counts) -> Averages:
     """Averages of nothing, as large as these counts."""
-    return [{b: torch.zeros_like(t) for b, t in sums.found.items()} for sums in prior.sums]
+    return [{key: torch.zeros_like(t) for key, t in found.items()} for found in counts.found]
+
+
+def _shares(told: dict[int, Tensor], plan: Plan) -> Shares:
+    """At every fold the share of rows that know something of it, among those that know anything."""
+    root = plan.steps[-1]
+    anything = told[root.units][root.out]  # [1]
+    return {width: (rows / anything).unsqueeze(-1) for width, rows in told.items()}  # [R, 1]
+
+
+def _keep_unused(present: Tensor, flow: Tensor, total: Tensor) -> Tensor:
+    """Where nothing was told yet, what is there counts: a pseudocount would wipe it out."""
+    return torch.where(total > 0, flow, present)
 
 
 def _check_step(step: float) -> None:

@@ -16,6 +16,7 @@ from pcflow.testing.density import check_density
 from pcflow.testing.families import check_input_family
 from pcflow.testing.ingredients import finite_families, mixed_families, vtrees
 from pcflow.testing.laws import check_circuit
+from pcflow.testing.learning import partly_frozen, row_weights
 from pcflow.testing.oracle import (
     Enumeration,
     count_active_inputs,
@@ -49,7 +50,9 @@ __all__ = [
     "evidence",
     "finite_families",
     "mixed_families",
+    "partly_frozen",
     "region_graphs",
+    "row_weights",
     "tree_distributions",
     "vtrees",
 ]
