@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any, Literal, Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -22,7 +23,7 @@ from pcflow.circuit import InputLayer
 from pcflow.construct import hclt
 from pcflow.data import Column, Encoding, Floats, Form, Wish, columns_of, is_dict, is_frame
 from pcflow.errors import EvidenceError, FileFormatError, NoMassError, SettingError
-from pcflow.evidence import Evidence
+from pcflow.evidence import Evidence, as_tensor
 from pcflow.inputs import Categorical, InputFamily
 from pcflow.learn import Learner
 from pcflow.queries import CompiledCircuit, compile
@@ -36,6 +37,7 @@ except ImportError as error:
         "pcflow.estimator needs scikit-learn 1.6 or newer: pip install 'pcflow[sklearn]'"
     ) from error
 
+Rows = npt.NDArray[np.intp]
 RandomState = int | np.random.RandomState | None
 Table = Any
 """A DataFrame, a dict of columns, an array [N, D] or lists of rows."""
@@ -121,15 +123,17 @@ class CircuitDensity(DensityMixin, BaseEstimator):  # type: ignore[misc] # sciki
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X: Table, y: object = None) -> CircuitDensity:
+    def fit(self, X: Table, y: object = None, sample_weight: Any = None) -> CircuitDensity:
         """Learn the tree and its parameters from the rows of a table.
 
-        Codes, scales and the tree are read off all rows; parameters are learned from those that are
-        not kept to tell when to stop.
+        Codes, scales and the tree are read off all rows, whatever they weigh above zero; parameters
+        are learned from those that are not kept to tell when to stop, by their weights.
 
         Args:
             X: a table [N, D] of two rows at least.
             y: not read.
+            sample_weight: how much every row counts [N], from zero up; a row of weight zero is as
+                good as none.
 
         Raises:
             ValueError: if a setting is out of range, or a column holds no value or infinity.
@@ -140,21 +144,21 @@ class CircuitDensity(DensityMixin, BaseEstimator):  # type: ignore[misc] # sciki
             >>> len(result.train), len(result.validation)
             (3, 3)
         """
-        columns = self._columns(X, reset=True)
+        columns, weights = _counting(self._columns(X, reset=True), sample_weight)
         generator = _generator(self.random_state)
         self.encoding_ = Encoding.of(columns, self._wishes())
         values = self.encoding_.encode(columns)
         circuit = hclt(values, self.units, self.encoding_.families, generator=generator)
         self.model_ = compile(circuit, dtype=torch.float64)
-        train, validation = self._split(torch.from_numpy(values), generator)
+        train, validation = self._split(values, generator)
         self.result_ = learn.fit(
             self.model_,
-            train,
+            values[train],
             learn.EM(pseudocount=0.1) if self.learner is None else self.learner,
+            weights=weights[train],
             epochs=self.epochs,
             batch_size=self.batch_size,
-            validation=validation,
-            patience=None if validation is None else self.patience,
+            **self._judge(values[validation], weights[validation]),
             progress=self.verbose,
             generator=generator,
         )
@@ -475,17 +479,39 @@ class CircuitDensity(DensityMixin, BaseEstimator):  # type: ignore[misc] # sciki
         """Which columns [D] have no mean."""
         return torch.tensor([isinstance(f, Categorical) for f in self.encoding_.families])
 
-    def _split(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+    def _split(self, values: Floats, generator: torch.Generator) -> tuple[Rows, Rows]:
         """Rows to learn from, and rows that tell when to stop."""
         share = self.validation_fraction
         if not 0 <= share < 1:
             raise SettingError("validation_fraction", share, "in [0, 1)")
-        x = x[~x.isnan().all(dim=1)]  # the others teach nothing, and tell nothing
-        kept = min(math.ceil(share * len(x)), len(x) - 1)
+        # the others teach nothing, and tell nothing
+        some = np.flatnonzero(~np.isnan(values).all(axis=1))
+        kept = min(math.ceil(share * len(some)), len(some) - 1)
         if kept == 0:
-            return x, None
-        order = torch.randperm(len(x), generator=generator)
-        return x[order[kept:]], x[order[:kept]]
+            return some, some[:0]
+        some = some[torch.randperm(len(some), generator=generator).numpy()]
+        return some[kept:], some[:kept]
+
+    def _judge(self, values: Floats, weights: Floats) -> dict[str, Any]:
+        """How `fit` is told when to stop, by rows if there are any."""
+        if len(values) == 0:
+            return {}
+        return {"validation": values, "validation_weights": weights, "patience": self.patience}
+
+
+def _counting(columns: list[Column], weight: Any) -> tuple[list[Column], Floats]:
+    """The rows [N] that count, and how much."""
+    rows = len(columns[0].values)
+    if weight is None:
+        return columns, np.ones(rows)
+    weights = as_tensor("sample_weight", weight).double().numpy()
+    if weights.shape != (rows,) or not (np.isfinite(weights) & (weights >= 0)).all():
+        wanted = f"{rows} finite numbers from zero up"
+        raise EvidenceError(f"sample_weight must be {wanted}, got shape {weights.shape}")
+    if not weights.any():
+        raise EvidenceError("sample_weight is zero in every row")
+    some = weights > 0
+    return [column._replace(values=column.values[some]) for column in columns], weights[some]
 
 
 def _not_empty(columns: list[Column], least: int) -> list[Column]:

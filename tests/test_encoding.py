@@ -247,6 +247,7 @@ def test_a_column_stays_of_its_kind(was: Any, now: Any) -> None:
         {"first": ["O", "D", 0]},
         {"first": ["M", "parsecs", 0]},
         {"first": ["M", "D", 1 << 80]},
+        {"first": ["M", "D", 0], "step": "Y"},
     ],
 )
 def test_hostile_descriptions_are_refused(change: dict[str, Any]) -> None:

@@ -49,6 +49,7 @@ FLOOR = 1e-3
 """How narrow a unit of a positive column may get, of the spread of its logarithm."""
 
 DAY = np.timedelta64(1, "D")
+STEPS = ("D", "h", "m", "s", "ms", "us", "ns", "ps", "fs", "as")
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,15 +160,17 @@ class Moments:
     Args:
         first: the first, in the unit in which moments are given back.
         days: the column of days.
+        step: the unit, as numpy has it, in which moments are whole: days, hours, ...
 
     Examples:
-        >>> column = Moments(np.datetime64("2020-01-01"), Scale(Gaussian(), scale=366.0))
+        >>> column = Moments(np.datetime64("2020-01-01"), Scale(Gaussian(), scale=366.0), "D")
         >>> column.encode(np.array(["2021-01-01"], dtype="datetime64[D]"))
         array([1.])
     """
 
     first: Any
     days: Codes | Scale
+    step: str
 
     @property
     def family(self) -> InputFamily:
@@ -185,9 +188,8 @@ class Moments:
 
     def decode(self, values: Floats) -> Array:
         """Moments, or durations."""
-        unit = f"m8[{np.datetime_data(self.first.dtype)[0]}]"
-        steps = np.round(self.days.decode(values) * (DAY / np.ones((), unit)))
-        return np.asarray(self.first + steps.astype(unit), dtype=self.first.dtype)
+        steps = np.round(self.days.decode(values) * (DAY / np.ones((), f"m8[{self.step}]")))
+        return np.asarray(self.first + steps.astype(f"m8[{self.step}]"), dtype=self.first.dtype)
 
     def log_units(self, values: Floats) -> Floats:
         """Densities are per day."""
@@ -197,7 +199,7 @@ class Moments:
         """As JSON."""
         unit = np.datetime_data(self.first.dtype)[0]
         first = [self.first.dtype.kind, unit, int(self.first.astype(np.int64))]
-        return {"first": first, **self.days.told()}
+        return {"first": first, "step": self.step, **self.days.told()}
 
 
 def days_since(first: Any, column: Array) -> Floats:
@@ -317,6 +319,7 @@ def _from_told(
     family: InputFamily,
     unseen: float,
     first: Sequence[Any] | None = None,
+    step: str = "",
     labels: Sequence[Any] | None = None,
     codes: Sequence[float] | None = None,
     **numbers: Any,
@@ -326,9 +329,11 @@ def _from_told(
         kind, unit, steps = first
         days = _from_told(family=family, unseen=unseen, labels=labels, codes=codes, **numbers)
         moment = np.array(steps, dtype=np.int64).astype(f"{kind}8[{unit}]")[()]
-        if kind not in "mM" or isinstance(days, Moments) or labels is not None:
+        if kind not in ("m", "M") or isinstance(days, Moments) or labels is not None:
             raise ValueError(f"{kind!r} is no kind of dates")
-        return Moments(moment, days)
+        if step not in STEPS:
+            raise ValueError(f"{step!r} is no unit of time")
+        return Moments(moment, days, step)
     if not 0 <= unseen < 1:
         raise ValueError(f"{unseen!r} is no probability")
     if labels is not None:
@@ -372,7 +377,14 @@ def _made(column: Column, wish: Wish) -> Codes | Scale | Moments:
     if wish.besides is not None:
         besides = days_since(first, np.array(wish.besides, values.dtype))
         wish = wish._replace(besides=besides.tolist())
-    return Moments(first, _plain(column.name, days_since(first, values), wish))
+    return Moments(
+        first, _plain(column.name, days_since(first, values), wish), _step(values - first)
+    )
+
+
+def _step(spans: Array) -> str:
+    """The longest unit of which durations [N] are whole multiples."""
+    return next(u for u in STEPS if (spans == spans.astype(f"m8[{u}]")).all())
 
 
 def _plain(name: Hashable, values: Array, wish: Wish) -> Codes | Scale:
