@@ -389,14 +389,19 @@ class CircuitDensity(DensityMixin, BaseEstimator):  # type: ignore[misc] # sciki
         if is_dict(X):
             return self._of_dict(X, reset)
         least = 2 if reset else 1  # of one row alone nothing can be learned
-        rows = np.array(X, dtype=object) if isinstance(X, list | tuple) else X
-        array = {"dtype": None, "ensure_all_finite": "allow-nan", "ensure_min_samples": least}
-        asked = {"skip_check_array": True} if is_frame(X) else array
-        checked = validate_data(self, rows, reset=reset, **asked)
-        found = columns_of(checked)
+        checked = self._checked(X, reset, least)
         if reset:
             self.form_ = Form.of(checked)
-        return _not_empty(found, least)
+        return _not_empty(columns_of(checked), least)
+
+    def _checked(self, X: Table, reset: bool, least: int) -> Table:
+        """An array or a frame of which scikit-learn has noted names and width."""
+        if is_frame(X):
+            Form.of(X)  # may be refused, with a better message
+            return validate_data(self, X, reset=reset, skip_check_array=True)
+        rows = np.array(X, dtype=object) if isinstance(X, list | tuple) else X
+        finite = {"dtype": None, "ensure_all_finite": "allow-nan"}
+        return validate_data(self, rows, reset=reset, ensure_min_samples=least, **finite)
 
     def _encoded(self, X: Table) -> Floats:
         """Values [N, D] of the variables of `model_`; infinite what was never seen."""
@@ -515,12 +520,10 @@ def _counting(columns: list[Column], weight: Any) -> tuple[list[Column], Floats]
 
 
 def _not_empty(columns: list[Column], least: int) -> list[Column]:
-    """Columns of enough rows, with names that tell them apart."""
+    """Columns of enough rows."""
     rows = len(columns[0].values) if columns else 0
     if rows < least:
         raise EvidenceError(f"a table needs columns, of {least} rows at least; got {rows}")
-    if len({column.name for column in columns}) < len(columns):
-        raise EvidenceError("two columns of a table have the same name")
     return columns
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from pcflow.data.frame import Array, Column, is_dict, is_frame, known
 from pcflow.data.table import Floats
-from pcflow.errors import SettingError, TypeMismatch
+from pcflow.errors import EvidenceError, SettingError, TypeMismatch
 
 Json = dict[str, Any]
 
@@ -30,6 +30,9 @@ class Form:
         names: of the columns; 0, 1, ... of an array.
         types: of the columns of a frame, as pandas has them.
 
+    Raises:
+        EvidenceError: if two columns have the same name.
+
     Examples:
         >>> Form.of({"age": [31], "job": ["a"]}).table([np.array([40.0]), np.array(["b"])])
         {'age': array([40.]), 'job': array(['b'], dtype='<U1')}
@@ -38,6 +41,11 @@ class Form:
     kind: str
     names: tuple[Hashable, ...]
     types: tuple[Any, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Names must tell columns apart."""
+        if len(set(self.names)) < len(self.names):
+            raise EvidenceError("two columns of a table have the same name")
 
     @classmethod
     def of(cls, table: Any) -> Form:
@@ -87,14 +95,13 @@ class Form:
 
     def filled(self, table: Any, given: Sequence[Column], columns: Sequence[Array]) -> Any:
         """A copy of a table with its gaps filled from columns [N]; all else stays as it is."""
-        there = [known(column.values) for column in given]
-        merged = [np.where(t, g.values, c) for t, g, c in zip(there, given, columns, strict=True)]
+        merged = [_merged(g.values, c) for g, c in zip(given, columns, strict=True)]
         if not is_frame(table):
             return self.table(merged)
         found = table.copy()
-        for v, name in enumerate(table.columns):
-            if not there[v].all():
-                found[name] = _typed(merged[v], table.dtypes.iloc[v])
+        for column, values, dtype in zip(given, merged, self.types, strict=True):
+            if not known(column.values).all():
+                found[column.name] = _typed(values, dtype)
         return found
 
     def named(self, table: Any, names: Sequence[Any], numbers: Floats) -> Any:
@@ -144,6 +151,15 @@ def _stacked(columns: Sequence[Array]) -> Array:
     if len(kinds) == 1:
         return np.stack(columns, axis=1)
     return np.stack([column.astype(object) for column in columns], axis=1)
+
+
+def _merged(given: Array, filled: Array) -> Array:
+    """What is known of a column [N], and elsewhere what fills it."""
+    there = known(given)
+    alike = given.dtype.kind == filled.dtype.kind or not there.any()
+    found = filled.copy() if alike else filled.astype(object)
+    found[there] = given[there]
+    return found
 
 
 def _typed(values: Array, dtype: Any) -> Any:
