@@ -102,7 +102,7 @@ def test_updates_are_where_the_likelihood_is_level(family: pf.inputs.InputFamily
         assert isinstance(family, DensityFamily)
         x = torch.randint(1, 6, (2, 40)).double()
         flow = torch.rand(2, 40, UNITS, dtype=torch.float64)
-        statistics = torch.einsum("fbs,fbk->fsk", family.statistics(x), flow)
+        statistics = family.tally(params, x, flow)
         best = family.maximize(params, flow.sum(1), statistics, pseudocount=0.0)
         leaves = {name: value.requires_grad_() for name, value in best.items()}
         likelihood = (flow * family.log_prob(leaves, x)).sum()
@@ -118,7 +118,7 @@ def test_the_gaussian_update_is_the_weighted_mean_and_deviation() -> None:
     family = pf.Gaussian()
     params, x = random_params(family), torch.randn(2, 40, dtype=torch.float64)
     flow = torch.rand(2, 40, UNITS, dtype=torch.float64)
-    statistics = torch.einsum("fbs,fbk->fsk", family.statistics(x), flow)
+    statistics = family.tally(params, x, flow)
     best = family.maximize(params, flow.sum(1), statistics, pseudocount=0.0)
     weight = flow / flow.sum(dim=1, keepdim=True)
     mean = (weight * x.unsqueeze(-1)).sum(1)

@@ -64,7 +64,8 @@ def initialize(
             pooled = table[:, shared].flatten()
             every = torch.ones(len(pooled), dtype=torch.float64)
             found = initial_units(layer.family, pooled, every, layer.units, generator)
-            values.update({p: found[name].to(p.value) for name, p in named.items()})
+            # in double, which what compiles it rounds: a column may lie far from zero
+            values.update({p: found[name].to(p.value.device) for name, p in named.items()})
     return circuit.replace(values)
 
 

@@ -18,9 +18,11 @@ from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, 
 from pcflow.construct.initial import initial_units
 from pcflow.construct.regions import Inputs, per_variable
 from pcflow.data import (
+    MOST_VALUES,
     Columns,
     Floats,
     Labels,
+    are_values,
     as_categories,
     as_table,
     fit_mixture,
@@ -41,7 +43,7 @@ def chow_liu(data: Any, alpha: float = 1.0) -> Circuit:
     circuit: its MPE is exact.
 
     Args:
-        data: rows [N, D] of whole numbers 0, 1, ...; NaN is a missing value.
+        data: rows [N, D] of whole numbers 0, 1, ... below 4,096; NaN is a missing value.
         alpha: added to the count of every pair of values.
 
     Raises:
@@ -71,7 +73,7 @@ def mixture_of_trees(
     rows weighted by its share of them (Meila and Jordan 2000).
 
     Args:
-        data: rows [N, D] of whole numbers 0, 1, ...; NaN is a missing value.
+        data: rows [N, D] of whole numbers 0, 1, ... below 4,096; NaN is a missing value.
         components: number of trees, K.
         alpha: added to the count of every pair of values, in every tree.
         generator: source of the first clusters; torch's global one by default.
@@ -120,7 +122,8 @@ def hclt(
     units often fit better than a single one of many.
 
     Args:
-        data: rows [N, D] from which the trees are learned; real columns are counted by quantiles.
+        data: rows [N, D] from which the trees are learned; columns of families without a finite
+            range are counted by quantiles, and so are numbers from 4,096 on.
         units: states of every hidden variable, K.
         inputs: one input family for all variables, or one per variable.
         trees: how many, at most; clusters may be empty.
@@ -141,16 +144,17 @@ def hclt(
     check_whole("units", units)
     check_whole("trees", trees)
     check_generator(generator)
-    columns, _ = as_categories(data)
-    table = Columns(data, per_variable(inputs, columns.shape[1]))
+    rows = as_table(data)
+    table = Columns(rows, per_variable(inputs, rows.shape[1]))
+    columns, _ = as_categories(rows, [f.num_categories is None for f in table.families])
     label: Labels = np.zeros(len(columns), dtype=np.int64)
     if trees > 1:
         seed = int(torch.randint(2**31, (), generator=generator))
         sizes = [unordered(family) for family in table.families]
         label = kmeans(table.values.numpy(), sizes, trees, np.random.default_rng(seed))
     members = [label == k for k in np.unique(label)]
-    roots = [_hidden_tree(table, columns, rows, units, generator) for rows in members]
-    sizes_of = torch.tensor([[float(rows.sum()) for rows in members]], dtype=torch.float64)
+    roots = [_hidden_tree(table, columns, some, units, generator) for some in members]
+    sizes_of = torch.tensor([[float(some.sum()) for some in members]], dtype=torch.float64)
     mixed = SumLayer(roots, Parameter.from_probs(sizes_of / len(label)))
     return Circuit(roots[0] if len(roots) == 1 else mixed)
 
@@ -169,7 +173,7 @@ def _hidden_tree(
     def top(v: int) -> InputLayer:
         family, column = table.families[v], table.values[:, v]
         found = initial_units(family, column, torch.from_numpy(weights), units, generator)
-        named = {name: Parameter(p.to(torch.get_default_dtype())) for name, p in found.items()}
+        named = {name: Parameter(p) for name, p in found.items()}
         return InputLayer(v, family, units, named)
 
     def weight(v: int) -> Parameter:
@@ -182,9 +186,12 @@ def _hidden_tree(
 def _whole_numbers(data: Any) -> tuple[Floats, tuple[int, ...]]:
     """Columns [N, D] and how many values each has; refuses what would have to be binned."""
     given = as_table(data)
-    known = given[~np.isnan(given)]
-    if (known < 0).any() or (known != np.round(known)).any():
-        raise EvidenceError("trees of values need columns of whole numbers 0, 1, ...; see hclt")
+    wrong = np.isfinite(given) & ~are_values(given)
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        wanted = f"columns of whole numbers 0, 1, ... below {MOST_VALUES}; see hclt"
+        found = f"column {column} holds {given[row, column]:g}"
+        raise EvidenceError(f"trees of values need {wanted}; {found}")
     return as_categories(given)
 
 

@@ -9,7 +9,9 @@ from pcflow.data.form import Form
 from pcflow.data.frame import Array, Column, columns_of, is_dict, is_frame, known
 from pcflow.data.mixture_em import fit_mixture
 from pcflow.data.table import (
+    MOST_VALUES,
     Floats,
+    are_values,
     as_categories,
     as_table,
     check_shape,
@@ -18,6 +20,7 @@ from pcflow.data.table import (
 )
 
 __all__ = [
+    "MOST_VALUES",
     "Array",
     "Column",
     "Columns",
@@ -26,6 +29,7 @@ __all__ = [
     "Form",
     "Labels",
     "Wish",
+    "are_values",
     "as_categories",
     "as_table",
     "check_column",

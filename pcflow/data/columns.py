@@ -14,7 +14,15 @@ from torch import Tensor
 
 from pcflow.data.table import as_table
 from pcflow.errors import EvidenceError, StructureError
-from pcflow.inputs import Bernoulli, Categorical, DensityFamily, FiniteFamily, InputFamily, Params
+from pcflow.inputs import (
+    Bernoulli,
+    Categorical,
+    DensityFamily,
+    FiniteFamily,
+    InputFamily,
+    Params,
+    spread_of,
+)
 
 Fitted = dict[InputFamily, tuple[list[int], dict[str, Tensor]]]
 """For every family its columns and their parameters [F, ..., K]."""
@@ -40,6 +48,7 @@ class Columns:
         values: the data, float64.
         families: as given.
         whole: parameters of one unit for every column, which smaller parts are smoothed towards.
+        spread: standard deviations [D] of the columns, one where all values are alike.
     """
 
     def __init__(self, data: Any, families: Sequence[InputFamily]) -> None:
@@ -54,6 +63,7 @@ class Columns:
             # of finite families every category; densities have floors
             smoothing = 1.0 if isinstance(family, FiniteFamily) else 0.0
             self.whole.append(family.fitted(column, one, smoothing))
+        self.spread = spread_of(self.values.t())
 
     def fit(
         self, rows: Tensor, variables: Sequence[int], weight: Tensor, pseudocount: float
@@ -63,7 +73,10 @@ class Columns:
         for family, members in self._by_family(variables).items():
             x = self.values[rows][:, members].t()  # [F, N]
             whole = self._stack(members, weight.shape[1])
-            found[family] = members, _fit(family, whole, x, weight, pseudocount)
+            fitted = _fit(family, whole, x, weight, pseudocount)
+            if isinstance(family, DensityFamily):
+                fitted = family.floored(fitted, self.spread[members].unsqueeze(-1), whole)
+            found[family] = members, fitted
         return found
 
     def score(self, rows: Tensor, fitted: Fitted) -> Tensor:

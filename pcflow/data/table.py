@@ -21,6 +21,9 @@ Floats = npt.NDArray[np.float64]
 BINS = 8
 """Quantiles by which a real-valued column is counted."""
 
+MOST_VALUES = 4096
+"""Whole numbers from here on are not listed: tables of pairs grow with the largest, squared."""
+
 
 def as_table(data: Any) -> Floats:
     """A copy of rows [N, D], of any numbers; NaN is a missing value.
@@ -45,22 +48,43 @@ def check_shape(name: str, shape: Sequence[int], width: int | None = None) -> No
         raise EvidenceError(f"{name} must be {wanted}, got {tuple(shape)}")
 
 
-def as_categories(data: Any) -> tuple[Floats, tuple[int, ...]]:
-    """Columns [N, D] of small whole numbers (NaN where missing), and how many values each has."""
+def as_categories(data: Any, real: Sequence[bool] = ()) -> tuple[Floats, tuple[int, ...]]:
+    """Columns [N, D] of small whole numbers (NaN where missing), and how many values each has.
+
+    Whole numbers from 0 on are what they are. Real values, and numbers too large to be listed, are
+    counted by quantiles, few different ones each by itself; so their units make no difference.
+
+    Args:
+        data: rows [N, D].
+        real: of every column, whether it holds real values even if all of them are whole numbers.
+
+    Raises:
+        EvidenceError: if a column holds no value, or an infinite one.
+    """
     given = as_table(data)
     columns, sizes = np.empty_like(given), []
     for v, column in enumerate(given.T):
         known = column[~np.isnan(column)]
         if len(known) == 0 or not np.isfinite(known).all():
             raise EvidenceError(f"column {v} holds no value, or an infinite one")
-        if (known < 0).any() or (known != np.round(known)).any():
-            inner = np.linspace(0, 1, BINS + 1)[1:-1]
-            counted = np.searchsorted(np.unique(np.quantile(known, inner)), column, side="right")
-            columns[:, v] = np.where(np.isnan(column), np.nan, counted)
-        else:
-            columns[:, v] = column
+        listed = not (real and real[v]) and bool(are_values(known).all())
+        columns[:, v] = column if listed else _by_quantile(column, known)
         sizes.append(int(np.nanmax(columns[:, v])) + 1)
     return columns, tuple(sizes)
+
+
+def are_values(known: Floats) -> npt.NDArray[np.bool_]:
+    """Which numbers are whole, from 0 on, and small enough to be listed."""
+    fine: npt.NDArray[np.bool_] = (known >= 0) & (known == np.round(known)) & (known < MOST_VALUES)
+    return fine
+
+
+def _by_quantile(column: Floats, known: Floats) -> Floats:
+    """Between which of the quantiles of what is known the values [N] are."""
+    cuts = np.unique(known)[1:]
+    if len(cuts) >= BINS:
+        cuts = np.unique(np.quantile(known, np.linspace(0, 1, BINS + 1)[1:-1]))
+    return np.where(np.isnan(column), np.nan, np.searchsorted(cuts, column, side="right"))
 
 
 def mutual_information(

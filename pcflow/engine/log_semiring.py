@@ -49,11 +49,16 @@ class LogSumProduct:
         """Nothing to mark or to raise."""
 
     def product(self, xs: list[Value], out: Value, kronecker: bool) -> None:
-        """Add the logarithms."""
+        """Add the logarithms; many of them in double, lest their rounding add up."""
+        if not kronecker and len(xs) > 2:
+            total = xs[0].units.to(torch.float64, copy=True)
+            for x in xs[1:]:
+                total += x.units
+            out.units.copy_(total)
+            return
         units = xs[0].units
         if not kronecker:
-            for x in xs[1:]:
-                units = torch.add(units, x.units, out=out.units)
+            torch.add(units, xs[1].units, out=out.units)
             return
         for x in xs[1:]:
             units = outer_add(units, x.units)

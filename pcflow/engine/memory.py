@@ -151,7 +151,8 @@ def _all_or_none(views: list[Value | None]) -> list[Value] | None:
 
 
 def _allocate(rows: int, batch: int, width: int, like: Tensor) -> Value:
-    units, scale = like.new_empty(rows, batch, width), like.new_zeros(rows, batch)
+    units = like.new_empty(rows, batch, width)
+    scale = units.new_zeros(rows, batch, dtype=torch.float64)
     return Value(units, scale, like.new_empty(0))
 
 

@@ -258,7 +258,8 @@ def _conclude(tape: Tape) -> None:
     if tape.semiring.in_log_space:
         tape.log_value = tape.lowest = units.clone()
         return
-    tape.log_value, tape.lowest = units.log() + root.scale[0], units.clone()
+    tape.log_value = (units.log() + root.scale[0]).to(units.dtype)
+    tape.lowest = units.clone()
     if len(tape.sheet.lowest):
         tape.lowest = torch.minimum(tape.lowest, tape.sheet.lowest.amin(dim=0))
     for leaf in tape.leaves.values():

@@ -4,15 +4,16 @@
 
     true value = units * exp(scale),  0 <= units <= 1
 
-A sum is one batched matrix product, a product is elementwise, logarithms touch scales only. A unit
-far below the largest of its row can underflow, and a later product can make just that unit matter.
-Two checks guard against it. `lowest` records the smallest unit of every product: while it stays
-above a floor, nothing can have been lost, because sums and products of nonnegative numbers keep
-relative accuracy. Rows that fall below are evaluated once more with every unit raised to at
-least the floor. Since sums and products only grow with their inputs, the two results bracket the
-truth; rows for which they differ are evaluated a last time by `LogSumProduct`, which is slow and
-never underflows. `MaxProduct` computes with maxima in place of sums, for MPE; `MaxInputs` with
-maxima at the inputs of chosen variables alone, for bounds.
+Scales are doubles, whatever the units are: one of a thousand variables is a sum of so many numbers,
+whose rounding would all go one way. A sum is one batched matrix product, a product is elementwise,
+logarithms touch scales only. A unit far below the largest of its row can underflow, and a later
+product can make just that unit matter. Two checks guard against it. `lowest` records the smallest
+unit of every product: while it stays above a floor, nothing can have been lost, because sums and
+products of nonnegative numbers keep relative accuracy. Rows that fall below are evaluated once more
+with every unit raised to at least the floor. Since sums and products only grow with their inputs,
+the two results bracket the truth; rows for which they differ are evaluated a last time by
+`LogSumProduct`, which is slow and never underflows. `MaxProduct` computes with maxima in place of
+sums, for MPE; `MaxInputs` with maxima at the inputs of chosen variables alone, for bounds.
 
 Legend: F folds, B batch, K units of the layer, J units read by a sum, H inputs of a layer, V
 categories, N entries of inputs, D variables.
@@ -32,7 +33,7 @@ from pcflow.engine.machine import Machine
 
 
 class Value(NamedTuple):
-    """Rows of an arena: units [F, B, K]; scale and lowest [F, B], only used by `Scaled`."""
+    """Rows of an arena: units [F, B, K]; scale (in double) and lowest [F, B], of `Scaled` only."""
 
     units: Tensor
     scale: Tensor
@@ -268,7 +269,7 @@ class Scaled:
         if scale is not None:
             scale.copy_(top)
         top.nan_to_num_(neginf=0.0)
-        return [exp_(x.scale - top).unsqueeze(-1) for x in xs]
+        return [exp_((x.scale - top).to(x.units.dtype)).unsqueeze(-1) for x in xs]
 
     def read(self, xs: list[Value], mixing: bool) -> Tensor:
         """Inputs relative to the largest of their scales."""

@@ -285,4 +285,4 @@ def _cross_entropy(p: Circuit, q: Circuit) -> float:
 
 def _kl_divergence(p: Circuit, q: Circuit) -> float:
     p.properties.require(Deterministic)
-    return _cross_entropy(p, q) - entropy_upper_bound(p)
+    return max(0.0, _cross_entropy(p, q) - entropy_upper_bound(p))  # rounding may end below

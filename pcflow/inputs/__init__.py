@@ -7,7 +7,9 @@ from pcflow.inputs.base import (
     InputFamily,
     Params,
     Power,
+    alike,
     powered,
+    spread_of,
 )
 from pcflow.inputs.bernoulli import Bernoulli
 from pcflow.inputs.binomial import Binomial
@@ -41,6 +43,8 @@ __all__ = [
     "Params",
     "Poisson",
     "Power",
+    "alike",
     "powered",
     "register_family",
+    "spread_of",
 ]

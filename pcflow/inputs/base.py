@@ -77,6 +77,14 @@ class InputFamily(ABC):
     def is_proper(self, params: Params) -> Tensor:
         """Which units [P, K] are distributions, whatever numbers the parameters are."""
 
+    @property
+    def locations(self) -> Mapping[str, str]:
+        """Parameters in the units of the values, each with the name of the log of its scale.
+
+        Optimizers move it by shares of that.
+        """
+        return {}
+
     def of_units(self, units: Sequence[int]) -> Self:
         """The family of chosen units: itself, unless its settings tell units apart."""
         return self
@@ -100,12 +108,23 @@ class InputFamily(ABC):
         """
         start = self.initial(weight.shape[1], torch.Generator().manual_seed(0))
         params = {name: p.to(weight).unsqueeze(0) for name, p in start.items()}  # [1, ..., K]
-        # a category that the whole column lacks would be a hard zero, and stay one
-        smoothing = 0.0 if self.num_categories is None else pseudocount
         columns = x.to(weight.dtype).unsqueeze(0)
-        params = self.update(params, columns, torch.ones_like(weight), smoothing)
-        params = self.update(params, columns, weight, pseudocount)
+        params = self._to_whole(params, columns, torch.ones_like(weight), pseudocount)
+        params = self._to_rows(params, columns, weight, pseudocount)
         return {name: p.squeeze(0) for name, p in params.items()}
+
+    def _to_whole(
+        self, params: Params, x: Tensor, ones: Tensor, pseudocount: float
+    ) -> dict[str, Tensor]:
+        """From anywhere to what fits all rows alike."""
+        # a category that the whole column lacks would be a hard zero, and stay one
+        return self.update(params, x, ones, pseudocount)
+
+    def _to_rows(
+        self, params: Params, x: Tensor, weight: Tensor, pseudocount: float
+    ) -> dict[str, Tensor]:
+        """From there to rows with weights."""
+        return self.update(params, x, weight, pseudocount)
 
     @abstractmethod
     def raw_moment(self, params: Params, power: int) -> Tensor:
@@ -279,9 +298,35 @@ class DensityFamily(InputFamily):
     def statistics(self, x: Tensor) -> Tensor:
         """Sufficient statistics [F, B, S] of values [F, B]."""
 
+    def tally(self, params: Params, x: Tensor, weight: Tensor) -> Tensor:
+        """Statistics [F, S, K] of columns [F, B], NaN left out, added up with weights [F, B, K].
+
+        A family of values that may lie far from zero counts them from its present parameters, lest
+        what is small be the difference of large numbers; its `moments` are then counted alike.
+        """
+        missing = x.isnan()
+        possible = torch.where(missing, self.mode(params)[:, :1], x)
+        statistics = self.statistics(possible).masked_fill(missing.unsqueeze(-1), 0.0)
+        return torch.einsum("fbs,fbk->fsk", statistics, weight)
+
+    def recentred(self, tallies: Tensor, weight: Tensor, before: Params, params: Params) -> Tensor:
+        """Tallies [P, S, K] of flow [P, K] as counted from other parameters than before."""
+        return tallies
+
     @abstractmethod
     def moments(self, params: Params) -> Tensor:
-        """Expected sufficient statistics [P, S, K] of every unit."""
+        """What a unit of flow is expected to `tally` [P, S, K]."""
+
+    def floored(self, params: Params, spread: Tensor, present: Params) -> dict[str, Tensor]:
+        """Updated parameters, none narrower than the family's floor allows.
+
+        Args:
+            params: as updated, [P, ..., K].
+            spread: standard deviation [P, 1] of the columns that they are for, zero where no two
+                different values are known yet.
+            present: as they were before.
+        """
+        return dict(params)
 
     @abstractmethod
     def maximize(
@@ -295,12 +340,41 @@ class DensityFamily(InputFamily):
     def update(
         self, params: Params, x: Tensor, weight: Tensor, pseudocount: float
     ) -> dict[str, Tensor]:
-        """See `InputFamily.update`."""
+        """See `InputFamily.update`; who knows the spread of the columns calls `floored` after."""
+        tallies = self.tally(params, x, weight.expand(len(x), -1, -1))
         known = (~x.isnan()).to(weight)  # [F, N]
-        possible = torch.where(x.isnan(), self.mode(params)[:, :1], x)
-        statistics = self.statistics(possible) * known.unsqueeze(-1)  # [F, N, S]
-        flow = torch.einsum("fns,nk->fsk", statistics, weight)
-        return self.maximize(params, known @ weight, flow, pseudocount)
+        return self.maximize(params, known @ weight, tallies, pseudocount)
+
+    def _to_whole(
+        self, params: Params, x: Tensor, ones: Tensor, pseudocount: float
+    ) -> dict[str, Tensor]:
+        """Twice: first to be near, then to be exact."""
+        near = self._to_rows(params, x, ones, 0.0)
+        return self._to_rows(near, x, ones, 0.0)
+
+    def _to_rows(
+        self, params: Params, x: Tensor, weight: Tensor, pseudocount: float
+    ) -> dict[str, Tensor]:
+        """Not below the floor of the whole column."""
+        found = self.update(params, x, weight, pseudocount)
+        return self.floored(found, spread_of(x).unsqueeze(-1), params)
+
+
+def spread_of(x: Tensor) -> Tensor:
+    """Standard deviation [F] of columns [F, N], NaN left out; one where all values are alike.
+
+    Examples:
+        >>> spread_of(torch.tensor([[1e9 + 3, 1e9 - 3], [5, torch.nan]], dtype=torch.float64))
+        tensor([3., 1.], dtype=torch.float64)
+    """
+    deviation = x - x.nanmean(dim=1, keepdim=True)
+    spread = deviation.square().nanmean(dim=1).sqrt()
+    return spread.masked_fill(alike(spread, x.nan_to_num(nan=0.0).abs().amax(dim=1)), 1.0)
+
+
+def alike(spread: Tensor, size: Tensor) -> Tensor:
+    """Whether values of a spread and a size differ by no more than their mean was rounded."""
+    return spread <= 8 * torch.finfo(spread.dtype).eps * size
 
 
 class ExponentialFamily(DensityFamily):

@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from pcflow.checks import check_whole
 from pcflow.inputs.base import FiniteFamily, Params
+from pcflow.inputs.deviance import deviance, stirling
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,10 @@ class Binomial(FiniteFamily):
         won = torch.arange(self.num_categories, dtype=logits.dtype, device=logits.device)
         won = won.unsqueeze(-1)  # [V, 1]
         lost = self.total_count - won
-        ways = torch.lgamma(won + lost + 1) - torch.lgamma(won + 1) - torch.lgamma(lost + 1)
-        return ways + won * logsigmoid(logits) + lost * logsigmoid(-logits)
+        wins, losses = self.total_count * logits.sigmoid(), self.total_count * (-logits).sigmoid()
+        excess = torch.where(logits < 0, won - wins, losses - lost)  # [P, V, K]
+        ways = stirling(won + lost) - stirling(won) - stirling(lost)
+        return ways - deviance(won, excess, wins) - deviance(lost, -excess, losses)
 
     def maximize(self, params: Params, flow: Tensor, pseudocount: float) -> dict[str, Tensor]:
         """Log-odds of all successes among all trials."""

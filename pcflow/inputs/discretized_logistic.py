@@ -1,7 +1,9 @@
 """The logistic distribution in steps of one: a smooth bump over many ordered values."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -35,6 +37,7 @@ class DiscretizedLogistic(FiniteFamily):
 
     num_categories: int
     min_scale: float = 0.05
+    locations: ClassVar[Mapping[str, str]] = {"mean": "log_scale"}
 
     def __post_init__(self) -> None:
         """Check the settings."""

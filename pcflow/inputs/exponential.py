@@ -17,7 +17,8 @@ class Exponential(ExponentialFamily):
     Parameter: `log_mean` [K].
 
     Args:
-        min_mean: EM never goes below this mean.
+        min_mean: no mean that is learned by counting gets below this share of the standard
+            deviation of its column (of one, where all values are alike).
 
     Raises:
         SettingError: if `min_mean` is not positive.
@@ -90,5 +91,11 @@ class Exponential(ExponentialFamily):
         return params["log_mean"].exp().unsqueeze(-2)
 
     def matching(self, moments: Tensor) -> dict[str, Tensor]:
-        """The mean, not below the floor."""
-        return {"log_mean": moments.squeeze(-2).clamp_min(self.min_mean).log()}
+        """The mean."""
+        mean = moments.squeeze(-2)
+        return {"log_mean": mean.clamp_min(torch.finfo(mean.dtype).tiny).log()}
+
+    def floored(self, params: Params, spread: Tensor, present: Params) -> dict[str, Tensor]:
+        """Not below a share of the spread of the column."""
+        least = (self.min_mean * spread.masked_fill(spread == 0, 1.0)).log()
+        return {"log_mean": torch.maximum(params["log_mean"], least)}

@@ -1,7 +1,9 @@
 """The normal distribution."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,7 +19,8 @@ class Gaussian(ExponentialFamily):
     Parameters: `mean` [K] and `log_std` [K].
 
     Args:
-        min_std: EM never goes below this standard deviation.
+        min_std: no unit that is learned by counting gets narrower than this share of the standard
+            deviation of its column (of one, where all values are alike).
 
     Raises:
         SettingError: if `min_std` is not positive.
@@ -29,6 +32,7 @@ class Gaussian(ExponentialFamily):
     """
 
     min_std: float = 1e-3
+    locations: ClassVar[Mapping[str, str]] = {"mean": "log_std"}
 
     def __post_init__(self) -> None:
         """Check the floor."""
@@ -45,7 +49,8 @@ class Gaussian(ExponentialFamily):
     def log_prob(self, params: Params, x: Tensor) -> Tensor:
         """Normal log-density."""
         mean, log_std = params["mean"].unsqueeze(-2), params["log_std"].unsqueeze(-2)  # [F, 1, K]
-        score = (x.unsqueeze(-1) - mean) * torch.exp(-log_std)  # [F, B, K]
+        precision = torch.exp(-log_std).clamp_max(torch.finfo(log_std.dtype).max)  # not infinite
+        score = (x.unsqueeze(-1) - mean) * precision  # [F, B, K]
         return -0.5 * score.square() - log_std - 0.5 * math.log(2 * math.pi)
 
     def mean(self, params: Params) -> Tensor:
@@ -97,13 +102,52 @@ class Gaussian(ExponentialFamily):
         """Value and square."""
         return torch.stack([x, x.square()], dim=-1)  # [F, B, 2]
 
+    def tally(self, params: Params, x: Tensor, weight: Tensor) -> Tensor:
+        """Deviations from the present means, and their squares.
+
+        Added up from the middle of the column, which is near; what is small is moved from there.
+        """
+        middle = x.nanmean(dim=1, keepdim=True).nan_to_num(nan=0.0)  # [F, 1]
+        deviation = (x - middle).nan_to_num(nan=0.0)
+        known = (~x.isnan()).to(x).unsqueeze(-1)
+        told = torch.cat([known, self.statistics(deviation)], dim=-1)  # [F, B, 3]
+        found = torch.einsum("fbs,fbk->fsk", told, weight)
+        return _moved(found[:, 1:], found[:, 0], middle - params["mean"])
+
+    def recentred(self, tallies: Tensor, weight: Tensor, before: Params, params: Params) -> Tensor:
+        """From other means."""
+        return _moved(tallies, weight, before["mean"] - params["mean"])
+
     def moments(self, params: Params) -> Tensor:
-        """Mean, and variance plus squared mean."""
-        mean, variance = params["mean"], (2 * params["log_std"]).exp()
-        return torch.stack([mean, mean.square() + variance], dim=-2)
+        """No deviation from the mean, and the variance."""
+        variance = (2 * params["log_std"]).exp()
+        return torch.stack([torch.zeros_like(variance), variance], dim=-2)
+
+    def maximize(
+        self, params: Params, weight: Tensor, statistics: Tensor, pseudocount: float
+    ) -> dict[str, Tensor]:
+        """Mean and standard deviation, found as a move from the present mean."""
+        here = {**params, "mean": torch.zeros_like(params["mean"])}
+        moved = super().maximize(here, weight, statistics, pseudocount)
+        return moved | {"mean": params["mean"] + moved["mean"]}
 
     def matching(self, moments: Tensor) -> dict[str, Tensor]:
-        """Mean and standard deviation, the latter not below the floor."""
+        """Mean and standard deviation, as far as the squares resolve it."""
         mean, square = moments.unbind(dim=-2)  # [P, K]
-        variance = (square - mean.square()).clamp_min(self.min_std**2)
-        return {"mean": mean, "log_std": 0.5 * variance.log()}
+        limits = torch.finfo(square.dtype)
+        variance = torch.maximum(square - mean.square(), limits.eps * square)
+        return {"mean": mean, "log_std": 0.5 * variance.clamp_min(limits.tiny).log()}
+
+    def floored(self, params: Params, spread: Tensor, present: Params) -> dict[str, Tensor]:
+        """Not narrower than a share of the column; where nothing varies, as narrow as before."""
+        least = (self.min_std * spread).log()
+        log_std = torch.where(
+            spread > 0, torch.maximum(params["log_std"], least), present["log_std"]
+        )
+        return {**params, "log_std": log_std}
+
+
+def _moved(tallies: Tensor, weight: Tensor, by: Tensor) -> Tensor:
+    """Tallies [P, 2, K] of values that all of a flow [P, K] sees moved by so much."""
+    first, second = tallies.unbind(dim=-2)
+    return torch.stack([first + weight * by, second + by * (2 * first + weight * by)], dim=-2)

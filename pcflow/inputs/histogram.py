@@ -101,8 +101,8 @@ class Histogram(DensityFamily):
 
     def entropy(self, params: Params) -> Tensor:
         """That of the bins, plus the expected log of their widths."""
-        probs, edges = self.moments(params), self._edges(params["logits"])
-        widths = (edges[1:] - edges[:-1]).log().unsqueeze(-1)
+        probs = self.moments(params)
+        widths = self._widths(probs).log().unsqueeze(-1)
         terms: Tensor = torch.special.entr(probs) + probs * widths
         return terms.sum(dim=-2)
 
@@ -134,7 +134,7 @@ class Histogram(DensityFamily):
             for f, p in ((self, params), (other, others))
         )
         height = powered(here.unsqueeze(-1), a) + powered(there.unsqueeze(-2), b)  # [S, K, L]
-        logits = height + (edges[1:] - edges[:-1]).log().view(-1, 1, 1)
+        logits = height + family._widths(edges).log().view(-1, 1, 1)
         log_mass = logits.logsumexp(dim=0)
         # where nothing is possible, any distribution stands in
         return family, {"logits": logits.masked_fill(log_mass == -torch.inf, 0.0)}, log_mass
@@ -160,11 +160,15 @@ class Histogram(DensityFamily):
         return {"logits": torch.where(total > 0, (counts / total).log(), params["logits"])}
 
     def _log_height(self, logits: Tensor) -> Tensor:
-        edges = self._edges(logits)
-        return logits.log_softmax(dim=-2) - (edges[1:] - edges[:-1]).log().unsqueeze(-1)
+        return logits.log_softmax(dim=-2) - self._widths(logits).log().unsqueeze(-1)
 
     def _edges(self, like: Tensor) -> Tensor:
         return torch.tensor(self.edges, dtype=like.dtype, device=like.device)
+
+    def _widths(self, like: Tensor) -> Tensor:
+        """Of the edges as they were given: rounded ones may lie too far from zero to tell apart."""
+        widths = [high - low for low, high in pairwise(self.edges)]
+        return torch.tensor(widths, dtype=like.dtype, device=like.device)
 
     def _place(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Index of the bin of every value, and whether it is in one at all."""

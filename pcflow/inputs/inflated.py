@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -53,6 +54,11 @@ class Inflated(DensityFamily):
         whole = isinstance(self.density, Inflated | Poisson)
         SettingError.check("density", self.density, NEITHER, lambda _: not whole)
         SettingError.check("at", self.at, "a finite number", math.isfinite)
+
+    @property
+    def locations(self) -> Mapping[str, str]:
+        """Those of the density."""
+        return self.density.locations
 
     @property
     def atoms(self) -> tuple[float, ...]:
@@ -108,6 +114,20 @@ class Inflated(DensityFamily):
         rest = self.density.statistics(x).masked_fill(atom, 0.0)
         return torch.cat([atom.to(x.dtype), (~atom).to(x.dtype), rest], dim=-1)
 
+    def tally(self, params: Params, x: Tensor, weight: Tensor) -> Tensor:
+        """Likewise; what is no atom as the density counts it."""
+        atom, known = self._is_atom(x), ~x.isnan().unsqueeze(-1)  # [F, B, 1]
+        parts = torch.stack([weight * atom, weight * (known & ~atom)]).sum(dim=2)  # [2, F, K]
+        rest = x.masked_fill(atom.squeeze(-1), torch.nan)
+        apart = self.density.tally(_apart(params), rest, weight)
+        return torch.cat([parts.movedim(0, 1), apart], dim=1)
+
+    def recentred(self, tallies: Tensor, weight: Tensor, before: Params, params: Params) -> Tensor:
+        """What is no atom, as the density has it."""
+        parts, rest = tallies[:, :2], tallies[:, 2:]
+        moved = self.density.recentred(rest, tallies[:, 1], _apart(before), _apart(params))
+        return torch.cat([parts, moved], dim=1)
+
     def moments(self, params: Params) -> Tensor:
         """Both probabilities, and what is expected of the density times the second."""
         share, rest = self._share(params).unsqueeze(-2), torch.sigmoid(-params[ATOM]).unsqueeze(-2)
@@ -121,8 +141,11 @@ class Inflated(DensityFamily):
         atom, rest = counts[:, 0], counts[:, 1]
         share = (atom / (atom + rest)).clamp(LEAST, 1 - LEAST)
         logit = torch.where(atom + rest > 0, share.logit(), params[ATOM])
-        inner = {name: p for name, p in params.items() if name != ATOM}
-        return {ATOM: logit, **self.density.maximize(inner, rest, counts[:, 2:], 0.0)}
+        return {ATOM: logit, **self.density.maximize(_apart(params), rest, counts[:, 2:], 0.0)}
+
+    def floored(self, params: Params, spread: Tensor, present: Params) -> dict[str, Tensor]:
+        """As the density has it."""
+        return {**params, **self.density.floored(_apart(params), spread, _apart(present))}
 
     def _is_atom(self, x: Tensor) -> Tensor:
         return (x == self.at).unsqueeze(-1)
@@ -132,3 +155,8 @@ class Inflated(DensityFamily):
 
     def _atom_like(self, params: Params) -> Tensor:
         return torch.full_like(params[ATOM], self.at)
+
+
+def _apart(params: Params) -> dict[str, Tensor]:
+    """Those of the density."""
+    return {name: p for name, p in params.items() if name != ATOM}

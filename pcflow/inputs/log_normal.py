@@ -1,6 +1,8 @@
 """The log-normal distribution."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,7 +18,8 @@ class LogNormal(ExponentialFamily):
     Parameters: `mean` [K] and `log_std` [K] of the logarithm.
 
     Args:
-        min_std: EM never goes below this standard deviation of the logarithm.
+        min_std: no unit that is learned by counting gets a smaller standard deviation of the
+            logarithm, which has no units.
 
     Raises:
         StructureError: if `min_std` is not positive.
@@ -28,6 +31,7 @@ class LogNormal(ExponentialFamily):
     """
 
     min_std: float = 1e-3
+    locations: ClassVar[Mapping[str, str]] = {"mean": "log_std"}
     _log: Gaussian = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -86,15 +90,33 @@ class LogNormal(ExponentialFamily):
         """Logarithm and its square."""
         return self._log.statistics(_log_where_positive(x))  # [F, B, 2]
 
+    def tally(self, params: Params, x: Tensor, weight: Tensor) -> Tensor:
+        """Deviations of the logarithm, and their squares."""
+        return self._log.tally(params, _log_where_positive(x), weight)
+
+    def recentred(self, tallies: Tensor, weight: Tensor, before: Params, params: Params) -> Tensor:
+        """From other means of the logarithm."""
+        return self._log.recentred(tallies, weight, before, params)
+
     def moments(self, params: Params) -> Tensor:
-        """Of the logarithm and its square."""
+        """Of the logarithm: no deviation from its mean, and its variance."""
         return self._log.moments(params)
+
+    def maximize(
+        self, params: Params, weight: Tensor, statistics: Tensor, pseudocount: float
+    ) -> dict[str, Tensor]:
+        """As a normal distribution of the logarithm."""
+        return self._log.maximize(params, weight, statistics, pseudocount)
 
     def matching(self, moments: Tensor) -> dict[str, Tensor]:
         """Mean and standard deviation of the logarithm."""
         return self._log.matching(moments)
 
+    def floored(self, params: Params, spread: Tensor, present: Params) -> dict[str, Tensor]:
+        """Not below the floor, whatever the column."""
+        return self._log.floored(params, torch.ones_like(spread), present)
+
 
 def _log_where_positive(x: Tensor) -> Tensor:
-    """Zero elsewhere, so that what has no flow adds nothing."""
-    return torch.where(x > 0, x, 1.0).log()
+    """Zero elsewhere, so that what has no flow adds nothing; NaN is kept."""
+    return torch.where(x <= 0, 1.0, x).log()

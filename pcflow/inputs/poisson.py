@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pcflow.errors import SettingError
 from pcflow.inputs.base import ExponentialFamily, Params
+from pcflow.inputs.deviance import deviance, stirling
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Poisson(ExponentialFamily):
     Parameter: `log_rate` [K], log of the mean.
 
     Args:
-        min_rate: EM never goes below this rate.
+        min_rate: EM never goes below this rate; counts have no units.
 
     Raises:
         SettingError: if `min_rate` is not positive.
@@ -43,10 +44,12 @@ class Poisson(ExponentialFamily):
 
     def log_prob(self, params: Params, x: Tensor) -> Tensor:
         """Log-probability of a count."""
-        log_rate = params["log_rate"].unsqueeze(-2)  # [F, 1, K]
+        limits = torch.finfo(params["log_rate"].dtype)
+        rate = params["log_rate"].exp().clamp_max(limits.max).unsqueeze(-2)  # [F, 1, K]
         possible = (x >= 0) & (x == x.round())
         count = torch.where(possible, x, 0.0).unsqueeze(-1)  # [F, B, 1]
-        score = count * log_rate - log_rate.exp() - torch.lgamma(count + 1)
+        excess = count - rate  # [F, B, K]
+        score = excess - deviance(count, excess, rate) - stirling(count)
         return torch.where(possible.unsqueeze(-1), score, -torch.inf)
 
     def mean(self, params: Params) -> Tensor:

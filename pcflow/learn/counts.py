@@ -29,6 +29,7 @@ from pcflow.errors import StructureError
 from pcflow.evidence import CheckedEvidence, send
 from pcflow.inputs import DensityFamily, FiniteFamily, InputFamily
 from pcflow.learn.batch import Batch, Model, totals
+from pcflow.learn.spread import both, by_row, seen, spread, together, unseen
 from pcflow.learn.team import Team
 
 Rule = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -43,7 +44,8 @@ class Counts:
         categories: of finite input families, counts of every category [P, V, K]; this and the
             following are each under the first bank of the family.
         flows: of input densities, the whole flow [P, K].
-        statistics: of input densities, flow-weighted sufficient statistics [P, S, K].
+        statistics: of input densities, their tallies [P, S, K].
+        columns: what was met of every variable [3, D], see `spread`; of input densities only.
         met: sums over the rows that were added, of weighted log-likelihoods and of weights.
         told: by width, the weight of all rows that know something about a fold [R].
         telling: the weight of all rows that know something; and how many do not know all.
@@ -53,11 +55,14 @@ class Counts:
     def __init__(self, model: Model) -> None:
         """Start with nothing."""
         self.engine = model.engine
-        self.kinds = _input_kinds(s for s in self.engine.plan.steps if isinstance(s, InputStep))
+        self.steps = [s for s in self.engine.plan.steps if isinstance(s, InputStep)]
+        self.kinds = _input_kinds(self.steps)
+        self.has_densities = any(isinstance(family, DensityFamily) for family, _ in self.kinds)
         self.weights, self.categories, self.flows, self.statistics = (
             BankSums(self.engine.plan) for _ in range(4)
         )
         self.met = torch.zeros(2, dtype=torch.float64)
+        self.columns = unseen(model.num_variables)
         self.telling = torch.zeros(2, dtype=torch.float64)
         like, arenas = self.engine.tables.like, self.engine.plan.arenas
         self.told = {width: like.new_zeros(rows) for width, rows in arenas.items()}
@@ -78,6 +83,8 @@ class Counts:
         weight = batch.weights.to(self.engine.tables.like)
         evidence = self.engine.check(batch.evidence)
         self.telling += _telling(evidence, batch.weights)
+        if self.has_densities:
+            self.columns = both(self.columns, seen(evidence, weight))
         self.met += self._add(batch, evidence, evidence.told, weight)
         if batch.given is not None:
             self.of_differences = True
@@ -117,6 +124,8 @@ class Counts:
         """Add the counts of all processes."""
         counts = [found[key] for found in self.found for key in sorted(found)]
         team.add_up([self.met, self.telling, *counts])
+        places = torch.arange(self.columns.shape[1])
+        self.columns = together(self.columns, places, len(places), team)
 
     def change(self, rule: Rule) -> None:
         """Put in place of what every unit counted what a rule makes of it."""
@@ -124,7 +133,7 @@ class Counts:
         for bank, flow in weights.items():
             weights[bank] = rule(tables.linear(bank), flow, flow.sum(dim=-1, keepdim=True))
         for family, named in self.kinds:
-            first, params = next(iter(named.values())), self._params(named)
+            first, params = next(iter(named.values())), self.params(named)
             if isinstance(family, DensityFamily):
                 statistics, total = self.statistics.found, flows[first].unsqueeze(-2)  # [P, 1, K]
                 statistics[first] = rule(family.moments(params), statistics[first], total)
@@ -135,29 +144,38 @@ class Counts:
                 total = found[first].sum(dim=-2, keepdim=True)
                 found[first] = rule(family.table(params), found[first], total)
 
-    def maximize(self, pseudocount: float) -> None:
-        """Give the model the parameters that fit these counts, smoothed; frozen ones are kept."""
+    def maximize(self, pseudocount: float, alike: float = 0.0) -> None:
+        """Give the model the parameters that fit these counts, smoothed; frozen ones are kept.
+
+        Args:
+            pseudocount: what smooths.
+            alike: stands for the spread of columns whose values were all alike.
+        """
         banks = self.engine.tables.banks
         for bank, flow in self.weights.found.items():
             if banks[bank].requires_grad:
                 banks[bank].copy_(_normalise(flow, banks[bank], pseudocount))
         for family, named in self.kinds:
-            for name, value in self._maximize(family, named, pseudocount).items():
+            for name, value in self._maximize(family, named, pseudocount, alike).items():
                 if banks[named[name]].requires_grad:
                     banks[named[name]].copy_(value)
 
     def _maximize(
-        self, family: InputFamily, named: dict[str, int], pseudocount: float
+        self, family: InputFamily, named: dict[str, int], pseudocount: float, alike: float
     ) -> dict[str, Tensor]:
-        params = self._params(named)
+        params = self.params(named)
         first = next(iter(named.values()))
         if isinstance(family, DensityFamily):
             flow, statistics = self.flows.found[first], self.statistics.found[first]
-            return family.maximize(params, flow, statistics, pseudocount)
+            found = family.maximize(params, flow, statistics, pseudocount)
+            width = spread(by_row(self.columns, self.steps, first, len(flow)))
+            width = width.masked_fill(width == 0, alike).to(flow).unsqueeze(-1)  # [P, 1]
+            return family.floored(found, width, params)
         assert isinstance(family, FiniteFamily)
         return family.maximize(params, self.categories.found[first], pseudocount)
 
-    def _params(self, named: dict[str, int]) -> dict[str, Tensor]:
+    def params(self, named: dict[str, int]) -> dict[str, Tensor]:
+        """Present parameters of a family, by name."""
         return {name: self.engine.tables.banks[bank].detach() for name, bank in named.items()}
 
     def at_weights(self, read: BankRead, flow: Tensor) -> None:

@@ -103,8 +103,8 @@ class EMRun(CountingRun[EM]):
     """EM at work on a model."""
 
     def update(self, counts: Counts, done: float) -> None:
-        """Relative counts."""
-        counts.maximize(self.learner.pseudocount)
+        """Relative counts; these are all rows, so what is alike stays alike."""
+        counts.maximize(self.learner.pseudocount, alike=1.0)
 
 
 def check_pseudocount(pseudocount: float) -> None:

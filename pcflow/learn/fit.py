@@ -17,11 +17,12 @@ from pcflow.evidence import Numbers
 from pcflow.io import digest
 from pcflow.learn.batch import Model, totals
 from pcflow.learn.checkpoint import Checkpoint, about_learner, must_be_like
-from pcflow.learn.data import Data, Source
+from pcflow.learn.data import Data, Rows, Source
 from pcflow.learn.em import EM
 from pcflow.learn.learner import Learner, State
 from pcflow.learn.progress import Progress
 from pcflow.learn.randomness import check_random_state, random_state, restore_random_state
+from pcflow.learn.spread import warn_of_rounding
 from pcflow.learn.team import Team
 
 if TYPE_CHECKING:
@@ -139,6 +140,8 @@ def fit(
     judge = None
     if validation is not None:
         judge = Source("validation", validation, width, batch_size, team, validation_weights)
+    if isinstance(source.data, Rows):
+        warn_of_rounding(source.data.fingerprint()[0], model.engine.domain)
     team.follow_first(p.detach() for p in model.parameters())
     course = _Course(model, EM() if learner is None else learner, source, judge, generator)
     file = None if checkpoint is None else Checkpoint(Path(checkpoint), course.about)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from pcflow.engine import Engine, InputStep
 from pcflow.errors import FileFormatError, TypeMismatch
 from pcflow.learn.batch import Batch, Model, totals
 from pcflow.learn.checkpoint import must_be_like
@@ -29,6 +31,10 @@ def adam(parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
 @dataclass(frozen=True)
 class Gradient:
     """Maximise the mean log-likelihood by steps of a torch optimizer, one per batch.
+
+    Steps do not depend on units: what the optimizer sees of the location of an input unit (the mean
+    of a `Gaussian`) is how far it moves in this step, in multiples of its present scale. So weight
+    decay leaves locations alone.
 
     Args:
         optimizer: makes the optimizer from the model's parameters: a class, a function, a
@@ -106,7 +112,8 @@ class GradientRun:
         before = [group["lr"] for group in self.optimizer.param_groups]
         for group in self.optimizer.param_groups:
             group["lr"] = share * group["lr"]
-        self.optimizer.step()
+        with _in_units_of_scale(self.model.engine):
+            self.optimizer.step()
         for group, size in zip(self.optimizer.param_groups, before, strict=True):
             group["lr"] = size
         self.times += 1
@@ -134,3 +141,33 @@ class GradientRun:
                 parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
         twin.step()
         return twin.state_dict()
+
+
+@contextmanager
+def _in_units_of_scale(engine: Engine) -> Iterator[None]:
+    """Meanwhile locations are moves from where they are, in units of their scale."""
+    with torch.no_grad():
+        banks = engine.tables.banks
+        scales = {b: s for b, s in _scales(engine).items() if banks[b].grad is not None}
+        before = {bank: banks[bank].clone() for bank in scales}
+        for bank, scale in scales.items():
+            gradient = banks[bank].grad
+            assert gradient is not None
+            gradient.mul_(scale)
+            banks[bank].zero_()
+        yield
+        for bank, scale in scales.items():
+            banks[bank].copy_(torch.addcmul(before[bank], scale, banks[bank]))
+
+
+def _scales(engine: Engine) -> dict[int, Tensor]:
+    """By bank of locations, the scale [P, K] of every one of them."""
+    tables, found = engine.tables, dict[int, Tensor]()
+    for step in engine.plan.steps:
+        if isinstance(step, InputStep):
+            for location, log_scale in step.family.locations.items():
+                read, scale = step.parameters[location], tables.parameters(step)[log_scale].exp()
+                bank = found.setdefault(read.bank, torch.ones_like(tables.banks[read.bank]))
+                # a location that many scales share moves by the smallest
+                bank[read.rows] = scale.amin(dim=0, keepdim=True) if read.shared else scale
+    return found

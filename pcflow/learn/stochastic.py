@@ -6,6 +6,7 @@ Legend: B batch, K units, P parameters of a bank.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,7 +19,10 @@ from pcflow.learn.checkpoint import must_be_like
 from pcflow.learn.counts import Counts, PriorCounts
 from pcflow.learn.em import CountingRun, check_pseudocount
 from pcflow.learn.learner import State
+from pcflow.learn.spread import both, unseen
 from pcflow.learn.team import ALONE, Team
+
+Settings = TypeVar("Settings")
 
 
 @dataclass(frozen=True)
@@ -70,11 +74,34 @@ class Anemone:
         return AnemoneRun(self, model, team)
 
 
+class BatchRun(CountingRun[Settings]):
+    """A run by batches, each of which knows but some of the rows: remembers how columns spread."""
+
+    def __init__(self, learner: Settings, model: Model, team: Team) -> None:
+        """Begin with nothing seen."""
+        super().__init__(learner, model, team)
+        self.columns = unseen(model.num_variables)
+
+    def maximize(self, counts: Counts, pseudocount: float) -> None:
+        """Move the parameters, with floors by all rows so far."""
+        self.columns = counts.columns = both(self.columns, counts.columns)
+        counts.maximize(pseudocount)
+
+    def state(self) -> State:
+        """What was met of every column."""
+        return {"columns": self.columns}
+
+    def restore(self, state: State) -> None:
+        """Go on from there."""
+        must_be_like(state, self.state(), "learner")
+        self.columns = state["columns"]
+
+
 Averages = list[dict[int, Tensor]]
 """Mean flows by bank, for every kind of count; and by width how many rows told of a fold."""
 
 
-class AnemoneRun(CountingRun[Anemone]):
+class AnemoneRun(BatchRun[Anemone]):
     """Anemone at work on a model: remembers mean flows, averaged over batches."""
 
     def __init__(self, learner: Anemone, model: Model, team: Team) -> None:
@@ -106,7 +133,18 @@ class AnemoneRun(CountingRun[Anemone]):
                 sums.found[bank] = _mix(expected.found[bank], mean, step, counts.of_differences)
         if counts.telling[1]:
             counts.change(_keep_unused)
-        counts.maximize(learner.pseudocount)
+        self.maximize(counts, learner.pseudocount)
+
+    def maximize(self, counts: Counts, pseudocount: float) -> None:
+        """Move the parameters, and count the averages from where they are then."""
+        real = [(f, named) for f, named in counts.kinds if isinstance(f, DensityFamily)]
+        before = [{n: p.clone() for n, p in counts.params(named).items()} for _, named in real]
+        super().maximize(counts, pseudocount)
+        assert self.averages is not None
+        _, _, flows, statistics, _ = self.averages
+        for (family, named), params in zip(real, before, strict=True):
+            first, now = next(iter(named.values())), counts.params(named)
+            statistics[first] = family.recentred(statistics[first], flows[first], params, now)
 
     def _average(self, counts: Counts, rows: float) -> Averages:
         """Let mean flows into the averages."""
@@ -122,11 +160,12 @@ class AnemoneRun(CountingRun[Anemone]):
         """Averages, and of how many batches."""
         with torch.no_grad():
             so_far = self.averages or _nothing(PriorCounts(self.model))
-        return {"times": self.times, "averages": [dict(averages) for averages in so_far]}
+        averages = [dict(averages) for averages in so_far]
+        return super().state() | {"times": self.times, "averages": averages}
 
     def restore(self, state: State) -> None:
         """Average on from there."""
-        must_be_like(state, self.state(), "learner")
+        super().restore(state)
         device = self.model.engine.tables.like.device
         self.times = state["times"]
         self.averages = [{b: t.to(device) for b, t in a.items()} for a in state["averages"]]
@@ -168,13 +207,13 @@ class MiniBatchEM:
         return MiniBatchRun(self, model, team)
 
 
-class MiniBatchRun(CountingRun[MiniBatchEM]):
+class MiniBatchRun(BatchRun[MiniBatchEM]):
     """Mini-batch EM at work on a model."""
 
     def update(self, counts: Counts, done: float) -> None:
         """Mix relative counts with present parameters."""
         counts.change(self._mix)
-        counts.maximize(self.learner.pseudocount)
+        self.maximize(counts, self.learner.pseudocount)
 
     def _mix(self, present: Tensor, flow: Tensor, total: Tensor) -> Tensor:
         used = total > 0

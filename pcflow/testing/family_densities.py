@@ -85,6 +85,11 @@ def _columns(family: DensityFamily, params: Parameters) -> Tensor:
     return draws(family, params, 20).flatten(1)
 
 
+def _tally(family: DensityFamily, params: Parameters, x: Tensor) -> Tensor:
+    """Of values that all count once for every unit."""
+    return family.tally(params, x, torch.ones(*x.shape, _sizes(params)[1]).to(x))
+
+
 def _shapes(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
     sets, units = _sizes(params)
     x = _columns(family, params)
@@ -95,6 +100,7 @@ def _shapes(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
         "mean [P, K]": (family.mean(params), (sets, units)),
         "mode [P, K]": (family.mode(params), (sets, units)),
         "statistics [F, B, S]": (statistics, (*x.shape, S)),
+        "tally [F, S, K]": (_tally(family, params, x), (sets, S, units)),
         "moments [P, S, K]": (family.moments(params), (sets, S, units)),
     }
     for name, (found, shape) in told.items():
@@ -159,11 +165,13 @@ def _mean(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
 
 def _moments(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
     for unit in _units(family, params):
-        statistics = family.statistics(unit.points.unsqueeze(0))[0]  # [Q, S]
-        found, wanted = family.moments(unit.params)[0, :, 0], unit.average(statistics)
-        slack = QUADRATURE * unit.average(statistics.abs())
+        some = unit.mass > 0
+        points, share = unit.points[some].unsqueeze(0), unit.mass[some] / unit.mass[some].sum()
+        wanted = family.tally(unit.params, points, share.view(1, -1, 1))[0, :, 0]
+        found = family.moments(unit.params)[0, :, 0]
+        slack = QUADRATURE * unit.average(family.statistics(unit.points.unsqueeze(0))[0].abs())
         if not ((found - wanted).abs() <= slack).all():
-            law = "`moments` are the expected statistics"
+            law = "`moments` are what is expected of `tally`"
             yield Breach(law, unit.name, str(wanted.tolist()), str(found.tolist()))
 
 
@@ -187,6 +195,7 @@ def _precision(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
             "moments": family.moments(named),
             "sample": draws(family, named, 3),
             "statistics": family.statistics(asked),
+            "tally": _tally(family, named, asked),
         }
         for name, answer in answers.items():
             if answer.dtype != dtype:

@@ -117,8 +117,7 @@ def _smoothed(
     """
     known = (~x.isnan()).double()
     if isinstance(family, DensityFamily):
-        statistics = family.statistics(x.where(~x.isnan(), x[~x.isnan()][0])) * known.unsqueeze(-1)
-        flow = torch.einsum("fns,nk->fsk", statistics, weight)
+        flow = family.tally(params, x, weight.expand(len(x), -1, -1))
         flow = flow + PSEUDOCOUNT * family.moments(params)
         yield family.maximize(params, known @ weight + PSEUDOCOUNT, flow, 0.0)
     else:

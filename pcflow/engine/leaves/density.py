@@ -55,10 +55,10 @@ class DensityLeaf(Leaf):
         return self.family.mean(self.params()).expand(len(self.x), -1)
 
     def counts(self, slope: Tensor) -> tuple[Tensor, Tensor]:
-        """Observed flow [F, K] and flow-weighted statistics [F, S, K]."""
+        """Observed flow [F, K] and the tallies [F, S, K] of what was observed with it."""
         observed = self.observed_flow(slope)
-        statistics = self.family.statistics(self.x)  # [F, B, S]
-        return observed.sum(dim=1), torch.einsum("fbs,fbk->fsk", statistics, observed)
+        x = self.x.masked_fill(self.missing, torch.nan) if self.any_missing else self.x
+        return observed.sum(dim=1), self.family.tally(self.params(), x, observed)
 
     def gradients(self, slope: Tensor) -> dict[str, Tensor]:
         """By the family's own log-density."""

@@ -77,10 +77,10 @@ class Entries:
     def put(self, out: Tensor, values: Tensor) -> None:
         """Write values [N, ...] to `out` [F, B, ...] where something is missing."""
         if self.access.shared:
-            out[self.fold, self.row] = values
+            out[self.fold, self.row] = values.to(out.dtype)
             return
         where = self.missing.view(*self.missing.shape, *[1] * (out.dim() - 2))
-        torch.where(where, values.view_as(out), out, out=out)
+        torch.where(where, values.view_as(out).to(out.dtype), out, out=out)
 
     def log_potential(self, fold: Tensor, row: Tensor) -> Tensor:
         """Log-potentials [n, V] of any entries."""

@@ -138,7 +138,8 @@ class _LinearFlows(Flows):
 
     def log_potential(self, fold: Tensor, row: Tensor, categories: Tensor) -> Tensor:
         scale = self.out.scale[fold, row].nan_to_num(neginf=0.0)  # -inf: units are all zero
-        return super().log_potential(fold, row, categories) - scale.unsqueeze(-1)
+        potential = super().log_potential(fold, row, categories)
+        return potential - scale.to(potential.dtype).unsqueeze(-1)
 
 
 class _LogFlows(Flows):
