@@ -20,6 +20,7 @@ from pcflow.inputs.gaussian import Gaussian
 from pcflow.inputs.histogram import Histogram
 from pcflow.inputs.indicator import Indicator
 from pcflow.inputs.inflated import Inflated
+from pcflow.inputs.intervals import log_sum
 from pcflow.inputs.log_normal import LogNormal
 from pcflow.inputs.poisson import Poisson
 from pcflow.inputs.registry import FAMILIES, register_family
@@ -44,6 +45,7 @@ __all__ = [
     "Poisson",
     "Power",
     "alike",
+    "log_sum",
     "powered",
     "register_family",
     "spread_of",

@@ -13,6 +13,7 @@ from torch.nn.functional import logsigmoid
 from pcflow.checks import check_kind
 from pcflow.errors import SettingError
 from pcflow.inputs.base import DensityFamily, Params
+from pcflow.inputs.intervals import log_sum
 from pcflow.inputs.poisson import Poisson
 
 NEITHER = "a density of real values without an atom, such as LogNormal()"
@@ -100,13 +101,57 @@ class Inflated(DensityFamily):
         peak = self.density.mode(params)  # [P, K]
         log_peak = torch.diagonal(self.density.log_prob(params, peak), dim1=-2, dim2=-1)
         atom_wins = logsigmoid(params[ATOM]) >= log_peak + logsigmoid(-params[ATOM])
-        return torch.where(atom_wins | (peak == self.at), self._atom_like(params), peak)
+        return torch.where(
+            atom_wins, self._atom_like(params), self._beside(peak, self.density.mean(params))
+        )
 
     def sample(self, params: Params, generator: torch.Generator | None = None) -> Tensor:
         """The atom or a draw of the density."""
         drawn, share = self.density.sample(params, generator), self._share(params)
         noise = torch.rand(share.shape, generator=generator, dtype=share.dtype, device=share.device)
         return torch.where(noise < share, self._atom_like(params), drawn)
+
+    def log_mass(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        """Of the atom, if it is in the interval, and of the density."""
+        return log_sum(self._log_parts(params, lower, upper), dim=0)
+
+    def mean_within(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        """The atom and the mean of the density within, by their shares of the mass."""
+        atom, rest = self._parts_within(params, lower, upper).unbind()
+        apart = self.density.mean_within(params, lower, upper)
+        return atom * self.at + _times(rest, apart)
+
+    def moments_within(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        """Both shares, and what is expected of the density times the second."""
+        parts = self._parts_within(params, lower, upper)
+        apart = self.density.moments_within(_apart(params), lower, upper)  # [F, B, S, K]
+        return torch.cat([parts.movedim(0, 2), _times(parts[1].unsqueeze(2), apart)], dim=2)
+
+    def mode_within(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        """The atom, where it is in the interval and above the highest log-density there."""
+        peak = self.density.mode_within(params, lower, upper)  # [F, B, K]
+        heights = [self.density.log_prob(params, one) for one in peak.unbind(dim=-1)]
+        height = torch.diagonal(torch.stack(heights, dim=-1), dim1=-2, dim2=-1)
+        log_atom, log_rest = self._log_parts(params, lower, upper)
+        above = log_atom >= height + logsigmoid(-params[ATOM]).unsqueeze(-2)
+        atom_wins = (log_rest == -torch.inf) | ((log_atom > -torch.inf) & above)
+        towards = torch.where(upper > self.at, upper, lower).unsqueeze(-1)
+        return torch.where(atom_wins, self.at, self._beside(peak, towards.expand_as(peak)))
+
+    def sample_within(
+        self,
+        params: Params,
+        lower: Tensor,
+        upper: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The atom or a draw of the density within, by their shares of the mass."""
+        single = {name: p.unsqueeze(-1) for name, p in params.items()}
+        ends = lower.unsqueeze(-1), upper.unsqueeze(-1)
+        share = self._parts_within(single, *ends)[0].flatten()  # [N]
+        drawn = self.density.sample_within(params, lower, upper, generator)
+        noise = torch.rand(share.shape, generator=generator, dtype=share.dtype, device=share.device)
+        return torch.where(noise < share, self.at, drawn)
 
     def statistics(self, x: Tensor) -> Tensor:
         """Whether it is the atom, whether not, and if not, those of the density."""
@@ -147,6 +192,21 @@ class Inflated(DensityFamily):
         """As the density has it."""
         return {**params, **self.density.floored(_apart(params), spread, _apart(present))}
 
+    def _log_parts(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        """Log-masses [2, F, B, K] of the atom and of the density in intervals [F, B]."""
+        inside = ((lower <= self.at) & (self.at <= upper)).unsqueeze(-1)
+        logit = params[ATOM].unsqueeze(-2)
+        apart = self.density.log_mass(params, lower, upper) + logsigmoid(-logit)
+        return torch.stack([torch.where(inside, logsigmoid(logit), -torch.inf), apart])
+
+    def _parts_within(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        """Their shares of an interval that has some mass, [2, F, B, K]."""
+        return self._log_parts(params, lower, upper).softmax(dim=0)
+
+    def _beside(self, value: Tensor, towards: Tensor) -> Tensor:
+        """The value, or the next one if that is the atom."""
+        return torch.where(value == self.at, torch.nextafter(value, towards), value)
+
     def _is_atom(self, x: Tensor) -> Tensor:
         return (x == self.at).unsqueeze(-1)
 
@@ -155,6 +215,11 @@ class Inflated(DensityFamily):
 
     def _atom_like(self, params: Params) -> Tensor:
         return torch.full_like(params[ATOM], self.at)
+
+
+def _times(share: Tensor, value: Tensor) -> Tensor:
+    """Nothing where the share is zero, of which no value need be known."""
+    return torch.where(share > 0, share * value, 0.0)
 
 
 def _apart(params: Params) -> dict[str, Tensor]:

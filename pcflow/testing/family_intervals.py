@@ -1,0 +1,215 @@
+"""Laws of what densities say of intervals: that it agrees with the density, and with itself.
+
+Legend: P parameter sets, F columns, B intervals, K units, S statistics, N draws, Q points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pcflow.errors import PropertyRequired
+from pcflow.inputs import DensityFamily
+from pcflow.testing.breach import Breach, compare_entries, generator
+from pcflow.testing.family_densities import DRAWS, EXACT, QUADRATURE, Unit, units_of
+from pcflow.testing.frequencies import band
+
+Parameters = dict[str, Tensor]
+
+NARROW = 1e-7
+"""Widths, by the spread of the draws, in which a density is hardly anything but constant."""
+
+
+def says_masses(family: DensityFamily, params: Parameters) -> bool:
+    """Whether the family says the mass of an interval at all."""
+    whole = torch.full((1, 1), torch.inf, dtype=torch.float64)
+    try:
+        family.log_mass(params, -whole, whole)
+    except PropertyRequired:
+        return False
+    return True
+
+
+def _ends(unit: Unit) -> tuple[Tensor, Tensor]:
+    """Intervals [1, B] between quantiles of draws, and from and to infinity."""
+    places = torch.tensor([0.0, 0.05, 0.3, 0.5, 0.9, 1.0]) * (len(unit.drawn) - 1)
+    knots = unit.drawn[places.long()].tolist()
+    ends = [-torch.inf, *knots, torch.inf]
+    pairs = [(a, b) for i, a in enumerate(ends) for b in ends[i + 1 :] if a < b]
+    lower, upper = torch.tensor(pairs, dtype=torch.float64).t().unsqueeze(1)  # [1, B]
+    return lower, upper
+
+
+def _shapes(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
+    law = "answers about intervals have the shapes of the base class"
+    sets, units = next(iter(params.values())).shape[:: params[next(iter(params))].dim() - 1]
+    lower = torch.zeros(sets, 4, dtype=torch.float64)
+    size = family.moments(params).shape[-2]
+    asked: dict[str, tuple[Any, tuple[int, ...]]] = {
+        "log_mass [F, B, K]": (family.log_mass, (sets, 4, units)),
+        "mean_within [F, B, K]": (family.mean_within, (sets, 4, units)),
+        "moments_within [F, B, S, K]": (family.moments_within, (sets, 4, size, units)),
+        "mode_within [F, B, K]": (family.mode_within, (sets, 4, units)),
+    }
+    for name, (ask, shape) in asked.items():
+        found = ask(params, lower, lower + 3)
+        if tuple(found.shape) != shape:
+            yield Breach(law, name, str(shape), str(tuple(found.shape)))
+        narrow = {n: p.float() for n, p in params.items()}
+        if ask(narrow, lower.float(), lower.float() + 3).dtype != torch.float32:
+            law = "answers about intervals have the precision of the parameters"
+            yield Breach(law, name, "torch.float32", "another")
+
+
+def _everything_has_mass_one(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
+    whole = torch.full((1, 1), torch.inf, dtype=torch.float64)
+    found = family.log_mass(params, -whole, whole)
+    law = "the mass of all numbers is one"
+    yield from compare_entries(law, found, torch.zeros_like(found), EXACT)
+
+
+def _parts_add_up(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
+    law = "the mass of an interval is that of its parts"
+    for unit in units_of(family, params):
+        lower, upper = _ends(unit)
+        middle = (lower.clamp_min(unit.drawn[0]) + upper.clamp_max(unit.drawn[-1])) / 2
+        beyond = torch.nextafter(middle, torch.full_like(middle, torch.inf))
+        left, right, whole = (
+            family.log_mass(unit.params, *ends)[0, :, 0]
+            for ends in ((lower, middle), (beyond, upper), (lower, upper))
+        )
+        yield from compare_entries(law, torch.logaddexp(left, right), whole, EXACT, unit.name)
+
+
+def _narrow_ones_are_the_density(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
+    law = "the mass of a narrow interval is the density times its width"
+    for unit in units_of(family, params):
+        if family.whole:
+            points = unit.drawn.unique().unsqueeze(0)
+            width, ends = torch.ones_like(points), (points, points)
+        else:
+            points = unit.apart[:: max(1, len(unit.apart) // 50)].unsqueeze(0)
+            step = NARROW * (unit.drawn[-1] - unit.drawn[0])
+            ends = points - step, points + step
+            width = ends[1] - ends[0]
+        found = family.log_mass(unit.params, *ends)[0, :, 0] - width[0].log()
+        wanted = family.log_prob(unit.params, points)[0, :, 0]
+        # where the density jumps between both ends, it is neither
+        tolerance = EXACT if family.whole else 1e-5
+        agree = (found - wanted).abs() <= tolerance * wanted.abs().clamp_min(1.0)
+        if agree.double().mean() < 0.9:
+            place = int((~agree).nonzero()[0])
+            told = f"{unit.name}, at {points[0, place]:.6g}"
+            yield Breach(law, told, f"{wanted[place]:.10g}", f"{found[place]:.10g}")
+
+
+def _masses(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
+    law = "the mass of an interval is the integral of the density"
+    for unit in units_of(family, params):
+        for lower, upper, inside in _inside(unit):
+            found = family.log_mass(unit.params, lower, upper).exp().item()
+            wanted = float(unit.mass[inside].sum())
+            if not abs(found - wanted) <= QUADRATURE:
+                yield Breach(law, _told(unit, lower, upper), f"{wanted:.6g}", f"{found:.6g}")
+
+
+def _means(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
+    law = "`mean_within` is the mean within the interval"
+    for unit in units_of(family, params):
+        for lower, upper, inside in _inside(unit):
+            share = unit.mass[inside] / unit.mass[inside].sum()
+            wanted = share @ unit.points[inside]
+            slack = QUADRATURE * (share @ unit.points[inside].abs())
+            found = family.mean_within(unit.params, lower, upper).item()
+            if not abs(found - wanted) <= slack:
+                yield Breach(law, _told(unit, lower, upper), f"{wanted:.6g}", f"{found:.6g}")
+
+
+def _moments(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
+    law = "`moments_within` are the expected statistics within the interval"
+    for unit in units_of(family, params):
+        for lower, upper, inside in _inside(unit):
+            share = (unit.mass[inside] / unit.mass[inside].sum()).view(1, -1, 1)
+            points = unit.points[inside].unsqueeze(0)
+            wanted = family.tally(unit.params, points, share)[0, :, 0]
+            slack = (
+                4 * QUADRATURE * (1 + (share[0] * family.statistics(points)[0].abs()).sum(dim=0))
+            )
+            found = family.moments_within(unit.params, lower, upper)[0, 0, :, 0]
+            if not ((found - wanted).abs() <= slack).all():
+                told = (str(t.tolist()) for t in (wanted, found))
+                yield Breach(law, _told(unit, lower, upper), *told)
+
+
+def _modes(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
+    law = "`mode_within` is in the interval, and no value there is likelier"
+    for unit in units_of(family, params):
+        for lower, upper, inside in _inside(unit):
+            mode = family.mode_within(unit.params, lower, upper)[0]
+            reached = family.log_prob(unit.params, mode).item()
+            best = unit.log_prob[inside].max()
+            if not (lower <= mode <= upper and reached >= best - 1e-6):
+                found = f"{reached:.6g}, at {mode.item():.6g}"
+                yield Breach(law, _told(unit, lower, upper), f"at least {best:.6g}", found)
+
+
+def _draws(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
+    law = "draws from an interval lie in it, and follow the density"
+    count = DRAWS // 10
+    for unit in units_of(family, params):
+        for lower, upper, _ in list(_inside(unit))[::4]:
+            single = {n: p[0, ..., 0].expand(count, *p.shape[1:-1]) for n, p in unit.params.items()}
+            low, high = (end[0].expand(count) for end in (lower, upper))
+            drawn = family.sample_within(single, low, high, generator()).sort().values
+            inside = drawn[None].clamp(lower, upper)
+            share = family.log_mass(unit.params, lower.expand_as(inside), inside)[0, :, 0]
+            share = (share - family.log_mass(unit.params, lower, upper).item()).exp()
+            step = torch.arange(count + 1).double() / count
+            # as a value may be drawn often, shares are compared where the value changes
+            last = torch.cat([drawn[1:] > drawn[:-1], torch.ones(1, dtype=torch.bool)])
+            off = float((share - step[1:]).abs()[last].max())
+            if not ((drawn == inside[0]).all() and off <= band(count)):
+                told = f"from {drawn[0]:.6g} to {drawn[-1]:.6g}, {off:.3g} apart"
+                yield Breach(law, _told(unit, lower, upper), f"at most {band(count):.3g}", told)
+
+
+def _derivatives(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
+    law = "intervals without mass do not spoil the derivatives"
+    lower = torch.tensor([[-torch.inf, -2.0, 0.2, 1.0, 1.0, 2.0, -torch.inf]]).double()
+    upper = torch.tensor([[-1.0, -1.0, 0.3, 1.0, 50.0, torch.inf, torch.inf]]).double()
+    leaves = {n: p.clone().requires_grad_() for n, p in params.items()}
+    log_mass = family.log_mass(leaves, lower, upper)
+    flow = (log_mass > -torch.inf).to(log_mass)
+    grads = torch.autograd.grad(log_mass, list(leaves.values()), flow)
+    for name, slope in zip(leaves, grads, strict=True):
+        if not slope.isfinite().all():
+            yield Breach(law, f"of {name}", "finite numbers", str(slope.tolist()))
+
+
+def _inside(unit: Unit) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Intervals [1, 1] of some mass, and which points they hold."""
+    for lower, upper in zip(*(end.t().unsqueeze(-1) for end in _ends(unit)), strict=True):
+        inside = (unit.points >= lower[0]) & (unit.points <= upper[0])
+        if unit.mass[inside].sum() > 0.01:
+            yield lower, upper, inside
+
+
+def _told(unit: Unit, lower: Tensor, upper: Tensor) -> str:
+    return f"{unit.name}, from {lower.item():.6g} to {upper.item():.6g}"
+
+
+INTERVALS = (
+    _shapes,
+    _everything_has_mass_one,
+    _parts_add_up,
+    _narrow_ones_are_the_density,
+    _masses,
+    _means,
+    _moments,
+    _modes,
+    _draws,
+    _derivatives,
+)
