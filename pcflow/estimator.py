@@ -22,7 +22,7 @@ from pcflow.algebra import condition
 from pcflow.circuit import InputLayer
 from pcflow.construct import hclt
 from pcflow.data import Column, Encoding, Floats, Form, Wish, columns_of, is_dict, is_frame
-from pcflow.errors import EvidenceError, FileFormatError, NoMassError, SettingError
+from pcflow.errors import EvidenceError, FileFormatError, SettingError
 from pcflow.evidence import Evidence, as_tensor
 from pcflow.inputs import Categorical, InputFamily
 from pcflow.learn import Learner
@@ -279,12 +279,9 @@ class CircuitDensity(DensityMixin, BaseEstimator):  # type: ignore[misc] # sciki
         chosen = [self.form_.place(column) for column in asked]
         values = _seen(self._encoded(self._with_gaps(X, chosen)))
         values[:, chosen] = torch.nan
-        found = [self._posterior(values, v) for v in chosen]
         named = [(self.form_.names[v], value) for v in chosen for value in self._values(v)]
-        names = [value for _, value in named] if one else named
-        return self._form(X).named(
-            X, names, np.concatenate([np.empty((len(values), 0)), *found], 1)
-        )
+        found = self._probabilities(values, chosen)
+        return self._form(X).named(X, [value for _, value in named] if one else named, found)
 
     def condition(self, values: Mapping[Any, Any]) -> CircuitDensity:
         """The density of the other columns, given values of some: a fitted estimator of them.
@@ -317,18 +314,31 @@ class CircuitDensity(DensityMixin, BaseEstimator):  # type: ignore[misc] # sciki
         )
         return rest  # type: ignore[no-any-return]
 
-    def evidence(self, X: Table) -> Evidence:
+    def evidence(self, X: Table = None, *, lower: Table = None, upper: Table = None) -> Evidence:
         """The rows of a table as evidence for `model_`; what was never seen is missing.
 
         Args:
-            X: a table [N, D].
+            X: a table [N, D]; nothing is known by default.
+            lower: a table [N, D] of numbers or dates that columns without a value do not fall
+                below; it may lack columns as X may, like `upper`.
+            upper: a table of those that they do not exceed.
+
+        Raises:
+            EvidenceError: if nothing is given, or labels have bounds.
 
         Examples:
-            >>> density = CircuitDensity().fit([[0, 5], [1, 7], [0, 5], [1, 7]])
-            >>> density.evidence([[1, float("nan")]]).values
-            tensor([[1., nan]], dtype=torch.float64)
+            >>> density = CircuitDensity(random_state=0).fit({"age": range(20, 60)})
+            >>> old = density.evidence(lower={"age": [40]})
+            >>> density.model_.log_prob(old).exp().item()
+            0.4...
         """
-        return Evidence(_seen(self._encoded(X)))
+        check_is_fitted(self)
+        tables = {"values": X, "lower": lower, "upper": upper}
+        columns = {
+            name: self._columns(table) for name, table in tables.items() if table is not None
+        }
+        how = {"values": self.encoding_.encode, **self.encoding_.bounds}
+        return Evidence(**{name: _seen(how[name](some)) for name, some in columns.items()})
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write what was learned to a file, never a pickle; `pf.load` reads its circuit.
@@ -468,17 +478,13 @@ class CircuitDensity(DensityMixin, BaseEstimator):  # type: ignore[misc] # sciki
         found: list[Any] = how.decode(np.arange(size or 0, dtype=np.float64)).tolist()
         return found
 
-    def _posterior(self, values: Tensor, column: int) -> Floats:
-        """Probabilities [N, V] of the values of a column given the rest of the rows [N, D]."""
-        V = len(self._values(column))
-        asked = values.repeat_interleave(V, dim=0)  # [N * V, D]
-        asked[:, column] = torch.arange(V).repeat(len(values))
-        with torch.no_grad():
-            log_joint = self.model_.log_prob(asked).view(-1, V)
-        never = (log_joint == -torch.inf).all(dim=1)
-        if never.any():
-            raise NoMassError(never.nonzero().flatten().tolist(), "predict_proba")
-        return log_joint.softmax(dim=1).numpy()
+    def _probabilities(self, values: Tensor, chosen: Sequence[int]) -> Floats:
+        """Of the values of some columns, side by side [N, V], given rows [N, D]."""
+        if not chosen:
+            return np.empty((len(values), 0))
+        found = self.model_.marginals(values, variables=chosen).exp().numpy()  # [N, W, V]
+        sizes = [len(self._values(v)) for v in chosen]
+        return np.concatenate([found[:, w, :size] for w, size in enumerate(sizes)], axis=1)
 
     def _is_coded(self) -> Tensor:
         """Which columns [D] have no mean."""

@@ -9,9 +9,9 @@ says nothing of the other columns. Legend: N rows, D columns, V codes.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -78,6 +78,11 @@ class Codes:
         found = [self._place.get(value, np.inf) for value in column.tolist()]
         return np.where(known(column), np.array(found, dtype=np.float64), np.nan)
 
+    def bound(self, column: Floats, side: str) -> Floats:
+        """Places [N] of the codes that are next to numbers, from above or from below."""
+        place = np.searchsorted(self.values, column, "left" if side == "lower" else "right")
+        return np.where(np.isnan(column), np.nan, place - (side == "upper"))
+
     def decode(self, values: Floats) -> Array:
         """The codes [N] at these places."""
         return self.values[values.astype(np.int64)]
@@ -135,6 +140,11 @@ class Scale:
         wrong = impossible(torch.from_numpy(values), self.family).numpy() & known(column)
         return np.where(wrong, np.inf, values)
 
+    def bound(self, column: Floats, side: str) -> Floats:
+        """Scaled values [N], allowed or not."""
+        found: Floats = (column - self.shift) / self.scale
+        return found
+
     def decode(self, values: Floats) -> Floats:
         """Values [N] of the column."""
         found = values * self.scale + self.shift
@@ -185,6 +195,10 @@ class Moments:
     def encode(self, column: Array) -> Floats:
         """Days, as the column of them has it."""
         return self.days.encode(days_since(self.first, column))
+
+    def bound(self, column: Array, side: str) -> Floats:
+        """As the column of days has it."""
+        return self.days.bound(days_since(self.first, column), side)
 
     def decode(self, values: Floats) -> Array:
         """Moments, or durations."""
@@ -277,6 +291,15 @@ class Encoding:
         pairs = zip(self.each, columns, strict=True)
         return np.stack([_encoded(how, column) for how, column in pairs], axis=1)
 
+    @property
+    def bounds(self) -> dict[str, Callable[[Sequence[Column]], Floats]]:
+        """How "lower" and "upper" bounds of columns become bounds [N, D] of variables."""
+        return {side: partial(self._bounds, side) for side in ("lower", "upper")}
+
+    def _bounds(self, side: str, columns: Sequence[Column]) -> Floats:
+        pairs = zip(self.each, columns, strict=True)
+        return np.stack([_bound(how, column, side) for how, column in pairs], axis=1)
+
     def decode(self, values: Floats) -> list[Array]:
         """Columns [N] from values of variables [N, D]."""
         return [how.decode(part) for how, part in zip(self.each, values.T, strict=True)]
@@ -348,13 +371,28 @@ def _encoded(how: Codes | Scale | Moments, column: Column) -> Floats:
     there = known(column.values)
     if not there.any():
         return np.full(len(there), np.nan)
-    kind = column.values.dtype.kind
-    wanted = {Scale: "f", Moments: "mM"}.get(type(how), kind)
-    if kind not in wanted:
-        held = "dates or durations" if isinstance(how, Moments) else "numbers"
-        value = column.values[there][0]
-        raise EvidenceError(f"column {column.name!r} held {held}, and now {value!r}")
+    if not isinstance(how, Codes):
+        _check_kind(column, "mM" if isinstance(how, Moments) else "f")
     return how.encode(column.values)
+
+
+def _bound(how: Codes | Scale | Moments, column: Column, side: str) -> Floats:
+    """Bounds [N] of a column."""
+    there = known(column.values)
+    if not there.any():
+        return np.full(len(there), np.nan)
+    if isinstance(how, Codes) and how.values.dtype.kind == "O":
+        raise EvidenceError(f"column {column.name!r} holds labels, which have no bounds")
+    _check_kind(column, "mM" if isinstance(how, Moments) else "f")
+    return how.bound(column.values, side)
+
+
+def _check_kind(column: Column, wanted: str) -> None:
+    """Refuse what is of another kind than it was."""
+    if column.values.dtype.kind not in wanted:
+        held = "numbers" if wanted == "f" else "dates or durations"
+        value = column.values[known(column.values)][0]
+        raise EvidenceError(f"column {column.name!r} held {held}, and now {value!r}")
 
 
 def _log_gain(how: Codes | Scale | Moments, values: Floats) -> Floats:
