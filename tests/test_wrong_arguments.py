@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from juice_files import nodes_of, write
 from torch import Tensor
 
 import pcflow as pf
@@ -76,6 +77,10 @@ def written(path: Path, write: Callable[[Path], None]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path)
     return path
+
+
+def keep_juice(path: Path) -> None:
+    write(path, nodes_of(chain()))
 
 
 def score(x: Tensor) -> Tensor:
@@ -190,6 +195,8 @@ CALLS: dict[str, Call] = {
     "write_psdd": lambda folder: {"circuit": psdd(), "path": folder / "psdd"},
     "read_psdd": lambda folder: {
         "path": written(folder / "psdd", lambda p: pf.write_psdd(psdd(), p))},
+    "read_juice": lambda folder: {
+        "path": written(folder / "jpc", keep_juice)},
     "write_dimacs": lambda folder: {"cnf": pf.CNF([(1, 2)]), "path": folder / "cnf"},
     "read_dimacs": lambda folder: {
         "path": written(folder / "cnf", lambda p: pf.write_dimacs(pf.CNF([(1, 2)]), p))},

@@ -1,9 +1,10 @@
-"""Files, never pickles: circuits in our own format, PSDDs with their vtrees, CNFs."""
+"""Files, never pickles: circuits in our own format and in others', PSDDs and vtrees, CNFs."""
 
 from pcflow.io.container import Container, pack, read_file, unpack, write_file
 from pcflow.io.description import digest
 from pcflow.io.dimacs import read_dimacs, write_dimacs
 from pcflow.io.files import read_bytes, replace_file
+from pcflow.io.juice import read_juice
 from pcflow.io.native import MALFORMED, load, save
 from pcflow.io.psdd import read_psdd, write_psdd
 
@@ -16,6 +17,7 @@ __all__ = [
     "read_bytes",
     "read_dimacs",
     "read_file",
+    "read_juice",
     "read_psdd",
     "replace_file",
     "save",

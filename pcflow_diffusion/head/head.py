@@ -13,7 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pcflow import Batch, CompiledCircuit, Evidence, PcflowError, compile, marginalize
+from pcflow import (
+    Batch,
+    CompiledCircuit,
+    Evidence,
+    PcflowError,
+    compile,
+    marginalize,
+    read_juice,
+)
 from pcflow_diffusion.checks import (
     check_alike,
     check_count,
@@ -150,6 +158,30 @@ class CircuitHead(nn.Module):
             return cls(**given)
         except (PcflowError, TypeError) as error:
             raise CheckpointError(f"{path} does not describe a head: {error}") from error
+
+    @classmethod
+    def read_juice(
+        cls,
+        path: str | os.PathLike[str],
+        mask_token_id: int,
+        device: torch.device | str | None = None,
+        **settings: Any,
+    ) -> CircuitHead:
+        """A head on a circuit that PyJuice saved, such as the published ones of CoDD.
+
+        Args:
+            path: the .jpc file; see `pcflow.read_juice`.
+            mask_token_id: which the file does not say.
+            device: where the circuit lives.
+            settings: what else a head takes: `coupling`, `top_k`, `tokenizer`.
+
+        Raises:
+            FileFormatError: if the file is truncated or hostile, or holds another circuit than one
+                of categories.
+            OSError: if it cannot be read.
+            ShapeMismatch: if its positions do not all have the same number of categories.
+        """
+        return cls(compile(read_juice(path), device), mask_token_id, **settings)
 
     @property
     def _settings(self) -> dict[str, Any]:

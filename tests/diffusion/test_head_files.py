@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from juice_files import nodes_of, write
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -266,3 +267,14 @@ def test_a_shorter_head_is_as_the_longer_one_is_now() -> None:
     short = head.over(2)
     for name in ("coupling", "top_k", "mask_token_id", "tokenizer"):
         assert getattr(short, name) == getattr(head, name)
+
+
+def test_a_head_is_made_of_what_pyjuice_saved(tmp_path: Path) -> None:
+    circuit = pf.hmm(4, 3, pf.Categorical(5), generator=torch.Generator().manual_seed(0))
+    path = write(tmp_path / "model.jpc", nodes_of(circuit))
+    found = CircuitHead.read_juice(path, mask_token_id=4, coupling="product", top_k=3)
+    wanted = CircuitHead(pf.compile(circuit), 4, "product", top_k=3)
+    x = torch.tensor([[4, 2, 4, 4]])
+    logits = torch.randn(1, 4, 5, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(found(logits, x), wanted(logits, x), atol=1e-5, rtol=1e-5)
+    assert (found.top_k, found.mask_token_id) == (3, 4)
