@@ -71,10 +71,11 @@ def check_generator(generator: object, device: torch.device | None = CPU) -> Non
         >>> check_generator(0)
         Traceback (most recent call last):
         ...
-        pcflow.errors.TypeMismatch: generator must be a torch.Generator or None, got int
+        pcflow.errors.TypeMismatch: generator must be a torch.Generator or None (of a seed: ...
     """
     if not isinstance(generator, torch.Generator | None):
-        raise TypeMismatch("generator", generator, "a torch.Generator or None")
+        wanted = "a torch.Generator or None (of a seed: torch.Generator().manual_seed(seed))"
+        raise TypeMismatch("generator", generator, wanted)
     if generator is not None and device is not None and generator.device.type != device.type:
         raise SettingError("generator", f"one on {generator.device}", f"on {device}, as the draws")
 

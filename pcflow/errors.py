@@ -206,8 +206,11 @@ class EvidenceError(PcflowError, ValueError):
 class NoMassError(EvidenceError):
     """Some rows of the evidence have probability zero, so there is nothing to draw from.
 
+    The others are `numpy.delete(x, error.rows, axis=0)`, or beforehand those whose `log_prob` is
+    above -inf.
+
     Attributes:
-        rows: the indices of the impossible rows.
+        rows: the indices of the impossible rows, all of them; of `fit`, those met first.
     """
 
     def __init__(self, rows: Sequence[int], query: str) -> None:

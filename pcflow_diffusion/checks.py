@@ -169,7 +169,8 @@ def check_generator(generator: object, device: torch.device) -> None:
         TypeMismatch: if it is neither None nor a `torch.Generator` on that device.
     """
     if not isinstance(generator, torch.Generator | None):
-        raise TypeMismatch(f"generator must be a torch.Generator or None, got {_kind(generator)}")
+        wanted = "a torch.Generator or None (of a seed: torch.Generator().manual_seed(seed))"
+        raise TypeMismatch(f"generator must be {wanted}, got {_kind(generator)}")
     if generator is not None and generator.device.type != device.type:
         raise TypeMismatch(f"generator is on {generator.device}, what it draws for on {device}")
 

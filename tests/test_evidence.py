@@ -173,7 +173,7 @@ WRONG: dict[str, Callable[[Tensor], Any]] = {
     "nested": lambda x: torch.nested.nested_tensor(list(x)),
     "without data": lambda x: x.to("meta"),
     "half bytes": lambda x: x.to(torch.uint8).view(torch.float4_e2m1fn_x2),
-    "objects": lambda x: x.numpy().astype(object),
+    "objects": lambda x: x.numpy().astype(str).astype(object),
     "strings": lambda x: [["a", "b", "c"]],
     "dates": lambda x: x.numpy().astype("datetime64[s]"),
     "ragged": lambda x: [[0, 1, 2], [0]],

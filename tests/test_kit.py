@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import pcflow as pf
+from pcflow.learn.counts import Counts
 from pcflow.testing import (
     LawBroken,
     check_circuit,
@@ -536,6 +537,22 @@ def stray(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def weigh_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = pf.Batch.weighed
+    monkeypatch.setattr(pf.Batch, "weighed", lambda batch, weight: right(batch, weight**2))
+
+
+def thaw(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Counts.maximize
+
+    def maximize(self: Counts, *args: Any, **more: Any) -> None:
+        right(self, *args, **more)
+        for bank in self.engine.tables.banks:
+            bank.add_(0.0 if bank.requires_grad else 0.1)
+
+    monkeypatch.setattr(Counts, "maximize", maximize)
+
+
 def lose(monkeypatch: pytest.MonkeyPatch) -> None:
     right = circuit_laws.files.load
 
@@ -585,6 +602,8 @@ PROMISES: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
     ),
     "gradients": (steep, "gradients are those of autograd"),
     "em": (stray, "EM never lowers the likelihood"),
+    "weights": (weigh_twice, "to EM, whole weights are repeated rows"),
+    "frozen": (thaw, "EM keeps what is frozen"),
     "files": (lose, "saved and loaded, a circuit says the same"),
     "folding": (compile_wrongly(circuit_laws, fold=False), "folding changes no answer"),
     "float32": (

@@ -149,7 +149,7 @@ def test_a_row_of_weight_two_counts_as_two_rows(name: str) -> None:
 def test_frozen_parameters_are_kept_and_others_move(
     name: str, data: st.DataObject, circuit: pf.Circuit, seed: int
 ) -> None:
-    """What is free moves in a first step as if nothing were frozen."""
+    """What is free moves in a first step as if nothing were frozen, or counting refuses."""
     model, free = model_of(circuit), model_of(circuit)
     assume(len(model.banks) > 0)
     batch = pf.Batch(model.sample(10, generator=torch.Generator(DEVICE).manual_seed(seed)))
@@ -157,8 +157,11 @@ def test_frozen_parameters_are_kept_and_others_move(
     for bank in frozen:
         model.banks[bank].requires_grad_(False)
     before = [bank.detach().clone() for bank in model.banks]
-    for learns in (model, free):
-        MAKE[name]().start(learns).step([batch])
+    try:
+        for learns in (model, free):
+            MAKE[name]().start(learns).step([batch])
+    except pf.StructureError:
+        assume(False)
     for number, (bank, start) in enumerate(zip(model.banks, before, strict=True)):
         if number in frozen:
             assert torch.equal(bank, start)

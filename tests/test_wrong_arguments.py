@@ -137,7 +137,8 @@ CALLS: dict[str, Call] = {
     "build_circuit": lambda _: {"region_graph": region_graph(), "inputs": pf.Categorical(V),
                                 "units": 2, "layer": "cp", "generator": seeded()},
     "hmm": lambda _: {"length": D, "states": 2, "inputs": pf.Categorical(V),
-                      "generator": seeded()},
+                      "generator": seeded(), "initial": torch.ones(2) / 2,
+                      "transition": torch.ones(2, 2) / 2, "emission": torch.ones(2, V) / V},
     "naive_bayes": lambda _: {"inputs": [pf.Categorical(V)], "units": 2, "generator": seeded()},
     "chow_liu": lambda _: {"data": rows(), "alpha": 1.0},
     "hclt": lambda _: {"data": rows(), "units": 2, "inputs": pf.Categorical(V),
@@ -186,7 +187,8 @@ CALLS: dict[str, Call] = {
     "reference_log_prob": lambda _: {"circuit": chain(), "evidence": rows()},
     "fit": lambda _: {"model": model(), "train": rows(), "learner": pf.EM(), "epochs": 1,
                       "batch_size": 2, "validation": rows(), "patience": 1,
-                      "generator": seeded(), "progress": False},
+                      "weights": torch.ones(4), "validation_weights": torch.ones(4),
+                      "impossible": "skip", "generator": seeded(), "progress": False},
     "grow": lambda _: {"circuit": chain(), "copies": 2, "noise": 0.1, "generator": seeded()},
     "prune": lambda _: {"model": model(), "data": rows(), "keep": 0.5},
     "save": lambda folder: {"model": model(), "path": folder / "model"},
@@ -285,9 +287,13 @@ def test_wrong_arguments_are_refused_in_words(name: str, tmp_path: Path) -> None
     assert not complaints, "\n".join(complaints)
 
 
-def test_a_seed_is_no_generator() -> None:
-    with pytest.raises(pf.TypeMismatch, match=r"generator must be a torch\.Generator or None"):
-        model().sample(2, generator=0)  # type: ignore[arg-type]
+DRAWS = [name for name, call in CALLS.items() if "generator" in call(Path("draws"))]
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_a_seed_is_no_generator(name: str, tmp_path: Path) -> None:
+    with pytest.raises(pf.TypeMismatch, match=r"generator must be a torch\.Generator .* a seed"):
+        function(name)(**(CALLS[name](tmp_path) | {"generator": 0}))
 
 
 class Elsewhere(torch.Generator):

@@ -5,7 +5,7 @@ Legend: B batch, D variables, V categories.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from threading import Lock
 
@@ -125,7 +125,7 @@ class Engine:
         if batch <= most:
             return [evidence]
         rows = torch.arange(batch, device=evidence.values.device)
-        return [evidence.rows(some) for some in rows.split(most)]
+        return [replace(evidence.rows(some), whole=evidence) for some in rows.split(most)]
 
     def log_value(self, evidence: CheckedEvidence) -> Tensor:
         """The log-value [B] (nats) alone, on the lean plan, in parts."""

@@ -156,12 +156,14 @@ class CheckedEvidence(Evidence):
         upper: [B, D, U] or None.
         domain: what it was checked against.
         origin: which rows of a larger batch these are; None if they are not.
+        whole: that batch, where one was cut in parts.
     """
 
     values: Tensor
     missing: Tensor
     domain: Domain = field(kw_only=True)
     origin: Tensor | None = field(default=None, kw_only=True)
+    whole: CheckedEvidence | None = field(default=None, kw_only=True)
 
     @cached_property
     def hidden(self) -> Tensor:

@@ -58,9 +58,12 @@ class InputFamily(ABC):
 
     Attributes:
         num_categories: number of values, or None if they are not 0, 1, ..., V - 1.
+        separate: parameters whose likeliest values do not depend on the other ones: they can be
+            learned by counting while the others are frozen.
     """
 
     num_categories: int | None
+    separate: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def parameter_shapes(self, units: int) -> dict[str, tuple[int, ...]]:

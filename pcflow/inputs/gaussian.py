@@ -33,6 +33,7 @@ class Gaussian(ExponentialFamily):
     """
 
     min_std: float = 1e-3
+    separate: ClassVar[frozenset[str]] = frozenset({"mean"})
     locations: ClassVar[Mapping[str, str]] = {"mean": "log_std"}
 
     def __post_init__(self) -> None:

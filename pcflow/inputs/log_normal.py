@@ -32,6 +32,7 @@ class LogNormal(ExponentialFamily):
     """
 
     min_std: float = 1e-3
+    separate: ClassVar[frozenset[str]] = frozenset({"mean"})
     locations: ClassVar[Mapping[str, str]] = {"mean": "log_std"}
     _log: Gaussian = field(init=False, repr=False, compare=False)
 

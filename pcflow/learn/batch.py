@@ -6,15 +6,15 @@ Legend: B batch, D variables.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from pcflow.engine import Engine
 from pcflow.errors import EvidenceError, TypeMismatch
-from pcflow.evidence import Evidence
+from pcflow.evidence import CheckedEvidence, Evidence
 from pcflow.queries import refuse_impossible
 
 
@@ -117,6 +117,17 @@ class Batch:
             rows, weight = rows[some], weight[some]
         refuse_impossible(log_prob.masked_fill(weight == 0, 0.0), "fit", rows)
 
+    @torch.no_grad()
+    def possible(self, model: Model) -> Batch:
+        """Those of its rows that have mass."""
+        there = (self.log_prob(model) > -torch.inf).cpu()
+        if bool(there.all()):
+            return self
+        rows = torch.arange(len(self)) if self.rows is None else self.rows
+        named = replace(self, rows=rows)
+        names = ("evidence", "given", "offset", "weight", "rows")
+        return Batch(**{name: _chosen(getattr(named, name), there) for name in names})
+
     def weighed(self, weight: Tensor) -> Batch:
         """The same rows, each counting so many times as much [B]."""
         return replace(self, weight=self.weights.to(weight) * weight)
@@ -139,6 +150,18 @@ def _count(name: str, part: Evidence | Tensor) -> int:
     if not isinstance(part, Tensor) or part.dim() == 0:
         raise TypeMismatch(name, part, "a tensor of a row for each example, or Evidence")
     return len(part)
+
+
+def _chosen(part: Any, there: Tensor) -> Any:
+    """The rows of a part that are there [B]."""
+    if isinstance(part, CheckedEvidence):
+        index = there.nonzero().squeeze(-1).to(part.values.device)
+        return replace(part.rows(index), origin=None)
+    if isinstance(part, Evidence):
+        return replace(
+            part, **{f.name: _chosen(getattr(part, f.name), there) for f in fields(part)}
+        )
+    return part if part is None else part[there.to(part.device)]
 
 
 def totals(log_prob: Tensor, weight: Tensor) -> Tensor:

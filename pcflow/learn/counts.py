@@ -261,6 +261,23 @@ def _of_part(rows: Tensor, part: CheckedEvidence) -> Tensor:
     return rows if part.origin is None else rows[part.origin]
 
 
+def refuse_half_frozen(model: Model) -> None:
+    """Raise if counting would learn parameters of input units that depend on frozen ones.
+
+    Raises:
+        StructureError: naming both.
+    """
+    plan, banks = model.engine.plan, model.engine.tables.banks
+    for family, named in _input_kinds(s for s in plan.steps if isinstance(s, InputStep)):
+        learned = {name for name, bank in named.items() if banks[bank].requires_grad}
+        if learned - family.separate and learned != named.keys():
+            frozen = ", ".join(sorted(named.keys() - learned))
+            raise StructureError(
+                f"{', '.join(sorted(learned))} of {family} cannot be counted while {frozen} is "
+                "frozen: freeze all of them, or learn by Gradient"
+            )
+
+
 def _input_kinds(steps: Iterable[InputStep]) -> list[tuple[InputFamily, dict[str, int]]]:
     """Families with the banks of their parameters, by name.
 

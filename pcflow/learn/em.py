@@ -17,7 +17,7 @@ from torch import Tensor
 from pcflow.errors import SettingError
 from pcflow.learn.batch import Batch, Model
 from pcflow.learn.checkpoint import must_be_like
-from pcflow.learn.counts import Counts
+from pcflow.learn.counts import Counts, refuse_half_frozen
 from pcflow.learn.learner import State
 from pcflow.learn.team import ALONE, Team
 
@@ -28,7 +28,12 @@ class CountingRun(ABC, Generic[Settings]):
     """A run that moves parameters by expected counts, and remembers nothing."""
 
     def __init__(self, learner: Settings, model: Model, team: Team) -> None:
-        """Begin."""
+        """Begin.
+
+        Raises:
+            StructureError: if parameters are tied or frozen in a way that counting cannot respect.
+        """
+        refuse_half_frozen(model)
         self.learner, self.model, self.team = learner, model, team
 
     @torch.no_grad()

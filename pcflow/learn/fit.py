@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from pcflow.checks import check_generator, check_kind, check_whole
-from pcflow.errors import FileFormatError, SettingError
+from pcflow.errors import EvidenceError, FileFormatError, SettingError
 from pcflow.evidence import Numbers
 from pcflow.io import digest
-from pcflow.learn.batch import Model, totals
+from pcflow.learn.batch import Batch, Model, totals
 from pcflow.learn.checkpoint import Checkpoint, about_learner, must_be_like
 from pcflow.learn.data import Data, Rows, Source
 from pcflow.learn.em import EM
@@ -37,11 +39,14 @@ class FitResult:
         train: mean training log-likelihood per epoch (nats), as met during the epoch; by weight.
         validation: mean validation log-likelihood after each epoch; empty without validation data.
         best_epoch: index of the epoch whose parameters the model has now.
+        skipped: how many training rows were impossible and left out, per epoch; empty if that is
+            not asked for.
     """
 
     train: list[float] = field(default_factory=list)
     validation: list[float] = field(default_factory=list)
     best_epoch: int = -1
+    skipped: list[int] = field(default_factory=list)
 
     def plot(self, axes: Axes | None = None) -> Axes:
         """Draw log-likelihood by epoch, with the best epoch marked.
@@ -77,6 +82,7 @@ def fit(
     validation: Data | None = None,
     validation_weights: Numbers | None = None,
     patience: int | None = None,
+    impossible: Literal["refuse", "skip"] = "refuse",
     checkpoint: str | os.PathLike[str] | None = None,
     distributed: bool = False,
     progress: bool | None = None,
@@ -103,6 +109,9 @@ def fit(
         validation: rows to judge by; the best parameters on them are kept.
         validation_weights: how much every row of `validation` counts.
         patience: stop after this many epochs without improvement; needs validation data.
+        impossible: what becomes of rows that the model gives probability zero: "refuse" raises,
+            naming those of the batch; "skip" leaves them out wherever they are met, also of the
+            validation data, and counts them, for one more pass up.
         checkpoint: a file that is written after every epoch. If it is there already, `fit` goes on
             from it, to the same parameters that it would have reached without a stop; if it is of
             other data or settings, it is refused.
@@ -114,9 +123,10 @@ def fit(
 
     Raises:
         TypeMismatch: if the data are not of such a kind.
-        EvidenceError: if the data do not fit the circuit, or hold no observed value; or if weights
-            are not as many as rows, not all numbers from zero up, or all zero.
-        NoMassError: if the model gives a training row probability zero.
+        EvidenceError: if the data do not fit the circuit, or hold no observed value or none that is
+            possible; or if weights are not as many as rows, not all numbers from zero up, or all
+            zero.
+        NoMassError: if the model gives a training row probability zero, which is not to be skipped.
         FileFormatError: if the checkpoint is of another fit, or broken; nothing has run then.
         SettingError: if a number is out of range.
         RuntimeError: if it is to be distributed and `torch.distributed` is not initialised.
@@ -133,6 +143,8 @@ def fit(
         check_kind("learner", learner, Learner, "a learner, such as EM()")
     check_generator(generator, device=None)
     _check(epochs, batch_size, patience)
+    wanted = ("refuse", "skip")
+    SettingError.check("impossible", impossible, '"refuse" or "skip"', lambda how: how in wanted)
     if validation is None:
         _refuse_without_validation(patience=patience, validation_weights=validation_weights)
     team, width = Team(distributed), model.num_variables
@@ -143,7 +155,8 @@ def fit(
     if isinstance(source.data, Rows):
         warn_of_rounding(source.data.fingerprint()[0], model.engine.domain)
     team.follow_first(p.detach() for p in model.parameters())
-    course = _Course(model, EM() if learner is None else learner, source, judge, generator)
+    skip = impossible == "skip"
+    course = _Course(model, EM() if learner is None else learner, source, judge, generator, skip)
     file = None if checkpoint is None else Checkpoint(Path(checkpoint), course.about)
     if file is not None:
         file.take_up(course.restore)
@@ -158,14 +171,15 @@ def fit(
 
 
 @torch.no_grad()
-def _mean(model: Model, source: Source) -> float:
-    """Mean log-likelihood of all rows."""
+def _mean(model: Model, source: Source, skip: bool) -> float:
+    """Mean log-likelihood of all rows, or of all that are possible."""
     total = torch.zeros(2, dtype=torch.float64)
     for batch in source.in_order():
         found = batch.log_prob(model)
-        total += totals(found, batch.weights.to(found))
+        weight = batch.weights.to(found)
+        total += totals(found, weight.masked_fill(found == -torch.inf, 0.0) if skip else weight)
     source.team.add_up([total])
-    return float(total[0] / total[1])
+    return float(total[0] / total[1]) if total[1] else -math.inf
 
 
 class _Course:
@@ -178,9 +192,10 @@ class _Course:
         train: Source,
         validation: Source | None,
         generator: torch.Generator | None,
+        skip: bool,
     ) -> None:
         self.model, self.learner, self.generator = model, learner, generator
-        self.train, self.validation = train, validation
+        self.train, self.validation, self.skip = train, validation, skip
         self.run = learner.start(model, train.team)
         self.result = FitResult()
         self.best: list[Tensor] | None = None
@@ -200,19 +215,32 @@ class _Course:
         if self.validation is None:
             self.result.best_epoch = self.epoch - 1
         else:
-            self._see(_mean(self.model, self.validation))
+            self._see(_mean(self.model, self.validation, self.skip))
 
     def _learn(self, bar: Progress, epochs: int) -> float:
         """A step for all rows, or one for each batch; the mean log-likelihood met on the way."""
         whole, train = self.learner.full_batch, self.train
         batches = train.in_order() if whole else train.shuffled(self.generator)
         batches = bar.counted(batches, train.team.size)
+        batches = self._possible(batches) if self.skip else batches
         start, stop = self.epoch / epochs, (self.epoch + 1) / epochs
         met = torch.zeros(2, dtype=torch.float64)
         for number, some in enumerate([batches] if whole else ([batch] for batch in batches)):
             done = start + (stop - start) * min(1.0, number / train.count)
             met += self.run.step(some, done)
+        if not met[1]:
+            raise EvidenceError(f"{train.name} holds no row that the model gives any probability")
         return float(met[0] / met[1])
+
+    def _possible(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Without rows that have no mass, which are counted."""
+        skipped = torch.zeros(1, dtype=torch.long)
+        for batch in batches:
+            there = batch.possible(self.model)
+            skipped += len(batch) - len(there)
+            yield there
+        self.train.team.add_up([skipped])
+        self.result.skipped.append(int(skipped))
 
     def _see(self, validation: float) -> None:
         """Keep the present parameters if they are the best."""
@@ -260,6 +288,7 @@ class _Course:
             "train": self.train.about,
             "validation": self.validation and self.validation.about,
             "generator": self.generator is not None,
+            "skip": self.skip,
         }
 
     def state(self) -> State:
@@ -268,6 +297,7 @@ class _Course:
             "train": self.result.train,
             "validation": self.result.validation,
             "best_epoch": self.result.best_epoch,
+            "skipped": self.result.skipped,
             "best": self.best,
             "values": self._values(),
             "learner": self.run.state(),
@@ -280,7 +310,8 @@ class _Course:
         Raises:
             FileFormatError: if it is not such a state.
         """
-        result = FitResult(state["train"], state["validation"], state["best_epoch"])
+        parts = ("train", "validation", "best_epoch", "skipped")
+        result = FitResult(*(state[part] for part in parts))
         learned, random = state.pop("learner"), state.pop("random")
         must_be_like(state, self._form(len(result.train)), "what it holds")
         if result.best_epoch != _best_epoch(result):
@@ -298,6 +329,7 @@ class _Course:
             "train": [-1.0] * max(1, epochs),
             "validation": [-1.0] * epochs * judged,
             "best_epoch": 0,
+            "skipped": [0] * epochs * self.skip,
             "best": values if judged else None,
             "values": values,
         }

@@ -102,6 +102,8 @@ class GradientRun:
             met += totals(found, weight)
         grads = [p.grad for p in self.model.parameters() if p.grad is not None]
         self.team.add_up([met, *grads])
+        if not met[1]:  # no row counts
+            return met
         if grads:
             torch._foreach_div_(grads, float(met[1]))
         self._move(1 - done if self.learner.decay else 1.0)

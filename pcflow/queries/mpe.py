@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pcflow.engine import Best, Engine, MaxProduct, follow, up
 from pcflow.evidence import CheckedEvidence
-from pcflow.queries.possible import refuse_impossible
+from pcflow.queries.possible import refuse_all_impossible, refuse_impossible
 
 
 class MPE(NamedTuple):
@@ -51,5 +51,7 @@ def chosen_potentials(evidence: CheckedEvidence, values: Tensor, where: Tensor) 
 def _best(engine: Engine, part: CheckedEvidence) -> Tensor:
     """The best state [B, D] of variables and latents."""
     tape = up(engine.plan, engine.tables, part, MaxProduct(engine.plan.machine), engine.pool)
-    refuse_impossible(tape.log_value, "mpe", part.origin)
+    if not (tape.log_value > -torch.inf).all():
+        refuse_all_impossible(engine, part, "mpe")
+        refuse_impossible(tape.log_value, "mpe", part.origin)
     return follow(tape, Best(), copies=1)

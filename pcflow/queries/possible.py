@@ -24,8 +24,18 @@ def evaluate(engine: Engine, part: CheckedEvidence, query: str) -> Evaluation:
     """
     evaluation = engine.evaluate(part)
     if not evaluation.possible:
+        refuse_all_impossible(engine, part, query)
         refuse_impossible(evaluation.log_value, query, part.origin)
     return evaluation
+
+
+def refuse_all_impossible(engine: Engine, part: CheckedEvidence, query: str) -> None:
+    """Raise if some row of the batch that a part is of has no mass: who skips one skips all.
+
+    Raises:
+        NoMassError, NotANumber: see `refuse_impossible`.
+    """
+    refuse_impossible(engine.log_value(part if part.whole is None else part.whole), query)
 
 
 def refuse_impossible(log_value: Tensor, query: str, rows: Tensor | None = None) -> None:

@@ -22,7 +22,7 @@ from pcflow.errors import EvidenceError, NoMassError, NotANumber, SettingError
 from pcflow.evidence import CheckedEvidence, Numbers, Potentials, as_tensor
 from pcflow.queries.gauss_seidel import GaussSeidel, Node, furthest, start_of, tree_of
 from pcflow.queries.marginals import marginals
-from pcflow.queries.possible import refuse_unbounded
+from pcflow.queries.possible import refuse_all_impossible, refuse_unbounded
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,11 @@ def project(
     nodes = tree_of(engine.plan)
     with torch.no_grad():
         parts = [(part, _rows(target, part)) for part in engine.parts(checked)]
-        found = [_fit(engine, nodes, *part, sweeps, tolerance) for part in parts]
+        try:
+            found = [_fit(engine, nodes, *part, sweeps, tolerance) for part in parts]
+        except NoMassError:
+            refuse_all_impossible(engine, checked, "project")
+            raise
     potentials, mismatch = (torch.cat(tensors) for tensors in zip(*found, strict=True))
     return ProjectedEvidence(
         checked.values,
@@ -133,7 +137,7 @@ def _posterior(engine: Engine, now: CheckedEvidence) -> Tensor:
     """Log-marginals [B, D, V] under the present potentials."""
     assert now.potentials is not None
     try:
-        log_q = marginals(engine, replace(now, origin=None))
+        log_q = marginals(engine, replace(now, origin=None, whole=None))
     except (NoMassError, NotANumber) as error:
         rows = error.rows if now.origin is None else now.origin[list(error.rows)].tolist()
         raise type(error)(rows, "project") from None

@@ -22,6 +22,7 @@ from pcflow.testing.breach import Breach, compare, compare_entries, demand
 from pcflow.testing.circuit_cases import Case, cases, picture
 from pcflow.testing.circuit_queries import EXACT, QUERIES
 from pcflow.testing.ingredients import SEEDS
+from pcflow.testing.learning import frozen, weighed
 
 Law = Callable[[Case], Iterator[Breach]]
 
@@ -37,9 +38,10 @@ def check_circuit(
 
     Against the plain evaluator and enumeration, in float64: normalisation, marginals, soft
     evidence, posteriors, means, draws with and without evidence, most probable states, gradients,
-    EM, files, folding, float32. Hypothesis chooses circuits and evidence, and shrinks what fails.
-    Circuits whose families are not registered are not saved, and those whose parameters are tied
-    in a way that EM refuses are not fitted. Large circuits work, with fewer enumerated laws.
+    EM, weights of rows and frozen parameters in learning, files, folding, float32. Hypothesis
+    chooses circuits and evidence, and shrinks what fails. Circuits whose families are not
+    registered are not saved, and those whose parameters are tied in a way that EM refuses are not
+    fitted. Large circuits work, with fewer enumerated laws.
 
     Args:
         make: builds a circuit and draws its parameters from the generator it is given; or a
@@ -145,4 +147,4 @@ def _precision(case: Case) -> Iterator[Breach]:
     yield from compare("float32 is right to five digits", case.rows, found, wanted, SINGLE)
 
 
-LAWS: tuple[Law, ...] = (*QUERIES, _gradients, _em, _files, _folding, _precision)
+LAWS: tuple[Law, ...] = (*QUERIES, _gradients, _em, weighed, frozen, _files, _folding, _precision)
