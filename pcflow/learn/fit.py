@@ -91,7 +91,8 @@ def fit(
     """Learn the parameters of a model from data, in place; those without gradient are kept.
 
     Every call starts afresh: what a learner remembers from step to step (momentum, the state of an
-    optimizer) ends with the call. Only a checkpoint is gone on from.
+    optimizer) ends with the call. Only a checkpoint is gone on from. A model in float32 warns of
+    columns that lie so far from zero that their differences are rounded away.
 
     Args:
         model: the compiled circuit.

@@ -186,7 +186,8 @@ class CompiledCircuit(nn.Module):
         """Posterior log-probabilities (nats) of every variable given the evidence.
 
         An observed variable has all its mass on its value; categories that a variable does not
-        have are -inf. Not differentiable.
+        have are -inf, and so may be those whose probability the precision cannot hold (in float32
+        below 1e-38). Not differentiable.
 
         Args:
             evidence: values [B, D], NaN where missing, or `Evidence`.

@@ -1,8 +1,9 @@
 """The testing kit: laws for your own densities, circuits and input families, and what they need.
 
 `check_density` is for any object of any library, `check_circuit` for a structure of your own,
-`check_input_family` for a family of your own. Below them are Hypothesis strategies for circuits and
-evidence, and an oracle that adds up states. Install with `pip install 'pcflow[testing]'`.
+`check_input_family` for a family of your own, `check_units` for whatever learns from a table. Below
+them are Hypothesis strategies for circuits and evidence, and an oracle that adds up states. Install
+with `pip install 'pcflow[testing]'`.
 """
 
 from pcflow.testing.breach import Breach, LawBroken
@@ -28,6 +29,7 @@ from pcflow.testing.oracle import (
     enumerate_weights,
 )
 from pcflow.testing.strategies import circuits, evidence, region_graphs
+from pcflow.testing.units import check_units, units
 
 __all__ = [
     "Breach",
@@ -37,6 +39,7 @@ __all__ = [
     "check_circuit",
     "check_density",
     "check_input_family",
+    "check_units",
     "circuits",
     "compatible_circuits",
     "count_active_inputs",
@@ -54,5 +57,6 @@ __all__ = [
     "region_graphs",
     "row_weights",
     "tree_distributions",
+    "units",
     "vtrees",
 ]
