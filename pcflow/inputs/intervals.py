@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import torch
@@ -52,17 +53,22 @@ def log_integral(reach: Tensor, falls: Callable[[Tensor], Tensor]) -> Tensor:
 
     Args:
         reach: up to where.
-        falls: f of points [F, B, K], convex, from 0 on.
+        falls: f of points [Q, F, B, K], convex, from 0 on.
     """
-    points, weights = points_of(64, reach)
-    terms = [w.log() - falls(s * reach) for s, w in zip(points, weights, strict=True)]
-    return torch.stack(terms).logsumexp(dim=0) + reach.log()
+    points, weights = (x.view(-1, 1, 1, 1) for x in points_of(64, reach))
+    return torch.logsumexp(weights.log() - falls(points * reach), dim=0) + reach.log()
 
 
 def points_of(count: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """Points between 0 and 1, and weights, of Gauss and Legendre: [Q] both."""
+    points, weights = _legendre(count)
+    return points.to(like), weights.to(like)
+
+
+@cache
+def _legendre(count: int) -> tuple[Tensor, Tensor]:
     points, weights = np.polynomial.legendre.leggauss(count)
-    return torch.from_numpy((points + 1) / 2).to(like), torch.from_numpy(weights / 2).to(like)
+    return torch.from_numpy((points + 1) / 2), torch.from_numpy(weights / 2)
 
 
 class NormalInterval:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from pcflow.evidence import Evidence
+from pcflow.evidence import Evidence, Intervals
 from pcflow.reference import reference_log_prob
 from pcflow.testing.breach import Breach, compare, compare_entries, show_row
 from pcflow.testing.circuit_cases import Case
@@ -150,4 +150,45 @@ def _score(case: Case, values: Tensor) -> Tensor:
     return score + chosen.masked_fill(~case.about.missing, 0.0).sum(dim=-1)
 
 
-QUERIES = (_density, _log_prob, _posteriors, _means, _draws, _mpe)
+def _intervals(case: Case) -> Iterator[Breach]:
+    if case.within is None:
+        return
+    model, about = case.model, case.model.evidence(case.within)
+    rows = about.values.double().masked_fill(about.missing, torch.nan)
+    found, wanted = model.log_prob(about), reference_log_prob(case.circuit, case.within)
+    yield from compare("intervals are those of the plain evaluator", rows, found, wanted, EXACT)
+    law = "the mass of an interval is that of its parts"
+    for variable, parts in enumerate(_halves(case.within)):
+        cut = rows[:, variable].isnan()
+        halves = torch.stack([model.log_prob(part) for part in parts]).logsumexp(dim=0)
+        yield from compare(law, rows[cut], halves[cut], found[cut], EXACT)
+    assert about.lower is not None and about.upper is not None
+    unions = Intervals(about.lower, about.upper)
+    answers = [model.mpe(about).values, *model.sample(4, about, case.generator())]
+    for row, held in zip(rows, [unions.holds(x.unsqueeze(-1)) for x in answers], strict=False):
+        if not (held.squeeze(-1) | ~about.missing).all():
+            law = "draws and most probable states lie in the intervals"
+            yield Breach(law, show_row(row), "all inside", "one outside")
+
+
+def _halves(within: Evidence) -> Iterator[tuple[Evidence, Evidence]]:
+    """For every variable with a single interval, the lower part of it and the rest."""
+    lower, upper = within.lower, within.upper
+    assert lower is not None and upper is not None
+    if lower.shape[-1] > 1:
+        return
+    for variable in range(lower.shape[1]):
+        place = (slice(None), slice(variable, variable + 1))
+        middle = ((lower + upper) / 2)[place].nan_to_num(nan=0.0)
+        bound = lower[place].nan_to_num(nan=-torch.inf), upper[place].nan_to_num(nan=torch.inf)
+        middle = torch.minimum(torch.maximum(middle, bound[0]), bound[1])
+        beyond = torch.nextafter(middle, torch.full_like(middle, torch.inf))
+        left, right = upper.clone(), lower.clone()
+        left[place], right[place] = middle, torch.minimum(beyond, bound[1])
+        yield (
+            Evidence(within.values, lower=lower, upper=left),
+            Evidence(within.values, lower=right, upper=upper),
+        )
+
+
+QUERIES = (_density, _log_prob, _posteriors, _means, _draws, _mpe, _intervals)

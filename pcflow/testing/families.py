@@ -60,7 +60,7 @@ def check_input_family(family: InputFamily | type[InputFamily], units: int = 3) 
     laws = FINITE if isinstance(family, FiniteFamily) else DENSITY
     _demand(laws[:1], family, params)
     _demand(laws[1:], family, params)
-    if isinstance(family, DensityFamily) and says_masses(family, params):
+    if isinstance(family, DensityFamily) and says_masses(family):
         _demand(INTERVALS[:1], family, params)
         _demand(INTERVALS[1:], family, params)
     if params:
