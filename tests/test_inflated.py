@@ -63,6 +63,34 @@ def test_em_learns_as_it_does_of_the_two_variables(inner: Any) -> None:
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("learner", [pf.Anemone(), pf.MiniBatchEM()], ids=str)
+def test_without_an_atom_in_the_data_learners_do_as_with_the_density(learner: pf.Learner) -> None:
+    """Means that move are told what was counted from where they were."""
+    circuit = mixture(pf.Inflated(pf.Gaussian(), at=-99.0))
+    inflated, root = circuit.layers
+    assert isinstance(inflated, pf.InputLayer) and isinstance(root, pf.SumLayer)
+    named = {n: p for n, p in inflated.parameters.items() if n != "atom_logit"}
+    sure = pf.Parameter(torch.full((3,), -13.8).double())
+    rest = pf.InputLayer(0, pf.Gaussian(), 3, named)
+    whole = pf.InputLayer(0, inflated.family, 3, {**named, "atom_logit": sure})
+    x = 100 + 3 * torch.randn(40, 1, generator=torch.Generator().manual_seed(3)).double()
+    found = []
+    for layer in (rest, whole):
+        model = compiled(pf.Circuit(pf.SumLayer([layer], root.weight)))
+        seeded = torch.Generator().manual_seed(0)
+        pf.fit(model, x, learner, epochs=5, batch_size=8, progress=False, generator=seeded)
+        found.append(model.log_prob(x))
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-4)
+
+
+def test_a_density_is_not_narrower_than_its_floor() -> None:
+    x = torch.tensor([0.0] * 5 + [2.0] * 5).double().unsqueeze(-1)
+    model = compiled(mixture(pf.Inflated(pf.LogNormal(min_std=0.25)), units=1))
+    pf.fit(model, x, pf.EM(), epochs=3, progress=False)
+    peak = -math.log(0.25 * math.sqrt(2 * math.pi)) - math.log(2.0)
+    assert model.log_prob(x[-1:]).item() == pytest.approx(peak + math.log(0.5))
+
+
 @pytest.mark.parametrize("inner", INNER, ids=str)
 def test_masses_and_means_of_intervals_are_those_of_the_parts(inner: Any) -> None:
     circuit = mixture(pf.Inflated(inner))
