@@ -38,13 +38,16 @@ from pcflow.construct import (
     learn_spn,
     mixture_of_trees,
     naive_bayes,
+    unroll,
 )
 from pcflow.data import datasets
 from pcflow.engine import Machine
 from pcflow.errors import (
     EvidenceError,
     FileFormatError,
+    FileFormatWarning,
     NoMassError,
+    NotAChain,
     NotANumber,
     NotCompatible,
     NotDecomposable,
@@ -113,7 +116,9 @@ from pcflow.io import (
     read_bytes,
     read_dimacs,
     read_juice,
+    read_nnf,
     read_psdd,
+    read_sdd,
     replace_file,
     save,
     write_dimacs,
@@ -135,7 +140,17 @@ from pcflow.learn import (
     prune,
 )
 from pcflow.logic import CNF, ModelCount, compile_cnf, model_count
-from pcflow.queries import MPE, CompiledCircuit, Draws, ProjectedEvidence, compile
+from pcflow.queries import (
+    MPE,
+    CompiledCircuit,
+    Draws,
+    Filter,
+    ProjectedEvidence,
+    Viterbi,
+    compile,
+    state_posteriors,
+    viterbi,
+)
 from pcflow.reference import reference_log_prob
 from pcflow.structure import Partition, Region, RegionGraph
 
@@ -166,6 +181,8 @@ __all__ = [
     "Exponential",
     "ExponentialFamily",
     "FileFormatError",
+    "FileFormatWarning",
+    "Filter",
     "FiniteFamily",
     "FitResult",
     "Gaussian",
@@ -181,6 +198,7 @@ __all__ = [
     "MiniBatchEM",
     "ModelCount",
     "NoMassError",
+    "NotAChain",
     "NotANumber",
     "NotCompatible",
     "NotDecomposable",
@@ -210,6 +228,7 @@ __all__ = [
     "TypeMismatch",
     "Unsatisfiable",
     "Unsupported",
+    "Viterbi",
     "add_gates",
     "build_circuit",
     "cauchy_schwarz_divergence",
@@ -264,7 +283,9 @@ __all__ = [
     "read_bytes",
     "read_dimacs",
     "read_juice",
+    "read_nnf",
     "read_psdd",
+    "read_sdd",
     "reference_log_prob",
     "register_family",
     "renyi_divergence",
@@ -272,7 +293,10 @@ __all__ = [
     "replace_file",
     "restrict",
     "save",
+    "state_posteriors",
     "structure",
+    "unroll",
+    "viterbi",
     "write_dimacs",
     "write_psdd",
 ]

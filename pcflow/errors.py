@@ -199,6 +199,22 @@ class NotOmniCompatible(PropertyRequired):
         )
 
 
+class NotAChain(PropertyRequired):
+    """A circuit is not a hidden Markov chain: a sum over states, emissions beside the next sum.
+
+    Attributes:
+        layer: the first layer, from the root down, that is not of this form.
+    """
+
+    def __init__(self, layer: object) -> None:
+        """Keep the layer."""
+        self.layer = layer
+        super().__init__(
+            f"not a hidden Markov chain: {layer} is neither a dense sum over states nor the "
+            "emissions of a state beside the sum over the next"
+        )
+
+
 class EvidenceError(PcflowError, ValueError):
     """Evidence or data do not fit: shape, range, type, or NaN potentials."""
 
@@ -251,6 +267,10 @@ class Unsatisfiable(PcflowError, ValueError):
 
 class FileFormatError(PcflowError, ValueError):
     """A file is truncated, of another format, or hostile; nothing was loaded."""
+
+
+class FileFormatWarning(UserWarning):
+    """A file was read, but not all in it is as its format says: counts, or unused nodes."""
 
 
 def _without_init(kind: type[PcflowError], *args: object) -> PcflowError:

@@ -19,6 +19,7 @@ MIXED = pf.SumLayer([PAIR], pf.Parameter(torch.zeros(1, 1)))
 WITNESSES: dict[str, tuple[object, ...]] = {  # of every error that takes more than a message
     "LogitsError": (0, 3, "hold nan"),
     "NoMassError": ([3, 5], "sample"),
+    "NotAChain": (PAIR,),
     "NotANumber": ([3, 5], "sample"),
     "NotCompatible": (PAIR, MIXED, [(0,), (1,)], [(0, 1)]),
     "NotDecomposable": (PAIR, [(0,), (0, 1)]),
@@ -36,7 +37,8 @@ WITNESSES: dict[str, tuple[object, ...]] = {  # of every error that takes more t
 def classes(module: ModuleType) -> list[type[Exception]]:
     """The exceptions that a module defines."""
     members = [value for value in vars(module).values() if inspect.isclass(value)]
-    return [one for one in members if one.__module__ == module.__name__]
+    own = [one for one in members if one.__module__ == module.__name__]
+    return [one for one in own if not issubclass(one, Warning)]
 
 
 EVERY = classes(errors) + classes(diffusion_errors)

@@ -123,3 +123,16 @@ def test_what_does_not_fit_is_refused(given: dict[str, object], told: str) -> No
     for name in ("initial", "transition", "emission"):
         with pytest.raises(pf.EvidenceError, match=f"{name} must be"):
             pf.hmm(4, 2, pf.Categorical(3), **{name: "even"})  # type: ignore[arg-type]
+
+
+def test_a_position_of_several_variables_has_several_emissions() -> None:
+    numbers = {"mean": [0.0, 5.0], "log_std": [0.0, 0.0]}
+    says = [[[0.5, 0.5], [0, 1]], numbers]
+    families = [[pf.Categorical(2), pf.Gaussian()]]
+    for tied in (True, False):
+        given = says if tied else [says] * 3
+        chain = pf.hmm(3, 2, families, tied, initial=[0, 1], emission=given)
+        known = pf.compile(chain).mean(torch.full((1, 6), torch.nan))
+        assert known[0, :2].tolist() == [1, 5]
+    with pytest.raises(pf.StructureError, match="emission must be 2, one for each variable, got 1"):
+        pf.hmm(3, 2, families, emission=says[:1])

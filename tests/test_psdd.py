@@ -3,6 +3,7 @@
 import math
 import os
 import random
+import warnings
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,8 @@ def test_two_variables_by_hand(tmp_path: Path) -> None:
 
 
 def test_zeros_are_exact_and_literals_shared(tmp_path: Path) -> None:
-    circuit = read(tmp_path, XOR)
+    with pytest.warns(pf.FileFormatWarning, match="nothing uses 1 of its nodes"):
+        circuit = read(tmp_path, XOR)
     found = probabilities(circuit)
     assert found.nonzero().flatten().tolist() == [0b011, 0b101]
     torch.testing.assert_close(found[[0b011, 0b101]], numbers(0.4, 0.6), rtol=1e-12, atol=0.0)
@@ -101,7 +103,9 @@ def test_probabilities_next_to_one_keep_their_complement(tmp_path: Path) -> None
 def sample_file(name: str) -> pf.Circuit:
     if "PCFLOW_DATA" not in os.environ:
         pytest.skip("set PCFLOW_DATA to a folder with psdd/little_4var.psdd and asia.uai.psdd")
-    return pf.read_psdd(Path(os.environ["PCFLOW_DATA"]) / "psdd" / name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pf.FileFormatWarning)  # little_4var counts products too
+        return pf.read_psdd(Path(os.environ["PCFLOW_DATA"]) / "psdd" / name)
 
 
 def test_little_4var() -> None:
@@ -324,11 +328,10 @@ BROKEN = [
     ("psdd -1\nL 0 0 1\n", "line 1 is not 'psdd'"),
     ("c\nsdd 1\nL 0 0 1\n", "line 2 is not 'psdd'"),
     ("psdd " + "9" * 10_000 + "\nL 0 0 1\n", "line 1 is not 'psdd'"),
-    (TWO.replace("psdd 5", "psdd 4"), "has 5 nodes, not 4"),
-    (TWO[: TWO.index("D 0")].replace("psdd 5", "psdd 9"), "has 4 nodes, not 9, 4 unused"),
+    (TWO[: TWO.index("D 0")].replace("psdd 5", "psdd 9"), "has 4 nodes, not 9, 3 unused"),
     (
         TWO.replace("psdd 5", "psdd 9").replace("D 0", "L 6 0 1\nD 0"),
-        "has 6 nodes, not 9, 2 unused",
+        "has 6 nodes, not 9, 1 unused",
     ),
     (TWO[:-20], "line 8: .*'-'"),
     (TWO[:-24], "line 8: 2 elements do not fit 4 numbers"),
@@ -401,8 +404,76 @@ def test_other_vtrees_are_refused(tmp_path: Path, text: str, match: str) -> None
         pf.read_psdd(write(tmp_path, TWO), vtree)
 
 
-def test_counts_may_be_too_large_if_nothing_is_loose(tmp_path: Path) -> None:
-    assert read(tmp_path, TWO.replace("psdd 5", "psdd 19")).num_variables == 2
+@pytest.mark.parametrize("count", [4, 19])
+def test_another_count_is_read_with_a_warning(tmp_path: Path, count: int) -> None:
+    other = TWO.replace("psdd 5", f"psdd {count}")
+    with pytest.warns(
+        pf.FileFormatWarning, match=f"counts {count} nodes, but has 5; give the vtree"
+    ):
+        circuit = read(tmp_path, other)
+    torch.testing.assert_close(probabilities(circuit), probabilities(read(tmp_path, TWO)))
+    vtree = write(tmp_path, TWO_VTREE, "given.vtree")
+    with pytest.warns(pf.FileFormatWarning, match="has 5$"):
+        pf.read_psdd(write(tmp_path, other), vtree)
+
+
+@pytest.mark.parametrize("count", [7, 40])
+def test_nodes_that_nothing_uses_are_read_with_a_warning(tmp_path: Path, count: int) -> None:
+    """With another count as well, the vtree says whether the root is there."""
+    loose = TWO.replace("L 5 0 -1", "T 6 4 2 -0.1\nT 8 0 1 -0.2\nL 5 0 -1")
+    text = loose.replace("psdd 5", f"psdd {count}")
+    vtree = write(tmp_path, TWO_VTREE, "given.vtree")
+    with pytest.warns(pf.FileFormatWarning) as told:
+        circuit = pf.read_psdd(write(tmp_path, text), vtree)
+    assert "nothing uses 2 of its nodes" in str(told[-1].message)
+    assert len(told) == 1 + (count == 40)
+    torch.testing.assert_close(probabilities(circuit), probabilities(read(tmp_path, TWO)))
+    if count == 40:
+        with pytest.raises(pf.FileFormatError, match="7 nodes, not 40, 2 unused: is it truncated"):
+            read(tmp_path, text)
+
+
+def test_two_roots_and_another_count_are_refused(tmp_path: Path) -> None:
+    """Either of them could be the last line of the whole file."""
+    lines = TWO.splitlines()
+    text = "\n".join([*lines, lines[-1].replace("D 0", "D 1"), ""]).replace("psdd 5", "psdd 9")
+    with pytest.raises(pf.FileFormatError, match="truncated"):
+        pf.read_psdd(write(tmp_path, text), write(tmp_path, TWO_VTREE, "given.vtree"))
+
+
+@PATHS
+@given(st.data())
+def test_what_was_cut_off_is_refused_or_says_all_the_same(
+    tmp_path: Path, data: st.DataObject
+) -> None:
+    """Anywhere, down to the last digit; with another count, if the vtree is given."""
+    text = data.draw(MADE | st.sampled_from([TWO, XOR]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pf.FileFormatWarning)
+        whole = read(tmp_path, text)
+    pf.write_psdd(whole, tmp_path / "again", tmp_path / "vtree")
+    text = (tmp_path / "again").read_text()
+    whole = pf.read_psdd(tmp_path / "again")
+    if data.draw(st.booleans()):  # digits of the last line matter most
+        cut = data.draw(st.integers(max(0, len(text) - 60), len(text)))
+    else:
+        cut = data.draw(st.integers(0, len(text)))
+    counts = text[text.index("psdd") :].split()[1]
+    other = data.draw(st.sampled_from([counts, "3", "1000"]))
+    part = text[:cut].replace(f"psdd {counts}\n", f"psdd {other}\n")
+    vtree = None if other == counts else tmp_path / "vtree"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pf.FileFormatWarning)
+        try:
+            found = pf.read_psdd(write(tmp_path, part), vtree)
+        except pf.FileFormatError:
+            return
+    torch.testing.assert_close(
+        pf.reference_log_prob(found, enumerate_states(found)),
+        pf.reference_log_prob(whole, enumerate_states(whole)),
+        rtol=0.0,
+        atol=0.0,
+    )
 
 
 @PATHS
@@ -420,10 +491,12 @@ def test_damaged_files_are_refused_or_read_but_nothing_else(
         )
     psdd = write(tmp_path, TWO if is_vtree else bytes(text))
     vtree = write(tmp_path, bytes(text), "given.vtree") if is_vtree else None
-    try:
-        pf.read_psdd(psdd, vtree)
-    except pf.FileFormatError as error:
-        assert str(tmp_path) in str(error)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pf.FileFormatWarning)
+        try:
+            pf.read_psdd(psdd, vtree)
+        except pf.FileFormatError as error:
+            assert str(tmp_path) in str(error)
 
 
 def test_a_file_is_replaced_only_when_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from device import DEVICE
 from hypothesis import given, settings
 from scipy import stats
 from torch import Tensor
@@ -21,7 +22,6 @@ from torch import Tensor
 import pcflow as pf
 from pcflow.estimator import CircuitDensity
 from pcflow.testing import LawBroken, check_units, units
-from tests.device import DEVICE
 
 D = 2
 Learn = Callable[[Tensor], Callable[[Tensor], Tensor]]

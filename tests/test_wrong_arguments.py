@@ -133,21 +133,23 @@ CALLS: dict[str, Call] = {
     "Machine": lambda _: {"strip": 4096, "sheets": 2, "edges": 1 << 24},
     "add_gates": lambda _: {"circuit": chain(), "gates": 2, "noise": 0.1, "generator": seeded()},
     "expose_latents": of_one,
-    "initialize": lambda _: {"circuit": chain(), "data": rows(), "generator": seeded()},
+    "initialize": lambda _: {"circuit": chain(), "data": rows(), "generator": seeded(),
+                             "weights": torch.ones(4)},
     "build_circuit": lambda _: {"region_graph": region_graph(), "inputs": pf.Categorical(V),
                                 "units": 2, "layer": "cp", "generator": seeded()},
     "hmm": lambda _: {"length": D, "states": 2, "inputs": pf.Categorical(V),
                       "generator": seeded(), "initial": torch.ones(2) / 2,
                       "transition": torch.ones(2, 2) / 2, "emission": torch.ones(2, V) / V},
     "naive_bayes": lambda _: {"inputs": [pf.Categorical(V)], "units": 2, "generator": seeded()},
-    "chow_liu": lambda _: {"data": rows(), "alpha": 1.0},
+    "chow_liu": lambda _: {"data": rows(), "alpha": 1.0, "weights": torch.ones(4)},
     "hclt": lambda _: {"data": rows(), "units": 2, "inputs": pf.Categorical(V),
-                       "trees": 1, "generator": seeded()},
+                       "trees": 1, "generator": seeded(), "weights": torch.ones(4)},
     "mixture_of_trees": lambda _: {"data": rows(), "components": 2, "alpha": 1.0,
                                    "generator": seeded()},
     "learn_spn": lambda _: {"data": rows(), "inputs": pf.Categorical(V), "min_rows": 2,
                             "significance": 0.1, "clusters": 2, "clustering": "em",
                             "pseudocount": 1.0, "generator": seeded()},
+    "unroll": lambda _: {"circuit": chain(), "length": 5},
     "condition": lambda _: {"circuit": chain(), "values": {0: 1}},
     "marginalize": lambda _: {"circuit": chain(), "keep": [0, 2]},
     "restrict": lambda _: {"circuit": chain(), "allowed": {0: [1]}},
@@ -176,6 +178,8 @@ CALLS: dict[str, Call] = {
     **{name: (lambda _: {"model": chain(), "query_variables": [0], "evidence": nothing()})
        for name in ("map_lower_bound", "map_upper_bound")},
     "marginal_map": lambda _: {"circuit": tree(), "query": range(D), "evidence": nothing()},
+    "state_posteriors": lambda _: {"circuit": chain(), "evidence": nothing()},
+    "viterbi": lambda _: {"circuit": chain(), "evidence": nothing(), "lengths": torch.tensor([2])},
     "moment": lambda _: {"circuit": chain(), "powers": {0: 2}},
     "covariance": of_one,
     "mutual_information": lambda _: {"circuit": chain(), "a": 0, "b": [1]},
@@ -197,6 +201,12 @@ CALLS: dict[str, Call] = {
     "write_psdd": lambda folder: {"circuit": psdd(), "path": folder / "psdd"},
     "read_psdd": lambda folder: {
         "path": written(folder / "psdd", lambda p: pf.write_psdd(psdd(), p))},
+    "read_nnf": lambda folder: {
+        "path": written(folder / "nnf", lambda p: pf.replace_file(p, [b"nnf 1 0 2\nA 0\n"])),
+        "num_variables": 3},
+    "read_sdd": lambda folder: {
+        "path": written(folder / "sdd", lambda p: pf.replace_file(p, [b"sdd 1\nT 0\n"])),
+        "vtree": written(folder / "vtree", lambda p: pf.replace_file(p, [b"vtree 1\nL 0 1\n"]))},
     "read_juice": lambda folder: {
         "path": written(folder / "jpc", keep_juice)},
     "write_dimacs": lambda folder: {"cnf": pf.CNF([(1, 2)]), "path": folder / "cnf"},
@@ -210,6 +220,9 @@ CALLS: dict[str, Call] = {
     **{f"CompiledCircuit.{name}": (lambda _: {"self": model(), "n": 2, "evidence": nothing(),
                                               "generator": seeded(), "temperature": 0.5})
        for name in ("sample", "sample_with_marginals")},
+    "CompiledCircuit.filter": lambda _: {"self": model(), "rows": 2},
+    "Filter.observe": lambda _: {"self": model().filter(4), "x": torch.tensor([0, 1, 2, 0])},
+    "Filter.next_log_probs": lambda _: {"self": model().filter(2), "emission": 0},
     "CompiledCircuit.project": lambda _: {"self": model(), "evidence": nothing(), "sweeps": 1,
                                           "log_marginals": torch.zeros(1, D, V),
                                           "tolerance": 0.1},
@@ -218,7 +231,7 @@ CALLS: dict[str, Call] = {
 WITHOUT = {  # protocols, what others return, and names of errors
     "CheckedEvidence", "Compatible", "Container", "Deterministic", "Draws", "Estimate", "Examples",
     "FitResult", "Learner", "MAP", "MPE", "ModelCount", "OmniCompatible", "Potentials",
-    "ProjectedEvidence", "Properties", "Run", "StructuredDecomposable", "Team",
+    "ProjectedEvidence", "Properties", "Run", "StructuredDecomposable", "Team", "Viterbi",
     "read_bytes", "replace_file",
     "DensityFamily", "ExponentialFamily", "FiniteFamily", "InputFamily",  # to derive from
     "Decomposable", "Smooth",
@@ -230,7 +243,7 @@ ANOTHER = {"Evidence": lambda **given: model().log_prob(pf.Evidence(**given))}  
 OTHERS: list[Any] = [
     None, "word", 1.5, -1, float("nan"), [[1.0]], ["a"], object(), 1 + 2j, {}, {"a": 1}, {7: 7},
 ]  # fmt: skip
-FREE = {"progress", "path", "self"}  # truth, and names of files
+FREE = {"progress", "path", "vtree", "self"}  # truth, and names of files
 
 
 def wrong(right: Any) -> Iterator[Any]:

@@ -10,6 +10,7 @@ from pcflow.circuit.layers import (
     Unit,
     layer_parameters,
 )
+from pcflow.circuit.markov import MarkovChain, Position
 from pcflow.circuit.pairing import Part, Structure, walk
 from pcflow.circuit.properties import (
     Compatible,
@@ -35,9 +36,11 @@ __all__ = [
     "Deterministic",
     "InputLayer",
     "Layer",
+    "MarkovChain",
     "OmniCompatible",
     "Parameter",
     "Part",
+    "Position",
     "ProductLayer",
     "Properties",
     "Smooth",

@@ -1,4 +1,4 @@
-"""Region graphs to circuits, the hidden Markov model, and naive Bayes."""
+"""Region graphs to circuits, and naive Bayes."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -6,10 +6,8 @@ from typing import Literal
 import torch
 
 from pcflow.checks import check_generator, check_kind, check_kinds, check_whole
-from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, SumLayer
-from pcflow.construct.given import Emission, distributions, each, emissions
+from pcflow.circuit import Circuit, InputLayer, Layer, ProductLayer, SumLayer
 from pcflow.errors import SettingError, StructureError
-from pcflow.evidence import Numbers
 from pcflow.inputs import InputFamily
 from pcflow.structure import Partition, Region, RegionGraph
 
@@ -56,98 +54,6 @@ def build_circuit(
     for region in region_graph.regions:
         built[region] = builder.region(region, region_graph.splits(region), built)
     return Circuit(SumLayer.random([built[region_graph.root]], 1, generator=generator))
-
-
-def hmm(
-    length: int,
-    states: int,
-    inputs: Inputs,
-    homogeneous: bool = True,
-    generator: torch.Generator | None = None,
-    *,
-    initial: Numbers | None = None,
-    transition: Numbers | None = None,
-    emission: Emission | Sequence[Emission] | None = None,
-) -> Circuit:
-    """A hidden Markov model: z_1 ~ initial, z_t+1 ~ A[z_t], x_t ~ B[z_t].
-
-    The root's weight is the initial distribution [1, states]; every other sum layer's weight is a
-    transition matrix [states, states] with rows z_t. What is not given is random. Zeros that are
-    given stay zero, whoever learns.
-
-    Args:
-        length: number of positions.
-        states: number of hidden states.
-        inputs: emission family, or one per position.
-        homogeneous: share one transition and one emission parameter between all positions.
-        generator: source of the random parameters; torch's global one by default.
-        initial: probabilities [states] of the first state.
-        transition: probabilities [states, states] of the next state in every row; if they differ,
-            [length - 1, states, states].
-        emission: probabilities [states, V] of what a state emits, for a family with a finite range;
-            for any family its parameters by name, the last axis being states. If emissions differ,
-            one such for every position.
-
-    Raises:
-        SettingError: if a size is below 1.
-        EvidenceError: if what should be matrices are no numbers.
-        StructureError: if emissions that differ are to be shared, or there are too few; or if
-            matrices are of other shapes, no probabilities, or none that the family can say.
-
-    Examples:
-        >>> from pcflow import Categorical
-        >>> hmm(5, states=2, inputs=Categorical(3))
-        Circuit(5 variables, 14 layers, 12 parameters)
-        >>> onwards = hmm(5, 2, Categorical(3), transition=[[0.9, 0.1], [0, 1]])
-    """
-    check_whole("length", length)
-    check_whole("states", states)
-    check_generator(generator)
-    families = per_variable(inputs, length)
-    if homogeneous and len(set(families)) > 1:
-        raise StructureError("a homogeneous HMM needs the same input family at every position")
-    moves = _moves(transition, length, states, homogeneous)
-    emits = _emits(emission, families, states, homogeneous)
-    below: Layer | None = None
-    for t in reversed(range(length)):
-        if below is None or not homogeneous:
-            emit = emits.get(t) or InputLayer.random(t, families[t], states, generator).parameters
-            move = moves.get(t) or Parameter(torch.randn(states, states, generator=generator))
-        here = InputLayer(t, families[t], states, emit)
-        below = here if below is None else ProductLayer([here, SumLayer([below], move)])
-    assert below is not None
-    if initial is None:
-        return Circuit(SumLayer.random([below], 1, generator=generator))
-    return Circuit(
-        SumLayer([below], Parameter(distributions("initial", initial, states).log()[None]))
-    )
-
-
-def _moves(
-    given: Numbers | None, length: int, states: int, homogeneous: bool
-) -> dict[int, Parameter]:
-    """The transition after every position, or the one of all under the last."""
-    if given is None:
-        return {}
-    if homogeneous:
-        return {length - 1: Parameter(distributions("transition", given, states, states).log())}
-    matrices = distributions("transition", given, length - 1, states, states).log()
-    return {t: Parameter(matrix) for t, matrix in enumerate(matrices)}
-
-
-def _emits(
-    given: Emission | Sequence[Emission] | None,
-    families: Sequence[InputFamily],
-    states: int,
-    homogeneous: bool,
-) -> dict[int, dict[str, Parameter]]:
-    """The emission at every position, or the one of all under the last."""
-    if given is None:
-        return {}
-    if homogeneous:
-        return {len(families) - 1: emissions("emission", given, families[-1], states)}
-    every = zip(each("emission", given, len(families)), families, strict=True)
-    return {t: emissions(f"emission[{t}]", one, f, states) for t, (one, f) in enumerate(every)}
 
 
 def naive_bayes(

@@ -14,9 +14,11 @@ from pcflow.data.table import (
     are_values,
     as_categories,
     as_table,
+    as_weights,
     check_shape,
     mutual_information,
     pair_tables,
+    weighed,
 )
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "are_values",
     "as_categories",
     "as_table",
+    "as_weights",
     "check_column",
     "check_shape",
     "columns_of",
@@ -45,4 +48,5 @@ __all__ = [
     "mutual_information",
     "pair_tables",
     "unordered",
+    "weighed",
 ]

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from pcflow.circuit import Circuit
+from pcflow.engine.leaves import make_leaf
 from pcflow.engine.log_semiring import LogSumProduct
 from pcflow.engine.memory import Pool
 from pcflow.engine.passes import AtLeaf, AtWeights, down, follow, up
-from pcflow.engine.plan import Plan
+from pcflow.engine.plan import InputStep, Plan
 from pcflow.engine.routes import Route
 from pcflow.engine.semiring import Scaled, floor_of
 from pcflow.engine.tables import Tables
@@ -126,6 +127,19 @@ class Engine:
             return [evidence]
         rows = torch.arange(batch, device=evidence.values.device)
         return [replace(evidence.rows(some), whole=evidence) for some in rows.split(most)]
+
+    def log_inputs(self, evidence: CheckedEvidence) -> dict[int, Tensor]:
+        """Log-values [B, K] of the input units over every variable, which must have one layer."""
+        self.tables.cache.refresh()
+        logs = LogSumProduct(self.plan.machine)
+        found: dict[int, Tensor] = {}
+        with self.pool.lend(self.plan, len(evidence.values), self.tables.like) as sheet:
+            for number, step in enumerate(self.plan.steps):
+                if isinstance(step, InputStep):
+                    out = sheet.outs[number]
+                    make_leaf(step, self.tables, evidence, logs, keep=False).up(out)
+                    found |= zip(step.over, out.units.clone(), strict=True)
+        return found
 
     def log_value(self, evidence: CheckedEvidence) -> Tensor:
         """The log-value [B] (nats) alone, on the lean plan, in parts."""

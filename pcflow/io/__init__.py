@@ -4,6 +4,7 @@ from pcflow.io.container import Container, pack, read_file, unpack, write_file
 from pcflow.io.description import digest
 from pcflow.io.dimacs import read_dimacs, write_dimacs
 from pcflow.io.files import read_bytes, replace_file
+from pcflow.io.formulas import read_nnf, read_sdd
 from pcflow.io.juice import read_juice
 from pcflow.io.native import MALFORMED, load, save
 from pcflow.io.psdd import read_psdd, write_psdd
@@ -18,7 +19,9 @@ __all__ = [
     "read_dimacs",
     "read_file",
     "read_juice",
+    "read_nnf",
     "read_psdd",
+    "read_sdd",
     "replace_file",
     "save",
     "unpack",

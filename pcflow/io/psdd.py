@@ -15,6 +15,8 @@ Source: Kisa, Van den Broeck, Choi and Darwiche, Probabilistic Sentential Decisi
 from __future__ import annotations
 
 import os
+import re
+import warnings
 from collections.abc import Iterable
 from math import exp, expm1, inf, log
 from typing import Any
@@ -22,7 +24,7 @@ from typing import Any
 import torch
 
 from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, SumLayer
-from pcflow.errors import FileFormatError
+from pcflow.errors import FileFormatError, FileFormatWarning
 from pcflow.inputs import Categorical, Indicator
 from pcflow.io.decisions import ROUNDING, Decision, Decisions, Node
 from pcflow.io.files import replace_file
@@ -38,6 +40,8 @@ from pcflow.io.vtree import (
 )
 from pcflow.queries import CompiledCircuit, as_circuit
 
+_ZERO = re.compile(r"-?0(\.0*)?")
+
 SLACK = 1e-3
 """By how much weights may miss a sum of one: files of six decimals do by about 1e-6."""
 
@@ -49,9 +53,16 @@ def read_psdd(path: str | os.PathLike[str], vtree: str | os.PathLike[str] | None
     `Categorical(2)`, which holds the numbers of the file to the bit, decisions sums of products
     (prime, sub). Weights are normalised.
 
+    A file that was cut off anywhere is refused, or says all the same. By itself it shows that only
+    if it counts its nodes rightly. Published ones count otherwise, or hold nodes that nothing uses:
+    these are read with a warning, and with `vtree` it is certain that their root is there.
+
     Args:
         path: the .psdd file.
         vtree: a .vtree file that the PSDD must respect.
+
+    Warns:
+        FileFormatWarning: if the count is not that of the nodes, or some are not used.
 
     Raises:
         FileFormatError: if a file is truncated or of another format, the weights of a node do
@@ -69,18 +80,22 @@ def read_psdd(path: str | os.PathLike[str], vtree: str | os.PathLike[str] | None
     """
     given = None if vtree is None else read_vtree(vtree)
     nodes = _Nodes(given)
-    count, lines = read_lines(path, "psdd")
+    count, lines, end = read_lines(path, "psdd")
     for number, words in lines:
         try:
             nodes.read(words)
         except MALFORMED as error:
             raise FileFormatError(f"{path}: line {number}: {error.args[0]}") from error
     try:
-        nodes.check_count(count)
+        nodes.check_end(end)
+        remarks = nodes.check_count(count)
         nodes.check_vtree()
-        return Circuit(nodes.last)
+        circuit = Circuit(nodes.last)
     except MALFORMED as error:
         raise FileFormatError(f"{path}: {error.args[0]}") from error
+    for remark in remarks:
+        warnings.warn(f"{path}: {remark}", FileFormatWarning, stacklevel=2)
+    return circuit
 
 
 def write_psdd(
@@ -196,13 +211,15 @@ class _Nodes:
     Attributes:
         last: the layer of the latest.
         top: its vtree node.
+        words: its line.
     """
 
     last: Layer
     top: int
+    words: list[str]
 
     def __init__(self, given: Vtree | None) -> None:
-        self.given = given
+        self.given, self.words = given, ["psdd"]
         self.vtree: Vtree = {}
         self.layers: dict[int, Layer] = _Known()
         self.place: dict[int, int] = _Known()  # the vtree node of every node
@@ -227,6 +244,7 @@ class _Nodes:
             case _:
                 raise ValueError("not a line of a PSDD: " + " ".join(words[:4])[:40])
         self.layers[node], self.place[node], self.top = self.last, place, place
+        self.words = words
 
     def literal(self, place: int, literal: int) -> InputLayer:
         self.split(place, variable_of(abs(literal)))
@@ -277,12 +295,28 @@ class _Nodes:
                 f"vtree node {place} is something else in other lines, or in the vtree"
             )
 
-    def check_count(self, count: int) -> None:
-        """Refuse what was cut off; some tools write a count of more than the nodes of the file."""
-        found = len(self.layers)
-        loose = 0 if found == count else found - len(self.used)
-        if found == 0 or found > count or loose > 1:
-            raise ValueError(f"has {found} nodes, not {count}, {loose} unused: is it truncated?")
+    def check_end(self, end: str) -> None:
+        """Refuse a file whose last number may have lost digits: no line break is behind it."""
+        kind, *numbers = self.words
+        whole = kind == "D" and (end.isspace() or _ZERO.fullmatch(numbers[-1]))
+        if end != "\n" and not whole and kind != "L":
+            raise ValueError("no line break is behind the last number: is it truncated?")
+
+    def check_count(self, count: int) -> list[str]:
+        """What to say of a count, and of unused nodes; refuses what may have been cut off."""
+        found, remarks = len(self.layers), []
+        unused = found - len(self.used) - 1  # the root
+        if found != count or not found:
+            tops = sum(place == self.top for place in self.place.values()) if found else 0
+            if tops != 1 or (unused and self.given is None):
+                raise ValueError(
+                    f"has {found} nodes, not {count}, {unused} unused: is it truncated?"
+                )
+            hint = "" if self.given else "; give the vtree, to be sure that nothing is missing"
+            remarks.append(f"counts {count} nodes, but has {found}{hint}")
+        if unused:
+            remarks.append(f"nothing uses {unused} of its nodes")
+        return remarks
 
     def check_vtree(self) -> None:
         """Prove that the last node is at the root of one vtree over the variables 1..D."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from pcflow.errors import FileFormatError
 from pcflow.io.files import read_bytes
@@ -22,8 +23,16 @@ Line = tuple[int, list[str]]
 """The number of a line, and its words."""
 
 
-def read_lines(path: str | os.PathLike[str], kind: str) -> tuple[int, Iterator[Line]]:
-    """How many nodes a file says it has, and its lines but for comments.
+class Text(NamedTuple):
+    """How many nodes a file says it has, its lines but for comments, and its last character."""
+
+    announced: int
+    lines: Iterator[Line]
+    end: str
+
+
+def read_lines(path: str | os.PathLike[str], kind: str) -> Text:
+    """What a file of nodes holds, which begins with a line of a word and their number.
 
     Raises:
         FileFormatError: if it does not begin with `kind` and a number, or is not text.
@@ -39,7 +48,7 @@ def read_lines(path: str | os.PathLike[str], kind: str) -> tuple[int, Iterator[L
     count = header[1] if len(header) == 2 and header[0] == kind else ""
     if not (count.isascii() and count.isdigit() and len(count) < 20):
         raise FileFormatError(f"{path}: line {number} is not '{kind}' and a number of nodes")
-    return int(count), lines
+    return Text(int(count), lines, text[-1:])
 
 
 def read_vtree(path: str | os.PathLike[str]) -> Vtree:
@@ -50,7 +59,7 @@ def read_vtree(path: str | os.PathLike[str]) -> Vtree:
         OSError: if it cannot be read.
     """
     vtree: Vtree = {}
-    count, lines = read_lines(path, "vtree")
+    count, lines, _ = read_lines(path, "vtree")
     for number, words in lines:
         try:
             node, entry = _entry(words)

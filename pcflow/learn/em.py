@@ -74,9 +74,9 @@ class EM:
     """Full-batch expectation maximisation (Choi, Vergari, Van den Broeck 2020).
 
     One step sums expected counts over all rows and then replaces every weight by its relative
-    count. Without pseudocounts the log-likelihood never falls. A missing value says nothing about
-    its input unit and is not counted there. Hard zeros stay, and so do the parameters of units that
-    no row ever uses.
+    count. Without pseudocounts the log-likelihood never falls. What is missing is not counted:
+    neither at its input unit nor at sums over variables of which a row says nothing. Hard zeros
+    stay, and so do the parameters of units that no row ever uses.
 
     Args:
         pseudocount: added to every expected count.

@@ -30,8 +30,9 @@ class Anemone:
     """Mini-batch EM in which every unit moves as much as it is used (arXiv 2505.19982).
 
     New parameters are relative counts of a mixture: `step` of the batch's mean flows, and the rest
-    of what the model itself expects of a row of which nothing is known. A unit that the batch uses
-    more than the model expects moves far, one that it does not use stays.
+    of what the model itself expects of a row of which nothing is known, wherever rows say something
+    and by the share of those that do. A unit that the batch uses more than the model expects moves
+    far, one that it does not use stays.
 
     Where something is given it learns by two flows: to what the model expects, `step` of the
     difference between the flows of the evidence and those of what is given is added, which is

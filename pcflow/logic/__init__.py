@@ -2,10 +2,16 @@
 
 from pcflow.logic.cnf import CNF
 from pcflow.logic.compiler import ModelCount, compile_cnf, model_count
+from pcflow.logic.nnf import MOST_BITS, TRUE, Formula, Node, NormalForm
 
 __all__ = [
     "CNF",
+    "MOST_BITS",
+    "TRUE",
+    "Formula",
     "ModelCount",
+    "Node",
+    "NormalForm",
     "compile_cnf",
     "model_count",
 ]

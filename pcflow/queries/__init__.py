@@ -2,18 +2,24 @@
 
 from pcflow.queries.compiled import CompiledCircuit, as_circuit, as_model, compile
 from pcflow.queries.draws import Draws
+from pcflow.queries.filtering import Filter
 from pcflow.queries.mpe import MPE, chosen_potentials
 from pcflow.queries.possible import refuse_impossible
 from pcflow.queries.projection import ProjectedEvidence
+from pcflow.queries.states import Viterbi, state_posteriors, viterbi
 
 __all__ = [
     "MPE",
     "CompiledCircuit",
     "Draws",
+    "Filter",
     "ProjectedEvidence",
+    "Viterbi",
     "as_circuit",
     "as_model",
     "chosen_potentials",
     "compile",
     "refuse_impossible",
+    "state_posteriors",
+    "viterbi",
 ]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pcflow.checks import check_kind, check_whole
-from pcflow.circuit import Circuit
+from pcflow.circuit import Circuit, MarkovChain, required_by
 from pcflow.engine import (
     MACHINE,
     Drawn,
@@ -31,6 +31,7 @@ from pcflow.errors import SettingError
 from pcflow.evidence import CheckedEvidence, Evidence, Numbers
 from pcflow.queries.draws import Draws, sample, sample_with_marginals
 from pcflow.queries.export import Export
+from pcflow.queries.filtering import Filter
 from pcflow.queries.marginals import marginals
 from pcflow.queries.mean import mean
 from pcflow.queries.mpe import MPE, mpe
@@ -377,6 +378,27 @@ class CompiledCircuit(nn.Module):
         """
         known = self.evidence(evidence)
         return project(self.engine, known, log_marginals, sweeps, tolerance, normalised)
+
+    @in_ordinary_modes
+    def filter(self, rows: int) -> Filter:
+        """A filter that is told one observation after another, with constant work for each.
+
+        Args:
+            rows: how many sequences go side by side, B.
+
+        Raises:
+            NotAChain: if the circuit is no hidden Markov chain, as `hmm` makes them.
+            SettingError: if `rows` is below 1.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> seen = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3))).filter(rows=2)
+            >>> seen.observe(torch.tensor([0, 2])).shape, seen.next_log_probs().shape
+            (torch.Size([2]), torch.Size([2, 3]))
+        """
+        with required_by("filter"):
+            chain = MarkovChain.of(self.circuit)
+        return Filter(chain, rows, self.device)
 
     def _connect(self) -> None:
         """Build the engine on the device where the parameters are now."""
