@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -256,7 +257,7 @@ def test_draws_follow_the_posterior() -> None:
     }
     for variable, ends in cuts.items():
         whole = variable in (0, 2)
-        cells = [(a, a) for a in ends] if whole else list(zip(ends, ends[1:], strict=False))
+        cells = [(a, a) for a in ends] if whole else list(pairwise(ends))
         shares, counts = [], []
         for a, b in cells:
             low, high = lower.clone(), upper.clone()
@@ -494,7 +495,7 @@ def test_em_finds_the_maximum_for_censored_data(truth: pf.Circuit, share: float)
     before = -INF
     for _ in range(6):
         found = pf.fit(model, rows, pf.EM(), epochs=25, progress=False).train
-        assert all(b >= a - 1e-12 for a, b in zip(found, found[1:], strict=False))
+        assert all(b >= a - 1e-12 for a, b in pairwise(found))
         assert found[-1] >= before - 1e-12
         before = found[-1]
     model.zero_grad()

@@ -247,6 +247,13 @@ class Noncentral(pf.Gaussian):
         return super().maximize(params, weight + pseudocount, statistics, 0.0)
 
 
+class Immovable(pf.Gaussian):
+    """Averages are never moved to where they are counted from."""
+
+    def recentred(self, tallies: Tensor, weight: Tensor, before: Params, params: Params) -> Tensor:
+        return tallies
+
+
 class ShiftedUnits(pf.Gaussian):
     def of_units(self, units: Any) -> Any:
         return Broad(self.min_std)
@@ -382,6 +389,7 @@ BROKEN: list[tuple[InputFamily, str, *tuple[str, ...]]] = [  # with what else fo
     (Beside(), "no value is likelier than the mode"),
     (Off(), "`mean` is the mean"),
     (Noncentral(), "`moments` are what is expected of `tally`"),
+    (Immovable(), "`recentred` is the tally from other parameters"),
     (ShiftedUnits(), "`of_units` is the family of those units"),
     (Narrow(), "answers have the precision of the parameters"),
     (Spoiled(), "impossible values do not spoil the derivatives"),

@@ -178,6 +178,14 @@ def _moments(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
             yield Breach(law, unit.name, str(wanted.tolist()), str(found.tolist()))
 
 
+def _tallies_can_be_moved(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
+    law = "`recentred` is the tally from other parameters"
+    x, others = _columns(family, params), {n: p.flip(0) for n, p in params.items()}
+    weight = torch.rand(*x.shape, _sizes(params)[1], generator=generator()).double()
+    found = family.recentred(family.tally(params, x, weight), weight.sum(1), params, others)
+    yield from compare_entries(law, found, family.tally(others, x, weight), EXACT, "tallies")
+
+
 def _units_can_be_chosen(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
     x, units = _columns(family, params), [_sizes(params)[1] - 1, 0]
     chosen = {n: p[..., units] for n, p in params.items()}
@@ -228,6 +236,7 @@ DENSITY = (
     _mode,
     _mean,
     _moments,
+    _tallies_can_be_moved,
     _units_can_be_chosen,
     _precision,
     _derivatives,

@@ -17,6 +17,8 @@ from pcflow.testing.frequencies import band
 
 Parameters = dict[str, Tensor]
 
+FEW = 1_000
+"""So many draws from every interval."""
 NARROW = 1e-12
 """Widths, by the spread of the draws, in which a density is hardly anything but constant."""
 
@@ -38,6 +40,43 @@ def _ends(unit: Unit) -> tuple[Tensor, Tensor]:
     pairs = [(a, b) for i, a in enumerate(ends) for b in ends[i + 1 :] if a < b]
     lower, upper = torch.tensor(pairs, dtype=torch.float64).t().unsqueeze(1)  # [1, B]
     return lower, upper
+
+
+class _Some:
+    """Intervals of some mass, and what a unit has in them.
+
+    Attributes:
+        ends: [1, B] both.
+        inside: which points of the unit they hold, [B, Q].
+        mass: [B].
+        share: of every point in the mass, [B, Q].
+    """
+
+    def __init__(self, unit: Unit) -> None:
+        """Leave out those of hardly any mass: a quadrature says little of them."""
+        lower, upper = _ends(unit)
+        inside = (unit.points >= lower.t()) & (unit.points <= upper.t())
+        mass = inside.double() @ unit.mass
+        some = mass > 0.01
+        self.ends, self.inside, self.mass = (
+            (lower[:, some], upper[:, some]),
+            inside[some],
+            mass[some],
+        )
+        self.name, self.share = unit.name, self.inside * unit.mass / self.mass.unsqueeze(-1)
+
+    def average(self, values: Tensor) -> Tensor:
+        """Of values [Q, ...] at the points, by their share: [B, ...]; none where no mass is."""
+        return torch.einsum("bq,q...->b...", self.share, values)
+
+    def breach(self, law: str, found: Tensor, wanted: Tensor, slack: Tensor) -> Iterator[Breach]:
+        """The first of these numbers [B] that is further off."""
+        wrong = ~((found - wanted).abs() <= slack)
+        if wrong.any():
+            place = int(wrong.nonzero()[0])
+            lower, upper = (end[0, place] for end in self.ends)
+            told = f"{self.name}, from {lower:.6g} to {upper:.6g}"
+            yield Breach(law, told, f"{wanted[place]:.6g}", f"{found[place]:.6g}")
 
 
 def _shapes(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
@@ -110,71 +149,60 @@ def _narrow_ones_are_the_density(family: DensityFamily, params: Parameters) -> I
 def _masses(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
     law = "the mass of an interval is the integral of the density"
     for unit in units_of(family, params):
-        for lower, upper, inside in _inside(unit):
-            found = family.log_mass(unit.params, lower, upper).exp().item()
-            wanted = float(unit.mass[inside].sum())
-            if not abs(found - wanted) <= QUADRATURE:
-                yield Breach(law, _told(unit, lower, upper), f"{wanted:.6g}", f"{found:.6g}")
+        some = _Some(unit)
+        found = family.log_mass(unit.params, *some.ends)[0, :, 0].exp()
+        yield from some.breach(law, found, some.mass, torch.full_like(found, QUADRATURE))
 
 
 def _means(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
     law = "`mean_within` is the mean within the interval"
     for unit in units_of(family, params) if _says(family, "mean_within") else ():
-        for lower, upper, inside in _inside(unit):
-            share = unit.mass[inside] / unit.mass[inside].sum()
-            wanted = share @ unit.points[inside]
-            slack = QUADRATURE * (share @ unit.points[inside].abs())
-            found = family.mean_within(unit.params, lower, upper).item()
-            if not abs(found - wanted) <= slack:
-                yield Breach(law, _told(unit, lower, upper), f"{wanted:.6g}", f"{found:.6g}")
+        some = _Some(unit)
+        found = family.mean_within(unit.params, *some.ends)[0, :, 0]
+        slack = QUADRATURE * some.average(unit.points.abs())
+        yield from some.breach(law, found, some.average(unit.points), slack)
 
 
 def _moments(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
     law = "`moments_within` are the expected statistics within the interval"
     for unit in units_of(family, params) if _says(family, "moments_within") else ():
-        for lower, upper, inside in _inside(unit):
-            share = (unit.mass[inside] / unit.mass[inside].sum()).view(1, -1, 1)
-            points = unit.points[inside].unsqueeze(0)
-            wanted = family.tally(unit.params, points, share)[0, :, 0]
-            slack = (
-                4 * QUADRATURE * (1 + (share[0] * family.statistics(points)[0].abs()).sum(dim=0))
-            )
-            found = family.moments_within(unit.params, lower, upper)[0, 0, :, 0]
-            if not ((found - wanted).abs() <= slack).all():
-                told = (str(t.tolist()) for t in (wanted, found))
-                yield Breach(law, _told(unit, lower, upper), *told)
+        some, points = _Some(unit), unit.points.unsqueeze(0)
+        found = family.moments_within(unit.params, *some.ends)[0, :, :, 0]  # [B, S]
+        wanted = family.tally(unit.params, points, some.share.t().unsqueeze(0))[0].t()
+        slack = 4 * QUADRATURE * (1 + some.average(family.statistics(points)[0].abs()))
+        for column in zip(found.t(), wanted.t(), slack.t(), strict=True):
+            yield from some.breach(law, *column)
 
 
 def _modes(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
     law = "`mode_within` is in the interval, and no value there is likelier"
     for unit in units_of(family, params):
-        for lower, upper, inside in _inside(unit):
-            mode = family.mode_within(unit.params, lower, upper)[0]
-            reached = family.log_prob(unit.params, mode).item()
-            best = unit.log_prob[inside].max()
-            if not (lower <= mode <= upper and reached >= best - 1e-6):
-                found = f"{reached:.6g}, at {mode.item():.6g}"
-                yield Breach(law, _told(unit, lower, upper), f"at least {best:.6g}", found)
+        some = _Some(unit)
+        modes = family.mode_within(unit.params, *some.ends)[..., 0]  # [1, B]
+        reached = family.log_prob(unit.params, modes)[0, :, 0]
+        reached = reached.masked_fill((modes != modes.clamp(*some.ends))[0], -torch.inf)
+        best = unit.log_prob.masked_fill(~some.inside, -torch.inf).amax(dim=-1)
+        yield from some.breach(law, reached.minimum(best), best, torch.full_like(best, 1e-6))
 
 
 def _draws(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
     law = "draws from an interval lie in it, and follow the density"
-    count = DRAWS // 10
     for unit in units_of(family, params):
-        for lower, upper, _ in list(_inside(unit))[::4]:
-            single = {n: p[0, ..., 0].expand(count, *p.shape[1:-1]) for n, p in unit.params.items()}
-            low, high = lower[0].expand(count), upper[0].expand(count)
+        for lower, upper in zip(*(end[0, ::5] for end in _Some(unit).ends), strict=True):
+            single = {n: p[0, ..., 0].expand(FEW, *p.shape[1:-1]) for n, p in unit.params.items()}
+            low, high = lower.expand(FEW), upper.expand(FEW)
             drawn = family.sample_within(single, low, high, generator()).sort().values
             inside = drawn.clamp(low, high)
             share = family.log_mass(unit.params, low[None], inside[None])[0, :, 0]
-            share = (share - family.log_mass(unit.params, lower, upper).item()).exp()
+            whole = family.log_mass(unit.params, lower.view(1, 1), upper.view(1, 1)).item()
             # of a value that was drawn often, the last draw has the share
             last = torch.cat([drawn[1:] > drawn[:-1], torch.ones(1, dtype=torch.bool)])
-            below = (torch.arange(count).double() + 1) / count
-            off = float((share - below).abs()[last].max())
-            if not ((drawn == inside).all() and off <= band(count)):
-                told = f"from {drawn[0]:.6g} to {drawn[-1]:.6g}, {off:.3g} apart"
-                yield Breach(law, _told(unit, lower, upper), f"at most {band(count):.3g}", told)
+            below = (torch.arange(FEW).double() + 1) / FEW
+            off = float(((share - whole).exp() - below).abs()[last].max())
+            if not ((drawn == inside).all() and off <= band(FEW)):
+                told = f"{unit.name}, from {lower:.6g} to {upper:.6g}"
+                found = f"from {drawn[0]:.6g} to {drawn[-1]:.6g}, {off:.3g} apart"
+                yield Breach(law, told, f"at most {band(FEW):.3g} apart", found)
 
 
 def _derivatives(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
@@ -188,18 +216,6 @@ def _derivatives(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
     for name, slope in zip(leaves, grads, strict=True):
         if not slope.isfinite().all():
             yield Breach(law, f"of {name}", "finite numbers", str(slope.tolist()))
-
-
-def _inside(unit: Unit) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Intervals [1, 1] of some mass, and which points they hold."""
-    for lower, upper in zip(*(end.t().unsqueeze(-1) for end in _ends(unit)), strict=True):
-        inside = (unit.points >= lower[0]) & (unit.points <= upper[0])
-        if unit.mass[inside].sum() > 0.01:
-            yield lower, upper, inside
-
-
-def _told(unit: Unit, lower: Tensor, upper: Tensor) -> str:
-    return f"{unit.name}, from {lower.item():.6g} to {upper.item():.6g}"
 
 
 INTERVALS = (
