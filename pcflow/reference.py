@@ -1,7 +1,7 @@
 """The plain evaluator: one line per layer, float64, ordinary autograd.
 
 It shares nothing with the engine but the circuit, so it is the oracle of the engine's tests, and
-the way to second derivatives. Slow on purpose. Legend: B batch, K units, V categories.
+the way to second derivatives. Slow on purpose. Legend: B batch, K units, V categories, U intervals.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from torch import Tensor
 from pcflow.checks import check_kind
 from pcflow.circuit import Circuit, InputLayer, Parameter, ProductLayer, SumLayer
 from pcflow.evidence import CheckedEvidence, Domain, Evidence, Numbers, check
-from pcflow.inputs import DensityFamily, FiniteFamily
+from pcflow.inputs import DensityFamily, FiniteFamily, Params, log_sum
 
 
 def reference_log_prob(
@@ -47,7 +47,7 @@ def reference_log_prob(
         return unit_log_probs(layer, known, values)
 
     def at_sum(layer: SumLayer, below: Sequence[Tensor]) -> Tensor:
-        return logsumexp(layer.read(below) + values[layer.weight].log_softmax(dim=-1), dim=-1)
+        return log_sum(layer.read(below) + values[layer.weight].log_softmax(dim=-1), dim=-1)
 
     def at_product(layer: ProductLayer, below: Sequence[Tensor]) -> Tensor:
         return layer.combine(below, torch.add)
@@ -64,7 +64,8 @@ def unit_log_probs(
     family = layer.family
     if isinstance(family, DensityFamily):
         observed = family.log_prob(params, x.unsqueeze(0)).squeeze(0)  # [B, K]
-        return observed.masked_fill(missing.unsqueeze(-1), 0.0)
+        hidden = _log_mass(layer.variable, family, params, known)
+        return torch.where(missing.unsqueeze(-1), hidden, observed)
     assert isinstance(family, FiniteFamily)
     table = family.log_table(params).squeeze(0)  # [V, K]
     one_hot = torch.nn.functional.one_hot(x.long(), len(table)).to(torch.float64).log()  # [B, V]
@@ -73,12 +74,18 @@ def unit_log_probs(
         every = known.potentials[:, layer.variable].dense(known.domain.largest)  # [B, V]
         soft = every[:, : len(table)]
     potential = torch.where(missing.unsqueeze(-1), soft, one_hot)
-    return logsumexp(potential.unsqueeze(-1) + table.to(potential), dim=-2)  # [B, K]
+    return log_sum(potential.unsqueeze(-1) + table.to(potential), dim=-2)  # [B, K]
 
 
-def logsumexp(x: Tensor, dim: int) -> Tensor:
-    """Log-sum-exp whose derivative is zero, not NaN, where everything is -inf."""
-    peak = x.detach().amax(dim, keepdim=True).nan_to_num(neginf=0.0)
-    total = (x - peak).exp().sum(dim)
-    positive = torch.where(total > 0, total, 1.0)
-    return torch.where(total > 0, positive.log() + peak.squeeze(dim), -torch.inf)
+def _log_mass(
+    variable: int, family: DensityFamily, params: Params, known: CheckedEvidence
+) -> Tensor:
+    """Log-masses [B, K] of intervals of a variable; zero where it is not bounded."""
+    if known.lower is None or known.upper is None:
+        return torch.zeros(1, 1, dtype=torch.float64, device=known.values.device)
+    lower, upper = known.lower[:, variable], known.upper[:, variable]  # [B, U]
+    there = ~lower.isnan().unsqueeze(-1)
+    ends = (end.masked_fill(end.isnan(), 0.0).reshape(1, -1) for end in (lower, upper))
+    each = family.log_mass(params, *ends).squeeze(0).unflatten(0, lower.shape)  # [B, U, K]
+    mass = log_sum(torch.where(there, each, -torch.inf), dim=1)
+    return torch.where(there.any(dim=1), mass, 0.0)

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 import pcflow as pf
+from pcflow.engine import Drawn
+from pcflow.engine.leaves.truncated import Truncated
+from pcflow.evidence import Intervals
 from pcflow.learn.counts import Counts
 from pcflow.testing import (
     LawBroken,
@@ -623,6 +626,50 @@ def test_every_law_of_circuits_catches_something_that_none_before_it_does(
 ) -> None:
     spoil(monkeypatch)
     assert broken_laws(lambda: check_circuit(coins, EXAMPLES.get(law, 8))) == (law,)
+
+
+def chain(generator: torch.Generator) -> pf.Circuit:
+    return pf.hmm(2, 2, pf.Gaussian(), generator=generator)
+
+
+def lighter(self: Any) -> Tensor:
+    return MASSES(self) - 0.1
+
+
+def first_part_only(self: Any, values: Tensor) -> Tensor:
+    return HOLDS(self, values) | (values == 0)
+
+
+def escape(self: Any, family: Any, params: Any, lower: Tensor, upper: Tensor) -> Tensor:
+    return family.sample(params, self.generator)
+
+
+MASSES, HOLDS = Truncated.masses, Intervals.holds
+
+
+@pytest.mark.parametrize(
+    ("place", "spoiled", "make", "law"),
+    [
+        ((Truncated, "masses"), lighter, chain, "intervals are those of the plain evaluator"),
+        (
+            (Intervals, "holds"),
+            first_part_only,
+            coins,
+            "the mass of an interval is that of its parts",
+        ),
+        ((Drawn, "within"), escape, chain, "draws and most probable states lie in the intervals"),
+    ],
+    ids=["masses", "parts", "draws"],
+)
+def test_every_law_of_intervals_catches_something(
+    place: tuple[type, str],
+    spoiled: Callable[..., Tensor],
+    make: Callable[[torch.Generator], pf.Circuit],
+    law: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(*place, spoiled)
+    assert broken_laws(lambda: check_circuit(make, 8)) == (law,)
 
 
 def test_numpy_arrays_are_read() -> None:

@@ -23,6 +23,8 @@ OURS: list[InputFamily | type[InputFamily]] = [
     pf.Gaussian,
     pf.Exponential,
     pf.LogNormal,
+    pf.Inflated(pf.LogNormal()),
+    pf.Inflated(pf.Gaussian(), at=-1.5),
     pf.Poisson,
     pf.Histogram([0.5, 1.5, 3.0, 6.0]),
     pf.Histogram([0.0, 1.5, 4.0, 1000.0]),
@@ -245,6 +247,13 @@ class Noncentral(pf.Gaussian):
         return super().maximize(params, weight + pseudocount, statistics, 0.0)
 
 
+class Immovable(pf.Gaussian):
+    """Averages are never moved to where they are counted from."""
+
+    def recentred(self, tallies: Tensor, weight: Tensor, before: Params, params: Params) -> Tensor:
+        return tallies
+
+
 class ShiftedUnits(pf.Gaussian):
     def of_units(self, units: Any) -> Any:
         return Broad(self.min_std)
@@ -263,6 +272,88 @@ class Spoiled(pf.Exponential):
         return super().log_prob(params, x.clamp_min(0.0)) + inside.log()
 
 
+class Closed(pf.Gaussian):
+    """What is beyond one is forgotten."""
+
+    def log_mass(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        return super().log_mass(params, lower, upper.clamp_max(1.0))
+
+
+class Clumsy(pf.Poisson):
+    """The lower end does not belong to the interval."""
+
+    def log_mass(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        return super().log_mass(params, torch.where(lower > 0, lower + 1, lower), upper)
+
+
+class Cancelling(pf.Gaussian):
+    """A difference of numbers near one."""
+
+    def log_mass(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        everything = torch.full_like(lower, -torch.inf)
+        below = [
+            super(Cancelling, self).log_mass(params, everything, x).exp() for x in (lower, upper)
+        ]
+        return (below[1] - below[0]).clamp_min(1e-300).log()
+
+
+class Twofold(pf.Exponential):
+    """A law of its own for intervals: twice as long waits."""
+
+    def log_mass(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        return super().log_mass(params, lower / 2, upper / 2)
+
+
+class Midway(pf.Exponential):
+    def mean_within(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        return 0.9 * super().mean_within(params, lower, upper)
+
+    def moments_within(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        return super().mean_within(params, lower, upper).unsqueeze(-2)
+
+
+class Untruncated(pf.Exponential):
+    def moments_within(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        return self.moments(params).unsqueeze(1).expand(*lower.shape, -1, -1)
+
+
+class Outside(pf.Gaussian):
+    def mode_within(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        return self.mode(params).unsqueeze(-2).expand(*lower.shape, -1)
+
+
+class Escaping(pf.Gaussian):
+    def sample_within(self, params: Params, *ends: Any) -> Tensor:
+        return self.sample(params, ends[-1])
+
+
+class Brittle(pf.Exponential):
+    """No mass, by a logarithm of zero."""
+
+    def log_mass(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        start = lower.clamp_min(0.0).unsqueeze(-1)
+        mass = -torch.expm1((start - upper.unsqueeze(-1)) * torch.exp(-params["log_mean"])[:, None])
+        exact = super().log_mass(params, lower, upper)
+        return torch.where(mass > 0, exact, mass.clamp_min(0.0).log())
+
+
+class Skewed(pf.Exponential):
+    """An axis too few."""
+
+    def log_mass(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        return super().log_mass(params, lower, upper)[..., 0]
+
+
+class Doubled(pf.Gaussian):
+    def mean_within(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        return super().mean_within(params, lower, upper).double()
+
+
+NARROW = "the mass of a narrow interval is the density times its width"
+INTEGRAL = "the mass of an interval is the integral of the density"
+MEAN = "`mean_within` is the mean within the interval"
+EXPECTED = "`moments_within` are the expected statistics within the interval"
+INSIDE = "draws from an interval lie in it, and follow the density"
 MAXIMUM = "an update is the maximum of the weighted likelihood"
 FITTED = "`fitted` fits every unit to its own rows, and one without rows to all of them"
 BROKEN: list[tuple[InputFamily, str, *tuple[str, ...]]] = [  # with what else follows
@@ -298,9 +389,21 @@ BROKEN: list[tuple[InputFamily, str, *tuple[str, ...]]] = [  # with what else fo
     (Beside(), "no value is likelier than the mode"),
     (Off(), "`mean` is the mean"),
     (Noncentral(), "`moments` are what is expected of `tally`"),
+    (Immovable(), "`recentred` is the tally from other parameters"),
     (ShiftedUnits(), "`of_units` is the family of those units"),
     (Narrow(), "answers have the precision of the parameters"),
     (Spoiled(), "impossible values do not spoil the derivatives"),
+    (Skewed(), "answers about intervals have the shapes of the base class"),
+    (Doubled(), "answers about intervals have the precision of the parameters"),
+    (Closed(), "the mass of all numbers is one", NARROW, INTEGRAL, INSIDE),
+    (Clumsy(), "the mass of an interval is that of its parts", NARROW, INTEGRAL, MEAN, EXPECTED),
+    (Cancelling(), NARROW),
+    (Twofold(), NARROW, INTEGRAL),
+    (Midway(), MEAN),
+    (Untruncated(), EXPECTED),
+    (Outside(), "`mode_within` is in the interval, and no value there is likelier"),
+    (Escaping(), INSIDE),
+    (Brittle(), "intervals without mass do not spoil the derivatives"),
 ]
 
 

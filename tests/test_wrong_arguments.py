@@ -125,6 +125,7 @@ CALLS: dict[str, Call] = {
     "Gaussian": lambda _: {"min_std": 0.1},
     "Histogram": lambda _: {"edges": [0.0, 1.0]},
     "Indicator": lambda _: {"values": [0, 1], "num_categories": 2},
+    "Inflated": lambda _: {"density": pf.Gaussian(), "at": 1.0},
     "LogNormal": lambda _: {"min_std": 0.1},
     "Poisson": lambda _: {"min_rate": 0.1},
     "compile": lambda _: {"circuit": chain(), "dtype": torch.float64, "memory": 1 << 20,

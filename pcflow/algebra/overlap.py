@@ -12,8 +12,7 @@ from torch import Tensor
 
 from pcflow.algebra.massed import NOTHING, check_ranges, dense_log_weights
 from pcflow.circuit import InputLayer, Layer, Part, ProductLayer, Structure, walk
-from pcflow.inputs import DensityFamily, powered
-from pcflow.reference import logsumexp
+from pcflow.inputs import DensityFamily, log_sum, powered
 
 TINY = 1e-280
 """Sums of shifted exponentials below this may have lost terms; they are added up one by one."""
@@ -129,7 +128,7 @@ def log_matmul(a: Tensor, b: Tensor) -> Tensor:
     left = b.amax(dim=0, keepdim=True).nan_to_num(neginf=0.0)
     total = (a - top).exp() @ (b - left).exp()
     if total.numel() and total.min() < TINY:
-        return logsumexp(a.unsqueeze(-1) + b, dim=1)
+        return log_sum(a.unsqueeze(-1) + b, dim=1)
     return total.log() + top + left
 
 

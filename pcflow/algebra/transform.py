@@ -367,7 +367,9 @@ def _mask(categories: int | None, variable: int, allowed: Iterable[int]) -> Tens
     """Which values are ruled out, [V] bool."""
     values = list(allowed)
     if categories is None or any(not 0 <= value < categories for value in values):
-        wanted = "a finite range" if categories is None else f"values in 0..{categories - 1}"
+        wanted = f"values in 0..{(categories or 0) - 1}"
+        if categories is None:
+            wanted = "a finite range (ask queries with `Evidence(lower=, upper=)` in place of that)"
         raise EvidenceError(f"allowed: variable {variable} needs {wanted}, got {values}")
     gone = torch.ones(categories, dtype=torch.bool)
     gone[values] = False

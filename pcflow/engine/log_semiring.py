@@ -143,9 +143,9 @@ class LogSumProduct:
         """What input units over `variables` [N] make of table times potential [N, V, K]: [N, K]."""
         return self.reduce(joint.transpose(-1, -2))
 
-    def over_reals(self, peak: Tensor, variables: Tensor) -> Tensor:
-        """What densities over missing `variables` [N] come to; `peak` [N, K] are their largest."""
-        return torch.zeros_like(peak)
+    def over_reals(self, mass: Tensor, peak: Tensor, variables: Tensor) -> Tensor:
+        """What densities over missing `variables` [N] come to: their total `mass` [N, K]."""
+        return mass
 
     def reduce_first(self, terms: Tensor, out: Tensor) -> None:
         """The same over the first axis, into `out`; the terms are written over."""
@@ -164,7 +164,7 @@ class MaxProduct(LogSumProduct):
         """Maximum over the last axis."""
         return terms.amax(dim=-1)
 
-    def over_reals(self, peak: Tensor, variables: Tensor) -> Tensor:
+    def over_reals(self, mass: Tensor, peak: Tensor, variables: Tensor) -> Tensor:
         """The largest."""
         return peak
 
@@ -193,9 +193,9 @@ class MaxInputs(LogSumProduct):
         largest, total = joint.amax(dim=-2), torch.logsumexp(joint, dim=-2)
         return torch.where(self.chosen[variables].unsqueeze(-1), largest, total)
 
-    def over_reals(self, peak: Tensor, variables: Tensor) -> Tensor:
-        """The largest or one, by the variable."""
-        return peak.masked_fill(~self.chosen[variables].unsqueeze(-1), 0.0)
+    def over_reals(self, mass: Tensor, peak: Tensor, variables: Tensor) -> Tensor:
+        """The largest or the total, by the variable."""
+        return torch.where(self.chosen[variables].unsqueeze(-1), peak, mass)
 
 
 def log_terms(units: Tensor, weight: Weight) -> Tensor:

@@ -68,6 +68,10 @@ class Route(Protocol):
         """Pick a value [N] of single units with parameters [N, ...]."""
         ...
 
+    def within(self, family: DensityFamily, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        """The same in intervals with ends [N]."""
+        ...
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -147,6 +151,10 @@ class Drawn:
         """Draw."""
         return family.sample(params, self.generator)
 
+    def within(self, family: DensityFamily, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        """Draw."""
+        return family.sample_within(params, lower, upper, self.generator)
+
 
 class _Given(Drawn):
     """By uniform numbers that were drawn before."""
@@ -205,3 +213,8 @@ class Best:
         """Take the mode of a single unit, seen as a layer of one unit."""
         single = {name: p.unsqueeze(-1) for name, p in params.items()}
         return family.mode(single).squeeze(-1)
+
+    def within(self, family: DensityFamily, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        """Take the mode in the interval, likewise."""
+        single = {name: p.unsqueeze(-1) for name, p in params.items()}
+        return family.mode_within(single, lower.unsqueeze(-1), upper.unsqueeze(-1)).flatten()

@@ -89,8 +89,8 @@ class Semiring(Protocol):
         """Write input units from their logarithms [F, B, K]."""
         ...
 
-    def over_reals(self, peak: Tensor, variables: Tensor) -> Tensor:
-        """Log of what densities over missing `variables` [N] come to; at most `peak` [N, K]."""
+    def over_reals(self, mass: Tensor, peak: Tensor, variables: Tensor) -> Tensor:
+        """Log of what densities over missing `variables` [N] come to: `mass` or `peak`, [N, K]."""
         ...
 
     def set_to_one(self, units: Tensor, missing: Tensor) -> None:
@@ -189,9 +189,9 @@ class Scaled:
         torch.exp(log_prob - scale.nan_to_num(neginf=0.0).unsqueeze(-1), out=out.units)
         self.raise_(out.units)
 
-    def over_reals(self, peak: Tensor, variables: Tensor) -> Tensor:
-        """One, their total."""
-        return torch.zeros_like(peak)
+    def over_reals(self, mass: Tensor, peak: Tensor, variables: Tensor) -> Tensor:
+        """Their total."""
+        return mass
 
     def set_to_one(self, units: Tensor, missing: Tensor) -> None:
         """The larger of both: probabilities are at most one. Much faster than masked_fill_."""

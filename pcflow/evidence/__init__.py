@@ -1,4 +1,4 @@
-"""Observed, missing or soft, per row and variable: what queries are asked about.
+"""Observed, missing, soft or bounded, per row and variable: what queries are asked about.
 
 `Evidence` is what users say. `check`, the one door, makes `CheckedEvidence` of it: complete, and
 taken by every query as it is.
@@ -7,6 +7,7 @@ taken by every query as it is.
 from pcflow.evidence.domain import Domain
 from pcflow.evidence.door import check, check_categories
 from pcflow.evidence.evidence import CheckedEvidence, Evidence
+from pcflow.evidence.intervals import Intervals
 from pcflow.evidence.look import look, send
 from pcflow.evidence.numbers import Numbers, as_tensor
 from pcflow.evidence.potentials import Potentials
@@ -15,6 +16,7 @@ __all__ = [
     "CheckedEvidence",
     "Domain",
     "Evidence",
+    "Intervals",
     "Numbers",
     "Potentials",
     "as_tensor",

@@ -1,10 +1,14 @@
 """The door: evidence is checked against the variables of a circuit here, and nowhere else.
 
 Numbers are looked at as the circuit will see them, on its device and in its precision.
-Legend: B batch, D variables, V categories (all of them, or the k that are listed), C chosen ones.
+Legend: B batch, D variables, V categories (all of them, or the k that are listed), C chosen ones,
+W chosen variables, U intervals of a variable.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -12,6 +16,7 @@ from torch import Tensor
 from pcflow.errors import EvidenceError
 from pcflow.evidence.domain import Domain, shown
 from pcflow.evidence.evidence import CheckedEvidence, Evidence
+from pcflow.evidence.intervals import Intervals, as_unions
 from pcflow.evidence.look import look
 from pcflow.evidence.numbers import Numbers, as_tensor
 
@@ -48,31 +53,44 @@ def check(given: Evidence | Numbers, domain: Domain) -> CheckedEvidence:
         domain.refuse(clean)
     if not bool(sound):
         _refuse_potentials(evidence, checked)
-    return checked.seen(hidden)
+    return _bounded(evidence, checked).seen(hidden)
 
 
-def check_categories(given: Numbers, evidence: CheckedEvidence) -> Tensor:
+def check_categories(given: Numbers, evidence: CheckedEvidence, variables: Sequence[int]) -> Tensor:
     """Categories [B, D, C] to ask of a circuit, on the device of the evidence.
+
+    Args:
+        given: those of the variables that are asked for, [B, W, C].
+        evidence: what is known.
+        variables: which ones these are; all others are asked for zeros.
 
     Raises:
         EvidenceError: if they are not integers of that shape, or one is in no variable's range.
     """
-    categories, (batch, width) = as_tensor("categories", given), evidence.values.shape
+    categories, (batch, count) = as_tensor("categories", given), evidence.values.shape
+    asked, width = list(variables), len(variables)
     if categories.is_floating_point() or categories.shape[:-1] != (batch, width):
         raise EvidenceError(
             f"categories must be integers [{batch}, {width}, C], got {categories.dtype} "
             f"{tuple(categories.shape)}"
         )
-    if categories is evidence.categories:
+    if categories is not evidence.categories:
+        _refuse_categories(categories, evidence.domain.largest, asked)
+    categories = categories.to(evidence.values.device).long()
+    if asked == list(range(count)):
         return categories
-    largest = evidence.domain.largest
+    found = categories.new_zeros(batch, count, categories.shape[-1])
+    found[:, asked] = categories
+    return found
+
+
+def _refuse_categories(categories: Tensor, largest: int, variables: list[int]) -> None:
     wrong = (categories < 0) | (categories >= largest)
     if wrong.any():
-        row, variable, _ = (int(i) for i in wrong.nonzero()[0])
+        row, place, _ = (int(i) for i in wrong.nonzero()[0])
         raise EvidenceError(
-            f"categories: row {row}, variable {variable} must be in 0..{largest - 1}"
+            f"categories: row {row}, variable {variables[place]} must be in 0..{largest - 1}"
         )
-    return categories.to(evidence.values.device).long()
 
 
 def _values(values: Tensor | None, shape: tuple[int, int]) -> Tensor:
@@ -104,6 +122,45 @@ def _mask(missing: Tensor, batch: int, width: int) -> Tensor:
             f"missing must be bool [{batch}, {width}], got {missing.dtype} {tuple(missing.shape)}"
         )
     return missing
+
+
+def _bounded(evidence: Evidence, checked: CheckedEvidence) -> CheckedEvidence:
+    """With intervals, which on finite variables are potentials of zero or one."""
+    if evidence.lower is None and evidence.upper is None:
+        return checked
+    intervals = _intervals(evidence, checked)
+    checked = replace(checked, lower=intervals.lower, upper=intervals.upper)
+    domain, log = checked.domain, checked.log_potentials
+    some = intervals.there & checked.missing & ~domain.real
+    if not bool(some.any()):
+        return checked
+    if log is None:
+        log = torch.zeros(*some.shape, domain.largest, device=domain.device, dtype=domain.dtype)
+    every = torch.arange(domain.largest, device=domain.device)
+    held = intervals.holds(every if checked.categories is None else checked.categories)
+    log = log.masked_fill(~held & some.unsqueeze(-1), -torch.inf)
+    return replace(checked, log_potentials=log)
+
+
+def _intervals(evidence: Evidence, checked: CheckedEvidence) -> Intervals:
+    """As numbers of the circuit.
+
+    Raises:
+        EvidenceError: if they are of a wrong shape, or one that is read holds no number.
+    """
+    (rows, width), domain = checked.missing.shape, checked.domain
+    given = as_unions(evidence.lower, evidence.upper, (rows, width))
+    lower, upper = (bound.to(domain.device, domain.dtype) for bound in given)
+    empty = Intervals.empty(lower, upper) & checked.missing.unsqueeze(-1)
+    if bool(empty.any()):
+        row, variable, place = (int(i) for i in empty.nonzero()[0])
+        ends = (bound[row, variable, place].item() for bound in (lower, upper))
+        raise EvidenceError(
+            "lower, upper: row {}, variable {} has no number from {} to {}".format(
+                row, variable, *ends
+            )
+        )
+    return Intervals.of(lower, upper)
 
 
 def _converted(evidence: Evidence, domain: Domain) -> tuple[Tensor | None, Tensor | None]:

@@ -1,12 +1,12 @@
-"""Evidence: what a query knows about each variable of each row: observed, missing or soft.
+"""Evidence: what a query knows of each variable of each row: observed, missing, soft or bounded.
 
 Evidence is an argument of a query, checked at the door and never stored on a model.
-Legend: B batch, D variables, V categories.
+Legend: B batch, D variables, V categories, U intervals of a variable.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 
 import torch
@@ -14,18 +14,21 @@ from torch import Tensor
 
 from pcflow.errors import EvidenceError
 from pcflow.evidence.domain import Domain
+from pcflow.evidence.intervals import Intervals
 from pcflow.evidence.numbers import Numbers, as_tensor
 from pcflow.evidence.potentials import Potentials
 
 
 @dataclass(frozen=True, eq=False, init=False)
 class Evidence:
-    """What is known about each variable, per row; every combination of the three is allowed.
+    """What is known about each variable, per row; every combination is allowed.
 
     A variable is *observed* where it has a value, *missing* where `missing` is true, where its
     value is NaN, or where there are no values at all. A missing variable with potentials is *soft*:
-    the query computes log sum_x p(x) prod_i lambda_i(x_i) over what is not observed. Potentials of
-    observed variables are not read.
+    the query computes log sum_x p(x) prod_i lambda_i(x_i) over what is not observed. A missing
+    variable with bounds is known to lie in an interval, both ends included, or in one of several:
+    the query sums or integrates over these alone. Potentials and bounds of observed variables are
+    not read.
 
     Args:
         values: [B, D], integers or floats; NaN is missing.
@@ -34,6 +37,9 @@ class Evidence:
             categories in the circuit; entries past a variable's own number are not read.
         categories: [B, D, k], integers that differ within a variable: `log_potentials` [B, D, k]
             are those of these categories, and all others are impossible.
+        lower: [B, D], or [B, D, U] for the union of U intervals: where they begin. NaN or -inf is
+            no bound; an interval that is NaN at both ends is none.
+        upper: the same, where they end. A single real number has no mass: give it as a value.
 
     Each may be a tensor, an array or nested lists; what cannot be read as real numbers is refused.
 
@@ -46,12 +52,17 @@ class Evidence:
         >>> nothing = pf.Evidence(missing=torch.ones(1, 2, dtype=torch.bool))
         >>> bool(pf.compile(circuit).log_prob(nothing).abs() < 1e-6)
         True
+        >>> wait = pf.Circuit(pf.InputLayer(0, pf.Exponential(), 1, {"log_mean": torch.zeros(1)}))
+        >>> pf.compile(wait).log_prob(pf.Evidence(lower=[[1.0]])).item()  # one minute or more
+        -1.0
     """
 
     values: Tensor | None = None
     missing: Tensor | None = None
     log_potentials: Tensor | None = None
     categories: Tensor | None = None
+    lower: Tensor | None = field(default=None, kw_only=True)
+    upper: Tensor | None = field(default=None, kw_only=True)
 
     def __init__(
         self,
@@ -59,6 +70,9 @@ class Evidence:
         missing: Numbers | None = None,
         log_potentials: Numbers | None = None,
         categories: Numbers | None = None,
+        *,
+        lower: Numbers | None = None,
+        upper: Numbers | None = None,
     ) -> None:
         """Read what is given as tensors."""
         given = {
@@ -66,6 +80,8 @@ class Evidence:
             "missing": missing,
             "log_potentials": log_potentials,
             "categories": categories,
+            "lower": lower,
+            "upper": upper,
         }
         for name, numbers in given.items():
             tensor = None if numbers is None else as_tensor(name, numbers)
@@ -98,7 +114,21 @@ class Evidence:
 
     def with_potentials(self, potentials: Potentials) -> Evidence:
         """The same observations with other potentials, to be checked by the next query."""
-        return Evidence(self.values, self.missing, potentials.log, potentials.categories)
+        about = potentials.log, potentials.categories
+        return Evidence(self.values, self.missing, *about, lower=self.lower, upper=self.upper)
+
+    def rows(self, index: Tensor) -> Evidence:
+        """The rows of `index`, in that order.
+
+        Examples:
+            >>> Evidence([[0, 1], [2, 3], [4, 5]]).rows(torch.tensor([2, 0])).values
+            tensor([[4, 5],
+                    [0, 1]])
+        """
+        given = {part.name: getattr(self, part.name) for part in fields(Evidence)}
+        return Evidence(
+            **{n: None if t is None else t[index.to(t.device)] for n, t in given.items()}
+        )
 
     @property
     def batch_size(self) -> int:
@@ -111,6 +141,8 @@ class Evidence:
             "values": self.values,
             "missing": self.missing,
             "log_potentials": self.log_potentials,
+            "lower": self.lower,
+            "upper": self.upper,
         }
         given = {name: t for name, t in fields.items() if t is not None}
         rows = {t.shape[0] for t in given.values() if t.dim() > 0}
@@ -130,8 +162,11 @@ class CheckedEvidence(Evidence):
     Attributes:
         values: [B, D], zero where missing; integers, if all variables have a finite range.
         missing: [B, D] bool.
-        log_potentials: [B, D, V], or [B, D, k] of the `categories`, or None; see `potentials`.
+        log_potentials: [B, D, V], or [B, D, k] of the `categories`, or None; see `potentials`. What
+            bounds of finite variables rule out is -inf here.
         categories: [B, D, k] or None.
+        lower: [B, D, U] or None, NaN where there is no interval; intervals do not meet.
+        upper: [B, D, U] or None.
         domain: what it was checked against.
         origin: which rows of a larger batch these are; None if they are not.
         whole: that batch, where one was cut in parts.
@@ -162,9 +197,28 @@ class CheckedEvidence(Evidence):
     def told(self) -> Tensor | None:
         """Of which variables something is known [B, D], on the CPU; None if of all.
 
-        Potentials tell something.
+        Potentials and intervals tell something.
         """
-        return ~self.hidden if self.any_missing and self.potentials is None else None
+        if self.potentials is not None or not self.any_missing:
+            return None
+        return ~self.hidden if self.bounded is None else ~self.hidden | self.bounded
+
+    @cached_property
+    def bounded(self) -> Tensor | None:
+        """Which missing real variables lie in intervals [B, D], on the CPU; None if none does."""
+        if self.lower is None or self.upper is None:
+            return None
+        there = Intervals(self.lower, self.upper).there & self.missing & self.domain.real
+        there = there.cpu()
+        return there if bool(there.any()) else None
+
+    @cached_property
+    def nearby(self) -> Tensor:
+        """Values [B, D], and something near those that lie in intervals; zero where missing."""
+        if self.bounded is None or self.lower is None or self.upper is None:
+            return self.values
+        middle = Intervals(self.lower, self.upper).middle.to(self.values.dtype)
+        return torch.where(self.bounded.to(middle.device), middle, self.values)
 
     @cached_property
     def by_variable(self) -> tuple[Tensor, Tensor]:
@@ -191,15 +245,21 @@ class CheckedEvidence(Evidence):
 
     def copy(self) -> CheckedEvidence:
         """The same with values that nobody edits from outside."""
-        return replace(self, values=self.values.clone(), missing=self.missing.clone())
+        lower, upper = (None if end is None else end.clone() for end in (self.lower, self.upper))
+        values, missing = self.values.clone(), self.missing.clone()
+        return replace(self, values=values, missing=missing, lower=lower, upper=upper)
 
     def rows(self, index: Tensor) -> CheckedEvidence:
         """The rows of `index`, which know where they come from."""
-        potentials = (self.log_potentials, self.categories)
+        parts = (self.log_potentials, self.categories, self.lower, self.upper)
+        log, listed, lower, upper = (None if t is None else t[index] for t in parts)
         return CheckedEvidence(
             self.values[index],
             self.missing[index],
-            *(None if t is None else t[index] for t in potentials),
+            log,
+            listed,
+            lower=lower,
+            upper=upper,
             domain=self.domain,
             origin=index if self.origin is None else self.origin[index],
         )

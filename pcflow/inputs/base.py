@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from pcflow.errors import PropertyRequired
+from pcflow.inputs.intervals import inverse
 
 Params = Mapping[str, Tensor]
 
@@ -80,9 +81,13 @@ class InputFamily(ABC):
     def is_proper(self, params: Params) -> Tensor:
         """Which units [P, K] are distributions, whatever numbers the parameters are."""
 
-    locations: ClassVar[Mapping[str, str]] = {}
-    """Parameters in the units of the values, each with the name of the log of its scale: optimizers
-    move it by shares of that."""
+    @property
+    def locations(self) -> Mapping[str, str]:
+        """Parameters in the units of the values, each with the name of the log of its scale.
+
+        Optimizers move it by shares of that.
+        """
+        return {}
 
     def of_units(self, units: Sequence[int]) -> Self:
         """The family of chosen units: itself, unless its settings tell units apart."""
@@ -219,6 +224,13 @@ class DensityFamily(InputFamily):
     """A family whose values are not a finite range: real numbers, unbounded counts."""
 
     num_categories = None
+    whole: ClassVar[bool] = False
+    """Whether all values are whole numbers."""
+
+    @property
+    def atoms(self) -> tuple[float, ...]:
+        """Values that have a probability of their own among those that have a density."""
+        return ()
 
     @abstractmethod
     def log_prob(self, params: Params, x: Tensor) -> Tensor:
@@ -287,6 +299,63 @@ class DensityFamily(InputFamily):
         raise PropertyRequired(
             f"products of powers of {self} and {other} are of no family that is known here"
         )
+
+    def log_mass(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        """Log-probability [F, B, K] (nats) of closed intervals with ends [F, B].
+
+        What evidence of intervals needs; `mean_within` and `moments_within` are for means and EM.
+        Ends may be infinite. It must be exact in tails and where intervals are narrow, so no
+        difference of two numbers near 1; and -inf, without NaN in a derivative, where no mass is.
+
+        Raises:
+            PropertyRequired: if the family does not say it.
+        """
+        raise PropertyRequired(f"{self} does not say the mass of an interval (`log_mass`)")
+
+    def mean_within(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        """The expected value [F, B, K] given that it lies in an interval, of some mass.
+
+        Raises:
+            PropertyRequired: if the family does not say it.
+        """
+        raise PropertyRequired(
+            f"{self} does not say its mean within an interval (`mean_within`); draw instead"
+        )
+
+    def moments_within(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        """What a unit of flow is expected to `tally` [F, B, S, K] given an interval, of some mass.
+
+        Raises:
+            PropertyRequired: if the family does not say them.
+        """
+        raise PropertyRequired(
+            f"EM needs the expected statistics of {self} within an interval, which it does not say "
+            "(`moments_within`); `Gradient` learns without them"
+        )
+
+    def mode_within(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        """The most probable value [F, B, K] in an interval: that nearest to the only peak."""
+        mode = self.mode(params).unsqueeze(-2)  # [P, 1, K]
+        return torch.maximum(torch.minimum(mode, upper.unsqueeze(-1)), lower.unsqueeze(-1))
+
+    def sample_within(
+        self,
+        params: Params,
+        lower: Tensor,
+        upper: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """One draw [N] from each of N single units [N, ...], in intervals [N]: by inversion."""
+        single = {name: p.double().unsqueeze(-1) for name, p in params.items()}
+        low, high = lower.double(), upper.double()
+
+        def log_below(x: Tensor) -> Tensor:
+            return self.log_mass(single, low.unsqueeze(-1), x.unsqueeze(-1)).flatten()  # [N]
+
+        uniform = torch.rand(low.shape, generator=generator, dtype=lower.dtype, device=lower.device)
+        target = log_below(high) + (1 - uniform.double()).log()
+        found = inverse(log_below, target, low, high, self.whole).to(lower.dtype)
+        return found.clamp(torch.finfo(found.dtype).min, torch.finfo(found.dtype).max)
 
     @abstractmethod
     def statistics(self, x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pcflow.errors import SettingError
 from pcflow.inputs.base import DensityFamily, ExponentialFamily, Params, Power, refuse_infinite
+from pcflow.inputs.intervals import log_one_minus_exp
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,30 @@ class Exponential(ExponentialFamily):
         """Mean times a standard exponential draw."""
         mean = params["log_mean"].exp()
         return mean * torch.empty_like(mean).exponential_(generator=generator)
+
+    def log_mass(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        """What is left at the lower end, of which that at the upper end is gone."""
+        start, finite = lower.clamp_min(0.0), upper < torch.inf
+        log_mean = params["log_mean"].unsqueeze(-2)  # [F, 1, K]
+        width = torch.where(finite, upper - start, 1.0).unsqueeze(-1)  # [F, B, 1]
+        log_kept = log_one_minus_exp(-width * torch.exp(-log_mean))
+        log_kept = torch.where(finite.unsqueeze(-1), log_kept, 0.0)
+        return log_kept - start.unsqueeze(-1) * torch.exp(-log_mean)
+
+    def mean_within(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        """Beyond the lower end as beyond zero, cut at the width."""
+        start = lower.clamp_min(0.0).unsqueeze(-1)  # [F, B, 1]
+        mean = params["log_mean"].exp().unsqueeze(-2)  # [F, 1, K]
+        width = (upper.unsqueeze(-1) - start) / mean  # [F, B, K]
+        small = torch.where(width < 0.02, width, 0.0)
+        series = small / 2 - small**2 / 12 + small**4 / 720
+        large = torch.where((width < 0.02) | width.isinf(), 1.0, width)
+        cut = torch.where(width.isinf(), 0.0, large / torch.expm1(large))
+        return start + mean * torch.where(width < 0.02, series, 1 - cut)
+
+    def moments_within(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        """The mean."""
+        return self.mean_within(params, lower, upper).unsqueeze(-2)
 
     def product(
         self, params: Params, a: Power, other: DensityFamily, others: Params, b: Power

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pcflow.errors import SettingError
 from pcflow.inputs.base import DensityFamily, ExponentialFamily, Params, Power, refuse_infinite
+from pcflow.inputs.intervals import NormalInterval, standardised
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,28 @@ class Gaussian(ExponentialFamily):
         mean = params["mean"]
         noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
         return mean + params["log_std"].exp() * noise
+
+    def log_mass(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        """By the normal distribution function."""
+        return self.within(params, lower, upper, upper - lower).log_mass
+
+    def mean_within(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        """Mean plus scaled mean of the score."""
+        score = self.within(params, lower, upper, upper - lower).moments()[0]
+        return params["mean"].unsqueeze(-2) + params["log_std"].exp().unsqueeze(-2) * score
+
+    def moments_within(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        """Of the deviation from the mean, and of its square."""
+        score, square = self.within(params, lower, upper, upper - lower).moments()
+        std = params["log_std"].exp().unsqueeze(-2)
+        return torch.stack([std * score, std**2 * square], dim=-2)
+
+    def within(self, params: Params, lower: Tensor, upper: Tensor, width: Tensor) -> NormalInterval:
+        """Intervals [F, B], of a width that is known, in units of every standard deviation."""
+        mean, log_std = params["mean"].unsqueeze(-2), params["log_std"].unsqueeze(-2)  # [F, 1, K]
+        low, high = (standardised(x.unsqueeze(-1), mean, log_std) for x in (lower, upper))
+        width = width.nan_to_num(posinf=1.0).unsqueeze(-1) * torch.exp(-log_std)
+        return NormalInterval(low, high, width)
 
     def product(
         self, params: Params, a: Power, other: DensityFamily, others: Params, b: Power

@@ -12,6 +12,7 @@ from torch import Tensor
 from pcflow.checks import as_reals
 from pcflow.errors import StructureError
 from pcflow.inputs.base import DensityFamily, Params, Power, powered
+from pcflow.inputs.intervals import log_sum
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,39 @@ class Histogram(DensityFamily):
         edges = self._edges(probs)
         share = torch.rand(place.shape, generator=generator, dtype=probs.dtype, device=probs.device)
         return torch.lerp(edges[place], edges[place + 1], share)
+
+    def log_mass(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        """Heights times what the interval has of every bin."""
+        return log_sum(self._log_parts(params, lower, upper), dim=-2)
+
+    def mean_within(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        """Middles of what the interval has of every bin, by their probabilities."""
+        start, end = self._overlap(lower, upper)
+        share = self.moments_within(params, lower, upper)
+        return (share * ((start + end) / 2).unsqueeze(-1)).sum(dim=-2)
+
+    def moments_within(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        """Probabilities of the bins, given the interval."""
+        return self._log_parts(params, lower, upper).softmax(dim=-2).nan_to_num(nan=0.0)
+
+    def mode_within(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        """The middle of what the interval has of the highest bin that it meets."""
+        start, end = self._overlap(lower, upper)  # [F, B, S]
+        height = self._log_height(params["logits"]).unsqueeze(1)  # [F, 1, S, K]
+        met = height.masked_fill((end <= start).unsqueeze(-1), -torch.inf)
+        return ((start + end) / 2).gather(-1, met.argmax(dim=-2))
+
+    def _log_parts(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        """Log-masses [F, B, S, K] of the parts of an interval in every bin."""
+        start, end = self._overlap(lower, upper)
+        log_width = (end - start).clamp_min(0.0).log().unsqueeze(-1)  # [F, B, S, 1]
+        return self._log_height(params["logits"]).unsqueeze(1) + log_width
+
+    def _overlap(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Where intervals [F, B] begin and end in every bin, [F, B, S]; reversed where nowhere."""
+        edges = self._edges(lower)
+        start = torch.maximum(lower.unsqueeze(-1), edges[:-1])
+        return start, torch.minimum(upper.unsqueeze(-1), edges[1:])
 
     def product(
         self, params: Params, a: Power, other: DensityFamily, others: Params, b: Power

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pcflow.inputs.base import DensityFamily, ExponentialFamily, Params, Power
 from pcflow.inputs.gaussian import Gaussian
+from pcflow.inputs.intervals import NormalInterval
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,27 @@ class LogNormal(ExponentialFamily):
         """Exponential of a normal draw."""
         return self._log.sample(params, generator).exp()
 
+    def log_mass(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        """That of the logarithm."""
+        return self._within(params, lower, upper).log_mass
+
+    def mean_within(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        """The mean, times what the interval has of the mass that the value is weighed with."""
+        mean, log_std = params["mean"].unsqueeze(-2), params["log_std"].unsqueeze(-2)
+        variance = (2 * log_std).exp()
+        tilted = {"mean": (mean + variance).squeeze(-2), "log_std": params["log_std"]}
+        log_mean = mean + 0.5 * variance + self.log_mass(tilted, lower, upper)
+        return (log_mean - self.log_mass(params, lower, upper)).exp()
+
+    def moments_within(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        """Of the logarithm's deviation from its mean, and of its square."""
+        return self._log.moments_within(params, _log_end(lower), _log_end(upper))
+
+    def _within(self, params: Params, lower: Tensor, upper: Tensor) -> NormalInterval:
+        """The interval of the logarithm, whose width is no difference of logarithms."""
+        share = torch.where(lower > 0, (upper - lower) / lower, torch.inf)
+        return self._log.within(params, _log_end(lower), _log_end(upper), share.log1p())
+
     def product(
         self, params: Params, a: Power, other: DensityFamily, others: Params, b: Power
     ) -> tuple[DensityFamily, dict[str, Tensor], Tensor]:
@@ -121,3 +143,8 @@ class LogNormal(ExponentialFamily):
 def _log_where_positive(x: Tensor) -> Tensor:
     """Zero elsewhere, so that what has no flow adds nothing; NaN is kept."""
     return torch.where(x <= 0, 1.0, x).log()
+
+
+def _log_end(x: Tensor) -> Tensor:
+    """The logarithm of an end of an interval; nothing lies below zero."""
+    return x.clamp_min(0.0).log()

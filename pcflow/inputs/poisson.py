@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from pcflow.errors import SettingError
 from pcflow.inputs.base import ExponentialFamily, Params
 from pcflow.inputs.deviance import deviance, stirling
+from pcflow.inputs.intervals import log_difference, log_integral
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Poisson(ExponentialFamily):
     """
 
     min_rate: float = 1e-6
+    whole: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Check the floor."""
@@ -90,6 +93,91 @@ class Poisson(ExponentialFamily):
         """Draw a count."""
         return torch.poisson(params["log_rate"].exp(), generator=generator)
 
+    def log_mass(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        """Of few counts by adding them up, of many by what lies below and above."""
+        low, high = lower.clamp_min(0.0).ceil(), upper.floor()  # [F, B]
+        high = high.masked_fill(high > FARTHEST, torch.inf)
+        possible = (low <= high) & (low <= FARTHEST)
+        low, high = torch.where(possible, low, 0.0), torch.where(possible, high, 0.0)
+        few = high - low < FEW
+        many = torch.where(few, 0.0, low), torch.where(few, torch.inf, high)
+        found = torch.where(
+            few.unsqueeze(-1), self._log_of_few(params, low, high), self._log_of_many(params, *many)
+        )
+        return torch.where(possible.unsqueeze(-1), found, -torch.inf)
+
+    def mean_within(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        """The rate, times what the interval moved down by one has of the mass."""
+        log_mass = self.log_mass(params, lower, upper)
+        log_mean = params["log_rate"].unsqueeze(-2) + self.log_mass(params, lower - 1, upper - 1)
+        return (log_mean - log_mass).exp().masked_fill(log_mass == -torch.inf, 0.0)
+
+    def moments_within(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        """The mean."""
+        return self.mean_within(params, lower, upper).unsqueeze(-2)
+
+    def mode_within(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
+        """The count of the interval that is nearest to the mode."""
+        return super().mode_within(params, lower.ceil(), upper.floor())
+
+    def sample_within(
+        self,
+        params: Params,
+        lower: Tensor,
+        upper: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Not looked for where less than a rounding error of the mass is left."""
+        rate, low = params["log_rate"].exp(), lower.clamp_min(0.0).ceil()
+        farthest = (torch.maximum(low, rate) + 10 * rate.sqrt() + 100).floor()
+        high = torch.minimum(upper.floor(), farthest)
+        return super().sample_within(params, low, high, generator)
+
+    def _log_of_few(self, params: Params, low: Tensor, high: Tensor) -> Tensor:
+        """Log-mass [F, B, K] of at most `FEW` counts from `low` to `high` [F, B]."""
+        counts = low.unsqueeze(-1) + torch.arange(FEW).to(low)  # [F, B, T]
+        each = self.log_prob(params, counts.flatten(1)).unflatten(1, counts.shape[1:])
+        beyond = counts > high.unsqueeze(-1)
+        return torch.logsumexp(each.masked_fill(beyond.unsqueeze(-1), -torch.inf), dim=2)
+
+    def _log_of_many(self, params: Params, low: Tensor, high: Tensor) -> Tensor:
+        """The same of any number of counts, by whichever tails are the smaller."""
+        below, above = self._log_below(params, low - 1), self._log_above(params, high + 1)
+        rate = params["log_rate"].exp().unsqueeze(-2)  # [F, 1, K]
+        right, left = low.unsqueeze(-1) >= rate, high.unsqueeze(-1) + 1 <= rate
+        gone = torch.where(right | left, 0.0, below.exp() + above.exp())
+        found = torch.where(
+            right, log_difference(self._log_above(params, low), above), torch.log1p(-gone)
+        )
+        return torch.where(left, log_difference(self._log_below(params, high), below), found)
+
+    def _log_above(self, params: Params, count: Tensor) -> Tensor:
+        """Log P(x >= count) [F, B, K] of counts [F, B] not below the rate.
+
+        An incomplete gamma function: the integral of t^(count - 1) exp(-t) up to the rate, by the
+        logarithm of t, relative to where it ends.
+        """
+        possible = (count > 0) & (count < torch.inf)
+        count = torch.where(possible, count, 1.0)
+        rate, k = params["log_rate"].exp().unsqueeze(-2), count.unsqueeze(-1)
+        slope, detached = (k - rate).clamp_min(0.0), rate.detach()
+        short = (108 / detached).sqrt()
+        reach = torch.minimum(40 / slope.detach(), torch.where(short < 1, short, 1 + 40 / detached))
+        log_area = log_integral(reach, lambda s: slope * s + rate * (s + torch.expm1(-s)))
+        found = self.log_prob(params, count) + k.log() + log_area
+        return torch.where(possible.unsqueeze(-1), found, -torch.inf)
+
+    def _log_below(self, params: Params, count: Tensor) -> Tensor:
+        """Log P(x <= count) [F, B, K] of counts [F, B] of at most the rate less one: likewise."""
+        possible = (count >= 0) & (count < torch.inf)
+        count = torch.where(possible, count, 0.0)
+        rate, k = params["log_rate"].exp().unsqueeze(-2), count.unsqueeze(-1)
+        slope, detached = (rate - k - 1).clamp_min(0.0), rate.detach()
+        reach = torch.minimum(40 / slope.detach(), (80 / detached).sqrt().clamp_max(9.0))
+        log_area = log_integral(reach, lambda s: slope * s + rate * (torch.expm1(s) - s))
+        found = self.log_prob(params, count) + rate.log() + log_area
+        return torch.where(possible.unsqueeze(-1), found, -torch.inf)
+
     def statistics(self, x: Tensor) -> Tensor:
         """The count."""
         return x.unsqueeze(-1)  # [F, B, 1]
@@ -109,3 +197,9 @@ over counts below twice as much."""
 
 SERIES = (1 / 12, 1 / 24, 19 / 360, 9 / 80, 863 / 2520)
 """Coefficients of the powers of 1 / rate that are taken from log(2 pi e rate) / 2."""
+
+FEW = 32
+"""So many counts in a row are added up one by one."""
+
+FARTHEST = 1e15
+"""Beyond it, neighbouring counts are hardly different numbers any more."""

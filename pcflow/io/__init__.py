@@ -6,10 +6,11 @@ from pcflow.io.dimacs import read_dimacs, write_dimacs
 from pcflow.io.files import read_bytes, replace_file
 from pcflow.io.formulas import read_nnf, read_sdd
 from pcflow.io.juice import read_juice
-from pcflow.io.native import load, save
+from pcflow.io.native import MALFORMED, load, save
 from pcflow.io.psdd import read_psdd, write_psdd
 
 __all__ = [
+    "MALFORMED",
     "Container",
     "digest",
     "load",

@@ -25,8 +25,10 @@ def unseen(variables: int) -> Tensor:
 
 def seen(evidence: CheckedEvidence, weight: Tensor) -> Tensor:
     """Columns [3, D] of the rows of a batch, with weights [B]."""
-    values = evidence.values.detach().double()
-    there = weight.double().unsqueeze(-1).masked_fill(evidence.missing, 0.0)  # [B, D]
+    values, missing = evidence.nearby.detach().double(), evidence.missing
+    if evidence.bounded is not None:
+        missing = missing & ~evidence.bounded.to(missing.device)
+    there = weight.double().unsqueeze(-1).masked_fill(missing, 0.0)  # [B, D]
     total = there.sum(dim=0)
     mean = (there * values).sum(dim=0) / total.clamp_min(torch.finfo(total.dtype).tiny)
     return torch.stack([total, mean, (there * (values - mean).square()).sum(dim=0)]).cpu()

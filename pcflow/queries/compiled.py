@@ -5,7 +5,7 @@ Legend: B batch, D variables, V categories.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -177,7 +177,13 @@ class CompiledCircuit(nn.Module):
 
     @in_ordinary_modes
     @torch.no_grad()
-    def marginals(self, evidence: Evidence | Numbers, categories: Numbers | None = None) -> Tensor:
+    def marginals(
+        self,
+        evidence: Evidence | Numbers,
+        categories: Numbers | None = None,
+        *,
+        variables: Iterable[int] | None = None,
+    ) -> Tensor:
         """Posterior log-probabilities (nats) of every variable given the evidence.
 
         An observed variable has all its mass on its value; categories that a variable does not
@@ -188,12 +194,14 @@ class CompiledCircuit(nn.Module):
             evidence: values [B, D], NaN where missing, or `Evidence`.
             categories: [B, D, C], integers below V: whose probabilities are wanted, all by default.
                 Where these are few, few rows of large tables are read.
+            variables: which variables are asked for, W of them, all by default; in place of D where
+                `categories` are given and in what is returned.
 
         Returns:
             [B, D, V], or [B, D, C] of the given categories.
 
         Raises:
-            PropertyRequired: if a variable has no finite range.
+            PropertyRequired: if a variable that is asked for has no finite range.
             NoMassError: if some row of the evidence is impossible.
             EvidenceError: if the evidence or the categories do not fit the circuit.
 
@@ -205,8 +213,10 @@ class CompiledCircuit(nn.Module):
             tensor([1., 0., 0.])
             >>> model.marginals(x, categories=torch.zeros(1, 4, 1).long()).shape
             torch.Size([1, 4, 1])
+            >>> model.marginals(x, variables=[1]).shape
+            torch.Size([1, 1, 3])
         """
-        return marginals(self.engine, self.evidence(evidence), categories)
+        return marginals(self.engine, self.evidence(evidence), categories, variables)
 
     @in_ordinary_modes
     @torch.no_grad()

@@ -1,9 +1,11 @@
 """Posteriors of finite variables: of all categories, or of chosen ones alone.
 
-Legend: B batch, D variables, V categories (C of them).
+Legend: B batch, D variables (W of them), V categories (C of them).
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -18,37 +20,53 @@ from pcflow.engine import (
     rank_over_same_variable,
 )
 from pcflow.evidence import CheckedEvidence, Numbers, check_categories
-from pcflow.queries.possible import evaluate, refuse_unbounded
+from pcflow.queries.possible import chosen_variables, evaluate, refuse_unbounded
 
 
 def marginals(
-    engine: Engine, checked: CheckedEvidence, categories: Numbers | None = None
+    engine: Engine,
+    checked: CheckedEvidence,
+    categories: Numbers | None = None,
+    variables: Iterable[int] | None = None,
 ) -> Tensor:
-    """Posterior log-probabilities [B, D, V] of every variable, or [B, D, C] of some categories."""
-    refuse_unbounded(engine, "marginals")
+    """Posterior log-probabilities [B, W, V] of some variables, or [B, W, C] of some categories."""
+    every = range(checked.values.shape[1])
+    asked = list(every) if variables is None else chosen_variables(engine, variables)
+    refuse_unbounded(engine, "marginals", asked)
     if categories is not None:
-        chosen = Chosen(engine, check_categories(categories, checked))
+        chosen = Chosen(engine, check_categories(categories, checked, asked))
         for part in engine.parts(checked):
             chosen.ask(evaluate(engine, part, "marginals"))
-        return chosen.log_probability
+        return _of(chosen.log_probability, variables, asked)
     shape = (*checked.values.shape, checked.domain.largest)
-    found = Posteriors(engine, engine.tables.like.detach().new_full(shape, -torch.inf))
+    found = Posteriors(engine, engine.tables.like.detach().new_full(shape, -torch.inf), asked)
     for part in engine.parts(checked):
         evaluation = evaluate(engine, part, "marginals")
         evaluation.down(torch.ones_like(evaluation.log_value), found.at_leaf)
-    return found.out if found.alone else found.out - found.out.logsumexp(dim=-1, keepdim=True)
+    out = _of(found.out, variables, asked)
+    return out if found.alone else out - out.logsumexp(dim=-1, keepdim=True)
+
+
+def _of(found: Tensor, variables: Iterable[int] | None, asked: list[int]) -> Tensor:
+    """What was found of some variables; itself if these are all."""
+    return found if variables is None else found[:, asked]
 
 
 class Posteriors:
-    """Writes posteriors into `out` [B, D, V]; `alone` if no variable has two folds of inputs."""
+    """Writes posteriors into `out` [B, D, V]; `alone` if no variable has two folds of inputs.
 
-    def __init__(self, engine: Engine, out: Tensor) -> None:
+    Those of leaves without any of the variables that are `asked` for, all by default, are left out.
+    """
+
+    def __init__(self, engine: Engine, out: Tensor, asked: Iterable[int] | None = None) -> None:
         """Start with what is in `out`."""
         self.out, self.alone = out, engine.plan.one_input_each
+        self.asked = frozenset(range(out.shape[1]) if asked is None else asked)
 
     def at_leaf(self, leaf: Leaf, slope: Tensor) -> None:
         """Write those of a leaf's variables."""
-        assert isinstance(leaf, FiniteLeaf)
+        if not isinstance(leaf, FiniteLeaf) or self.asked.isdisjoint(leaf.step.over):
+            return
         part = self.out if leaf.rows is None else self.out[leaf.rows]
         log_posterior(leaf, slope, part, self.alone)
         if leaf.rows is not None:
@@ -76,7 +94,8 @@ class Chosen:
 
     def at_leaf(self, leaf: Leaf, slope: Tensor) -> None:
         """Add what a leaf uses."""
-        assert isinstance(leaf, FiniteLeaf)
+        if not isinstance(leaf, FiniteLeaf):
+            return
         rows = slice(None) if leaf.rows is None else leaf.rows
         found, total = log_flows(leaf, slope, self.categories[rows])
         rank = torch.zeros(1).long() if self.alone else rank_over_same_variable(leaf)

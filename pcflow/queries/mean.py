@@ -1,6 +1,6 @@
 """Posterior means.
 
-Legend: F folds, B batch, D variables, K units.
+Legend: F folds, B batch, D variables.
 """
 
 from __future__ import annotations
@@ -35,11 +35,10 @@ class _Means:
         self.finite, self.mean = Posteriors(engine, posterior), mean
 
     def at_leaf(self, leaf: Leaf, slope: Tensor) -> None:
+        self.finite.at_leaf(leaf, slope)
         if not isinstance(leaf, DensityLeaf):
-            self.finite.at_leaf(leaf, slope)
             return
-        flow = leaf.semiring.flow(leaf.out.units, slope)  # [F, B, K]
-        means = torch.einsum("fbk,fk->bf", flow, leaf.means())
+        means = leaf.means(slope)  # [B, F]
         rows = slice(None) if leaf.rows is None else leaf.rows
         part = self.mean[rows]
         add_rows(part.t(), leaf.step.variables, means.t())

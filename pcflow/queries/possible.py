@@ -5,11 +5,14 @@ Legend: B batch, D variables.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
+from pcflow.checks import as_wholes
 from pcflow.engine import Engine, Evaluation
-from pcflow.errors import NoMassError, NotANumber, PropertyRequired
+from pcflow.errors import EvidenceError, NoMassError, NotANumber, PropertyRequired
 from pcflow.evidence import CheckedEvidence
 
 
@@ -69,15 +72,30 @@ def refuse_nan(values: Tensor, query: str) -> Tensor:
     return values
 
 
-def refuse_unbounded(engine: Engine, query: str) -> None:
-    """Raise if some variable has no finite range.
+def chosen_variables(engine: Engine, variables: Iterable[int]) -> list[int]:
+    """Variables that are asked for, in that order.
+
+    Raises:
+        TypeMismatch: if they are no whole numbers.
+        EvidenceError: if the circuit does not have one, or one is named twice.
+    """
+    asked, count = as_wholes("variables", variables), len(engine.domain.num_categories)
+    if len(set(asked)) < len(asked) or not all(0 <= v < count for v in asked):
+        raise EvidenceError(f"variables must be different integers in 0..{count - 1}, got {asked}")
+    return asked
+
+
+def refuse_unbounded(engine: Engine, query: str, asked: Iterable[int] | None = None) -> None:
+    """Raise if some variable that is asked for, all by default, has no finite range.
 
     Raises:
         PropertyRequired: naming the variable.
     """
-    unbounded = [v for v, n in enumerate(engine.domain.num_categories) if n is None]
+    sizes = engine.domain.num_categories
+    unbounded = [v for v in (range(len(sizes)) if asked is None else asked) if sizes[v] is None]
     if unbounded:
+        others = "" if asked is None else "marginals of others (`variables=`), or "
         raise PropertyRequired(
             f"{query} lists all categories of every variable, but variable {unbounded[0]} has no "
-            "finite range; use log_prob with a value for it, or sample"
+            f"finite range; ask for {others}log_prob with a value or an interval for it, or sample"
         )

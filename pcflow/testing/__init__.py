@@ -28,7 +28,7 @@ from pcflow.testing.oracle import (
     enumerate_support,
     enumerate_weights,
 )
-from pcflow.testing.strategies import circuits, evidence, region_graphs
+from pcflow.testing.strategies import circuits, evidence, intervals, region_graphs
 from pcflow.testing.units import check_units, units
 
 __all__ = [
@@ -52,6 +52,7 @@ __all__ = [
     "enumerate_weights",
     "evidence",
     "finite_families",
+    "intervals",
     "mixed_families",
     "partly_frozen",
     "region_graphs",

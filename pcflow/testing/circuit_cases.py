@@ -14,10 +14,12 @@ from torch import Tensor
 
 from pcflow.circuit import Circuit, InputLayer, Layer, ProductLayer, SumLayer
 from pcflow.evidence import Evidence
+from pcflow.inputs import DensityFamily
 from pcflow.queries import CompiledCircuit, compile
 from pcflow.testing.density import MOST_STATES
+from pcflow.testing.family_intervals import says_masses
 from pcflow.testing.ingredients import SEEDS
-from pcflow.testing.strategies import evidence
+from pcflow.testing.strategies import evidence, intervals
 
 MOST_LAYERS = 12
 """Larger circuits are told by their size only."""
@@ -31,12 +33,14 @@ class Case:
         circuit: the circuit.
         model: the same in float64.
         about: evidence that is possible; perhaps without rows.
+        within: evidence of intervals, that is possible; None if a family does not say their mass.
         seed: for draws.
     """
 
     circuit: Circuit
     model: CompiledCircuit
     about: Evidence
+    within: Evidence | None
     seed: int
 
     @property
@@ -73,7 +77,13 @@ def cases(draw: st.DrawFn, strategy: st.SearchStrategy[Circuit]) -> Case:
         assert about.values is not None
         missing = about.values.isnan() if about.values.is_floating_point() else about.missing
         about = Evidence(about.values, missing, about.log_potentials)
-    return Case(circuit, model, _possible(model, about), seed)
+    within = draw(intervals(circuit)) if _says_masses(circuit) else None
+    return Case(circuit, model, _possible(model, about), within, seed)
+
+
+def _says_masses(circuit: Circuit) -> bool:
+    families = {x.family for x in circuit.layers if isinstance(x, InputLayer)}
+    return all(says_masses(family) for family in families if isinstance(family, DensityFamily))
 
 
 def _drawn_evidence(model: CompiledCircuit, seed: int) -> Evidence:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from pcflow.evidence import Evidence
+from pcflow.evidence import Evidence, Intervals
 from pcflow.reference import reference_log_prob
 from pcflow.testing.breach import Breach, compare, compare_entries, show_row
 from pcflow.testing.circuit_cases import Case
@@ -150,4 +150,49 @@ def _score(case: Case, values: Tensor) -> Tensor:
     return score + chosen.masked_fill(~case.about.missing, 0.0).sum(dim=-1)
 
 
-QUERIES = (_density, _log_prob, _posteriors, _means, _draws, _mpe)
+def _intervals(case: Case) -> Iterator[Breach]:
+    if case.within is None:
+        return
+    model, about = case.model, case.model.evidence(case.within)
+    rows = about.values.double().masked_fill(about.missing, torch.nan)
+    found, wanted = model.log_prob(about), reference_log_prob(case.circuit, case.within)
+    yield from compare("intervals are those of the plain evaluator", rows, found, wanted, EXACT)
+    law = "the mass of an interval is that of its parts"
+    for variable in _looked_at(case)[:3]:
+        parts, cut = _halves(case.within, variable), rows[:, variable].isnan()
+        halves = torch.stack([model.log_prob(part) for part in parts]).logsumexp(dim=0)
+        yield from compare(law, rows[cut], halves[cut], found[cut], EXACT)
+    assert about.lower is not None and about.upper is not None
+    unions = Intervals(about.lower, about.upper)
+    answers = [model.mpe(about).values, *model.sample(4, about, case.generator())]
+    for row, held in zip(rows, [unions.holds(x.unsqueeze(-1)) for x in answers], strict=False):
+        if not (held.squeeze(-1) | ~about.missing).all():
+            law = "draws and most probable states lie in the intervals"
+            yield Breach(law, show_row(row), "all inside", "one outside")
+
+
+def _halves(within: Evidence, variable: int) -> tuple[Evidence, Evidence]:
+    """What lies below the middle of a variable's first interval, and what above."""
+    assert within.lower is not None and within.upper is not None
+    unions = Intervals.of(within.lower, within.upper)
+    low, high = unions.lower[:, variable], unions.upper[:, variable]  # [B, U]
+    unbound = low.isnan().all(dim=-1)
+    low[unbound, 0], high[unbound, 0] = -torch.inf, torch.inf
+    middle = (low[:, :1].clamp_min(-1e3) + high[:, :1].clamp_max(1e3)) / 2
+    beyond = torch.nextafter(middle, torch.full_like(middle, torch.inf))
+    below, above = (
+        (low.where(low <= middle, torch.nan), high.minimum(middle).where(low <= middle, torch.nan)),
+        (low.maximum(beyond).where(high > middle, torch.nan), high.where(high > middle, torch.nan)),
+    )
+    return _bounded(within, variable, *below), _bounded(within, variable, *above)
+
+
+def _bounded(within: Evidence, variable: int, low: Tensor, high: Tensor) -> Evidence:
+    """The same evidence with other intervals [B, U] of a variable."""
+    assert within.lower is not None and within.upper is not None
+    lower, upper = within.lower.clone(), within.upper.clone()
+    lower[:, variable], upper[:, variable] = low, high
+    return Evidence(within.values, lower=lower, upper=upper)
+
+
+QUERIES = (_density, _log_prob, _posteriors, _means, _draws, _mpe, _intervals)

@@ -18,10 +18,11 @@ from torch import Tensor
 import pcflow.io as files
 from pcflow.circuit import Circuit, InputLayer, SumLayer
 from pcflow.errors import FileFormatError
-from pcflow.inputs import FAMILIES, FiniteFamily, InputFamily
+from pcflow.inputs import FAMILIES, DensityFamily, FiniteFamily, InputFamily
 from pcflow.queries import compile
 from pcflow.testing.breach import Breach, compare_entries, demand, generator
 from pcflow.testing.family_densities import DENSITY
+from pcflow.testing.family_intervals import INTERVALS, says_masses
 from pcflow.testing.family_updates import LEARNING
 
 Parameters = dict[str, Tensor]
@@ -34,10 +35,11 @@ EXACT = 1e-9
 def check_input_family(family: InputFamily | type[InputFamily], units: int = 3) -> None:
     """Check the laws that the engine, EM and files rely on, of one's own input family.
 
-    Settings, shapes, normalisation, mode, mean, moments, draws, updates that maximise a weighted
-    likelihood, pseudocounts, `of_units`, `fitted`; saved and loaded if it is registered.
-    Densities are summed over whole numbers if all draws are such, and integrated otherwise; a
-    mixture of both cannot be checked.
+    Settings, shapes, normalisation, mode, mean, moments, draws, intervals if it says `log_mass`,
+    updates that maximise a weighted likelihood, pseudocounts, `of_units`, `fitted`; saved and
+    loaded if it is registered.
+    Densities are summed over whole numbers if all draws are such, and integrated otherwise, with
+    what `atoms` says besides.
 
     Args:
         family: an instance, or a class that needs no settings.
@@ -58,6 +60,9 @@ def check_input_family(family: InputFamily | type[InputFamily], units: int = 3) 
     laws = FINITE if isinstance(family, FiniteFamily) else DENSITY
     _demand(laws[:1], family, params)
     _demand(laws[1:], family, params)
+    if isinstance(family, DensityFamily) and says_masses(family):
+        _demand(INTERVALS[:1], family, params)
+        _demand(INTERVALS[1:], family, params)
     if params:
         _demand(LEARNING, family, params)
     _demand([_saved_and_loaded], family, units)  # last: only what is a distribution can be loaded

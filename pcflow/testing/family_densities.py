@@ -41,21 +41,27 @@ def _sizes(params: Parameters) -> tuple[int, int]:
     return first.shape[0], first.shape[-1]
 
 
-class _Unit:
+class Unit:
     """One unit of a family on a grid.
 
     Attributes:
         name: which one.
         params: [1, ..., 1].
         drawn: [N], sorted.
+        apart: those that are no atoms.
         points: [Q], all whole numbers in reach if the draws are such.
         mass: [Q], probability around every point.
     """
 
     def __init__(self, family: DensityFamily, name: str, params: Parameters, drawn: Tensor) -> None:
-        """Lay the grid where the draws are."""
+        """Lay the grid where the draws are; an atom is a point of width one."""
         self.name, self.params, self.drawn = name, params, drawn.sort().values
-        self.points, width = axis(drawn)
+        atoms = torch.tensor(family.atoms, dtype=drawn.dtype)
+        self.apart = self.drawn[~torch.isin(self.drawn, atoms)]
+        points, width = axis(self.apart)
+        points, width = torch.cat([points, atoms]), torch.cat([width, torch.ones_like(atoms)])
+        self.points, order = points.sort()
+        width = width[order]
         self.log_prob = family.log_prob(params, self.points.unsqueeze(0))[0, :, 0]
         self.mass = self.log_prob.exp() * width
 
@@ -66,14 +72,15 @@ class _Unit:
         return torch.einsum("q,q...->...", share, values[some])
 
 
-def _units(family: DensityFamily, params: Parameters) -> Iterator[_Unit]:
+def units_of(family: DensityFamily, params: Parameters) -> Iterator[Unit]:
+    """All units, one by one."""
     sets, units = _sizes(params)
     drawn = draws(family, params)
     for s in range(sets):
         for k in range(units):
             one = {n: p[s : s + 1, ..., k : k + 1] for n, p in params.items()}
             told = ", ".join(f"{n} {p.flatten().tolist()}" for n, p in one.items())
-            yield _Unit(family, told, one, drawn[s, :, k])
+            yield Unit(family, told, one, drawn[s, :, k])
 
 
 def _columns(family: DensityFamily, params: Parameters) -> Tensor:
@@ -114,7 +121,7 @@ def _a_tied_parameter_set_serves_all(family: DensityFamily, params: Parameters) 
 
 
 def _total(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
-    for unit in _units(family, params):
+    for unit in units_of(family, params):
         total = unit.mass.sum()
         if not abs(total - 1) <= QUADRATURE:
             yield Breach("the density integrates to one", unit.name, "1", f"{total:.6g}")
@@ -122,7 +129,7 @@ def _total(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
 
 def _draws(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
     law = "draws follow the density"
-    for unit in _units(family, params):
+    for unit in units_of(family, params):
         below = torch.cat([torch.zeros(1), unit.mass.cumsum(0) / unit.mass.sum()])
         share = torch.arange(DRAWS + 1).double() / DRAWS
         # of whole numbers: up to and with the value, and up to it
@@ -141,7 +148,7 @@ def _draws_come_from_the_generator(family: DensityFamily, params: Parameters) ->
 
 
 def _mode(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
-    for unit in _units(family, params):
+    for unit in units_of(family, params):
         at_mode = family.log_prob(unit.params, family.mode(unit.params)).item()
         best = int(unit.log_prob.argmax())
         if not at_mode >= unit.log_prob[best] - 1e-6:
@@ -152,7 +159,7 @@ def _mode(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
 
 
 def _mean(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
-    for unit in _units(family, params):
+    for unit in units_of(family, params):
         found, wanted = family.mean(unit.params).item(), unit.average(unit.points)
         slack = QUADRATURE * unit.average(unit.points.abs())
         if not abs(found - wanted) <= slack:
@@ -160,7 +167,7 @@ def _mean(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
 
 
 def _moments(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
-    for unit in _units(family, params):
+    for unit in units_of(family, params):
         some = unit.mass > 0
         points, share = unit.points[some].unsqueeze(0), unit.mass[some] / unit.mass[some].sum()
         wanted = family.tally(unit.params, points, share.view(1, -1, 1))[0, :, 0]
@@ -169,6 +176,14 @@ def _moments(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
         if not ((found - wanted).abs() <= slack).all():
             law = "`moments` are what is expected of `tally`"
             yield Breach(law, unit.name, str(wanted.tolist()), str(found.tolist()))
+
+
+def _tallies_can_be_moved(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
+    law = "`recentred` is the tally from other parameters"
+    x, others = _columns(family, params), {n: p.flip(0) for n, p in params.items()}
+    weight = torch.rand(*x.shape, _sizes(params)[1], generator=generator()).double()
+    found = family.recentred(family.tally(params, x, weight), weight.sum(1), params, others)
+    yield from compare_entries(law, found, family.tally(others, x, weight), EXACT, "tallies")
 
 
 def _units_can_be_chosen(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
@@ -221,6 +236,7 @@ DENSITY = (
     _mode,
     _mean,
     _moments,
+    _tallies_can_be_moved,
     _units_can_be_chosen,
     _precision,
     _derivatives,

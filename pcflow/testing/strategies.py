@@ -12,6 +12,7 @@ from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, 
 from pcflow.construct import build_circuit, hmm
 from pcflow.evidence import Evidence
 from pcflow.inputs import InputFamily
+from pcflow.queries import compile
 from pcflow.structure import (
     RegionGraph,
     chain,
@@ -142,6 +143,51 @@ def evidence(
     if draw(st.booleans()):
         return Evidence(values.double().masked_fill(missing, torch.nan), missing, soft)
     return Evidence(values, missing, soft)
+
+
+@st.composite
+def intervals(draw: st.DrawFn, circuit: Circuit, max_rows: int = 4) -> Evidence:
+    """Evidence about any circuit: observed, missing, or in one or two intervals, in any mixture.
+
+    Every row is possible: values are drawn, and intervals laid around them, which may be open to
+    one side, be narrow, or overlap with each other. `lower` and `upper` are [B, D, U].
+
+    Args:
+        draw: given by Hypothesis.
+        circuit: of finite variables and others.
+        max_rows: the largest number of rows.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> from hypothesis import find
+        >>> circuit = pf.hmm(2, states=1, inputs=pf.Gaussian())
+        >>> find(intervals(circuit), lambda e: bool(e.lower.isfinite().all())).lower.shape
+        torch.Size([1, 2, 1])
+    """
+    generator = torch.Generator().manual_seed(draw(SEEDS))
+    rows, count = draw(st.integers(1, max_rows)), draw(st.integers(1, 2))
+    values = compile(circuit, dtype=torch.float64).sample(rows, generator=generator).double()
+    hidden = torch.rand(values.shape, generator=generator) < draw(st.sampled_from([0.5, 1.0]))
+    shape = (*values.shape, count)
+
+    def reach() -> Tensor:
+        exponent = draw(st.sampled_from([-12.0, 0.0, 1.0])) + torch.randn(
+            shape, generator=generator
+        )
+        return exponent.double().exp()
+
+    lower, upper = values.unsqueeze(-1) - reach(), values.unsqueeze(-1) + reach()
+    if count > 1:
+        apart = 3 * torch.randn(values.shape, generator=generator).double()
+        lower[..., 1] += apart
+        upper[..., 1] += apart
+    unbound = torch.rand((2, *shape), generator=generator) < draw(st.sampled_from([0.0, 0.3]))
+    unbound |= unbound[..., :1].all(dim=0)  # or what is left would lie elsewhere
+    return Evidence(
+        values.masked_fill(hidden, torch.nan),
+        lower=lower.masked_fill(unbound[0], torch.nan),
+        upper=upper.masked_fill(unbound[1], torch.nan),
+    )
 
 
 @st.composite

@@ -24,7 +24,7 @@ class Leaf(ABC):
         missing: [F, B].
         hidden: the same on the CPU.
         dead: rows [B] whose units may all be too small to hold; None if that was looked at.
-        any_soft: whether the evidence has potentials.
+        any_soft: whether what is missing may be other than one: by potentials or by intervals.
         rows: which rows of the batch these are, if not all.
         out: what `up` wrote.
     """
@@ -45,7 +45,7 @@ class Leaf(ABC):
         if self.missing.device.type != "cpu":
             self.hidden = evidence.hidden.t()[list(step.over)]
         self.any_missing = evidence.any_missing and bool(self.hidden.any())
-        self.any_soft = evidence.potentials is not None
+        self.any_soft = evidence.potentials is not None or evidence.bounded is not None
 
     @abstractmethod
     def up(self, out: Value) -> None:

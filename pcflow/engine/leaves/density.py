@@ -1,24 +1,32 @@
 """Input units over variables without a finite range.
 
-Legend: F folds, B batch, D variables, K units, S statistics, N entries (fold, row).
+Legend: F folds, B batch, D variables, K units, S statistics, N entries (fold, row), U intervals.
 """
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
+from pcflow.engine.kernels import add_rows
 from pcflow.engine.leaves.base import Leaf
+from pcflow.engine.leaves.truncated import Truncated
 from pcflow.engine.plan import InputStep
 from pcflow.engine.routes import Route
 from pcflow.engine.semiring import Semiring, Value
 from pcflow.engine.tables import Tables
-from pcflow.evidence import CheckedEvidence
-from pcflow.inputs import DensityFamily
+from pcflow.evidence import CheckedEvidence, send
+from pcflow.inputs import DensityFamily, Params
 
 
 class DensityLeaf(Leaf):
-    """Input units that evaluate a log-density."""
+    """Input units that evaluate a log-density.
+
+    Attributes:
+        bounded: which entries [F, B] lie in intervals, on the CPU; None if none does.
+    """
 
     def __init__(
         self, step: InputStep, tables: Tables, evidence: CheckedEvidence, semiring: Semiring
@@ -26,7 +34,10 @@ class DensityLeaf(Leaf):
         """Look up the values."""
         super().__init__(step, tables, evidence, semiring)
         assert isinstance(step.family, DensityFamily)
-        self.family = step.family
+        self.family, self.evidence, self.bounded = step.family, evidence, None
+        if evidence.bounded is not None:
+            here = evidence.bounded.t()[list(step.over)]
+            self.bounded = here if bool(here.any()) else None
 
     def up(self, out: Value) -> None:
         """Log-densities; missing entries are one."""
@@ -47,18 +58,58 @@ class DensityLeaf(Leaf):
             peak = torch.diagonal(
                 self.family.log_prob(params, self.family.mode(params)), dim1=-2, dim2=-1
             ).expand(len(self.x), -1)  # [F, K]
-            idle = self.semiring.over_reals(peak, self.step.variables).unsqueeze(-2)  # [F, 1, K]
-        return torch.where(self.missing.unsqueeze(-1), idle, log_prob)
+            idle = self.semiring.over_reals(torch.zeros_like(peak), peak, self.step.variables)
+            idle = idle.unsqueeze(-2)  # [F, 1, K]
+        found = torch.where(self.missing.unsqueeze(-1), idle, log_prob)
+        if self.bounded is None:
+            return found
+        within = self.truncated(params).value(self.semiring, self.step.variables[self.bounds[0]])
+        return found.index_put(self.bounds, within)
 
-    def means(self) -> Tensor:
-        """Expected value [F, K] of every unit."""
-        return self.family.mean(self.params()).expand(len(self.x), -1)
+    @cached_property
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """Fold and row [N] of what lies in intervals."""
+        assert self.bounded is not None
+        return self.places(self.bounded)
+
+    def truncated(self, params: Params) -> Truncated:
+        """The units of these entries, in their intervals."""
+        fold, row = self.bounds
+        each = {n: p.expand(len(self.x), *p.shape[1:])[fold] for n, p in params.items()}
+        return Truncated(self.family, each, *self._ends(fold, row))
+
+    def _ends(self, fold: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
+        """Ends [N, U] of the intervals of entries."""
+        lower, upper = self.evidence.lower, self.evidence.upper
+        assert lower is not None and upper is not None
+        place = (row, self.step.variables[fold])
+        return lower[place], upper[place]
+
+    def means(self, slope: Tensor) -> Tensor:
+        """Expected value [B, F], by the flow of every unit."""
+        flow, params = self.semiring.flow(self.out.units, slope), self.params()
+        mean = self.family.mean(params).expand(len(self.x), -1)  # [F, K]
+        found = torch.einsum("fbk,fk->bf", flow, mean)
+        if self.bounded is None:
+            return found
+        fold, row = self.bounds
+        within = flow[fold, row] * self.truncated(params).mean()  # [N, K]
+        return found.index_put((row, fold), within.sum(dim=-1))
 
     def counts(self, slope: Tensor) -> tuple[Tensor, Tensor]:
-        """Observed flow [F, K] and the tallies [F, S, K] of what was observed with it."""
+        """Flow [F, K] of what was observed, and its tallies [F, S, K]; expected within intervals.
+
+        Missing values without intervals are not counted.
+        """
         observed = self.observed_flow(slope)
         x = self.x.masked_fill(self.missing, torch.nan) if self.any_missing else self.x
-        return observed.sum(dim=1), self.family.tally(self.params(), x, observed)
+        total, sums = observed.sum(dim=1), self.family.tally(self.params(), x, observed)
+        if self.bounded is not None:
+            fold, row = self.bounds
+            flow = self.semiring.flow(self.out.units, slope)[fold, row]  # [N, K]
+            add_rows(total, fold, flow)
+            add_rows(sums, fold, self.truncated(self.params()).moments() * flow.unsqueeze(-2))
+        return total, sums
 
     def gradients(self, slope: Tensor) -> dict[str, Tensor]:
         """By the family's own log-density."""
@@ -90,4 +141,12 @@ class DensityLeaf(Leaf):
             name: p.expand(len(self.x), *p.shape[1:])[fold, ..., unit]
             for name, p in self.params().items()
         }
-        return route.value(self.family, params)
+        drawn = route.value(self.family, params)
+        if self.bounded is None:
+            return drawn
+        some = send(self.bounded, fold.device)[fold, row].nonzero().squeeze(-1)
+        single = {name: p[some].unsqueeze(-1) for name, p in params.items()}
+        within = Truncated(self.family, single, *self._ends(fold[some], row[some]))
+        variables = self.step.variables[fold[some]]
+        drawn[some] = within.draw(route, self.semiring, variables).to(drawn.dtype)
+        return drawn

@@ -43,7 +43,8 @@ class FiniteLeaf(Leaf):
         super().__init__(step, tables, evidence, semiring)
         assert isinstance(step.family, FiniteFamily)
         self.x = self.x.long()
-        self.evidence, self.any_soft = evidence, self.any_soft and self.any_missing
+        self.evidence = evidence
+        self.any_soft = evidence.potentials is not None and self.any_missing
         few = not (keep or self.any_soft) and self.x.shape[1] < step.family.num_categories
         self.access = access(tables, step, semiring.in_log_space, few)
 
