@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pcflow.inputs import DensityFamily
 from pcflow.testing.breach import Breach, compare_entries, generator
-from pcflow.testing.family_densities import DRAWS, EXACT, QUADRATURE, Unit, units_of
+from pcflow.testing.family_densities import EXACT, QUADRATURE, Unit, units_of
 from pcflow.testing.frequencies import band
 
 Parameters = dict[str, Tensor]
