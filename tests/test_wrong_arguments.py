@@ -207,6 +207,8 @@ CALLS: dict[str, Call] = {
     "read_sdd": lambda folder: {
         "path": written(folder / "sdd", lambda p: pf.replace_file(p, [b"sdd 1\nT 0\n"])),
         "vtree": written(folder / "vtree", lambda p: pf.replace_file(p, [b"vtree 1\nL 0 1\n"]))},
+    "read_uai": lambda folder: {
+        "path": written(folder / "uai", lambda p: pf.replace_file(p, [b"MARKOV 1 2 0\n"]))},
     "read_juice": lambda folder: {
         "path": written(folder / "jpc", keep_juice)},
     "write_dimacs": lambda folder: {"cnf": pf.CNF([(1, 2)]), "path": folder / "cnf"},
@@ -230,7 +232,7 @@ CALLS: dict[str, Call] = {
 
 WITHOUT = {  # protocols, what others return, and names of errors
     "CheckedEvidence", "Compatible", "Container", "Deterministic", "Draws", "Estimate", "Examples",
-    "FitResult", "Learner", "MAP", "MPE", "ModelCount", "OmniCompatible", "Potentials",
+    "FitResult", "Learner", "MAP", "MPE", "ModelCount", "Network", "OmniCompatible", "Potentials",
     "ProjectedEvidence", "Properties", "Run", "StructuredDecomposable", "Team", "Viterbi",
     "read_bytes", "replace_file",
     "DensityFamily", "ExponentialFamily", "FiniteFamily", "InputFamily",  # to derive from
