@@ -112,6 +112,7 @@ from pcflow.inputs import (
 )
 from pcflow.io import (
     Container,
+    Network,
     load,
     read_bytes,
     read_dimacs,
@@ -119,6 +120,7 @@ from pcflow.io import (
     read_nnf,
     read_psdd,
     read_sdd,
+    read_uai,
     replace_file,
     save,
     write_dimacs,
@@ -197,6 +199,7 @@ __all__ = [
     "Machine",
     "MiniBatchEM",
     "ModelCount",
+    "Network",
     "NoMassError",
     "NotAChain",
     "NotANumber",
@@ -286,6 +289,7 @@ __all__ = [
     "read_nnf",
     "read_psdd",
     "read_sdd",
+    "read_uai",
     "reference_log_prob",
     "register_family",
     "renyi_divergence",

@@ -438,7 +438,7 @@ class CircuitDensity(DensityMixin, BaseEstimator):  # type: ignore[misc] # sciki
     def _name(self, form: Form) -> None:
         """What `validate_data` notes of arrays and frames."""
         self.form_, self.n_features_in_ = form, len(form.names)
-        vars(self).pop("feature_names_in_", None)
+        self.__dict__.pop("feature_names_in_", None)
         if form.kind != "array" and all(isinstance(name, str) for name in form.names):
             self.feature_names_in_ = np.array(form.names, dtype=object)
 
