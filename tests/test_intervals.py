@@ -454,22 +454,11 @@ def test_marginals_in_a_mixed_circuit() -> None:
 # learning
 
 
-class Censored:
+def censored(x: Tensor, width: float, share: float) -> pf.Evidence:
     """Rows of which some values are known to an interval only."""
-
-    def __init__(self, x: Tensor, width: float, share: float) -> None:
-        hidden = torch.rand(x.shape, generator=torch.Generator().manual_seed(5)) < share
-        self.x = x.masked_fill(hidden, NAN)
-        self.lower = torch.where(hidden, (x / width).floor() * width, NAN)
-
-        self.upper = self.lower + width
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def take(self, rows: Tensor) -> pf.Batch:
-        ends = {"lower": self.lower[rows], "upper": self.upper[rows]}
-        return pf.Batch(pf.Evidence(self.x[rows], **ends))
+    hidden = torch.rand(x.shape, generator=torch.Generator().manual_seed(5)) < share
+    lower = torch.where(hidden, (x / width).floor() * width, NAN)
+    return pf.Evidence(x.masked_fill(hidden, NAN), lower=lower, upper=lower + width)
 
 
 LEARNED: list[pf.Circuit] = [
@@ -486,7 +475,7 @@ LEARNED: list[pf.Circuit] = [
 @pytest.mark.parametrize("truth", LEARNED, ids=lambda c: type(c.layers[0].family).__name__)
 def test_em_finds_the_maximum_for_censored_data(truth: pf.Circuit, share: float) -> None:
     x = model_of(truth).sample(500, generator=torch.Generator(DEVICE).manual_seed(0)).double().cpu()
-    rows = Censored(x, 1.5, share)
+    rows = censored(x, 1.5, share)
     start = pf.Circuit(
         pf.InputLayer.random(0, truth.layers[0].family, 1, torch.Generator().manual_seed(0))  # type: ignore[union-attr]
     )
@@ -498,7 +487,7 @@ def test_em_finds_the_maximum_for_censored_data(truth: pf.Circuit, share: float)
         assert found[-1] >= before - 1e-12
         before = found[-1]
     model.zero_grad()
-    rows.take(torch.arange(500)).log_prob(model).mean().backward()
+    model.log_prob(rows).mean().backward()
     assert all(float(bank.grad.abs().max()) < 1e-3 for bank in model.banks)  # type: ignore[union-attr]
 
 
@@ -507,7 +496,7 @@ def test_learners_learn_from_censored_rows() -> None:
     x = model_of(circuit).sample(200).double().cpu()
     for learner in (pf.EM(), pf.Anemone(), pf.MiniBatchEM(), pf.Gradient()):
         model = model_of(pf.naive_bayes([pf.Gaussian(), pf.Poisson(), pf.Categorical(4)], 2))
-        found = pf.fit(model, Censored(x, 2.0, 0.7), learner, epochs=8, progress=False).train
+        found = pf.fit(model, censored(x, 2.0, 0.7), learner, epochs=8, progress=False).train
         assert found[-1] > found[0]
 
 
@@ -536,7 +525,7 @@ def test_families_that_do_not_say_are_named() -> None:
     model = model_of(pf.Circuit(pf.InputLayer.random(0, Masses(), 1)))
     with pytest.raises(pf.PropertyRequired, match=r"Masses\(.*`mean_within`"):
         model.mean(bounds((0, 1)))
-    rows = Censored(torch.randn(30, 1).double(), 1.0, 0.5)
+    rows = censored(torch.randn(30, 1).double(), 1.0, 0.5)
     with pytest.raises(pf.PropertyRequired, match=r"Masses\(.*`moments_within`.*Gradient"):
         pf.fit(model, rows, pf.EM(), epochs=2, progress=False)
     assert len(pf.fit(model, rows, pf.Gradient(), epochs=2, progress=False).train) > 1
@@ -575,6 +564,30 @@ def test_what_has_no_mass_is_refused_by_row() -> None:
         with pytest.raises(pf.NoMassError) as caught:
             ask(about)
         assert caught.value.rows == (1, 2)
+
+
+def test_marginal_map_refuses_what_it_would_not_heed() -> None:
+    tree = pf.chow_liu(torch.randint(2, (50, 2)))
+    with pytest.raises(pf.EvidenceError, match="no potentials or intervals"):
+        pf.marginal_map(tree, [0], pf.Evidence(lower=[[NAN, 1.0]]))
+    mixed = pf.naive_bayes([pf.Gaussian(), pf.Bernoulli()], 1)
+    with pytest.raises(pf.EvidenceError, match="no potentials or intervals"):
+        pf.marginal_map(mixed, [1], pf.Evidence(lower=[[1.0, NAN]]))
+
+
+def test_bounds_of_map_heed_intervals() -> None:
+    circuit = pf.naive_bayes([pf.Gaussian(), pf.Categorical(3)], 2)
+    about = pf.Evidence(lower=[[0.5, NAN]], upper=[[0.8, NAN]])
+    best = model_of(circuit).log_prob(
+        pf.Evidence([[NAN, v] for v in range(3)], lower=[[0.5, NAN]] * 3, upper=[[0.8, NAN]] * 3)
+    )
+    low, high = pf.map_lower_bound(circuit, [1], about), pf.map_upper_bound(circuit, [1], about)
+    assert low.item() <= best.max().item() + 1e-12 <= high.item() + 2e-12
+    grid = torch.linspace(0.5, 0.8, 101).double()
+    states = torch.cartesian_prod(grid, torch.arange(3).double())
+    peak = model_of(circuit).log_prob(states).max().item()
+    assert pf.mpe_lower_bound(circuit, about).item() <= pf.mpe_upper_bound(circuit, about).item()
+    assert peak <= pf.mpe_upper_bound(circuit, about).item() + 1e-12
 
 
 def test_restrict_names_the_way_for_real_columns() -> None:

@@ -6,7 +6,7 @@ Legend: B batch, D variables, V categories, U intervals of a variable.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 
 import torch
@@ -116,6 +116,19 @@ class Evidence:
         """The same observations with other potentials, to be checked by the next query."""
         about = potentials.log, potentials.categories
         return Evidence(self.values, self.missing, *about, lower=self.lower, upper=self.upper)
+
+    def rows(self, index: Tensor) -> Evidence:
+        """The rows of `index`, in that order.
+
+        Examples:
+            >>> Evidence([[0, 1], [2, 3], [4, 5]]).rows(torch.tensor([2, 0])).values
+            tensor([[4, 5],
+                    [0, 1]])
+        """
+        given = {part.name: getattr(self, part.name) for part in fields(Evidence)}
+        return Evidence(
+            **{n: None if t is None else t[index.to(t.device)] for n, t in given.items()}
+        )
 
     @property
     def batch_size(self) -> int:
