@@ -12,9 +12,11 @@ from pcflow.data.table import (
     are_values,
     as_categories,
     as_table,
+    as_weights,
     check_shape,
     mutual_information,
     pair_tables,
+    weighed,
 )
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "are_values",
     "as_categories",
     "as_table",
+    "as_weights",
     "check_column",
     "check_shape",
     "datasets",
@@ -36,4 +39,5 @@ __all__ = [
     "mutual_information",
     "pair_tables",
     "unordered",
+    "weighed",
 ]

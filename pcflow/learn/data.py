@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from pcflow.data import check_shape
+from pcflow.data import as_weights, check_shape
 from pcflow.errors import EvidenceError, TypeMismatch
 from pcflow.evidence import Evidence, Numbers, as_tensor
 from pcflow.learn.batch import Batch
@@ -204,27 +204,6 @@ class Source:
         if not isinstance(made, Tensor | Batch):
             raise TypeMismatch(f"what {self.name} makes", made, "a tensor [B, D] or a Batch")
         return Batch(made) if isinstance(made, Tensor) else made
-
-
-def as_weights(name: str, given: Numbers, rows: int) -> Tensor:
-    """How much every row counts [N], in double on the CPU.
-
-    Raises:
-        EvidenceError: if they are not as many, not all numbers from zero up, or all zero; naming
-            the first that is wrong.
-    """
-    weights = as_tensor(name, given).detach().to("cpu", torch.float64)
-    if weights.shape != (rows,):
-        raise EvidenceError(
-            f"{name} must be [{rows}], one for each row, got {tuple(weights.shape)}"
-        )
-    wrong = ~((weights >= 0) & weights.isfinite())
-    if wrong.any():
-        row = int(wrong.nonzero()[0])
-        raise EvidenceError(f"{name}: row {row} is {weights[row].item()}, but must be at least 0")
-    if not weights.any():
-        raise EvidenceError(f"{name} are all zero")
-    return weights
 
 
 def _holds_numbers(data: object) -> TypeGuard[Numbers]:
