@@ -42,8 +42,9 @@ class Examples(Protocol):
 
 
 Data = Numbers | Evidence | DataLoader[Any] | Examples
-"""Rows [N, D] of numbers, NaN where missing; or N rows of evidence, soft or in intervals; or a loader
-of batches, which are [B, D] or a `Batch`, or of tuples whose first part is one; or `Examples`."""
+"""Rows [N, D] of numbers, NaN where missing; or N rows of evidence, soft or in intervals; or a
+loader of batches, which are [B, D] or a `Batch`, or of tuples whose first part is one; or
+`Examples`."""
 
 
 class Rows:
