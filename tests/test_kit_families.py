@@ -23,6 +23,8 @@ OURS: list[InputFamily | type[InputFamily]] = [
     pf.Gaussian,
     pf.Exponential,
     pf.LogNormal,
+    pf.Inflated(pf.LogNormal()),
+    pf.Inflated(pf.Gaussian(), at=-1.5),
     pf.Poisson,
     pf.Histogram([0.5, 1.5, 3.0, 6.0]),
     pf.Histogram([0.0, 1.5, 4.0, 1000.0]),

@@ -93,6 +93,7 @@ FAMILIES = {
     "Gaussian": (all_of(pf.Gaussian()), True),
     "Histogram": (histograms, True),
     "LogNormal": (all_of(pf.LogNormal()), False),
+    "Inflated": (all_of(pf.Inflated(pf.LogNormal())), False),
     "Exponential": (all_of(pf.Exponential()), False),
 }
 """Inputs, and whether their values may be moved."""

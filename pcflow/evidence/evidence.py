@@ -48,13 +48,14 @@ class Evidence:
 
     Examples:
         >>> import pcflow as pf
-        >>> circuit = pf.hmm(2, states=2, inputs=pf.Categorical(3))
+        >>> model = pf.compile(pf.hmm(2, states=2, inputs=pf.Categorical(3)))
         >>> nothing = pf.Evidence(missing=torch.ones(1, 2, dtype=torch.bool))
-        >>> bool(pf.compile(circuit).log_prob(nothing).abs() < 1e-6)
+        >>> bool(model.log_prob(nothing).abs() < 1e-6)
         True
-        >>> wait = pf.Circuit(pf.InputLayer(0, pf.Exponential(), 1, {"log_mean": torch.zeros(1)}))
-        >>> pf.compile(wait).log_prob(pf.Evidence(lower=[[1.0]])).item()  # one minute or more
-        -1.0
+        >>> x = torch.tensor([[1, torch.nan], [2, torch.nan]])
+        >>> either = model.log_prob(pf.Evidence(lower=[[1, torch.nan]], upper=[[2, torch.nan]]))
+        >>> torch.allclose(either, model.log_prob(x).logsumexp(0))
+        True
     """
 
     values: Tensor | None = None

@@ -48,14 +48,20 @@ class Unit:
         name: which one.
         params: [1, ..., 1].
         drawn: [N], sorted.
+        apart: those that are no atoms.
         points: [Q], all whole numbers in reach if the draws are such.
         mass: [Q], probability around every point.
     """
 
     def __init__(self, family: DensityFamily, name: str, params: Parameters, drawn: Tensor) -> None:
-        """Lay the grid where the draws are."""
+        """Lay the grid where the draws are; an atom is a point of width one."""
         self.name, self.params, self.drawn = name, params, drawn.sort().values
-        self.points, width = axis(drawn)
+        atoms = torch.tensor(family.atoms, dtype=drawn.dtype)
+        self.apart = self.drawn[~torch.isin(self.drawn, atoms)]
+        points, width = axis(self.apart)
+        points, width = torch.cat([points, atoms]), torch.cat([width, torch.ones_like(atoms)])
+        self.points, order = points.sort()
+        width = width[order]
         self.log_prob = family.log_prob(params, self.points.unsqueeze(0))[0, :, 0]
         self.mass = self.log_prob.exp() * width
 
