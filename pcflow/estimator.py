@@ -325,7 +325,7 @@ class CircuitDensity(DensityMixin, BaseEstimator):  # type: ignore[misc] # sciki
             upper: a table of those that they do not exceed.
 
         Raises:
-            EvidenceError: if nothing is given, or labels have bounds.
+            EvidenceError: if labels have bounds.
 
         Examples:
             >>> density = CircuitDensity(random_state=0).fit({"age": range(20, 60)})
@@ -438,6 +438,7 @@ class CircuitDensity(DensityMixin, BaseEstimator):  # type: ignore[misc] # sciki
     def _name(self, form: Form) -> None:
         """What `validate_data` notes of arrays and frames."""
         self.form_, self.n_features_in_ = form, len(form.names)
+        self.__dict__.pop("feature_names_in_", None)
         if form.kind != "array" and all(isinstance(name, str) for name in form.names):
             self.feature_names_in_ = np.array(form.names, dtype=object)
 

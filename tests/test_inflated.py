@@ -9,6 +9,7 @@ from device import DEVICE
 from torch import Tensor
 
 import pcflow as pf
+from pcflow.testing import LawBroken, check_density
 
 INF = math.inf
 INNER = [pf.Gaussian(), pf.LogNormal(), pf.Exponential()]
@@ -162,3 +163,17 @@ def test_entropy_and_moments_are_those_of_both_parts() -> None:
 def test_what_has_atoms_already_has_no_other(density: Any, at: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
         pf.Inflated(density, at)
+
+
+def test_the_kit_checks_a_density_beside_atoms_that_it_is_told_of() -> None:
+    model = compiled(mixture(pf.Inflated(pf.Exponential())))
+
+    def check(**told: Any) -> None:
+        generator = torch.Generator(DEVICE).manual_seed(0)
+        sample = {"sample": lambda n: model.sample(n, generator=generator)}
+        with torch.no_grad():
+            check_density(model.log_prob, [None], log_marginal=model.log_prob, **sample, **told)
+
+    check(atoms={0: [0.0]})
+    with pytest.raises(LawBroken, match="draws follow the distribution"):
+        check()

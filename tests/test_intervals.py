@@ -349,6 +349,24 @@ def test_parts_of_a_batch_say_what_all_of_it_says(data: st.DataObject, circuit: 
         torch.testing.assert_close(asked(small, about), asked(model_of(circuit), about))
 
 
+def test_rows_with_and_without_intervals_are_drawn_together() -> None:
+    layers = [one(pf.Gaussian(), mean=0.0, log_std=s).layers[0] for s in (0.0, 0.1)]
+    for model in (model_of(pf.Circuit(pf.SumLayer.random(some))) for some in (layers, layers[:1])):
+        about = pf.Evidence(
+            [[NAN], [0.5], [NAN], [NAN]],
+            lower=[[[3.0, -4.0]], [[NAN, NAN]], [[NAN, NAN]], [[7.0, NAN]]],
+            upper=[[[4.0, -3.0]], [[NAN, NAN]], [[NAN, NAN]], [[NAN, NAN]]],
+        )
+        drawn = model.sample(500, about, torch.Generator(DEVICE).manual_seed(0))[..., 0].cpu()
+        assert ((drawn[:, 0].abs() >= 3) & (drawn[:, 0].abs() <= 4)).all()
+        assert drawn[:, 0].sign().unique().tolist() == [-1, 1]
+        assert (drawn[:, 1] == 0.5).all()
+        assert drawn[:, 2].std() > 0.5
+        assert (drawn[:, 3] >= 7).all()
+        rare = pf.Evidence([[0.1]] * 3, lower=[[NAN]] * 3)
+        assert model.sample(2, rare).shape == (2, 3, 1)
+
+
 def test_without_bounds_nothing_changes() -> None:
     model, circuit = model_of(program()), program()
     x = model.sample(20, generator=torch.Generator(DEVICE).manual_seed(1)).cpu()
