@@ -513,6 +513,44 @@ def test_em_finds_the_maximum_for_censored_data(truth: pf.Circuit, share: float)
     assert all(float(bank.grad.abs().max()) < 1e-3 for bank in model.banks)  # type: ignore[union-attr]
 
 
+def test_em_learns_mixtures_of_which_nothing_else_is_known() -> None:
+    """Intervals tell something, so the sums above them are counted."""
+    truth = pf.Circuit(
+        pf.SumLayer(
+            [pf.ProductLayer([*map(normal, range(2), [at, at])]) for at in (-4.0, 4.0)],
+            pf.Parameter.from_probs([[0.2, 0.8]]),
+        )
+    )
+    rows = censored(model_of(truth).sample(400).cpu(), 2.0, 1.0)
+    start = pf.naive_bayes([pf.Gaussian()] * 2, 2, generator=torch.Generator().manual_seed(0))
+    model = model_of(start)
+    found = pf.fit(model, rows, pf.EM(), epochs=80, progress=False).train
+    assert all(b >= a - 1e-12 for a, b in pairwise(found))
+    model.zero_grad()
+    model.log_prob(rows).mean().backward()
+    assert all(float(bank.grad.abs().max()) < 1e-3 for bank in model.banks)  # type: ignore[union-attr]
+    shares = model.circuit.layers[-1].weight.value.softmax(-1)  # type: ignore[union-attr]
+    assert shares.min().item() == pytest.approx(0.2, abs=0.07)
+
+
+def normal(variable: int, mean: float) -> pf.InputLayer:
+    zero = torch.zeros(1, dtype=torch.float64)
+    named = {"mean": pf.Parameter(zero + mean), "log_std": pf.Parameter(zero)}
+    return pf.InputLayer(variable, pf.Gaussian(), 1, named)
+
+
+def test_censored_columns_may_be_in_small_units() -> None:
+    """The floor of a width is a share of how the intervals spread."""
+    x = torch.randn(300, 1, generator=torch.Generator().manual_seed(0)).double()
+    found = []
+    for unit in (1.0, 1e-6):
+        rows, start = censored(x * unit, unit, 1.0), pf.Gaussian()
+        model = model_of(one(start, mean=unit, log_std=math.log(3 * unit)))
+        pf.fit(model, rows, pf.EM(), epochs=100, progress=False)
+        found.append(model.log_prob(rows).sum().item())
+    assert found[1] == pytest.approx(found[0], rel=1e-6)
+
+
 def test_learners_learn_from_censored_rows() -> None:
     circuit = pf.naive_bayes([pf.Gaussian(), pf.Poisson(), pf.Categorical(4)], 2)
     x = model_of(circuit).sample(200).double().cpu()
@@ -603,6 +641,8 @@ def test_bounds_of_map_heed_intervals() -> None:
     best = model_of(circuit).log_prob(
         pf.Evidence([[NAN, v] for v in range(3)], lower=[[0.5, NAN]] * 3, upper=[[0.8, NAN]] * 3)
     )
+    nothing = pf.map_upper_bound(circuit, [], about)
+    torch.testing.assert_close(nothing, pf.compile(circuit, dtype=torch.float64).log_prob(about))
     low, high = pf.map_lower_bound(circuit, [1], about), pf.map_upper_bound(circuit, [1], about)
     assert low.item() <= best.max().item() + 1e-12 <= high.item() + 2e-12
     grid = torch.linspace(0.5, 0.8, 101).double()
