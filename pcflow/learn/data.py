@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from pcflow.data import as_weights, check_shape
 from pcflow.errors import EvidenceError, TypeMismatch
 from pcflow.evidence import Evidence, Numbers, as_tensor
-from pcflow.learn.batch import Batch
+from pcflow.learn.batch import Batch, rows_of
 from pcflow.learn.team import Team
 
 NUMBERS = 1 << 18
@@ -42,9 +42,8 @@ class Examples(Protocol):
 
 
 Data = Numbers | Evidence | DataLoader[Any] | Examples
-"""Rows [N, D] of numbers, NaN where missing; or N rows of evidence, soft or in intervals; or a
-loader of batches, which are [B, D] or a `Batch`, or of tuples whose first part is one; or
-`Examples`."""
+"""Rows [N, D] of numbers, NaN where missing; N rows of evidence, soft or in intervals; a loader of
+batches, which are [B, D] or a `Batch`, or of tuples whose first part is one; or `Examples`."""
 
 
 class Rows:
@@ -88,7 +87,7 @@ class Known:
 
     def take(self, rows: Tensor) -> Batch:
         """Those rows."""
-        return Batch(self.evidence.rows(rows))
+        return Batch(rows_of(self.evidence, rows))
 
     def fingerprint(self) -> list[Tensor]:
         """The first row and the last, and some in between."""
