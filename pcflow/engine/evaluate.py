@@ -12,7 +12,7 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-from pcflow.circuit import Circuit
+from pcflow.circuit import Circuit, MarkovChain
 from pcflow.engine.leaves import make_leaf
 from pcflow.engine.log_semiring import LogSumProduct
 from pcflow.engine.memory import Pool
@@ -100,6 +100,15 @@ class Engine:
         like = self.tables.like
         return Domain(self.structure.num_categories, like.device, like.dtype)
 
+    @cached_property
+    def chain(self) -> MarkovChain:
+        """The circuit, read as a hidden Markov chain.
+
+        Raises:
+            NotAChain: if it is none.
+        """
+        return MarkovChain.of(self.structure)
+
     @property
     def held(self) -> Memory:
         """What is kept from query to query."""
@@ -128,17 +137,17 @@ class Engine:
         rows = torch.arange(batch, device=evidence.values.device)
         return [replace(evidence.rows(some), whole=evidence) for some in rows.split(most)]
 
-    def log_inputs(self, evidence: CheckedEvidence) -> dict[int, Tensor]:
-        """Log-values [B, K] of the input units over every variable, which must have one layer."""
+    def log_inputs(self, evidence: CheckedEvidence) -> list[tuple[InputStep, Tensor]]:
+        """Log-values [F, B, K] of the input units of every step that has any."""
         self.tables.cache.refresh()
         logs = LogSumProduct(self.plan.machine)
-        found: dict[int, Tensor] = {}
+        found: list[tuple[InputStep, Tensor]] = []
         with self.pool.lend(self.plan, len(evidence.values), self.tables.like) as sheet:
             for number, step in enumerate(self.plan.steps):
                 if isinstance(step, InputStep):
                     out = sheet.outs[number]
                     make_leaf(step, self.tables, evidence, logs, keep=False).up(out)
-                    found |= zip(step.over, out.units.clone(), strict=True)
+                    found.append((step, out.units.clone()))
         return found
 
     def log_value(self, evidence: CheckedEvidence) -> Tensor:
