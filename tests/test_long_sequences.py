@@ -1,18 +1,15 @@
 """Few long sequences: by halves the answers are those of position after position."""
 
-from dataclasses import replace
-
-import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 import pcflow as pf
-from pcflow.queries.halves import sum_product
+from pcflow.engine.halves import sum_product
 
 V, ROWS = 3, 3
-NEVER, ALWAYS = (replace(pf.Machine(), halves=n) for n in (1, 1 << 40))
+NEVER, ALWAYS = (pf.Machine(long=n, halves=1 << 40) for n in (1 << 40, 1))
 
 
 @st.composite

@@ -33,8 +33,8 @@ class Machine:
         entries: sums or inputs at a time that choose: they stay in a cache.
         choices: alternatives that are weighed at a time: they stay in a cache.
         cached: numbers at a time of what is gone over several times in log space.
-        halves: rows times cubed states of a chain, at most, that is gone over by halves: as much as
-            is computed in the time of the calls that a position takes.
+        long, halves: positions of a chain, at least, and rows times cubed states, at most, where it
+            is gone over by halves: as much as is computed while the calls of a position are made.
         edges: the most that a step in log space holds at a time.
         weights: of a step, one for every draw and input, that draws hold at a time: 64 MB.
         values: of draws at a time, where averages are estimated.
@@ -62,7 +62,8 @@ class Machine:
     entries: int = 1 << 15
     choices: int = 1 << 18
     cached: int = 1 << 17
-    halves: int = 1 << 16
+    long: int = 1 << 7
+    halves: int = 1 << 14
     edges: int = 1 << 24
     weights: int = 1 << 24
     values: int = 1 << 22

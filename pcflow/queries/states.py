@@ -5,18 +5,17 @@ Legend: B batch, L positions, D variables, K states, F folds.
 
 from __future__ import annotations
 
-from functools import reduce
+from functools import partial, reduce
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pcflow.circuit import Circuit, MarkovChain, Parameter, required_by
-from pcflow.engine import Engine, Leaf, in_ordinary_modes
+from pcflow.circuit import Circuit, MarkovChain, required_by
+from pcflow.engine import Engine, Leaf, best_path, in_ordinary_modes, stay
 from pcflow.errors import EvidenceError
 from pcflow.evidence import CheckedEvidence, Evidence, Numbers, as_tensor
 from pcflow.queries.compiled import CompiledCircuit, as_model
-from pcflow.queries.halves import best_path, log_states, stay
 from pcflow.queries.possible import evaluate, refuse_impossible
 
 
@@ -66,10 +65,11 @@ def viterbi(
     engine, chain = _engine(circuit, "viterbi")
     known = engine.check(evidence)
     ends = _ends(lengths, len(known.values), len(chain.positions)).to(engine.domain.device)
-    logs = _Logs(engine, chain)
-    best = _best_by_halves if logs.suits_halves(len(ends)) else _best
+    long = engine.long_chain
+    halved = long is not None and long.suits(len(ends))
+    best = partial(_best_by_halves, engine) if halved else _Search(engine, chain).best
     found = [
-        best(logs, part, ends if part.origin is None else ends[part.origin])
+        best(part, ends if part.origin is None else ends[part.origin])
         for part in engine.parts(known)
     ]
     states, log_value = (torch.cat(one) for one in zip(*found, strict=True))
@@ -104,9 +104,6 @@ def state_posteriors(circuit: Circuit | CompiledCircuit, evidence: Evidence | Nu
     """
     engine, chain = _engine(circuit, "state_posteriors")
     known = engine.check(evidence)
-    logs = _Logs(engine, chain)
-    if logs.suits_halves(len(known.values)):
-        return torch.cat([_posteriors_by_halves(logs, part) for part in engine.parts(known)])
     shape = len(known.values), len(chain.positions), chain.states
     found = _Flows(chain, engine.tables.like.new_zeros(shape))
     for part in engine.parts(known):
@@ -157,90 +154,60 @@ def _ends(lengths: Numbers | None, rows: int, most: int) -> Tensor:
     return given.long() - 1
 
 
-class _Logs:
-    """A chain whose parameters are those of now, in logarithms."""
-
-    def __init__(self, engine: Engine, chain: MarkovChain) -> None:
-        self.engine, self.chain, self.machine = engine, chain, engine.plan.machine
-        banks = zip(engine.plan.banks, engine.tables.banks, strict=True)
-        now = {p: v for bank, values in banks for p, v in zip(bank, values, strict=True)}
-        self.log = {w: now[w].log_softmax(dim=-1) for w in dict.fromkeys(chain.arrivals)}  # [K, K]
-
-    def suits_halves(self, rows: int) -> bool:
-        """Whether K times the arithmetic costs less than a round of calls for every position."""
-        sizes, most = self.chain.sizes, self.chain.states
-        step = rows * most**2
-        fits = 4 * len(sizes) * step * torch.float64.itemsize <= self.engine.memory
-        return step * most <= self.machine.halves and fits and min(sizes) == most
-
-    def emissions(self, part: CheckedEvidence) -> list[Tensor]:
-        """Log-values [B, K] of what is observed at every position."""
-        units: dict[int, Tensor] = {}
-        for step, found in self.engine.log_inputs(part):
-            units |= zip(step.over, found, strict=True)
-        return [reduce(torch.add, map(units.pop, one.variables)) for one in self.chain.positions]
-
-    def steps(self, part: CheckedEvidence) -> Tensor:
-        """From the states before every position to those at it: [L, B, K, K], in double.
-
-        The first position has the same way from all, as there is none before.
-        """
-        logs = [log.double().expand(self.chain.states, -1) for log in self.log.values()]
-        numbers, device = {w: n for n, w in enumerate(self.log)}, logs[0].device
-        which = torch.tensor([numbers[weight] for weight in self.chain.arrivals], device=device)
-        here = logs[0].new_zeros(len(which), len(part.values), self.chain.states)
-        for step, found in self.engine.log_inputs(part):
-            places = torch.tensor([self.chain.place[v] for v in step.over], device=device)
-            here.index_add_(0, places, found.double())
-        return torch.stack(logs)[which].unsqueeze(1) + here.unsqueeze(2)
-
-
-def _best_by_halves(logs: _Logs, part: CheckedEvidence, ends: Tensor) -> tuple[Tensor, Tensor]:
-    """As `_best`."""
-    steps = logs.steps(part)
+def _best_by_halves(engine: Engine, part: CheckedEvidence, ends: Tensor) -> tuple[Tensor, Tensor]:
+    """As `_Search.best`, of few rows of a long chain."""
+    long = engine.long_chain
+    assert long is not None
+    steps = long.steps(engine.tables, engine.log_leaves(part))
     beyond = torch.arange(len(steps), device=ends.device).unsqueeze(-1) > ends  # [L, B]
     steps = torch.where(beyond[..., None, None], stay(steps), steps)
     states, log_value = best_path(steps)
-    return states.masked_fill_(beyond, -1).t(), log_value.to(logs.engine.domain.dtype)
+    return states.masked_fill_(beyond, -1).t(), log_value.to(engine.domain.dtype)
 
 
-def _posteriors_by_halves(logs: _Logs, part: CheckedEvidence) -> Tensor:
-    """Log-posteriors [B, L, K] of the states of a part."""
-    joint = log_states(logs.steps(part))  # [L, B, K]
-    if not bool((joint[0].amax(dim=-1) > -torch.inf).all()):
-        evaluate(logs.engine, part, "state_posteriors")  # tells which rows have no mass
-    return joint.log_softmax(dim=-1).transpose(0, 1).to(logs.engine.domain.dtype)
+class _Search:
+    """Viterbi's algorithm: the best way to every state, position after position, and back."""
 
+    def __init__(self, engine: Engine, chain: MarkovChain) -> None:
+        self.engine, self.chain = engine, chain
+        banks = zip(engine.plan.banks, engine.tables.banks, strict=True)
+        now = {p: v for bank, values in banks for p, v in zip(bank, values, strict=True)}
+        weights = {position.arrival.weight for position in chain.positions}
+        self.log = {weight: now[weight].log_softmax(dim=-1) for weight in weights}  # [K, K]
+        self.into = {weight: log.t().contiguous() for weight, log in self.log.items()}
 
-def _best(logs: _Logs, part: CheckedEvidence, ends: Tensor) -> tuple[Tensor, Tensor]:
-    """The best path [B, L] to the last position [B] of every row, and its log-value [B]."""
-    into = {weight: log.t().contiguous() for weight, log in logs.log.items()}
-    reached = _forward(logs, into, part)
-    states: list[Tensor] = []
-    log_value = reached[0].new_empty(len(ends))
-    for t in reversed(range(len(reached))):
-        score = reached[t]
-        if states:  # rows that go on have a next state
-            score = score + into[logs.chain.arrivals[t + 1]].index_select(0, states[-1])
-            score = torch.where((ends == t).unsqueeze(-1), reached[t], score)
-        peak, state = score.max(dim=-1)
-        log_value = torch.where(ends == t, peak, log_value)
-        states.append(state)
-    path = torch.stack(states[::-1], dim=1)
-    beyond = torch.arange(len(reached), device=ends.device) > ends.unsqueeze(-1)
-    return path.masked_fill_(beyond, -1), log_value
+    def best(self, part: CheckedEvidence, ends: Tensor) -> tuple[Tensor, Tensor]:
+        """The best path [B, L] to the last position [B] of every row, and its log-value [B]."""
+        reached = self._forward(part)
+        states: list[Tensor] = []
+        log_value = reached[0].new_empty(len(ends))
+        for t in reversed(range(len(reached))):
+            score = reached[t]
+            if states:  # rows that go on have a next state
+                into = self.into[self.chain.positions[t + 1].arrival.weight]
+                score = score + into.index_select(0, states[-1])
+                score = torch.where((ends == t).unsqueeze(-1), reached[t], score)
+            peak, state = score.max(dim=-1)
+            log_value = torch.where(ends == t, peak, log_value)
+            states.append(state)
+        path = torch.stack(states[::-1], dim=1)
+        beyond = torch.arange(len(reached), device=ends.device) > ends.unsqueeze(-1)
+        return path.masked_fill_(beyond, -1), log_value
 
+    def _forward(self, part: CheckedEvidence) -> list[Tensor]:
+        """Log-values [B, K] of the best ways to every state, for every position."""
+        units: dict[int, Tensor] = {}
+        for leaf in self.engine.log_leaves(part):
+            units |= zip(leaf.step.over, leaf.out.units, strict=True)
+        reached: list[Tensor] = []
+        for t, position in enumerate(self.chain.positions):
+            here = reduce(torch.add, map(units.pop, position.variables))
+            weight = position.arrival.weight
+            way = self._arrive(reached[-1], self.into[weight]) if t else self.log[weight]
+            reached.append(here + way)
+        return reached
 
-def _forward(logs: _Logs, into: dict[Parameter, Tensor], part: CheckedEvidence) -> list[Tensor]:
-    """Viterbi's algorithm: log-values [B, K] of the best ways to every state, by position."""
-    reached: list[Tensor] = []
-    for here, weight in zip(logs.emissions(part), logs.chain.arrivals, strict=True):
-        way = logs.log[weight] if not reached else _arrive(logs, reached[-1], into[weight])
-        reached.append(here + way)
-    return reached
-
-
-def _arrive(logs: _Logs, before: Tensor, into: Tensor) -> Tensor:
-    """The best of all ways [B, K'] from scores [B, K] by log-weights [K', K]."""
-    size = max(1, logs.machine.cached // into.numel())
-    return torch.cat([(some.unsqueeze(1) + into).amax(dim=-1) for some in before.split(size)])
+    def _arrive(self, before: Tensor, into: Tensor) -> Tensor:
+        """The best of all ways [B, K'] from scores [B, K] by log-weights [K', K]."""
+        size = max(1, self.engine.plan.machine.cached // into.numel())
+        return torch.cat([(some.unsqueeze(1) + into).amax(dim=-1) for some in before.split(size)])

@@ -24,7 +24,7 @@ ENTRIES = 1 << 14
 
 def best_path(steps: Tensor) -> tuple[Tensor, Tensor]:
     """The best path [N, B] through steps [N, B, K, K] from state 0, and its log-value [B]."""
-    levels = _levels(steps, max_product)
+    levels = levels_of(steps, max_product)
     log_value, ends = levels[-1][:, :, 0].max(dim=-1)  # [1, B], after every product of a level
     for level in reversed(levels[:-1]):
         left, right = level[0::2], level[1::2]
@@ -35,19 +35,24 @@ def best_path(steps: Tensor) -> tuple[Tensor, Tensor]:
     return ends[: len(steps)], log_value[0]
 
 
-def log_states(steps: Tensor) -> Tensor:
-    """Logarithms [N, B, K] of all ways from state 0 through a state after every step."""
-    levels = _levels(steps, sum_product)
-    after = torch.zeros_like(levels[-1][..., :1])  # [N, B, K, 1]: from there to the end
-    before = torch.full_like(levels[-1][..., :1, :], -torch.inf)  # [N, B, 1, K]: from the start
+def around(levels: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Logarithms of all ways to a state before every step, and from one after it to the end.
+
+    Args:
+        levels: of sums over all ways.
+
+    Returns:
+        [N, B, 1, K], from state 0; and [N, B, K, 1].
+    """
+    after = torch.zeros_like(levels[-1][..., :1])  # [N, B, K, 1]
+    before = torch.full_like(levels[-1][..., :1, :], -torch.inf)  # [N, B, 1, K]
     before[..., 0] = 0.0
     for level in reversed(levels[:-1]):
         left, right = level[0::2], level[1::2]
         before, after = before[: len(left)], after[: len(left)]
         before = _by_turns(before, sum_product(before, left))
         after = _by_turns(sum_product(right, after), after)
-    count = len(steps)
-    return sum_product(before[:count], steps).squeeze(2) + after[:count].squeeze(3)
+    return before, after
 
 
 def stay(like: Tensor) -> Tensor:
@@ -87,7 +92,7 @@ def _mend(log_total: Tensor, doubtful: Tensor, a: Tensor, b: Tensor) -> None:
         log_total[(*lead, row, column)] = ways.logsumexp(dim=-1)
 
 
-def _levels(steps: Tensor, product: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor]:
+def levels_of(steps: Tensor, product: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor]:
     """The steps, their products two by two, and so on up to the product of all.
 
     Every level but the last is even: where that takes one more step, it changes nothing.
