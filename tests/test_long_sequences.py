@@ -1,5 +1,7 @@
 """Few long sequences: by halves the answers are those of position after position."""
 
+from functools import partial
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -72,10 +74,40 @@ def test_the_best_path_is_as_good_and_is_a_path(circuit: pf.Circuit, seed: int, 
 
 
 @CASES
-def test_posteriors_are_the_same(circuit: pf.Circuit, seed: int, soft: bool) -> None:
-    known, (halves, steps) = given_of(circuit, seed, soft), both(circuit)
-    found, wanted = (pf.state_posteriors(model, known) for model in (halves, steps))
-    torch.testing.assert_close(found.exp(), wanted.exp())
+def test_every_answer_is_the_same(circuit: pf.Circuit, seed: int, soft: bool) -> None:
+    known = given_of(circuit, seed, soft)
+    for found, wanted in zip(*map(partial(answers, known), both(circuit)), strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def answers(known: pf.Evidence, model: pf.CompiledCircuit) -> list[Tensor]:
+    """Of passes up, up and down, and of a draw, which follows."""
+    variables = [v for v, n in enumerate(model.circuit.num_categories) if n is not None]
+    return [
+        model.log_prob(known).detach(),
+        pf.state_posteriors(model, known).exp(),
+        torch.cat([one.exp() for one in model.marginals(known, variables=variables)]),
+        model.sample(2, known, generator=torch.Generator().manual_seed(0)),
+    ]
+
+
+@CASES
+def test_what_is_learned_is_the_same(circuit: pf.Circuit, seed: int, soft: bool) -> None:
+    known, models = given_of(circuit, seed, soft), both(circuit)
+    slopes = []
+    for model in models:
+        model.log_prob(known).sum().backward()
+        slopes.append([p.grad for p in model.parameters()])
+    for found, wanted in zip(*slopes, strict=True):
+        torch.testing.assert_close(found, wanted)
+    if not soft:
+        x = known.values.masked_fill(known.missing, torch.nan)
+        x[0, 0] = 0.0  # something is known
+        weights = torch.rand(ROWS, generator=torch.Generator().manual_seed(seed))
+        for model in models:
+            pf.fit(model, x, pf.EM(), weights=weights, epochs=2, progress=False)
+        for found, wanted in zip(*(model.parameters() for model in models), strict=True):
+            torch.testing.assert_close(found.exp(), wanted.exp(), rtol=1e-5, atol=1e-8)
 
 
 @given(st.integers(0, 10_000), st.floats(0.1, 2000), st.floats(0, 1))

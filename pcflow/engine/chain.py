@@ -15,6 +15,7 @@ from torch import Tensor
 from pcflow.circuit import MarkovChain
 from pcflow.engine.evaluation import Evaluation
 from pcflow.engine.halves import around, levels_of, sum_product
+from pcflow.engine.kernels import exp_
 from pcflow.engine.leaves import Leaf
 from pcflow.engine.passes import AtLeaf, AtWeights
 from pcflow.engine.plan import BankRead, InputStep, Plan, SumStep
@@ -129,9 +130,9 @@ class Halved(Evaluation):
         """All positions at once: what comes before a step, the step, and what comes after it."""
         before, after = around(self.levels)
         total = self.levels[-1][0, :, 0].logsumexp(dim=-1)  # [B]
-        steps = self.levels[0][: len(self.chain.sums)]
-        ways = before.transpose(2, 3) + steps + after.transpose(2, 3)  # [L, B, K, K]
-        flow = (ways - total[:, None, None]).exp_().nan_to_num_(nan=0.0)
+        ways = before.transpose(2, 3) + self.levels[0] + after.transpose(2, 3)
+        flow = ways[: len(self.chain.sums)] - total[:, None, None]  # [L, B, K, K]
+        exp_(flow).nan_to_num_(nan=0.0)
         flow.mul_(root_flow[:, None, None])
         states = flow.sum(dim=2).to(self.tables.like)  # [L, B, K]
         for leaf in self.leaves:

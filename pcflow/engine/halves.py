@@ -16,6 +16,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from pcflow.engine.kernels import exp_
+
 SMALL = 1e-290
 """Beside sums as large as this, what was too small to hold does not count."""
 ENTRIES = 1 << 14
@@ -75,7 +77,7 @@ def sum_product(a: Tensor, b: Tensor) -> Tensor:
     so small that something may have been lost, sums are found one by one.
     """
     rows, columns = _peak(a, -1), _peak(b, -2)
-    total = (a - rows).exp_() @ (b - columns).exp_()
+    total = exp_(a - rows) @ exp_(b - columns)
     doubtful = total < SMALL
     log_total = total.log_().add_(rows).add_(columns)
     if doubtful.any():
