@@ -6,9 +6,10 @@ Legend: K states.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from pcflow.circuit.circuit import Circuit
-from pcflow.circuit.layers import InputLayer, Layer, ProductLayer, SumLayer
+from pcflow.circuit.layers import InputLayer, Layer, Parameter, ProductLayer, SumLayer
 from pcflow.errors import NotAChain
 
 
@@ -67,10 +68,26 @@ class MarkovChain:
             positions.append(position)
         return cls(tuple(positions))
 
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """K of every position."""
+        return tuple(position.states for position in self.positions)
+
     @property
     def states(self) -> int:
         """The largest K."""
-        return max(position.states for position in self.positions)
+        return max(self.sizes)
+
+    @cached_property
+    def arrivals(self) -> tuple[Parameter, ...]:
+        """The weights of the sum that arrives at every position."""
+        return tuple(position.arrival.weight for position in self.positions)
+
+    @cached_property
+    def place(self) -> dict[int, int]:
+        """The position of every variable."""
+        places = enumerate(self.positions)
+        return {variable: t for t, position in places for variable in position.variables}
 
     @property
     def is_homogeneous(self) -> bool:

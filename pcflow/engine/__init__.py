@@ -1,7 +1,9 @@
 """How a circuit runs: a plan of batched steps, one pass up, one pass down."""
 
 from pcflow.engine.autograd import differentiable_log_prob
-from pcflow.engine.evaluate import Engine, Evaluation, Memory, RowCount
+from pcflow.engine.evaluate import Engine, Memory, RowCount
+from pcflow.engine.evaluation import Evaluation
+from pcflow.engine.halves import best_path, stay
 from pcflow.engine.kernels import add_rows
 from pcflow.engine.leaves.base import Leaf
 from pcflow.engine.leaves.density import DensityLeaf
@@ -56,6 +58,7 @@ __all__ = [
     "SumStep",
     "Tables",
     "add_rows",
+    "best_path",
     "differentiable_log_prob",
     "floor_of",
     "follow",
@@ -65,6 +68,7 @@ __all__ = [
     "make_plan",
     "rank_over_same_variable",
     "share_of",
+    "stay",
     "told_below",
     "up",
 ]

@@ -9,7 +9,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from pcflow.engine.evaluate import Engine, Evaluation
+from pcflow.engine.evaluate import Engine
+from pcflow.engine.evaluation import Evaluation
 from pcflow.engine.leaves import Leaf
 from pcflow.engine.modes import in_ordinary_modes
 from pcflow.engine.plan import BankRead

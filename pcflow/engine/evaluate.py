@@ -6,23 +6,24 @@ Legend: B batch, D variables, V categories.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from threading import Lock
 
 import torch
 from torch import Tensor
 
-from pcflow.circuit import Circuit
-from pcflow.engine.leaves import make_leaf
+from pcflow.circuit import Circuit, MarkovChain
+from pcflow.engine.chain import Halved, LongChain
+from pcflow.engine.evaluation import Evaluation, Taped
+from pcflow.engine.leaves import Leaf, make_leaf
 from pcflow.engine.log_semiring import LogSumProduct
 from pcflow.engine.memory import Pool
-from pcflow.engine.passes import AtLeaf, AtWeights, down, follow, up
+from pcflow.engine.passes import up
 from pcflow.engine.plan import InputStep, Plan
-from pcflow.engine.routes import Route
-from pcflow.engine.semiring import Scaled, floor_of
+from pcflow.engine.semiring import Scaled, Value, floor_of
 from pcflow.engine.tables import Tables
 from pcflow.engine.tape import Tape
-from pcflow.engine.told import Shares
+from pcflow.errors import NotAChain
 from pcflow.evidence import CheckedEvidence, Domain, Evidence, Numbers, check, look, send
 
 NONE = torch.empty(0, dtype=torch.bool)
@@ -100,6 +101,45 @@ class Engine:
         like = self.tables.like
         return Domain(self.structure.num_categories, like.device, like.dtype)
 
+    @cached_property
+    def chain(self) -> MarkovChain:
+        """The circuit, read as a hidden Markov chain.
+
+        Raises:
+            NotAChain: if it is none.
+        """
+        return MarkovChain.of(self.structure)
+
+    @cached_property
+    def long_chain(self) -> LongChain | None:
+        """The same, if few rows of it go by halves."""
+        try:
+            return LongChain.of(self.chain, self.plan, self.memory)
+        except NotAChain:
+            return None
+
+    def by_halves(self, evidence: CheckedEvidence) -> Halved | None:
+        """A pass up by halves, if the circuit is a long chain and rows are few."""
+        chain, whole = self.long_chain, evidence if evidence.whole is None else evidence.whole
+        if chain is None or not chain.suits(len(whole.values)):
+            return None
+        self.rows.add(seen=len(evidence.values))
+        ordinary = partial(self._evaluate, self.plan, evidence)
+        return Halved.up(chain, self.tables, self.log_leaves(evidence), ordinary)
+
+    def log_leaves(self, evidence: CheckedEvidence) -> list[Leaf]:
+        """All inputs, in logarithms, on memory of their own."""
+        self.tables.cache.refresh()
+        logs, rows, found = LogSumProduct(self.plan.machine), len(evidence.values), []
+        for step in self.plan.steps:
+            if isinstance(step, InputStep):
+                leaf = make_leaf(step, self.tables, evidence, logs, keep=True)
+                units = self.tables.like.new_empty(step.folds, rows, step.units)
+                scale = units.new_zeros(units.shape[:2], dtype=torch.float64)
+                leaf.up(Value(units, scale, lowest=units.new_empty(0)))
+                found.append(leaf)
+        return found
+
     @property
     def held(self) -> Memory:
         """What is kept from query to query."""
@@ -128,28 +168,17 @@ class Engine:
         rows = torch.arange(batch, device=evidence.values.device)
         return [replace(evidence.rows(some), whole=evidence) for some in rows.split(most)]
 
-    def log_inputs(self, evidence: CheckedEvidence) -> dict[int, Tensor]:
-        """Log-values [B, K] of the input units over every variable, which must have one layer."""
-        self.tables.cache.refresh()
-        logs = LogSumProduct(self.plan.machine)
-        found: dict[int, Tensor] = {}
-        with self.pool.lend(self.plan, len(evidence.values), self.tables.like) as sheet:
-            for number, step in enumerate(self.plan.steps):
-                if isinstance(step, InputStep):
-                    out = sheet.outs[number]
-                    make_leaf(step, self.tables, evidence, logs, keep=False).up(out)
-                    found |= zip(step.over, out.units.clone(), strict=True)
-        return found
-
     def log_value(self, evidence: CheckedEvidence) -> Tensor:
         """The log-value [B] (nats) alone, on the lean plan, in parts."""
-        lean = self.plan.lean
+        halved, lean = self.by_halves(evidence), self.plan.lean
+        if halved is not None:
+            return halved.log_value
         found = [self._evaluate(lean, part).log_value for part in self.parts(evidence, lean=True)]
         return found[0] if len(found) == 1 else torch.cat(found)
 
     def evaluate(self, evidence: CheckedEvidence) -> Evaluation:
         """One upward pass; rows that underflow may have spoiled go through log space as well."""
-        return self._evaluate(self.plan, evidence)
+        return self.by_halves(evidence) or self._evaluate(self.plan, evidence)
 
     def _evaluate(self, plan: Plan, evidence: CheckedEvidence) -> Evaluation:
         # of one unit each, a scale per unit is a logarithm already
@@ -182,12 +211,12 @@ class Engine:
         """With rows in log space where that is needed."""
         rows = self._doubtful(tape, evidence, low) if bool(low.any()) else None
         if rows is None:
-            return Evaluation(tape.log_value, tape, None, None).known(possible)
+            return Taped(tape.log_value, tape).known(possible)
         self.rows.add(log_space=len(rows))
         logs = LogSumProduct(tape.plan.machine)
         exact = up(tape.plan, self.tables, evidence.rows(rows), logs, self.pool)
         log_value = tape.log_value.index_copy(0, rows, exact.log_value)
-        return Evaluation(log_value, tape, exact, rows)
+        return Taped(log_value, tape, exact, rows)
 
     def _doubtful(self, scaled: Tape, evidence: CheckedEvidence, lowest: Tensor) -> Tensor | None:
         """Rows with a unit near underflow whose upper bound is not the value; None if none."""
@@ -200,55 +229,3 @@ class Engine:
         tolerance = relative * bound.abs().clamp_min(1.0)
         certain = (bound - value <= tolerance) | (bound == -torch.inf)
         return None if certain.all() else low[~certain]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The result of an upward pass.
-
-    Attributes:
-        log_value: [B] (nats).
-        scaled: the tape of all rows; in log space if no layer has a second unit to share a scale.
-        exact: the log-space tape of the doubtful rows, if there are any.
-        doubtful: their indices.
-    """
-
-    log_value: Tensor
-    scaled: Tape
-    exact: Tape | None
-    doubtful: Tensor | None
-
-    @cached_property
-    def possible(self) -> bool:
-        """Whether no log-value is -inf or NaN."""
-        return bool((self.log_value > -torch.inf).all())
-
-    def known(self, possible: bool | None) -> Evaluation:
-        """The same, if that was looked at."""
-        if possible is not None:
-            self.__dict__["possible"] = possible
-        return self
-
-    def down(
-        self,
-        root_flow: Tensor,
-        at_leaf: AtLeaf,
-        at_weights: AtWeights | None = None,
-        shares: Shares | None = None,
-    ) -> None:
-        """Go down on every tape; doubtful rows have no slope on the first."""
-        if self.exact is None or self.doubtful is None:
-            down(self.scaled, root_flow, at_leaf, at_weights, shares)
-            return
-        rows = self.doubtful
-        down(self.scaled, root_flow.index_fill(0, rows, 0.0), at_leaf, at_weights, shares)
-        exact = None if shares is None else {w: share[:, rows] for w, share in shares.items()}
-        down(self.exact, root_flow[rows], at_leaf, at_weights, exact)
-
-    def follow(self, route: Route, copies: int) -> Tensor:
-        """Values [C, B, D] along chosen inputs, C copies of every row."""
-        values: Tensor = follow(self.scaled, route, copies).unflatten(0, (copies, -1))
-        if self.exact is not None and self.doubtful is not None:
-            exact = follow(self.exact, route, copies).unflatten(0, (copies, -1))
-            values.index_copy_(1, self.doubtful, exact)
-        return values

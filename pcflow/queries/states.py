@@ -5,14 +5,14 @@ Legend: B batch, L positions, D variables, K states, F folds.
 
 from __future__ import annotations
 
-from functools import reduce
+from functools import partial, reduce
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pcflow.circuit import Circuit, MarkovChain, required_by
-from pcflow.engine import Engine, Leaf, in_ordinary_modes
+from pcflow.engine import Engine, Leaf, best_path, in_ordinary_modes, stay
 from pcflow.errors import EvidenceError
 from pcflow.evidence import CheckedEvidence, Evidence, Numbers, as_tensor
 from pcflow.queries.compiled import CompiledCircuit, as_model
@@ -65,9 +65,11 @@ def viterbi(
     engine, chain = _engine(circuit, "viterbi")
     known = engine.check(evidence)
     ends = _ends(lengths, len(known.values), len(chain.positions)).to(engine.domain.device)
-    search = _Search(engine, chain)
+    long = engine.long_chain
+    halved = long is not None and long.suits(len(ends))
+    best = partial(_best_by_halves, engine) if halved else _Search(engine, chain).best
     found = [
-        search.best(part, ends if part.origin is None else ends[part.origin])
+        best(part, ends if part.origin is None else ends[part.origin])
         for part in engine.parts(known)
     ]
     states, log_value = (torch.cat(one) for one in zip(*found, strict=True))
@@ -133,7 +135,7 @@ def _engine(circuit: Circuit | CompiledCircuit, query: str) -> tuple[Engine, Mar
     """The engine of a chain, and how it reads as one."""
     engine = as_model(circuit).engine
     with required_by(query, "marginals and marginal_map of expose_latents"):
-        return engine, MarkovChain.of(engine.structure)
+        return engine, engine.chain
 
 
 def _ends(lengths: Numbers | None, rows: int, most: int) -> Tensor:
@@ -150,6 +152,17 @@ def _ends(lengths: Numbers | None, rows: int, most: int) -> Tensor:
         row = int(wrong[0])
         raise EvidenceError(f"lengths: row {row} has {int(given[row])}, must be in 1..{most}")
     return given.long() - 1
+
+
+def _best_by_halves(engine: Engine, part: CheckedEvidence, ends: Tensor) -> tuple[Tensor, Tensor]:
+    """As `_Search.best`, of few rows of a long chain."""
+    long = engine.long_chain
+    assert long is not None
+    steps = long.steps(engine.tables, engine.log_leaves(part))
+    beyond = torch.arange(len(steps), device=ends.device).unsqueeze(-1) > ends  # [L, B]
+    steps = torch.where(beyond[..., None, None], stay(steps), steps)
+    states, log_value = best_path(steps)
+    return states.masked_fill_(beyond, -1).t(), log_value.to(engine.domain.dtype)
 
 
 class _Search:
@@ -183,7 +196,9 @@ class _Search:
 
     def _forward(self, part: CheckedEvidence) -> list[Tensor]:
         """Log-values [B, K] of the best ways to every state, for every position."""
-        units = self.engine.log_inputs(part)
+        units: dict[int, Tensor] = {}
+        for leaf in self.engine.log_leaves(part):
+            units |= zip(leaf.step.over, leaf.out.units, strict=True)
         reached: list[Tensor] = []
         for t, position in enumerate(self.chain.positions):
             here = reduce(torch.add, map(units.pop, position.variables))

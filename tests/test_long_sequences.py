@@ -1,0 +1,120 @@
+"""Few long sequences: by halves the answers are those of position after position."""
+
+from functools import partial
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import pcflow as pf
+from pcflow.engine.halves import sum_product
+
+V, ROWS = 3, 3
+NEVER, ALWAYS = (pf.Machine(long=n, halves=1 << 40) for n in (1 << 40, 1))
+
+
+@st.composite
+def long_chains(draw: st.DrawFn) -> pf.Circuit:
+    """Of any length, tied or not, of one emission or two, with weights of any size, or zero."""
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
+    length, states = draw(st.integers(1, 200)), draw(st.integers(1, 4))
+    inputs = draw(st.sampled_from([[[pf.Categorical(V)]], [[pf.Categorical(V), pf.Gaussian()]]]))
+    circuit = pf.hmm(length, states, inputs, draw(st.booleans()), generator)
+    zeros = draw(st.sampled_from(["none", "onwards", "some", "far"]))
+    weights = {la.weight for la in circuit.layers if isinstance(la, pf.SumLayer)}
+    return circuit.replace({w: without(w.value, zeros, generator) for w in weights})
+
+
+def without(weight: Tensor, zeros: str, generator: torch.Generator) -> Tensor:
+    """With hard zeros: no way back to an earlier state, or some; or too small to hold."""
+    if zeros == "far":
+        return 400 * weight
+    if zeros == "onwards":
+        return weight.masked_fill(torch.ones_like(weight).tril(-1).bool(), -torch.inf)
+    out = torch.rand(weight.shape, generator=generator) < (0.4 if zeros == "some" else 0.0)
+    return weight.masked_fill(out & (weight < weight.amax(dim=-1, keepdim=True)), -torch.inf)
+
+
+def given_of(circuit: pf.Circuit, seed: int, soft: bool) -> pf.Evidence:
+    """Rows of the circuit, with gaps that differ; and with potentials."""
+    generator = torch.Generator().manual_seed(seed)
+    x = pf.compile(circuit, dtype=torch.float64).sample(ROWS, generator=generator).double()
+    missing = torch.rand(x.shape, generator=generator) < 0.4
+    potentials = None
+    if soft and None not in circuit.num_categories:
+        potentials = 3 * torch.randn(*x.shape, V, generator=generator, dtype=torch.float64)
+    return pf.Evidence(x, missing, potentials)
+
+
+def both(circuit: pf.Circuit) -> tuple[pf.CompiledCircuit, pf.CompiledCircuit]:
+    """By halves, and position after position."""
+    one, other = (pf.compile(circuit, dtype=torch.float64, machine=m) for m in (ALWAYS, NEVER))
+    return one, other
+
+
+CASES = given(long_chains(), st.integers(0, 10_000), st.booleans())
+
+
+@CASES
+def test_the_best_path_is_as_good_and_is_a_path(circuit: pf.Circuit, seed: int, soft: bool) -> None:
+    known, (halves, steps) = given_of(circuit, seed, soft), both(circuit)
+    most = len(steps.engine.chain.positions)
+    lengths = torch.randint(1, most + 1, (ROWS,), generator=torch.Generator().manual_seed(seed))
+    for ends in (None, lengths):
+        found, wanted = (pf.viterbi(model, known, ends) for model in (halves, steps))
+        torch.testing.assert_close(found.log_value, wanted.log_value)
+        assert torch.equal(found.states < 0, wanted.states < 0)
+    if not soft:  # what was found is worth what is said of it
+        found = pf.viterbi(halves, known)
+        x = known.values.masked_fill(known.missing, torch.nan)
+        joint = torch.cat([x, found.states.double()], dim=1)
+        worth = pf.compile(pf.expose_latents(circuit), dtype=torch.float64).log_prob(joint)
+        torch.testing.assert_close(worth, found.log_value)
+
+
+@CASES
+def test_every_answer_is_the_same(circuit: pf.Circuit, seed: int, soft: bool) -> None:
+    known = given_of(circuit, seed, soft)
+    for found, wanted in zip(*map(partial(answers, known), both(circuit)), strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def answers(known: pf.Evidence, model: pf.CompiledCircuit) -> list[Tensor]:
+    """Of passes up, up and down, and of a draw, which follows."""
+    variables = [v for v, n in enumerate(model.circuit.num_categories) if n is not None]
+    return [
+        model.log_prob(known).detach(),
+        pf.state_posteriors(model, known).exp(),
+        torch.cat([one.exp() for one in model.marginals(known, variables=variables)]),
+        model.sample(2, known, generator=torch.Generator().manual_seed(0)),
+    ]
+
+
+@CASES
+def test_what_is_learned_is_the_same(circuit: pf.Circuit, seed: int, soft: bool) -> None:
+    known, models = given_of(circuit, seed, soft), both(circuit)
+    slopes = []
+    for model in models:
+        model.log_prob(known).sum().backward()
+        slopes.append([p.grad for p in model.parameters()])
+    for found, wanted in zip(*slopes, strict=True):
+        torch.testing.assert_close(found, wanted)
+    if not soft:
+        x = known.values.masked_fill(known.missing, torch.nan)
+        x[0, 0] = 0.0  # something is known
+        weights = torch.rand(ROWS, generator=torch.Generator().manual_seed(seed))
+        for model in models:
+            pf.fit(model, x, pf.EM(), weights=weights, epochs=2, progress=False)
+        for found, wanted in zip(*(model.parameters() for model in models), strict=True):
+            torch.testing.assert_close(found.exp(), wanted.exp(), rtol=1e-5, atol=1e-8)
+
+
+@given(st.integers(0, 10_000), st.floats(0.1, 2000), st.floats(0, 1))
+def test_no_sum_is_lost_however_small_its_terms(seed: int, size: float, zeros: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    a, b = (size * torch.randn(2, 3, 4, 4, generator=generator).double() for _ in range(2))
+    for one in (a, b):
+        one.masked_fill_(torch.rand(one.shape, generator=generator) < zeros, -torch.inf)
+    wanted = (a.unsqueeze(-1) + b.unsqueeze(-3)).logsumexp(dim=-2)
+    torch.testing.assert_close(sum_product(a, b), wanted)
