@@ -144,9 +144,9 @@ def epochs(case: Case) -> Sides:
 
 
 def filtering(case: Case) -> Sides:
-    """What is known of the state after every symbol of the first rows, one symbol at a time."""
-    few = 16
-    rows = case.padded[:few, : case.lengths[0]]
+    """What is known of the state after every symbol of some long rows, one symbol at a time."""
+    ends, longest = case.there.sum(dim=1).topk(min(16, case.rows))
+    rows = case.padded[longest, : int(ends.min())]
     peer, model = case.peer(), case.model
 
     def ours() -> Tensor:

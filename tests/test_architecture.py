@@ -320,7 +320,7 @@ def test_function_rule_bites() -> None:
 
 
 def test_what_is_used_rarely_is_imported_late() -> None:
-    heavy = ("matplotlib", "networkx", "scipy", "sklearn", "hypothesis")
+    heavy = ("matplotlib", "networkx", "pandas", "scipy", "sklearn", "hypothesis")
     script = (
         f"import sys, torch; before = set(sys.modules); import pcflow, pcflow_diffusion\n"
         f"print(*[name for name in {heavy} if name in set(sys.modules) - before])"

@@ -207,12 +207,13 @@ FAMILIES = [
     pf.Exponential(),
     pf.Gaussian(),
     pf.Histogram([0.0, 1.0, 3.0]),
+    pf.Inflated(pf.LogNormal()),
     pf.LogNormal(),
     pf.Poisson(),
 ]
 
 
-DENSITIES = ("Exponential", "Gaussian", "LogNormal", "Poisson")
+DENSITIES = ("Exponential", "Gaussian", "Inflated", "LogNormal", "Poisson")
 
 
 @pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf])

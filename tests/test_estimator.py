@@ -63,7 +63,8 @@ def test_it_is_a_density_per_unit_of_the_columns(density: CircuitDensity, column
         rows = np.full((len(grid), 4), NAN)
         rows[:, 0], rows[:, column] = code, grid
         total += np.exp(density.score_samples(rows)).sum() * (grid[1] - grid[0])
-    assert total == pytest.approx(1, abs=1e-3)
+    unseen = density.encoding_.each[0].unseen
+    assert total == pytest.approx(1 - unseen, abs=1e-3)
 
 
 @pytest.mark.parametrize("scale, shift", [(3.7, 0.0), (1e-6, 5.0), (1e5, -1e7)])
@@ -93,14 +94,14 @@ def test_scores_are_the_model_s(density: CircuitDensity) -> None:
     assert density.score(x) > CircuitDensity(**QUICK | {"units": 1}).fit(x).score(x) + 0.5
 
 
-def test_a_code_never_seen_has_no_density(density: CircuitDensity) -> None:
-    rows = np.array([[25.0, NAN, NAN, NAN], [26.0, NAN, NAN, NAN], [99.0, 1e4, NAN, NAN]])
-    found = density.score_samples(rows)
-    assert np.isfinite(found).tolist() == [True, False, False]
-    assert (found[1:] == -np.inf).all()
-    with pytest.raises(pf.NoMassError, match="row 1, 2") as caught:
-        density.impute(rows)
-    assert caught.value.rows == (1, 2)
+def test_a_code_never_seen_has_the_share_of_the_unseen(density: CircuitDensity) -> None:
+    rows = np.array([[26.0, NAN, NAN, NAN], [99.0, 1e4, NAN, NAN], [NAN, 1e4, NAN, NAN]])
+    found, rows_seen = density.score_samples(rows), (~np.isnan(mixed()[:, 0])).sum()
+    assert found[0] == pytest.approx(np.log(0.5 / (rows_seen + 1)))
+    assert found[1] == pytest.approx(found[0] + found[2])  # it says nothing of the others
+    filled = density.impute(rows, how="mpe")
+    assert (filled[:2, 0] == rows[:2, 0]).all()
+    np.testing.assert_array_equal(filled[1, 2:], filled[2, 2:])
 
 
 def test_a_code_told_of_has_some_density() -> None:
@@ -211,7 +212,7 @@ def test_a_clone_forgets_and_a_pickle_remembers() -> None:
     [
         ({"validation_fraction": 1.0}, "validation_fraction must be in"),
         ({"validation_fraction": -0.1}, "validation_fraction must be in"),
-        ({"categorical": [4]}, r"columns 0 to 3, got \[4\]"),
+        ({"categorical": [4]}, r"one of 0, 1, 2, 3, got 4"),
         ({"units": 0}, "must be a whole number, at least 1, got 0"),
         ({"patience": 0}, "patience must be a whole number, at least 1, got 0"),
         ({"epochs": 0}, "epochs must be a whole number, at least 1, got 0"),

@@ -396,6 +396,7 @@ FAMILIES = [
     pf.Exponential(),
     pf.Gaussian(),
     pf.Histogram([0.0, 1.0, 3.0]),
+    pf.Inflated(pf.LogNormal()),
     pf.LogNormal(),
     pf.Poisson(),
 ]

@@ -14,6 +14,7 @@ FAMILIES = {
     "gaussian": pf.Gaussian(),
     "log-normal": pf.LogNormal(),
     "exponential": pf.Exponential(),
+    "inflated": pf.Inflated(pf.Exponential()),
     "poisson": pf.Poisson(),
     "histogram": pf.Histogram([0.0, 1.0, 2.5, 4.0]),
 }

@@ -485,6 +485,7 @@ def censored(x: Tensor, width: float, share: float) -> pf.Evidence:
 LEARNED: list[pf.Circuit] = [
     one(pf.Gaussian(), mean=2.0, log_std=0.5),
     one(pf.LogNormal(), mean=1.0, log_std=-0.5),
+    one(pf.Inflated(pf.LogNormal()), atom_logit=0.0, mean=1.0, log_std=-0.5),
     one(pf.Exponential(), log_mean=1.0),
     one(pf.Poisson(), log_rate=1.5),
     one(pf.Histogram([0.0, 1.0, 2.0, 5.0]), logits=[0.0, 1.0, 0.5]),

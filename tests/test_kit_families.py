@@ -23,6 +23,8 @@ OURS: list[InputFamily | type[InputFamily]] = [
     pf.Gaussian,
     pf.Exponential,
     pf.LogNormal,
+    pf.Inflated(pf.LogNormal()),
+    pf.Inflated(pf.Gaussian(), at=-1.5),
     pf.Poisson,
     pf.Histogram([0.5, 1.5, 3.0, 6.0]),
     pf.Histogram([0.0, 1.5, 4.0, 1000.0]),
@@ -245,6 +247,13 @@ class Noncentral(pf.Gaussian):
         return super().maximize(params, weight + pseudocount, statistics, 0.0)
 
 
+class Immovable(pf.Gaussian):
+    """Averages are never moved to where they are counted from."""
+
+    def recentred(self, tallies: Tensor, weight: Tensor, before: Params, params: Params) -> Tensor:
+        return tallies
+
+
 class ShiftedUnits(pf.Gaussian):
     def of_units(self, units: Any) -> Any:
         return Broad(self.min_std)
@@ -380,6 +389,7 @@ BROKEN: list[tuple[InputFamily, str, *tuple[str, ...]]] = [  # with what else fo
     (Beside(), "no value is likelier than the mode"),
     (Off(), "`mean` is the mean"),
     (Noncentral(), "`moments` are what is expected of `tally`"),
+    (Immovable(), "`recentred` is the tally from other parameters"),
     (ShiftedUnits(), "`of_units` is the family of those units"),
     (Narrow(), "answers have the precision of the parameters"),
     (Spoiled(), "impossible values do not spoil the derivatives"),

@@ -9,6 +9,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,7 @@ FAMILIES = {
     "Gaussian": (all_of(pf.Gaussian()), True),
     "Histogram": (histograms, True),
     "LogNormal": (all_of(pf.LogNormal()), False),
+    "Inflated": (all_of(pf.Inflated(pf.LogNormal())), False),
     "Exponential": (all_of(pf.Exponential()), False),
 }
 """Inputs, and whether their values may be moved."""
@@ -202,7 +204,7 @@ def test_seconds_since_1970(
     model = pf.compile(start(pf.naive_bayes([pf.Gaussian()], 1), x), DEVICE, dtype)
     found = pf.fit(model, x, epochs=4, progress=False).train
     assert found[-1] == pytest.approx(by_hand(x), abs=1e-4)
-    assert found[-1] >= found[-2] - 1e-5
+    assert all(later >= sooner - 1e-5 for sooner, later in pairwise(found))
 
 
 def test_columns_in_small_units() -> None:
@@ -233,6 +235,51 @@ def test_a_column_of_equal_values_stays_as_it_started(learner: pf.Learner) -> No
     assert before == pytest.approx(-math.log(1e-3 * math.sqrt(2 * math.pi)))
     pf.fit(model, x, learner, epochs=20, batch_size=5, progress=False)
     assert model.log_prob(x).mean().item() == pytest.approx(before)
+
+
+def test_averages_of_anemone_move_with_the_parameters_they_are_counted_from() -> None:
+    """The same as raw moments, which are counted from zero, averaged by hand."""
+    batches = torch.randn(6, 5, 1, generator=seeded(), dtype=torch.float64) + 2
+    mean, log_std = 0.5, 0.2
+    named = {
+        "mean": pf.Parameter(torch.tensor([mean])),
+        "log_std": pf.Parameter(torch.tensor([log_std]).double()),
+    }
+    circuit = pf.Circuit(pf.SumLayer.random([pf.InputLayer(0, pf.Gaussian(), 1, named)]))
+    model = pf.compile(circuit, DEVICE, torch.float64)
+    run, averages = (
+        pf.Anemone(step=0.3, momentum=0.8, pseudocount=0.0).start(model),
+        torch.zeros(2).double(),
+    )
+    for times, batch in enumerate(batches, start=1):
+        run.step([pf.Batch(batch)])
+        averages = 0.8 * averages + 0.2 * torch.stack([batch.mean(), batch.square().mean()])
+        present = torch.tensor([mean, mean**2 + math.exp(2 * log_std)], dtype=torch.float64)
+        mean, square = torch.lerp(present, averages / (1 - 0.8**times), 0.3).tolist()
+        log_std = 0.5 * math.log(square - mean**2)
+        assert model.mean(torch.tensor([[torch.nan]])).item() == pytest.approx(mean)
+        normal = torch.distributions.Normal(mean, math.exp(log_std))
+        assert model.log_prob(batch[:1]).item() == pytest.approx(float(normal.log_prob(batch[:1])))
+
+
+@pytest.mark.parametrize("learner", LEARNERS, ids=lambda each: type(each).__name__)
+def test_intervals_do_not_depend_on_units(learner: pf.Learner) -> None:
+    """Of which no spread of values is known; learning goes on from a start that is too wide."""
+    z = torch.randn(100, 1, generator=seeded(), dtype=torch.float64).floor()
+
+    def learned_std(scale: float) -> float:
+        named = {"mean": torch.zeros(1), "log_std": torch.full((1,), math.log(5 * scale))}
+        leaf = {name: pf.Parameter(value.double()) for name, value in named.items()}
+        circuit = pf.Circuit(pf.SumLayer.random([pf.InputLayer(0, pf.Gaussian(), 1, leaf)]))
+        model = pf.compile(circuit, DEVICE, torch.float64)
+        batch = pf.Batch(pf.Evidence(lower=scale * z, upper=scale * (z + 1)))
+        run = learner.start(model)
+        for _ in range(5):
+            run.step([batch])
+        return float(pf.covariance(model)[0, 0].sqrt()) / scale
+
+    assert learned_std(1.0) < 4.9
+    assert learned_std(1e-6) == pytest.approx(learned_std(1.0))
 
 
 def test_float32_warns_where_it_cannot_tell_values_apart() -> None:

@@ -1,5 +1,6 @@
 """Rows that count more or less: whole weights are repeated rows, weight zero is no row."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,8 @@ def test_rows_of_every_kind_have_weights(learner: Learner, tmp_path: Path) -> No
         (mapped, weights.tolist()),
         (x.tolist(), weights),
         (Made(x), weights / 3),
+        (pf.Evidence(x), weights),
+        (pf.compile(CHAIN, DEVICE, torch.float64).evidence(x), weights),
     ):
         same(fitted(CHAIN, rows, learner, weights=weighed, batch_size=8), wanted)
 
@@ -200,3 +203,40 @@ def test_weights_that_are_none_are_refused() -> None:
             fitted(CHAIN, x, pf.EM(), validation=x, validation_weights=heavy)
     with pytest.raises(pf.SettingError, match="validation_weights must be None where"):
         fitted(CHAIN, x, pf.EM(), validation_weights=weights)
+
+
+STARTS: dict[str, Callable[..., pf.Circuit]] = {
+    "chow_liu": pf.chow_liu,
+    "initialize": lambda x, **more: pf.initialize(CHAIN, x, seeded(), **more),
+    "hclt": lambda x, **more: pf.hclt(x, 2, pf.Categorical(4), generator=seeded(), **more),
+}
+
+
+@pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
+@given(st.data(), st.integers(0, 999))
+@settings(max_examples=15)
+def test_what_starts_from_data_weighs_rows_too(
+    start: Callable[..., pf.Circuit], data: st.DataObject, seed: int
+) -> None:
+    x = drawn(CHAIN, seed, 12)
+    x[-1] = 3  # whatever the weights, every value and column is there
+    weights = data.draw(row_weights(12, whole=True))
+    weights[-1] += 1
+    ours = start(x, weights=weights)
+    its = start(x.repeat_interleave(weights.long(), dim=0))
+    for mine, other in zip(ours.parameters, its.parameters, strict=True):
+        torch.testing.assert_close(mine.value, other.value, rtol=1e-9, atol=1e-9)
+    with pytest.raises(pf.EvidenceError, match=r"weights: row 3 is -2\.0"):
+        start(x, weights=weights.index_fill(0, torch.tensor([3]), -2.0))
+
+
+def test_trees_of_real_columns_weigh_rows_too() -> None:
+    x = torch.randn(40, 3, generator=seeded()).double()
+    weights = torch.cat([torch.ones(20), torch.zeros(20)])
+    for trees in (1, 2):
+        ours, its = (
+            pf.hclt(rows, 2, pf.Gaussian(), trees, seeded(), **more)  # type: ignore[arg-type]
+            for rows, more in ((x, {"weights": weights}), (x[:20], {}))
+        )
+        for mine, other in zip(ours.parameters, its.parameters, strict=True):
+            torch.testing.assert_close(mine.value, other.value)

@@ -1,5 +1,6 @@
 """Circuits in, circuits or numbers out: condition, marginalise, multiply, integrate."""
 
+from pcflow.algebra.elimination import eliminate
 from pcflow.algebra.overlap import covered, log_overlap
 from pcflow.algebra.transform import (
     condition,
@@ -15,6 +16,7 @@ from pcflow.algebra.transform import (
 __all__ = [
     "condition",
     "covered",
+    "eliminate",
     "from_one_hot",
     "log_overlap",
     "marginalize",

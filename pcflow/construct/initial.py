@@ -12,7 +12,8 @@ from torch import Tensor
 
 from pcflow.checks import check_generator
 from pcflow.circuit import Circuit, InputLayer, Parameter
-from pcflow.data import as_table, check_column, check_shape
+from pcflow.data import check_column, check_shape, weighed
+from pcflow.evidence import Numbers
 from pcflow.inputs import InputFamily
 from pcflow.queries import CompiledCircuit, as_circuit
 
@@ -21,7 +22,11 @@ NOISE = 2.0
 
 
 def initialize(
-    circuit: Circuit | CompiledCircuit, data: Any, generator: torch.Generator | None = None
+    circuit: Circuit | CompiledCircuit,
+    data: Any,
+    generator: torch.Generator | None = None,
+    *,
+    weights: Numbers | None = None,
 ) -> Circuit:
     """The same circuit with input units that fit the data, each differently.
 
@@ -33,10 +38,11 @@ def initialize(
         circuit: the circuit; it is not changed.
         data: rows [N, D] of numbers; NaN is a missing value.
         generator: source of noise and rows; torch's global one by default.
+        weights: how much every row counts [N], from zero up.
 
     Raises:
         EvidenceError: if the data are not such rows, or a column holds no value or one that its
-            family does not allow.
+            family does not allow; or if the weights are not such numbers.
 
     Examples:
         >>> import pcflow as pf
@@ -47,8 +53,10 @@ def initialize(
     """
     circuit = as_circuit(circuit)
     check_generator(generator)
-    table = torch.from_numpy(as_table(data))
-    check_shape("data", table.shape, circuit.num_variables)
+    rows, counts = weighed(data, weights)
+    check_shape("data", rows.shape, circuit.num_variables)
+    table = torch.from_numpy(rows)
+    one = torch.ones(len(table)) if counts is None else torch.from_numpy(counts)
     columns: dict[Parameter, list[int]] = {}
     layers = [layer for layer in circuit.layers if isinstance(layer, InputLayer)]
     for layer in layers:
@@ -62,7 +70,7 @@ def initialize(
             for v in shared:
                 check_column(v, table[:, v], layer.family)
             pooled = table[:, shared].flatten()
-            every = torch.ones(len(pooled), dtype=torch.float64)
+            every = one.double().repeat_interleave(len(shared))
             found = initial_units(layer.family, pooled, every, layer.units, generator)
             # in double, which what compiles it rounds: a column may lie far from zero
             values.update({p: found[name].to(p.value.device) for name, p in named.items()})

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -29,14 +28,16 @@ from pcflow.data import (
     kmeans,
     pair_tables,
     unordered,
+    weighed,
 )
 from pcflow.errors import EvidenceError, SettingError
+from pcflow.evidence import Numbers
 from pcflow.inputs import Indicator
 from pcflow.queries import compile
 from pcflow.structure import DependenceTree, dependence_tree
 
 
-def chow_liu(data: Any, alpha: float = 1.0) -> Circuit:
+def chow_liu(data: Any, alpha: float = 1.0, *, weights: Numbers | None = None) -> Circuit:
     """The Chow-Liu tree distribution with its parameters: nothing is left to learn.
 
     The best tree-shaped distribution of the data in likelihood (Chow and Liu 1968), a deterministic
@@ -45,10 +46,11 @@ def chow_liu(data: Any, alpha: float = 1.0) -> Circuit:
     Args:
         data: rows [N, D] of whole numbers 0, 1, ... below 4,096; NaN is a missing value.
         alpha: added to the count of every pair of values.
+        weights: how much every row counts [N], from zero up.
 
     Raises:
         SettingError: if alpha is negative.
-        EvidenceError: if the data are not such rows.
+        EvidenceError: if the data are not such rows, or the weights not such numbers.
 
     Examples:
         >>> import pcflow as pf
@@ -57,8 +59,9 @@ def chow_liu(data: Any, alpha: float = 1.0) -> Circuit:
         tensor([0.3750, 0.3750, 0.3750, 0.3750])
     """
     SettingError.check("alpha", alpha, "at least 0", lambda a: 0 <= a < torch.inf)
-    columns, sizes = _whole_numbers(data)
-    return Circuit(_tree(columns, sizes, alpha))
+    table, counts = weighed(data, weights)
+    columns, sizes = _whole_numbers(table)
+    return Circuit(_tree(columns, sizes, alpha, counts))
 
 
 def mixture_of_trees(
@@ -113,6 +116,8 @@ def hclt(
     inputs: Inputs,
     trees: int = 1,
     generator: torch.Generator | None = None,
+    *,
+    weights: Numbers | None = None,
 ) -> Circuit:
     """A hidden Chow-Liu tree (Liu and Van den Broeck 2021), to be trained; or a mixture of some.
 
@@ -128,12 +133,14 @@ def hclt(
         inputs: one input family for all variables, or one per variable.
         trees: how many, at most; clusters may be empty.
         generator: source of the initial parameters; torch's global one by default.
+        weights: how much every row counts [N], from zero up, in trees and input units; clusters are
+            found as if all did alike.
 
     Raises:
         SettingError: if `units` or `trees` is below 1.
         StructureError: if `inputs` are too few.
         EvidenceError: if the data are not rows, or a column holds no value or one that its family
-            does not allow.
+            does not allow; or if the weights are not such numbers.
 
     Examples:
         >>> import pcflow as pf
@@ -144,7 +151,7 @@ def hclt(
     check_whole("units", units)
     check_whole("trees", trees)
     check_generator(generator)
-    rows = as_table(data)
+    rows, given = weighed(data, weights)
     table = Columns(rows, per_variable(inputs, rows.shape[1]))
     columns, _ = as_categories(rows, [f.num_categories is None for f in table.families])
     label: Labels = np.zeros(len(columns), dtype=np.int64)
@@ -152,22 +159,22 @@ def hclt(
         seed = int(torch.randint(2**31, (), generator=generator))
         sizes = [unordered(family) for family in table.families]
         label = kmeans(table.values.numpy(), sizes, trees, np.random.default_rng(seed))
-    members = [label == k for k in np.unique(label)]
+    counts = np.ones(len(rows)) if given is None else given
+    members = [counts * (label == k) for k in np.unique(label)]
     roots = [_hidden_tree(table, columns, some, units, generator) for some in members]
-    sizes_of = torch.tensor([[float(some.sum()) for some in members]], dtype=torch.float64)
-    mixed = SumLayer(roots, Parameter.from_probs(sizes_of / len(label)))
+    sizes_of = torch.tensor([[some.sum() for some in members]], dtype=torch.float64)
+    mixed = SumLayer(roots, Parameter.from_probs(sizes_of / counts.sum()))
     return Circuit(roots[0] if len(roots) == 1 else mixed)
 
 
 def _hidden_tree(
     table: Columns,
     columns: Floats,
-    rows: npt.NDArray[np.bool_],
+    weights: Floats,
     units: int,
     generator: torch.Generator | None,
 ) -> SumLayer:
-    """The hidden tree of some of the rows [N]."""
-    weights = rows.astype(np.float64)
+    """The hidden tree of rows with weights [N]."""
     tree = dependence_tree(columns, weight=weights)
 
     def top(v: int) -> InputLayer:

@@ -116,17 +116,36 @@ def check_column(variable: int, column: Tensor, family: InputFamily) -> None:
     known = column[~column.isnan()]
     if len(known) == 0:
         raise EvidenceError(f"column {variable} holds no value")
-    any_start = family.initial(1, torch.Generator().manual_seed(0))
-    if not any_start:
+    if not _any_start(family):
         raise StructureError(f"column {variable}: {family} has no parameters to fit")
-    start = {name: p.double().unsqueeze(0) for name, p in any_start.items()}
-    wrong = ~known.isfinite()
-    if isinstance(family, FiniteFamily):
-        wrong |= (known < 0) | (known >= family.num_categories) | (known != known.round())
-    elif isinstance(family, DensityFamily):
-        wrong |= family.log_prob(start, known.unsqueeze(0))[0, :, 0] == -torch.inf
+    wrong = impossible(known, family)
     if wrong.any():
         raise EvidenceError(f"column {variable} holds {known[wrong][0]:g}, not for {family}")
+
+
+def impossible(values: Tensor, family: InputFamily) -> Tensor:
+    """Which values [N] no unit of a family gives any probability; NaN is not one of them.
+
+    Examples:
+        >>> from pcflow.inputs import LogNormal
+        >>> impossible(torch.tensor([-1.0, 2.0, torch.inf]), LogNormal())
+        tensor([ True, False,  True])
+    """
+    wrong = values.isinf()
+    if isinstance(family, FiniteFamily):
+        return (
+            wrong
+            | (values < 0)
+            | (values >= family.num_categories)
+            | (values != values.round()) & ~values.isnan()
+        )
+    assert isinstance(family, DensityFamily)
+    start = {name: p.to(values).unsqueeze(0) for name, p in _any_start(family).items()}
+    return wrong | (family.log_prob(start, values.unsqueeze(0))[0, :, 0] == -torch.inf)
+
+
+def _any_start(family: InputFamily) -> dict[str, Tensor]:
+    return family.initial(1, torch.Generator().manual_seed(0))
 
 
 def _fit(

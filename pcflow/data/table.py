@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from pcflow.errors import EvidenceError
-from pcflow.evidence import as_tensor
+from pcflow.evidence import Numbers, as_tensor
 
 Floats = npt.NDArray[np.float64]
 
@@ -35,6 +36,44 @@ def as_table(data: Any) -> Floats:
     check_shape("data", rows.shape)
     table: Floats = rows.detach().to("cpu", torch.float64, copy=True).numpy()
     return table
+
+
+def as_weights(name: str, given: Numbers, rows: int) -> Tensor:
+    """How much every row counts [N], in double on the CPU.
+
+    Raises:
+        EvidenceError: if they are not as many, not all numbers from zero up, or all zero; naming
+            the first that is wrong.
+    """
+    weights = as_tensor(name, given).detach().to("cpu", torch.float64)
+    if weights.shape != (rows,):
+        raise EvidenceError(
+            f"{name} must be [{rows}], one for each row, got {tuple(weights.shape)}"
+        )
+    wrong = ~((weights >= 0) & weights.isfinite())
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise EvidenceError(f"{name}: row {row} is {weights[row].item()}, but must be at least 0")
+    if not weights.any():
+        raise EvidenceError(f"{name} are all zero")
+    return weights
+
+
+def weighed(data: Any, weights: Numbers | None) -> tuple[Floats, Floats | None]:
+    """A table of the rows that count, and how much each does [N]; None if all count alike.
+
+    Raises:
+        EvidenceError: see `as_table` and `as_weights`.
+
+    Examples:
+        >>> weighed([[0, 1], [2, 3]], [0, 5])
+        (array([[2., 3.]]), array([5.]))
+    """
+    table = as_table(data)
+    if weights is None:
+        return table, None
+    counts: Floats = as_weights("weights", weights, len(table)).numpy()
+    return table[counts > 0], counts[counts > 0]
 
 
 def check_shape(name: str, shape: Sequence[int], width: int | None = None) -> None:

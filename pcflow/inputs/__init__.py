@@ -19,6 +19,7 @@ from pcflow.inputs.exponential import Exponential
 from pcflow.inputs.gaussian import Gaussian
 from pcflow.inputs.histogram import Histogram
 from pcflow.inputs.indicator import Indicator
+from pcflow.inputs.inflated import Inflated
 from pcflow.inputs.intervals import log_sum
 from pcflow.inputs.log_normal import LogNormal
 from pcflow.inputs.poisson import Poisson
@@ -37,6 +38,7 @@ __all__ = [
     "Gaussian",
     "Histogram",
     "Indicator",
+    "Inflated",
     "InputFamily",
     "LogNormal",
     "Params",

@@ -82,9 +82,13 @@ class InputFamily(ABC):
     def is_proper(self, params: Params) -> Tensor:
         """Which units [P, K] are distributions, whatever numbers the parameters are."""
 
-    locations: ClassVar[Mapping[str, str]] = {}
-    """Parameters in the units of the values, each with the name of the log of its scale: optimizers
-    move it by shares of that."""
+    @property
+    def locations(self) -> Mapping[str, str]:
+        """Parameters in the units of the values, each with the name of the log of its scale.
+
+        Optimizers move it by shares of that.
+        """
+        return {}
 
     def of_units(self, units: Sequence[int]) -> Self:
         """The family of chosen units: itself, unless its settings tell units apart."""
@@ -223,6 +227,11 @@ class DensityFamily(InputFamily):
     num_categories = None
     whole: ClassVar[bool] = False
     """Whether all values are whole numbers."""
+
+    @property
+    def atoms(self) -> tuple[float, ...]:
+        """Values that have a probability of their own among those that have a density."""
+        return ()
 
     @abstractmethod
     def log_prob(self, params: Params, x: Tensor) -> Tensor:

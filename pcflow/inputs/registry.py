@@ -16,6 +16,7 @@ from pcflow.inputs.exponential import Exponential
 from pcflow.inputs.gaussian import Gaussian
 from pcflow.inputs.histogram import Histogram
 from pcflow.inputs.indicator import Indicator
+from pcflow.inputs.inflated import Inflated
 from pcflow.inputs.log_normal import LogNormal
 from pcflow.inputs.poisson import Poisson
 
@@ -30,6 +31,7 @@ FAMILIES: dict[str, type[InputFamily]] = {
         Gaussian,
         Histogram,
         Indicator,
+        Inflated,
         LogNormal,
         Poisson,
     )

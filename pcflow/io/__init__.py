@@ -6,11 +6,14 @@ from pcflow.io.dimacs import read_dimacs, write_dimacs
 from pcflow.io.files import read_bytes, replace_file
 from pcflow.io.formulas import read_nnf, read_sdd
 from pcflow.io.juice import read_juice
-from pcflow.io.native import load, save
+from pcflow.io.native import MALFORMED, load, save
 from pcflow.io.psdd import read_psdd, write_psdd
+from pcflow.io.uai import Network, read_uai
 
 __all__ = [
+    "MALFORMED",
     "Container",
+    "Network",
     "digest",
     "load",
     "pack",
@@ -21,6 +24,7 @@ __all__ = [
     "read_nnf",
     "read_psdd",
     "read_sdd",
+    "read_uai",
     "replace_file",
     "save",
     "unpack",

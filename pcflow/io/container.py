@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from io import BufferedReader
 from math import inf, isfinite, prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -266,13 +267,18 @@ def _name(dtype: torch.dtype) -> str:
     return _NAMES[dtype]
 
 
-def write_file(path: StrPath, tensors: Mapping[str, Tensor], description: Json) -> None:
-    """Write tensors, and what they are as JSON.
+def write_file(
+    path: StrPath,
+    tensors: Mapping[str, Tensor],
+    description: Json,
+    texts: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Write tensors, what they are as JSON, and other texts.
 
     Raises:
         OSError: if it cannot be written; an old file is left as it was.
     """
-    Container.write(path, tensors, {"pcflow": json.dumps(description)})
+    Container.write(path, tensors, {**texts, "pcflow": json.dumps(description)})
 
 
 def read_file(path: StrPath, version: int) -> tuple[Json, dict[str, Tensor]]:

@@ -40,12 +40,10 @@ def describe(circuit: Circuit, places: Mapping[Parameter, object]) -> list[Json]
         inputs = [number[child] for child in layer.inputs]
         match layer:
             case InputLayer():
-                family = {f.name: getattr(layer.family, f.name) for f in _settings(layer.family)}
                 return {
                     "kind": "input",
                     "variable": layer.variable,
-                    "family": type(layer.family).__name__,
-                    "settings": family,
+                    **_told(layer.family),
                     "units": layer.units,
                     "parameters": {name: places[p] for name, p in layer.parameters.items()},
                 }
@@ -91,8 +89,17 @@ def _product(inputs: Sequence[Layer], kind: Any) -> ProductLayer:
     return ProductLayer(inputs, kind)
 
 
+def _told(family: InputFamily) -> Json:
+    """Name and settings; a setting may be a family itself."""
+    settings = {f.name: getattr(family, f.name) for f in _settings(family)}
+    inner = {n: _told(one) for n, one in settings.items() if isinstance(one, InputFamily)}
+    return {"family": type(family).__name__, "settings": settings | inner}
+
+
 def _family(name: str, settings: Json) -> InputFamily:
-    family = FAMILIES[name](**settings)
+    inner = {n: s for n, s in settings.items() if isinstance(s, dict)}
+    families = {n: _family(s["family"], s["settings"]) for n, s in inner.items()}
+    family = FAMILIES[name](**settings | families)
     if (family.num_categories or 0) > MOST_CATEGORIES:
         raise ValueError(f"{family.num_categories} categories are more than {MOST_CATEGORIES}")
     return family

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -23,8 +25,7 @@ from pcflow.queries import CompiledCircuit, compile
 
 VERSION = 1
 
-# what reading a description that is not one can end in
-_MALFORMED = (
+MALFORMED = (
     PcflowError,
     ArithmeticError,
     AttributeError,
@@ -33,14 +34,20 @@ _MALFORMED = (
     TypeError,
     ValueError,
 )
+"""What reading a description that is not one can end in."""
 
 
-def save(model: CompiledCircuit, path: str | os.PathLike[str]) -> None:
+def save(
+    model: CompiledCircuit,
+    path: str | os.PathLike[str],
+    texts: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Write a model's circuit and present parameters; an old file is replaced only when done.
 
     Args:
         model: the compiled circuit.
         path: the file to write, usually named *.safetensors.
+        texts: what else the file tells, by name, see `Container`.
 
     Raises:
         TypeMismatch: if `model` is not a CompiledCircuit.
@@ -58,7 +65,7 @@ def save(model: CompiledCircuit, path: str | os.PathLike[str]) -> None:
     circuit = model.circuit
     tensors, places = _stack(circuit.parameters)
     described = {"version": VERSION, "layers": describe(circuit, places)}
-    write_file(path, tensors, described)
+    write_file(path, tensors, described, texts)
 
 
 def load(
@@ -112,7 +119,7 @@ def _read(path: str | os.PathLike[str]) -> tuple[Circuit, torch.dtype | None]:
         raise FileFormatError(f"{path}: parameters must be float32 or float64")
     try:
         return build(described["layers"], tensors), next(iter(dtypes), None)
-    except _MALFORMED as error:
+    except MALFORMED as error:
         reason = f"{type(error).__name__}: {error}"
         raise FileFormatError(f"{path}: does not describe a circuit ({reason})") from error
 

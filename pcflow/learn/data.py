@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from pcflow.data import check_shape
+from pcflow.data import as_weights, check_shape
 from pcflow.errors import EvidenceError, TypeMismatch
 from pcflow.evidence import Evidence, Numbers, as_tensor
-from pcflow.learn.batch import Batch
+from pcflow.learn.batch import Batch, rows_of
 from pcflow.learn.team import Team
 
 NUMBERS = 1 << 18
@@ -42,9 +42,8 @@ class Examples(Protocol):
 
 
 Data = Numbers | Evidence | DataLoader[Any] | Examples
-"""Rows [N, D] of numbers, NaN where missing; or N rows of evidence, soft or in intervals; or a
-loader of batches, which are [B, D] or a `Batch`, or of tuples whose first part is one; or
-`Examples`."""
+"""Rows [N, D] of numbers, NaN where missing; N rows of evidence, soft or in intervals; a loader of
+batches, which are [B, D] or a `Batch`, or of tuples whose first part is one; or `Examples`."""
 
 
 class Rows:
@@ -88,7 +87,7 @@ class Known:
 
     def take(self, rows: Tensor) -> Batch:
         """Those rows."""
-        return Batch(self.evidence.rows(rows))
+        return Batch(rows_of(self.evidence, rows))
 
     def fingerprint(self) -> list[Tensor]:
         """The first row and the last, and some in between."""
@@ -205,27 +204,6 @@ class Source:
         if not isinstance(made, Tensor | Batch):
             raise TypeMismatch(f"what {self.name} makes", made, "a tensor [B, D] or a Batch")
         return Batch(made) if isinstance(made, Tensor) else made
-
-
-def as_weights(name: str, given: Numbers, rows: int) -> Tensor:
-    """How much every row counts [N], in double on the CPU.
-
-    Raises:
-        EvidenceError: if they are not as many, not all numbers from zero up, or all zero; naming
-            the first that is wrong.
-    """
-    weights = as_tensor(name, given).detach().to("cpu", torch.float64)
-    if weights.shape != (rows,):
-        raise EvidenceError(
-            f"{name} must be [{rows}], one for each row, got {tuple(weights.shape)}"
-        )
-    wrong = ~((weights >= 0) & weights.isfinite())
-    if wrong.any():
-        row = int(wrong.nonzero()[0])
-        raise EvidenceError(f"{name}: row {row} is {weights[row].item()}, but must be at least 0")
-    if not weights.any():
-        raise EvidenceError(f"{name} are all zero")
-    return weights
 
 
 def _holds_numbers(data: object) -> TypeGuard[Numbers]:

@@ -38,8 +38,8 @@ def check_input_family(family: InputFamily | type[InputFamily], units: int = 3) 
     Settings, shapes, normalisation, mode, mean, moments, draws, intervals if it says `log_mass`,
     updates that maximise a weighted likelihood, pseudocounts, `of_units`, `fitted`; saved and
     loaded if it is registered.
-    Densities are summed over whole numbers if all draws are such, and integrated otherwise; a
-    mixture of both cannot be checked.
+    Densities are summed over whole numbers if all draws are such, and integrated otherwise, with
+    what `atoms` says besides.
 
     Args:
         family: an instance, or a class that needs no settings.

@@ -48,14 +48,16 @@ class Unit:
         name: which one.
         params: [1, ..., 1].
         drawn: [N], sorted.
+        apart: those that are no atoms.
         points: [Q], all whole numbers in reach if the draws are such.
         mass: [Q], probability around every point.
     """
 
     def __init__(self, family: DensityFamily, name: str, params: Parameters, drawn: Tensor) -> None:
-        """Lay the grid where the draws are."""
+        """Lay the grid where the draws are; an atom is a point of width one."""
         self.name, self.params, self.drawn = name, params, drawn.sort().values
-        self.points, width = axis(drawn)
+        self.apart = self.drawn[~torch.isin(self.drawn, self.drawn.new_tensor(family.atoms))]
+        self.points, width = axis(drawn, family.atoms)
         self.log_prob = family.log_prob(params, self.points.unsqueeze(0))[0, :, 0]
         self.mass = self.log_prob.exp() * width
 
@@ -172,6 +174,14 @@ def _moments(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
             yield Breach(law, unit.name, str(wanted.tolist()), str(found.tolist()))
 
 
+def _tallies_can_be_moved(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
+    law = "`recentred` is the tally from other parameters"
+    x, others = _columns(family, params), {n: p.flip(0) for n, p in params.items()}
+    weight = torch.rand(*x.shape, _sizes(params)[1], generator=generator()).double()
+    found = family.recentred(family.tally(params, x, weight), weight.sum(1), params, others)
+    yield from compare_entries(law, found, family.tally(others, x, weight), EXACT, "tallies")
+
+
 def _units_can_be_chosen(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
     x, units = _columns(family, params), [_sizes(params)[1] - 1, 0]
     chosen = {n: p[..., units] for n, p in params.items()}
@@ -222,6 +232,7 @@ DENSITY = (
     _mode,
     _mean,
     _moments,
+    _tallies_can_be_moved,
     _units_can_be_chosen,
     _precision,
     _derivatives,

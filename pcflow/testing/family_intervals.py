@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pcflow.inputs import DensityFamily
 from pcflow.testing.breach import Breach, compare_entries, generator
-from pcflow.testing.family_densities import DRAWS, EXACT, QUADRATURE, Unit, units_of
+from pcflow.testing.family_densities import EXACT, QUADRATURE, Unit, units_of
 from pcflow.testing.frequencies import band
 
 Parameters = dict[str, Tensor]
@@ -131,7 +131,7 @@ def _narrow_ones_are_the_density(family: DensityFamily, params: Parameters) -> I
             points = unit.drawn.unique().unsqueeze(0)
             width, ends = torch.ones_like(points), (points, points)
         else:
-            points = unit.drawn[:: DRAWS // 50].unsqueeze(0)
+            points = unit.apart[:: max(1, len(unit.apart) // 50)].unsqueeze(0)
             step = NARROW * (unit.drawn[-1] - unit.drawn[0])
             ends = points - step, points + step
             width = ends[1] - ends[0]

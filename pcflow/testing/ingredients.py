@@ -18,6 +18,7 @@ from pcflow.inputs import (
     Exponential,
     Gaussian,
     Histogram,
+    Inflated,
     InputFamily,
     LogNormal,
     Poisson,
@@ -68,6 +69,7 @@ def mixed_families() -> st.SearchStrategy[InputFamily]:
             LogNormal(),
             DiscretizedLogistic(3),
             Histogram([0.0, 1.5, 4.0, 1000.0]),
+            Inflated(LogNormal()),
         ]
     )
 
