@@ -17,6 +17,7 @@ from pcflow.engine.evaluation import Evaluation
 from pcflow.engine.halves import around, levels_of, sum_product
 from pcflow.engine.kernels import exp_
 from pcflow.engine.leaves import Leaf
+from pcflow.engine.modes import in_ordinary_modes
 from pcflow.engine.passes import AtLeaf, AtWeights
 from pcflow.engine.plan import BankRead, InputStep, Plan, SumStep
 from pcflow.engine.routes import Route
@@ -120,6 +121,7 @@ class Halved(Evaluation):
         log_value = levels[-1][0, :, 0].logsumexp(dim=-1).to(tables.like)
         return cls(log_value, chain, tables, leaves, levels, ordinary)
 
+    @in_ordinary_modes
     def down(
         self,
         root_flow: Tensor,
