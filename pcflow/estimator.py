@@ -126,8 +126,8 @@ class CircuitDensity(DensityMixin, BaseEstimator):  # type: ignore[misc] # sciki
     def fit(self, X: Table, y: object = None, sample_weight: Any = None) -> CircuitDensity:
         """Learn the tree and its parameters from the rows of a table.
 
-        Codes, scales and the tree are read off all rows, whatever they weigh above zero; parameters
-        are learned from those that are not kept to tell when to stop, by their weights.
+        Codes and scales are read off all rows that weigh anything, the tree by their weights, and
+        parameters are learned from those that are not kept to tell when to stop.
 
         Args:
             X: a table [N, D] of two rows at least.
@@ -148,7 +148,8 @@ class CircuitDensity(DensityMixin, BaseEstimator):  # type: ignore[misc] # sciki
         generator = _generator(self.random_state)
         self.encoding_ = Encoding.of(columns, self._wishes())
         values = self.encoding_.encode(columns)
-        circuit = hclt(values, self.units, self.encoding_.families, generator=generator)
+        families = self.encoding_.families
+        circuit = hclt(values, self.units, families, generator=generator, weights=weights)
         self.model_ = compile(circuit, dtype=torch.float64)
         train, validation = self._split(values, generator)
         self.result_ = learn.fit(
@@ -324,7 +325,7 @@ class CircuitDensity(DensityMixin, BaseEstimator):  # type: ignore[misc] # sciki
             upper: a table of those that they do not exceed.
 
         Raises:
-            EvidenceError: if nothing is given, or labels have bounds.
+            EvidenceError: if labels have bounds.
 
         Examples:
             >>> density = CircuitDensity(random_state=0).fit({"age": range(20, 60)})
@@ -437,6 +438,7 @@ class CircuitDensity(DensityMixin, BaseEstimator):  # type: ignore[misc] # sciki
     def _name(self, form: Form) -> None:
         """What `validate_data` notes of arrays and frames."""
         self.form_, self.n_features_in_ = form, len(form.names)
+        self.__dict__.pop("feature_names_in_", None)
         if form.kind != "array" and all(isinstance(name, str) for name in form.names):
             self.feature_names_in_ = np.array(form.names, dtype=object)
 

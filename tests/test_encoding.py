@@ -258,3 +258,11 @@ def test_hostile_descriptions_are_refused(change: dict[str, Any]) -> None:
         Encoding.from_told(["x"], [told | change], encoding.families)
     with pytest.raises(ValueError):
         Encoding.from_told(["x"], [told], [pf.Gaussian()] * 2)
+
+
+def test_labels_are_no_days() -> None:
+    encoding = encoded({"x": [date(2020, 1, 1)] * 3})
+    (told,) = encoding.told()
+    assert Encoding.from_told(["x"], [told], encoding.families).told() == [told]
+    with pytest.raises(ValueError, match="labels are no days"):
+        Encoding.from_told(["x"], [told | {"labels": ["a"]}], encoding.families)

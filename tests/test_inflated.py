@@ -9,6 +9,7 @@ from device import DEVICE
 from torch import Tensor
 
 import pcflow as pf
+from pcflow.testing import LawBroken, check_density
 
 INF = math.inf
 INNER = [pf.Gaussian(), pf.LogNormal(), pf.Exponential()]
@@ -61,6 +62,34 @@ def test_em_learns_as_it_does_of_the_two_variables(inner: Any) -> None:
         pf.fit(model, rows, pf.EM(), epochs=4, progress=False)
     found, wanted = one.log_prob(ROWS), two.log_prob(told_apart(ROWS))
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("learner", [pf.Anemone(), pf.MiniBatchEM()], ids=str)
+def test_without_an_atom_in_the_data_learners_do_as_with_the_density(learner: pf.Learner) -> None:
+    """Means that move are told what was counted from where they were."""
+    circuit = mixture(pf.Inflated(pf.Gaussian(), at=-99.0))
+    inflated, root = circuit.layers
+    assert isinstance(inflated, pf.InputLayer) and isinstance(root, pf.SumLayer)
+    named = {n: p for n, p in inflated.parameters.items() if n != "atom_logit"}
+    sure = pf.Parameter(torch.full((3,), -13.8).double())
+    rest = pf.InputLayer(0, pf.Gaussian(), 3, named)
+    whole = pf.InputLayer(0, inflated.family, 3, {**named, "atom_logit": sure})
+    x = 100 + 3 * torch.randn(40, 1, generator=torch.Generator().manual_seed(3)).double()
+    found = []
+    for layer in (rest, whole):
+        model = compiled(pf.Circuit(pf.SumLayer([layer], root.weight)))
+        seeded = torch.Generator().manual_seed(0)
+        pf.fit(model, x, learner, epochs=5, batch_size=8, progress=False, generator=seeded)
+        found.append(model.log_prob(x))
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-4)
+
+
+def test_a_density_is_not_narrower_than_its_floor() -> None:
+    x = torch.tensor([0.0] * 5 + [2.0] * 5).double().unsqueeze(-1)
+    model = compiled(mixture(pf.Inflated(pf.LogNormal(min_std=0.25)), units=1))
+    pf.fit(model, x, pf.EM(), epochs=3, progress=False)
+    peak = -math.log(0.25 * math.sqrt(2 * math.pi)) - math.log(2.0)
+    assert model.log_prob(x[-1:]).item() == pytest.approx(peak + math.log(0.5))
 
 
 @pytest.mark.parametrize("inner", INNER, ids=str)
@@ -134,3 +163,17 @@ def test_entropy_and_moments_are_those_of_both_parts() -> None:
 def test_what_has_atoms_already_has_no_other(density: Any, at: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
         pf.Inflated(density, at)
+
+
+def test_the_kit_checks_a_density_beside_atoms_that_it_is_told_of() -> None:
+    model = compiled(mixture(pf.Inflated(pf.Exponential())))
+
+    def check(**told: Any) -> None:
+        generator = torch.Generator(DEVICE).manual_seed(0)
+        sample = {"sample": lambda n: model.sample(n, generator=generator)}
+        with torch.no_grad():
+            check_density(model.log_prob, [None], log_marginal=model.log_prob, **sample, **told)
+
+    check(atoms={0: [0.0]})
+    with pytest.raises(LawBroken, match="draws follow the distribution"):
+        check()

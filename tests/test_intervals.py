@@ -349,6 +349,24 @@ def test_parts_of_a_batch_say_what_all_of_it_says(data: st.DataObject, circuit: 
         torch.testing.assert_close(asked(small, about), asked(model_of(circuit), about))
 
 
+def test_rows_with_and_without_intervals_are_drawn_together() -> None:
+    layers = [one(pf.Gaussian(), mean=0.0, log_std=s).layers[0] for s in (0.0, 0.1)]
+    for model in (model_of(pf.Circuit(pf.SumLayer.random(some))) for some in (layers, layers[:1])):
+        about = pf.Evidence(
+            [[NAN], [0.5], [NAN], [NAN]],
+            lower=[[[3.0, -4.0]], [[NAN, NAN]], [[NAN, NAN]], [[7.0, NAN]]],
+            upper=[[[4.0, -3.0]], [[NAN, NAN]], [[NAN, NAN]], [[NAN, NAN]]],
+        )
+        drawn = model.sample(500, about, torch.Generator(DEVICE).manual_seed(0))[..., 0].cpu()
+        assert ((drawn[:, 0].abs() >= 3) & (drawn[:, 0].abs() <= 4)).all()
+        assert drawn[:, 0].sign().unique().tolist() == [-1, 1]
+        assert (drawn[:, 1] == 0.5).all()
+        assert drawn[:, 2].std() > 0.5
+        assert (drawn[:, 3] >= 7).all()
+        rare = pf.Evidence([[0.1]] * 3, lower=[[NAN]] * 3)
+        assert model.sample(2, rare).shape == (2, 3, 1)
+
+
 def test_without_bounds_nothing_changes() -> None:
     model, circuit = model_of(program()), program()
     x = model.sample(20, generator=torch.Generator(DEVICE).manual_seed(1)).cpu()
@@ -388,11 +406,14 @@ def test_unions_are_sets() -> None:
         ([(0.0, 5.0), (1.0, 2.0)], [(0.0, 5.0)]),
         ([(3.0, 3.0), (NAN, NAN), (3.0, 7.0)], [(3.0, 7.0)]),
         ([(-INF, 1.0), (5.0, INF), (NAN, 2.0)], [(NAN, 2.0), (5.0, NAN)]),
+        ([(3.0, INF), (1.0, NAN)], [(1.0, INF)]),
     ):
         many, few = about(*one_by_one), about(*together)
         torch.testing.assert_close(model.log_prob(many), model.log_prob(few))
         torch.testing.assert_close(model.mean(many), model.mean(few))
         torch.testing.assert_close(model.mpe(many).log_value, model.mpe(few).log_value)
+        again = pf.compile(model.circuit).log_prob(model.evidence(many)).double()
+        torch.testing.assert_close(again, model.log_prob(few), rtol=1e-5, atol=1e-5)
 
 
 def test_intervals_and_potentials_are_multiplied() -> None:
@@ -454,22 +475,11 @@ def test_marginals_in_a_mixed_circuit() -> None:
 # learning
 
 
-class Censored:
+def censored(x: Tensor, width: float, share: float) -> pf.Evidence:
     """Rows of which some values are known to an interval only."""
-
-    def __init__(self, x: Tensor, width: float, share: float) -> None:
-        hidden = torch.rand(x.shape, generator=torch.Generator().manual_seed(5)) < share
-        self.x = x.masked_fill(hidden, NAN)
-        self.lower = torch.where(hidden, (x / width).floor() * width, NAN)
-
-        self.upper = self.lower + width
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def take(self, rows: Tensor) -> pf.Batch:
-        ends = {"lower": self.lower[rows], "upper": self.upper[rows]}
-        return pf.Batch(pf.Evidence(self.x[rows], **ends))
+    hidden = torch.rand(x.shape, generator=torch.Generator().manual_seed(5)) < share
+    lower = torch.where(hidden, (x / width).floor() * width, NAN)
+    return pf.Evidence(x.masked_fill(hidden, NAN), lower=lower, upper=lower + width)
 
 
 LEARNED: list[pf.Circuit] = [
@@ -487,7 +497,7 @@ LEARNED: list[pf.Circuit] = [
 @pytest.mark.parametrize("truth", LEARNED, ids=lambda c: type(c.layers[0].family).__name__)
 def test_em_finds_the_maximum_for_censored_data(truth: pf.Circuit, share: float) -> None:
     x = model_of(truth).sample(500, generator=torch.Generator(DEVICE).manual_seed(0)).double().cpu()
-    rows = Censored(x, 1.5, share)
+    rows = censored(x, 1.5, share)
     start = pf.Circuit(
         pf.InputLayer.random(0, truth.layers[0].family, 1, torch.Generator().manual_seed(0))  # type: ignore[union-attr]
     )
@@ -499,8 +509,46 @@ def test_em_finds_the_maximum_for_censored_data(truth: pf.Circuit, share: float)
         assert found[-1] >= before - 1e-12
         before = found[-1]
     model.zero_grad()
-    rows.take(torch.arange(500)).log_prob(model).mean().backward()
+    model.log_prob(rows).mean().backward()
     assert all(float(bank.grad.abs().max()) < 1e-3 for bank in model.banks)  # type: ignore[union-attr]
+
+
+def test_em_learns_mixtures_of_which_nothing_else_is_known() -> None:
+    """Intervals tell something, so the sums above them are counted."""
+    truth = pf.Circuit(
+        pf.SumLayer(
+            [pf.ProductLayer([*map(normal, range(2), [at, at])]) for at in (-4.0, 4.0)],
+            pf.Parameter.from_probs([[0.2, 0.8]]),
+        )
+    )
+    rows = censored(model_of(truth).sample(400).cpu(), 2.0, 1.0)
+    start = pf.naive_bayes([pf.Gaussian()] * 2, 2, generator=torch.Generator().manual_seed(0))
+    model = model_of(start)
+    found = pf.fit(model, rows, pf.EM(), epochs=80, progress=False).train
+    assert all(b >= a - 1e-12 for a, b in pairwise(found))
+    model.zero_grad()
+    model.log_prob(rows).mean().backward()
+    assert all(float(bank.grad.abs().max()) < 1e-3 for bank in model.banks)  # type: ignore[union-attr]
+    shares = model.circuit.layers[-1].weight.value.softmax(-1)  # type: ignore[union-attr]
+    assert shares.min().item() == pytest.approx(0.2, abs=0.07)
+
+
+def normal(variable: int, mean: float) -> pf.InputLayer:
+    zero = torch.zeros(1, dtype=torch.float64)
+    named = {"mean": pf.Parameter(zero + mean), "log_std": pf.Parameter(zero)}
+    return pf.InputLayer(variable, pf.Gaussian(), 1, named)
+
+
+def test_censored_columns_may_be_in_small_units() -> None:
+    """The floor of a width is a share of how the intervals spread."""
+    x = torch.randn(300, 1, generator=torch.Generator().manual_seed(0)).double()
+    found = []
+    for unit in (1.0, 1e-6):
+        rows, start = censored(x * unit, unit, 1.0), pf.Gaussian()
+        model = model_of(one(start, mean=unit, log_std=math.log(3 * unit)))
+        pf.fit(model, rows, pf.EM(), epochs=100, progress=False)
+        found.append(model.log_prob(rows).sum().item())
+    assert found[1] == pytest.approx(found[0], rel=1e-6)
 
 
 def test_learners_learn_from_censored_rows() -> None:
@@ -508,7 +556,7 @@ def test_learners_learn_from_censored_rows() -> None:
     x = model_of(circuit).sample(200).double().cpu()
     for learner in (pf.EM(), pf.Anemone(), pf.MiniBatchEM(), pf.Gradient()):
         model = model_of(pf.naive_bayes([pf.Gaussian(), pf.Poisson(), pf.Categorical(4)], 2))
-        found = pf.fit(model, Censored(x, 2.0, 0.7), learner, epochs=8, progress=False).train
+        found = pf.fit(model, censored(x, 2.0, 0.7), learner, epochs=8, progress=False).train
         assert found[-1] > found[0]
 
 
@@ -537,7 +585,7 @@ def test_families_that_do_not_say_are_named() -> None:
     model = model_of(pf.Circuit(pf.InputLayer.random(0, Masses(), 1)))
     with pytest.raises(pf.PropertyRequired, match=r"Masses\(.*`mean_within`"):
         model.mean(bounds((0, 1)))
-    rows = Censored(torch.randn(30, 1).double(), 1.0, 0.5)
+    rows = censored(torch.randn(30, 1).double(), 1.0, 0.5)
     with pytest.raises(pf.PropertyRequired, match=r"Masses\(.*`moments_within`.*Gradient"):
         pf.fit(model, rows, pf.EM(), epochs=2, progress=False)
     assert len(pf.fit(model, rows, pf.Gradient(), epochs=2, progress=False).train) > 1
@@ -576,6 +624,32 @@ def test_what_has_no_mass_is_refused_by_row() -> None:
         with pytest.raises(pf.NoMassError) as caught:
             ask(about)
         assert caught.value.rows == (1, 2)
+
+
+def test_marginal_map_refuses_what_it_would_not_heed() -> None:
+    tree = pf.chow_liu(torch.randint(2, (50, 2)))
+    with pytest.raises(pf.EvidenceError, match="no potentials or intervals"):
+        pf.marginal_map(tree, [0], pf.Evidence(lower=[[NAN, 1.0]]))
+    mixed = pf.naive_bayes([pf.Gaussian(), pf.Bernoulli()], 1)
+    with pytest.raises(pf.EvidenceError, match="no potentials or intervals"):
+        pf.marginal_map(mixed, [1], pf.Evidence(lower=[[1.0, NAN]]))
+
+
+def test_bounds_of_map_heed_intervals() -> None:
+    circuit = pf.naive_bayes([pf.Gaussian(), pf.Categorical(3)], 2)
+    about = pf.Evidence(lower=[[0.5, NAN]], upper=[[0.8, NAN]])
+    best = model_of(circuit).log_prob(
+        pf.Evidence([[NAN, v] for v in range(3)], lower=[[0.5, NAN]] * 3, upper=[[0.8, NAN]] * 3)
+    )
+    nothing = pf.map_upper_bound(circuit, [], about)
+    torch.testing.assert_close(nothing, pf.compile(circuit, dtype=torch.float64).log_prob(about))
+    low, high = pf.map_lower_bound(circuit, [1], about), pf.map_upper_bound(circuit, [1], about)
+    assert low.item() <= best.max().item() + 1e-12 <= high.item() + 2e-12
+    grid = torch.linspace(0.5, 0.8, 101).double()
+    states = torch.cartesian_prod(grid, torch.arange(3).double())
+    peak = model_of(circuit).log_prob(states).max().item()
+    assert pf.mpe_lower_bound(circuit, about).item() <= pf.mpe_upper_bound(circuit, about).item()
+    assert peak <= pf.mpe_upper_bound(circuit, about).item() + 1e-12
 
 
 def test_restrict_names_the_way_for_real_columns() -> None:

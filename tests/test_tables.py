@@ -400,6 +400,23 @@ def test_a_file_holds_all_that_queries_need(density: CircuitDensity, tmp_path: P
     assert pf.load(path).num_variables == 7
 
 
+def test_what_was_conditioned_on_stays_so_in_a_file(
+    density: CircuitDensity, tmp_path: Path
+) -> None:
+    given = density.condition({"job": "smith"})
+    given.save(tmp_path / "density")
+    again = CircuitDensity.load(tmp_path / "density")
+    table = {name: values for name, values in people(seed=5).items() if name != "job"}
+    assert (again.score_samples(table) == given.score_samples(table)).all()
+
+
+def test_names_are_those_of_the_last_fit() -> None:
+    found = CircuitDensity(**QUICK).fit({"a": [1.5, 2.5, 0.5]})
+    assert found.feature_names_in_.tolist() == ["a"]
+    for table in ({0: [1.5, 2.5, 0.5]}, [[1.5], [2.5], [0.5]]):
+        assert not hasattr(found.fit(table), "feature_names_in_")
+
+
 def test_a_file_keeps_the_types_of_a_frame(tmp_path: Path) -> None:
     density = CircuitDensity(**QUICK).fit(frame(people()))
     density.save(tmp_path / "density")

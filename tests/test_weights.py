@@ -115,6 +115,8 @@ def test_rows_of_every_kind_have_weights(learner: Learner, tmp_path: Path) -> No
         (mapped, weights.tolist()),
         (x.tolist(), weights),
         (Made(x), weights / 3),
+        (pf.Evidence(x), weights),
+        (pf.compile(CHAIN, DEVICE, torch.float64).evidence(x), weights),
     ):
         same(fitted(CHAIN, rows, learner, weights=weighed, batch_size=8), wanted)
 

@@ -302,13 +302,14 @@ def test_wrong_arguments_are_refused_in_words(name: str, tmp_path: Path) -> None
     assert not complaints, "\n".join(complaints)
 
 
-DRAWS = [name for name, call in CALLS.items() if "generator" in call(Path("draws"))]
-
-
-@pytest.mark.parametrize("name", DRAWS)
+@pytest.mark.parametrize("name", CALLS)
 def test_a_seed_is_no_generator(name: str, tmp_path: Path) -> None:
-    with pytest.raises(pf.TypeMismatch, match=r"generator must be a torch\.Generator .* a seed"):
-        function(name)(**(CALLS[name](tmp_path) | {"generator": 0}))
+    given = CALLS[name](tmp_path)
+    if "generator" in given:
+        with pytest.raises(
+            pf.TypeMismatch, match=r"generator must be a torch\.Generator .* a seed"
+        ):
+            function(name)(**(given | {"generator": 0}))
 
 
 class Elsewhere(torch.Generator):

@@ -151,12 +151,7 @@ class _Grid:
 
 def _order(scopes: Sequence[tuple[int, ...]], sizes: Sequence[int]) -> list[int]:
     """Variables such that the next one always leaves the smallest table."""
-    near: list[set[int]] = [set() for _ in sizes]
-    for scope in scopes:
-        for v in scope:
-            near[v].update(scope)
-    for v, others in enumerate(near):
-        others.discard(v)
+    near = _neighbours(scopes, len(sizes))
 
     def left(v: int) -> int:
         return prod(sizes[u] for u in near[v])
@@ -176,6 +171,17 @@ def _order(scopes: Sequence[tuple[int, ...]], sizes: Sequence[int]) -> list[int]
         for u in near[v]:
             heappush(heap, (left(u), u))
     return list(found)
+
+
+def _neighbours(scopes: Sequence[tuple[int, ...]], variables: int) -> list[set[int]]:
+    """For every variable, those that share a scope with it."""
+    near: list[set[int]] = [set() for _ in range(variables)]
+    for scope in scopes:
+        for v in scope:
+            near[v].update(scope)
+    for v, others in enumerate(near):
+        others.discard(v)
+    return near
 
 
 def _check_size(weights: int) -> None:

@@ -6,7 +6,7 @@ Legend: B batch, D variables, V categories, U intervals of a variable.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 
 import torch
@@ -48,13 +48,14 @@ class Evidence:
 
     Examples:
         >>> import pcflow as pf
-        >>> circuit = pf.hmm(2, states=2, inputs=pf.Categorical(3))
+        >>> model = pf.compile(pf.hmm(2, states=2, inputs=pf.Categorical(3)))
         >>> nothing = pf.Evidence(missing=torch.ones(1, 2, dtype=torch.bool))
-        >>> bool(pf.compile(circuit).log_prob(nothing).abs() < 1e-6)
+        >>> bool(model.log_prob(nothing).abs() < 1e-6)
         True
-        >>> wait = pf.Circuit(pf.InputLayer(0, pf.Exponential(), 1, {"log_mean": torch.zeros(1)}))
-        >>> pf.compile(wait).log_prob(pf.Evidence(lower=[[1.0]])).item()  # one minute or more
-        -1.0
+        >>> x = torch.tensor([[1, torch.nan], [2, torch.nan]])
+        >>> either = model.log_prob(pf.Evidence(lower=[[1, torch.nan]], upper=[[2, torch.nan]]))
+        >>> torch.allclose(either, model.log_prob(x).logsumexp(0))
+        True
     """
 
     values: Tensor | None = None
@@ -116,6 +117,19 @@ class Evidence:
         """The same observations with other potentials, to be checked by the next query."""
         about = potentials.log, potentials.categories
         return Evidence(self.values, self.missing, *about, lower=self.lower, upper=self.upper)
+
+    def rows(self, index: Tensor) -> Evidence:
+        """The rows of `index`, in that order.
+
+        Examples:
+            >>> Evidence([[0, 1], [2, 3], [4, 5]]).rows(torch.tensor([2, 0])).values
+            tensor([[4, 5],
+                    [0, 1]])
+        """
+        given = {part.name: getattr(self, part.name) for part in fields(Evidence)}
+        return Evidence(
+            **{n: None if t is None else t[index.to(t.device)] for n, t in given.items()}
+        )
 
     @property
     def batch_size(self) -> int:

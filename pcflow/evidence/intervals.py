@@ -41,7 +41,7 @@ class Intervals:
         reached = upper[..., :-1].cummax(dim=-1).values
         beyond = torch.nextafter(reached, torch.full_like(reached, torch.inf))
         lower = torch.cat([lower[..., :1], torch.maximum(lower[..., 1:], beyond)], dim=-1)
-        gone = ~(lower <= upper)
+        gone = ~(lower <= upper) | (lower == torch.inf)
         return Intervals(lower.masked_fill(gone, torch.nan), upper.masked_fill(gone, torch.nan))
 
     @staticmethod

@@ -234,8 +234,8 @@ def marginal_map(
     Args:
         circuit: the circuit.
         query: variables to maximise; those observed in every row may be among them or not.
-        evidence: values [B, D], NaN where missing, or `Evidence` without potentials; what is
-            observed in any row must be observed in all, or in the query.
+        evidence: values [B, D], NaN where missing, or `Evidence` without potentials or intervals;
+            what is observed in any row must be observed in all, or in the query.
 
     Raises:
         NotDeterministic: naming the sum; `map_lower_bound` and `map_upper_bound` need nothing.
@@ -254,8 +254,8 @@ def marginal_map(
     checked_variables(circuit, wanted, "query")
     domain = Domain(circuit.num_categories, torch.device("cpu"), torch.float64)
     checked = check(evidence, domain)
-    if checked.potentials is not None:
-        raise EvidenceError("marginal_map takes no potentials; map_upper_bound does")
+    if checked.potentials is not None or checked.bounded is not None:
+        raise EvidenceError("marginal_map takes no potentials or intervals; map_upper_bound does")
     others = [v for v in range(circuit.num_variables) if v not in wanted]
     seen = [v for v in others if not checked.missing[:, v].all()]
     partly = [v for v in seen if checked.missing[:, v].any()]

@@ -6,7 +6,8 @@ knows how to read its parameters. Two kinds exist:
 * a `FiniteFamily` has `num_categories` values 0, 1, ...; it writes down its whole table of
   log-probabilities, and the engine does the rest: gathers, soft evidence, sampling, mode;
 * a `DensityFamily` has values without a finite table; it writes its log-density, mode, draw and
-  sufficient statistics; and, if circuits are to be asked for them, its raw moments and entropy.
+  sufficient statistics; and, if circuits are to be asked for them, its raw moments and entropy,
+  and the mass of an interval, with the mean, mode and statistics within (`log_mass`, ..._within).
   Most are an `ExponentialFamily`, whose EM update is found by matching expected statistics.
 
 To add a family: derive a frozen dataclass from one of them, implement the abstract methods, and, if

@@ -124,7 +124,8 @@ class Gaussian(ExponentialFamily):
 
     def statistics(self, x: Tensor) -> Tensor:
         """Value and square."""
-        return torch.stack([x, x.square()], dim=-1)  # [F, B, 2]
+        side_by_side = torch.stack([x, x.square()], dim=1)  # in memory, for what multiplies them
+        return side_by_side.movedim(1, -1)  # [F, B, 2]
 
     def tally(self, params: Params, x: Tensor, weight: Tensor) -> Tensor:
         """Deviations from the present means, and their squares.
@@ -133,9 +134,9 @@ class Gaussian(ExponentialFamily):
         """
         middle = x.nanmean(dim=1, keepdim=True).nan_to_num(nan=0.0)  # [F, 1]
         deviation = (x - middle).nan_to_num(nan=0.0)
-        known = (~x.isnan()).to(x).unsqueeze(-1)
-        told = torch.cat([known, self.statistics(deviation)], dim=-1)  # [F, B, 3]
-        found = torch.einsum("fbs,fbk->fsk", told, weight)
+        known = (~x.isnan()).to(x).unsqueeze(1)
+        told = torch.cat([known, self.statistics(deviation).movedim(-1, 1)], dim=1)  # [F, 3, B]
+        found = told @ weight  # [F, 3, K]
         return _moved(found[:, 1:], found[:, 0], middle - params["mean"])
 
     def recentred(self, tallies: Tensor, weight: Tensor, before: Params, params: Params) -> Tensor:

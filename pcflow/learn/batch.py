@@ -6,7 +6,7 @@ Legend: B batch, D variables.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -126,7 +126,8 @@ class Batch:
         rows = torch.arange(len(self)) if self.rows is None else self.rows
         named = replace(self, rows=rows)
         names = ("evidence", "given", "offset", "weight", "rows")
-        return Batch(**{name: _chosen(getattr(named, name), there) for name in names})
+        index = there.nonzero().squeeze(-1)
+        return Batch(**{name: _chosen(getattr(named, name), index) for name in names})
 
     def weighed(self, weight: Tensor) -> Batch:
         """The same rows, each counting so many times as much [B]."""
@@ -152,16 +153,17 @@ def _count(name: str, part: Evidence | Tensor) -> int:
     return len(part)
 
 
-def _chosen(part: Any, there: Tensor) -> Any:
-    """The rows of a part that are there [B]."""
-    if isinstance(part, CheckedEvidence):
-        index = there.nonzero().squeeze(-1).to(part.values.device)
-        return replace(part.rows(index), origin=None)
+def rows_of(evidence: Evidence, rows: Tensor) -> Evidence:
+    """Rows of evidence that are all there is, so that they are numbered from zero again."""
+    found = evidence.rows(rows)
+    return replace(found, origin=None) if isinstance(found, CheckedEvidence) else found
+
+
+def _chosen(part: Any, rows: Tensor) -> Any:
+    """The rows of a part of a batch."""
     if isinstance(part, Evidence):
-        return replace(
-            part, **{f.name: _chosen(getattr(part, f.name), there) for f in fields(part)}
-        )
-    return part if part is None else part[there.to(part.device)]
+        return rows_of(part, rows)
+    return part if part is None else part[rows.to(part.device)]
 
 
 def totals(log_prob: Tensor, weight: Tensor) -> Tensor:

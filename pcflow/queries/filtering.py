@@ -16,7 +16,7 @@ from torch import Tensor
 from pcflow.checks import check_whole
 from pcflow.circuit import InputLayer, MarkovChain, Position
 from pcflow.errors import EvidenceError, PropertyRequired, SettingError
-from pcflow.evidence import Domain, Numbers, as_tensor, check
+from pcflow.evidence import CheckedEvidence, Domain, Numbers, as_tensor, check
 from pcflow.inputs import DensityFamily, FiniteFamily
 from pcflow.queries.possible import refuse_impossible
 
@@ -65,16 +65,11 @@ class Filter:
             EvidenceError: if it does not fit, or all positions of a chain whose positions differ
                 are observed; others go on for ever.
         """
-        position, values = self._next(), as_tensor("x", x)
-        families = [layer.family.num_categories for layer in position.emissions]
-        domain = Domain(tuple(families), self._device, torch.float64)
-        known = check(values.unsqueeze(-1) if values.dim() == 1 else values, domain)
-        if len(known.values) != len(self.log_prob):
-            raise EvidenceError(f"x: {len(self.log_prob)} rows are filtered, got {len(values)}")
+        position = self._next()
+        known = self._check(position, as_tensor("x", x))
         joint = self._ahead(position)  # [B, K]
-        for layer, column, hidden in zip(
-            position.emissions, known.values.t(), known.missing.t(), strict=True
-        ):
+        columns = zip(known.values.t(), known.missing.t(), strict=True)
+        for layer, (column, hidden) in zip(position.emissions, columns, strict=True):
             joint = joint + self._log_likelihood(layer, column).masked_fill(hidden[:, None], 0.0)
         found = joint.logsumexp(dim=-1)
         possible = found > -torch.inf
@@ -115,6 +110,15 @@ class Filter:
         """
         refuse_impossible(self.log_prob, "next_log_states")
         return self._ahead(self._next())
+
+    def _check(self, position: Position, values: Tensor) -> CheckedEvidence:
+        """One observation [B] or [B, M] as evidence about the variables of a position."""
+        categories = tuple(layer.family.num_categories for layer in position.emissions)
+        domain = Domain(categories, self._device, torch.float64)
+        known = check(values.unsqueeze(-1) if values.dim() == 1 else values, domain)
+        if len(known.values) != len(self.log_prob):
+            raise EvidenceError(f"x: {len(self.log_prob)} rows are filtered, got {len(values)}")
+        return known
 
     def _next(self) -> Position:
         """The position that is observed next: of a homogeneous chain there is always one."""

@@ -50,6 +50,16 @@ class Case:
         return self.about.values.double().masked_fill(self.about.missing, torch.nan)
 
     @property
+    def atoms(self) -> dict[int, tuple[float, ...]]:
+        """Of variables that have a density, values that have a probability besides."""
+        found: dict[int, tuple[float, ...]] = {}
+        for layer in self.circuit.layers:
+            if isinstance(layer, InputLayer) and isinstance(layer.family, DensityFamily):
+                before = found.get(layer.variable, ())
+                found[layer.variable] = tuple({*before, *layer.family.atoms})
+        return found
+
+    @property
     def finite(self) -> bool:
         """Whether every variable has a finite range."""
         return None not in self.circuit.num_categories

@@ -44,6 +44,7 @@ def _density(case: Case) -> Iterator[Breach]:
         rows=None if case.small else model.sample(DRAWS, generator=generator),
         draws=DRAWS,
         tolerance=EXACT,
+        atoms=case.atoms,
     )
     yield from ()
 
@@ -99,7 +100,7 @@ def _integrated_mean(case: Case, variable: int, found: Tensor) -> Iterator[Breac
             yield from compare(MEANS, row[None], mean[None], row[variable][None], EXACT)
             continue
         drawn = case.model.sample(DRAWS, row.unsqueeze(0), case.generator())[:, 0, variable]
-        points, width = axis(drawn)
+        points, width = axis(drawn, case.atoms[variable])
         asked = row.repeat(len(points), 1)
         asked[:, variable] = points
         share = (reference_log_prob(case.circuit, asked) + width.log()).softmax(dim=0)

@@ -5,7 +5,7 @@ Legend: B batch, D variables, S states, R rows of evidence, N draws.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -30,6 +30,7 @@ def check_density(
     rows: Tensor | None = None,
     draws: int = 2_000,
     tolerance: float = 1e-5,
+    atoms: Mapping[int, Sequence[float]] | None = None,
 ) -> None:
     """Check the laws that every tractable density obeys; what is not passed is not asked.
 
@@ -54,6 +55,8 @@ def check_density(
         rows: complete rows [N, D] to check on where states cannot be enumerated; draws by default.
         draws: how many draws are compared with a distribution.
         tolerance: of log-probabilities, as a share of the number, or of 1 if that is more.
+        atoms: of variables without a finite range, values that have a probability of their own,
+            which `log_prob` tells in place of a density.
 
     Raises:
         LawBroken: naming every law that does not hold, each with its smallest witness.
@@ -78,7 +81,7 @@ def check_density(
         "mpe": mpe,
     }
     queries = {name: query for name, query in given.items() if query is not None}
-    subject = Subject(queries, tuple(num_categories), draws, tolerance)
+    subject = Subject(queries, tuple(num_categories), draws, tolerance, atoms or {})
     sizes = [n for n in num_categories if n is not None]
     if len(sizes) == len(num_categories) and prod(sizes) <= MOST_STATES:
         check_states(subject)

@@ -56,12 +56,8 @@ class Unit:
     def __init__(self, family: DensityFamily, name: str, params: Parameters, drawn: Tensor) -> None:
         """Lay the grid where the draws are; an atom is a point of width one."""
         self.name, self.params, self.drawn = name, params, drawn.sort().values
-        atoms = torch.tensor(family.atoms, dtype=drawn.dtype)
-        self.apart = self.drawn[~torch.isin(self.drawn, atoms)]
-        points, width = axis(self.apart)
-        points, width = torch.cat([points, atoms]), torch.cat([width, torch.ones_like(atoms)])
-        self.points, order = points.sort()
-        width = width[order]
+        self.apart = self.drawn[~torch.isin(self.drawn, self.drawn.new_tensor(family.atoms))]
+        self.points, width = axis(drawn, family.atoms)
         self.log_prob = family.log_prob(params, self.points.unsqueeze(0))[0, :, 0]
         self.mass = self.log_prob.exp() * width
 

@@ -6,6 +6,7 @@ Legend: N draws, S states, Q points of a quadrature.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from scipy.stats import chi2
@@ -78,8 +79,17 @@ def real_line(values: Tensor) -> tuple[Tensor, Tensor]:
     return (edges[1:] + edges[:-1]) / 2, edges.diff()
 
 
-def axis(drawn: Tensor) -> tuple[Tensor, Tensor]:
-    """Points [Q] and weights [Q]: whole numbers if all draws are such, the real line if not."""
+def axis(drawn: Tensor, atoms: Sequence[float] = ()) -> tuple[Tensor, Tensor]:
+    """Points [Q], rising, and weights [Q]: whole numbers if all draws are such, or the real line.
+
+    Atoms among real numbers are points of weight one.
+    """
+    if atoms:
+        values = torch.tensor(atoms, dtype=drawn.dtype)
+        points, weights = axis(drawn[~torch.isin(drawn, values)])
+        order = torch.cat([points, values]).argsort()
+        widths = torch.cat([weights, torch.ones_like(values)])
+        return torch.cat([points, values])[order], widths[order]
     if not (drawn == drawn.round()).all():
         return real_line(drawn)
     low, high = int(drawn.min()), int(drawn.max())

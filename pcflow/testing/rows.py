@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pcflow.testing.breach import Breach, compare, demand, generator, show_row
-from pcflow.testing.frequencies import FALSE_ALARM, band, chi_square, real_line
+from pcflow.testing.frequencies import FALSE_ALARM, axis, band, chi_square
 from pcflow.testing.subject import (
     MPE_COMPLETES,
     Subject,
@@ -133,8 +133,9 @@ def _values(subject: Subject, variable: int, rows: Tensor) -> tuple[Tensor, Tens
     size = subject.num_categories[variable]
     if size is not None:
         return torch.arange(size).double(), torch.ones(size).double()
-    column = rows[:, variable]
-    return None if (column == column.round()).all() else real_line(column)
+    column, atoms = rows[:, variable], subject.atoms.get(variable, ())
+    apart = column[~torch.isin(column, column.new_tensor(atoms))]
+    return None if (apart == apart.round()).all() else axis(column, atoms)
 
 
 def _scores(subject: Subject, row: Tensor, variable: int, values: Tensor) -> Tensor:
@@ -204,9 +205,12 @@ def _distance(subject: Subject, variable: int, drawn: Tensor, values: Tensor, sh
         counts = torch.bincount(drawn.long(), minlength=len(values))
         far = chi_square(counts, share) < FALSE_ALARM
         return f"frequencies {show_row(counts / len(drawn))}, not {show_row(share)}" if far else ""
-    place = torch.searchsorted(values, drawn.sort().values)
-    below = torch.cat([share.new_zeros(1), share.cumsum(0)])[place]
+    ordered = drawn.sort().values
+    below = torch.cat([share.new_zeros(1), share.cumsum(0)])
+    # of an atom: up to it, and up to and with it
+    lower = below[torch.searchsorted(values, ordered)]
+    upper = below[torch.searchsorted(values, ordered, right=True)]
     steps = torch.arange(len(drawn) + 1).double() / len(drawn)
-    off = torch.maximum((steps[1:] - below).abs(), (below - steps[:-1]).abs()).max()
+    off = torch.maximum(steps[1:] - upper, lower - steps[:-1]).max()
     far = bool(off > band(len(drawn)) + QUADRATURE)
     return f"distribution functions up to {off:.3g} apart" if far else ""

@@ -5,8 +5,8 @@ Legend: B batch, D variables, R rows of evidence, N draws.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -30,12 +30,14 @@ class Subject:
         num_categories: per variable, None if it has no finite range.
         draws: how many draws are compared with a distribution.
         tolerance: of log-probabilities.
+        atoms: of variables without a finite range, values that have a probability of their own.
     """
 
     queries: Mapping[str, Callable[..., Any]]
     num_categories: tuple[int | None, ...]
     draws: int
     tolerance: float
+    atoms: Mapping[int, Sequence[float]] = field(default_factory=dict)
 
     def knows(self, name: str) -> bool:
         """Whether there is such a query."""

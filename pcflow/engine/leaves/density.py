@@ -147,6 +147,5 @@ class DensityLeaf(Leaf):
         some = send(self.bounded, fold.device)[fold, row].nonzero().squeeze(-1)
         single = {name: p[some].unsqueeze(-1) for name, p in params.items()}
         within = Truncated(self.family, single, *self._ends(fold[some], row[some]))
-        variables = self.step.variables[fold[some]]
-        drawn[some] = within.draw(route, self.semiring, variables).to(drawn.dtype)
-        return drawn
+        found = within.draw(route, self.semiring, self.step.variables[fold[some]])
+        return drawn.index_put((some,), found)

@@ -51,7 +51,7 @@ class Truncated:
         modes = self._ask(self.family.mode_within)
         each = {n: p.movedim(-1, 1).flatten(0, 1).unsqueeze(-1) for n, p in self.params.items()}
         found = self.family.log_prob(each, modes.movedim(-1, 1).flatten(0, 1))  # [N K, U, 1]
-        found = found.view(len(modes), -1, modes.shape[1]).movedim(1, -1)
+        found = found.view_as(modes.movedim(-1, 1)).movedim(1, -1)  # [N, U, K]
         inside = (modes >= self.lower.unsqueeze(-1)) & (modes <= self.upper.unsqueeze(-1))
         return torch.where(self.there & inside, found, -torch.inf)
 
@@ -67,12 +67,18 @@ class Truncated:
         """Draws, or modes, [N] of entries of one unit each."""
         lower, upper = self.lower, self.upper
         if lower.shape[1] > 1:
-            peaks = self.peaks() if semiring.maximizes else self.masses()
-            scores = semiring.over_reals(self.masses()[..., 0], peaks[..., 0], variables)
-            chosen = route.index(scores.clone(), in_log_space=True).unsqueeze(-1)
+            scores = self._scores(semiring, variables)
+            chosen = route.index(scores, in_log_space=True).unsqueeze(-1)
             lower, upper = lower.gather(1, chosen), upper.gather(1, chosen)
         single = {name: p.squeeze(-1) for name, p in self.params.items()}
         return route.within(self.family, single, lower.squeeze(-1), upper.squeeze(-1))
+
+    def _scores(self, semiring: Semiring, variables: Tensor) -> Tensor:
+        """By which one of its intervals is chosen for a single unit, [N, U] (nats)."""
+        mass = self.masses().squeeze(-1)
+        if not semiring.maximizes:
+            return mass
+        return semiring.over_reals(mass, self.peaks().squeeze(-1), variables)
 
     def _ask(self, within: Within) -> Tensor:
         return within(self.params, self.lower, self.upper)
