@@ -130,9 +130,11 @@ def paths(case: Case) -> Sides:
 
 def epochs(case: Case) -> Sides:
     """The log-likelihood before every epoch of EM, from the same start."""
+    model = pf.compile(case.circuit, dtype=torch.float64)
+    start = {name: value.clone() for name, value in model.state_dict().items()}
 
     def ours() -> Tensor:
-        model = pf.compile(case.circuit, dtype=torch.float64)
+        model.load_state_dict(start)
         curve = pf.fit(model, case.padded, pf.EM(), epochs=EPOCHS, progress=False).train
         return torch.tensor(curve, dtype=torch.float64) * case.rows
 

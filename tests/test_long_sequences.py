@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ import pcflow as pf
 from pcflow.engine.halves import sum_product
 
 V, ROWS = 3, 3
-NEVER, ALWAYS = (pf.Machine(long=n, halves=1 << 40) for n in (1 << 40, 1))
+NEVER, ALWAYS = (pf.Machine(long=n) for n in (1 << 40, 1))
 
 
 @st.composite
@@ -108,6 +109,34 @@ def test_what_is_learned_is_the_same(circuit: pf.Circuit, seed: int, soft: bool)
             pf.fit(model, x, pf.EM(), weights=weights, epochs=2, progress=False)
         for found, wanted in zip(*(model.parameters() for model in models), strict=True):
             torch.testing.assert_close(found.exp(), wanted.exp(), rtol=1e-5, atol=1e-8)
+
+
+def test_modes_and_single_precision_do_not_matter() -> None:
+    circuit = pf.hmm(1_000, 4, pf.Categorical(V), generator=torch.Generator().manual_seed(0))
+    model = pf.compile(circuit)
+    x = model.sample(2, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        found = model.log_prob(x), pf.viterbi(model, x).log_value, pf.state_posteriors(model, x)
+    exact = pf.compile(circuit, dtype=torch.float64, machine=NEVER)
+    wanted = exact.log_prob(x), pf.viterbi(exact, x).log_value, pf.state_posteriors(exact, x)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other.detach().float(), rtol=1e-6, atol=1e-5)
+
+
+def test_rows_without_mass_are_named() -> None:
+    circuit = pf.hmm(3, 2, [[pf.Categorical(2)]], emission=[[1.0, 0.0], [1.0, 0.0]])
+    model = pf.compile(circuit, machine=ALWAYS)
+    x = torch.tensor([[0, 0, 0], [0, 1, 0]])
+    assert model.log_prob(x).isneginf().tolist() == [False, True]
+    for ask in (pf.viterbi, pf.state_posteriors):
+        with pytest.raises(pf.NoMassError, match="row 1"):
+            ask(model, x)
+
+
+@pytest.mark.parametrize(("length", "rows", "halved"), [(128, 1, 1), (127, 1, 0), (128, 200, 0)])
+def test_only_few_rows_of_long_chains_go_by_halves(length: int, rows: int, halved: int) -> None:
+    engine = pf.compile(pf.hmm(length, 3, pf.Bernoulli())).engine
+    assert (engine.by_halves(engine.nothing(rows)) is not None) == halved
 
 
 @given(st.integers(0, 10_000), st.floats(0.1, 2000), st.floats(0, 1))

@@ -17,6 +17,7 @@ from pcflow.engine.evaluation import Evaluation
 from pcflow.engine.halves import around, levels_of, sum_product
 from pcflow.engine.kernels import exp_
 from pcflow.engine.leaves import Leaf
+from pcflow.engine.modes import in_ordinary_modes
 from pcflow.engine.passes import AtLeaf, AtWeights
 from pcflow.engine.plan import BankRead, InputStep, Plan, SumStep
 from pcflow.engine.routes import Route
@@ -26,13 +27,13 @@ from pcflow.engine.told import Shares
 
 @dataclass(frozen=True, eq=False)
 class LongChain:
-    """A chain of at least so many positions, with one number of states at all of them.
+    """A chain as its steps read it, with one number of states at all positions.
 
     Attributes:
         sums: the step that arrives at every position.
         states: K.
         place: the position of every variable, [D].
-        most: rows that are few.
+        most: rows that are few, and whose products fit into memory.
     """
 
     plan: Plan
@@ -43,12 +44,12 @@ class LongChain:
 
     @classmethod
     def of(cls, chain: MarkovChain, plan: Plan, memory: int) -> LongChain | None:
-        """None if steps are as quick for any number of rows, or `memory` holds no row."""
+        """None if it is short, or its numbers of states differ."""
         length, states, machine = len(chain.positions), chain.states, plan.machine
         if length < machine.long or min(chain.sizes) < states:
             return None
-        row = 4 * length * states**2 * torch.float64.itemsize  # bytes
-        most = min(machine.halves // states**3, memory // row)
+        row = 8 * length * states**2 * torch.float64.itemsize  # bytes: of products, up and down
+        most = min(machine.some, machine.halves // states**2, memory // row)
         sums = tuple(step for step in reversed(plan.steps) if isinstance(step, SumStep))
         device = next(step.variables.device for step in plan.steps if isinstance(step, InputStep))
         place = torch.tensor([chain.place[v] for v in range(plan.num_variables)], device=device)
@@ -120,6 +121,7 @@ class Halved(Evaluation):
         log_value = levels[-1][0, :, 0].logsumexp(dim=-1).to(tables.like)
         return cls(log_value, chain, tables, leaves, levels, ordinary)
 
+    @in_ordinary_modes
     def down(
         self,
         root_flow: Tensor,

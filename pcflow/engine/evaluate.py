@@ -18,6 +18,7 @@ from pcflow.engine.evaluation import Evaluation, Taped
 from pcflow.engine.leaves import Leaf, make_leaf
 from pcflow.engine.log_semiring import LogSumProduct
 from pcflow.engine.memory import Pool
+from pcflow.engine.modes import in_ordinary_modes
 from pcflow.engine.passes import up
 from pcflow.engine.plan import InputStep, Plan
 from pcflow.engine.semiring import Scaled, Value, floor_of
@@ -118,6 +119,7 @@ class Engine:
         except NotAChain:
             return None
 
+    @in_ordinary_modes
     def by_halves(self, evidence: CheckedEvidence) -> Halved | None:
         """A pass up by halves, if the circuit is a long chain and rows are few."""
         chain, whole = self.long_chain, evidence if evidence.whole is None else evidence.whole

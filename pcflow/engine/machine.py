@@ -33,8 +33,8 @@ class Machine:
         entries: sums or inputs at a time that choose: they stay in a cache.
         choices: alternatives that are weighed at a time: they stay in a cache.
         cached: numbers at a time of what is gone over several times in log space.
-        long, halves: positions of a chain, at least, and rows times cubed states, at most, where it
-            is gone over by halves: as much as is computed while the calls of a position are made.
+        long, halves: positions of a chain, at least, and rows times squared states, at most, where
+            `some` rows go by halves: what is computed while the calls of a position are made.
         edges: the most that a step in log space holds at a time.
         weights: of a step, one for every draw and input, that draws hold at a time: 64 MB.
         values: of draws at a time, where averages are estimated.
@@ -63,7 +63,7 @@ class Machine:
     choices: int = 1 << 18
     cached: int = 1 << 17
     long: int = 1 << 7
-    halves: int = 1 << 14
+    halves: int = 1 << 10
     edges: int = 1 << 24
     weights: int = 1 << 24
     values: int = 1 << 22
@@ -174,7 +174,7 @@ _GPU = Machine(
     entries=1 << 22,
     choices=1 << 26,
     cached=1 << 26,
-    halves=1 << 22,
+    halves=1 << 14,
     edges=1 << 27,
     weights=1 << 26,
     values=1 << 26,
