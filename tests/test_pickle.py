@@ -19,6 +19,7 @@ SETTINGS: dict[str, tuple[object, ...]] = {  # of families that have no defaults
     "DiscretizedLogistic": (4, 0.5),
     "Histogram": ([0.0, 1.0, 3.0],),
     "Indicator": ([0, 2], 3),
+    "Inflated": (pf.Exponential(),),
 }
 
 
