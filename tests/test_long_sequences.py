@@ -147,3 +147,13 @@ def test_no_sum_is_lost_however_small_its_terms(seed: int, size: float, zeros: f
         one.masked_fill_(torch.rand(one.shape, generator=generator) < zeros, -torch.inf)
     wanted = (a.unsqueeze(-1) + b.unsqueeze(-3)).logsumexp(dim=-2)
     torch.testing.assert_close(sum_product(a, b), wanted)
+
+
+def test_every_row_is_counted_once() -> None:
+    models = both(pf.hmm(5, 2, pf.Categorical(V)))
+    x = torch.zeros(ROWS, 5)
+    for model in models:
+        for ask in (model.log_prob, model.marginals, partial(model.sample, 1)):
+            seen = model.rows.seen
+            ask(x)
+            assert model.rows.seen == seen + ROWS

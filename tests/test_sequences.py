@@ -237,6 +237,9 @@ def test_a_filter_refuses_what_does_not_fit() -> None:
     for bad in ([0], [0, 7], [[0, 1], [1, 0]], 3, [0.5, 1]):
         with pytest.raises(pf.EvidenceError):
             seen.observe(bad)  # type: ignore[arg-type]
+    for none in (-1, 1, 0.0, "0"):
+        with pytest.raises(pf.errors.SettingError, match="emission must be"):
+            seen.next_log_probs(none)  # type: ignore[arg-type]
     assert seen.position == 0
     seen.observe([0, 1])
     seen.observe([NAN, 1.0])

@@ -157,7 +157,8 @@ BROKEN = [
     (GRID.replace("9 0 1", "9 0 -1"), "must be at least 0, not -1"),
     (GRID.replace("9 0 1", "9 0 nan"), "must be at least 0, not nan"),
     (GRID.replace("9 0 1", "9 0 1e999"), "must be at least 0, not inf"),
-    (GRID.replace("9 0 1", "9 0 x"), "'x'"),
+    (GRID.replace("9 0 1", "9 0 x"), r"word \d+: 'x' is not a number"),
+    (GRID.replace("9 0 1", "9 0 1_0"), r"word \d+: '1_0' is not a number"),
     (GRID.encode("utf-16"), "ascii"),
 ]
 

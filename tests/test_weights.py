@@ -194,6 +194,9 @@ def test_weights_that_are_none_are_refused() -> None:
         "row 2 is -1.0": torch.ones(40).index_fill(0, torch.tensor([2]), -1.0),
         "row 1 is inf": torch.tensor([0.0, torch.inf] * 20),
         "are all zero": torch.zeros(40),
+        r"is 4e\+37, but must be between": torch.full((40,), 1e36),
+        "is inf, but must be between": torch.full((40,), 1e308, dtype=torch.float64),
+        "is 4e-39, but must be between": torch.full((40,), 1e-40, dtype=torch.float64),
         "must be numbers": "heavy",
     }
     for told, heavy in wrong.items():
@@ -203,6 +206,17 @@ def test_weights_that_are_none_are_refused() -> None:
             fitted(CHAIN, x, pf.EM(), validation=x, validation_weights=heavy)
     with pytest.raises(pf.SettingError, match="validation_weights must be None where"):
         fitted(CHAIN, x, pf.EM(), validation_weights=weights)
+
+
+@pytest.mark.parametrize("learner", [pf.EM(), pf.Anemone(), pf.MiniBatchEM(), pf.Gradient()])
+def test_rows_lighter_than_single_precision_holds_are_not_there(learner: pf.Learner) -> None:
+    x = some()[0][:6]
+    found = []
+    for light in (0.0, 1e-60):
+        model, weights = pf.compile(CHAIN, DEVICE), [1.0, 2.0, *[light] * 4]
+        more = {"weights": weights, "epochs": 2, "batch_size": 1, "generator": seeded()}
+        found.append(pf.fit(model, x, learner, progress=False, **more).train)  # type: ignore[arg-type]
+    assert found[0] == found[1]
 
 
 STARTS: dict[str, Callable[..., pf.Circuit]] = {

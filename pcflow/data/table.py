@@ -25,6 +25,9 @@ BINS = 8
 MOST_VALUES = 4096
 """Whole numbers from here on are not listed: tables of pairs grow with the largest, squared."""
 
+LIGHTEST, HEAVIEST = 1e-30, 1e30
+"""Sums of weights that counts in single precision hold, with room to spare."""
+
 
 def as_table(data: Any) -> Floats:
     """A copy of rows [N, D], of any numbers; NaN is a missing value.
@@ -39,11 +42,11 @@ def as_table(data: Any) -> Floats:
 
 
 def as_weights(name: str, given: Numbers, rows: int) -> Tensor:
-    """How much every row counts [N], in double on the CPU.
+    """How much every row counts [N], in double on the CPU; zero if single precision has no such.
 
     Raises:
         EvidenceError: if they are not as many, not all numbers from zero up, or all zero; naming
-            the first that is wrong.
+            the first that is wrong. Or if their sum is nothing that single precision can add up.
     """
     weights = as_tensor(name, given).detach().to("cpu", torch.float64)
     if weights.shape != (rows,):
@@ -56,7 +59,11 @@ def as_weights(name: str, given: Numbers, rows: int) -> Tensor:
         raise EvidenceError(f"{name}: row {row} is {weights[row].item()}, but must be at least 0")
     if not weights.any():
         raise EvidenceError(f"{name} are all zero")
-    return weights
+    total = weights.sum().item()
+    if not LIGHTEST <= total <= HEAVIEST:
+        wanted = f"between {LIGHTEST:g} and {HEAVIEST:g}"
+        raise EvidenceError(f"the sum of {name} is {total:g}, but must be {wanted}")
+    return weights.masked_fill(weights < torch.finfo(torch.float32).tiny, 0.0)
 
 
 def weighed(data: Any, weights: Numbers | None) -> tuple[Floats, Floats | None]:

@@ -125,7 +125,6 @@ class Engine:
         chain, whole = self.long_chain, evidence if evidence.whole is None else evidence.whole
         if chain is None or not chain.suits(len(whole.values)):
             return None
-        self.rows.add(seen=len(evidence.values))
         ordinary = partial(self._evaluate, self.plan, evidence)
         return Halved.up(chain, self.tables, self.log_leaves(evidence), ordinary)
 
@@ -172,6 +171,7 @@ class Engine:
 
     def log_value(self, evidence: CheckedEvidence) -> Tensor:
         """The log-value [B] (nats) alone, on the lean plan, in parts."""
+        self.rows.add(seen=len(evidence.values))
         halved, lean = self.by_halves(evidence), self.plan.lean
         if halved is not None:
             return halved.log_value
@@ -180,6 +180,7 @@ class Engine:
 
     def evaluate(self, evidence: CheckedEvidence) -> Evaluation:
         """One upward pass; rows that underflow may have spoiled go through log space as well."""
+        self.rows.add(seen=len(evidence.values))
         return self.by_halves(evidence) or self._evaluate(self.plan, evidence)
 
     def _evaluate(self, plan: Plan, evidence: CheckedEvidence) -> Evaluation:
@@ -191,7 +192,6 @@ class Engine:
         if found is None:  # the weights were outdated
             self.tables.cache.refresh()
             return self._evaluate(plan, evidence)
-        self.rows.add(seen=len(evidence.values))
         return self._evaluation(tape, evidence, *found)
 
     def _certified(self, tape: Tape) -> tuple[Tensor, bool | None] | None:

@@ -68,6 +68,22 @@ def read_bytes(path: StrPath) -> bytes:
         return file.read()
 
 
+def whole(word: str) -> int:
+    """A whole number as C writes it; Python alone reads underscores and other scripts, too."""
+    return int(_plain(word))
+
+
+def real(word: str) -> float:
+    """A real number, likewise."""
+    return float(_plain(word))
+
+
+def _plain(word: str) -> str:
+    if "_" in word or not word.isascii():
+        raise ValueError(f"{word[:40]!r} is not a number")
+    return word
+
+
 def replace_file(path: StrPath, parts: Iterable[bytes | memoryview]) -> None:
     """Write a file in one step: readers see the old one or the new one, whole, and nothing else.
 

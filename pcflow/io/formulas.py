@@ -308,7 +308,7 @@ class _Sdd:
             case "T", []:
                 self.last = TRUE
             case "L", [place, literal]:
-                self.last = self.within(self.form.literal(literal), self.scopes[place])
+                self.last = self.within(self.form.literal(literal), self.scope(place))
             case "D", [place, count, *elements] if 2 * count == len(elements) > 0:
                 self.last = self.decision(place, elements)
             case _:
@@ -317,14 +317,21 @@ class _Sdd:
 
     def decision(self, place: int, elements: list[int]) -> Formula:
         """Primes beside their subs, each over one side of the vtree node."""
+        self.scope(place)
         entry = self.vtree[place]
         if isinstance(entry, int):
             raise ValueError(f"vtree node {place} is a leaf, a decision is not")
-        left, right = (self.scopes[child] for child in entry)
+        left, right = map(self.scope, entry)
         primes = [self.side(node, left) for node in elements[::2]]
         subs = [self.side(node, right) for node in elements[1::2]]
         pairs = zip(primes, subs, strict=True)
         return self.form.disjunction([self.form.conjunction(pair) for pair in pairs])
+
+    def scope(self, place: int) -> int:
+        """The variables below a node of the vtree."""
+        if place not in self.scopes:
+            raise ValueError(f"vtree node {place} is nowhere")
+        return self.scopes[place]
 
     def side(self, node: int, scope: int) -> Formula:
         """A node made smooth over one side: so are the primes that must exclude one another."""

@@ -27,7 +27,7 @@ from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, 
 from pcflow.errors import FileFormatError, FileFormatWarning
 from pcflow.inputs import Categorical, Indicator
 from pcflow.io.decisions import ROUNDING, Decision, Decisions, Node
-from pcflow.io.files import replace_file
+from pcflow.io.files import real, replace_file, whole
 from pcflow.io.vtree import (
     MALFORMED,
     Vtree,
@@ -231,14 +231,14 @@ class _Nodes:
         """One line."""
         if len(words) < 4:
             raise ValueError("a line of a PSDD has at least four words")
-        node, place = int(words[1]), int(words[2])
+        node, place = whole(words[1]), whole(words[2])
         if node in self.layers or node < 0:
             raise ValueError(f"node {node} is there already, or negative")
         match words[0]:
             case "L" if len(words) == 4:
-                self.last = self.literal(place, int(words[3]))
+                self.last = self.literal(place, whole(words[3]))
             case "T" if len(words) in (5, 6):
-                self.last = self.terminal(place, int(words[3]), list(map(float, words[4:])))
+                self.last = self.terminal(place, whole(words[3]), list(map(real, words[4:])))
             case "D" if len(words) > 4:
                 self.last = self.decision(place, words)
             case _:
@@ -262,11 +262,11 @@ class _Nodes:
         return InputLayer(variable, Categorical(2), 1, {"logits": logits})
 
     def decision(self, place: int, words: list[str]) -> Layer:
-        count = int(words[3])
+        count = whole(words[3])
         if count < 1 or len(words) != 4 + 3 * count:
             raise ValueError(f"{words[3][:20]} elements do not fit {len(words) - 4} numbers")
-        primes, subs = list(map(int, words[4::3])), list(map(int, words[5::3]))
-        logs = list(map(float, words[6::3]))
+        primes, subs = list(map(whole, words[4::3])), list(map(whole, words[5::3]))
+        logs = list(map(real, words[6::3]))
         if -inf in logs:
             raise ValueError("log-weights must be finite")
         _check_sum(logs)

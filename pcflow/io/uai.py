@@ -23,7 +23,7 @@ from torch import Tensor
 from pcflow.algebra import eliminate
 from pcflow.circuit import Circuit
 from pcflow.errors import FileFormatError, NoMassError
-from pcflow.io.files import read_bytes
+from pcflow.io.files import read_bytes, real
 
 
 class Network(NamedTuple):
@@ -130,7 +130,11 @@ class _Words:
         return torch.tensor(values, dtype=torch.float64).log()
 
     def number(self) -> float:
-        value = float(self.next())
+        word = self.next()
+        try:
+            value = real(word)
+        except ValueError as error:
+            raise ValueError(f"word {self.place}: {word[:40]!r} is not a number") from error
         if not 0 <= value < inf:
             raise ValueError(f"word {self.place}: values of tables must be at least 0, not {value}")
         return value

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from pcflow.errors import FileFormatError
-from pcflow.io.files import read_bytes
+from pcflow.io.files import read_bytes, whole
 
 Vtree = dict[int, int | tuple[int, int]]
 """For every node its variable if it is a leaf, else its two children."""
@@ -135,7 +135,7 @@ def vtree_lines(vtree: Vtree) -> Iterator[str]:
 
 def _entry(words: list[str]) -> tuple[int, int | tuple[int, int]]:
     kind, *rest = words
-    node, *numbers = map(int, rest)
+    node, *numbers = map(whole, rest)
     if node < 0 or (kind, len(numbers)) not in (("L", 1), ("I", 2)):
         raise ValueError("expected 'L id variable' or 'I id left right'")
     if kind == "I":

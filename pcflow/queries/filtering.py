@@ -9,6 +9,7 @@ Legend: B batch, M emissions of a position, K states, N columns, V categories.
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import index
 
 import torch
 from torch import Tensor
@@ -91,7 +92,7 @@ class Filter:
         position = self._next()
         count = len(position.emissions)
         wanted = f"in 0..{count - 1}"
-        SettingError.check("emission", emission, wanted, lambda one: one in range(count))
+        SettingError.check("emission", emission, wanted, lambda one: index(one) in range(count))
         layer = position.emissions[emission]
         if not isinstance(layer.family, FiniteFamily):
             raise PropertyRequired(

@@ -48,7 +48,8 @@ def viterbi(
             its own precision; a model is not compiled anew.
         evidence: values [B, D], NaN where missing, or `Evidence`.
         lengths: how many positions every row has, integers [B] in 1..L, if padding is not to be
-            decoded: states behind are summed out, and told as -1. All have L by default.
+            decoded: of what is behind nothing is looked at, be it observed or missing, and states
+            are told as -1. All have L by default.
 
     Raises:
         NotAChain: if the circuit is none; `marginal_map` of `expose_latents` takes others.
