@@ -282,6 +282,14 @@ def test_an_atom_may_be_all_there_is() -> None:
     assert scale.family == pf.Inflated(pf.Gaussian())
 
 
+@pytest.mark.parametrize("kind", ["M8[ns]", "m8[ns]", "M8[us]", "m8[us]", "M8[D]"])
+def test_draws_of_moments_are_such_that_numpy_has(kind: str) -> None:
+    ends = np.array([-(2**62) + 2**21, 0, 2**62 - 2**21]).view(kind)
+    (how,) = Encoding.of(columns_of({"day": ends}), {0: Wish(pf.Gaussian())}).each
+    found = how.decode(np.array([-9.0, 0.0, 9.0]))
+    assert found[0] < found[1] < found[2] and not np.isnat(found).any()
+
+
 def test_labels_are_no_days() -> None:
     encoding = encoded({"x": [date(2020, 1, 1)] * 3})
     (told,) = encoding.told()

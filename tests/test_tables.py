@@ -406,7 +406,7 @@ def test_a_frame_may_lack_what_is_asked_and_nothing_else() -> None:
 
 def test_frames_keep_what_is_known_as_it_is() -> None:
     pandas = pytest.importorskip("pandas")
-    days = [date(2020, 1, 1 + day % 28) for day in range(40)]
+    days = [date.fromordinal(date.max.toordinal() - 30 * k) for k in range(40)]
     frame = pandas.DataFrame({"day": days, "job": ["nurse", "smith"] * 20})
     frame["number"] = pandas.array([*range(2**60, 2**60 + 39), None], dtype="Int64")
     frame["ordered"] = pandas.Categorical([1, 2] * 20, [1, 2])
@@ -419,6 +419,7 @@ def test_frames_keep_what_is_known_as_it_is() -> None:
         assert filled[name].dtype == frame[name].dtype and filled[name].notna().all()
         assert filled[name][there].tolist() == gaps[name][there].tolist()
     assert all(type(day) is date for day in filled["day"])
+    assert all(type(day) is date for day in density.sample(200, random_state=0)["day"])
 
 
 def test_columns_of_gaps_alone_are_filled() -> None:

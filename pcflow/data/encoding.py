@@ -51,6 +51,9 @@ FLOOR = 1e-3
 """How narrow a unit of a positive column may get, of the spread of its logarithm."""
 
 DAY = np.timedelta64(1, "D")
+FARTHEST = 2**63 - 2**20
+"""Units from 1970, or from zero, that numpy can still tell of, also if they were rounded."""
+
 STEPS = ("D", "h", "m", "s", "ms", "us", "ns", "ps", "fs", "as")
 
 
@@ -208,7 +211,16 @@ class Moments:
     def decode(self, values: Floats) -> Array:
         """Moments, or durations."""
         steps = np.round(self.days.decode(values) * (DAY / np.ones((), f"m8[{self.step}]")))
+        steps = np.clip(steps, *self._reach)
         return np.asarray(self.first + steps.astype(f"m8[{self.step}]"), dtype=self.first.dtype)
+
+    @property
+    def _reach(self) -> Floats:
+        """How many steps the first and last moments [2] that numpy has are from the first here."""
+        ends = np.array([-FARTHEST, FARTHEST]).view(f"m8[{np.datetime_data(self.first.dtype)[0]}]")
+        step, start = np.ones((), f"m8[{self.step}]"), np.zeros((), self.first.dtype)
+        reach = ends / step - (self.first - start) / step
+        return np.asarray(reach.clip(*(ends / step)), dtype=np.float64)
 
     def log_units(self, values: Floats) -> Floats:
         """Densities are per day."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from math import inf
 from typing import Any
 
@@ -180,7 +181,8 @@ def _typed(values: Array, dtype: Any) -> Any:
     if dtype.kind in "iuf" and values.dtype.kind in "OmM":
         return pandas.Series(values).array  # so is a column of gaps alone
     if dtype.kind == "O" and values.dtype == "M8[D]":
-        return pandas.Series(values.astype(object), dtype=object).array
+        held = values.clip(np.datetime64(date.min), np.datetime64(date.max)).astype(object)
+        return pandas.Series(held, dtype=object).array
     if dtype.kind in "iu":
         return pandas.array(_whole(values, getattr(dtype, "numpy_dtype", dtype)), dtype)
     return pandas.Series(values).astype(dtype).array
