@@ -129,19 +129,20 @@ class Halved(Evaluation):
         at_weights: AtWeights | None = None,
         shares: Shares | None = None,
     ) -> None:
-        """All positions at once: what comes before a step, the step, and what comes after it."""
+        """All positions at once, by what comes before a step and what comes after it."""
         before, after = around(self.levels)
-        total = self.levels[-1][0, :, 0].logsumexp(dim=-1)  # [B]
-        ways = before.transpose(2, 3) + self.levels[0] + after.transpose(2, 3)
-        flow = ways[: len(self.chain.sums)] - total[:, None, None]  # [L, B, K, K]
-        exp_(flow).nan_to_num_(nan=0.0)
-        flow.mul_(root_flow[:, None, None])
-        states = flow.sum(dim=2).to(self.tables.like)  # [L, B, K]
+        last, length = self.levels[-1][:, :, 0], len(self.chain.sums)  # [1, B, K]
+        total = last.logsumexp(dim=-1, keepdim=True)
+        total.masked_fill_(total == -torch.inf, 0.0)  # what is impossible has no flow
+        reached = torch.cat([before[1:length].squeeze(2), last])  # [L, B, K]
+        states = exp_(reached + after[:length].squeeze(3) - total).mul_(root_flow.unsqueeze(-1))
         for leaf in self.leaves:
-            at_leaf(leaf, states[self.chain.place[leaf.step.variables]])
+            at_leaf(leaf, states[self.chain.place[leaf.step.variables]].to(self.tables.like))
         if at_weights is not None:
-            if shares is not None:
-                flow.mul_(self.chain.share_of(shares)[..., None, None])
+            ways = before.transpose(2, 3) - total.unsqueeze(-1) + self.levels[0]
+            flow = exp_(ways.add_(after.transpose(2, 3)))[:length]  # [L, B, K, K]
+            share = root_flow if shares is None else root_flow * self.chain.share_of(shares)
+            flow.mul_(share[..., None, None])
             self._tell(flow.sum(dim=1).to(self.tables.like), at_weights)
 
     def _tell(self, flow: Tensor, at_weights: AtWeights) -> None:
