@@ -304,7 +304,7 @@ class CircuitDensity(DensityMixin, BaseEstimator):  # type: ignore[misc] # sciki
         check_is_fitted(self)
         gone = {self.form_.place(name): value for name, value in values.items()}
         row = columns_of({self.form_.names[v]: [value] for v, value in gone.items()})
-        encoded = self.encoding_.only(list(gone)).encode(row)[0]
+        encoded = self.encoding_.only(list(gone)).encode(row)[0] if gone else np.empty(0)
         if not np.isfinite(encoded).all():
             raise EvidenceError(f"{dict(values)}: a value is missing or was never seen")
         known = dict(zip(gone, encoded.tolist(), strict=True))
@@ -321,7 +321,8 @@ class CircuitDensity(DensityMixin, BaseEstimator):  # type: ignore[misc] # sciki
         Args:
             X: a table [N, D]; nothing is known by default.
             lower: a table [N, D] of numbers or dates that columns without a value do not fall
-                below; it may lack columns as X may, like `upper`.
+                below; it may lack columns as X may, like `upper`. Where a column is of whole
+                numbers, they are those to which its density is rounded.
             upper: a table of those that they do not exceed.
 
         Raises:

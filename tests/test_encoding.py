@@ -3,6 +3,8 @@
 import json
 import math
 from datetime import date, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -258,6 +260,34 @@ def test_hostile_descriptions_are_refused(change: dict[str, Any]) -> None:
         Encoding.from_told(["x"], [told | change], encoding.families)
     with pytest.raises(ValueError):
         Encoding.from_told(["x"], [told], [pf.Gaussian()] * 2)
+
+
+def test_numbers_and_durations_of_other_kinds() -> None:
+    spans = [np.timedelta64(1, "h"), np.timedelta64(90, "s"), None, timedelta(days=1)]
+    prices = [Decimal("1.5"), None, 2, Fraction(1, 4)]
+    durations, numbers = columns_of({"span": spans, "price": prices})
+    hours = durations.values / np.timedelta64(1, "h")
+    np.testing.assert_array_equal(hours, [1, 0.025, np.nan, 24])
+    np.testing.assert_array_equal(numbers.values, [1.5, np.nan, 2, 0.25])
+
+
+def test_labels_need_no_order() -> None:
+    (codes,) = Encoding.of(columns_of({"kind": [str, int, None, str]})).each
+    assert isinstance(codes, Codes) and set(codes.values) == {int, str}
+
+
+def test_an_atom_may_be_all_there_is() -> None:
+    told = {0: Wish(pf.Inflated(pf.Gaussian()))}
+    (scale,) = Encoding.of(columns_of({"gain": [0.0, 0.0, 0.0]}), told).each
+    assert scale.family == pf.Inflated(pf.Gaussian())
+
+
+@pytest.mark.parametrize("kind", ["M8[ns]", "m8[ns]", "M8[us]", "m8[us]", "M8[D]"])
+def test_draws_of_moments_are_such_that_numpy_has(kind: str) -> None:
+    ends = np.array([-(2**62) + 2**21, 0, 2**62 - 2**21]).view(kind)
+    (how,) = Encoding.of(columns_of({"day": ends}), {0: Wish(pf.Gaussian())}).each
+    found = how.decode(np.array([-9.0, 0.0, 9.0]))
+    assert found[0] < found[1] < found[2] and not np.isnat(found).any()
 
 
 def test_labels_are_no_days() -> None:

@@ -166,6 +166,12 @@ def test_what_cannot_be_conditioned_on_is_refused(density: CircuitDensity) -> No
         density.condition({"planet": 3})
 
 
+def test_nothing_to_condition_on_changes_nothing(density: CircuitDensity) -> None:
+    table = rows(people(), 5)
+    found = density.condition({}).score_samples(table)
+    np.testing.assert_allclose(found, density.score_samples(table))
+
+
 def test_evidence_is_in_the_units_of_the_data(density: CircuitDensity) -> None:
     table = rows(people(seed=4), 10)
     found = density.model_.log_prob(density.evidence(table)).detach().numpy()
@@ -195,14 +201,37 @@ def test_bounds_are_in_the_units_of_the_data(density: CircuitDensity) -> None:
         density.evidence(lower={"job": ["nurse"]})
 
 
+@pytest.mark.parametrize("share", [0.0, 0.4])
+def test_a_whole_number_is_an_event_if_the_column_holds_such(share: float) -> None:
+    draw = np.random.default_rng(0)
+    seconds = np.where(draw.random(500) < share, 0, draw.integers(-300, 600, 500))
+    start = np.datetime64("2020-01-01")
+    density = CircuitDensity(**QUICK).fit({"s": seconds, "day": start + seconds})
+    drawn = density.sample(50_000, random_state=0)
+    for low, high in [(0, 0), (-20, 20), (0.3, 7.2), (1, None), (0.2, 0.7)]:
+        asked = density.evidence(lower={"s": [low]}, upper={"s": [high]})
+        found = density.model_.log_prob(asked).exp().item()
+        inside = (drawn["s"] >= low) & (drawn["s"] <= (math.inf if high is None else high))
+        assert found == pytest.approx(inside.mean(), abs=0.01)
+        assert (found > 0) == (low != 0.2)
+    day = {"day": [start + 7]}
+    found = density.model_.log_prob(density.evidence(lower=day, upper=day)).exp().item()
+    density_there = math.exp(density.score_samples(day)[0])
+    assert found == pytest.approx(density_there, rel=0.05)
+
+
 def test_bounds_of_codes_are_of_the_numbers() -> None:
     density = CircuitDensity(**QUICK).fit({"stars": [1.0, 2.5, 2.5, 4.0] * 10})
     for low, high, share in [(1.5, 3, 0.5), (1, 2.5, 0.75), (3, None, 0.25)]:
         asked = density.evidence(lower={"stars": [low]}, upper={"stars": [high]})
         assert density.model_.log_prob(asked).exp().item() == pytest.approx(share, abs=0.04)
-    nowhere = density.evidence(lower={"stars": [1.5]}, upper={"stars": [2]})
-    with pytest.raises(pf.EvidenceError, match="has no number"):
-        density.model_.log_prob(nowhere)
+    for low, high in [(1.5, 2), (None, 0.9), (4.1, None)]:  # no code is there
+        nowhere = density.evidence(lower={"stars": [low]}, upper={"stars": [high]})
+        assert density.model_.log_prob(nowhere).item() == -math.inf
+    for low, high in [(2, 1.5), (2.5, 1)]:
+        with pytest.raises(pf.EvidenceError, match="has no number"):
+            turned = density.evidence(lower={"stars": [low]}, upper={"stars": [high]})
+            density.model_.log_prob(turned)
 
 
 @pytest.mark.parametrize("unit", [1e-6, 0.3, 1e5])
@@ -224,6 +253,16 @@ def test_other_units_move_scores_by_the_logarithm_alone(
     real = [sum(bool(v) for v in pair) for pair in zip(table["wage"], table["gain"], strict=True)]
     moved = density.score_samples(table) - np.array(real) * math.log(unit)
     np.testing.assert_allclose(other.score_samples(changed(table)), moved, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("unit", [1e-290, 1e-200, 1e200, 1e290])
+@pytest.mark.parametrize("positive", [False, True])
+def test_squares_of_the_data_need_not_be_numbers(unit: float, positive: bool) -> None:
+    values = np.random.default_rng(0).normal(size=60)
+    values = np.exp(values) if positive else values
+    one, other = (CircuitDensity(**QUICK).fit({"x": u * values}) for u in (1.0, unit))
+    moved = one.score_samples({"x": values}) - math.log(unit)
+    np.testing.assert_allclose(other.score_samples({"x": unit * values}), moved, rtol=1e-9)
 
 
 def test_rare_and_unseen_values_do_not_spoil_a_search() -> None:
@@ -284,6 +323,9 @@ def test_a_family_and_codes_may_be_told_by_name() -> None:
         ({}, {"age": [1.0]}, "equally many rows"),
         ({}, {"wage": [math.inf] * 300}, "column 'wage' holds infinity in row 0"),
         ({}, {"job": [["nurse"]] * 300}, "column 'job', row 0"),
+        ({}, {"age": np.zeros((300, 2))}, r"column 'age' must be \[N\], got \(300, 2\)"),
+        ({"families": {"age": 3}}, {}, "families must be input families, got int"),
+        ({"categorical": {"age": ["old"]}}, {}, "categorical.0. must be numbers"),
         ({}, {"job": [None] * 300}, "column 'job' holds no value"),
     ],
 )
@@ -360,6 +402,49 @@ def test_a_frame_may_lack_what_is_asked_and_nothing_else() -> None:
         density.predict_proba(table.drop(columns="wage"), "income")
     with pytest.raises(ValueError, match="same order"):
         density.score_samples(table[NAMES[::-1]])
+
+
+def test_frames_keep_what_is_known_as_it_is() -> None:
+    pandas = pytest.importorskip("pandas")
+    days = [date.fromordinal(date.max.toordinal() - 30 * k) for k in range(40)]
+    frame = pandas.DataFrame({"day": days, "job": ["nurse", "smith"] * 20})
+    frame["number"] = pandas.array([*range(2**60, 2**60 + 39), None], dtype="Int64")
+    frame["ordered"] = pandas.Categorical([1, 2] * 20, [1, 2])
+    density = CircuitDensity(**QUICK).fit(frame)
+    gaps = frame.copy()
+    gaps.loc[5, ["day", "job", "ordered"]] = None
+    filled = density.impute(gaps)
+    for name in frame:
+        there = gaps[name].notna()
+        assert filled[name].dtype == frame[name].dtype and filled[name].notna().all()
+        assert filled[name][there].tolist() == gaps[name][there].tolist()
+    assert all(type(day) is date for day in filled["day"])
+    assert all(type(day) is date for day in density.sample(200, random_state=0)["day"])
+
+
+def test_columns_of_gaps_alone_are_filled() -> None:
+    pandas = pytest.importorskip("pandas")
+    days = pandas.date_range("2020-01-01", periods=40, freq="17h")
+    frame = pandas.DataFrame({"day": days, "job": ["nurse", "smith"] * 20, "age": range(40)})
+    density = CircuitDensity(**QUICK).fit(frame)
+    filled = density.impute(pandas.DataFrame({name: [math.nan] for name in frame}))
+    assert filled["job"][0] in ("nurse", "smith")
+    assert days[0].year <= filled["day"][0].year <= 2021
+    assert 0 <= filled["age"][0] < 40
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int32", "Int32", "int64", "uint64"])
+def test_draws_of_whole_numbers_stay_within_their_type(dtype: str) -> None:
+    pandas = pytest.importorskip("pandas")
+    kind = np.dtype(dtype.lower())
+    ends = np.iinfo(kind)
+    values = np.linspace(ends.min, ends.max, 102)[1:-1].astype(kind)
+    density = CircuitDensity(**QUICK).fit(pandas.DataFrame({"x": values}).astype(dtype))
+    drawn = density.sample(500, random_state=0)["x"]
+    assert str(drawn.dtype) == dtype
+    # a normal density exceeds both ends, and each as often
+    least, most = ((drawn == end).mean() for end in (ends.min, ends.max))
+    assert least > 0.01 and most > 0.01
 
 
 def test_new_categories_of_a_frame_are_unseen() -> None:

@@ -12,11 +12,13 @@ import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from pcflow.checks import check_kind, check_kinds
 from pcflow.data.columns import impossible
 from pcflow.data.form import Json, plain
 from pcflow.data.frame import Array, Bools, Column, known
@@ -49,6 +51,9 @@ FLOOR = 1e-3
 """How narrow a unit of a positive column may get, of the spread of its logarithm."""
 
 DAY = np.timedelta64(1, "D")
+FARTHEST = 2**63 - 2**20
+"""Units from 1970, or from zero, that numpy can still tell of, also if they were rounded."""
+
 STEPS = ("D", "h", "m", "s", "ms", "us", "ns", "ps", "fs", "as")
 
 
@@ -79,9 +84,10 @@ class Codes:
         return np.where(known(column), np.array(found, dtype=np.float64), np.nan)
 
     def bound(self, column: Floats, side: str) -> Floats:
-        """Places [N] of the codes that are next to numbers, from above or from below."""
-        place = np.searchsorted(self.values, column, "left" if side == "lower" else "right")
-        return np.where(np.isnan(column), np.nan, place - (side == "upper"))
+        """Places [N] of numbers among the codes, none of them whole where there is no code."""
+        places = np.arange(len(self.values), dtype=np.float64)
+        found: Floats = np.interp(column, self.values, places, left=-1.0, right=len(places))
+        return found
 
     def decode(self, values: Floats) -> Array:
         """The codes [N] at these places."""
@@ -141,7 +147,9 @@ class Scale:
         return np.where(wrong, np.inf, values)
 
     def bound(self, column: Floats, side: str) -> Floats:
-        """Scaled values [N], allowed or not."""
+        """Scaled values [N], allowed or not; around whole numbers all that is rounded to them."""
+        if self.whole:
+            column = np.ceil(column) - 0.5 if side == "lower" else np.floor(column) + 0.5
         found: Floats = (column - self.shift) / self.scale
         return found
 
@@ -203,7 +211,16 @@ class Moments:
     def decode(self, values: Floats) -> Array:
         """Moments, or durations."""
         steps = np.round(self.days.decode(values) * (DAY / np.ones((), f"m8[{self.step}]")))
+        steps = np.clip(steps, *self._reach)
         return np.asarray(self.first + steps.astype(f"m8[{self.step}]"), dtype=self.first.dtype)
+
+    @property
+    def _reach(self) -> Floats:
+        """How many steps the first and last moments [2] that numpy has are from the first here."""
+        ends = np.array([-FARTHEST, FARTHEST]).view(f"m8[{np.datetime_data(self.first.dtype)[0]}]")
+        step, start = np.ones((), f"m8[{self.step}]"), np.zeros((), self.first.dtype)
+        reach = ends / step - (self.first - start) / step
+        return np.asarray(reach.clip(*(ends / step)), dtype=np.float64)
 
     def log_units(self, values: Floats) -> Floats:
         """Densities are per day."""
@@ -431,6 +448,7 @@ def _plain(name: Hashable, values: Array, wish: Wish) -> Codes | Scale:
     if family is None:
         coded = wish.besides is not None or labels or (wish.may_be_coded and _looks_coded(values))
         return _codes(values, wish.besides) if coded else _numbers(values)
+    check_kind("families", family, InputFamily, "input families")
     if labels:
         raise SettingError("families", family, f"of numbers; column {name!r} holds labels")
     found = _of_family(values, family)
@@ -456,6 +474,7 @@ def _codes(values: Array, besides: Sequence[Any] | None) -> Codes:
     different, counts = _counted(values)
     unseen = _share(len(values), sum(count == 1 for count in counts))
     if values.dtype.kind != "O":
+        check_kinds("categorical", besides or (), Real, "numbers, as the column holds")
         return Codes(np.union1d(different, np.array(besides or (), dtype=np.float64)), unseen)
     first = list(dict.fromkeys(besides or ()))
     labels = [*first, *(label for label in different if label not in set(first))]
@@ -484,7 +503,7 @@ def _likelier(values: Floats) -> InputFamily:
     if not (values > 0).all() or np.ptp(values) == 0:
         return Gaussian()
     logs = np.log(values)
-    better = logs.std() > 0 and -np.log(logs.std()) - logs.mean() > -np.log(values.std())
+    better = logs.std() > 0 and -np.log(logs.std()) - logs.mean() > -np.log(_spread(values))
     return LogNormal(FLOOR * float(logs.std())) if better else Gaussian()
 
 
@@ -493,15 +512,16 @@ def _of_family(values: Floats, family: InputFamily) -> Scale:
     share = _share(len(values))
     match family:
         case Inflated():
-            rest = _of_family(values[values != family.at], family.density)
+            others = values[values != family.at]
+            rest = _of_family(others, family.density) if len(others) else Scale(family.density)
             return _with_atom(rest, family.at, len(values))
         case Gaussian():
-            return Scale(family, float(values.mean()), _positive(values.std()))
+            return Scale(family, _mean(values), _positive(_spread(values)))
         case LogNormal():
             logs = np.log(values[values > 0])
             return Scale(family, scale=_positive(np.exp(logs.mean())), unseen=share)
         case Exponential():
-            return Scale(family, scale=_positive(values.mean()), unseen=share)
+            return Scale(family, scale=_positive(_mean(values)), unseen=share)
     return Scale(family, unseen=share)
 
 
@@ -511,6 +531,23 @@ def _with_atom(rest: Scale, atom: float, rows: int) -> Scale:
     family = Inflated(rest.family, (atom - rest.shift) / rest.scale)
     unseen = _share(rows) if rest.unseen > 0 else 0.0
     return replace(rest, family=family, atom=atom, unseen=unseen)
+
+
+def _mean(values: Floats) -> float:
+    """Their mean, of whatever size they are."""
+    power = _power(values)
+    return float(np.ldexp(np.ldexp(values, -power).mean(), power))
+
+
+def _spread(values: Floats) -> float:
+    """Their standard deviation, likewise: squares of them need not be numbers."""
+    power = _power(values)
+    return float(np.ldexp(np.ldexp(values, -power).std(), power))
+
+
+def _power(values: Floats) -> int:
+    """Of two: all values are below it."""
+    return int(np.frexp(np.abs(values).max())[1])
 
 
 def _positive(scale: Any) -> float:
@@ -530,7 +567,10 @@ def _counted(values: Array) -> tuple[Any, Any]:
     counts: dict[Any, int] = {}
     for value in values:
         counts[value] = counts.get(value, 0) + 1
-    order = sorted(counts, key=lambda label: (type(label).__name__, label))
+    try:
+        order = sorted(counts, key=lambda label: (type(label).__name__, label))
+    except TypeError:  # labels without an order
+        order = sorted(counts, key=lambda label: (type(label).__name__, repr(label)))
     return order, [counts[label] for label in order]
 
 

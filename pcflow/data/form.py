@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from math import inf
 from typing import Any
 
 import numpy as np
 
-from pcflow.data.frame import Array, Column, is_dict, is_frame, known
+from pcflow.data.frame import Array, Bools, Column, is_dict, is_frame, known
 from pcflow.data.table import Floats
 from pcflow.errors import EvidenceError, SettingError, TypeMismatch
 
@@ -100,8 +101,9 @@ class Form:
             return self.table(merged)
         found = table.copy()
         for column, values, dtype in zip(given, merged, self.types, strict=True):
-            if not known(column.values).all():
-                found[column.name] = _typed(values, dtype)
+            there = known(column.values)
+            if not there.all():
+                found[column.name] = _beside(table[column.name], there, _typed(values, dtype))
         return found
 
     def named(self, table: Any, names: Sequence[Any], numbers: Floats) -> Any:
@@ -162,8 +164,13 @@ def _merged(given: Array, filled: Array) -> Array:
     return found
 
 
+def _beside(series: Any, there: Bools, filled: Any) -> Any:
+    """What is there of a column [N] of a frame, as it is, and elsewhere what fills it."""
+    return series.astype(filled.dtype).where(there, filled)
+
+
 def _typed(values: Array, dtype: Any) -> Any:
-    """A column [N] as pandas has it in a column of that type."""
+    """A column [N] as pandas has it in a column of that type, or of its own if that holds none."""
     import pandas
 
     if isinstance(dtype, pandas.DatetimeTZDtype):
@@ -171,9 +178,22 @@ def _typed(values: Array, dtype: Any) -> Any:
     if isinstance(dtype, pandas.CategoricalDtype):
         new = [value for value in pandas.unique(values) if value not in dtype.categories]
         return pandas.Categorical(values, [*dtype.categories, *new], dtype.ordered)
+    if dtype.kind in "iuf" and values.dtype.kind in "OmM":
+        return pandas.Series(values).array  # so is a column of gaps alone
+    if dtype.kind == "O" and values.dtype == "M8[D]":
+        held = values.clip(np.datetime64(date.min), np.datetime64(date.max)).astype(object)
+        return pandas.Series(held, dtype=object).array
     if dtype.kind in "iu":
-        values = np.rint(values)
+        return pandas.array(_whole(values, getattr(dtype, "numpy_dtype", dtype)), dtype)
     return pandas.Series(values).astype(dtype).array
+
+
+def _whole(values: Floats, dtype: Any) -> Array:
+    """The nearest whole numbers [N] that a type holds."""
+    least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+    found = np.rint(values)
+    inside = found.clip(least, np.nextafter(float(most), 0)).astype(dtype)
+    return np.where(found >= most, most, inside).astype(dtype)
 
 
 def _told(dtype: Any) -> Json:

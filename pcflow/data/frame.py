@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -84,13 +85,15 @@ def understood(name: Hashable, values: Array) -> Array:
 
     Raises:
         TypeMismatch: if a value cannot be looked up, or is a complex number.
-        EvidenceError: if a number is infinite.
+        EvidenceError: if a number is infinite, or it is no column.
 
     Examples:
         >>> understood("age", np.array([31, None, 2.5], dtype=object))
         array([31. ,  nan,  2.5])
     """
     kind = values.dtype.kind
+    if values.ndim != 1:
+        raise EvidenceError(f"column {name!r} must be [N], got {values.shape}")
     if kind == "O":
         values = _of_objects(name, values)
     elif kind in "bUS":
@@ -135,13 +138,19 @@ def _of_objects(name: Hashable, values: Array) -> Array:
     for row, value in zip(np.flatnonzero(there), some, strict=True):
         if not isinstance(value, Hashable):
             raise TypeMismatch(f"column {name!r}, row {row}: the argument", value, UNDERSTOOD)
-    if all(isinstance(value, Real) and not isinstance(value, bool) for value in some):
+    if all(_is_number(value) for value in some):
         return _placed(there, [float(value) for value in some], np.array(np.nan))
     if all(isinstance(value, date | np.datetime64) for value in some):
         return _placed(there, [_naive(m) for m in some], np.array("NaT", f"M8[{_unit(some)}]"))
     if all(isinstance(value, timedelta | np.timedelta64) for value in some):
-        return _placed(there, some, np.array("NaT", "m8[us]"))
+        spans = [np.timedelta64(span).astype("m8[us]") for span in some]
+        return _placed(there, spans, np.array("NaT", "m8[us]"))
     return _placed(there, some, np.array(None))
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is one to compute with; to numpy a duration is a whole number, too."""
+    return isinstance(value, Real | Decimal) and not isinstance(value, bool | np.timedelta64)
 
 
 def _is_missing(value: Any) -> bool:
