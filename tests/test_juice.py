@@ -177,6 +177,7 @@ RAW = {
     "no mark": b"\x80\x04t.",
     "no memo": b"\x80\x04h\x05.",
     "two things": b"\x80\x04K\x01K\x02.",
+    "a text with escapes": b"\x80\x04S'\\8'\n.",
     "persistent": b"\x80\x04K\x01Q.",
     "extension": b"\x80\x04\x82\x01.",
     "not a pickle": b"psdd 5",

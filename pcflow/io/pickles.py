@@ -44,11 +44,19 @@ def read_pickle(file: BufferedReader | bytes, names: Collection[Name] | None = N
         ValueError: if it is truncated, names something else, or does what is not needed for data;
             LookupError or TypeError if it is no pickle in other ways.
     """
-    machine = _Machine(names)
-    for operation, argument, _ in pickletools.genops(_bounded(file)):
-        machine.step(operation.name, argument)
+    machine, bounded = _Machine(names), _bounded(file)
+    while (operation := _operation(bounded)).name != "STOP":
+        machine.step(operation.name, operation.arg and operation.arg.reader(bounded))
     (found,) = machine.stack
     return found
+
+
+def _operation(file: _Bounded) -> Any:
+    """The next one, if it is of data: of others not even the argument is looked at."""
+    operation = _OPERATIONS.get(file.read(1))
+    if operation is None or operation.name not in _KNOWN:
+        raise ValueError(f"it holds more than data ({operation and operation.name})")
+    return operation
 
 
 class _Bounded:
@@ -66,7 +74,7 @@ class _Bounded:
         return self.file.readline(1 << 10)
 
 
-def _bounded(file: BufferedReader | bytes) -> Any:
+def _bounded(file: BufferedReader | bytes) -> _Bounded:
     if isinstance(file, bytes):
         return _Bounded(BytesIO(file), len(file))
     return _Bounded(file, os.fstat(file.fileno()).st_size)
@@ -82,13 +90,11 @@ class _Machine:
         self.memo: dict[int, Any] = {}
 
     def step(self, operation: str, argument: Any) -> None:
-        """Do one operation."""
+        """Do one operation of those that are known."""
         if operation in _CONSTANTS:
             self.stack.append(_CONSTANTS[operation])
             return
         match operation:
-            case "PROTO" | "FRAME" | "STOP":
-                pass
             case _ if operation in _LITERALS:
                 self.stack.append(argument)
             case "EMPTY_LIST":
@@ -129,8 +135,6 @@ class _Machine:
                 self.call(*self.last(2))
             case "BUILD":
                 self.state(*self.last(2))
-            case _:
-                raise ValueError(f"it holds more than data ({operation})")
 
     def last(self, count: int) -> tuple[Any, ...]:
         """Take the last items off the stack."""
@@ -184,3 +188,10 @@ _NUMBERS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"}
 _TEXTS = {"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"}
 _BYTES = {"SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"}
 _LITERALS = _NUMBERS | _TEXTS | _BYTES
+_SERIES = {"EMPTY_LIST", "EMPTY_DICT", "MARK", "APPEND", "APPENDS", "SETITEM", "SETITEMS"}
+_TUPLES = {"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"}
+_MEMO = {"MEMOIZE", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"}
+_CALLS = {"GLOBAL", "STACK_GLOBAL", "REDUCE", "NEWOBJ", "BUILD"}
+_FRAMING = {"PROTO", "FRAME", "STOP"}
+_KNOWN = _LITERALS | _CONSTANTS.keys() | _SERIES | _TUPLES | _MEMO | _CALLS | _FRAMING
+_OPERATIONS = {operation.code.encode("latin-1"): operation for operation in pickletools.opcodes}
