@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import pcflow as pf
 from pcflow.data import Array, Encoding, Form, Wish, columns_of, known
-from pcflow.data.encoding import MOST_CODES, MOST_WHOLE, Codes, Moments, Scale
+from pcflow.data.encoding import MOST_CODES, MOST_WHOLE, Codes, Moments, Scale, days_since
 from pcflow.errors import EvidenceError, SettingError, TypeMismatch
 
 NAN = math.nan
@@ -296,3 +296,16 @@ def test_labels_are_no_days() -> None:
     assert Encoding.from_told(["x"], [told], encoding.families).told() == [told]
     with pytest.raises(ValueError, match="labels are no days"):
         Encoding.from_told(["x"], [told | {"labels": ["a"]}], encoding.families)
+
+
+@given(
+    st.lists(st.dates(date(1680, 1, 1), date(2260, 1, 1)), min_size=3, unique=True),
+    st.dates(date(1680, 1, 1), date(2260, 1, 1)),
+)
+def test_days_do_not_turn_round_where_nanoseconds_do(days: list[date], other: date) -> None:
+    moments = np.array([*days, other], "M8[D]")
+    (fine,) = Encoding.of(columns_of({"t": moments[:-1].astype("M8[ns]")})).each
+    assert isinstance(fine, Moments) and fine.step == "D"
+    found = days_since(fine.first, moments.astype("M8[ns]"))
+    wanted = (moments - fine.first.astype("M8[D]")).astype(float)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-9)

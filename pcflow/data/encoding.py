@@ -176,7 +176,7 @@ class Moments:
     """A column of moments or durations, as days since a first one.
 
     Args:
-        first: the first, in the unit in which moments are given back.
+        first: the first, or one in the middle, in the unit in which they are given back.
         days: the column of days.
         step: the unit, as numpy has it, in which moments are whole: days, hours, ...
 
@@ -234,8 +234,24 @@ class Moments:
 
 
 def days_since(first: Any, column: Array) -> Floats:
-    """Days [N] from a moment to others; NaN where there is none."""
-    return np.asarray((column - first) / DAY, dtype=np.float64)
+    """Days [N] from a moment to others; NaN where there is none.
+
+    What is farther apart than 64 bits can say, as nanoseconds of three centuries are, has turned
+    round; it is found by way of the moment that is zero.
+    """
+    spans, zero = column - first, np.zeros((), first.dtype)
+    turned = (spans < np.zeros((), spans.dtype)) != (column < first)
+    days = np.where(turned, (column - zero) / DAY - (first - zero) / DAY, spans / DAY)
+    return np.asarray(days, dtype=np.float64)
+
+
+def _first(moments: Array) -> Any:
+    """The first; or whole days later, in the middle, if the last is too far from it."""
+    first, last = moments.min(), moments.max()
+    if last - first >= np.zeros((), (last - first).dtype):
+        return first
+    middle = (first.astype(np.int64) // 2 + last.astype(np.int64) // 2).astype(first.dtype)
+    return middle - (middle - first) % DAY
 
 
 class Wish(NamedTuple):
@@ -428,7 +444,7 @@ def _made(column: Column, wish: Wish) -> Codes | Scale | Moments:
         wish = wish._replace(besides=column.told)
     if values.dtype.kind not in "mM":
         return _plain(column.name, values, wish)
-    first = values.min() if values.dtype.kind == "M" else np.zeros(1, values.dtype)[0]
+    first = _first(values) if values.dtype.kind == "M" else np.zeros(1, values.dtype)[0]
     if wish.besides is not None:
         besides = days_since(first, np.array(wish.besides, values.dtype))
         wish = wish._replace(besides=besides.tolist())
