@@ -43,7 +43,8 @@ ALL = ["wrong_arguments", "laws_queries", "laws_engine"]
 ASKED = [*ALL, "compiled", "chosen", "evidence", "hand_numbers"]
 SAID = [*ALL, "evidence", "potentials", "chosen", "input_gradients"]
 LEARNED = [*ALL[:1], "learn", "learners", "stochastic", "conditional_learning", "laws_learning"]
-RUN = [*ASKED, "laws_learning", "potentials", "kernels"]
+RUN = [*ASKED, "laws_learning", "potentials", "kernels", "padding"]
+BOUNDED, LONG = [*RUN, "intervals"], ["long_sequences", "laws_engine"]
 SHEETS, PLANNED = [*RUN, "recording", "memory"], [*RUN, "plan", "versions"]
 STRUCTURE = [*ALL[:1], "circuit", "properties", "laws_structure", "transform"]
 KEPT = ["files", "io", "pickle"]
@@ -69,12 +70,15 @@ ROOMS = {
     "pcflow/io": {"container": [*KEPT, "checkpoints"], "files": [*KEPT, "checkpoints"]},
     "pcflow_diffusion/head": dict.fromkeys(["coupling", "marginals", "sampling", "ranking"], HEAD),
     "pcflow/engine": {
-        **dict.fromkeys(["passes", "evaluate", "semiring", "log_semiring", "kernels"], RUN),
-        **dict.fromkeys(["descent", "routes", "memory", "tape", "recording"], SHEETS),
+        **dict.fromkeys(["evaluate", "semiring", "log_semiring", "kernels"], RUN),
+        **dict.fromkeys(["passes", "descent", "routes", "memory", "tape", "recording"], SHEETS),
         **dict.fromkeys(["schedule", "rows", "plan", "tables", "cache", "versions"], PLANNED),
+        **dict.fromkeys(["chain", "halves", "evaluation"], LONG),
+        "told": ["padding", "weights"],
     },
     "pcflow/engine/leaves": dict.fromkeys(
-        ["access", "density", "entries", "finite", "flows", "posteriors"], RUN
+        ["access", "density", "entries", "finite", "flows", "posteriors", "truncated"],
+        BOUNDED,
     ),
 }  # the files of a room, and the test files that pytest is asked to run, besides its doctests
 
