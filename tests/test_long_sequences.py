@@ -1,6 +1,7 @@
 """Few long sequences: by halves the answers are those of position after position."""
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import pcflow as pf
+from pcflow.engine import up
+from pcflow.engine.chain import Halved
 from pcflow.engine.halves import sum_product
 
 V, ROWS = 3, 3
@@ -157,3 +160,18 @@ def test_every_row_is_counted_once() -> None:
             seen = model.rows.seen
             ask(x)
             assert model.rows.seen == seen + ROWS
+
+
+def test_a_draw_goes_up_once_and_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = pf.compile(pf.hmm(130, 2, pf.Categorical(V)), machine=pf.Machine(weights=8))
+    ups: list[object] = []
+
+    def counted(*given: Any, **how: Any) -> Any:
+        ups.append(given)
+        return up(*given, **how)
+
+    monkeypatch.setattr("pcflow.engine.evaluate.up", counted)
+    monkeypatch.setattr(Halved, "up", None)  # nobody may call it
+    assert model.plan.samples_at_a_time < 9  # which takes several ways down
+    assert model.sample(9, torch.full((1, 130), torch.nan)).shape == (9, 1, 130)
+    assert len(ups) == 1

@@ -2,7 +2,7 @@
 
 from pcflow.engine.autograd import differentiable_log_prob
 from pcflow.engine.evaluate import Engine, Memory, RowCount
-from pcflow.engine.evaluation import Evaluation
+from pcflow.engine.evaluation import Evaluation, Taped
 from pcflow.engine.halves import best_path, stay
 from pcflow.engine.kernels import add_rows
 from pcflow.engine.leaves.base import Leaf
@@ -57,6 +57,7 @@ __all__ = [
     "Step",
     "SumStep",
     "Tables",
+    "Taped",
     "add_rows",
     "best_path",
     "differentiable_log_prob",

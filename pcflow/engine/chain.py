@@ -5,7 +5,6 @@ Legend: L positions, B batch, K states, F folds, R rows of an arena.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,7 +19,6 @@ from pcflow.engine.leaves import Leaf
 from pcflow.engine.modes import in_ordinary_modes
 from pcflow.engine.passes import AtLeaf, AtWeights
 from pcflow.engine.plan import BankRead, InputStep, Plan, SumStep
-from pcflow.engine.routes import Route
 from pcflow.engine.tables import Tables
 from pcflow.engine.told import Shares
 
@@ -99,27 +97,19 @@ class Halved(Evaluation):
 
     Attributes:
         levels: sums of all ways, see `halves`.
-        ordinary: makes a step by step evaluation of the same, for who follows.
     """
 
     chain: LongChain
     tables: Tables
     leaves: list[Leaf]
     levels: list[Tensor]
-    ordinary: Callable[[], Evaluation]
 
     @classmethod
-    def up(
-        cls,
-        chain: LongChain,
-        tables: Tables,
-        leaves: list[Leaf],
-        ordinary: Callable[[], Evaluation],
-    ) -> Halved:
+    def up(cls, chain: LongChain, tables: Tables, leaves: list[Leaf]) -> Halved:
         """Multiply all steps."""
         levels = levels_of(chain.steps(tables, leaves), sum_product)
         log_value = levels[-1][0, :, 0].logsumexp(dim=-1).to(tables.like)
-        return cls(log_value, chain, tables, leaves, levels, ordinary)
+        return cls(log_value, chain, tables, leaves, levels)
 
     @in_ordinary_modes
     def down(
@@ -150,7 +140,3 @@ class Halved(Evaluation):
         for read, positions in self.chain.reads.items():
             units = self.chain.sums[int(positions[0])].units
             at_weights(read, flow[positions].sum(dim=0, keepdim=True)[:, :units])
-
-    def follow(self, route: Route, copies: int) -> Tensor:
-        """Step by step, after a pass that wrote down the value of every unit."""
-        return self.ordinary().follow(route, copies)

@@ -6,7 +6,7 @@ Legend: B batch, D variables, V categories.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from threading import Lock
 
 import torch
@@ -125,8 +125,7 @@ class Engine:
         chain, whole = self.long_chain, evidence if evidence.whole is None else evidence.whole
         if chain is None or not chain.suits(len(whole.values)):
             return None
-        ordinary = partial(self._evaluate, self.plan, evidence)
-        return Halved.up(chain, self.tables, self.log_leaves(evidence), ordinary)
+        return Halved.up(chain, self.tables, self.log_leaves(evidence))
 
     def log_leaves(self, evidence: CheckedEvidence) -> list[Leaf]:
         """All inputs, in logarithms, on memory of their own."""
@@ -179,11 +178,22 @@ class Engine:
         return found[0] if len(found) == 1 else torch.cat(found)
 
     def evaluate(self, evidence: CheckedEvidence) -> Evaluation:
-        """One upward pass; rows that underflow may have spoiled go through log space as well."""
+        """One upward pass, in whichever way is quick."""
+        halved = self.by_halves(evidence)
+        if halved is None:
+            return self.trace(evidence)
         self.rows.add(seen=len(evidence.values))
-        return self.by_halves(evidence) or self._evaluate(self.plan, evidence)
+        return halved
 
-    def _evaluate(self, plan: Plan, evidence: CheckedEvidence) -> Evaluation:
+    def trace(self, evidence: CheckedEvidence) -> Taped:
+        """A pass that writes down every unit, for who follows the choices of a draw.
+
+        Rows that underflow may have spoiled go through log space as well.
+        """
+        self.rows.add(seen=len(evidence.values))
+        return self._evaluate(self.plan, evidence)
+
+    def _evaluate(self, plan: Plan, evidence: CheckedEvidence) -> Taped:
         # of one unit each, a scale per unit is a logarithm already
         in_logs = plan.of_one_unit and evidence.potentials is None
         semiring = LogSumProduct(plan.machine) if in_logs else Scaled(plan.machine)
@@ -209,7 +219,7 @@ class Engine:
 
     def _evaluation(
         self, tape: Tape, evidence: CheckedEvidence, low: Tensor, possible: bool | None
-    ) -> Evaluation:
+    ) -> Taped:
         """With rows in log space where that is needed."""
         rows = self._doubtful(tape, evidence, low) if bool(low.any()) else None
         if rows is None:

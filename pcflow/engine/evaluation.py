@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ class Evaluation(ABC):
         """Whether no log-value is -inf or NaN."""
         return bool((self.log_value > -torch.inf).all())
 
-    def known(self, possible: bool | None) -> Evaluation:
+    def known(self, possible: bool | None) -> Self:
         """The same, if that was looked at."""
         if possible is not None:
             self.__dict__["possible"] = possible
@@ -48,10 +49,6 @@ class Evaluation(ABC):
         shares: Shares | None = None,
     ) -> None:
         """Hand the root's flow [B] down; see `passes.down`."""
-
-    @abstractmethod
-    def follow(self, route: Route, copies: int) -> Tensor:
-        """Values [C, B, D] along chosen inputs, C copies of every row."""
 
 
 @dataclass(frozen=True, eq=False)

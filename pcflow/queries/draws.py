@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from pcflow.checks import check_generator, check_whole
-from pcflow.engine import Drawn, Engine, Evaluation
+from pcflow.engine import Drawn, Engine, Taped
 from pcflow.errors import SettingError
 from pcflow.evidence import CheckedEvidence
 from pcflow.queries.marginals import Chosen
-from pcflow.queries.possible import evaluate, refuse_nan, refuse_unbounded
+from pcflow.queries.possible import refuse_nan, refuse_unbounded, trace
 
 
 class Draws(NamedTuple):
@@ -36,7 +36,7 @@ def sample(engine: Engine, n: int, checked: CheckedEvidence, route: Drawn) -> Te
     """Draws [n, B, D]."""
     _check(engine, n, route)
     drawn = [
-        _draws(engine, evaluate(engine, part, "sample"), n, part, route)
+        _draws(engine, trace(engine, part, "sample"), n, part, route)
         for part in engine.parts(checked)
     ]
     return refuse_nan(torch.cat(drawn, dim=1), "sample")
@@ -48,10 +48,10 @@ def sample_with_marginals(engine: Engine, n: int, checked: CheckedEvidence, rout
     refuse_unbounded(engine, "sample_with_marginals")
     found = Chosen(engine, checked.values.new_zeros(*checked.values.shape, n))
     for part in engine.parts(checked):
-        evaluation = evaluate(engine, part, "sample")
-        drawn = _draws(engine, evaluation, n, part, route).movedim(0, -1)  # [B, D, n]
+        taped = trace(engine, part, "sample")
+        drawn = _draws(engine, taped, n, part, route).movedim(0, -1)  # [B, D, n]
         found.categories[slice(None) if part.origin is None else part.origin] = drawn
-        found.ask(evaluation)
+        found.ask(taped)
     values, log_marginals = found.categories.movedim(-1, 0), found.log_probability.movedim(-1, 0)
     return Draws(values, log_marginals, checked.missing)
 
@@ -62,11 +62,9 @@ def _check(engine: Engine, n: int, route: Drawn) -> None:
     check_generator(route.generator, engine.tables.like.device)
 
 
-def _draws(
-    engine: Engine, evaluation: Evaluation, n: int, part: CheckedEvidence, route: Drawn
-) -> Tensor:
+def _draws(engine: Engine, taped: Taped, n: int, part: CheckedEvidence, route: Drawn) -> Tensor:
     """Draws [n, B, D]."""
     most = max(1, engine.plan.samples_at_a_time // max(1, len(part.values)))
     copies = [min(most, n - done) for done in range(0, n, most)]
-    blocks = [evaluation.follow(route, some) for some in copies]  # [C, B, D] each
+    blocks = [taped.follow(route, some) for some in copies]  # [C, B, D] each
     return torch.cat(blocks) if blocks else part.values.expand(0, *part.values.shape)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pcflow.checks import as_wholes
-from pcflow.engine import Engine, Evaluation
+from pcflow.engine import Engine, Evaluation, Taped
 from pcflow.errors import EvidenceError, NoMassError, NotANumber, PropertyRequired
 from pcflow.evidence import CheckedEvidence
 
@@ -23,10 +23,27 @@ def evaluate(engine: Engine, part: CheckedEvidence, query: str) -> Evaluation:
         NoMassError, NotANumber: see `refuse_impossible`.
     """
     evaluation = engine.evaluate(part)
+    _refuse_without_mass(engine, evaluation, part, query)
+    return evaluation
+
+
+def trace(engine: Engine, part: CheckedEvidence, query: str) -> Taped:
+    """The same for draws, which follow what it wrote down.
+
+    Raises:
+        NoMassError, NotANumber: see `refuse_impossible`.
+    """
+    taped = engine.trace(part)
+    _refuse_without_mass(engine, taped, part, query)
+    return taped
+
+
+def _refuse_without_mass(
+    engine: Engine, evaluation: Evaluation, part: CheckedEvidence, query: str
+) -> None:
     if not evaluation.possible:
         refuse_all_impossible(engine, part, query)
         refuse_impossible(evaluation.log_value, query, part.origin)
-    return evaluation
 
 
 def refuse_all_impossible(engine: Engine, part: CheckedEvidence, query: str) -> None:
