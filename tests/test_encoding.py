@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 import pcflow as pf
 from pcflow.data import Array, Encoding, Form, Wish, columns_of, known
-from pcflow.data.encoding import MOST_CODES, MOST_WHOLE, Codes, Moments, Scale, days_since
+from pcflow.data.choice import MOST_CODES, MOST_WHOLE
+from pcflow.data.kinds import Codes, Moments, Scale, days_since
 from pcflow.errors import EvidenceError, SettingError, TypeMismatch
 
 NAN = math.nan

@@ -1,10 +1,11 @@
 """Tables: columns of any kind as variables and back, and how columns depend on one another."""
 
 from pcflow.data import datasets
+from pcflow.data.choice import Wish
 from pcflow.data.cluster import Labels, kmeans
 from pcflow.data.columns import Columns, check_column, unordered
 from pcflow.data.dependence import dependent_groups
-from pcflow.data.encoding import Encoding, Wish
+from pcflow.data.encoding import Encoding
 from pcflow.data.form import Form
 from pcflow.data.frame import Array, Column, columns_of, is_dict, is_frame, known
 from pcflow.data.mixture_em import fit_mixture
