@@ -16,8 +16,8 @@ from juice_files import Categorical, distribution, importable, nodes_of, write
 
 import pcflow as pf
 
-DATA = Path(os.environ.get("PCFLOW_DATA", "../shared/data")) / "jpc"
-ABSENT = "the folder jpc of the data is not here"
+DATA = Path(os.environ.get("PCFLOW_DATA", "")) / "jpc"
+ABSENT = "set PCFLOW_DATA to a folder with jpc/NAME.jpc and answers NAME.npz; see the test"
 
 
 def trees(layer: str) -> pf.Circuit:
@@ -62,6 +62,7 @@ def test_what_is_read_is_what_was_written(
 
 @pytest.mark.parametrize("name", ["hmm_categorical", "hmm_inhomogeneous", "hmm_extern_product"])
 def test_files_of_pyjuice_have_its_answers(name: str) -> None:
+    """Saved by `juice.save`; beside them inputs x and their log_prob, log_marginal of observed."""
     if not (DATA / f"{name}.jpc").is_file():
         pytest.skip(ABSENT)
     model = pf.compile(pf.read_juice(DATA / f"{name}.jpc"), dtype=torch.float64)
