@@ -210,3 +210,18 @@ def test_a_unit_lost_in_the_middle_is_found_even_if_the_root_looks_healthy() -> 
     last = model.marginals(x)[:, 4, 0].exp().tolist()
     assert last == pytest.approx([0.1, (0.5 + 0.1) / 2], rel=1e-5)
     assert model.rows.log_space == 2
+
+
+def test_folds_that_share_a_weight_are_drawn_right_where_inputs_are_read_twice() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = pf.Parameter(torch.randn(2, 2, generator=generator))
+    inputs = [pf.InputLayer.random(v, pf.Categorical(3), 2, generator) for v in (0, 1, 0)]
+    a, b, c = (pf.SumLayer([layer], weight) for layer in inputs)  # three folds of one step
+    both = [pf.ProductLayer([a, b]), pf.ProductLayer([c, b])]
+    model = pf.compile(pf.Circuit(pf.SumLayer.random(both, 1, generator=generator)), DEVICE)
+    assert not model.plan.is_tree
+    n, cells = 20_000, torch.tensor([*product(range(3), range(3))], device=DEVICE)
+    drawn = model.sample(n, generator=torch.Generator(DEVICE).manual_seed(0))
+    share = (drawn.unsqueeze(1) == cells).all(dim=-1).double().mean(dim=0)
+    wanted = model.log_prob(cells).exp().double()
+    assert ((share - wanted).abs() < 5 * (wanted / n).sqrt()).all()
