@@ -445,12 +445,25 @@ def test_two_roots_and_another_count_are_refused(tmp_path: Path) -> None:
         pf.read_psdd(write(tmp_path, text), write(tmp_path, TWO_VTREE, "given.vtree"))
 
 
+CUT_OFF = "psdd 7\nL 0 1 1\nL 1 1 -1\nL 2 2 2\nL 3 2 -2\nD 4 0 2 0 3 -0.6931472 1 2 -0.6931472\n"
+
+
+def test_a_smaller_psdd_that_is_whole_is_told_from_a_larger_one_by_the_vtree(
+    tmp_path: Path,
+) -> None:
+    with pytest.warns(pf.FileFormatWarning, match="counts 7 nodes, but has 5; give the vtree"):
+        pf.read_psdd(write(tmp_path, CUT_OFF))
+    vtree = write(tmp_path, "vtree 5\nL 1 1\nL 2 2\nL 4 3\nI 0 1 2\nI 3 0 4\n", "given.vtree")
+    with pytest.raises(pf.FileFormatError, match="root is at vtree node 0"):
+        pf.read_psdd(write(tmp_path, CUT_OFF), vtree)
+
+
 @PATHS
 @given(st.data())
 def test_what_was_cut_off_is_refused_or_says_all_the_same(
     tmp_path: Path, data: st.DataObject
 ) -> None:
-    """Anywhere, down to the last digit; with another count, if the vtree is given."""
+    """Anywhere, down to the last digit, if the vtree is given; without it, or it is warned of."""
     text = data.draw(MADE | st.sampled_from([TWO, XOR]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", pf.FileFormatWarning)
@@ -466,12 +479,15 @@ def test_what_was_cut_off_is_refused_or_says_all_the_same(
     other = data.draw(st.sampled_from([counts, "3", "1000"]))
     part = text[:cut].replace(f"psdd {counts}\n", f"psdd {other}\n")
     vtree = None if other == counts else tmp_path / "vtree"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", pf.FileFormatWarning)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", pf.FileFormatWarning)
         try:
             found = pf.read_psdd(write(tmp_path, part), vtree)
         except pf.FileFormatError:
             return
+    if vtree is None and told:
+        assert "give the vtree, to be sure" in str(told[0].message)
+        return
     torch.testing.assert_close(
         pf.reference_log_prob(found, enumerate_states(found)),
         pf.reference_log_prob(whole, enumerate_states(whole)),

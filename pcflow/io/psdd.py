@@ -53,9 +53,9 @@ def read_psdd(path: str | os.PathLike[str], vtree: str | os.PathLike[str] | None
     `Categorical(2)`, which holds the numbers of the file to the bit, decisions sums of products
     (prime, sub). Weights are normalised.
 
-    A file that was cut off anywhere is refused, or says all the same. By itself it shows that only
-    if it counts its nodes rightly. Published ones count otherwise, or hold nodes that nothing uses:
-    these are read with a warning, and with `vtree` it is certain that their root is there.
+    With `vtree` a file that was cut off anywhere is refused, or says all the same. By itself it may
+    be a smaller PSDD of fewer nodes than it counts: published files count otherwise, too, or hold
+    nodes that nothing uses, so all of these are read with a warning.
 
     Args:
         path: the .psdd file.
