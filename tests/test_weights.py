@@ -41,10 +41,14 @@ def fitted(
 def same(
     ours: tuple[pf.CompiledCircuit, pf.FitResult], its: tuple[pf.CompiledCircuit, pf.FitResult]
 ) -> None:
+    """Up to rounding; of what a search finds up to its root, as a likelihood is flat at the top."""
+    layers = [layer for layer in ours[0].circuit.layers if isinstance(layer, pf.InputLayer)]
+    searched = any(isinstance(layer.family, pf.DiscretizedLogistic) for layer in layers)
+    close, level = (1e-6, 1e-7) if searched else (1e-8, 1e-9)
     for mine, other in zip(ours[0].banks, its[0].banks, strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-8, atol=1e-8)
-    assert ours[1].train == pytest.approx(its[1].train, rel=1e-9)
-    assert ours[1].validation == pytest.approx(its[1].validation, rel=1e-9)
+        torch.testing.assert_close(mine, other, rtol=close, atol=close)
+    assert ours[1].train == pytest.approx(its[1].train, rel=level)
+    assert ours[1].validation == pytest.approx(its[1].validation, rel=level)
 
 
 def drawn(circuit: pf.Circuit, seed: int, rows: int) -> Tensor:
