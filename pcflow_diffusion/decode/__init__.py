@@ -1,6 +1,8 @@
 """Generation: which positions to commit, and which windows the circuit covers."""
 
-from pcflow_diffusion.decode.decode import Decoding, generate, infill
+from pcflow_diffusion.decode.decoding import Decoding
+from pcflow_diffusion.decode.generation import generate
+from pcflow_diffusion.decode.infilling import infill
 from pcflow_diffusion.decode.windows import minimum_cover
 
 __all__ = [
