@@ -76,7 +76,8 @@ class Parameter(Immutable):
         if not self.value.is_floating_point():
             raise TypeMismatch("value", self.value, "of floating point")
         value = self.value.detach().to("cpu", copy=True)
-        low, high = (end.item() for end in value.aminmax()) if value.numel() else (0.0, 0.0)
+        flat = value.as_strided((value.numel(),), (1,))  # what is transposed would be copied
+        low, high = (end.item() for end in flat.aminmax()) if value.numel() else (0.0, 0.0)
         if isnan(low):
             raise StructureError("a parameter contains NaN")
         object.__setattr__(self, "value", value)

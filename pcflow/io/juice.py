@@ -3,7 +3,8 @@
 A file is a pickle of a list of nodes, children first and the root last; of each its kind, its size
 in blocks of units, its children by their numbers, and its parameters, which are probabilities.
 Nodes that share the parameters of another name it by its number. The pickle is read as data:
-whatever is in it, nothing is imported or called.
+whatever is in it, nothing is imported or called. Parameters are read one after another, as layers
+are made of them.
 
 Legend: K units, b units of a block, V categories, J units of all children, c units of a block of
 theirs, E edges between blocks, H children.
@@ -12,6 +13,7 @@ theirs, E edges between blocks, H children.
 from __future__ import annotations
 
 import os
+from io import BufferedReader, BytesIO
 from math import prod
 from typing import Any
 
@@ -24,7 +26,7 @@ from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, 
 from pcflow.errors import FileFormatError, PcflowError
 from pcflow.inputs import Categorical
 from pcflow.io.files import open_file
-from pcflow.io.pickles import Made, Name, read_pickle
+from pcflow.io.pickles import Made, Name, Piece, read_pickle
 
 SLACK = 1e-3
 """By how much probabilities may miss a sum of one."""
@@ -85,22 +87,33 @@ def read_juice(path: str | os.PathLike[str]) -> Circuit:
         it names 'builtins.print', which is not data)
     """
     with open_file(path) as file:
-        try:
-            nodes = read_pickle(file, _NAMES)
-        except _MALFORMED as error:
-            raise FileFormatError(f"{path}: no circuit of PyJuice ({error})") from error
+        root = _root(_nodes(file), file.name)
+    try:
+        return Circuit(root)
+    except PcflowError as error:
+        raise FileFormatError(f"{path}: {error}") from error
+
+
+def _nodes(file: BufferedReader) -> list[Node]:
+    """What the pickle of a file says; parameters stay in it."""
+    try:
+        nodes = read_pickle(file, _NAMES)
+    except _MALFORMED as error:
+        raise FileFormatError(f"{file.name}: no circuit of PyJuice ({error})") from error
     if not (isinstance(nodes, list) and nodes and all(isinstance(n, dict) for n in nodes)):
-        raise FileFormatError(f"{path}: no circuit of PyJuice (not a list of nodes)")
+        raise FileFormatError(f"{file.name}: no circuit of PyJuice (not a list of nodes)")
+    return nodes
+
+
+def _root(nodes: list[Node], name: str) -> Layer:
+    """The last layer of nodes that a file of that name holds."""
     reader = _Reader(nodes)
     for number in range(len(nodes)):
         try:
             reader.read(number)
         except _MALFORMED as error:
-            raise FileFormatError(f"{path}: node {number}: {error}") from error
-    try:
-        return Circuit(reader.layers[-1])
-    except PcflowError as error:
-        raise FileFormatError(f"{path}: {error}") from error
+            raise FileFormatError(f"{name}: node {number}: {error}") from error
+    return reader.layers[-1]
 
 
 class _Reader:
@@ -182,7 +195,7 @@ def _size(node: Node) -> tuple[int, int]:
 
 def _categories(given: Any) -> int:
     """V of a distribution, which is a pickle of its own."""
-    made = read_pickle(bytes(given))
+    made = read_pickle(BytesIO(_content(given)))
     if not isinstance(made, Made) or made.what not in _CATEGORICAL:
         what = ".".join(made.what) if isinstance(made, Made) else "something"
         raise ValueError(f"inputs of {what[:80]!r} are not read, only categorical ones")
@@ -200,9 +213,16 @@ def _array(made: Any) -> Tensor:
             raise TypeError("numbers that are no array")
     if not (isinstance(kind, Made) and kind.what == _DTYPE and kind.arguments[0] in _KINDS):
         raise TypeError("an array of what is no number")
-    flat = np.frombuffer(content, np.dtype(kind.state[1] + kind.arguments[0]))
+    flat = np.frombuffer(_content(content), np.dtype(kind.state[1] + kind.arguments[0]))
     sizes = tuple(map(_whole, shape))
-    return torch.from_numpy(flat.reshape(sizes, order="F" if fortran else "C").copy())
+    return torch.from_numpy(flat.reshape(sizes, order="F" if fortran else "C"))
+
+
+def _content(given: Any) -> bytearray:
+    """Bytes of the file."""
+    if not isinstance(given, Piece):
+        raise TypeError("a text or a number where bytes should be")
+    return given.read()
 
 
 def _normalised(probs: Tensor) -> Tensor:

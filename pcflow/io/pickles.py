@@ -2,19 +2,18 @@
 
 A pickle is a program for a machine with a stack. Ours knows numbers, texts, bytes, lists, tuples
 and dictionaries; of everything else it notes the name and what the call would be given. Nothing is
-imported and nothing is called, whatever the file says.
+imported and nothing is called, whatever the file says. Bytes stay in the file until somebody reads them.
 
 Source: the operations as the module `pickletools` of Python's library describes them.
 """
 
 from __future__ import annotations
 
-import os
 import pickletools
 from collections.abc import Collection
 from dataclasses import dataclass
-from io import BufferedReader, BytesIO
-from typing import IO, Any, NamedTuple
+from io import SEEK_END, BufferedReader, BytesIO
+from typing import Any, NamedTuple
 
 
 class Name(NamedTuple):
@@ -33,20 +32,41 @@ class Made:
     state: Any = None
 
 
-def read_pickle(file: BufferedReader | bytes, names: Collection[Name] | None = None) -> Any:
-    """What a pickle would build, with a `Made` in place of every object.
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """Bytes of a pickle, which are where they are while its file is open."""
+
+    file: BufferedReader | BytesIO
+    start: int
+    count: int
+
+    def read(self) -> bytearray:
+        """The bytes, in memory of their own.
+
+        Raises:
+            ValueError: if they are gone by now.
+        """
+        found = bytearray(self.count)
+        self.file.seek(self.start)
+        if self.file.readinto(found) < self.count:
+            raise ValueError("the file was cut off while it was read")
+        return found
+
+
+def read_pickle(file: BufferedReader | BytesIO, names: Collection[Name] | None = None) -> Any:
+    """What a pickle would build: a `Made` in place of every object, a `Piece` of all bytes.
 
     Args:
-        file: open, or the pickle itself.
+        file: open.
         names: which may occur; any by default.
 
     Raises:
         ValueError: if it is truncated, names something else, or does what is not needed for data;
             LookupError or TypeError if it is no pickle in other ways.
     """
-    machine, bounded = _Machine(names), _bounded(file)
+    machine, bounded = _Machine(names), _Bounded(file)
     while (operation := _operation(bounded)).name != "STOP":
-        machine.step(operation.name, operation.arg and operation.arg.reader(bounded))
+        machine.step(operation.name, _argument(operation, bounded))
     (found,) = machine.stack
     return found
 
@@ -59,25 +79,43 @@ def _operation(file: _Bounded) -> Any:
     return operation
 
 
+def _argument(operation: Any, file: _Bounded) -> Any:
+    if operation.name == "GLOBAL":
+        return file.line(), file.line()
+    if operation.name in _BYTES:
+        return file.piece(_BYTES[operation.name])
+    return operation.arg and operation.arg.reader(file)
+
+
 class _Bounded:
     """A file of which nobody asks more than there is: a claim of a gigabyte costs nothing."""
 
-    def __init__(self, file: IO[bytes], size: int) -> None:
-        self.file, self.size = file, size
+    def __init__(self, file: BufferedReader | BytesIO) -> None:
+        self.file, self.size = file, file.seek(0, SEEK_END)
+        file.seek(0)
 
     def read(self, count: int) -> bytes:
-        if not 0 <= count <= self.size - self.file.tell():
-            raise ValueError(f"{count} bytes are announced, and the file ends before")
+        self.check(count)
         return self.file.read(count)
 
-    def readline(self) -> bytes:
-        return self.file.readline(1 << 10)
+    def piece(self, width: int) -> Piece:
+        """Bytes that follow their count, a number of so many bytes; passed over."""
+        count = int.from_bytes(self.read(width), "little")
+        self.check(count)
+        start = self.file.tell()
+        self.file.seek(start + count)
+        return Piece(self.file, start, count)
 
+    def check(self, count: int) -> None:
+        if not 0 <= count <= self.size - self.file.tell():
+            raise ValueError(f"{count} bytes are announced, and the file ends before")
 
-def _bounded(file: BufferedReader | bytes) -> _Bounded:
-    if isinstance(file, bytes):
-        return _Bounded(BytesIO(file), len(file))
-    return _Bounded(file, os.fstat(file.fileno()).st_size)
+    def line(self) -> str:
+        """A text up to the end of its line, as it is: who undoes escapes warns of wrong ones."""
+        found = self.file.readline(1 << 10)
+        if not found.endswith(b"\n"):
+            raise ValueError("a line is too long, or has no end")
+        return found[:-1].decode("ascii")
 
 
 class _Machine:
@@ -128,7 +166,7 @@ class _Machine:
             case "BINGET" | "LONG_BINGET":
                 self.stack.append(self.memo[argument])
             case "GLOBAL":
-                self.name(*argument.split(" "))
+                self.name(*argument)
             case "STACK_GLOBAL":
                 self.name(*self.last(2))
             case "REDUCE" | "NEWOBJ":
@@ -186,8 +224,8 @@ class _Machine:
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _NUMBERS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"}
 _TEXTS = {"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"}
-_BYTES = {"SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"}
-_LITERALS = _NUMBERS | _TEXTS | _BYTES
+_BYTES = {"SHORT_BINBYTES": 1, "BINBYTES": 4, "BINBYTES8": 8, "BYTEARRAY8": 8}  # and their width
+_LITERALS = _NUMBERS | _TEXTS | _BYTES.keys()
 _SERIES = {"EMPTY_LIST", "EMPTY_DICT", "MARK", "APPEND", "APPENDS", "SETITEM", "SETITEMS"}
 _TUPLES = {"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"}
 _MEMO = {"MEMOIZE", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"}
