@@ -26,9 +26,11 @@ from pcflow.errors import FileFormatError
 from pcflow.io.files import StrPath, open_file, replace_file
 
 Json = dict[str, Any]
+Stack = Tensor | Sequence[Tensor]  # of one shape and dtype, which are one tensor in the file alone
 
 LONGEST_HEADER = 100_000_000
 MOST_AXES = 64
+INFINITE = (-inf, inf)
 
 DTYPES = {
     "F64": torch.float64,
@@ -93,12 +95,12 @@ class Container:
         self.dtypes = {name: entry.dtype for name, entry in self._entries.items()}
 
     @staticmethod
-    def write(path: StrPath, tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> None:
+    def write(path: StrPath, tensors: Mapping[str, Stack], texts: Mapping[str, str]) -> None:
         """Write a file in one step, see `replace_file`.
 
         Args:
             path: the file; its folder must exist.
-            tensors: by name.
+            tensors: by name; several of one shape and dtype are stacked as they are written.
             texts: what is told of them, by name.
 
         Raises:
@@ -241,24 +243,26 @@ def _are_numbers(tensor: Tensor, infinite: Collection[float]) -> bool:
     return all(isfinite(end) or end in infinite for end in ends)
 
 
-def _parts(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> Iterator[bytes | memoryview]:
+def _parts(tensors: Mapping[str, Stack], texts: Mapping[str, str]) -> Iterator[bytes | memoryview]:
     """A file, piece by piece; wide dtypes come first, so that every tensor is aligned."""
     header: Json = {"__metadata__": dict(texts)}
-    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    rows = {name: [t] if isinstance(t, Tensor) else t for name, t in tensors.items()}
+    names = sorted(tensors, key=lambda name: (-rows[name][0].element_size(), name))
     end = 0
     for name in names:
-        tensor, start = tensors[name], end
-        end += tensor.numel() * tensor.element_size()
+        one, start = rows[name][0], end
+        end += len(rows[name]) * one.numel() * one.element_size()
+        stacked = () if isinstance(tensors[name], Tensor) else (len(rows[name]),)
         header[name] = {
-            "dtype": _name(tensor.dtype),
-            "shape": list(tensor.shape),
+            "dtype": _name(one.dtype),
+            "shape": [*stacked, *one.shape],
             "data_offsets": [start, end],
         }
     told = json.dumps(header, separators=(",", ":")).encode()
     told += b" " * (-len(told) % 8)
     yield len(told).to_bytes(8, "little") + told
-    for name in names:
-        yield _bytes(tensors[name].detach().cpu().contiguous())
+    for row in (row for name in names for row in rows[name]):
+        yield _bytes(row.detach().cpu().contiguous())
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -269,7 +273,7 @@ def _name(dtype: torch.dtype) -> str:
 
 def write_file(
     path: StrPath,
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, Stack],
     description: Json,
     texts: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
@@ -289,13 +293,22 @@ def read_file(path: StrPath, version: int) -> tuple[Json, dict[str, Tensor]]:
         OSError: if it cannot be read.
     """
     container = Container(path)
+    return description_of(container, version), container.tensors(infinite=INFINITE)
+
+
+def description_of(container: Container, version: int) -> Json:
+    """The description that `write_file` wrote.
+
+    Raises:
+        FileFormatError: if it is of another format or another version.
+    """
     if "pcflow" not in container.texts:
-        raise FileFormatError(f"{path}: not a pcflow file")
+        raise FileFormatError(f"{container.path}: not a pcflow file")
     described = container.told("pcflow")
     found = described.get("version") if isinstance(described, dict) else None
     if found != version:
-        raise FileFormatError(f"{path}: has version {found!r}, not {version}")
-    return dict(described), container.tensors(infinite=(-inf, inf))
+        raise FileFormatError(f"{container.path}: has version {found!r}, not {version}")
+    return dict(described)
 
 
 def pack(state: object, tensors: dict[str, Tensor]) -> Any:

@@ -18,8 +18,8 @@ from torch import Tensor
 from pcflow.checks import check_kind
 from pcflow.circuit import Circuit, Parameter
 from pcflow.engine import Machine
-from pcflow.errors import FileFormatError, PcflowError
-from pcflow.io.container import read_file, write_file
+from pcflow.errors import FileFormatError, PcflowError, SettingError
+from pcflow.io.container import INFINITE, Container, description_of, write_file
 from pcflow.io.description import build, describe
 from pcflow.queries import CompiledCircuit, compile
 
@@ -41,6 +41,7 @@ def save(
     model: CompiledCircuit,
     path: str | os.PathLike[str],
     texts: Mapping[str, str] = MappingProxyType({}),
+    tensors: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> None:
     """Write a model's circuit and present parameters; an old file is replaced only when done.
 
@@ -48,8 +49,10 @@ def save(
         model: the compiled circuit.
         path: the file to write, usually named *.safetensors.
         texts: what else the file tells, by name, see `Container`.
+        tensors: what else it holds, by names that begin with a letter.
 
     Raises:
+        SettingError: if a tensor has another name.
         TypeMismatch: if `model` is not a CompiledCircuit.
         OSError: if the file cannot be written; an existing one is left as it was.
 
@@ -62,14 +65,16 @@ def save(
         3
     """
     check_kind("model", model, CompiledCircuit, "a CompiledCircuit")
+    for name in tensors:  # those of the circuit are called by their shapes
+        SettingError.check("tensors", name, "named by a letter first", lambda n: n[:1].isalpha())
     circuit = model.circuit
-    tensors, places = _stack(circuit.parameters)
+    stacks, places = _stack(circuit.parameters)
     described = {"version": VERSION, "layers": describe(circuit, places)}
-    write_file(path, tensors, described, texts)
+    write_file(path, {**stacks, **tensors}, described, texts)
 
 
 def load(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Container,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     fold: bool = True,
@@ -80,7 +85,7 @@ def load(
     """Read a file written by `save`, prove its circuit again, and compile it.
 
     Args:
-        path: the file.
+        path: the file, or a `Container` that was opened on it; other tensors in it are not read.
         device: where to put the parameters.
         dtype: float32 or float64; what it was saved in by default.
         fold: see `compile`, like what follows.
@@ -106,34 +111,46 @@ def load(
         ...     pf.load(f"{folder}/hmm.safetensors", dtype=torch.float64).banks[0].dtype
         torch.float64
     """
-    circuit, saved = _read(path)
+    circuit, saved = _read(path if isinstance(path, Container) else Container(path))
     dtype = saved if dtype is None else dtype
     return compile(circuit, device, dtype, fold, memory, soft_dtype, machine)
 
 
-def _read(path: str | os.PathLike[str]) -> tuple[Circuit, torch.dtype | None]:
+def _read(file: Container) -> tuple[Circuit, torch.dtype | None]:
     """The circuit of a file, and the precision of its parameters if it has any."""
-    described, tensors = read_file(path, VERSION)
-    dtypes = {tensor.dtype for tensor in tensors.values()}
-    if not dtypes <= {torch.float32, torch.float64}:
-        raise FileFormatError(f"{path}: parameters must be float32 or float64")
+    described, stacks = description_of(file, VERSION), _Stacks(file)
     try:
-        return build(described["layers"], tensors), next(iter(dtypes), None)
+        circuit = build(described["layers"], stacks)
     except MALFORMED as error:
         reason = f"{type(error).__name__}: {error}"
-        raise FileFormatError(f"{path}: does not describe a circuit ({reason})") from error
+        raise FileFormatError(f"{file.path}: does not describe a circuit ({reason})") from error
+    return circuit, next((stack.dtype for stack in stacks.values()), None)
+
+
+class _Stacks(dict[str, Tensor]):
+    """Stacked parameters by name, read when they are asked for."""
+
+    def __init__(self, file: Container) -> None:
+        super().__init__()
+        self.file = file
+
+    def __missing__(self, name: str) -> Tensor:
+        if self.file.dtypes.get(name, torch.float32) not in (torch.float32, torch.float64):
+            raise ValueError("parameters must be float32 or float64")
+        self[name] = found = self.file.read(name, infinite=INFINITE)
+        return found
 
 
 def _stack(
     parameters: tuple[Parameter, ...],
-) -> tuple[dict[str, Tensor], dict[Parameter, list[Any]]]:
-    """Stacked tensors by name, and for every parameter its [name, row]."""
+) -> tuple[dict[str, list[Tensor]], dict[Parameter, list[Any]]]:
+    """Values to be stacked by name, and for every parameter its [name, row]."""
     shapes: dict[tuple[int, ...], list[Parameter]] = defaultdict(list)
     for parameter in parameters:
         shapes[parameter.shape].append(parameter)
     tensors, places = {}, {}
     for shape, members in shapes.items():
         name = "x".join(map(str, shape))
-        tensors[name] = torch.stack([p.value for p in members])
+        tensors[name] = [p.value for p in members]
         places.update({p: [name, row] for row, p in enumerate(members)})
     return tensors, places

@@ -2,7 +2,8 @@
 
 A pickle is a program for a machine with a stack. Ours knows numbers, texts, bytes, lists, tuples
 and dictionaries; of everything else it notes the name and what the call would be given. Nothing is
-imported and nothing is called, whatever the file says. Bytes stay in the file until somebody reads them.
+imported and nothing is called, whatever the file says. Bytes stay in the file until somebody
+reads them.
 
 Source: the operations as the module `pickletools` of Python's library describes them.
 """

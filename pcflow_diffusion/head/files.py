@@ -1,24 +1,21 @@
-"""Heads as files: the circuit's own file, the weights of a modulation, and JSON for the rest."""
+"""Heads as files: the circuit's own, which holds a modulation's weights and JSON for the rest."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pcflow import CompiledCircuit, Container, PcflowError, load, save
 from pcflow_diffusion.errors import CheckpointError
 from pcflow_diffusion.head.coupling import Coupling, LogLinear, Projection
 from pcflow_diffusion.head.modulation import Modulation
 
-FORMAT = "pcflow_diffusion.head.1"
-CIRCUIT, MODULATION, TOLD = "circuit", "modulation.", "pcflow_diffusion"
+FORMAT = "pcflow_diffusion.head.2"
+MODULATION, TOLD = "modulation.", "pcflow_diffusion"
 KINDS: dict[str, type[Any]] = {"LogLinear": LogLinear, "Projection": Projection}
 
 Json = dict[str, Any]
@@ -52,13 +49,12 @@ def write_head(
         modulation: a `Modulation`, if there is one.
         settings: what else `CircuitHead` is given, of what JSON has.
     """
-    tensors, told = {CIRCUIT: _content(model)}, {"format": FORMAT, "settings": settings}
-    told["coupling"] = _described_coupling(coupling)
+    told: Json = {"format": FORMAT, "settings": settings}
+    told["coupling"], weights = _described_coupling(coupling), {}
     if modulation is not None:
         told["modulation"] = _described_modulation(modulation)
-        weights = modulation.state_dict().items()
-        tensors |= {f"{MODULATION}{name}": weight for name, weight in weights}
-    Container.write(path, tensors, {TOLD: json.dumps(told)})
+        weights = {f"{MODULATION}{name}": w for name, w in modulation.state_dict().items()}
+    save(model, path, {TOLD: json.dumps(told)}, weights)
 
 
 def read_head(path: StrPath, device: torch.device | str | None) -> Json:
@@ -70,13 +66,13 @@ def read_head(path: StrPath, device: torch.device | str | None) -> Json:
     """
     try:
         file = Container(path)
-        told, tensors = file.told(TOLD), file.tensors()
+        told = file.told(TOLD)
         if told["format"] != FORMAT:
             raise ValueError(f"it has format {told['format']!r}, not {FORMAT!r}")
         return {
-            "model": _circuit_of(tensors[CIRCUIT], device),
+            "model": load(file, device),
             "coupling": _coupling_of(**told["coupling"]),
-            "modulation": _modulation_of(told.get("modulation"), tensors, device),
+            "modulation": _modulation_of(told.get("modulation"), file, device),
             **told["settings"],
         }
     except _MALFORMED as error:
@@ -104,33 +100,15 @@ def _described_modulation(modulation: nn.Module) -> Json:
 
 
 def _modulation_of(
-    sizes: Json | None, tensors: Mapping[str, Tensor], device: torch.device | str | None
+    sizes: Json | None, file: Container, device: torch.device | str | None
 ) -> Modulation | None:
     if sizes is None:
         return None
-    weights = {
-        name.removeprefix(MODULATION): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(MODULATION)
-    }
+    names = [name for name in file.shapes if name.startswith(MODULATION)]
+    weights = {name.removeprefix(MODULATION): file.read(name) for name in names}
     if sizes["depth"] > len(weights):  # before so many layers are built
         raise ValueError(f"{sizes['depth']} layers in {len(weights)} tensors")
     with torch.device("meta"):
         modulation = Modulation(**sizes)
     modulation.load_state_dict(weights, assign=True)
     return modulation.to(device)
-
-
-def _content(model: CompiledCircuit) -> Tensor:
-    """The file that `pcflow.save` writes, as bytes."""
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "circuit"
-        save(model, path)
-        return torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)
-
-
-def _circuit_of(content: Tensor, device: torch.device | str | None) -> CompiledCircuit:
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "circuit"
-        path.write_bytes(content.numpy().tobytes())
-        return load(path, device)
