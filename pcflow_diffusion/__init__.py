@@ -16,6 +16,7 @@ from pcflow_diffusion.head import (
     Marginals,
     Modulation,
     Projection,
+    fingerprint,
 )
 from pcflow_diffusion.models import (
     CharacterTokenizer,
@@ -61,6 +62,7 @@ __all__ = [
     "coupled_nats_over_time",
     "dream",
     "elbo_weights",
+    "fingerprint",
     "fit_conditional",
     "fit_jointly",
     "fit_modulation",

@@ -66,6 +66,21 @@ class CheckpointError(DiffusionError):
     """A checkpoint file is truncated, foreign, or does not match its own configuration."""
 
 
+class TokenizerMismatch(DiffusionError):
+    """A head was made for the ids of another tokenizer, or does not say for whose.
+
+    Attributes:
+        known: the fingerprint that the head has, None if it has none.
+        given: the fingerprint of the tokenizer that it was to be used with.
+    """
+
+    def __init__(self, known: str | None, given: str) -> None:
+        """Keep both."""
+        self.known, self.given = known, given
+        made = "a tokenizer it does not name" if known is None else f"the tokenizer {known}"
+        super().__init__(f"the head was made for {made}, not for {given}")
+
+
 class TextError(DiffusionError):
     """A text is too short, or a token list cannot be decoded."""
 

@@ -6,6 +6,7 @@ from pcflow_diffusion.head.marginals import Marginals, temper, without
 from pcflow_diffusion.head.modulation import Modulation
 from pcflow_diffusion.head.ranking import Ranking, best, check_ranking, rank
 from pcflow_diffusion.head.sampling import Draw, Order, check_order
+from pcflow_diffusion.head.tokenizers import fingerprint
 
 __all__ = [
     "CircuitHead",
@@ -20,6 +21,7 @@ __all__ = [
     "best",
     "check_order",
     "check_ranking",
+    "fingerprint",
     "rank",
     "temper",
     "without",

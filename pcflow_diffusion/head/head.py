@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -33,6 +35,7 @@ from pcflow_diffusion.checks import (
 )
 from pcflow_diffusion.errors import CheckpointError, CouplingError, ShapeMismatch, TypeMismatch
 from pcflow_diffusion.head.calibration import fit_log_linear
+from pcflow_diffusion.head.card import model_card
 from pcflow_diffusion.head.controls import steered, token_marginals, with_tokens
 from pcflow_diffusion.head.coupling import (
     NOT_MODULATED,
@@ -43,9 +46,11 @@ from pcflow_diffusion.head.coupling import (
     log_potentials_of,
 )
 from pcflow_diffusion.head.files import read_head, write_head
+from pcflow_diffusion.head.hub import FILE, found_file, upload, write_card
 from pcflow_diffusion.head.marginals import Marginals
 from pcflow_diffusion.head.ranking import Ranking, check_ranking
 from pcflow_diffusion.head.sampling import Draw, Order, check_order, draw
+from pcflow_diffusion.head.tokenizers import check_made_for, fingerprint
 
 
 class CircuitHead(nn.Module):
@@ -66,8 +71,8 @@ class CircuitHead(nn.Module):
             or a module that is called alike. The circuit has 2 L variables then, as
             `pcflow.expose_latents` and `pcflow.add_gates` make of an HMM, and every position has a
             control, which is summed out. The coupling must be log-linear.
-        tokenizer: what tells the tokenizer apart whose ids these are, such as a hash of its file;
-            kept with the head, and yours to compare.
+        tokenizer: what tells the tokenizer apart whose ids these are, see `fingerprint`; kept with
+            the head, and compared by `from_pretrained`.
 
     Attributes:
         length: L.
@@ -158,6 +163,127 @@ class CircuitHead(nn.Module):
             return cls(**given)
         except (PcflowError, TypeError) as error:
             raise CheckpointError(f"{path} does not describe a head: {error}") from error
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        base_model: str | None = None,
+        training_text: str | None = None,
+    ) -> None:
+        """Write the head and a model card into a folder, as `from_pretrained` reads it.
+
+        Args:
+            folder: made if it is not there; `head.safetensors` and `README.md` in it are replaced,
+                each in one step.
+            base_model: whose output layer this is, which only you know, by its name on the hub.
+            training_text: what the circuit was trained on, in a few words.
+
+        Raises:
+            CheckpointError: see `save`.
+            OSError: if it cannot be written.
+
+        Examples:
+            >>> import tempfile, pcflow as pf
+            >>> head = CircuitHead(pf.compile(pf.hmm(3, 2, pf.Categorical(4))), mask_token_id=4)
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     head.save_pretrained(folder, training_text="four letters")
+            ...     CircuitHead.from_pretrained(folder).length
+            3
+        """
+        self._write(Path(folder), Path(folder).name, base_model, training_text)
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        base_model: str | None = None,
+        training_text: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        commit_message: str = "Upload a circuit head",
+        token: str | bool | None = None,
+    ) -> str:
+        """Put the head and a model card into a repository of the hub; needs `pcflow[hub]`.
+
+        Args:
+            repo: "owner/name"; made if it is not there. Head and card in it are replaced.
+            base_model: see `save_pretrained`, as `training_text`.
+            training_text: likewise.
+            revision: a branch, made if it is not there; the main one by default.
+            private: whether a new repository is.
+            commit_message: of the one commit.
+            token: who you are; what `hf auth login` left by default.
+
+        Returns:
+            Where the commit is to be seen.
+
+        Raises:
+            CheckpointError: see `save`.
+            ImportError: if huggingface_hub is not installed. Its own errors are passed on.
+        """
+        with TemporaryDirectory() as folder:
+            self._write(Path(folder), repo, base_model, training_text)
+            return upload(Path(folder), repo, revision, private, commit_message, token)
+
+    def _write(
+        self, folder: Path, name: str, base_model: str | None, training_text: str | None
+    ) -> None:
+        """Write head and card."""
+        facts: dict[str, object] = {
+            "base model": base_model,
+            "tokenizer": self.tokenizer,
+            "mask": self.mask_token_id,
+            "vocabulary": f"{self.vocabulary_size:,} tokens",
+            "length": f"{self.length} tokens",
+            "coupling": self.coupling,
+            "top_k": self.top_k or "all tokens",
+            "modulation": "none" if self.modulation is None else "by the backbone",
+            "training text": training_text,
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        self.save(folder / FILE)
+        write_card(folder, model_card(name, self.model, self.length, facts))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str],
+        *,
+        tokenizer: object = None,
+        device: torch.device | str | None = None,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+    ) -> CircuitHead:
+        """Read a head from a folder, or from a repository of the hub (`pcflow[hub]`).
+
+        Its safetensors file is all that is brought and read, and nothing in it is executed.
+
+        Args:
+            name: a folder, or "owner/name" where there is no such folder.
+            tokenizer: refuse a head that was made for another one; see `fingerprint`.
+            device: where circuit and modulation live.
+            revision: a branch, a tag or, which nobody can move, the hash of a commit.
+            cache_dir: where the hub's files are kept.
+            local_files_only: ask nobody for what is not kept.
+            token: who you are; what `hf auth login` left by default.
+
+        Raises:
+            CheckpointError: if `name` is neither, or see `load`.
+            ImportError: if there is no such folder, and huggingface_hub is not installed. Its own
+                errors are passed on.
+            OSError: if the folder has no `head.safetensors`.
+            SettingError: if a revision of a folder is asked for.
+            TokenizerMismatch: if it was made for another tokenizer, or does not say for which.
+        """
+        wanted = None if tokenizer is None else fingerprint(tokenizer)
+        how = {"local_files_only": local_files_only, "token": token}
+        head = cls.load(found_file(name, revision, cache_dir=cache_dir, **how), device)
+        if wanted is not None:
+            check_made_for(head.tokenizer, wanted)
+        return head
 
     @classmethod
     def read_juice(

@@ -1,0 +1,88 @@
+"""Which tokenizer ids are of: a fingerprint of its vocabulary."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pcflow import read_bytes
+from pcflow_diffusion.errors import CheckpointError, TokenizerMismatch, TypeMismatch
+
+FILE = "tokenizer.json"
+
+
+def fingerprint(tokenizer: object) -> str:
+    """What tells a tokenizer apart from others whose ids mean something else.
+
+    Tokens and their ids decide, added ones included, and nothing else: not how texts are cut,
+    padded or truncated, nor which library or version of it reads the tokenizer.
+
+    Args:
+        tokenizer: of `transformers` or `tokenizers` (`get_vocab()`), of this package
+            (`vocabulary`), or the path of a `tokenizer.json` or of the folder that holds one, which
+            is read without either library.
+
+    Returns:
+        "sha256:" and 64 digits, to be given to `CircuitHead(tokenizer=...)`.
+
+    Raises:
+        CheckpointError: if a file does not list tokens and ids.
+        OSError: if it cannot be read.
+        TypeMismatch: if it is none of these.
+
+    Examples:
+        >>> from pcflow_diffusion import CharacterTokenizer
+        >>> fingerprint(CharacterTokenizer("ab" + chr(0xFFFD)))[:15]
+        'sha256:7864fce3'
+    """
+    told = hashlib.sha256()
+    numbered = sorted((number, token) for token, number in _vocabulary(tokenizer).items())
+    for pair in numbered:
+        told.update(json.dumps(pair).encode() + b"\n")
+    return f"sha256:{told.hexdigest()}"
+
+
+def check_made_for(known: str | None, tokenizer: str) -> None:
+    """Refuse a head whose tokenizer has another fingerprint, or an unknown one.
+
+    Raises:
+        TokenizerMismatch: if it has.
+    """
+    if known != tokenizer:
+        raise TokenizerMismatch(known, tokenizer)
+
+
+def _vocabulary(tokenizer: object) -> Mapping[str, int]:
+    """Ids of all tokens."""
+    if isinstance(tokenizer, str | os.PathLike):
+        path = Path(tokenizer)
+        return _listed(path / FILE if path.is_dir() else path)
+    if callable(get := getattr(tokenizer, "get_vocab", None)):
+        found: dict[str, int] = get()
+        return found
+    if isinstance(tokens := getattr(tokenizer, "vocabulary", None), list):
+        return {token: number for number, token in enumerate(tokens)}
+    kind = type(tokenizer).__name__
+    raise TypeMismatch(f"tokenizer must be one, or the path of its file, got {kind}")
+
+
+def _listed(path: Path) -> dict[str, int]:
+    """Ids of the tokens that a file of the library `tokenizers` lists."""
+    try:
+        told = json.loads(read_bytes(path))
+        found = _numbered(told["model"]["vocab"])
+        found |= {str(token["content"]): int(token["id"]) for token in told["added_tokens"]}
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} lists no tokens and ids: {error}") from error
+    return found
+
+
+def _numbered(vocabulary: Any) -> dict[str, int]:
+    """Ids as they are told, or, in a list of tokens and scores, places."""
+    if isinstance(vocabulary, list):
+        return {str(token): number for number, (token, _) in enumerate(vocabulary)}
+    return {str(token): int(number) for token, number in vocabulary.items()}
