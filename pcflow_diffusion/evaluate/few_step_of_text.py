@@ -1,6 +1,7 @@
 """Few steps per block on a text: a judge for it, what every decoder writes, tables and a picture.
 
 python -m pcflow_diffusion.evaluate few-step [--text FILE] [--ranking low_confidence]
+python -m pcflow_diffusion.evaluate few-step --model FOLDER [--head FILE]
 
 Ranking and temperature are the same for all decoders. With the ranking low_confidence, the default
 of `generate`, all of them write too many frequent characters: look at the entropy.
@@ -29,20 +30,23 @@ from pcflow_diffusion.evaluate.few_step import (
 )
 from pcflow_diffusion.evaluate.gap import LeftToRight
 from pcflow_diffusion.evaluate.setting import (
+    SAVED,
     Material,
     add_arguments,
-    couple,
-    fit_circuit,
-    prepare,
+    asked,
+    block_of,
+    circuit_and_heads,
+    parse_with_model,
     say,
 )
 from pcflow_diffusion.head import CircuitHead, Ranking
-from pcflow_diffusion.models import BLOCK, CONTEXT, Judge, TransformerConfig, train_judge
+from pcflow_diffusion.models import CONTEXT, Judge, TransformerConfig, train_judge
 
 
 def decoders_of(heads: Mapping[str, CircuitHead]) -> dict[str, Decoder]:
     """Factorised draws, the couplings that the command line compares, and the ablation."""
-    jointly = ("product, circuit of Eq. 7", "projection, 2 sweeps", "log-linear, fitted")
+    compared = (SAVED, "product, circuit of Eq. 7", "projection, 2 sweeps", "log-linear, fitted")
+    jointly = [name for name in compared if name in heads]
     best = jointly[-1]
     return {
         FACTORISED: Decoder(),
@@ -54,7 +58,8 @@ def decoders_of(heads: Mapping[str, CircuitHead]) -> dict[str, Decoder]:
 def strength(judge: Judge, material: Material) -> str:
     """How well judge and denoiser know held-out text, left to right."""
     denoiser = LeftToRight(material.denoiser, material.tokenizer.mask_token_id)
-    judged, own = (float(who.nats(material.judged, BLOCK).mean()) for who in (judge, denoiser))
+    readers, last = (judge, denoiser), material.block
+    judged, own = (float(who.nats(material.judged, last).mean()) for who in readers)
     return f"Held-out text, nats per token left to right: judge {judged:.3f}, denoiser {own:.3f}."
 
 
@@ -63,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = _parse(arguments)
     torch.manual_seed(given.seed)
     generator = torch.Generator().manual_seed(given.seed)
-    material = prepare(given.text, given.train, given.minutes, given.seed)
+    material, saved = asked(given)
     say(f"A judge, in {given.judge_minutes:g} minutes.")
     judge = train_judge(
         material.train,
@@ -73,8 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         seed=given.seed,
     )
     say(strength(judge, material))
-    say("A hidden Markov model of the text, and couplings.")
-    decoders = decoders_of(couple(fit_circuit(material, given.states), material, generator))
+    say("A circuit of the text, and couplings.")
+    _, heads = circuit_and_heads(saved, material, given.states, generator)
+    decoders = decoders_of(heads)
     say(f"Text in few steps: ranking {given.ranking}, temperature {given.temperature:g}.")
     rows = material.judged.repeat(given.repeats, 1)
     found = ladder(
@@ -83,10 +89,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows[:, :CONTEXT],
         judge,
         given.steps,
+        block_length=material.block,
         decoding=Decoding(given.temperature, ranking=given.ranking),
         generator=generator,
     )
-    reference = judge_rows(judge, material.judged, CONTEXT, BLOCK)
+    reference = judge_rows(judge, material.judged, CONTEXT, material.block)
     print(f"\n{samples(found, material.tokenizer.decode)}\n\n{markdown(found, reference)}")
     if any(2 * count in given.steps for count in given.steps):
         print(f"\n{half_the_steps(found)}")
@@ -114,9 +121,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, default=Path("pcflow_few_step.png"), help="(%(default)s)"
     )
-    given = parser.parse_args(arguments)
-    if not all(1 <= count <= BLOCK for count in given.steps):
-        parser.error(f"--steps must lie in 1 to {BLOCK}, the length of a block")
+    given = parse_with_model(parser, arguments)
+    block = block_of(given)
+    if not all(1 <= count <= block for count in given.steps):
+        parser.error(f"--steps must lie in 1 to {block}, the length of a block")
     if given.repeats < 1 or not given.temperature >= 0 or not given.judge_minutes > 0:
         parser.error("--repeats and --judge-minutes must be positive, --temperature not negative")
     return given

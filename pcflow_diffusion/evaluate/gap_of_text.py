@@ -1,8 +1,10 @@
 """The gap that every coupling closes on a text: a table per seed, their mean, and a picture.
 
     python -m pcflow_diffusion.evaluate gap [--text FILE] [--seeds 3]
+    python -m pcflow_diffusion.evaluate gap --model FOLDER [--head FILE]
 
-One denoiser; every seed has masks, a circuit and training draws of its own.
+One denoiser, or a masked language model of `transformers`; every seed has masks, a circuit (unless
+it is that of a saved head) and training draws of its own.
 """
 
 from __future__ import annotations
@@ -15,19 +17,25 @@ import torch
 
 from pcflow_diffusion.evaluate.figure import draw_gap
 from pcflow_diffusion.evaluate.gap import RATIOS, Table, gap_table, markdown, mean_and_spread
-from pcflow_diffusion.evaluate.setting import add_arguments, couple, fit_circuit, prepare, say
+from pcflow_diffusion.evaluate.setting import (
+    add_arguments,
+    asked,
+    circuit_and_heads,
+    parse_with_model,
+    say,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line, run every seed, print the table, draw the picture."""
     given = _parse(arguments)
-    material = prepare(given.text, given.train, given.minutes, given.seed)
+    material, saved = asked(given)
     runs: list[Table] = []
     for seed in range(given.seed, given.seed + given.seeds):
-        say(f"Seed {seed}: a hidden Markov model of the text, and couplings.")
+        say(f"Seed {seed}: a circuit of the text, and couplings.")
         torch.manual_seed(seed)
-        circuit = fit_circuit(material, given.states)
-        heads = couple(circuit, material, torch.Generator().manual_seed(seed))
+        draws = torch.Generator().manual_seed(seed)
+        circuit, heads = circuit_and_heads(saved, material, given.states, draws)
         masks = torch.Generator().manual_seed(seed)
         judged = material.judged
         runs.append(gap_table(material.denoiser, circuit, heads, judged, RATIOS, generator=masks))
@@ -44,4 +52,4 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_arguments(parser)
     parser.add_argument("--seeds", type=int, default=1, help="how many (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("pcflow_gap.png"), help="(%(default)s)")
-    return parser.parse_args(arguments)
+    return parse_with_model(parser, arguments)

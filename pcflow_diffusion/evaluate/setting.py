@@ -1,57 +1,77 @@
 """What evaluations on text run on: a text, a denoiser for it, a circuit of it, and couplings.
 
-Legend: N rows or tokens, V tokens of the vocabulary.
+The denoiser is the shipped one, one that is trained for the text, or a masked language model of
+`transformers`; the circuit is learned from the text, or that of a head from a file.
+
+Legend: N rows or tokens, L positions of a block, V tokens of the vocabulary.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
 
 import pcflow as pf
-from pcflow_diffusion.errors import TextError
+from pcflow_diffusion.backbones import Backbone
+from pcflow_diffusion.errors import CouplingError, ShapeMismatch, TextError, TokenizerMismatch
 from pcflow_diffusion.evaluate.gap import Examples, make_examples
-from pcflow_diffusion.head import CircuitHead
+from pcflow_diffusion.head import CircuitHead, fingerprint
 from pcflow_diffusion.models import (
     BLOCK,
     CONTEXT,
     CharacterTokenizer,
-    Denoiser,
     DenoiserConfig,
+    Pretrained,
+    Text,
     Tokenizer,
     blocks,
     load_denoiser,
+    load_pretrained,
     load_text,
     train_denoiser,
     windows,
 )
-from pcflow_diffusion.train import fit_conditional, sample_times
+from pcflow_diffusion.train import (
+    Blocks,
+    StoredLogits,
+    fit_conditional,
+    mask_exactly,
+    sample_times,
+    store_logits,
+)
 
 CHECKPOINT = Path(__file__).parents[1] / "models" / "checkpoints" / "pydoc.safetensors"
+HELD = 1 << 27  # logits that are held at once; of larger vocabularies training has these alone:
+LISTED = 256
+SAVED = "as it was saved"
 
 
 @dataclass(frozen=True)
 class Material:
-    """What the experiment works with; a row is context and block, CONTEXT + BLOCK tokens.
+    """What the experiment works with; a row is context and block, CONTEXT + L tokens.
 
     Attributes:
         tokenizer: text to tokens.
         denoiser: the backbone.
-        train: all rows of the training text, [N, CONTEXT + BLOCK], which may overlap.
+        train: all rows of the training text, [N, CONTEXT + L], which may overlap.
         judged: held-out rows that figures are about.
         calibration: other held-out rows, to fit the numbers of the log-linear coupling.
+        block: L.
     """
 
     tokenizer: Tokenizer
-    denoiser: Denoiser
+    denoiser: Backbone
     train: Tensor
     judged: Tensor
     calibration: Tensor
+    block: int = BLOCK
 
     def some(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """So many training rows, drawn without repeats, or all if there are no more."""
@@ -62,8 +82,14 @@ class Material:
         """Rows with every share of the block masked, and what the denoiser says of them."""
         times = sample_times(len(rows), generator)
         return make_examples(
-            self.denoiser, rows, BLOCK, times, self.tokenizer.mask_token_id, generator
+            self.denoiser, rows, self.block, times, self.tokenizer.mask_token_id, generator
         )
+
+    def stored(self, rows: Tensor, generator: torch.Generator, folder: str) -> StoredLogits:
+        """The same in a folder, with the likeliest tokens alone."""
+        times, mask = sample_times(len(rows), generator), self.tokenizer.mask_token_id
+        x = mask_exactly(rows[:, -self.block :], times, mask, generator)
+        return store_logits(self.denoiser, folder, rows, x, top_k=LISTED)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,45 +101,148 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
 
 
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that say which model to take in place of a denoiser, and which circuit."""
+    parser.add_argument("--model", help="a masked language model of transformers: folder or name")
+    parser.add_argument("--revision", help="of the model, where it is a name")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run code of the model")
+    parser.add_argument(
+        "--right-shift", action="store_true", help="logits are about the next token"
+    )
+    parser.add_argument("--mask-token-id", type=int, help="where the model does not say it")
+    parser.add_argument("--head", type=head_of, help="made for it: a file, folder or name")
+
+
+def parse_with_model(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None
+) -> argparse.Namespace:
+    """Read the command line, with the options of models."""
+    add_model_arguments(parser)
+    given = parser.parse_args(arguments)
+    if given.model is not None and given.train:
+        parser.error("--train is for a denoiser, --model for what is trained")
+    return given
+
+
+def block_of(given: argparse.Namespace) -> int:
+    """L: as long as the circuit of the head, if there is one."""
+    return BLOCK if given.head is None else int(given.head.length)
+
+
+def asked(given: argparse.Namespace) -> tuple[Material, CircuitHead | None]:
+    """What the command line asks for, and the head that it names, if it does."""
+    model, block = given_model(given), block_of(given)
+    material = prepare(given.text, given.train, given.minutes, given.seed, model, block)
+    if given.head is not None:
+        check_head(given.head, material.tokenizer)
+    return material, given.head
+
+
+def given_model(given: argparse.Namespace) -> Pretrained | None:
+    """The model that the command line names, if it does."""
+    if given.model is None:
+        return None
+    return load_pretrained(
+        given.model,
+        mask_token_id=given.mask_token_id,
+        right_shift=given.right_shift,
+        revision=given.revision,
+        trust_remote_code=given.trust_remote_code,
+    )
+
+
+def head_of(name: str) -> CircuitHead:
+    """The head of a file, a folder or a repository."""
+    return CircuitHead.load(name) if Path(name).is_file() else CircuitHead.from_pretrained(name)
+
+
+def check_head(head: CircuitHead, tokenizer: Tokenizer) -> None:
+    """Refuse a head that is about other tokens, or has no circuit that could stand alone.
+
+    Raises:
+        CouplingError: if it is modulated.
+        ShapeMismatch: if its vocabulary or mask are others.
+        TokenizerMismatch: if it says that its tokenizer is another one.
+    """
+    if head.modulation is not None:
+        raise CouplingError("a modulated head has no circuit that other couplings could take")
+    found = head.vocabulary_size, head.mask_token_id
+    wanted = tokenizer.vocabulary_size, tokenizer.mask_token_id
+    if found != wanted:
+        raise ShapeMismatch(f"the head has (tokens, mask) {found}, the model {wanted}")
+    if head.tokenizer not in (None, fingerprint(tokenizer)):
+        raise TokenizerMismatch(head.tokenizer, fingerprint(tokenizer))
+
+
 def say(line: str) -> None:
     """Print what comes next."""
     print(f"\n{line}", flush=True)
 
 
-def prepare(path: Path | None, train: bool, minutes: float, seed: int) -> Material:
-    """Load the text, and the denoiser that was made for it or a new one.
+def prepare(
+    path: Path | None,
+    train: bool,
+    minutes: float,
+    seed: int,
+    model: Pretrained | None = None,
+    block: int = BLOCK,
+) -> Material:
+    """Load the text, and the denoiser that was made for it, or a new one, or the given model.
 
     Raises:
         TextError: if the text is too short to be judged on.
     """
     text = load_text(path)
-    least = CONTEXT + 32 * BLOCK
-    if len(text.held_out) < least:
-        raise TextError(f"the held-out tenth has {len(text.held_out)} characters, needs {least}")
-    tokenizer: Tokenizer
+    _check_length(len(text.held_out), "characters", block)
+    denoiser, tokenizer = model or _denoiser(text, path, train, minutes, seed)
+    tokens, held_out = tokenizer.encode(text.train), tokenizer.encode(text.held_out)
+    _check_length(len(held_out), "tokens", block)
+    rows = blocks(held_out, block=block)
+    most = max(64, HELD // (block * tokenizer.vocabulary_size))
+    count = min(256, most, len(rows))
+    spread = torch.arange(count) * len(rows) // count
+    judged, calibration = rows[spread[::2]], rows[spread[1::2]]
+    train_rows = windows(tokens, CONTEXT + block, 1)
+    return Material(tokenizer, denoiser, train_rows, judged, calibration, block)
+
+
+def _check_length(found: int, what: str, block: int) -> None:
+    least = CONTEXT + 32 * block
+    if found < least:
+        raise TextError(f"the held-out tenth has {found} {what}, needs {least}")
+
+
+def _denoiser(
+    text: Text, path: Path | None, train: bool, minutes: float, seed: int
+) -> tuple[Backbone, Tokenizer]:
+    """The shipped denoiser for the shipped text, else a new one."""
     if path is None and not train:
-        denoiser, tokenizer = load_denoiser(CHECKPOINT)
-    else:
-        say(f"A denoiser for this text, in {minutes:g} minutes.")
-        tokenizer = CharacterTokenizer.fit(text.train)
-        config = DenoiserConfig(tokenizer.vocabulary_size)
-        tokens, held_out = tokenizer.encode(text.train), tokenizer.encode(text.held_out)
-        denoiser = train_denoiser(tokens, config, held_out=held_out, minutes=minutes, seed=seed)
-    held_out = blocks(tokenizer.encode(text.held_out))
-    spread = torch.arange(min(256, len(held_out))) * len(held_out) // min(256, len(held_out))
-    judged, calibration = held_out[spread[::2]], held_out[spread[1::2]]
-    train_rows = windows(tokenizer.encode(text.train), CONTEXT + BLOCK, 1)
-    return Material(tokenizer, denoiser, train_rows, judged, calibration)
+        return load_denoiser(CHECKPOINT)
+    say(f"A denoiser for this text, in {minutes:g} minutes.")
+    tokenizer = CharacterTokenizer.fit(text.train)
+    config = DenoiserConfig(tokenizer.vocabulary_size)
+    tokens, held_out = tokenizer.encode(text.train), tokenizer.encode(text.held_out)
+    denoiser = train_denoiser(tokens, config, held_out=held_out, minutes=minutes, seed=seed)
+    return denoiser, tokenizer
 
 
 def fit_circuit(material: Material, states: int, rows: int = 16_000) -> pf.CompiledCircuit:
     """A hidden Markov model of blocks of text: EM on a few of them first, then on many."""
     inputs = pf.Categorical(material.tokenizer.vocabulary_size)
-    model = pf.compile(pf.hmm(BLOCK, states, inputs))
+    model = pf.compile(pf.hmm(material.block, states, inputs))
     for count, epochs in ((2_000, 12), (rows, 16)):
-        blocks_only = material.some(count)[:, -BLOCK:]
+        blocks_only = material.some(count)[:, -material.block :]
         pf.fit(model, blocks_only, pf.EM(pseudocount=0.1), epochs=epochs)
     return model
+
+
+def circuit_and_heads(
+    saved: CircuitHead | None, material: Material, states: int, generator: torch.Generator
+) -> tuple[pf.CompiledCircuit, dict[str, CircuitHead]]:
+    """The circuit of a saved head, or of the text, and every coupling by name."""
+    circuit = fit_circuit(material, states) if saved is None else saved.model
+    first = {} if saved is None else {SAVED: saved}
+    return circuit, first | couple(circuit, material, generator)
 
 
 def couple(
@@ -121,9 +250,9 @@ def couple(
 ) -> dict[str, CircuitHead]:
     """Every coupling by name; all but one share the circuit that was trained on text."""
     mask = material.tokenizer.mask_token_id
-    seen = material.examples(material.some(4_096, generator), generator)
     against = CircuitHead(copy.deepcopy(circuit), mask, "product")
-    fit_conditional(against, seen, epochs=6, generator=generator)
+    with TemporaryDirectory() as folder:
+        fit_conditional(against, _seen(material, generator, folder), epochs=6, generator=generator)
 
     log_linear = CircuitHead(circuit, mask, "product")
     fresh = material.examples(material.calibration, generator)
@@ -135,3 +264,10 @@ def couple(
         "projection, 2 sweeps": CircuitHead(circuit, mask, "projection"),
         "log-linear, fitted": log_linear,
     }
+
+
+def _seen(material: Material, generator: torch.Generator, folder: str) -> Blocks | StoredLogits:
+    """Training blocks with the denoiser's logits: in memory, or in a folder if they are many."""
+    rows = material.some(4_096, generator)
+    few = len(rows) * material.block * material.tokenizer.vocabulary_size <= HELD
+    return material.examples(rows, generator) if few else material.stored(rows, generator, folder)

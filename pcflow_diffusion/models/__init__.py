@@ -6,10 +6,12 @@
 from pcflow_diffusion.models.denoiser import Denoiser, DenoiserConfig, load_denoiser, save_denoiser
 from pcflow_diffusion.models.judge import Judge, load_judge, save_judge, train_judge
 from pcflow_diffusion.models.loop import Optimisation
+from pcflow_diffusion.models.pretrained import Pretrained, PretrainedTokenizer, load_pretrained
 from pcflow_diffusion.models.text import (
     BLOCK,
     CONTEXT,
     CharacterTokenizer,
+    Text,
     Tokenizer,
     blocks,
     load_text,
@@ -26,12 +28,16 @@ __all__ = [
     "DenoiserConfig",
     "Judge",
     "Optimisation",
+    "Pretrained",
+    "PretrainedTokenizer",
+    "Text",
     "Tokenizer",
     "TrainingConfig",
     "TransformerConfig",
     "blocks",
     "load_denoiser",
     "load_judge",
+    "load_pretrained",
     "load_text",
     "save_denoiser",
     "save_judge",

@@ -1,0 +1,124 @@
+"""Masked language models of the library `transformers` as backbones, by name or folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pcflow_diffusion.backbones import Backbone, dream, llada, logits_of
+from pcflow_diffusion.errors import CheckpointError
+from pcflow_diffusion.models.text import one_row
+
+KINDS = ("AutoModelForMaskedLM", "AutoModelForCausalLM", "AutoModel")
+"""What code of others may call a masked language model, first those that are one."""
+
+
+class PretrainedTokenizer:
+    """A tokenizer of `transformers`, by the vocabulary of the model that it belongs to.
+
+    Nothing is put around a text: its tokens are cut into windows.
+
+    Args:
+        tokenizer: the tokenizer.
+        vocabulary_size: V, how many tokens the model has logits for, which may be more.
+        mask_token_id: the mask, which may be one of them.
+    """
+
+    def __init__(self, tokenizer: Any, vocabulary_size: int, mask_token_id: int) -> None:
+        """Keep all three."""
+        self.tokenizer = tokenizer
+        self.vocabulary_size, self.mask_token_id = vocabulary_size, mask_token_id
+
+    @property
+    def vocabulary(self) -> list[str]:
+        """The V tokens in the order of their ids; what the tokenizer does not know is empty."""
+        by_id = {number: token for token, number in self.get_vocab().items()}
+        return [by_id.get(number, "") for number in range(self.vocabulary_size)]
+
+    def get_vocab(self) -> dict[str, int]:
+        """Ids of the tokens that the tokenizer knows."""
+        return dict(self.tokenizer.get_vocab())
+
+    def encode(self, text: str) -> Tensor:
+        """Token ids, long [number of tokens]."""
+        ids = self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        return torch.tensor(ids, dtype=torch.long)
+
+    def decode(self, tokens: Tensor | Sequence[int], mask: str = "_") -> str:
+        """The text of one row of tokens; the mask token prints as `mask`.
+
+        Raises:
+            ShapeMismatch: if `tokens` has more than one axis.
+            TokenOutOfRange: if a token is outside of the vocabulary.
+        """
+        most = max(self.vocabulary_size, self.mask_token_id + 1)
+        parts: list[list[int]] = [[]]
+        for token in one_row(tokens, most):
+            if token == self.mask_token_id:
+                parts.append([])
+            else:
+                parts[-1].append(token)
+        return mask.join(self.tokenizer.decode(part) for part in parts)
+
+
+class Pretrained(NamedTuple):
+    """A backbone and its tokenizer."""
+
+    backbone: Backbone
+    tokenizer: PretrainedTokenizer
+
+
+def load_pretrained(
+    name: str,
+    *,
+    mask_token_id: int | None = None,
+    right_shift: bool = False,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    device: torch.device | str | None = None,
+) -> Pretrained:
+    """A masked language model of `transformers`, and its tokenizer.
+
+    Args:
+        name: a folder, or a name of the hub.
+        mask_token_id: by default the one of the model's configuration or of the tokenizer.
+        right_shift: logits at position i are about token i + 1, as those of Dream.
+        revision: a branch, tag or commit of the hub.
+        trust_remote_code: run the code that comes with the model. Without it only models that
+            `transformers` knows itself are loaded.
+        device: where the model lives.
+
+    Raises:
+        CheckpointError: if nobody says which token is the mask.
+        ImportError: if `transformers` is not installed. Its own errors are passed on.
+    """
+    import transformers
+
+    how = {"revision": revision, "trust_remote_code": trust_remote_code}
+    config = transformers.AutoConfig.from_pretrained(name, **how)
+    kind = _kind(config) if trust_remote_code else KINDS[0]
+    model = getattr(transformers, kind).from_pretrained(name, **how).eval().to(device)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(name, **how)
+    known = (mask_token_id, getattr(config, "mask_token_id", None), tokenizer.mask_token_id)
+    mask = next((token for token in known if token is not None), None)
+    if mask is None:
+        raise CheckpointError(f"{name} does not say which token is the mask: mask_token_id=")
+    size = _width(model, mask)
+    model.requires_grad_(False)
+    backbone = dream(model) if right_shift else llada(model)
+    return Pretrained(backbone, PretrainedTokenizer(tokenizer, size, mask))
+
+
+def _kind(config: Any) -> str:
+    """As which kind the model comes with code of its own, if it does."""
+    own = getattr(config, "auto_map", None) or {}
+    return next((kind for kind in KINDS if kind in own), KINDS[0])
+
+
+@torch.no_grad()
+def _width(model: Any, mask: int) -> int:
+    """How many tokens it has logits for."""
+    return logits_of(model, torch.tensor([[mask]], device=model.device)).shape[-1]
