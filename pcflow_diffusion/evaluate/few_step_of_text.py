@@ -90,6 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         judge,
         given.steps,
         block_length=material.block,
+        mask_token_id=material.tokenizer.mask_token_id,
         decoding=Decoding(given.temperature, ranking=given.ranking),
         generator=generator,
     )

@@ -374,7 +374,7 @@ class CircuitHead(nn.Module):
         """
         return self._coupled(self._said(logits, x))
 
-    def log_prob(self, logits: Tensor, x: Tensor, x0: Tensor) -> Tensor:
+    def log_prob(self, logits: Tensor, x: Tensor, x0: Tensor, at: Tensor | None = None) -> Tensor:
         """Log q(x0 | x) [B] (nats) of the masked tokens under the coupled joint.
 
         Two upward passes: one with the tokens observed, one with the potentials. Differentiable in
@@ -384,15 +384,29 @@ class CircuitHead(nn.Module):
             logits: the backbone's, [B, L, V].
             x: tokens with masks, [B, L].
             x0: the tokens, [B, L]; only those at masked positions are read.
+            at: of which masked positions, bool [B, L], all by default: the others are summed out.
 
         Returns:
             -inf where a token is not among the `top_k` listed.
 
         Raises:
             ShapeMismatch, TypeMismatch, TokenOutOfRange, LogitsError: see `couple`.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> head = CircuitHead(pf.compile(pf.hmm(3, 2, pf.Categorical(4))), mask_token_id=4)
+            >>> x, x0 = torch.tensor([[4, 4, 1], [1, 2, 1]]).unsqueeze(1)
+            >>> logits = torch.randn(1, 3, 4)
+            >>> first = head.log_prob(logits, x, x0, at=torch.tensor([[True, False, False]]))
+            >>> torch.isclose(first, head(logits, x)[:, 0, 1], atol=1e-4)  # its marginal
+            tensor([True])
         """
         said = self._said(logits, x)
-        return self._log_prob(self.coupling, said, self._filled(said, x0))
+        if at is not None:
+            check_kind("at", at, Tensor)
+            check_alike("at", at.int(), said.tokens)
+            at = at.bool()
+        return self._log_prob(self.coupling, said, self._filled(said, x0), at)
 
     def conditional(
         self, logits: Tensor, x: Tensor, x0: Tensor, weight: Tensor | None = None
@@ -578,16 +592,21 @@ class CircuitHead(nn.Module):
         log_q = self._log_prob(coupling, said, tokens)
         return float(log_q[log_q.isfinite()].double().sum())
 
-    def _log_prob(self, coupling: Coupling, said: Marginals, tokens: Tensor) -> Tensor:
-        """Log q [B] (nats) of tokens [B, L]; -inf if one is not possible."""
-        rows, known = self._told(coupling, said, tokens)
-        return rows.log_prob(self.model).masked_fill(~known.all(dim=-1), -torch.inf)
+    def _log_prob(
+        self, coupling: Coupling, said: Marginals, tokens: Tensor, at: Tensor | None = None
+    ) -> Tensor:
+        """Log q [B] (nats) of tokens [B, L], where asked; -inf if one is not possible."""
+        asked = torch.ones_like(said.masked) if at is None else at | ~said.masked
+        rows, known = self._told(coupling, said, tokens, asked)
+        return rows.log_prob(self.model).masked_fill((asked & ~known).any(dim=-1), -torch.inf)
 
-    def _told(self, coupling: Coupling, said: Marginals, tokens: Tensor) -> tuple[Batch, Tensor]:
-        """Rows about the tokens that are possible, and at which positions [B, L] they are."""
+    def _told(
+        self, coupling: Coupling, said: Marginals, tokens: Tensor, asked: Tensor | bool = True
+    ) -> tuple[Batch, Tensor]:
+        """Rows about the tokens that are asked for and possible, and at which positions [B, L]."""
         coupled = steered(coupling.couple(self.model, said), self._controls(said))
         potentials = log_potentials_of(coupled, tokens)  # [B, L]
-        known = potentials > -torch.inf
+        known = (potentials > -torch.inf) & asked
         total = potentials.masked_fill(~known, 0.0).sum(dim=-1)
         return Batch(with_tokens(coupled, tokens, known), coupled, total), known
 
