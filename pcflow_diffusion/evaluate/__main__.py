@@ -11,11 +11,26 @@ from pcflow_diffusion.evaluate import (
     sudoku_by_steps,
 )
 
+
+def lm_eval(arguments: Sequence[str]) -> None:
+    """The command of lm-eval, which knows the model "pcflow".
+
+    Raises:
+        SystemExit: if lm-eval is not installed.
+    """
+    try:
+        from pcflow_diffusion.evaluate import harness
+    except ImportError as error:
+        raise SystemExit(f"pip install 'pcflow[lm-eval]' ({error})") from error
+    harness.main(arguments)
+
+
 EVALUATIONS: dict[str, Callable[[Sequence[str]], None]] = {
     "cost": cost.main,
     "exact-world": exact_world.main,
     "few-step": few_step_of_text.main,
     "gap": gap_of_text.main,
+    "lm-eval": lm_eval,
     "sudoku": sudoku_by_steps.main,
 }
 

@@ -107,9 +107,8 @@ def _plan(
     """
     ways = length if steps is None else min(steps, length)
     samples = 1 if length == 1 or steps == 1 else samples
-    where = {"generator": generator, "device": device}
-    rank = torch.rand(samples, length, **where).argsort(dim=1)  # type: ignore[call-overload]
-    first = torch.randint(ways, (), **where)  # type: ignore[call-overload]
+    rank = torch.rand(samples, length, generator=generator, device=device).argsort(dim=1)
+    first = torch.randint(ways, (1,), generator=generator, device=device)
     step = ((first + torch.arange(samples, device=device)) % ways).unsqueeze(1)  # [N, 1]
     if steps is None:
         masked = rank >= step

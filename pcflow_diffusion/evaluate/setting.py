@@ -130,7 +130,13 @@ def block_of(given: argparse.Namespace) -> int:
 
 
 def asked(given: argparse.Namespace) -> tuple[Material, CircuitHead | None]:
-    """What the command line asks for, and the head that it names, if it does."""
+    """What the command line asks for, and the head that it names, if it does.
+
+    Raises:
+        CouplingError: if that is modulated: no other coupling could take its circuit.
+    """
+    if given.head is not None and given.head.modulation is not None:
+        raise CouplingError("a modulated head has no circuit that other couplings could take")
     model, block = given_model(given), block_of(given)
     material = prepare(given.text, given.train, given.minutes, given.seed, model, block)
     if given.head is not None:
@@ -157,15 +163,12 @@ def head_of(name: str) -> CircuitHead:
 
 
 def check_head(head: CircuitHead, tokenizer: Tokenizer) -> None:
-    """Refuse a head that is about other tokens, or has no circuit that could stand alone.
+    """Refuse a head that is about other tokens.
 
     Raises:
-        CouplingError: if it is modulated.
         ShapeMismatch: if its vocabulary or mask are others.
         TokenizerMismatch: if it says that its tokenizer is another one.
     """
-    if head.modulation is not None:
-        raise CouplingError("a modulated head has no circuit that other couplings could take")
     found = head.vocabulary_size, head.mask_token_id
     wanted = tokenizer.vocabulary_size, tokenizer.mask_token_id
     if found != wanted:
@@ -194,7 +197,7 @@ def prepare(
     """
     text = load_text(path)
     _check_length(len(text.held_out), "characters", block)
-    denoiser, tokenizer = model or _denoiser(text, path, train, minutes, seed)
+    denoiser, tokenizer = model[:2] if model else _denoiser(text, path, train, minutes, seed)
     tokens, held_out = tokenizer.encode(text.train), tokenizer.encode(text.held_out)
     _check_length(len(held_out), "tokens", block)
     rows = blocks(held_out, block=block)

@@ -65,10 +65,11 @@ class PretrainedTokenizer:
 
 
 class Pretrained(NamedTuple):
-    """A backbone and its tokenizer."""
+    """A backbone, its tokenizer, and how many tokens it sees at most, if it says so."""
 
     backbone: Backbone
     tokenizer: PretrainedTokenizer
+    most_tokens: int | None
 
 
 def load_pretrained(
@@ -106,10 +107,10 @@ def load_pretrained(
     mask = next((token for token in known if token is not None), None)
     if mask is None:
         raise CheckpointError(f"{name} does not say which token is the mask: mask_token_id=")
-    size = _width(model, mask)
     model.requires_grad_(False)
     backbone = dream(model) if right_shift else llada(model)
-    return Pretrained(backbone, PretrainedTokenizer(tokenizer, size, mask))
+    read = PretrainedTokenizer(tokenizer, _width(model, mask), mask)
+    return Pretrained(backbone, read, getattr(config, "max_position_embeddings", None))
 
 
 def _kind(config: Any) -> str:

@@ -1,6 +1,7 @@
 """Masked language models of `transformers`: loaded by folder, evaluated, and never run unasked."""
 
 import json
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from pcflow_diffusion import CircuitHead, fingerprint
 from pcflow_diffusion.errors import CheckpointError, CouplingError, ShapeMismatch, TokenizerMismatch
 from pcflow_diffusion.evaluate import gap_of_text, setting
 from pcflow_diffusion.evaluate.__main__ import main as command_line
-from pcflow_diffusion.evaluate.setting import check_head
+from pcflow_diffusion.evaluate.setting import asked, check_head
 from pcflow_diffusion.models import load_pretrained
 
 TEXT = "the cat sat . the dog ran . "
@@ -30,7 +31,8 @@ def head_for(tokenizer: object, vocabulary_size: int = len(WORDS), length: int =
 
 def test_a_model_is_its_logits_by_its_own_vocabulary(tmp_path: Path) -> None:
     model = save_bert(tmp_path, vocabulary_size=14)
-    backbone, tokenizer = load_pretrained(str(tmp_path))
+    backbone, tokenizer, most = load_pretrained(str(tmp_path))
+    assert most == 160
     assert (tokenizer.vocabulary_size, tokenizer.mask_token_id) == (14, MASK)
     assert tokenizer.vocabulary == [*WORDS, "", "", ""]
     tokens = tokenizer.encode("the cat [MASK] dog")
@@ -96,7 +98,7 @@ def test_heads_for_something_else_are_refused(tmp_path: Path) -> None:
         check_head(other, tokenizer)
     other.modulation = torch.nn.Identity()
     with pytest.raises(CouplingError, match="modulated"):
-        check_head(other, tokenizer)
+        asked(Namespace(head=other))
 
 
 @pytest.fixture
