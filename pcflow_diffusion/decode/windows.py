@@ -1,11 +1,14 @@
-"""Which spans of a sequence the circuit covers: the fewest windows that hold chosen positions.
+"""Which spans of a text the circuit covers, and how much of what is known around them.
 
-Legend: L positions, W width of a window.
+Legend: B batch, N positions of a text, W width of a window.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+
+import torch
+from torch import Tensor
 
 from pcflow_diffusion.checks import check_count, check_id, check_ids
 from pcflow_diffusion.errors import WindowError
@@ -47,3 +50,48 @@ def minimum_cover(positions: Iterable[int], width: int, start: int, stop: int) -
             first = max(start, min(position, stop - width))
             windows.append(range(first, min(first + width, stop)))
     return windows
+
+
+def window_starts(wanted: Tensor, visible: Tensor, width: int) -> Tensor:
+    """Where in every row a window begins that holds what is wanted and what is known around it.
+
+    What is left of its width shows visible text, half of it on either side; what a side has no use
+    for is the other's. Windows stay inside of the text.
+
+    Args:
+        wanted: which positions it holds, bool [B, N]: at least one in every row, and none further
+            apart than the window is wide.
+        visible: which tokens are known, bool [B, N].
+        width: W, at most N.
+
+    Returns:
+        The first position of every row's window, [B].
+
+    Raises:
+        WindowError: if a row wants nothing, or more than a window holds.
+
+    Examples:
+        >>> text = torch.tensor([[5, 5, 5, 9, 9, 5, 5, 5]])
+        >>> window_starts(text == 9, text != 9, width=4)
+        tensor([2])
+    """
+    places = torch.arange(wanted.shape[1], device=wanted.device)
+    first, last = ends(wanted)
+    spare = (width - 1 - (last - first)).unsqueeze(-1)  # [B, 1]
+    if not bool((wanted.any(dim=-1) & (spare.squeeze(-1) >= 0)).all()):
+        raise WindowError(f"every row must want positions that a window of {width} holds")
+    before, after = first.unsqueeze(-1) - places, places - last.unsqueeze(-1)  # [B, N]
+    right = _farthest(after, visible & (after <= spare // 2))
+    left = _farthest(before, visible & (before <= spare - right.unsqueeze(-1)))
+    return (first - left).clamp_max(wanted.shape[1] - width)
+
+
+def ends(wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """The first and the last place [B] of those that are wanted [B, N]."""
+    last = wanted.shape[1] - 1 - wanted.flip(-1).byte().argmax(dim=-1)
+    return wanted.byte().argmax(dim=-1), last
+
+
+def _farthest(distance: Tensor, among: Tensor) -> Tensor:
+    """The largest distance [B] of some places [B, N], zero if there is none."""
+    return distance.masked_fill(~among, 0).amax(dim=-1).clamp_min(0)

@@ -118,7 +118,7 @@ CALLS: dict[str, Call] = {
                                     "rows": torch.zeros(2, L + 1).long(), "x": masked(),
                                     "top_k": 2, "shard_size": 1, "batch_size": 1,
                                     "progress": False},
-    "CircuitHead.over": lambda _: {"self": head(), "length": 2},
+    "CircuitHead.over": lambda _: {"self": head(), "positions": 2},
     **{f"CircuitHead.{name}": (lambda _: {"self": head(), "logits": torch.zeros(2, L, V),
                                           "x": masked()})
        for name in ("forward", "couple", "sample")},
