@@ -82,6 +82,13 @@ def mask_of(backbone: object) -> int | None:
     return _number("mask_token_id", backbone, getattr(backbone, "config", None))
 
 
+def vocabulary_of(backbone: object) -> int | None:
+    """How many ids a model takes, by its `config`; None if that is not said."""
+    if isinstance(backbone, _Adapted):
+        return backbone.vocabulary_size
+    return _number("vocab_size", getattr(backbone, "config", None))
+
+
 def _number(name: str, *places: object) -> int | None:
     """The first whole number of this name, among attributes of objects or items of mappings."""
     for place in places:
@@ -121,6 +128,11 @@ class _Adapted:
     convention: Callable[[Tensor, Tensor], Tensor]
     mask_token_id: int | None
     takes_mask: bool = False
+
+    @property
+    def vocabulary_size(self) -> int | None:
+        """Of the model."""
+        return vocabulary_of(self.model)
 
     def __call__(self, tokens: Tensor, /, attention_mask: Tensor | None = None) -> Tensor:
         """Logits [B, L, V] of tokens [B, L]."""
@@ -167,9 +179,7 @@ def dream(model: Callable[[Tensor], Any]) -> Backbone:
     return _Adapted(model, shifted, mask_of(model))
 
 
-def mdlm(
-    model: Callable[..., Any], mask_token_id: int, sigma: float | None = None
-) -> Backbone:
+def mdlm(model: Callable[..., Any], mask_token_id: int, sigma: float | None = None) -> Backbone:
     """MDLM's SUBS parameterisation (Sahoo et al. 2024, Sec. 3.2.3), normalised.
 
     The mask token has probability zero, and a visible token is carried over with probability one.
@@ -188,7 +198,8 @@ def mdlm(
     """
 
     def at_sigma(tokens: Tensor) -> Any:
-        return model(tokens, torch.full((len(tokens),), sigma, device=tokens.device))
+        assert sigma is not None
+        return model(tokens, torch.full((len(tokens),), float(sigma), device=tokens.device))
 
     def substituted(tokens: Tensor, logits: Tensor) -> Tensor:
         ids = torch.arange(logits.shape[-1], device=logits.device)

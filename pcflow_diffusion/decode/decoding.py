@@ -73,7 +73,7 @@ class Decoding:
 
     def __post_init__(self) -> None:
         """Check every setting."""
-        check_order(self.drawing_order, self.temperature)
+        check_order("joint" if self.order is None else self.order, self.temperature)
         check_ranking(self.ranking)
         if self.gamma is not None:
             SettingError.check("gamma", self.gamma, "not negative", lambda share: share >= 0)
@@ -99,7 +99,9 @@ class Decoding:
             >>> Decoding().drawing_order, Decoding(temperature=1.0).drawing_order
             ('any_order', 'joint')
         """
-        return self.order or ("any_order" if self.temperature == 0 else "joint")
+        if self.order is not None:
+            return self.order
+        return "any_order" if self.temperature == 0 else "joint"
 
 
 def _tokens(name: str, given: Sequence[int]) -> tuple[int, ...]:

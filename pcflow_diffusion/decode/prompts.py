@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from pcflow_diffusion.backbones import takes_mask
-from pcflow_diffusion.checks import check_alike, check_id, check_rows
-from pcflow_diffusion.errors import PromptError, TokenOutOfRange, TypeMismatch
+from pcflow_diffusion.checks import check_alike, check_id, check_rows, check_tokens
+from pcflow_diffusion.errors import PromptError, TypeMismatch
 
 Tokens = Tensor | Sequence[int] | Sequence[Sequence[int]] | Mapping[str, Any]
 """Tokens [B, N], or of one row [N]; lists, which may differ in length; what a tokenizer returns."""
@@ -28,21 +28,21 @@ class Text:
     Attributes:
         tokens: [B, N].
         real: which of them are no padding, bool [B, N].
-        masked: whether padding was told by an attention mask, which a backbone may be shown.
+        attended: whether an attention mask says so, which a backbone may be shown.
     """
 
     tokens: Tensor
     real: Tensor
-    masked: bool
+    attended: bool
 
-    def groups(self, backbone: object) -> list[Tensor]:
+    def groups(self, backbone: object, apart: bool = False) -> list[Tensor]:
         """Rows that a backbone is asked about together, in the order in which they are met.
 
-        All of them, if it takes an attention mask and there is one; else rows that are padded alike,
-        whose padding it never sees.
+        All of them, if there is an attention mask that it takes; else, or if they must be `apart`,
+        rows that are padded alike, whose padding it never sees.
         """
         device = self.tokens.device
-        if self.masked and takes_mask(backbone):
+        if self.attended and not apart and takes_mask(backbone):
             return [torch.arange(len(self.tokens), device=device)]
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)
         for number, (first, stop) in enumerate(zip(*bounds(self.real), strict=True)):
@@ -51,7 +51,10 @@ class Text:
 
 
 def read_text(
-    name: str, given: Tokens, attention_mask: object = None, device: object = "cpu"
+    name: str,
+    given: Tokens,
+    attention_mask: object = None,
+    device: torch.device | str = "cpu",
 ) -> Text:
     """Tokens and what of them is no padding.
 
@@ -80,14 +83,13 @@ def read_text(
         said = given.get("attention_mask") if attention_mask is None else attention_mask
         return read_text(name, given["input_ids"], said, device)
     tokens, real = _rows(name, given, device)
-    check_rows(name, tokens)
     if attention_mask is not None:
         real = real & _told("attention_mask", attention_mask, tokens)
     _refuse_gaps(name, real)
     return Text(tokens, real, attention_mask is not None or not bool(real.all()))
 
 
-def without_left(text: Text, pad: int | None) -> Text:
+def padded_with(pad: int | None, text: Text) -> Text:
     """The same text, in which leading pads are padding, unless an attention mask has said what is.
 
     Raises:
@@ -97,7 +99,7 @@ def without_left(text: Text, pad: int | None) -> Text:
     if pad is None:
         return text
     check_id("pad_token_id", pad)
-    if text.masked:
+    if text.attended:
         return text
     other = text.tokens != pad
     real = other.cumsum(dim=-1) > 0
@@ -116,10 +118,14 @@ def check_prompt(text: Text, mask: int) -> None:
     """
     for wrong, reason in (
         (text.real & (text.tokens == mask), f"the prompt holds the mask, {mask}"),
-        (~text.real & (text.real.cumsum(dim=-1) > 0), 'padding follows the prompt: pad on the left'),
+        (
+            ~text.real & (text.real.cumsum(dim=-1) > 0),
+            "padding follows the prompt: pad on the left",
+        ),
     ):
         if bool(wrong.any()):
-            raise PromptError(*wrong.nonzero()[0].tolist(), reason)
+            row, position = wrong.nonzero()[0].tolist()
+            raise PromptError(row, position, reason)
 
 
 def check_known(name: str, text: Text, mask: int, vocabulary_size: int | None) -> None:
@@ -129,25 +135,30 @@ def check_known(name: str, text: Text, mask: int, vocabulary_size: int | None) -
         TokenOutOfRange: with row and position.
     """
     size = torch.iinfo(text.tokens.dtype).max if vocabulary_size is None else vocabulary_size
-    tokens = text.tokens
-    wrong = text.real & (tokens != mask) & ((tokens < 0) | (tokens >= size))
-    if bool(wrong.any()):
-        row, position = wrong.nonzero()[0].tolist()
-        raise TokenOutOfRange(name, int(tokens[row, position]), size, (row, position))
+    wanted = text.real & (text.tokens != mask)
+    check_tokens(name, text.tokens.masked_fill(~wanted, 0), size)
+
+
+def device_of(*places: object) -> torch.device:
+    """Where the first of these is that says so: a head by its circuit, a model by itself."""
+    for place in places:
+        found = getattr(getattr(place, "model", place), "device", None)
+        if isinstance(found, torch.device):
+            return found
+    return torch.device("cpu")
 
 
 def bounds(real: Tensor) -> tuple[Tensor, Tensor]:
     """Where the tokens [B, N] of every row begin, and where they have ended, [B]; N without any."""
-    count = real.sum(dim=-1)
-    first = torch.where(count > 0, real.byte().argmax(dim=-1), real.shape[1])
-    return first, first + count
+    first = (real.cumsum(dim=-1) == 0).sum(dim=-1)
+    return first, first + real.sum(dim=-1)
 
 
-def _rows(name: str, given: object, device: object) -> tuple[Tensor, Tensor]:
+def _rows(name: str, given: Any, device: torch.device | str) -> tuple[Tensor, Tensor]:
     """Tokens [B, N], and which of them are no padding."""
     if isinstance(given, list | tuple):
-        given, real = _padded(name, given)
-        return given.to(device), real.to(device)
+        tokens, real = _padded(name, given)
+        return tokens.to(device), real.to(device)
     if isinstance(given, Tensor) and given.dim() == 1:
         given = given.unsqueeze(0)
     check_rows(name, given)
@@ -164,6 +175,7 @@ def _padded(name: str, given: Sequence[Any]) -> tuple[Tensor, Tensor]:
         raise TypeMismatch(f"{name} must be ids of tokens: {error}") from error
     lengths = torch.tensor([[len(row)] for row in rows])
     tokens = tokens if width else tokens.long()
+    check_rows(name, tokens)
     return tokens, torch.arange(width) >= width - lengths
 
 

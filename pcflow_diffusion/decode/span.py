@@ -10,41 +10,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pcflow_diffusion.backbones import Backbone, logits_of
-from pcflow_diffusion.checks import check_id, check_kind
 from pcflow_diffusion.decode.decoding import Decoding
 from pcflow_diffusion.decode.windows import minimum_cover
-from pcflow_diffusion.errors import GenerationError, LogitsError
+from pcflow_diffusion.errors import LogitsError
 from pcflow_diffusion.head import CircuitHead, Draw, Marginals, best, rank
 
 
 @dataclass(frozen=True)
 class Span:
-    """Fills the masks of a span of text."""
+    """Decides which tokens stand where a span of text is masked."""
 
-    backbone: Backbone
     head: CircuitHead | None
     mask: int
     how: Decoding
     generator: torch.Generator | None
 
-    def fill(self, tokens: Tensor, rows: Tensor, first: int, start: int, steps: int) -> Tensor:
-        """Tokens [B, L] of some rows from `start` on, filled; the backbone sees those from `first`.
-
-        In so many steps at most; `tokens` stay as they are.
-        """
-        before, span = tokens[rows, first:start], tokens[rows, start:]
-        for step in range(steps):
-            masked = span == self.mask
-            if not masked.any():
-                break
-            logits = logits_of(self.backbone, torch.cat([before, span], dim=1))
-            said = self.read(logits[:, start - first :], span, rows, start)
-            left = masked.sum(dim=-1)  # [B]
-            count = (left + steps - step - 1) // (steps - step)
-            drawn, commit = self.decide(said, count)
-            span = torch.where(commit, drawn, span)
-        return span
+    def step(
+        self, span: Tensor, logits: Tensor, count: Tensor, rows: Tensor, start: int
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens [B, L] for a span that stands at `start` of some rows, and which to commit."""
+        return self.decide(self.read(logits, span, rows, start), count)
 
     def read(self, logits: Tensor, span: Tensor, rows: Tensor, start: int) -> Marginals:
         """What the backbone says of what may be generated, in the precision of the circuit."""
@@ -69,10 +54,15 @@ class Span:
     ) -> tuple[Tensor, Tensor]:
         """Draw first, then rank what was drawn."""
         found = self.draw(head, said, likely, count)
-        commit = best(found.score, found.drawn, count)
+        late = self.deferred(found.tokens)
+        commit = best(put_last(found.score, late), found.drawn, count)
         if self.how.threshold is not None:
-            commit |= (found.confidence > self.how.threshold) & found.drawn
+            commit |= (found.confidence > self.how.threshold) & found.drawn & ~late
         return found.tokens, commit
+
+    def deferred(self, tokens: Tensor) -> Tensor:
+        """Which tokens [B, L] are not preferred, however sure they are."""
+        return torch.isin(tokens, tokens.new_tensor(self.how.defer))
 
     def draw(
         self, head: CircuitHead | None, said: Marginals, likely: Marginals, count: Tensor
@@ -99,9 +89,9 @@ class Span:
         return head.draw(
             likely,
             temperature=how.temperature,
-            order=how.order,
+            order=how.drawing_order,
             ranking=how.ranking,
-            count=count,
+            count=count if how.threshold is None and not how.defer else None,
             generator=self.generator,
         )
 
@@ -116,9 +106,11 @@ class Span:
     ) -> tuple[Tensor, Tensor]:
         """Rank positions by the backbone, then draw in the fewest windows that hold the best."""
         score = rank(self.how.ranking, likely.log_m, generator=self.generator)
-        commit = best(score, said.masked, count)
+        late = self.deferred(likely.draw(0.0))
+        commit = best(put_last(score, late), said.masked, count)
         if self.how.threshold is not None:
-            commit |= said.masked & (said.log_m.amax(dim=-1).exp() > self.how.threshold)
+            sure = said.log_m.amax(dim=-1).exp() > self.how.threshold
+            commit |= said.masked & sure & ~late
         rows, places = _windows(commit, head.length)
         tokens = said.tokens.clone()
         if len(rows):
@@ -129,40 +121,14 @@ class Span:
         return tokens, commit
 
 
-def span_of(
-    backbone: Backbone,
-    head: CircuitHead | None,
-    mask_token_id: int | None,
-    decoding: Decoding | None,
-    generator: torch.Generator | None,
-) -> Span:
-    """What fills masks, once those who say how agree."""
-    how = Decoding() if decoding is None else decoding
-    check_kind("decoding", how, Decoding)
-    if head is not None:
-        check_kind("head", head, CircuitHead)
-    mask = _mask_id(mask_token_id, head, backbone)
-    if head is not None and how.top_k is not None:
-        raise GenerationError("decoding.top_k is for draws without a head: set the head's top_k")
-    if how.end_token_id == mask:
-        raise GenerationError(f"end_token_id is the mask, {mask}")
-    return Span(backbone, head, mask, how, generator)
+def put_last(score: Tensor, late: Tensor) -> Tensor:
+    """Scores [B, L] of which some come after all the others.
 
-
-def _mask_id(given: int | None, head: CircuitHead | None, backbone: Backbone) -> int:
-    """The id on which all agree who have one."""
-    said = {
-        "argument": given,
-        "head": None if head is None else head.mask_token_id,
-        "backbone": getattr(backbone, "mask_token_id", None),
-    }
-    ids = {who: check_id("mask_token_id", i) for who, i in said.items() if i is not None}
-    if not ids:
-        raise GenerationError("mask_token_id is needed: neither head nor backbone has one")
-    if len(set(ids.values())) > 1:
-        named = ", ".join(f"{who} {found}" for who, found in ids.items())
-        raise GenerationError(f"different ids of the mask: {named}")
-    return next(iter(ids.values()))
+    Examples:
+        >>> put_last(torch.tensor([3.0, 1.0]), torch.tensor([True, False])).argmax()
+        tensor(1)
+    """
+    return score.masked_fill(late, torch.finfo(score.dtype).min)
 
 
 def _windows(commit: Tensor, width: int) -> tuple[Tensor, Tensor]:
