@@ -99,7 +99,7 @@ class Canvas:
             own = rows[some]
             tokens, said = self.tokens[own, part], logits[some, _within(part, block)]
             drawn, chosen = self.span.step(tokens, said, count[some], own, part.start)
-            self.tokens[own, part] = torch.where(chosen, drawn, tokens)
+            self.tokens[own, part] = torch.where(chosen, drawn.to(tokens.dtype), tokens)
             committed[own, part] = chosen
         if self.callback is not None:
             self.stopped = self.callback(Step(self.steps, self.tokens.clone(), committed)) is True
