@@ -20,6 +20,7 @@ from pcflow import (
     CompiledCircuit,
     Evidence,
     PcflowError,
+    SettingError,
     compile,
     marginalize,
     read_juice,
@@ -51,6 +52,9 @@ from pcflow_diffusion.head.marginals import Marginals
 from pcflow_diffusion.head.ranking import Ranking, check_ranking
 from pcflow_diffusion.head.sampling import Draw, Order, check_order, draw
 from pcflow_diffusion.head.tokenizers import check_made_for, fingerprint
+
+KEPT = 4
+"""How many circuits over some of its positions a head keeps: each has tables of its own."""
 
 
 class CircuitHead(nn.Module):
@@ -116,7 +120,7 @@ class CircuitHead(nn.Module):
         self.coupling = coupling_by_name(coupling) if isinstance(coupling, str) else coupling
         if modulation is not None and isinstance(self.coupling, Projection):
             raise CouplingError(NOT_MODULATED)
-        self._shorter: dict[int, tuple[tuple[object, ...], CompiledCircuit]] = {}
+        self._shorter: dict[range, tuple[tuple[object, ...], CompiledCircuit]] = {}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the head to one safetensors file, which is replaced in one step; never a pickle.
@@ -314,30 +318,31 @@ class CircuitHead(nn.Module):
         """What it was given beside circuit, coupling and modulation."""
         return {name: getattr(self, name) for name in ("mask_token_id", "top_k", "tokenizer")}
 
-    def over(self, length: int) -> CircuitHead:
-        """The head over the first `length` positions, with the circuit's others summed out.
+    def over(self, positions: int | range) -> CircuitHead:
+        """The head over neighbouring positions alone, with the circuit's others summed out.
 
         It has coupling, modulation and `top_k` of this one as they are now; its circuit is a copy,
-        made anew when parameters change.
+        made anew when parameters change. The four that were asked for last are kept.
+
+        Args:
+            positions: neighbours, as in `range(2, 5)`, or the number of those from the first on.
 
         Raises:
-            ShapeMismatch: if the circuit does not have that many positions.
-            SettingError: if it is no number of positions.
+            ShapeMismatch: if the circuit does not have them all.
+            SettingError: if it is no number of positions, or they are no neighbours.
 
         Examples:
             >>> import pcflow as pf
             >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(5)))
-            >>> CircuitHead(model, mask_token_id=5).over(3).length
-            3
+            >>> head = CircuitHead(model, mask_token_id=5)
+            >>> head.over(3).length, head.over(range(2, 4)).length
+            (3, 2)
         """
-        check_count("length", length)
-        if length == self.length:
+        span = self._span(positions)
+        if span == range(self.length):
             return self
-        if length > self.length:
-            raise ShapeMismatch(f"the circuit has {self.length} positions: {length=}")
-        model = self._circuit_over(length)
         given = {"coupling": self.coupling, "modulation": self.modulation, **self._settings}
-        return CircuitHead(model, **given)
+        return CircuitHead(self._circuit_over(span), **given)
 
     def forward(self, logits: Tensor, x: Tensor) -> Tensor:
         """Log-marginals of the coupled joint at masked positions: for code that expects logits.
@@ -640,7 +645,9 @@ class CircuitHead(nn.Module):
         found = (*said.tokens.shape, said.vocabulary_size)
         if found[1:] != (self.length, self.vocabulary_size):
             wanted = f"[B, {self.length}, {self.vocabulary_size}]"
-            raise ShapeMismatch(f"logits must be {wanted}, got {found}")
+            surplus = found[2] > self.vocabulary_size and found[1] == self.length
+            hint = f"; narrow(backbone, {self.vocabulary_size}) leaves the surplus without mass"
+            raise ShapeMismatch(f"logits must be {wanted}, got {found}{hint if surplus else ''}")
         if said.tokens.device != self.model.device:
             where = f"on {said.tokens.device}, the circuit on {self.model.device}"
             raise TypeMismatch(f"logits and x are {where}")
@@ -654,15 +661,29 @@ class CircuitHead(nn.Module):
         check_tokens("x0", tokens, self.vocabulary_size)
         return tokens
 
-    def _circuit_over(self, length: int) -> CompiledCircuit:
-        """The circuit of the first `length` positions and of their controls."""
+    def _span(self, positions: int | range) -> range:
+        """Neighbouring positions, once the circuit has them."""
+        if not isinstance(positions, range):
+            check_count("positions", positions)
+            positions = range(positions)
+        wanted = "a whole number, or neighbours such as range(2, 5)"
+        SettingError.check("positions", positions, wanted, lambda span: span and span.step == 1)
+        if positions.start < 0 or positions.stop > self.length:
+            raise ShapeMismatch(f"the circuit has {self.length} positions: {positions=}")
+        return positions
+
+    def _circuit_over(self, span: range) -> CompiledCircuit:
+        """The circuit of some positions and of their controls."""
         made_for = (self.model.circuit, self.model.device, self.model.dtype)
-        kept = self._shorter.get(length)
+        kept = self._shorter.get(span)
         if kept is None or kept[0] != made_for:
             firsts = [0] if self.modulation is None else [0, self.length]
-            keep = [first + place for first in firsts for place in range(length)]
+            keep = [first + place for first in firsts for place in span]
             short = compile(marginalize(made_for[0], keep), self.model.device, self.model.dtype)
-            self._shorter[length] = kept = made_for, short
+            kept = made_for, short
+        others = {other: it for other, it in self._shorter.items() if other != span}
+        last = list(others.items())[1 - KEPT :]
+        self._shorter = dict([*last, (span, kept)])  # never edited: other threads may be reading
         return kept[1]
 
     def _one_size(self, sizes: tuple[int | None, ...]) -> int:

@@ -4,6 +4,9 @@ Legend: B batch, L positions, V tokens, S states.
 """
 
 import copy
+import gc
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -295,6 +298,51 @@ def test_a_shorter_head_follows_the_precision_of_the_longer() -> None:
     single, double = head.over(3), head.double().over(3)
     assert double.model is not single.model
     assert double.model.dtype == torch.float64
+
+
+@pytest.mark.parametrize("span", [range(n, m) for n in range(4) for m in range(n + 1, 5)])
+def test_a_head_over_any_span_is_the_head_of_the_circuit_s_marginal(span: range) -> None:
+    g = torch.Generator().manual_seed(0)
+    circuit = pf.hmm(4, 3, pf.Categorical(5), homogeneous=False, generator=g)
+    head = CircuitHead(pf.compile(circuit, DEVICE, torch.float64), 5, "ratio")
+    short = head.over(span)
+    alone = pf.compile(pf.marginalize(circuit, list(span)), DEVICE, torch.float64)
+    logits = torch.randn(6, len(span), 5, generator=g).to(DEVICE)
+    x = torch.randint(6, (6, len(span)), generator=g).to(DEVICE)
+    x0 = torch.randint(5, x.shape, generator=g).to(DEVICE)
+    wanted = CircuitHead(alone, 5, "ratio").log_prob(logits, x, x0)
+    torch.testing.assert_close(short.log_prob(logits, x, x0), wanted)
+    assert short.length == len(span)
+    assert (short is head) == (span == range(4))
+    assert head.over(span).model is short.model
+
+
+def test_spans_that_the_circuit_does_not_have_are_refused() -> None:
+    head = CircuitHead(pf.compile(pf.hmm(4, 2, pf.Categorical(5)), DEVICE), 5)
+    for outside in (5, range(1, 5), range(-1, 2)):
+        with pytest.raises(ShapeMismatch, match="4 positions"):
+            head.over(outside)
+    for no_span in (0, range(2, 2), range(0, 4, 2), range(3, 0, -1), slice(0, 2)):
+        with pytest.raises(pf.SettingError, match="positions must be"):
+            head.over(no_span)  # type: ignore[arg-type]
+
+
+def test_few_circuits_over_spans_are_kept_and_threads_find_the_right_ones() -> None:
+    g = torch.Generator().manual_seed(0)
+    circuit = pf.hmm(6, 2, pf.Categorical(3), homogeneous=False, generator=g)
+    head = CircuitHead(pf.compile(circuit, DEVICE, torch.float64), 3, "product")
+    spans = [range(n, n + 2) for n in range(5)] * 4
+    logits, x = torch.zeros(1, 2, 3).to(DEVICE), torch.full((1, 2), 3).to(DEVICE)
+    wanted = [head.over(span)(logits, x) for span in spans]
+    first = weakref.ref(head.over(range(1)).model)
+    head.over(range(2))
+    assert first() is not None
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda span: head.over(span)(logits, x), spans))
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other)
+    gc.collect()
+    assert first() is None  # four others were asked for since
 
 
 def test_nothing_is_edited_or_remembered() -> None:

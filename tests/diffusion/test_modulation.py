@@ -219,23 +219,25 @@ def test_mpe_and_counts_give_tokens_of_positions_only(kind: str) -> None:
 
 
 @every_kind
-def test_over_sums_out_positions_with_their_controls(kind: str) -> None:
+@pytest.mark.parametrize("start", [0, 1])
+def test_over_sums_out_positions_with_their_controls(kind: str, start: int) -> None:
     world, coupling = World(4, kind).steered(), COUPLINGS["product"]
     head = world.head(coupling)
-    short = head.over(2)
+    span = range(start, start + 2)
+    short = head.over(span)
     assert short.length == 2
-    assert head.over(2).model is short.model
+    assert head.over(span).model is short.model
     assert head.over(LENGTH) is head
     assert short.modulation is head.modulation
     x = torch.full((1, 2), MASK).to(DEVICE)
     logits = world.logits[:1, :2]
     nothing = torch.zeros(1, 2 * LENGTH, max(TOKENS, KINDS[kind]), dtype=torch.float64).to(DEVICE)
-    nothing[:, :2, :TOKENS] = logits.log_softmax(-1)
+    nothing[:, span, :TOKENS] = logits.log_softmax(-1)
     steer = world.modulation(Marginals.of(logits, x, MASK)).detach()
-    nothing[:, LENGTH : LENGTH + 2, : KINDS[kind]] = steer
+    nothing[:, [LENGTH + place for place in span], : KINDS[kind]] = steer
     whole = pf.Evidence(log_potentials=nothing)
     wanted = enumerate_weights(world.circuit, whole).log_weight[0].softmax(-1).to(DEVICE)
-    wanted = wanted.unflatten(0, (TOKENS**2, -1)).sum(-1)
+    wanted = wanted.unflatten(0, (TOKENS**start, TOKENS**2, -1)).sum((0, -1))
     states = torch.cartesian_prod(*[torch.arange(TOKENS)] * 2).to(DEVICE)
     rows = len(states), -1
     found = short.log_prob(logits.expand(*rows, -1), x.expand(rows), states)

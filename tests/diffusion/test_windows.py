@@ -1,13 +1,16 @@
-"""The fewest windows, against trying all."""
+"""The fewest windows, against trying all; and windows that show as much as any."""
 
 from itertools import combinations
 
 import pytest
+import torch
+from device import DEVICE
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pcflow import SettingError
 from pcflow_diffusion import minimum_cover
+from pcflow_diffusion.decode import window_starts
 from pcflow_diffusion.errors import WindowError
 
 
@@ -49,3 +52,57 @@ def test_bad_positions_and_widths_are_refused() -> None:
         minimum_cover([1], 0, 0, 4)
     with pytest.raises(WindowError, match=r"\[2, 4\)"):
         minimum_cover([1], 2, 2, 4)
+
+
+def reach(start: int, width: int, wanted: list[bool], visible: list[bool]) -> tuple[int, int]:
+    """How far to the left and to the right of what is wanted a window shows a token."""
+    first, last = wanted.index(True), len(wanted) - 1 - wanted[::-1].index(True)
+    seen = [place for place in range(start, start + width) if visible[place]]
+    left = max((first - place for place in seen if place < first), default=0)
+    return left, max((place - last for place in seen if place > last), default=0)
+
+
+@given(st.integers(1, 12), st.data())
+def test_no_window_that_holds_the_same_shows_more_on_one_side_and_no_less_on_the_other(
+    length: int, data: st.DataObject
+) -> None:
+    width = data.draw(st.integers(1, length))
+    flags = st.lists(st.booleans(), min_size=length, max_size=length)
+    within = data.draw(st.integers(0, length - width))
+    rows = []
+    for _ in range(3):
+        some = data.draw(flags)
+        wanted = [flag and within <= n < within + width for n, flag in enumerate(some)]
+        wanted[within] |= not any(wanted)
+        visible = [flag and not held for flag, held in zip(data.draw(flags), wanted, strict=True)]
+        rows.append((wanted, visible))
+    given_ = [torch.tensor(column).to(DEVICE) for column in zip(*rows, strict=True)]
+    for start, (wanted, visible) in zip(window_starts(*given_, width).tolist(), rows, strict=True):
+        held = [n for n, flag in enumerate(wanted) if flag]
+        others = range(max(0, held[-1] + 1 - width), min(held[0], length - width) + 1)
+        assert start in others
+        left, right = reach(start, width, wanted, visible)
+        for other in others:
+            farther = reach(other, width, wanted, visible)
+            assert farther == (left, right) or farther[0] < left or farther[1] < right
+
+
+def test_windows_lie_amid_text_that_is_known_on_both_sides() -> None:
+    text = torch.tensor([[0, 0, 0, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 1]])
+    masked = text.bool().to(DEVICE)
+    assert window_starts(masked, ~masked, 5).tolist() == [1, 0, 2]
+    assert window_starts(masked, ~masked, 4).tolist() == [1, 0, 3]
+    far = torch.tensor([[True, False, True, False, False, False, False, False, True]]).to(DEVICE)
+    wanted = torch.arange(9).to(DEVICE).eq(4).unsqueeze(0)
+    assert window_starts(wanted, far, 7).tolist() == [2]  # the nearest of both sides
+    assert window_starts(wanted, far, 6).tolist() == [0]
+    nothing = torch.zeros_like(masked)
+    assert window_starts(masked, nothing, 3).tolist() == [3, 0, 4]
+
+
+def test_windows_that_cannot_hold_what_is_wanted_are_refused() -> None:
+    wanted = torch.tensor([[True, False, True], [False, True, False]]).to(DEVICE)
+    assert window_starts(wanted, ~wanted, 3).tolist() == [0, 0]
+    for wrong, width in ((wanted, 2), (torch.zeros_like(wanted), 2)):
+        with pytest.raises(WindowError, match="window of 2"):
+            window_starts(wrong, ~wrong, width)
