@@ -99,6 +99,42 @@ def test_draws_with_marginals_are_the_same_draws(
     assert torch.equal(drawn.cpu(), absent(about))
 
 
+@given(st.data(), circuits(), st.sampled_from([1.0, 1e3]))
+def test_what_goes_back_through_listed_categories_is_what_goes_through_all(
+    data: st.DataObject, circuit: pf.Circuit, steep: float
+) -> None:
+    """Gradients of parameters and potentials, and what EM learns; steep ones in log space."""
+    listed, spread = data.draw(listing(circuit))
+    rows = possible(circuit, listed, spread)
+    if listed.categories is None or len(rows) == 0:
+        return
+    listed, spread = (steeper(rows_of(about, rows), steep) for about in (listed, spread))
+    (found, by_k), (wanted, by_v) = (gone_back(circuit, about) for about in (listed, spread))
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+    assert listed.categories is not None
+    torch.testing.assert_close(by_k, by_v.gather(-1, listed.categories), rtol=1e-9, atol=1e-9)
+
+
+def steeper(about: pf.Evidence, factor: float) -> pf.Evidence:
+    assert about.log_potentials is not None
+    log = factor * about.log_potentials
+    return pf.Evidence(about.values, about.missing, log, about.categories)
+
+
+def gone_back(circuit: pf.Circuit, about: pf.Evidence) -> tuple[list[Tensor], Tensor]:
+    """Gradients of parameters, and parameters after a step of EM; gradients of potentials."""
+    assert about.log_potentials is not None
+    model = pf.compile(circuit, DEVICE, torch.float64)
+    log = about.log_potentials.double().to(DEVICE).requires_grad_()
+    listed = None if about.categories is None else about.categories.to(DEVICE)
+    soft = pf.Evidence(about.values, about.missing, log, listed)
+    banks = [bank for bank in model.banks if bank.requires_grad]
+    total = model.log_prob(soft).sum()
+    *found, slope = torch.autograd.grad(total, [*banks, log], materialize_grads=True)
+    pf.fit(model, about, pf.EM(pseudocount=1e-3), epochs=1, progress=False)
+    return [*found, *(bank.detach() for bank in banks)], slope
+
+
 def absent(about: pf.Evidence) -> Tensor:
     """What has no value [B, D]."""
     if about.values is None:
