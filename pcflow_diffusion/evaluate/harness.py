@@ -189,7 +189,7 @@ class PcflowLM(TemplateLM):
     def _parts(
         self, context: list[int], answer: list[int]
     ) -> Iterator[tuple[list[int], list[int]]]:
-        """The answer in parts that the model sees, each with what it then sees of the text before."""
+        """The answer in parts, each with what the model sees before it."""
         fits = len(context) + len(answer) <= self.max_length
         size = max(1, len(answer) if fits else self.max_length // 2)
         for start in range(0, len(answer), size):
