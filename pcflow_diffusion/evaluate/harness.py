@@ -48,7 +48,7 @@ class PcflowLM(TemplateLM):
         max_length: tokens that the model sees; by default what its configuration says, or 2,048.
         batch_size: samples of a bound that go through the model together.
         seed: of everything that is drawn, for every request anew.
-        device: of model and head.
+        device: of model and head; the CPU where there is no GPU, which lm-eval asks for by default.
         revision: see `load_pretrained`, as what follows.
         trust_remote_code: likewise.
         right_shift: likewise.
@@ -82,7 +82,7 @@ class PcflowLM(TemplateLM):
     ) -> None:
         """Load model and head."""
         super().__init__()
-        self.name, self._device = pretrained, torch.device(device or "cpu")
+        self.name, self._device = pretrained, _device_of(device)
         self.backbone, known, most = load_pretrained(
             pretrained,
             mask_token_id=mask_token_id,
@@ -161,7 +161,9 @@ class PcflowLM(TemplateLM):
         for request in tqdm(requests, "generate_until", disable=disable_tqdm):
             context, asked = request.args
             how = normalize_gen_kwargs(asked, self.max_gen_toks)
-            tokens = self._write(self.tok_encode(context), how["max_gen_toks"], how["temperature"])
+            tokens = self._write(
+                self.tok_encode(context), how["max_gen_toks"], how.get("temperature", 0.0)
+            )
             text = self.tokenizer.decode(tokens, skip_special_tokens=True)
             found.append(postprocess_generated_text(text, how["until"], None))
             self.cache_hook.add_partial("generate_until", request.args, found[-1])
@@ -215,6 +217,7 @@ class PcflowLM(TemplateLM):
             decoding=Decoding(
                 temperature,
                 ranking=self.ranking,
+                suppress=self._never(),
                 end_token_id=self.tokenizer.eos_token_id if ends else None,
             ),
             mask_token_id=self.mask_token_id,
@@ -222,6 +225,12 @@ class PcflowLM(TemplateLM):
         )
         found: list[int] = tokens[0, len(prompt) :].tolist()
         return found
+
+    def _never(self) -> list[int]:
+        """Tokens that are of no text: all that have a name but the end."""
+        names = ("bos", "cls", "mask", "pad", "sep", "unk")
+        named: set[Any] = {getattr(self.tokenizer, f"{name}_token_id", None) for name in names}
+        return sorted(named - {None, self.tokenizer.eos_token_id})
 
     def _block(self, length: int) -> int:
         """Tokens of a block, where so many are written."""
@@ -233,6 +242,12 @@ class PcflowLM(TemplateLM):
 
     def _generator(self) -> torch.Generator:
         return torch.Generator(self._device).manual_seed(self.seed)
+
+
+def _device_of(name: str | None) -> torch.device:
+    device = torch.device(name or "cpu")
+    missing = device.type == "cuda" and not torch.cuda.is_available()
+    return torch.device("cpu") if missing else device
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
