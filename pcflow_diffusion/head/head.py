@@ -196,7 +196,7 @@ class CircuitHead(nn.Module):
             ...     CircuitHead.from_pretrained(folder).length
             3
         """
-        self._write(Path(folder), Path(folder).name, base_model, training_text)
+        self._write(Path(folder), Path(folder).resolve().name, base_model, training_text)
 
     def push_to_hub(
         self,

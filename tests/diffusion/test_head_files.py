@@ -234,6 +234,20 @@ def test_the_file_of_a_head_is_one_of_its_circuit(saved: Path) -> None:
     assert torch.equal(told, CircuitHead.load(saved).model.log_prob(rows))
 
 
+def test_a_file_that_is_replaced_while_it_is_read_is_no_mixture_of_both(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = pf.load
+
+    def late(*given: object) -> pf.CompiledCircuit:
+        modulated(latents(1), 1, torch.float32).save(saved)
+        return read(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("pcflow_diffusion.head.files.load", late)
+    with pytest.raises(CheckpointError, match="was changed since it was opened"):
+        CircuitHead.load(saved)
+
+
 MEASURED = """
 import sys
 from pathlib import Path
