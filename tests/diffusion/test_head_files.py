@@ -235,17 +235,18 @@ def test_the_file_of_a_head_is_one_of_its_circuit(saved: Path) -> None:
 
 
 def test_a_file_that_is_replaced_while_it_is_read_is_no_mixture_of_both(
-    saved: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = pf.load
+    read, path = pf.load, tmp_path / "head"
+    CircuitHead(pf.compile(chain(0)), MASK, "ratio").save(path)
 
     def late(*given: object) -> pf.CompiledCircuit:
-        modulated(latents(1), 1, torch.float32).save(saved)
+        CircuitHead(pf.compile(chain(1)), MASK, "product").save(path)
         return read(*given)  # type: ignore[arg-type]
 
     monkeypatch.setattr("pcflow_diffusion.head.files.load", late)
     with pytest.raises(CheckpointError, match="was changed since it was opened"):
-        CircuitHead.load(saved)
+        CircuitHead.load(path)
 
 
 MEASURED = """
