@@ -78,7 +78,7 @@ class Canvas:
             self.check(logits.shape[-1])
             logits = logits[:, block.start - seen.start : block.stop - seen.start]
             count = (masked.sum(dim=-1) + left - 1) // left
-            self.commit(rows, seen, block, logits, count)
+            self.commit(rows, seen.start, block, logits, count)
             if left > 1 and self.span.how.remask:
                 self.remask(rows, block, logits)
 
@@ -92,17 +92,17 @@ class Canvas:
         """Which tokens are to be written, bool [b, L]."""
         return (self.tokens[rows, places] == self.view.mask) & self.real[rows, places]
 
-    def commit(
-        self, rows: Tensor, seen: slice, block: slice, logits: Tensor, count: Tensor
-    ) -> None:
-        """Draw masked tokens of a block, commit so many [b] of them, and tell who wants to know."""
+    def commit(self, rows: Tensor, first: int, block: slice, logits: Tensor, count: Tensor) -> None:
+        """Draw masked tokens of a block, commit so many [b] of them, and tell who wants to know.
+
+        A circuit sees what the backbone sees before the block, from the `first` token on.
+        """
         committed = torch.zeros_like(self.real)
         for some, part in self.alike(rows, block):
             own = rows[some]
             tokens, said = self.tokens[own, part], logits[some, _within(part, block)]
-            before = self.known(own, slice(seen.start, part.start))
-            marginals = self.span.read(said, tokens, own, part.start)
-            drawn, chosen = self.span.decide(marginals, before, count[some])
+            before = self.known(own, slice(first, part.start))
+            drawn, chosen = self.span.step(tokens, said, count[some], own, part.start, before)
             self.tokens[own, part] = torch.where(chosen, drawn.to(tokens.dtype), tokens)
             committed[own, part] = chosen
         if self.callback is not None:
@@ -110,8 +110,8 @@ class Canvas:
         self.steps += 1
 
     def known(self, rows: Tensor, places: slice) -> Tensor:
-        """Tokens [b, L], with an id that is none where there is padding."""
-        return self.tokens[rows, places].masked_fill(~self.real[rows, places], -1)
+        """Tokens [b, C], with masks where there is padding."""
+        return self.tokens[rows, places].masked_fill(~self.real[rows, places], self.view.mask)
 
     def remask(self, rows: Tensor, block: slice, logits: Tensor) -> None:
         """Mask again the tokens written in a block that are least probable."""
@@ -162,9 +162,8 @@ def canvas_of(
         raise GenerationError(f"callback must be a function of a Step, got {callback!r}")
     attention = text.real.long() if text.attended and takes_mask(backbone) else None
     view = View(backbone, mask, text.tokens != mask, attention, how.guidance)
-    return Canvas(
-        text.tokens, text.real, view, Span(head, mask, how, circuit_context, generator), callback
-    )
+    span = Span(head, mask, how, circuit_context, generator)
+    return Canvas(text.tokens, text.real, view, span, callback)
 
 
 def settled(
