@@ -26,6 +26,21 @@ class Span:
     circuit_context: int | None
     generator: torch.Generator | None
 
+    def step(
+        self,
+        span: Tensor,
+        logits: Tensor,
+        count: Tensor,
+        rows: Tensor,
+        start: int,
+        before: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens [B, L] for a span that stands at `start` of some rows, and which to commit.
+
+        The circuit may see the tokens `before` it, [B, C], behind the last mask among them.
+        """
+        return self.decide(self.read(logits, span, rows, start), before, count)
+
     def read(self, logits: Tensor, span: Tensor, rows: Tensor, start: int) -> Marginals:
         """What the backbone says of what may be generated, in the precision of the circuit."""
         dtype = None if self.head is None else self.head.model.dtype
@@ -37,21 +52,16 @@ class Span:
             raise LogitsError(row, position, error.reason) from None
 
     def decide(self, said: Marginals, before: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens [B, L], and which of them to commit; those `before` the span [B, C] are known."""
+        """Tokens [B, L], and which of them to commit."""
         likely = said.top_k(self.how.top_k).top_p(self.how.top_p)
         if self.head is None:
             return self.chosen(independent(said, likely, self.how, self.generator), count)
         drawer = Drawer(self.head, self.how, self.circuit_context, self.generator)
         scene = drawer.scene(said, likely, before)
         if said.length <= self.head.length:
-            return self.chosen(drawer.together(scene, self.drawing(count, said.length)), count)
+            return self.chosen(drawer.together(scene, count), count)
         commit = self.ranked(said, likely, count)
         return drawer.in_windows(scene, commit), commit
-
-    def drawing(self, count: Tensor, length: int) -> Tensor:
-        """How many tokens [B] to draw in any order: all, where others than the first may count."""
-        all_of_them = self.how.threshold is not None or bool(self.how.defer)
-        return torch.full_like(count, length) if all_of_them else count
 
     def chosen(self, found: Draw, count: Tensor) -> tuple[Tensor, Tensor]:
         """Draw first, then rank what was drawn."""
@@ -61,19 +71,19 @@ class Span:
             commit |= (found.confidence > self.how.threshold) & found.drawn & ~late
         return found.tokens, commit
 
-    def deferred(self, tokens: Tensor) -> Tensor:
-        """Which tokens [B, L] are not preferred, however sure they are."""
-        return torch.isin(tokens, tokens.new_tensor(self.how.defer))
-
     def ranked(self, said: Marginals, likely: Marginals, count: Tensor) -> Tensor:
         """Rank positions by the backbone, before anything is drawn."""
         score = rank(self.how.ranking, likely.log_m, generator=self.generator)
-        late = self.deferred(likely.draw(temperature=0.0)) if self.how.defer else ~said.masked
+        late = self.deferred(likely.draw(0.0)) if self.how.defer else ~said.masked
         commit = best(put_last(score, late), said.masked, count)
         if self.how.threshold is not None:
             sure = said.log_m.amax(dim=-1).exp() > self.how.threshold
             commit |= said.masked & sure & ~late
         return commit
+
+    def deferred(self, tokens: Tensor) -> Tensor:
+        """Which tokens [B, L] are not preferred, however sure they are."""
+        return torch.isin(tokens, tokens.new_tensor(self.how.defer))
 
 
 def put_last(score: Tensor, late: Tensor) -> Tensor:
