@@ -1,0 +1,84 @@
+"""Where the circuit looks at a text that is longer than it, one window after another.
+
+Legend: B batch, N positions of a text, W width of a window, R rows that are looked at together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pcflow_diffusion.decode import window_starts
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """Windows of one width, one in each of some rows, and what is decided in them.
+
+    Attributes:
+        rows: [R, 1].
+        places: [R, W].
+        decided: bool [R, W]; what else is masked there is looked at, and decided later or never.
+    """
+
+    rows: Tensor
+    places: Tensor
+    decided: Tensor
+
+
+def looks(wanted: Tensor, visible: Tensor, width: int) -> Iterator[Look]:
+    """Windows from left to right, until everything wanted is decided.
+
+    What is left of a row is decided at once where a window holds it. Otherwise a quarter of the
+    window shows what was decided before, and a quarter what comes after.
+
+    Args:
+        wanted: which masked tokens are to be decided, bool [B, N].
+        visible: which tokens are known, bool [B, N]. What lies left and right of everything wanted
+            or visible is padding: no window touches it.
+        width: W, of the circuit; in a row that is shorter, windows are as wide as the row.
+
+    Examples:
+        >>> wanted = torch.tensor([[False, True, True, True, True, True]])
+        >>> [look.places[look.decided].tolist() for look in looks(wanted, ~wanted, width=4)]
+        [[1, 2], [3, 4, 5]]
+    """
+    device, wanted, visible = wanted.device, wanted.cpu(), visible.cpu()  # one wait for all rounds
+    first, last = _ends(wanted | visible)
+    for own in (last - first + 1).clamp_max(width).unique().tolist():
+        rows = ((last - first + 1).clamp_max(width) == own) & wanted.any(dim=-1)
+        group = wanted[rows], visible[rows], last[rows] + 1 - own
+        for some, starts, decided in _rounds(*group, own):
+            places = starts.unsqueeze(-1) + torch.arange(own)
+            those = rows.nonzero()[some]
+            here = decided.gather(-1, places)
+            yield Look(those.to(device), places.to(device), here.to(device))
+
+
+def _rounds(
+    wanted: Tensor, visible: Tensor, latest: Tensor, width: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Rows [R], where their windows begin [R], and what is decided there [R, N]."""
+    quarter = min(max(1, width // 4), width - 1)
+    places = torch.arange(wanted.shape[1])
+    while wanted.any():
+        rows = wanted.any(dim=-1).nonzero().flatten()
+        now = wanted[rows]
+        first, last = (end.unsqueeze(-1) for end in _ends(now))
+        spare = (last - first >= width) * quarter
+        held = now & (places < first + width - spare)
+        decided = now & (places < first + (width - 2 * spare).clamp_min(1))
+        starts = window_starts(held, visible[rows], width).minimum(latest[rows])
+        yield rows, starts, decided
+        wanted, visible = wanted.clone(), visible.clone()
+        wanted[rows] &= ~decided
+        visible[rows] |= decided
+
+
+def _ends(among: Tensor) -> tuple[Tensor, Tensor]:
+    """The first and the last place [B] in every row of [B, N]."""
+    last = among.shape[1] - 1 - among.flip(-1).byte().argmax(dim=-1)
+    return among.byte().argmax(dim=-1), last
