@@ -55,8 +55,9 @@ def minimum_cover(positions: Iterable[int], width: int, start: int, stop: int) -
 def window_starts(wanted: Tensor, visible: Tensor, width: int) -> Tensor:
     """Where in every row a window begins that holds what is wanted and what is known around it.
 
-    What is left of its width shows visible text, half of it on either side; what a side has no use
-    for is the other's. Windows stay inside of the text.
+    What is left of its width shows visible text: the nearest tokens on both sides if they fit, else
+    half of it on either side; what a side has no use for is the other's. Windows stay inside of the
+    text.
 
     Args:
         wanted: which positions it holds, bool [B, N]: at least one in every row, and none further
@@ -75,15 +76,16 @@ def window_starts(wanted: Tensor, visible: Tensor, width: int) -> Tensor:
         >>> window_starts(text == 9, text != 9, width=4)
         tensor([2])
     """
-    places = torch.arange(wanted.shape[1], device=wanted.device)
     first, last = ends(wanted)
-    spare = (width - 1 - (last - first)).unsqueeze(-1)  # [B, 1]
-    if not bool((wanted.any(dim=-1) & (spare.squeeze(-1) >= 0)).all()):
+    spare = width - 1 - (last - first)  # [B]
+    if not bool((wanted.any(dim=-1) & (spare >= 0)).all()):
         raise WindowError(f"every row must want positions that a window of {width} holds")
+    places = torch.arange(wanted.shape[1], device=wanted.device)
     before, after = first.unsqueeze(-1) - places, places - last.unsqueeze(-1)  # [B, N]
-    right = _farthest(after, visible & (after <= spare // 2))
-    left = _farthest(before, visible & (before <= spare - right.unsqueeze(-1)))
-    return (first - left).clamp_max(wanted.shape[1] - width)
+    near_left, near_right = (_nearest(side, visible) for side in (before, after))
+    most = torch.maximum(spare // 2, torch.minimum(near_right, spare - near_left))
+    right = _farthest(after, visible, most)
+    return (first - _farthest(before, visible, spare - right)).clamp_max(len(places) - width)
 
 
 def ends(wanted: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,6 +94,11 @@ def ends(wanted: Tensor) -> tuple[Tensor, Tensor]:
     return wanted.byte().argmax(dim=-1), last
 
 
-def _farthest(distance: Tensor, among: Tensor) -> Tensor:
-    """The largest distance [B] of some places [B, N], zero if there is none."""
-    return distance.masked_fill(~among, 0).amax(dim=-1).clamp_min(0)
+def _nearest(distance: Tensor, visible: Tensor) -> Tensor:
+    """The least distance above zero [B] of what is visible; of nothing, the length of the text."""
+    return distance.where(visible & (distance > 0), distance.shape[1]).amin(dim=-1)
+
+
+def _farthest(distance: Tensor, visible: Tensor, most: Tensor) -> Tensor:
+    """The largest distance [B] up to `most` [B] of what is visible; zero if there is nothing."""
+    return distance.where(visible & (distance <= most.unsqueeze(-1)), 0).amax(dim=-1).clamp_min(0)
