@@ -32,8 +32,9 @@ class Look:
 def looks(wanted: Tensor, visible: Tensor, width: int) -> Iterator[Look]:
     """Windows from left to right, until everything wanted is decided.
 
-    What is left of a row is decided at once where a window holds it. Otherwise a quarter of the
-    window shows what was decided before, and a quarter what comes after.
+    What is left of a row is decided at once where a window holds it, and before it a quarter of
+    what it is wide, if there is anything to see. Otherwise a quarter of the window shows what is
+    known before, and a quarter what comes after and is decided next.
 
     Args:
         wanted: which masked tokens are to be decided, bool [B, N].
@@ -68,7 +69,8 @@ def _rounds(
         rows = wanted.any(dim=-1).nonzero().flatten()
         now = wanted[rows]
         first, last = (end.unsqueeze(-1) for end in _ends(now))
-        spare = (last - first >= width) * quarter
+        before = (visible[rows] & (places < first)).any(dim=-1, keepdim=True)
+        spare = (last - first >= width - before * quarter) * quarter
         held = now & (places < first + width - spare)
         decided = now & (places < first + (width - 2 * spare).clamp_min(1))
         starts = window_starts(held, visible[rows], width).minimum(latest[rows])
