@@ -163,7 +163,7 @@ def fast_dllm(
     threshold: float | None = None,
     choose: Callable[..., tuple[Tensor, Tensor]] = transfer_index,
 ) -> Tensor:
-    """Fast-dLLM: the canvas once a block, then its rest (prefix cache) or the block (dual cache)."""
+    """Fast-dLLM: the canvas once a block, then its rest (prefix cache) or the block (dual)."""
     x = torch.cat([prompt, prompt.new_full((len(prompt), gen_length), mask)], dim=1)
     for start in range(prompt.shape[1], x.shape[1], block_length):
         stop, counts = start + block_length, iter(shares(block_length, steps))

@@ -1,4 +1,4 @@
-"""`CircuitLM` and `CircuitLogits`: what is done before the circuit, what comes out, what is refused.
+"""`CircuitLM` and `CircuitLogits`: what is done before the circuit, what comes out, and when not.
 
 Marginals are the same for every seed, so most laws are stated in that mode.
 """

@@ -198,7 +198,7 @@ def run_remask(steps: int, how: dict[str, Any]) -> list[Tensor]:
 def run_policy(steps: int, how: dict[str, Any]) -> list[Tensor]:
     policy, found = circuit_policy(HEAD, others.Policy(), **how), []
     config = {"mask_token_id": MASK, "num_transfer": 8 // steps}
-    for text in range(TEXTS // 4):  # one request at a time; every token comes first as often
+    for text in range(TEXTS // 8):  # one request at a time; every token comes first as often
         draft = (text % V, *[MASK] * 7)
         while MASK in draft:
             done = policy.apply(
