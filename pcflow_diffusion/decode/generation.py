@@ -29,6 +29,7 @@ def generate(
     block_length: int,
     decoding: Decoding | None = None,
     context: int | None = None,
+    circuit_context: int | None = None,
     mask_token_id: int | None = None,
     pad_token_id: int | None = None,
     generator: torch.Generator | None = None,
@@ -51,6 +52,9 @@ def generate(
         block_length: tokens per block, L.
         decoding: how tokens are decided; `Decoding()` by default.
         context: how many tokens before the block the backbone sees; None shows all.
+        circuit_context: how many tokens before what it decides the circuit sees at most, of those
+            that the backbone sees. None shows as many as a circuit that is longer than the block
+            has room for; 0 suits one that knows only how texts begin (see `pcflow.stationary`).
         mask_token_id: the backbone's mask; by default the head's, or `backbone.mask_token_id`.
         pad_token_id: what fills shorter prompts up on the left; the backbone never sees it. Rows of
             different lengths are generated after one another.
@@ -82,7 +86,7 @@ def generate(
     if pad_token_id is not None:
         check_id("pad_token_id", pad_token_id)
     check_generator(generator, prompt.device)
-    span = span_of(backbone, head, mask_token_id, decoding, generator)
+    span = span_of(backbone, head, mask_token_id, decoding, generator, circuit_context)
     tokens = torch.cat([prompt, prompt.new_full((len(prompt), gen_length), span.mask)], dim=1)
     for rows in _by_length(prompt, pad_token_id):
         padding = 0 if pad_token_id is None else _padding(prompt[rows[0]], pad_token_id)

@@ -21,6 +21,7 @@ def infill(
     *,
     steps: int,
     decoding: Decoding | None = None,
+    circuit_context: int | None = None,
     mask_token_id: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -32,6 +33,9 @@ def infill(
         head: a `CircuitHead`, whose windows are laid over the masks; None draws independently.
         steps: backbone calls at most.
         decoding: how tokens are decided; `Decoding()` by default.
+        circuit_context: how many tokens to the left of the masks that it decides a window of the
+            circuit shows at most; None as many as there is room for. Those to the right it shows
+            where there is room.
         mask_token_id: the backbone's mask; by default the head's, or `backbone.mask_token_id`.
         generator: source of randomness; torch's global one by default.
 
@@ -54,7 +58,7 @@ def infill(
     check_rows("tokens", tokens)
     check_count("steps", steps)
     check_generator(generator, tokens.device)
-    span = span_of(backbone, head, mask_token_id, decoding, generator)
+    span = span_of(backbone, head, mask_token_id, decoding, generator, circuit_context)
     if span.how.end_token_id is not None:
         raise GenerationError("infill fills every mask: decoding.end_token_id is for generate")
     return span.fill(tokens, torch.arange(len(tokens), device=tokens.device), 0, 0, steps)
