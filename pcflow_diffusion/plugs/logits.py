@@ -5,7 +5,8 @@ Legend: B batch, N positions of a text, C visible ones before it, W width of a w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
 from typing import Literal
@@ -163,36 +164,47 @@ class CircuitLogits:
         self, logits: Tensor, x: Tensor, wanted: Tensor, attended: Tensor | None
     ) -> Tensor:
         """Logits [B, N, V], decided where wanted and zero at other masks."""
-        masked = x == self.head.mask_token_id
+        masked, vocabulary = x == self.head.mask_token_id, logits.shape[-1]
         visible = ~masked if attended is None else ~masked & attended
         dtype = torch.promote_types(logits.dtype, torch.float32)
         found = logits.to(dtype).masked_fill((masked & ~wanted).unsqueeze(-1), 0.0)
-        for look in looks(wanted, visible, self.head.length):
-            where = look.rows, look.places
-            new, tokens = self._seen(look, logits[where], x[where])
-            x = x.index_put(where, tokens)
-            found[where] = torch.where(look.decided.unsqueeze(-1), new.to(dtype), found[where])
+        seen = looks(wanted, visible, self.head.length)
+        if self.mode == "drawn":
+            tokens, sure = self._drawn(logits, x, seen)
+            found[wanted] = drawn_logits(tokens[wanted], sure[wanted], vocabulary).to(dtype)
+            return found
+        for look in seen:
+            where = look.rows[look.decided.nonzero()[:, 0], 0], look.places[look.decided]
+            found[where] = self._marginals(look, logits, x)[look.decided].to(dtype)
         return found
 
-    def _seen(self, look: Look, logits: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """New logits [R, W, V] in windows, and the tokens that are known from now on [R, W]."""
-        try:
-            return self._asked(self.head.over(x.shape[1]), logits, x, look.decided)
-        except LogitsError as error:
-            row, place = look.rows[error.row, 0], look.places[error.row, error.position]
-            raise LogitsError(int(row), int(place), error.reason) from None
+    def _drawn(self, logits: Tensor, x: Tensor, seen: Iterable[Look]) -> tuple[Tensor, Tensor]:
+        """Tokens [B, N] drawn window by window, and how sure of each the joint was [B, N].
 
-    def _asked(
-        self, head: CircuitHead, logits: Tensor, x: Tensor, decided: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The same of logits and tokens of windows, by a head of their width."""
-        vocabulary, known = logits.shape[-1], self._known(logits)
-        if self.mode == "marginal":
-            return pad(head(known, x), (0, vocabulary - known.shape[-1]), value=-inf), x
-        draw = head.sample(known, x, temperature=self.temperature, generator=self.generator)
-        sure = draw.confidence if self.confidence else torch.ones_like(draw.confidence)
-        new = drawn_logits(draw.tokens, sure, vocabulary)
-        return new, torch.where(decided, draw.tokens.to(x.dtype), x)
+        A token that was drawn given one that is only drawn is no surer than that.
+        """
+        sure = torch.ones_like(x, dtype=self.head.model.dtype)
+        for look in seen:
+            where, before = (look.rows, look.places), sure[look.rows, look.before]  # [R, 1]
+            with _placed(look):
+                draw = self.head.over(look.places.shape[1]).sample(
+                    self._known(logits[where]),
+                    x[where],
+                    temperature=self.temperature,
+                    generator=self.generator,
+                )
+            confidence = before * draw.confidence if self.confidence else torch.ones_like(before)
+            sure = sure.index_put(where, torch.where(look.decided, confidence, sure[where]))
+            tokens = draw.tokens.to(x.dtype)
+            x = x.index_put(where, torch.where(look.decided, tokens, x[where]))
+        return x, sure
+
+    def _marginals(self, look: Look, logits: Tensor, x: Tensor) -> Tensor:
+        """Log-marginals [R, W, V] in windows."""
+        where, head = (look.rows, look.places), self.head.over(look.places.shape[1])
+        with _placed(look):
+            log_q: Tensor = head(self._known(logits[where]), x[where])
+        return pad(log_q, (0, logits.shape[-1] - log_q.shape[-1]), value=-inf)
 
     def _known(self, logits: Tensor) -> Tensor:
         """Logits of the tokens that the circuit knows, without those that are suppressed."""
@@ -205,6 +217,16 @@ class CircuitLogits:
                 f"others are never to be drawn, suppress=range({size}, {logits.shape[-1]})"
             )
         return without(logits[..., :size], self.suppress)
+
+
+@contextmanager
+def _placed(look: Look) -> Iterator[None]:
+    """Errors name the place in the text, not in the window."""
+    try:
+        yield
+    except LogitsError as error:
+        row, place = look.rows[error.row, 0], look.places[error.row, error.position]
+        raise LogitsError(int(row), int(place), error.reason) from None
 
 
 def drawn_logits(tokens: Tensor, confidence: Tensor, vocabulary_size: int) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pcflow_diffusion.decode import window_starts
+from pcflow_diffusion.decode.windows import next_window
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +28,12 @@ class Look:
     rows: Tensor
     places: Tensor
     decided: Tensor
+
+    @property
+    def before(self) -> Tensor:
+        """The place before the first that is decided, or the first of the text, [R, 1]."""
+        first = self.places.gather(-1, self.decided.byte().argmax(dim=-1, keepdim=True))
+        return (first - 1).clamp_min(0)
 
 
 def looks(wanted: Tensor, visible: Tensor, width: int) -> Iterator[Look]:
@@ -63,17 +70,11 @@ def _rounds(
     wanted: Tensor, visible: Tensor, latest: Tensor, width: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Rows [R], where their windows begin [R], and what is decided there [R, N]."""
-    quarter = min(max(1, width // 4), width - 1)
-    places = torch.arange(wanted.shape[1])
     while wanted.any():
         rows = wanted.any(dim=-1).nonzero().flatten()
         now = wanted[rows]
-        first, last = (end.unsqueeze(-1) for end in _ends(now))
-        before = (visible[rows] & (places < first)).any(dim=-1, keepdim=True)
-        spare = (last - first >= width - before * quarter) * quarter
-        held = now & (places < first + width - spare)
-        decided = now & (places < first + (width - 2 * spare).clamp_min(1))
-        starts = window_starts(held, visible[rows], width).minimum(latest[rows])
+        decided = next_window(now, visible[rows], width - width // 4, width)
+        starts = window_starts(decided, visible[rows], width).minimum(latest[rows])
         yield rows, starts, decided
         wanted, visible = wanted.clone(), visible.clone()
         wanted[rows] &= ~decided
