@@ -5,8 +5,8 @@ independently mixes up what belongs together. `CircuitHead` couples them through
 (CoDD, arXiv 2603.00045): a joint distribution, exactly normalised and exactly sampled.
 """
 
-from pcflow_diffusion.backbones import Backbone, dream, llada, mdlm
-from pcflow_diffusion.decode import Decoding, generate, infill, minimum_cover
+from pcflow_diffusion.backbones import Backbone, dream, llada, mdlm, narrow
+from pcflow_diffusion.decode import Decoding, Step, generate, infill, lengths_of, minimum_cover
 from pcflow_diffusion.errors import DiffusionError
 from pcflow_diffusion.head import (
     CircuitHead,
@@ -71,6 +71,7 @@ __all__ = [
     "Modulation",
     "Projection",
     "Schedule",
+    "Step",
     "StoredLogits",
     "circuit_algorithm",
     "circuit_decoder",
@@ -88,6 +89,7 @@ __all__ = [
     "fit_modulation",
     "generate",
     "infill",
+    "lengths_of",
     "llada",
     "load_denoiser",
     "mask_exactly",
@@ -95,6 +97,7 @@ __all__ = [
     "masked_diffusion_loss",
     "mdlm",
     "minimum_cover",
+    "narrow",
     "sample_times",
     "save_denoiser",
     "schedule_by_name",

@@ -7,31 +7,40 @@ Tensor letters: B batch, L positions, V categories (real tokens).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from inspect import Parameter, signature
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from pcflow_diffusion.checks import check_logits
+from pcflow_diffusion.checks import check_count, check_logits
 from pcflow_diffusion.errors import BackboneError, ShapeMismatch, TypeMismatch
 
 
 class Backbone(Protocol):
-    """A masked diffusion language model, seen from outside."""
+    """A masked diffusion language model, seen from outside.
+
+    One that also takes `attention_mask=` is given it where rows are padded. Its mask is read off
+    `mask_token_id` or `config.mask_token_id`, if it has either.
+    """
 
     def __call__(self, tokens: Tensor, /) -> Tensor:
         """Logits [B, L, V] of tokens with masks [B, L]; row i is about token i."""
         ...
 
 
-def logits_of(backbone: Callable[[Tensor], Any], tokens: Tensor) -> Tensor:
-    """What a backbone returns, or its `.logits`, checked to be numbers [B, L, V] where tokens are.
+def logits_of(
+    backbone: Callable[..., Any], tokens: Tensor, attention_mask: Tensor | None = None
+) -> Tensor:
+    """What a backbone returns, or its logits, checked to be numbers [B, L, V] where tokens are.
 
     Args:
-        backbone: maps tokens to logits [B, L, V], or to an object with `.logits`.
+        backbone: maps tokens to logits [B, L, V], or to what holds them: an object with `.logits`,
+            a mapping with "logits", or a tuple in which one tensor only could be logits.
         tokens: tokens with masks, [B, L].
+        attention_mask: what is no padding, [B, L]; handed on if it is given.
 
     Raises:
         BackboneError: if it returns anything else.
@@ -42,13 +51,68 @@ def logits_of(backbone: Callable[[Tensor], Any], tokens: Tensor) -> Tensor:
     """
     if not callable(backbone):
         raise BackboneError(f"a backbone maps tokens to logits, got {type(backbone).__name__}")
-    output = backbone(tokens)
-    logits: Tensor = getattr(output, "logits", output)
+    shown = {} if attention_mask is None else {"attention_mask": attention_mask}
+    logits = _logits_in(backbone(tokens, **shown), tokens)
     try:
         check_logits("the backbone's logits", logits, tokens)
     except (ShapeMismatch, TypeMismatch) as error:
         raise BackboneError(str(error)) from None
-    return logits
+    return logits  # type: ignore[no-any-return]
+
+
+def _logits_in(output: Any, tokens: Tensor) -> Any:
+    """The logits that an output of a model holds, or itself."""
+    if isinstance(output, Mapping) and "logits" in output:
+        return output["logits"]
+    if not isinstance(output, tuple) or hasattr(output, "logits"):
+        return getattr(output, "logits", output)
+    tensors = [t for t in output if isinstance(t, Tensor) and t.is_floating_point()]
+    found = [t for t in tensors if t.shape[:-1] == tokens.shape]
+    if len(found) != 1:
+        raise BackboneError(f"the backbone's tuple holds {len(found)} tensors that may be logits")
+    return found[0]
+
+
+def mask_of(backbone: object) -> int | None:
+    """The id of the mask that a model has, itself or in its `config`; None if neither has one.
+
+    Examples:
+        >>> mask_of(llada(lambda tokens: torch.zeros(*tokens.shape, 5)))
+    """
+    return _number("mask_token_id", backbone, getattr(backbone, "config", None))
+
+
+def vocabulary_of(backbone: object) -> int | None:
+    """How many ids a model takes, by its `config`; None if that is not said."""
+    if isinstance(backbone, _Adapted):
+        return backbone.vocabulary_size
+    return _number("vocab_size", getattr(backbone, "config", None))
+
+
+def _number(name: str, *places: object) -> int | None:
+    """The first whole number of this name, among attributes of objects or items of mappings."""
+    for place in places:
+        found = place.get(name) if isinstance(place, Mapping) else getattr(place, name, None)
+        if isinstance(found, int):
+            return found
+    return None
+
+
+def takes_mask(backbone: object) -> bool:
+    """Whether a backbone may be called with `attention_mask=`, by its signature.
+
+    Examples:
+        >>> takes_mask(lambda tokens: tokens), takes_mask(lambda tokens, attention_mask: tokens)
+        (False, True)
+    """
+    if isinstance(backbone, _Adapted):
+        return backbone.takes_mask
+    try:
+        parameters = signature(getattr(backbone, "forward", backbone)).parameters  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
+    open_ended = any(one.kind is Parameter.VAR_KEYWORD for one in parameters.values())
+    return open_ended or "attention_mask" in parameters
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,45 +121,51 @@ class _Adapted:
 
     Attributes:
         mask_token_id: the id of the mask, if it is known.
+        takes_mask: whether the model is shown padding, with an `attention_mask`.
     """
 
-    model: Callable[[Tensor], Any]
+    model: Callable[..., Any]
     convention: Callable[[Tensor, Tensor], Tensor]
     mask_token_id: int | None
+    takes_mask: bool = False
 
-    def __call__(self, tokens: Tensor, /) -> Tensor:
+    @property
+    def vocabulary_size(self) -> int | None:
+        """Of the model."""
+        return vocabulary_of(self.model)
+
+    def __call__(self, tokens: Tensor, /, attention_mask: Tensor | None = None) -> Tensor:
         """Logits [B, L, V] of tokens [B, L]."""
-        return self.convention(tokens, logits_of(self.model, tokens))
-
-
-def _mask_of(model: Callable[[Tensor], Any]) -> int | None:
-    found = getattr(model, "mask_token_id", None)
-    return found if isinstance(found, int) else None
+        return self.convention(tokens, logits_of(self.model, tokens, attention_mask))
 
 
 def llada(model: Callable[[Tensor], Any]) -> Backbone:
     """LLaDA's convention: logits at position i are about token i (Nie et al. 2025).
 
+    Rows of different lengths are asked one length after another, because LLaDA's published code
+    pays no attention to an `attention_mask`. A model that does needs no adapter.
+
     Args:
         model: maps tokens to logits [B, L, V], or to an object with `.logits`. The backbone has the
-            model's own `mask_token_id`, if that is an int.
+            mask of the model or of its `config`.
 
     Examples:
         >>> backbone = llada(lambda tokens: torch.zeros(*tokens.shape, 5))
         >>> backbone(torch.tensor([[1, 2, 3]])).shape
         torch.Size([1, 3, 5])
     """
-    return _Adapted(model, lambda tokens, logits: logits, _mask_of(model))
+    return _Adapted(model, lambda tokens, logits: logits, mask_of(model))
 
 
 def dream(model: Callable[[Tensor], Any]) -> Backbone:
     """Dream's convention: logits at position i - 1 are about token i (Ye et al. 2025).
 
-    Nothing is about token 0, which is visible in practice; it gets the logits at position 0.
+    Nothing is about token 0, which is visible in practice; it gets the logits at position 0. Rows
+    of different lengths are asked one length after another.
 
     Args:
         model: maps tokens to logits [B, L, V], or to an object with `.logits`. The backbone has the
-            model's own `mask_token_id`, if that is an int.
+            mask of the model or of its `config`.
 
     Examples:
         >>> backbone = dream(lambda tokens: tokens[..., None].float())
@@ -106,10 +176,10 @@ def dream(model: Callable[[Tensor], Any]) -> Backbone:
     def shifted(tokens: Tensor, logits: Tensor) -> Tensor:
         return torch.cat([logits[:, :1], logits[:, :-1]], dim=1)
 
-    return _Adapted(model, shifted, _mask_of(model))
+    return _Adapted(model, shifted, mask_of(model))
 
 
-def mdlm(model: Callable[[Tensor], Any], mask_token_id: int) -> Backbone:
+def mdlm(model: Callable[..., Any], mask_token_id: int, sigma: float | None = None) -> Backbone:
     """MDLM's SUBS parameterisation (Sahoo et al. 2024, Sec. 3.2.3), normalised.
 
     The mask token has probability zero, and a visible token is carried over with probability one.
@@ -117,6 +187,8 @@ def mdlm(model: Callable[[Tensor], Any], mask_token_id: int) -> Backbone:
     Args:
         model: maps tokens to logits [B, L, V] whose V counts the mask, or an object with `.logits`.
         mask_token_id: the id of the mask; the backbone has it as an attribute.
+        sigma: the noise level that published models take as their second argument, one for every
+            row; those that were trained without a time are given 0. None gives them tokens alone.
 
     Examples:
         >>> backbone = mdlm(lambda tokens: torch.zeros(*tokens.shape, 3), mask_token_id=2)
@@ -125,6 +197,10 @@ def mdlm(model: Callable[[Tensor], Any], mask_token_id: int) -> Backbone:
                  [1.0000, 0.0000, 0.0000]]])
     """
 
+    def at_sigma(tokens: Tensor) -> Any:
+        assert sigma is not None
+        return model(tokens, torch.full((len(tokens),), float(sigma), device=tokens.device))
+
     def substituted(tokens: Tensor, logits: Tensor) -> Tensor:
         ids = torch.arange(logits.shape[-1], device=logits.device)
         never = torch.full((), -torch.inf, dtype=logits.dtype, device=logits.device)
@@ -132,4 +208,32 @@ def mdlm(model: Callable[[Tensor], Any], mask_token_id: int) -> Backbone:
         carried = torch.where(ids == tokens[..., None], torch.zeros_like(never), never)
         return torch.where((tokens == mask_token_id)[..., None], proposed, carried)
 
-    return _Adapted(model, substituted, mask_token_id)
+    return _Adapted(model if sigma is None else at_sigma, substituted, mask_token_id)
+
+
+def narrow(model: Callable[..., Any], vocabulary_size: int) -> Backbone:
+    """A model whose logits are about more ids than there are tokens: the surplus has no mass.
+
+    Vocabularies are often rounded up for the sake of the machine, or end in ids that no text holds;
+    a circuit knows the tokens alone.
+
+    Args:
+        model: a backbone.
+        vocabulary_size: V; logits of ids from V on are left out. The mask may be one of them.
+
+    Raises:
+        SettingError: if V is below 1.
+        BackboneError: when called, if there are fewer logits than V.
+
+    Examples:
+        >>> narrow(lambda tokens: torch.zeros(*tokens.shape, 7), 5)(torch.tensor([[1, 6]])).shape
+        torch.Size([1, 2, 5])
+    """
+    check_count("vocabulary_size", vocabulary_size)
+
+    def narrowed(tokens: Tensor, logits: Tensor) -> Tensor:
+        if logits.shape[-1] < vocabulary_size:
+            raise BackboneError(f"{logits.shape[-1]} logits, fewer than {vocabulary_size=}")
+        return logits[..., :vocabulary_size]
+
+    return _Adapted(model, narrowed, mask_of(model), takes_mask(model))

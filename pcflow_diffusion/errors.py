@@ -82,6 +82,21 @@ class GenerationError(DiffusionError):
     """The numbers given to `generate` do not fit together."""
 
 
+class PromptError(DiffusionError):
+    """A text holds what it may not: masks where it is a prompt, or padding between its tokens.
+
+    Attributes:
+        row: of the batch.
+        position: in the row.
+        reason: what is wrong there.
+    """
+
+    def __init__(self, row: int, position: int, reason: str) -> None:
+        """Keep the place."""
+        self.row, self.position, self.reason = row, position, reason
+        super().__init__(f"row {row}, position {position}: {reason}")
+
+
 class WindowError(DiffusionError):
     """A position lies where no window may be."""
 

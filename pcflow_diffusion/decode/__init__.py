@@ -1,14 +1,17 @@
 """Generation: which positions to commit, and which windows the circuit covers."""
 
+from pcflow_diffusion.decode.canvas import Step
 from pcflow_diffusion.decode.decoding import Decoding
-from pcflow_diffusion.decode.generation import generate
+from pcflow_diffusion.decode.generation import generate, lengths_of
 from pcflow_diffusion.decode.infilling import infill
 from pcflow_diffusion.decode.windows import minimum_cover, window_starts
 
 __all__ = [
     "Decoding",
+    "Step",
     "generate",
     "infill",
+    "lengths_of",
     "minimum_cover",
     "window_starts",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 from pcflow import SettingError
 from pcflow_diffusion.checks import check_count, check_id, check_ids
@@ -15,14 +16,17 @@ class Decoding:
     """How the tokens of a span are decided, step by step.
 
     Args:
-        temperature: of the tokens; zero takes the most probable ones. In the order "joint" these
-            are the most probable given a latent path, which a head draws at temperature 1 whatever
-            this is (CoDD, Sec. 5.1), so that texts differ between seeds even at zero.
+        temperature: of the tokens; zero takes the most probable ones.
         order: how a head draws: "joint", "any_order", "sharpened" or "mpe" (see
-            `CircuitHead.sample`); "mpe" is the deterministic one.
+            `CircuitHead.sample`). None, the default, is "joint" above temperature zero and at zero
+            "any_order", which is greedy: one token after another, each the most probable one given
+            those before it, the same with every seed. "joint" at zero draws a latent path at
+            temperature 1 and takes the best tokens of that path (CoDD, Sec. 5.1).
         ranking: which positions to commit first: "low_confidence" those whose token is the most
             probable, "margin" the largest distance between the two best tokens, "entropy" the
-            lowest entropy, "random" any.
+            lowest entropy, "random" any. Sure positions first make the surest texts, and what they
+            commit is no longer distributed as the model has it: frequent tokens become more so
+            with every step. "random" with temperature 1 leaves frequencies alone.
         gamma: couple a row only while a smaller share of its window is masked than this (CoDD,
             Sec. 5.3); always by default.
         threshold: also commit every token whose probability, before temperature, is above this:
@@ -35,6 +39,15 @@ class Decoding:
         suppress: tokens that are never generated; those outside the vocabulary never are.
         end_token_id: rows stop after the block in which they end; the rest is filled with it.
             `generate` alone takes it.
+        defer: tokens that may be drawn and are not preferred: a position at which one stands is
+            committed after all others, and never for its confidence. For ends of texts, which a
+            model is sure of too early.
+        guidance: how far to go beyond what the backbone says, away from what it would say if all
+            that was there before were masked: logits u + (guidance + 1)(c - u), before anything
+            else is done with them (classifier-free guidance). Every call is of twice as many rows.
+        remask: share of the tokens committed in a block, the least probable ones, that are masked
+            again after every step but the last. With a head probable given all the others, under
+            its circuit; without one as the backbone says it of visible tokens, if it does.
 
     Raises:
         SettingError: if a setting is out of range.
@@ -46,7 +59,7 @@ class Decoding:
     """
 
     temperature: float = 0.0
-    order: Order = "joint"
+    order: Order | None = None
     ranking: Ranking = "low_confidence"
     gamma: float | None = None
     threshold: float | None = None
@@ -54,10 +67,13 @@ class Decoding:
     top_p: float | None = None
     suppress: Sequence[int] = ()
     end_token_id: int | None = None
+    defer: Sequence[int] = ()
+    guidance: float = 0.0
+    remask: float = 0.0
 
     def __post_init__(self) -> None:
         """Check every setting."""
-        check_order(self.order, self.temperature)
+        check_order("joint" if self.order is None else self.order, self.temperature)
         check_ranking(self.ranking)
         if self.gamma is not None:
             SettingError.check("gamma", self.gamma, "not negative", lambda share: share >= 0)
@@ -69,6 +85,27 @@ class Decoding:
             SettingError.check("top_p", self.top_p, "in (0, 1]", lambda p: 0 < p <= 1)
         if self.end_token_id is not None:
             check_id("end_token_id", self.end_token_id)
-        object.__setattr__(self, "suppress", check_ids("suppress", self.suppress))
-        wanted, ids = "ids of tokens", self.suppress
-        SettingError.check("suppress", ids, wanted, lambda _: min(ids, default=0) >= 0)
+        finite = "finite and not negative"
+        SettingError.check("guidance", self.guidance, finite, lambda scale: 0 <= scale < inf)
+        SettingError.check("remask", self.remask, "in [0, 1)", lambda share: 0 <= share < 1)
+        for name in ("suppress", "defer"):
+            object.__setattr__(self, name, _tokens(name, getattr(self, name)))
+
+    @property
+    def drawing_order(self) -> Order:
+        """How a head draws: as `order` says, or as suits the temperature.
+
+        Examples:
+            >>> Decoding().drawing_order, Decoding(temperature=1.0).drawing_order
+            ('any_order', 'joint')
+        """
+        if self.order is not None:
+            return self.order
+        return "any_order" if self.temperature == 0 else "joint"
+
+
+def _tokens(name: str, given: Sequence[int]) -> tuple[int, ...]:
+    """Ids of tokens, none of them negative."""
+    ids = check_ids(name, given)
+    SettingError.check(name, ids, "ids of tokens", lambda _: min(ids, default=0) >= 0)
+    return ids

@@ -161,13 +161,14 @@ class Drawer:
     def jointly(self, scene: Scene, rows: Tensor, places: Tensor, count: Tensor) -> Draw:
         """Tokens of windows [R, W], drawn from the coupled joint."""
         likely, how = _window(scene.likely, rows, places), self.how
+        few = how.threshold is None and not how.defer
         try:
             return self.head.over(likely.length).draw(
                 likely,
                 temperature=how.temperature,
-                order=how.order,
+                order=how.drawing_order,
                 ranking=how.ranking,
-                count=torch.minimum(count[rows], likely.masked.sum(dim=-1)),
+                count=torch.minimum(count[rows], likely.masked.sum(dim=-1)) if few else None,
                 generator=self.generator,
             )
         except NoMassError as error:

@@ -1,63 +1,99 @@
 """`generate`: text block by block, after a prompt.
 
-Legend: B batch, P prompt, L positions of a span, W width of a window, V tokens.
+Legend: B batch, P prompt, L positions of a block, W width of a window, V tokens.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Iterator
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from pcflow_diffusion.backbones import Backbone
-from pcflow_diffusion.checks import check_count, check_generator, check_id, check_rows
+from pcflow_diffusion.backbones import Backbone, vocabulary_of
+from pcflow_diffusion.checks import (
+    check_choice,
+    check_count,
+    check_id,
+    check_kind,
+    check_rows,
+)
+from pcflow_diffusion.decode.canvas import Callback, canvas_of, settled
 from pcflow_diffusion.decode.decoding import Decoding
-from pcflow_diffusion.decode.span import span_of
+from pcflow_diffusion.decode.prompts import (
+    Text,
+    Tokens,
+    bounds,
+    check_known,
+    check_prompt,
+    device_of,
+    padded_with,
+    read_text,
+)
 from pcflow_diffusion.errors import GenerationError
 from pcflow_diffusion.head import CircuitHead
+
+Show = Literal["all", "blocks"]
 
 
 @torch.no_grad()
 def generate(
     backbone: Backbone,
-    prompt: Tensor,
+    prompt: Tokens,
     head: CircuitHead | None = None,
     *,
     steps: int,
     gen_length: int,
     block_length: int,
     decoding: Decoding | None = None,
+    show: Show = "all",
     context: int | None = None,
     circuit_context: int | None = None,
+    align: bool = False,
+    attention_mask: Tensor | None = None,
     mask_token_id: int | None = None,
     pad_token_id: int | None = None,
+    callback: Callback | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Generate text block by block, each block in several steps (CoDD, Algorithms 1 and 2).
 
     A step asks the backbone once, draws masked tokens of the block, jointly through the head or
-    independently from the backbone's marginals, and commits those that the ranking prefers. Blocks
-    to the right are not shown to the backbone. In a block no longer than the circuit, all masked
-    tokens are drawn together, and the drawn ones are ranked (block diffusion). In a longer one, up
-    to `gen_length`, the backbone's marginals rank positions, the fewest windows hold those to
-    commit, and each window is drawn jointly (full diffusion).
+    independently from the backbone's marginals, and commits those that the ranking prefers, as many
+    as in every other step of the block. In a block no longer than the circuit, all masked tokens
+    are drawn together, and the drawn ones are ranked (block diffusion). In a longer one, up to
+    `gen_length`, the backbone's marginals rank positions, the fewest windows hold those to commit,
+    and each window is drawn jointly (full diffusion). Without a head this is LLaDA's loop.
 
     Args:
         backbone: maps tokens [B, n] to logits [B, n, V].
-        prompt: tokens [B, P]; P may be 0.
+        prompt: tokens [B, P] or [P], lists of them, which may differ in length, or what a tokenizer
+            returns, with its attention mask; P may be 0.
         head: a `CircuitHead`; None draws independently.
-        steps: backbone calls at most, spread evenly over the blocks.
+        steps: backbone calls at most, spread evenly over the blocks; at least one for each.
         gen_length: number of tokens to generate.
-        block_length: tokens per block, L.
+        block_length: tokens per block, L; the last block may be shorter.
         decoding: how tokens are decided; `Decoding()` by default.
+        show: what the backbone sees of the blocks to the right: "all" their masks, which tell it
+            how much text is to come, as LLaDA and Dream were trained; "blocks" nothing, for models
+            that write one block after another, such as BD3-LM and LLaDA2.
         context: how many tokens before the block the backbone sees; None shows all.
         circuit_context: how many tokens before what it decides the circuit sees at most, of those
             that the backbone sees. None shows as many as a circuit that is longer than the block
             has room for; 0 suits one that knows only how texts begin (see `pcflow.stationary`).
-        mask_token_id: the backbone's mask; by default the head's, or `backbone.mask_token_id`.
-        pad_token_id: what fills shorter prompts up on the left; the backbone never sees it. Rows of
-            different lengths are generated after one another.
+        align: count blocks from the first token of the text, as LLaDA2 does, and not from the end
+            of the prompt: the first and the last one may be shorter.
+        attention_mask: zero where the prompt is padded, which it may be on the left, [B, P]. It
+            alone says what is padding. A backbone that takes an `attention_mask` is asked about all
+            rows together; another never sees padding, and is asked one length after another.
+        mask_token_id: the backbone's mask; by default the head's, or the `mask_token_id` of the
+            backbone or of its `config`.
+        pad_token_id: what fills shorter prompts up on the left, where no attention mask says what
+            is padding.
+        callback: is told of every step by a `Step`; what it returns is True to stop there, with
+            masks where nothing is written yet.
         generator: source of randomness; torch's global one by default.
 
     Returns:
@@ -66,6 +102,8 @@ def generate(
     Raises:
         GenerationError: if lengths, steps or settings do not fit together, or ids of the mask
             contradict one another.
+        PromptError: if the prompt holds a mask, or padding that is not on its left.
+        TokenOutOfRange: if it holds an id outside of the vocabulary.
         SettingError: if a number is out of range.
         BackboneError: if the backbone does not return [B, n, V].
         LogitsError: if the logits are no distribution at a masked position.
@@ -73,64 +111,87 @@ def generate(
 
     Examples:
         >>> backbone = lambda tokens: torch.zeros(*tokens.shape, 4)
-        >>> prompt = torch.zeros(2, 3, dtype=torch.long)
         >>> how = Decoding(temperature=1.0)
         >>> settings = dict(steps=2, gen_length=4, block_length=2, mask_token_id=4)
-        >>> generate(backbone, prompt, **settings, decoding=how).shape
+        >>> generate(backbone, [[0, 1, 2], [3, 0, 1]], **settings, decoding=how).shape
         torch.Size([2, 7])
     """
-    check_rows("prompt", prompt)
-    blocks = _blocks(steps, gen_length, block_length)
-    if context is not None:
-        check_count("context", context, least=0)
-    if pad_token_id is not None:
-        check_id("pad_token_id", pad_token_id)
-    check_generator(generator, prompt.device)
-    span = span_of(backbone, head, mask_token_id, decoding, generator, circuit_context)
-    tokens = torch.cat([prompt, prompt.new_full((len(prompt), gen_length), span.mask)], dim=1)
-    for rows in _by_length(prompt, pad_token_id):
-        padding = 0 if pad_token_id is None else _padding(prompt[rows[0]], pad_token_id)
-        for block in range(blocks):
-            start = prompt.shape[1] + block * block_length
-            stop = start + block_length
-            first = padding if context is None else max(padding, start - context)
-            so_far = tokens[:, :stop]
-            tokens[rows, start:stop] = span.fill(so_far, rows, first, start, steps // blocks)
-            rows = _unfinished(tokens, rows, start, span.how.end_token_id)
-            if len(rows) == 0:
-                break
-    return _ended(tokens, prompt.shape[1], span.how.end_token_id)
+    text = read_text("prompt", prompt, attention_mask, device_of(head, backbone))
+    text = padded_with(pad_token_id, text)
+    _check_settings(steps, gen_length, block_length, show, context)
+    check_kind("align", align, bool)
+    how, mask = settled(backbone, head, decoding, mask_token_id)
+    check_prompt(text, mask)
+    check_known("prompt", text, mask, vocabulary_of(backbone))
+    longer = _longer(text, gen_length, mask)
+    canvas = canvas_of(backbone, head, longer, mask, how, circuit_context, generator, callback)
+    for rows in text.groups(backbone, apart=align):
+        first = int(bounds(text.real)[0][rows].min())
+        origin = first if align else text.tokens.shape[1]
+        blocks = _blocks(text.tokens.shape[1], gen_length, block_length, origin)
+        for block, share in zip(blocks, _shares(steps, len(blocks)), strict=True):
+            low = first if context is None else max(first, block.start - context)
+            high = longer.tokens.shape[1] if show == "all" else block.stop
+            canvas.fill(rows, slice(low, high), block, share)
+            rows = _unfinished(canvas.tokens, rows, block.start, how.end_token_id)
+    return _ended(canvas.tokens, text.tokens.shape[1], how.end_token_id)
 
 
-def _blocks(steps: int, gen_length: int, block_length: int) -> int:
-    """The number of blocks, once everything fits."""
+def lengths_of(tokens: Tensor, prompt_length: int, end_token_id: int) -> Tensor:
+    """How many tokens [B] of every row were generated before it ended, the end not counted.
+
+    Args:
+        tokens: what `generate` returned, [B, P + gen_length].
+        prompt_length: P.
+        end_token_id: as in `Decoding`.
+
+    Raises:
+        TypeMismatch, ShapeMismatch: if these are no tokens [B, N], or the end is no id.
+        SettingError: if the prompt's length is no whole number.
+
+    Examples:
+        >>> lengths_of(torch.tensor([[7, 5, 6, 2, 2], [7, 5, 6, 5, 6]]), 1, end_token_id=2)
+        tensor([2, 4])
+    """
+    check_rows("tokens", tokens)
+    check_count("prompt_length", prompt_length, least=0)
+    ended = (tokens[:, prompt_length:] == check_id("end_token_id", end_token_id)).cumsum(dim=-1)
+    return (ended == 0).sum(dim=-1)
+
+
+def _check_settings(
+    steps: int, gen_length: int, block_length: int, show: str, context: int | None
+) -> None:
+    """Refuse numbers out of range."""
+    check_choice("show", show, get_args(Show))
     for name, count in (("gen_length", gen_length), ("block_length", block_length)):
         check_count(name, count)
     check_count("steps", steps)
-    if gen_length % block_length:
-        raise GenerationError(f"{gen_length=} must be a multiple of {block_length=}")
-    blocks = gen_length // block_length
-    if steps < blocks or steps % blocks or steps // blocks > block_length:
-        raise GenerationError(
-            f"{steps=} must be a multiple of the {blocks} blocks, at most {block_length} for each"
-        )
-    return blocks
+    if context is not None:
+        check_count("context", context, least=0)
 
 
-def _by_length(prompt: Tensor, pad: int | None) -> list[Tensor]:
-    """Rows of equal length of the prompt, in the order in which lengths are met."""
-    if pad is None:
-        return [torch.arange(len(prompt), device=prompt.device)]
-    groups: dict[int, list[int]] = defaultdict(list)
-    for number, row in enumerate(prompt):
-        groups[_padding(row, pad)].append(number)
-    return [torch.tensor(rows, device=prompt.device) for rows in groups.values()]
+def _longer(text: Text, gen_length: int, mask: int) -> Text:
+    """A text with so many masks behind it."""
+    return Text(
+        pad(text.tokens, (0, gen_length), value=mask),
+        pad(text.real, (0, gen_length), value=True),
+        text.attended,
+    )
 
 
-def _padding(row: Tensor, pad: int) -> int:
-    """How many tokens on the left are padding."""
-    other = (row != pad).nonzero()
-    return int(other[0]) if len(other) else len(row)
+def _blocks(start: int, count: int, length: int, origin: int) -> list[slice]:
+    """Blocks that hold `count` tokens from `start` on and begin at whole lengths from an origin."""
+    edges = range(start + length - (start - origin) % length, start + count, length)
+    stops = [*edges, start + count]
+    return [slice(*ends) for ends in zip([start, *edges], stops, strict=True)]
+
+
+def _shares(steps: int, blocks: int) -> Iterator[int]:
+    """How many steps each block gets: as many as the others, or one more."""
+    if steps < blocks:
+        raise GenerationError(f"{steps=}: each of the {blocks} blocks takes at least one")
+    return (steps // blocks + (block < steps % blocks) for block in range(blocks))
 
 
 def _unfinished(tokens: Tensor, rows: Tensor, start: int, end: int | None) -> Tensor:

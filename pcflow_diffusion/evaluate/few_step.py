@@ -233,6 +233,7 @@ def ladder(
             block_length=block_length,
             mask_token_id=mask_token_id,
             decoding=decoding,
+            show="blocks",
             context=prompts.shape[1],
             generator=torch.Generator(prompts.device).manual_seed(seed),
         )

@@ -53,6 +53,7 @@ def test_every_step_is_one_call_and_commits_its_share(
         gen_length=length * blocks,
         block_length=length,
         decoding=Decoding(ranking=ranking),  # type: ignore[arg-type]
+        show="blocks",
     )
     assert torch.equal(found[:, :3], prompt)
     assert torch.equal(found[0, 3:], torch.arange(3, 3 + length * blocks).to(DEVICE) % V)
@@ -77,6 +78,7 @@ def test_context_limits_what_the_backbone_sees() -> None:
         gen_length=6,
         block_length=2,
         context=4,
+        show="blocks",
     )
     assert [tokens.shape[1] for tokens in backbone.shown] == [6, 6, 6]
 
@@ -100,6 +102,7 @@ def test_a_context_never_shows_padding_and_stays_aligned(context: int, widths: l
         mask_token_id=MASK,
         context=context,
         pad_token_id=7,
+        show="blocks",
     )
     assert [tokens.shape[1] for tokens in shown[::2]] == widths
     assert all((tokens != 7).all() for tokens in shown)
@@ -227,12 +230,11 @@ def test_the_same_generator_gives_the_same_text() -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"gen_length": 5}, "multiple of block_length=2"),
         ({"gen_length": 0}, "gen_length must be"),
         ({"block_length": 0}, "block_length must be"),
-        ({"steps": 3}, "steps=3 must be a multiple of the 2 blocks"),
-        ({"steps": 1}, "steps=1"),
-        ({"steps": 6}, "at most 2"),
+        ({"steps": 1}, "steps=1: each of the 2 blocks takes at least one"),
+        ({"steps": 0}, "steps must be"),
+        ({"show": "none"}, "show must be one of all, blocks"),
         ({"mask_token_id": None}, "mask_token_id is needed"),
     ],
 )
@@ -651,6 +653,7 @@ def test_masked_positions_without_a_distribution_are_refused(
             mask_token_id=MASK,
             pad_token_id=7,
             decoding=how,
+            show="blocks",
         )
 
 
@@ -706,12 +709,15 @@ def test_a_negative_context_is_refused() -> None:
 def test_what_is_not_logits_is_refused(call: str) -> None:
     with pytest.raises(BackboneError, match=r"\(1, 2, V\).*\(1, 3, 4\)"):
         run(call, lambda _: torch.zeros(1, 3, V).to(DEVICE), mask_token_id=MASK)
-    with pytest.raises(BackboneError, match="tuple"):
-        run(call, lambda tokens: (uniform(tokens),), mask_token_id=MASK)
-    wrapped = run(
-        call, lambda tokens: SimpleNamespace(logits=Recorder()(tokens)), mask_token_id=MASK
-    )
-    assert wrapped.tolist() == [[0, 1]]
+    with pytest.raises(BackboneError, match="tuple holds 2 tensors"):
+        run(call, lambda tokens: (uniform(tokens), uniform(tokens)), mask_token_id=MASK)
+    for hold in (
+        lambda logits: SimpleNamespace(logits=logits),
+        lambda logits: {"logits": logits},
+        lambda logits: (torch.zeros(()), logits, None),
+    ):
+        found = run(call, lambda tokens, hold=hold: hold(Recorder()(tokens)), mask_token_id=MASK)
+        assert found.tolist() == [[0, 1]]
 
 
 def test_ids_outside_the_vocabulary_do_not_wrap_around() -> None:
@@ -725,7 +731,7 @@ def test_ids_outside_the_vocabulary_do_not_wrap_around() -> None:
     assert run("infill", last, mask_token_id=MASK, decoding=how).tolist() == [[V - 1, V - 1]]
 
 
-def test_at_temperature_zero_the_latent_path_is_drawn_and_mpe_is_not_random() -> None:
+def test_at_temperature_zero_only_a_latent_path_that_is_asked_for_is_random() -> None:
     """The circuit holds one of V modes; the backbone does not say which."""
     found = {
         order: generate(
@@ -737,7 +743,7 @@ def test_at_temperature_zero_the_latent_path_is_drawn_and_mpe_is_not_random() ->
             block_length=2,
             decoding=Decoding(order=order),  # type: ignore[arg-type]
         ).unique(dim=0)
-        for order in ("joint", "mpe")
+        for order in ("joint", "mpe", None)
     }
     assert len(found["joint"]) == V
-    assert len(found["mpe"]) == 1
+    assert len(found["mpe"]) == len(found[None]) == 1

@@ -75,7 +75,7 @@ CALLS: dict[str, Call] = {
                               "top_k": 2, "modulation": None},
     "Decoding": lambda _: {"temperature": 1.0, "order": "joint", "ranking": "margin", "gamma": 0.5,
                            "threshold": 0.9, "top_k": 2, "top_p": 0.5, "suppress": [1],
-                           "end_token_id": 2},
+                           "end_token_id": 2, "defer": [2], "guidance": 0.5, "remask": 0.5},
     "DenoiserConfig": lambda _: {"vocabulary_size": 4, "width": 16, "depth": 1, "heads": 2,
                                  "kernel": 3, "dropout": 0.1},
     "LogLinear": lambda _: {"a": 1.0, "b": 0.5},
@@ -99,16 +99,22 @@ CALLS: dict[str, Call] = {
     "generate": lambda _: {"backbone": backbone, "prompt": torch.zeros(2, 2).long(),
                            "head": head(), "steps": 2, "gen_length": 4, "block_length": 2,
                            "decoding": pd.Decoding(), "context": 1, "mask_token_id": MASK,
-                           "pad_token_id": 1, "circuit_context": 1},
+                           "pad_token_id": 1, "show": "blocks", "align": True,
+                           "attention_mask": torch.ones(2, 2).long(), "callback": print,
+                           "circuit_context": 1},
     "infill": lambda _: {"backbone": backbone, "tokens": masked(), "head": head(), "steps": 2,
-                         "decoding": pd.Decoding(), "mask_token_id": MASK, "circuit_context": 1},
+                         "decoding": pd.Decoding(), "mask_token_id": MASK,
+                         "attention_mask": torch.ones(2, L).long(), "callback": print,
+                         "circuit_context": 1},
+    "lengths_of": lambda _: {"tokens": masked(), "prompt_length": 1, "end_token_id": 2},
     "load_denoiser": lambda folder: {"path": saved(folder)},
     "mask_exactly": lambda _: {"x0": masked(), "ratio": 0.5, "mask_token_id": MASK},
     "mask_tokens": lambda _: {"x0": masked(), "ratio": torch.tensor([0.5, 1.0]),
                               "mask_token_id": MASK},
     "masked_diffusion_loss": lambda _: {**{n: make() for n, make in LOGITS.items()},
                                         "mask_token_id": MASK, "weights": torch.ones(2)},
-    "mdlm": lambda _: {"model": backbone, "mask_token_id": MASK},
+    "mdlm": lambda _: {"model": backbone, "mask_token_id": MASK, "sigma": 0.0},
+    "narrow": lambda _: {"model": backbone, "vocabulary_size": V},
     "minimum_cover": lambda _: {"positions": [1, 2], "width": 2, "start": 0, "stop": 4},
     "sample_times": lambda _: {"batch": 3},
     "save_denoiser": lambda folder: {"model": denoiser(), "path": folder / "new",
@@ -131,7 +137,7 @@ CALLS: dict[str, Call] = {
 
 WITHOUT = {  # protocols, errors, what others return, and what asks when it is called
     "Backbone", "Coupling", "Denoiser", "DiffusionError", "Draw", "Marginals", "Schedule",
-    "dream", "llada",
+    "Step", "dream", "llada",
 }  # fmt: skip
 
 OTHERS: list[Any] = ["word", 1.5, -1, float("nan"), [[1.0]], object(), 1 + 2j, {}]
