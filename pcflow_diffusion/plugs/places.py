@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pcflow_diffusion.decode import window_starts
-from pcflow_diffusion.decode.windows import next_window
+from pcflow_diffusion.decode import next_window, window_starts
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +38,8 @@ class Look:
 def looks(wanted: Tensor, visible: Tensor, width: int) -> Iterator[Look]:
     """Windows from left to right, until everything wanted is decided.
 
-    What is left of a row is decided at once where a window holds it, and before it a quarter of
-    what it is wide, if there is anything to see. Otherwise a quarter of the window shows what is
-    known before, and a quarter what comes after and is decided next.
+    A quarter of each is kept for what is known before, if there is anything, and more if there is
+    room for it.
 
     Args:
         wanted: which masked tokens are to be decided, bool [B, N].
@@ -52,36 +50,32 @@ def looks(wanted: Tensor, visible: Tensor, width: int) -> Iterator[Look]:
     Examples:
         >>> wanted = torch.tensor([[False, True, True, True, True, True]])
         >>> [look.places[look.decided].tolist() for look in looks(wanted, ~wanted, width=4)]
-        [[1, 2], [3, 4, 5]]
+        [[1, 2], [3, 4], [5]]
     """
     device, wanted, visible = wanted.device, wanted.cpu(), visible.cpu()  # one wait for all rounds
-    first, last = _ends(wanted | visible)
-    for own in (last - first + 1).clamp_max(width).unique().tolist():
-        rows = ((last - first + 1).clamp_max(width) == own) & wanted.any(dim=-1)
-        group = wanted[rows], visible[rows], last[rows] + 1 - own
-        for some, starts, decided in _rounds(*group, own):
+    text = wanted | visible
+    last = text.shape[1] - 1 - text.flip(-1).byte().argmax(dim=-1)
+    widths = (last - text.byte().argmax(dim=-1) + 1).clamp_max(width)
+    for own in widths.unique().tolist():
+        rows = ((widths == own) & wanted.any(dim=-1)).nonzero().squeeze(-1)
+        for some, starts, decided in _rounds(
+            wanted[rows], visible[rows], last[rows] + 1 - own, own
+        ):
             places = starts.unsqueeze(-1) + torch.arange(own)
-            those = rows.nonzero()[some]
             here = decided.gather(-1, places)
-            yield Look(those.to(device), places.to(device), here.to(device))
+            yield Look(rows[some].unsqueeze(-1).to(device), places.to(device), here.to(device))
 
 
 def _rounds(
     wanted: Tensor, visible: Tensor, latest: Tensor, width: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Rows [R], where their windows begin [R], and what is decided there [R, N]."""
+    wanted, visible = wanted.clone(), visible.clone()
+    new = width - width // 4
     while wanted.any():
-        rows = wanted.any(dim=-1).nonzero().flatten()
-        now = wanted[rows]
-        decided = next_window(now, visible[rows], width - width // 4, width)
-        starts = window_starts(decided, visible[rows], width).minimum(latest[rows])
-        yield rows, starts, decided
-        wanted, visible = wanted.clone(), visible.clone()
+        rows = wanted.any(dim=-1).nonzero().squeeze(-1)
+        known = visible[rows]
+        decided = next_window(wanted[rows], known, new, new - 1)
+        yield rows, window_starts(decided, known, width).minimum(latest[rows]), decided
         wanted[rows] &= ~decided
         visible[rows] |= decided
-
-
-def _ends(among: Tensor) -> tuple[Tensor, Tensor]:
-    """The first and the last place [B] in every row of [B, N]."""
-    last = among.shape[1] - 1 - among.flip(-1).byte().argmax(dim=-1)
-    return among.byte().argmax(dim=-1), last
