@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from pcflow import SettingError
+from pcflow_diffusion.backbones import mask_of
 from pcflow_diffusion.checks import check_ids, check_rows
 from pcflow_diffusion.errors import BackboneError, GenerationError
 from pcflow_diffusion.head import CircuitHead
@@ -60,6 +61,7 @@ class CircuitLM(nn.Module):
 
     Raises:
         SettingError, TypeMismatch: if a setting is out of range.
+        GenerationError: if the model has another mask than the head, itself or in its `config`.
 
     Examples:
         >>> import pcflow as pf
@@ -86,6 +88,8 @@ class CircuitLM(nn.Module):
         self.model, self.head, self.joint = model, head, CircuitLogits(head, **settings)
         self.right_shift, self.guidance = right_shift, guidance
         self.prompt_length = _lengths(prompt_length)
+        if (mask := mask_of(model)) is not None:
+            self.joint.check_mask(mask)
         self._text: _Text | None = None
 
     def __getattr__(self, name: str) -> Any:

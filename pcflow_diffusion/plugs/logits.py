@@ -151,14 +151,14 @@ class CircuitLogits:
             raise GenerationError(f"the sampler's temperature {temperature} {TWICE}")
 
     def check_mask(self, mask_token_id: int | None) -> None:
-        """Refuse a sampler with another mask.
+        """Refuse a sampler or a model with another mask.
 
         Raises:
             GenerationError: naming both.
         """
         if mask_token_id != self.head.mask_token_id:
-            named = f"the sampler's mask is {mask_token_id}, the head's {self.head.mask_token_id}"
-            raise GenerationError(named)
+            own = self.head.mask_token_id
+            raise GenerationError(f"the mask is {mask_token_id}, that of the head {own}")
 
     def _decided(
         self, logits: Tensor, x: Tensor, wanted: Tensor, attended: Tensor | None

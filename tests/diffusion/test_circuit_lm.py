@@ -389,6 +389,10 @@ def test_another_mask_is_refused() -> None:
             circuit_scheduler(HEAD, scheduler).step(flat, 0, x, mask_token_id=mask)
     with pytest.raises(GenerationError, match="mask"):
         circuit_decoder(HEAD, others.Decoder(0.0, 0.9, 3))
+    model = Flat()
+    model.config = SimpleNamespace(mask_token_id=3)
+    with pytest.raises(GenerationError, match="mask is 3, that of the head 4"):
+        CircuitLM(model, HEAD)
 
 
 def test_marginals_of_one_position_are_the_chains() -> None:
