@@ -105,6 +105,12 @@ def run_llada_at_random(steps: int, how: dict[str, Any]) -> list[Tensor]:
     return behind(found, 3)
 
 
+def run_llada_in_a_long_block(steps: int, how: dict[str, Any]) -> list[Tensor]:
+    """Thrice as long as the circuit, in the end one token a step."""
+    lm, steps = CircuitLM(Flat(), HEAD, **how), {1: 1, 2: 2, 8: 24}[steps]
+    return behind(others.llada(lm, prompts(), MASK, gen_length=24, block_length=24, steps=steps), 3)
+
+
 def run_llada_in_known_blocks(steps: int, how: dict[str, Any]) -> list[Tensor]:
     lm = CircuitLM(Flat(), HEAD, prompt_length=3, block_length=8, **how)
     found = others.llada(lm, prompts(), MASK, **LONG, steps=steps)
@@ -222,6 +228,7 @@ def run_decoder(steps: int, how: dict[str, Any]) -> list[Tensor]:
 RUNS: dict[str, Run] = {
     "LLaDA": run_llada,
     "LLaDA, random": run_llada_at_random,
+    "LLaDA, a long block": run_llada_in_a_long_block,
     "LLaDA, known blocks": run_llada_in_known_blocks,
     "dllm, ragged": run_dllm,
     "dllm, ragged, shifted": run_dllm_shifted,
