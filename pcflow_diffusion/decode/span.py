@@ -74,7 +74,7 @@ class Span:
     def ranked(self, said: Marginals, likely: Marginals, count: Tensor) -> Tensor:
         """Rank positions by the backbone, before anything is drawn."""
         score = rank(self.how.ranking, likely.log_m, generator=self.generator)
-        late = self.deferred(likely.draw(0.0))
+        late = self.deferred(likely.draw(0.0)) if self.how.defer else ~said.masked
         commit = best(put_last(score, late), said.masked, count)
         if self.how.threshold is not None:
             sure = said.log_m.amax(dim=-1).exp() > self.how.threshold

@@ -245,3 +245,30 @@ def test_nothing_that_is_handed_over_is_changed_and_no_gradient_is_kept() -> Non
     generate(backbone, tokens, chain(), **HOW, attention_mask=real)
     infill(backbone, text, chain(), steps=2)
     assert all(map(torch.equal, (tokens, real, text), copies))
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_model_of_transformers_takes_what_its_tokenizer_returns(side: str) -> None:
+    """BERT sees no padding; what stands there stays."""
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2}
+    config = transformers.BertConfig(vocab_size=V + 1, num_attention_heads=2, **sizes)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = transformers.BertForMaskedLM(config).double().eval().to(DEVICE)
+    rows = [[1, MASK, 3, MASK, 0], [2, MASK], [MASK, 0, MASK]]
+    ids = [row + [0] * (5 - len(row)) for row in rows]
+    real = [[1] * len(row) + [0] * (5 - len(row)) for row in rows]
+    if side == "left":
+        ids, real = ([row[::-1] for row in some] for some in (ids, real))
+    batch = transformers.BatchEncoding(
+        {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(real)}
+    ).to(DEVICE)
+    found = infill(narrow(model, V), batch, chain(4), steps=2)
+    assert (found < V).all()
+    known = batch["input_ids"] != MASK
+    assert torch.equal(found[known], batch["input_ids"][known])
+    if side == "right":  # BERT counts places from the left, padding among them
+        for row, together in zip(rows, found, strict=True):
+            alone = infill(narrow(model, V), torch.tensor([row]).to(DEVICE), chain(4), steps=2)
+            assert torch.equal(together[: len(row)], alone[0])
