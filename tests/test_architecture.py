@@ -42,6 +42,7 @@ ROOMS = {  # the rooms of each package: one may import only from those above it
         "backbones",
         "head",
         "decode",
+        "plugs",
         "train",
         "models",
         "evaluate",

@@ -4,7 +4,7 @@ from pcflow_diffusion.decode.canvas import Step
 from pcflow_diffusion.decode.decoding import Decoding
 from pcflow_diffusion.decode.generation import generate, lengths_of
 from pcflow_diffusion.decode.infilling import infill
-from pcflow_diffusion.decode.windows import minimum_cover, window_starts
+from pcflow_diffusion.decode.windows import minimum_cover, next_window, window_starts
 
 __all__ = [
     "Decoding",
@@ -13,5 +13,6 @@ __all__ = [
     "infill",
     "lengths_of",
     "minimum_cover",
+    "next_window",
     "window_starts",
 ]

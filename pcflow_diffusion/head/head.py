@@ -348,6 +348,10 @@ class CircuitHead(nn.Module):
     def forward(self, logits: Tensor, x: Tensor) -> Tensor:
         """Log-marginals of the coupled joint at masked positions: for code that expects logits.
 
+        Tokens that are drawn from them, or the best of each, are independent of one another: what
+        the circuit knows of pairs is gone. `sample` draws from the joint, and `CircuitLM` has
+        unmodified samplers do so.
+
         Args:
             logits: the backbone's, [B, L, V].
             x: tokens with masks, [B, L].

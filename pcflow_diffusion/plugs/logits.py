@@ -1,0 +1,243 @@
+"""`CircuitLogits`: a backbone's logits to logits of which a sampler commits draws from the joint.
+
+Legend: B batch, N positions of a text, C visible ones before it, W width of a window, V tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import inf
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from pcflow import SettingError
+from pcflow_diffusion.checks import (
+    check_choice,
+    check_count,
+    check_generator,
+    check_ids,
+    check_kind,
+    check_logits,
+    check_rows,
+)
+from pcflow_diffusion.errors import GenerationError, LogitsError, ShapeMismatch
+from pcflow_diffusion.head import CircuitHead, without
+from pcflow_diffusion.plugs.places import Look, looks
+
+Mode = Literal["drawn", "marginal"]
+
+TWICE = (
+    "would draw again what the circuit has drawn: leave it at 0 there and set the temperature of "
+    "the circuit, or take confidence=False"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class CircuitLogits:
+    """Logits of a backbone to logits that a sampler may take the best of, position by position.
+
+    Log-marginals of a joint do not help such a sampler: tokens that it takes position by position
+    are independent, whatever the circuit knows. So the tokens are drawn here, all together, and
+    what is returned says so: at every masked position the drawn token has its probability under the
+    joint, and the others share the rest equally. A greedy sampler takes the drawn token, ranks it
+    by that probability, and whichever positions it commits are drawn from their joint.
+
+    A text longer than the circuit is drawn window by window, from left to right; every window shows
+    as much of what is visible or drawn before as it has room for.
+
+    Args:
+        head: the circuit.
+        mode: "drawn", or "marginal" for samplers that draw or mix logits themselves: log-marginals
+            of the joint, whose draws are independent.
+        confidence: whether a drawn token has its own probability. Without it, it has all of the
+            probability: right at every temperature of the sampler, which can no longer rank.
+        temperature: of the circuit's draws, see `CircuitHead.sample`.
+        suppress: tokens that are never drawn. Those that logits have beyond the circuit's
+            vocabulary must be among them.
+        block_length: of the sampler: masks so far from the first one in a row are not drawn, and
+            their logits are all zero. All masks are drawn by default.
+        generator: source of randomness; torch's global one by default.
+
+    Raises:
+        SettingError: if a setting is out of range.
+        TypeMismatch: if `head` is none, or an id no whole number.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> head = CircuitHead(pf.compile(pf.hmm(4, 2, pf.Categorical(5))), mask_token_id=5)
+        >>> drawn = CircuitLogits(head)(torch.zeros(1, 3, 5), torch.tensor([[1, 5, 5]]))
+        >>> drawn.shape, drawn[0, 0]
+        (torch.Size([1, 3, 5]), tensor([0., 0., 0., 0., 0.]))
+    """
+
+    head: CircuitHead
+    mode: Mode = "drawn"
+    confidence: bool = True
+    temperature: float = 1.0
+    suppress: Sequence[int] = ()
+    block_length: int | None = None
+    generator: torch.Generator | None = None
+
+    def __post_init__(self) -> None:
+        """Check every setting."""
+        check_kind("head", self.head, CircuitHead)
+        check_choice("mode", self.mode, ("drawn", "marginal"))
+        SettingError.check(
+            "temperature", self.temperature, "finite and not negative", lambda t: 0 <= t < inf
+        )
+        object.__setattr__(self, "suppress", check_ids("suppress", self.suppress))
+        if self.block_length is not None:
+            check_count("block_length", self.block_length)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        logits: Tensor,
+        x: Tensor,
+        *,
+        left: Tensor | None = None,
+        wanted: Tensor | None = None,
+        attended: Tensor | None = None,
+    ) -> Tensor:
+        """Logits [B, N, V] in at least single precision; the backbone's where tokens are visible.
+
+        Args:
+            logits: the backbone's, about these tokens, [B, N, V].
+            x: tokens with masks, [B, N]; of any N.
+            left: visible tokens that come before them, [B, C].
+            wanted: which masks the sampler may commit, bool [B, N], in place of `block_length`.
+            attended: which of `left` and `x` are no padding, bool [B, C + N]; all by default.
+
+        Raises:
+            ShapeMismatch, TypeMismatch, TokenOutOfRange, LogitsError: see `CircuitHead.couple`.
+            NoMassError: if the visible tokens are impossible under the circuit.
+        """
+        check_rows("x", x)
+        check_logits("logits", logits, x)
+        check_generator(self.generator, x.device)
+        masked = x == self.head.mask_token_id
+        wanted = self.near(masked) if wanted is None else wanted & masked
+        if left is None or not left.shape[1]:
+            return self._decided(logits, x, wanted, attended)
+        before = logits.new_zeros(*left.shape, logits.shape[-1])
+        logits, x = torch.cat([before, logits], dim=1), torch.cat([left, x], dim=1)
+        wanted = torch.cat([torch.zeros_like(left, dtype=torch.bool), wanted], dim=1)
+        try:
+            return self._decided(logits, x, wanted, attended)[:, left.shape[1] :]
+        except LogitsError as error:
+            place = error.position - left.shape[1]
+            raise LogitsError(error.row, place, error.reason) from None
+
+    def near(self, masked: Tensor) -> Tensor:
+        """The masks [B, N] that are less than a block from the first one."""
+        if self.block_length is None:
+            return masked
+        first = masked.byte().argmax(dim=-1, keepdim=True)
+        places = torch.arange(masked.shape[1], device=masked.device)
+        return masked & (places < first + self.block_length)
+
+    def check_temperature(self, temperature: float) -> None:
+        """Refuse a sampler's temperature that undoes the draws.
+
+        Raises:
+            GenerationError: saying what to do.
+        """
+        if temperature > 0 and self.mode == "drawn" and self.confidence:
+            raise GenerationError(f"the sampler's temperature {temperature} {TWICE}")
+
+    def check_mask(self, mask_token_id: int | None) -> None:
+        """Refuse a sampler or a model with another mask.
+
+        Raises:
+            GenerationError: naming both.
+        """
+        if mask_token_id != self.head.mask_token_id:
+            own = self.head.mask_token_id
+            raise GenerationError(f"the mask is {mask_token_id}, that of the head {own}")
+
+    def _decided(
+        self, logits: Tensor, x: Tensor, wanted: Tensor, attended: Tensor | None
+    ) -> Tensor:
+        """Logits [B, N, V], decided where wanted and zero at other masks."""
+        masked, vocabulary = x == self.head.mask_token_id, logits.shape[-1]
+        visible = ~masked if attended is None else ~masked & attended
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        found = logits.to(dtype).masked_fill((masked & ~wanted).unsqueeze(-1), 0.0)
+        seen = looks(wanted, visible, self.head.length)
+        if self.mode == "drawn":
+            tokens, sure = self._drawn(logits, x, seen)
+            found[wanted] = drawn_logits(tokens[wanted], sure[wanted], vocabulary).to(dtype)
+            return found
+        for look in seen:
+            where = look.rows[look.decided.nonzero()[:, 0], 0], look.places[look.decided]
+            found[where] = self._marginals(look, logits, x)[look.decided].to(dtype)
+        return found
+
+    def _drawn(self, logits: Tensor, x: Tensor, seen: Iterable[Look]) -> tuple[Tensor, Tensor]:
+        """Tokens [B, N] drawn window by window, and how sure of each the joint was [B, N].
+
+        A token that was drawn given one that is only drawn is no surer than that.
+        """
+        sure = torch.ones_like(x, dtype=self.head.model.dtype)
+        for look in seen:
+            where, before = (look.rows, look.places), sure[look.rows, look.before]  # [R, 1]
+            with _placed(look):
+                draw = self.head.over(look.places.shape[1]).sample(
+                    self._known(logits[where]),
+                    x[where],
+                    temperature=self.temperature,
+                    generator=self.generator,
+                )
+            confidence = before * draw.confidence if self.confidence else torch.ones_like(before)
+            sure = sure.index_put(where, torch.where(look.decided, confidence, sure[where]))
+            tokens = draw.tokens.to(x.dtype)
+            x = x.index_put(where, torch.where(look.decided, tokens, x[where]))
+        return x, sure
+
+    def _marginals(self, look: Look, logits: Tensor, x: Tensor) -> Tensor:
+        """Log-marginals [R, W, V] in windows."""
+        where, head = (look.rows, look.places), self.head.over(look.places.shape[1])
+        with _placed(look):
+            log_q: Tensor = head(self._known(logits[where]), x[where])
+        return pad(log_q, (0, logits.shape[-1] - log_q.shape[-1]), value=-inf)
+
+    def _known(self, logits: Tensor) -> Tensor:
+        """Logits of the tokens that the circuit knows, without those that are suppressed."""
+        size = self.head.vocabulary_size
+        never = {*self.suppress, self.head.mask_token_id}
+        surplus = [token for token in range(size, logits.shape[-1]) if token not in never]
+        if surplus:
+            raise ShapeMismatch(
+                f"logits are about {logits.shape[-1]} tokens, the circuit about {size}: if the "
+                f"others are never to be drawn, suppress=range({size}, {logits.shape[-1]})"
+            )
+        return without(logits[..., :size], self.suppress)
+
+
+@contextmanager
+def _placed(look: Look) -> Iterator[None]:
+    """Errors name the place in the text, not in the window."""
+    try:
+        yield
+    except LogitsError as error:
+        row, place = look.rows[error.row, 0], look.places[error.row, error.position]
+        raise LogitsError(int(row), int(place), error.reason) from None
+
+
+def drawn_logits(tokens: Tensor, confidence: Tensor, vocabulary_size: int) -> Tensor:
+    """Normalised logits [..., V] whose best token is the drawn one, with the probability given.
+
+    A probability that is not larger than that of the others would be is raised to just above it.
+
+    Examples:
+        >>> drawn_logits(torch.tensor([2]), torch.tensor([0.7]), vocabulary_size=4).exp()
+        tensor([[0.1000, 0.1000, 0.7000, 0.1000]])
+    """
+    p = confidence.clamp(1.01 / vocabulary_size, 1.0).unsqueeze(-1)
+    rest = ((1 - p) / max(vocabulary_size - 1, 1)).log()
+    return rest.expand(*tokens.shape, vocabulary_size).scatter(-1, tokens.unsqueeze(-1), p.log())

@@ -1,0 +1,404 @@
+"""`CircuitLM` and `CircuitLogits`: what is done before the circuit, what comes out, and when not.
+
+Marginals are the same for every seed, so most laws are stated in that mode.
+"""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import other_samplers as others
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_plugs import HEAD, MASK, STAY, TEXTS, Flat, V, at_one, behind, chain, distance, prompts
+from torch import Tensor
+
+import pcflow as pf
+from pcflow_diffusion import (
+    CircuitHead,
+    CircuitLM,
+    CircuitLogits,
+    DiffusionError,
+    circuit_decoder,
+    circuit_scheduler,
+    circuit_transfer_index,
+    dream_hook,
+)
+from pcflow_diffusion.errors import BackboneError, GenerationError, LogitsError, ShapeMismatch
+from pcflow_diffusion.plugs.logits import drawn_logits
+from pcflow_diffusion.plugs.places import looks
+
+
+def told(*rows: list[int]) -> Tensor:
+    return torch.tensor(rows)
+
+
+class Spoken(torch.nn.Module):
+    """A model whose logits are about the tokens that it sees, the same wherever they are."""
+
+    def __init__(self, shift: int = 0, width: int = V) -> None:
+        super().__init__()
+        self.table = torch.nn.Embedding.from_pretrained(
+            torch.randn(10, width, generator=torch.Generator().manual_seed(3))
+        )
+        self.shift, self.calls = shift, list[tuple[Tensor, dict[str, Any]]]()
+
+    def forward(self, input_ids: Tensor, **named: Any) -> Any:
+        self.calls.append((input_ids, named))
+        around = self.table(input_ids)
+        logits = around + around.mean(dim=1, keepdim=True)
+        if self.shift:
+            logits = torch.cat([logits[:, 1:], logits[:, -1:]], dim=1)
+        return SimpleNamespace(logits=logits, hidden="kept")
+
+
+CANVAS = told([0, 1, 4, 4, 2, 4, 4, 4, 4, 4], [3, 4, 4, 4, 4, 4, 1, 4, 4, 4])
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.lists(st.integers(0, 2), min_size=9, max_size=9), min_size=1, max_size=3),
+    st.integers(1, 9),
+)
+def test_windows_decide_everything_once_and_see_what_they_can(
+    rows: list[list[int]], width: int
+) -> None:
+    """0 is padding, 1 visible, 2 wanted; padding inside of a text is text that is not known."""
+    text = torch.tensor(rows)
+    wanted, visible = text == 2, text == 1
+    times, known = torch.zeros_like(text), visible.clone()
+    for look in looks(wanted, visible, width):
+        assert look.places.shape[1] <= width
+        for row, places, decided in zip(look.rows, look.places, look.decided, strict=True):
+            own = (wanted | visible)[row[0]].nonzero()
+            assert own.min() <= places[0] and places[-1] <= own.max()
+            first = places[decided][0]
+            if width > 1 and first > 0 and known[row[0], first - 1]:
+                assert places[0] < first
+            times[row[0], places[decided]] += 1
+            known[row[0], places[decided]] = True
+    assert torch.equal(times, wanted.long())
+
+
+def test_what_is_left_of_a_block_is_seen_wherever_there_is_room() -> None:
+    text = torch.tensor([[1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2]])
+    for look in looks(text == 2, text == 1, width=8):
+        first = int(look.places[look.decided][0])
+        assert int(look.places[0, 0]) < first
+
+
+def test_the_best_token_is_the_drawn_one_with_its_probability() -> None:
+    tokens, p = torch.randint(0, 1000, (50,)), torch.linspace(0, 1, 50)
+    logits = drawn_logits(tokens, p, 1000)
+    found = logits.softmax(dim=-1)
+    assert torch.equal(found.argmax(dim=-1), tokens)
+    assert torch.allclose(found.amax(dim=-1), p.clamp_min(1.01e-3), atol=1e-6)
+    top = found.topk(2).values
+    assert bool(((top[1:, 0] - top[1:, 1]) > (top[:-1, 0] - top[:-1, 1])).all())
+    entropy = torch.distributions.Categorical(probs=found).entropy()
+    assert bool((entropy[1:] < entropy[:-1]).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_logits_of_any_precision(dtype: torch.dtype) -> None:
+    found = CircuitLogits(HEAD)(torch.zeros(2, 10, V, dtype=dtype), CANVAS)
+    assert found.dtype == torch.promote_types(dtype, torch.float32)
+    assert bool((found[CANVAS == MASK].softmax(dim=-1).amax(dim=-1) > 0.25).all())
+    assert torch.equal(found[CANVAS != MASK], torch.zeros_like(found[CANVAS != MASK]))
+
+
+def test_a_seed_draws_the_same_text() -> None:
+    def drawn(seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return CircuitLM(Flat(), HEAD, generator=generator)(CANVAS).logits.argmax(dim=-1)
+
+    assert torch.equal(drawn(1), drawn(1))
+    assert any(not torch.equal(drawn(1), drawn(seed)) for seed in range(2, 9))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 8])
+def test_without_confidence_a_sampler_may_draw_again(
+    steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(7)
+    monkeypatch.setattr(others, "greedy", at_one)
+    lm = CircuitLM(Flat(), HEAD, confidence=False)
+    found = others.llada(lm, prompts(), MASK, gen_length=16, block_length=8, steps=steps)
+    assert distance(behind(found, 3)) < 0.1
+
+
+def test_padding_is_no_text() -> None:
+    rows = [[0, 1, 4, 4, 2], [2, 4, 4, 1]]
+    joint = CircuitLogits(HEAD, mode="marginal")
+    alone = [joint(torch.zeros(1, len(row), V), told(row)) for row in rows]
+    left = told([3, 3, 0, 1, 4, 4, 2], [3, 3, 3, 2, 4, 4, 1])
+    right = told([0, 1, 4, 4, 2, 3, 3], [2, 4, 4, 1, 3, 3, 3])
+    for text, keep in ((left, slice(2, 7)), (right, slice(0, 5))):
+        attended = torch.tensor([[1] * 5 + [0] * 2, [1] * 4 + [0] * 3]).bool()
+        attended = attended if text is right else attended.flip(-1)
+        found = joint(torch.zeros(2, 7, V), text, attended=attended)
+        assert torch.allclose(found[:1, keep], alone[0], atol=1e-6)
+        own = found[1:, 3:] if text is left else found[1:, :4]
+        assert torch.allclose(own, alone[1], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        torch.tensor([[0, 0, 1, 1, 1, 1]]),
+        torch.tensor([[0, 0, 1, 1, 1, 1]]).bool()[:, None, None],
+        torch.tensor([[-1e9, -1e9, 0, 0, 0, 0]])[:, None, None].expand(1, 2, 6, 6),
+        torch.tensor([[0, 0, 1, 1, 1, 1]])[:, None, None].expand(1, 1, 6, 6),
+    ],
+)
+def test_attention_masks_of_every_form_say_what_is_padding(mask: Tensor) -> None:
+    model = Flat()
+    lm, text = CircuitLM(model, HEAD, mode="marginal"), told([3, 3, 0, 4, 4, 1])
+    found = lm(text, attention_mask=mask).logits
+    alone = lm(text[:, 2:]).logits
+    assert torch.allclose(found[:, 2:], alone, atol=1e-6)
+    assert model.seen[0]["attention_mask"] is mask, "it is handed on untouched"
+
+
+def test_guidance_acts_before_the_circuit() -> None:
+    model, w = Spoken(), 1.5
+    lm = CircuitLM(model, HEAD, guidance=w, mode="marginal")
+    first = lm(CANVAS).logits
+    asked, free = model(CANVAS).logits, model(torch.full_like(CANVAS, MASK)).logits
+    joint = CircuitLogits(HEAD, mode="marginal")
+    assert torch.equal(first, joint(free + (w + 1) * (asked - free), CANVAS))
+
+    later = CANVAS.clone()
+    later[:, 3] = 1  # was committed: it is no part of what is given
+    found = lm(later).logits
+    hidden = torch.full_like(later, MASK).index_fill(1, torch.tensor([3]), 1)
+    asked, free = model(later).logits, model(hidden).logits
+    assert torch.equal(found, joint(free + (w + 1) * (asked - free), later))
+
+
+def test_what_is_given_may_be_said() -> None:
+    model = Spoken()
+    CircuitLM(model, HEAD, prompt_length=[2, 1], guidance=1.0)(CANVAS)
+    assert torch.equal(model.calls[1][0][:, :3], told([4, 4, 4], [4, 4, 4]))
+    assert torch.equal(model.calls[1][0][:, 3:], CANVAS[:, 3:]), "what was visible behind stays"
+
+
+def test_another_text_begins_anew() -> None:
+    model = Spoken()
+    lm = CircuitLM(model, HEAD, guidance=1.0)
+    for text in (told([0, 4, 4, 4]), told([0, 1, 4, 4]), told([2, 1, 4, 4]), told([0, 1, 4, 4, 4])):
+        lm(text)
+    hidden = [call[0].tolist()[0] for call in model.calls[1::2]]
+    assert hidden == [[4] * 4, [4, 1, 4, 4], [4] * 4, [4] * 5]
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_guidance_of_the_sampler_is_refused_and_ours_is_its(steps: int) -> None:
+    text = prompts()[:4]
+    sizes = {"gen_length": 8, "block_length": 4, "steps": steps}
+    with pytest.raises(GenerationError, match="before the circuit"):
+        others.llada(CircuitLM(Flat(), HEAD), text, MASK, **sizes, guidance=0.5)
+    others.llada(CircuitLM(Flat(), HEAD, mode="marginal"), text, MASK, **sizes, guidance=0.5)
+    others.llada(CircuitLM(Flat(), HEAD, guidance=0.5), text, MASK, **sizes)
+
+
+def test_guidance_of_a_padded_batch_is_refused() -> None:
+    text, attended = told([9, 0, 1, 4, 4], [0, 1, 2, 4, 4]), told([0, 1, 1, 1, 1], [1] * 5)
+    for hidden in ([9, 4, 4, 4, 4], [4] * 5):
+        both = torch.cat([text, told(hidden, [4] * 5)])
+        with pytest.raises(GenerationError):
+            CircuitLM(Flat(), HEAD)(both, attention_mask=attended.repeat(2, 1))
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        told([0, 1, 4, 4], [0, 1, 4, 4]),
+        told([0, 4, 4, 4], [1, 4, 4, 4]),
+        told([4, 4, 4, 4], [4, 4, 4, 4]),
+        told([0, 1, 2, 4], [0, 4, 4, 4]),
+        told([0, 4, 4, 4], [4, 4, 4, 4], [1, 4, 4, 4], [0, 4, 4, 4]),
+    ],
+)
+def test_other_batches_are_no_guidance(batch: Tensor) -> None:
+    assert CircuitLM(Flat(), HEAD)(batch).logits.shape == (*batch.shape, V)
+
+
+def test_a_block_with_a_cache_sees_what_was_on_its_left() -> None:
+    """Prefix cache, dual cache and a prefix that ends before the block, against the canvas."""
+    lm, cache = CircuitLM(Flat(), chain(6), mode="marginal"), object()
+    canvas = told([0, 1, 2, 4, 4, 4, 4], [3, 3, 3, 4, 4, 4, 4])
+    whole = lm(canvas).logits
+    assert torch.allclose(lm(canvas[:, 3:], past_key_values=cache).logits, whole[:, 3:])
+    block, replaced = canvas[:, 3:5], torch.zeros(2, 7).bool()
+    replaced[:, 3:5] = True
+    found = lm(block, past_key_values=cache, replace_position=replaced).logits
+    assert torch.allclose(found, lm(canvas[:, :5]).logits[:, 3:], atol=1e-6)
+    lm(canvas[:, :3])
+    found = lm(block, past_key_values=cache).logits
+    assert torch.allclose(found, whole[:, 3:5], atol=2e-3)  # whose windows show fewer on the left
+
+
+def test_a_cache_of_another_text_is_not_taken_for_this_one() -> None:
+    lm, block = CircuitLM(Flat(), HEAD, mode="marginal"), told([2, 4, 4, 4])
+    alone = lm(block, past_key_values=object()).logits
+    lm(told([0, 0, 0, 1, 4, 4, 4]))  # its rest begins with 1
+    assert torch.equal(lm(block, past_key_values=object()).logits, alone)
+    empty = SimpleNamespace(get_seq_length=lambda: 0)
+    assert torch.equal(lm(block, past_key_values=empty).logits, lm(block).logits)
+
+
+@pytest.mark.parametrize("how", [{"guidance": 1.0}, {"right_shift": True}])
+def test_what_a_cache_cannot_do_is_refused(how: dict[str, Any]) -> None:
+    with pytest.raises(GenerationError, match=next(iter(how))):
+        CircuitLM(Flat(), HEAD, **how)(told([4, 4]), past_key_values=object())
+
+
+def test_shifted_logits_are_about_the_same_tokens() -> None:
+    straight = CircuitLM(Spoken(), HEAD, mode="marginal")(CANVAS).logits
+    shifted = CircuitLM(Spoken(shift=1), HEAD, right_shift=True, mode="marginal")(CANVAS).logits
+    again = torch.cat([shifted[:, :1], shifted[:, :-1]], dim=1)
+    assert torch.allclose(again[:, 1:], straight[:, 1:], atol=1e-6)
+
+
+def test_what_is_suppressed_is_never_drawn_and_the_rest_is_coupled() -> None:
+    torch.manual_seed(7)
+    lm = CircuitLM(Flat(), HEAD, suppress=[1])
+    text = prompts()
+    text = text[(text != 1).all(dim=-1)]
+    found = others.llada(lm, text, MASK, gen_length=8, block_length=8, steps=2)
+    assert bool((found != 1).all())
+    pairs = torch.zeros(V, V).index_put(
+        (found[:, 3:-1].flatten(), found[:, 4:].flatten()), torch.ones(()), accumulate=True
+    )
+    assert float(pairs.diagonal().sum() / pairs.sum()) > 0.9
+
+
+def test_tokens_beyond_the_circuit_are_refused_until_suppressed() -> None:
+    logits, text = torch.zeros(1, 4, V + 3), told([0, 4, 4, 1])
+    with pytest.raises(ShapeMismatch, match=r"suppress=range\(4, 7\)"):
+        CircuitLogits(HEAD)(logits, text)
+    for mode in ("drawn", "marginal"):
+        found = CircuitLogits(HEAD, mode=mode, suppress=range(V, V + 3))(logits, text)
+        assert found.shape == logits.shape
+        assert bool((found[text == MASK].argmax(dim=-1) < V).all())
+
+
+@pytest.mark.parametrize("pack", [lambda o: o.logits, lambda o: (o.logits, 1), vars, lambda o: o])
+def test_what_a_model_returns_is_returned(pack: Callable[[Any], Any]) -> None:
+    plain = Spoken()
+    lm = CircuitLM(lambda x: pack(plain(x)), HEAD)
+    given, found = pack(plain(CANVAS)), lm(CANVAS)
+    assert type(found) is type(given)
+    logits = getattr(found, "logits", found)
+    logits = logits[0] if isinstance(found, tuple) else logits
+    logits = found["logits"] if isinstance(found, dict) else logits
+    assert logits.shape == (2, 10, V)
+    if isinstance(found, SimpleNamespace):
+        assert found.hidden == "kept" and not torch.equal(found.logits, given.logits)
+
+
+def test_it_is_a_module_that_passes_for_the_model() -> None:
+    model = Spoken()
+    lm = CircuitLM(model, HEAD)
+    assert next(lm.parameters()) is model.table.weight
+    assert (lm.device, lm.dtype) == (torch.device("cpu"), torch.float32)
+    assert lm.table is model.table and lm.eval().training is False
+    assert CircuitLM(Flat(), HEAD).config.mask_token_id == MASK
+    with pytest.raises(AttributeError, match="nowhere"):
+        _ = lm.nowhere
+
+
+def test_model_outputs_that_are_no_logits_are_refused() -> None:
+    for bad in (None, torch.zeros(2, 3, V), {"scores": 1}, "text"):
+        with pytest.raises(BackboneError):
+            CircuitLM(lambda x, bad=bad: bad, HEAD)(CANVAS)
+
+
+def test_a_wrong_place_is_named() -> None:
+    logits = torch.zeros(2, 10, V)
+    logits[1, 8] = torch.nan
+    with pytest.raises(LogitsError, match="row 1, position 8"):
+        CircuitLogits(HEAD)(logits, CANVAS)
+    with pytest.raises(LogitsError, match="row 1, position 8"):
+        CircuitLogits(HEAD)(logits, CANVAS, left=told([0, 1], [2, 3]))
+
+
+def test_with_a_block_length_no_more_is_drawn_than_may_be_committed() -> None:
+    text = told([0, *[4] * 9], [0, 1, 2, *[4] * 7])
+    found = CircuitLogits(HEAD, block_length=3)(torch.zeros(2, 10, V), text)
+    drawn = (found != 0).any(dim=-1)
+    assert drawn.tolist() == [[1 <= i < 4 for i in range(10)], [3 <= i < 6 for i in range(10)]]
+    lm = CircuitLM(Flat(), HEAD, prompt_length=1, block_length=3)
+    drawn = (lm(text).logits != 0).any(dim=-1)
+    assert drawn.tolist() == [[1 <= i < 4 for i in range(10)], [3 <= i < 4 for i in range(10)]]
+
+
+def test_a_text_without_masks_is_left_as_it_is() -> None:
+    text, logits = told([0, 1, 2]), torch.randn(1, 3, V)
+    assert torch.equal(CircuitLogits(HEAD)(logits, text), logits)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"mode": "both"},
+        {"temperature": -1.0},
+        {"block_length": 0},
+        {"suppress": ["a"]},
+        {"prompt_length": [-1]},
+        {"prompt_length": "a"},
+        {"guidance": -1.0},
+    ],
+)
+def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises((pf.SettingError, DiffusionError)):
+        CircuitLM(Flat(), HEAD, **wrong)
+    with pytest.raises(DiffusionError):
+        CircuitLM(None, HEAD)  # type: ignore[arg-type]
+    with pytest.raises(DiffusionError):
+        dream_hook("head")  # type: ignore[arg-type]
+
+
+def test_a_temperature_that_undoes_the_draw_is_refused_where_it_is_seen() -> None:
+    x, flat = told([0, 4, 4]), torch.zeros(1, 3, V)
+    scheduler = SimpleNamespace(step=lambda *given, **named: given)
+    asked: list[Callable[[dict[str, Any]], Any]] = [
+        lambda how: circuit_scheduler(HEAD, scheduler, **how).step(
+            flat, 0, x, mask_token_id=MASK, temperature=0.5
+        ),
+        lambda how: circuit_transfer_index(HEAD, lambda *given: given, **how)(
+            flat, 0.5, "low_confidence", x == MASK, x, 1
+        ),
+        lambda how: circuit_decoder(HEAD, others.Decoder(0.5, 0.9, MASK), **how),
+    ]
+    for ask in asked:
+        with pytest.raises(GenerationError, match=r"temperature 0\.5"):
+            ask({})
+        ask({"confidence": False})
+        ask({"mode": "marginal"})
+
+
+def test_another_mask_is_refused() -> None:
+    x, flat = told([0, 4, 4]), torch.zeros(1, 3, V)
+    scheduler = SimpleNamespace(step=lambda *given, **named: given)
+    for mask in (3, None):
+        with pytest.raises(GenerationError, match="mask"):
+            circuit_scheduler(HEAD, scheduler).step(flat, 0, x, mask_token_id=mask)
+    with pytest.raises(GenerationError, match="mask"):
+        circuit_decoder(HEAD, others.Decoder(0.0, 0.9, 3))
+    model = Flat()
+    model.config = SimpleNamespace(mask_token_id=3)
+    with pytest.raises(GenerationError, match="mask is 3, that of the head 4"):
+        CircuitLM(model, HEAD)
+
+
+def test_marginals_of_one_position_are_the_chains() -> None:
+    """A window far into a text sees the neighbours on both sides."""
+    text = told([*[0] * 9, 4, *[2] * 9])
+    found = CircuitLogits(HEAD, mode="marginal")(torch.zeros(1, 19, V), text)[0, 9].exp()
+    expected = STAY[0] * STAY[:, 2]
+    assert torch.allclose(found, expected / expected.sum(), atol=2e-3)
+    assert isinstance(HEAD, CircuitHead) and len(prompts()) == TEXTS
