@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pcflow_diffusion.backbones import Backbone, mask_of, takes_mask, vocabulary_of
-from pcflow_diffusion.checks import check_generator, check_id, check_kind
+from pcflow_diffusion.checks import check_count, check_generator, check_id, check_kind
 from pcflow_diffusion.decode.decoding import Decoding
 from pcflow_diffusion.decode.prompts import Text, bounds, check_known
 from pcflow_diffusion.decode.remasking import (
@@ -78,7 +78,7 @@ class Canvas:
             self.check(logits.shape[-1])
             logits = logits[:, block.start - seen.start : block.stop - seen.start]
             count = (masked.sum(dim=-1) + left - 1) // left
-            self.commit(rows, block, logits, count)
+            self.commit(rows, seen.start, block, logits, count)
             if left > 1 and self.span.how.remask:
                 self.remask(rows, block, logits)
 
@@ -92,18 +92,26 @@ class Canvas:
         """Which tokens are to be written, bool [b, L]."""
         return (self.tokens[rows, places] == self.view.mask) & self.real[rows, places]
 
-    def commit(self, rows: Tensor, block: slice, logits: Tensor, count: Tensor) -> None:
-        """Draw masked tokens of a block, commit so many [b] of them, and tell who wants to know."""
+    def commit(self, rows: Tensor, first: int, block: slice, logits: Tensor, count: Tensor) -> None:
+        """Draw masked tokens of a block, commit so many [b] of them, and tell who wants to know.
+
+        A circuit sees what the backbone sees before the block, from the `first` token on.
+        """
         committed = torch.zeros_like(self.real)
         for some, part in self.alike(rows, block):
             own = rows[some]
             tokens, said = self.tokens[own, part], logits[some, _within(part, block)]
-            drawn, chosen = self.span.step(tokens, said, count[some], own, part.start)
-            self.tokens[own, part] = torch.where(chosen, drawn, tokens)
+            before = self.known(own, slice(first, part.start))
+            drawn, chosen = self.span.step(tokens, said, count[some], own, part.start, before)
+            self.tokens[own, part] = torch.where(chosen, drawn.to(tokens.dtype), tokens)
             committed[own, part] = chosen
         if self.callback is not None:
             self.stopped = self.callback(Step(self.steps, self.tokens.clone(), committed)) is True
         self.steps += 1
+
+    def known(self, rows: Tensor, places: slice) -> Tensor:
+        """Tokens [b, C], with masks where there is padding."""
+        return self.tokens[rows, places].masked_fill(~self.real[rows, places], self.view.mask)
 
     def remask(self, rows: Tensor, block: slice, logits: Tensor) -> None:
         """Mask again the tokens written in a block that are least probable."""
@@ -142,16 +150,20 @@ def canvas_of(
     text: Text,
     mask: int,
     how: Decoding,
+    circuit_context: int | None,
     generator: torch.Generator | None,
     callback: Callback | None,
 ) -> Canvas:
     """What fills the masks of a text, once those who have a say agree."""
     check_generator(generator, text.tokens.device)
+    if circuit_context is not None:
+        check_count("circuit_context", circuit_context, least=0)
     if callback is not None and not callable(callback):
         raise GenerationError(f"callback must be a function of a Step, got {callback!r}")
     attention = text.real.long() if text.attended and takes_mask(backbone) else None
     view = View(backbone, mask, text.tokens != mask, attention, how.guidance)
-    return Canvas(text.tokens, text.real, view, Span(head, mask, how, generator), callback)
+    span = Span(head, mask, how, circuit_context, generator)
+    return Canvas(text.tokens, text.real, view, span, callback)
 
 
 def settled(

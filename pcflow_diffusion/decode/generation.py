@@ -50,6 +50,7 @@ def generate(
     decoding: Decoding | None = None,
     show: Show = "all",
     context: int | None = None,
+    circuit_context: int | None = None,
     align: bool = False,
     attention_mask: Tensor | None = None,
     mask_token_id: int | None = None,
@@ -79,6 +80,9 @@ def generate(
             how much text is to come, as LLaDA and Dream were trained; "blocks" nothing, for models
             that write one block after another, such as BD3-LM and LLaDA2.
         context: how many tokens before the block the backbone sees; None shows all.
+        circuit_context: how many tokens before what it decides the circuit sees at most, of those
+            that the backbone sees. None shows as many as a circuit that is longer than the block
+            has room for; 0 suits one that knows only how texts begin (see `pcflow.stationary`).
         align: count blocks from the first token of the text, as LLaDA2 does, and not from the end
             of the prompt: the first and the last one may be shorter.
         attention_mask: zero where the prompt is padded, which it may be on the left, [B, P]. It
@@ -120,7 +124,7 @@ def generate(
     check_prompt(text, mask)
     check_known("prompt", text, mask, vocabulary_of(backbone))
     longer = _longer(text, gen_length, mask)
-    canvas = canvas_of(backbone, head, longer, mask, how, generator, callback)
+    canvas = canvas_of(backbone, head, longer, mask, how, circuit_context, generator, callback)
     for rows in text.groups(backbone, apart=align):
         first = int(bounds(text.real)[0][rows].min())
         origin = first if align else text.tokens.shape[1]

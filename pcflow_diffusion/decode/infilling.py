@@ -29,6 +29,7 @@ def infill(
     *,
     steps: int,
     decoding: Decoding | None = None,
+    circuit_context: int | None = None,
     attention_mask: Tensor | None = None,
     mask_token_id: int | None = None,
     callback: Callback | None = None,
@@ -43,6 +44,9 @@ def infill(
         head: a `CircuitHead`, whose windows are laid over the masks; None draws independently.
         steps: backbone calls at most.
         decoding: how tokens are decided; `Decoding()` by default.
+        circuit_context: how many tokens to the left of the masks that it decides a window of the
+            circuit shows at most; None as many as there is room for. Those to the right it shows
+            where there is room.
         attention_mask: zero where a row is padded, on either side, [B, n]: there tokens stay, and
             neither backbone nor head sees them (see `generate`).
         mask_token_id: the backbone's mask; by default the head's, or the `mask_token_id` of the
@@ -75,7 +79,7 @@ def infill(
         raise GenerationError("infill fills every mask: decoding.end_token_id is for generate")
     check_known("tokens", text, mask, vocabulary_of(backbone))
     own = Text(text.tokens.clone(), text.real, text.attended)
-    canvas = canvas_of(backbone, head, own, mask, how, generator, callback)
+    canvas = canvas_of(backbone, head, own, mask, how, circuit_context, generator, callback)
     for rows in text.groups(backbone):
         stops = bounds(text.real[rows])
         every = slice(int(stops[0].min()), int(stops[1].max()))

@@ -28,9 +28,13 @@ def least_probable(log_prob: Tensor, committed: Tensor, share: float) -> Tensor:
 
 
 def log_prob_under_backbone(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Log-probability (nats) [B, L] of tokens [B, L] that a backbone sees, 0 if it says nothing."""
+    """Log-probability (nats) [B, L] of tokens [B, L] that a backbone sees, 0 if it says nothing.
+
+    Of masks, and others that are outside of the vocabulary, it says nothing that means anything.
+    """
     log_m = logits.float().log_softmax(dim=-1)  # [B, L, V]
-    return log_m.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).nan_to_num(0.0)
+    places = tokens.long().clamp(0, logits.shape[-1] - 1).unsqueeze(-1)
+    return log_m.gather(-1, places).squeeze(-1).nan_to_num(0.0)
 
 
 def log_prob_under_circuit(

@@ -52,17 +52,22 @@ def minimum_cover(positions: Iterable[int], width: int, start: int, stop: int) -
     return windows
 
 
-def window_starts(wanted: Tensor, visible: Tensor, width: int) -> Tensor:
+def window_starts(
+    wanted: Tensor, visible: Tensor, width: int, context: int | None = None
+) -> Tensor:
     """Where in every row a window begins that holds what is wanted and what is known around it.
 
-    What is left of its width shows visible text, half of it on either side; what a side has no use
-    for is the other's. Windows stay inside of the text.
+    What is left of its width shows visible text: the nearest tokens on both sides if they fit, else
+    half of it on either side; what a side has no use for is the other's. Windows stay inside of the
+    text.
 
     Args:
         wanted: which positions it holds, bool [B, N]: at least one in every row, and none further
             apart than the window is wide.
         visible: which tokens are known, bool [B, N].
         width: W, at most N.
+        context: how many tokens it shows on the left of what is wanted, at most, if the text does
+            not end before; None for as many as there is room for.
 
     Returns:
         The first position of every row's window, [B].
@@ -75,15 +80,18 @@ def window_starts(wanted: Tensor, visible: Tensor, width: int) -> Tensor:
         >>> window_starts(text == 9, text != 9, width=4)
         tensor([2])
     """
-    places = torch.arange(wanted.shape[1], device=wanted.device)
     first, last = ends(wanted)
-    spare = (width - 1 - (last - first)).unsqueeze(-1)  # [B, 1]
-    if not bool((wanted.any(dim=-1) & (spare.squeeze(-1) >= 0)).all()):
+    spare = width - 1 - (last - first)  # [B]
+    if not bool((wanted.any(dim=-1) & (spare >= 0)).all()):
         raise WindowError(f"every row must want positions that a window of {width} holds")
+    places = torch.arange(wanted.shape[1], device=wanted.device)
     before, after = first.unsqueeze(-1) - places, places - last.unsqueeze(-1)  # [B, N]
-    right = _farthest(after, visible & (after <= spare // 2))
-    left = _farthest(before, visible & (before <= spare - right.unsqueeze(-1)))
-    return (first - left).clamp_max(wanted.shape[1] - width)
+    near_left, near_right = (_nearest(side, visible) for side in (before, after))
+    most = torch.maximum(spare // 2, torch.minimum(near_right, spare - near_left))
+    right = _farthest(after, visible, most)
+    room = (spare - right).clamp_max(width if context is None else context)
+    left = _farthest(before, visible, room)
+    return (first - left).clamp_max(len(places) - width)
 
 
 def ends(wanted: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,6 +100,62 @@ def ends(wanted: Tensor) -> tuple[Tensor, Tensor]:
     return wanted.byte().argmax(dim=-1), last
 
 
-def _farthest(distance: Tensor, among: Tensor) -> Tensor:
-    """The largest distance [B] of some places [B, N], zero if there is none."""
-    return distance.masked_fill(~among, 0).amax(dim=-1).clamp_min(0)
+def next_window(needed: Tensor, visible: Tensor, width: int, context: int) -> Tensor:
+    """Which of the positions that are still to be drawn the next window decides, from the left.
+
+    As many as there is room for beside the visible token before them. A stretch of masks that ends
+    in a visible token belongs in one window with it. One too long for that is drawn a quarter of
+    the room at a time, so that most of it sees its end.
+
+    Args:
+        needed: what is to be drawn, bool [B, N].
+        visible: which tokens are known or drawn, bool [B, N].
+        width: W.
+        context: how many tokens a window shows at most of what is before; with zero it decides as
+            many positions as it holds.
+
+    Returns:
+        Some of what is needed, in every row that needs any; bool [B, N].
+    """
+    first, _ = ends(needed)
+    places = torch.arange(needed.shape[1], device=needed.device)
+    before, after = neighbours(visible)
+    begin = before.gather(-1, first.unsqueeze(-1)).squeeze(-1)  # [B]
+    begin = begin.where((begin >= 0) & (first - begin <= context), first)
+    stop = (begin + width).unsqueeze(-1)
+    held = needed & (places < stop)
+    sees = held & ((after < stop) | (after == len(places)))
+    share = ((begin + width - first) // 4).clamp_min(1)
+    few = held & (places < (first + share).unsqueeze(-1))
+    return sees.where(sees.any(dim=-1, keepdim=True), few) if context else held
+
+
+def bridges(commit: Tensor, visible: Tensor, width: int) -> Tensor:
+    """Positions [B, N] that are drawn besides, so that what is committed hangs together.
+
+    These are masked and lie between two tokens which are visible or committed, at least one of them
+    committed, if no window holds both, or not both of the visible tokens around them.
+    """
+    held, last = commit | visible, commit.shape[1] - 1
+    (before, after), (left, right) = neighbours(held), neighbours(visible)
+    between = (before >= 0) & (after <= last)
+    new = commit.gather(-1, before.clamp_min(0)) | commit.gather(-1, after.clamp_max(last))
+    far = (after - before >= width) | ((left >= 0) & (right <= last) & (right - left >= width))
+    return between & new & far & ~held
+
+
+def neighbours(held: Tensor) -> tuple[Tensor, Tensor]:
+    """The last place that is held [B, N] up to every one, or -1, and the first from it on, or N."""
+    places = torch.arange(held.shape[1], device=held.device).expand(held.shape)
+    after = places.where(held, held.shape[1]).flip(-1).cummin(dim=-1).values.flip(-1)
+    return places.where(held, -1).cummax(dim=-1).values, after
+
+
+def _nearest(distance: Tensor, visible: Tensor) -> Tensor:
+    """The least distance above zero [B] of what is visible; of nothing, the length of the text."""
+    return distance.where(visible & (distance > 0), distance.shape[1]).amin(dim=-1)
+
+
+def _farthest(distance: Tensor, visible: Tensor, most: Tensor) -> Tensor:
+    """The largest distance [B] up to `most` [B] of what is visible; zero if there is nothing."""
+    return distance.where(visible & (distance <= most.unsqueeze(-1)), 0).amax(dim=-1).clamp_min(0)

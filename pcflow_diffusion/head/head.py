@@ -545,7 +545,9 @@ class CircuitHead(nn.Module):
         found = (*said.tokens.shape, said.vocabulary_size)
         if found[1:] != (self.length, self.vocabulary_size):
             wanted = f"[B, {self.length}, {self.vocabulary_size}]"
-            raise ShapeMismatch(f"logits must be {wanted}, got {found}")
+            surplus = found[2] > self.vocabulary_size and found[1] == self.length
+            hint = f"; narrow(backbone, {self.vocabulary_size}) leaves the surplus without mass"
+            raise ShapeMismatch(f"logits must be {wanted}, got {found}{hint if surplus else ''}")
         if said.tokens.device != self.model.device:
             where = f"on {said.tokens.device}, the circuit on {self.model.device}"
             raise TypeMismatch(f"logits and x are {where}")

@@ -12,6 +12,7 @@ from math import log
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from pcflow import Evidence, Potentials
 from pcflow_diffusion.checks import (
@@ -129,6 +130,19 @@ class Marginals:
         tokens, masked = self.tokens[rows, places], self.masked[rows, places]
         said = self.potentials[rows, places]
         return replace(self, tokens=tokens, masked=masked, log_m=said.log, listed=said.categories)
+
+    def after(self, tokens: Tensor) -> Marginals:
+        """The same behind visible tokens [B, C], of which nothing is said."""
+        before = tokens.shape[1]
+        if not before:
+            return self
+        log_m, listed = pad(self.log_m, (0, 0, before, 0)), self.listed
+        if listed is not None:
+            listed = pad(listed, (0, 0, before, 0))
+            listed[:, :before] = torch.arange(listed.shape[-1], device=listed.device)
+        both = torch.cat([tokens, self.tokens], dim=1)
+        masked = pad(self.masked, (before, 0))
+        return replace(self, tokens=both, masked=masked, log_m=log_m, listed=listed)
 
     def top_k(self, k: int | None) -> Marginals:
         """The k most probable tokens of every position alone, listed; None leaves it as it is."""

@@ -288,6 +288,7 @@ def test_full_diffusion_draws_windows_jointly_and_leaves_the_prompt_alone() -> N
         gen_length=8,
         block_length=8,
         decoding=Decoding(temperature=1.0),
+        circuit_context=0,  # pairs begin where windows do
     )
     assert torch.equal(found[:, :3], prompt)
     pairs = found[:, 3:].view(-1, 4, 2)

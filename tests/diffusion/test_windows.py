@@ -92,6 +92,10 @@ def test_windows_lie_amid_text_that_is_known_on_both_sides() -> None:
     masked = text.bool().to(DEVICE)
     assert window_starts(masked, ~masked, 5).tolist() == [1, 0, 2]
     assert window_starts(masked, ~masked, 4).tolist() == [1, 0, 3]
+    far = torch.tensor([[True, False, True, False, False, False, False, False, True]]).to(DEVICE)
+    wanted = torch.arange(9).to(DEVICE).eq(4).unsqueeze(0)
+    assert window_starts(wanted, far, 7).tolist() == [2]  # the nearest of both sides
+    assert window_starts(wanted, far, 6).tolist() == [0]
     nothing = torch.zeros_like(masked)
     assert window_starts(masked, nothing, 3).tolist() == [3, 0, 4]
 
