@@ -1,9 +1,12 @@
-"""The powers of the log-linear coupling, fitted to held-out examples.
+"""What is fitted to held-out examples: powers of the log-linear coupling, and a temperature.
 
-Legend: N examples, L positions, V tokens (all of them, or the k that are listed).
+Legend: N examples, L positions, M tokens, V tokens of the vocabulary (or the k that are listed).
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -22,8 +25,13 @@ from pcflow_diffusion.head.coupling import (
 )
 from pcflow_diffusion.head.marginals import Marginals
 
+Purpose = Literal["likelihood", "drawing"]
+
 FEWEST = 64
 """Examples that a bucket needs for powers of its own."""
+
+HOTTEST = 100.0
+"""No temperature is above this, nor below its inverse."""
 
 
 def fit_log_linear(
@@ -32,6 +40,8 @@ def fit_log_linear(
     x0: Tensor,
     buckets: int = 1,
     controls: Tensor | None = None,
+    *,
+    keep_a: bool = False,
 ) -> LogLinear:
     """The `LogLinear` that makes examples most probable; see `CircuitHead.fit_coupling`.
 
@@ -41,6 +51,7 @@ def fit_log_linear(
         x0: all tokens, [N, L].
         buckets: of equal width, by the share of missing positions.
         controls: log-potentials of the circuit's controls, if it has any.
+        keep_a: leave a at one and fit b alone.
 
     Raises:
         CouplingError: if no example has a missing token and is possible.
@@ -58,7 +69,7 @@ def fit_log_linear(
     for number in range(buckets):
         rows = _nearest(bucket, number, usable, buckets)
         steer = None if controls is None else controls[rows]
-        fitted.append(_fit(model, said.at(rows), x0[rows], log_r[rows], steer))
+        fitted.append(_fit(model, said.at(rows), x0[rows], log_r[rows], steer, keep_a))
     if buckets == 1:
         return LogLinear(*fitted[0])
     a, b = zip(*fitted, strict=True)
@@ -84,20 +95,61 @@ def _nearest(bucket: Tensor, number: int, usable: Tensor, buckets: int) -> Tenso
     return rows
 
 
+def fit_temperature(said: Marginals, x0: Tensor) -> float:
+    """The T at which m^(1/T) makes tokens most probable, each by itself.
+
+    It is above 1 for a backbone that is surer than it is right. The log-likelihood is concave in
+    1/T. Tokens that the backbone holds impossible are left out.
+
+    Args:
+        said: what the backbone says of N examples.
+        x0: all tokens, [N, L].
+
+    Returns:
+        At least .01 and at most 100; 1 where all tokens are equally probable.
+    """
+    told = said.log_prob(x0)
+    usable = said.masked & told.isfinite()
+    log_m, right = said.log_m[usable], told[usable]  # [M, V], [M]
+
+    def nats(sharpness: Tensor) -> Tensor:
+        return (power(log_m, sharpness).logsumexp(dim=-1) - sharpness * right).mean()
+
+    (sharpness,) = _least(nats, right.new_ones(1)) if len(right) else (1.0,)
+    return 1 / min(max(sharpness, 1 / HOTTEST), HOTTEST)
+
+
 def _fit(
-    model: CompiledCircuit, said: Marginals, x0: Tensor, log_r: Tensor, controls: Tensor | None
+    model: CompiledCircuit,
+    said: Marginals,
+    x0: Tensor,
+    log_r: Tensor,
+    controls: Tensor | None,
+    keep_a: bool,
 ) -> tuple[float, float]:
     """Powers (a, b) at the maximum of the mean log q, which is concave in them."""
-    powers = torch.tensor([1.0, 0.5]).to(said.log_m).requires_grad_()
-    optimizer = torch.optim.LBFGS([powers], max_iter=30, line_search_fn="strong_wolfe")
 
-    def loss() -> Tensor:
+    def nats(powers: Tensor) -> Tensor:
         coupled = said.soft(divided(power(said.log_m, powers[0]), log_r, powers[1]))
         log_z = model.log_prob(steered(coupled, controls))
-        value = (log_z - log_potentials_of(coupled, x0).sum(dim=-1)).mean()
-        (powers.grad,) = torch.autograd.grad(value, powers)
-        return value
+        return (log_z - log_potentials_of(coupled, x0).sum(dim=-1)).mean()
 
-    optimizer.step(loss)
-    a, b = powers.tolist()
+    a, b = _least(nats, said.log_m.new_tensor([1.0, 0.5]), free=[not keep_a, True])
     return a, b
+
+
+def _least(
+    value: Callable[[Tensor], Tensor], start: Tensor, free: Sequence[bool] = (True,)
+) -> list[float]:
+    """Where a convex function is least, looked for from numbers of which some are free to move."""
+    numbers, moves = start.clone().requires_grad_(), start.new_tensor(free)
+    optimizer = torch.optim.LBFGS([numbers], max_iter=30, line_search_fn="strong_wolfe")
+
+    def step() -> Tensor:
+        found = value(numbers)
+        (slope,) = torch.autograd.grad(found, numbers)
+        numbers.grad = slope * moves
+        return found
+
+    optimizer.step(step)
+    return numbers.tolist()

@@ -10,7 +10,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from pcflow import (
 )
 from pcflow_diffusion.checks import (
     check_alike,
+    check_choice,
     check_count,
     check_generator,
     check_id,
@@ -36,7 +37,7 @@ from pcflow_diffusion.checks import (
     check_tokens,
 )
 from pcflow_diffusion.errors import CheckpointError, CouplingError, ShapeMismatch, TypeMismatch
-from pcflow_diffusion.head.calibration import fit_log_linear
+from pcflow_diffusion.head.calibration import Purpose, fit_log_linear, fit_temperature
 from pcflow_diffusion.head.card import model_card
 from pcflow_diffusion.head.controls import steered, token_marginals, with_tokens
 from pcflow_diffusion.head.coupling import (
@@ -546,19 +547,36 @@ class CircuitHead(nn.Module):
         self.coupling = fitted = self._fitted(*self._held_out(logits, x, x0), buckets)
         return fitted
 
-    def choose_coupling(self, logits: Tensor | Potentials, x: Tensor, x0: Tensor) -> Coupling:
-        """Set the coupling to the one that makes held-out examples most probable.
+    def choose_coupling(
+        self,
+        logits: Tensor | Potentials,
+        x: Tensor,
+        x0: Tensor,
+        *,
+        for_: Purpose = "likelihood",
+    ) -> Coupling:
+        """Set the coupling to the one that suits held-out examples best.
 
-        A backbone that knows more of single tokens than the circuit wants the projection, one that
-        knows less the log-linear coupling. Tried are both, and projections onto m_i^a r_i^(1 - b),
-        pooled with the fitted powers, and onto what lies half-way to m_i. All masked tokens count
-        alike: mask the examples as they will be in use. With a modulation this is `fit_coupling`.
-        An error on the way leaves the head as it was.
+        For likelihood it is the one that makes them most probable. A backbone that knows more of
+        single tokens than the circuit wants the projection, one that knows less the log-linear
+        coupling. Tried are both, and projections onto m_i^a r_i^(1 - b), pooled with the fitted
+        powers, and onto what lies half-way to m_i.
+
+        Draws want something else: an a below one also flattens an overconfident backbone, which is
+        right on average and spoils single texts. For drawing the two are separated. A temperature
+        calibrates the backbone, fitted to tokens each by itself, without the circuit. Given
+        calibrated marginals, b of m_i / r_i^b is fitted, the projection tried, and the better one
+        taken; it is then used on the marginals as they are. So a backbone that is as right and
+        surer gets the same coupling.
+
+        All masked tokens count alike: mask the examples as they will be in use. With a modulation
+        only log-linear couplings are tried. An error on the way leaves the head as it was.
 
         Args:
             logits: the backbone's, [N, L, V]; or `pcflow.Potentials` of the only possible tokens.
             x: tokens with masks, [N, L].
             x0: the tokens, [N, L].
+            for_: "likelihood" of text that is there, or "drawing" of text that is not.
 
         Returns:
             The coupling, which the head uses from now on.
@@ -566,17 +584,21 @@ class CircuitHead(nn.Module):
         Raises:
             ShapeMismatch, TypeMismatch, TokenOutOfRange, LogitsError: see `couple`.
             CouplingError: see `fit_coupling`.
+            SettingError: if it is for something else.
 
         Examples:
             >>> import pcflow as pf
             >>> chain = pf.hmm(3, states=2, inputs=pf.Categorical(4))
             >>> head = CircuitHead(pf.compile(chain), mask_token_id=4)
             >>> logits, x, x0 = torch.zeros(8, 3, 4), torch.full((8, 3), 4), torch.eye(8, 3).long()
-            >>> chosen = head.choose_coupling(logits, x, x0)
+            >>> chosen = head.choose_coupling(logits, x, x0, for_="drawing")
         """
+        check_choice("for_", for_, get_args(Purpose))
         said, tokens = self._held_out(logits, x, x0)
-        tried = self._candidates(self._fitted(said, tokens))
-        scores = [self._score(coupling, said, tokens) for coupling in tried]
+        temperature = fit_temperature(said, tokens) if for_ == "drawing" else 1.0
+        tried = self._candidates(said, tokens, for_, temperature)
+        calibrated = said.tempered(temperature)
+        scores = [self._score(coupling, calibrated, tokens) for coupling in tried]
         self.coupling = tried[scores.index(max(scores))]
         return self.coupling
 
@@ -588,19 +610,29 @@ class CircuitHead(nn.Module):
         said = self._said(logits, x)
         return said, self._filled(said, x0)
 
-    def _fitted(self, said: Marginals, tokens: Tensor, buckets: int = 1) -> LogLinear:
-        """The best log-linear coupling for tokens [N, L]."""
+    def _fitted(
+        self,
+        said: Marginals,
+        tokens: Tensor,
+        buckets: int = 1,
+        temperature: float = 1.0,
+        keep_a: bool = False,
+    ) -> LogLinear:
+        """The best log-linear coupling of calibrated marginals for tokens [N, L]."""
         with torch.no_grad():
             controls = self._controls(said)
-        return fit_log_linear(self.model, said, tokens, buckets, controls)
+        calibrated = said.tempered(temperature)
+        return fit_log_linear(self.model, calibrated, tokens, buckets, controls, keep_a=keep_a)
 
-    def _candidates(self, fitted: LogLinear) -> list[Coupling]:
-        """A fitted coupling, and projections that pool what it pools; these cannot be modulated."""
+    def _candidates(
+        self, said: Marginals, tokens: Tensor, purpose: Purpose, temperature: float
+    ) -> list[Coupling]:
+        """A fitted coupling, and projections, which cannot be modulated."""
+        drawing = purpose == "drawing"
+        fitted = self._fitted(said, tokens, temperature=temperature, keep_a=drawing)
         if self.modulation is not None:
             return [fitted]
-        assert isinstance(fitted.a, float) and isinstance(fitted.b, float)
-        pools = [(1 + s * (fitted.a - 1), s * (1 - fitted.b)) for s in (0.0, 0.5, 1.0)]
-        return [fitted, *(Projection(pool=pool) for pool in pools)]
+        return [fitted, Projection()] if drawing else [fitted, *_pooled(fitted)]
 
     @torch.no_grad()
     def _score(self, coupling: Coupling, said: Marginals, tokens: Tensor) -> float:
@@ -713,3 +745,12 @@ class CircuitHead(nn.Module):
             met = set(self.model.num_categories)
             raise ShapeMismatch(f"the circuit must have {wanted}: {met}")
         return sizes[0]
+
+
+def _pooled(fitted: LogLinear) -> list[Coupling]:
+    """Projections that pool nothing, half of what a fitted coupling pools, and all of it."""
+    assert isinstance(fitted.a, float) and isinstance(fitted.b, float)
+    return [
+        Projection(pool=(1 + share * (fitted.a - 1), share * (1 - fitted.b)))
+        for share in (0.0, 0.5, 1.0)
+    ]

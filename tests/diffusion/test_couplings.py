@@ -3,6 +3,8 @@
 Legend: B batch, L positions, V tokens, S states.
 """
 
+from pathlib import Path
+from typing import get_args
 from unittest.mock import patch
 
 import pytest
@@ -14,8 +16,9 @@ from torch import Tensor
 
 import pcflow as pf
 from pcflow.testing import enumerate_marginals, enumerate_states, enumerate_weights
-from pcflow_diffusion import CircuitHead, Coupling, LogLinear, Projection
+from pcflow_diffusion import CircuitHead, Coupling, LogLinear, Marginals, Projection
 from pcflow_diffusion.errors import CouplingError, LogitsError, ShapeMismatch
+from pcflow_diffusion.head.calibration import HOTTEST, Purpose, fit_temperature
 from pcflow_diffusion.head.coupling import bucket_of
 
 L, V = 4, 3
@@ -499,3 +502,91 @@ def test_marginals_that_are_right_are_kept(seed: int) -> None:
     chosen = case.head("product").choose_coupling(case.logits, case.x, case.x0)
     assert isinstance(chosen, Projection)
     assert chosen.pool == pytest.approx((1.0, 0.0), abs=0.05)
+
+
+def tokens_of(log_m: Tensor, seed: int = 0) -> Tensor:
+    """Tokens [B, L], each drawn by itself."""
+    weights = log_m.exp().flatten(0, 1).cpu()
+    drawn = torch.multinomial(weights, 1, generator=torch.Generator().manual_seed(seed))
+    return drawn.view(log_m.shape[:-1]).to(log_m.device)
+
+
+@pytest.mark.parametrize("factor", [0.4, 1.0, 3.0])
+def test_the_temperature_undoes_what_makes_a_backbone_too_sure(factor: float) -> None:
+    case = Case(chain(0), 0, rows=2_000)
+    x0 = tokens_of(case.logits.log_softmax(-1))
+    said = Marginals.of(factor * case.logits, case.x, MASK)
+    assert fit_temperature(said, x0) == pytest.approx(factor, rel=0.1)  # 5 standard errors
+    again = Marginals.of(2 * factor * case.logits, case.x, MASK)
+    assert fit_temperature(again, x0) == pytest.approx(2 * fit_temperature(said, x0), rel=1e-4)
+
+
+def test_a_temperature_is_finite_whatever_the_backbone_says() -> None:
+    case = Case(chain(0), 0)
+    right = torch.nn.functional.one_hot(case.x0, V).double()
+    for scale, least, most in ((0.0, 1.0, 1.0), (-1.0, HOTTEST, HOTTEST), (1.0, 1 / HOTTEST, 0.1)):
+        said = Marginals.of(scale * right, case.x, MASK)
+        assert least <= fit_temperature(said, case.x0) <= most
+    never = Marginals.of(right.masked_fill(right > 0, -torch.inf), case.x, MASK)
+    assert fit_temperature(never, case.x0) == 1.0
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 5), st.floats(0.3, 3.0))
+def test_how_sure_a_backbone_is_does_not_change_the_coupling_for_drawing(
+    seed: int, factor: float
+) -> None:
+    case = fitting_case(300, LogLinear(0.7, 0.3), seed)
+    given = [(scale * case.logits, case.x, case.x0) for scale in (1.0, factor)]
+    plain, surer = (case.head("ratio").choose_coupling(*some, for_="drawing") for some in given)
+    assert type(plain) is type(surer)
+    if isinstance(plain, LogLinear) and isinstance(surer, LogLinear):
+        assert plain.a == surer.a == 1.0
+        assert plain.b == pytest.approx(surer.b, abs=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_coupling_for_drawing_is_the_best_for_calibrated_marginals(seed: int) -> None:
+    case = fitting_case(300, LogLinear(0.4 + 0.4 * seed, 0.3), seed)
+    head = case.head("product")
+    chosen = head.choose_coupling(case.logits, case.x, case.x0, for_="drawing")
+    assert head.coupling == chosen
+    case.logits = case.logits / fit_temperature(Marginals.of(case.logits, case.x, MASK), case.x0)
+    tried: list[Coupling] = [LogLinear(1.0, b / 20) for b in range(-20, 41)]
+    assert scores(case, [chosen])[0] >= max(scores(case, [*tried, Projection()])) - 1e-6
+
+
+def test_a_backbone_and_a_circuit_that_are_right_get_the_same_for_both_purposes() -> None:
+    """The backbone's marginals are those of the circuit, and the circuit is the truth."""
+    case = Case(chain(3), 3, rows=4_000)
+    with torch.no_grad():
+        for bank in case.model.banks:
+            bank.mul_(3.0)
+    case.circuit = case.model.circuit
+    truth = case.joint(None)  # [B, S]
+    drawn = torch.multinomial(truth.exp().cpu(), 1, generator=torch.Generator().manual_seed(0))
+    case.x0 = enumerate_states(case.circuit).to(DEVICE)[drawn.squeeze(1)]
+    logits = enumerate_marginals(case.circuit, case.visible).to(DEVICE)
+    few = slice(0, 50)
+    for purpose in get_args(Purpose):
+        head = case.head("product")
+        head.choose_coupling(logits, case.x, case.x0, for_=purpose)
+        found = head.log_prob(logits[few], case.x[few], case.x0[few])
+        wanted = case.head(LogLinear(1.0, 1.0)).log_prob(logits[few], case.x[few], case.x0[few])
+        assert (found - wanted).abs().max() < 0.2, purpose
+
+
+def test_an_unknown_purpose_is_refused() -> None:
+    case = Case(chain(0), 0)
+    head = case.head("product")
+    with pytest.raises(pf.SettingError, match="likelihood, drawing"):
+        head.choose_coupling(case.logits, case.x, case.x0, for_="fun")  # type: ignore[arg-type]
+    assert head.coupling == LogLinear()
+
+
+def test_a_file_keeps_the_coupling_that_was_chosen_for_drawing(tmp_path: Path) -> None:
+    case = fitting_case(300, LogLinear(0.7, 0.3))
+    head = case.head("product")
+    chosen = head.choose_coupling(case.logits, case.x, case.x0, for_="drawing")
+    head.save(tmp_path / "head.safetensors")
+    assert CircuitHead.load(tmp_path / "head.safetensors").coupling == chosen

@@ -321,6 +321,17 @@ def test_fit_coupling_finds_the_best_powers_of_the_steered_joint(kind: str) -> N
     assert all(p.grad is None for p in world.modulation.parameters())
 
 
+@every_kind
+def test_for_drawing_a_steered_joint_fits_b_alone(kind: str) -> None:
+    world = World(2, kind, rows=150).steered()
+    head = world.head(COUPLINGS["product"])
+    chosen = head.choose_coupling(world.logits, world.x, world.x0, for_="drawing")
+    assert head.coupling == chosen
+    assert isinstance(chosen, LogLinear)
+    assert chosen.a == 1.0
+    assert chosen.b != 0.5  # where the fit begins
+
+
 def test_what_is_visible_is_read_as_tokens_and_its_logits_are_not() -> None:
     world, coupling = World(7, "latents").steered(), COUPLINGS["product"]
     head = world.head(coupling)
