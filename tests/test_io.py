@@ -278,6 +278,29 @@ def test_rows_that_are_not_there_are_not_read(row: int, tmp_path: Path) -> None:
         found.read("a", [0, row])
 
 
+def test_what_else_a_file_holds_is_kept_and_not_read(
+    tmp_path: Path, model: pf.CompiledCircuit
+) -> None:
+    more = {"more.rows": torch.arange(6).view(3, 2), "z": torch.full((2,), torch.nan)}
+    pf.save(model, tmp_path / "a", {"about": "[1]"}, more)
+    pf.save(model, tmp_path / "b")
+    found = pf.Container(tmp_path / "a")
+    assert torch.equal(found.read("more.rows"), more["more.rows"]) and found.told("about") == [1]
+    for source in (tmp_path / "a", found):
+        pf.save(pf.load(source), tmp_path / "c")
+        assert (tmp_path / "c").read_bytes() == (tmp_path / "b").read_bytes()
+    for name in ("", "3x4", "_", ".a"):
+        with pytest.raises(pf.SettingError, match="letter"):
+            pf.save(model, tmp_path / "a", tensors={name: torch.zeros(1)})
+
+
+def test_tensors_are_stacked_as_they_are_written(tmp_path: Path) -> None:
+    parts = [torch.randn(2, 3) for _ in range(4)]
+    pf.Container.write(tmp_path / "a", {"x": parts, "y": parts[0]}, {})
+    pf.Container.write(tmp_path / "b", {"x": torch.stack(parts), "y": parts[0]}, {})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
 def test_a_saved_file_is_as_readable_as_others(path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o644
 
