@@ -171,7 +171,8 @@ class Drawer:
                 generator=self.generator,
             )
         except NoMassError as error:
-            raise NoMassError(rows[list(error.rows)].tolist(), "a window of the circuit") from error
+            own = rows[list(error.rows)].tolist()
+            raise NoMassError(own, "a window of the circuit", error.never) from error
 
 
 def independent(
