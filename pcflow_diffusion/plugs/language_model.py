@@ -125,7 +125,7 @@ class CircuitLM(nn.Module):
             GenerationError: if the sampler guides, which mixes two draws; or if something is asked
                 of a call with a cache that it cannot do.
             ShapeMismatch, TypeMismatch, TokenOutOfRange, LogitsError: see `CircuitHead.couple`.
-            NoMassError: if the visible tokens are impossible under the circuit.
+            NoMassError: if the model allows of nothing that the circuit does.
         """
         check_rows("input_ids", input_ids)
         cached = _is_cached(named.get("past_key_values"))
