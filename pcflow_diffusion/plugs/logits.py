@@ -91,6 +91,7 @@ class CircuitLogits:
         SettingError.check(
             "temperature", self.temperature, "finite and not negative", lambda t: 0 <= t < inf
         )
+        check_generator(self.generator, self.head.model.device)
         object.__setattr__(self, "suppress", check_ids("suppress", self.suppress))
         if self.block_length is not None:
             check_count("block_length", self.block_length)
@@ -120,7 +121,6 @@ class CircuitLogits:
         """
         check_rows("x", x)
         check_logits("logits", logits, x)
-        check_generator(self.generator, x.device)
         masked = x == self.head.mask_token_id
         wanted = self.near(masked) if wanted is None else wanted & masked
         if left is None or not left.shape[1]:
@@ -212,10 +212,8 @@ class CircuitLogits:
         try:
             return ask(head, logits, x)
         except NoMassError as error:
-            hidden = x != head.mask_token_id
-            hidden &= torch.isin(torch.arange(len(x)), torch.tensor(error.rows)).to(x.device)[
-                :, None
-            ]
+            hidden = torch.zeros_like(x, dtype=torch.bool)
+            hidden[list(error.rows)] = x[list(error.rows)] != head.mask_token_id
             if not bool(hidden.any()):
                 rows = look.rows[list(error.rows), 0].tolist()
                 raise NoMassError(rows, "a window of the circuit") from error
