@@ -42,7 +42,7 @@ class Text:
         rows that are padded alike, whose padding it never sees.
         """
         device = self.tokens.device
-        if self.attended and not apart and takes("attention_mask", backbone):
+        if self.attended and not apart and len(self.tokens) and takes("attention_mask", backbone):
             return [torch.arange(len(self.tokens), device=device)]
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)
         for number, (first, stop) in enumerate(zip(*bounds(self.real), strict=True)):

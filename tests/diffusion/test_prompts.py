@@ -103,7 +103,7 @@ def test_padded_rows_are_as_if_each_were_alone(
     rows: list[list[int]], show: str, context: int | None, coupled: bool, guidance: float
 ) -> None:
     """With a backbone that takes a mask all together, else one length after another."""
-    head, how = chain() if coupled else None, Decoding(guidance=guidance)
+    head, how = chain(6, "product") if coupled else None, Decoding(guidance=guidance)
     more = HOW | {"show": show, "context": context, "decoding": how}
     padded, real = left_padded(rows, pad=0)  # which is a token of prompts as well
     for backbone in (Attentive(), Watched()):
@@ -181,6 +181,15 @@ def test_ids_outside_of_the_vocabulary_are_refused(token: int, call: str) -> Non
     model.config = SimpleNamespace(vocab_size=100)  # type: ignore[attr-defined]
     if token > 0:
         generate(model, tokens, **HOW)
+
+
+@pytest.mark.parametrize("backbone", [Watched(), Attentive()])
+def test_no_rows_are_no_text(backbone: Watched) -> None:
+    nothing = torch.zeros(0, 3, dtype=torch.long).to(DEVICE)
+    for mask in (None, nothing):
+        assert generate(backbone, nothing, **HOW, attention_mask=mask).shape == (0, 7)
+        found = infill(backbone, nothing, steps=1, mask_token_id=MASK, attention_mask=mask)
+        assert found.shape == (0, 3)
 
 
 def test_what_is_no_prompt_is_refused() -> None:
