@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import torch
@@ -84,7 +85,7 @@ class CircuitLM(nn.Module):
         super().__init__()
         if not callable(model):
             raise BackboneError(f"a model maps tokens to logits, got {type(model).__name__}")
-        SettingError.check("guidance", guidance, "not negative", lambda w: w >= 0)
+        SettingError.check("guidance", guidance, "finite and not negative", lambda w: 0 <= w < inf)
         self.model, self.head, self.joint = model, head, CircuitLogits(head, **settings)
         self.right_shift, self.guidance = right_shift, guidance
         self.prompt_length = _lengths(prompt_length)
@@ -125,7 +126,7 @@ class CircuitLM(nn.Module):
             GenerationError: if the sampler guides, which mixes two draws; or if something is asked
                 of a call with a cache that it cannot do.
             ShapeMismatch, TypeMismatch, TokenOutOfRange, LogitsError: see `CircuitHead.couple`.
-            NoMassError: if the visible tokens are impossible under the circuit.
+            NoMassError: if the model allows of nothing that the circuit does.
         """
         check_rows("input_ids", input_ids)
         cached = _is_cached(named.get("past_key_values"))
@@ -224,7 +225,8 @@ def _lengths(given: int | Sequence[int] | None) -> Tensor | None:
     if given is None:
         return None
     lengths = check_ids("prompt_length", [given] if isinstance(given, int) else given)
-    SettingError.check("prompt_length", lengths, "not negative", lambda _: min(lengths) >= 0)
+    wanted = "one number for every row, or for all"
+    SettingError.check("prompt_length", lengths, wanted, lambda _: min(lengths) >= 0)
     return torch.tensor(lengths).unsqueeze(-1)
 
 

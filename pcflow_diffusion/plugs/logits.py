@@ -5,17 +5,16 @@ Legend: B batch, N positions of a text, C visible ones before it, W width of a w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pcflow import SettingError
+from pcflow import NoMassError, SettingError
 from pcflow_diffusion.checks import (
     check_choice,
     check_count,
@@ -26,10 +25,11 @@ from pcflow_diffusion.checks import (
     check_rows,
 )
 from pcflow_diffusion.errors import GenerationError, LogitsError, ShapeMismatch
-from pcflow_diffusion.head import CircuitHead, without
+from pcflow_diffusion.head import CircuitHead, Draw, without
 from pcflow_diffusion.plugs.places import Look, looks
 
 Mode = Literal["drawn", "marginal"]
+T = TypeVar("T")
 
 TWICE = (
     "would draw again what the circuit has drawn: leave it at 0 there and set the temperature of "
@@ -48,7 +48,8 @@ class CircuitLogits:
     by that probability, and whichever positions it commits are drawn from their joint.
 
     A text longer than the circuit is drawn window by window, from left to right; every window shows
-    as much of what is visible or drawn before as it has room for.
+    as much of what is visible or drawn before as it has room for. Visible tokens that the circuit
+    does not know end its text; what it holds impossible is not shown to it.
 
     Args:
         head: the circuit.
@@ -90,6 +91,7 @@ class CircuitLogits:
         SettingError.check(
             "temperature", self.temperature, "finite and not negative", lambda t: 0 <= t < inf
         )
+        check_generator(self.generator, self.head.model.device)
         object.__setattr__(self, "suppress", check_ids("suppress", self.suppress))
         if self.block_length is not None:
             check_count("block_length", self.block_length)
@@ -115,11 +117,10 @@ class CircuitLogits:
 
         Raises:
             ShapeMismatch, TypeMismatch, TokenOutOfRange, LogitsError: see `CircuitHead.couple`.
-            NoMassError: if the visible tokens are impossible under the circuit.
+            NoMassError: if the backbone allows of nothing that the circuit does.
         """
         check_rows("x", x)
         check_logits("logits", logits, x)
-        check_generator(self.generator, x.device)
         masked = x == self.head.mask_token_id
         wanted = self.near(masked) if wanted is None else wanted & masked
         if left is None or not left.shape[1]:
@@ -165,10 +166,11 @@ class CircuitLogits:
     ) -> Tensor:
         """Logits [B, N, V], decided where wanted and zero at other masks."""
         masked, vocabulary = x == self.head.mask_token_id, logits.shape[-1]
-        visible = ~masked if attended is None else ~masked & attended
+        strange = ~masked & ((x < 0) | (x >= self.head.vocabulary_size))
+        visible = ~masked & ~strange if attended is None else ~masked & ~strange & attended
         dtype = torch.promote_types(logits.dtype, torch.float32)
         found = logits.to(dtype).masked_fill((masked & ~wanted).unsqueeze(-1), 0.0)
-        seen = looks(wanted, visible, self.head.length)
+        seen = looks(wanted, visible, strange, self.head.length)
         if self.mode == "drawn":
             tokens, sure = self._drawn(logits, x, seen)
             found[wanted] = drawn_logits(tokens[wanted], sure[wanted], vocabulary).to(dtype)
@@ -186,13 +188,7 @@ class CircuitLogits:
         sure = torch.ones_like(x, dtype=self.head.model.dtype)
         for look in seen:
             where, before = (look.rows, look.places), sure[look.rows, look.before]  # [R, 1]
-            with _placed(look):
-                draw = self.head.over(look.places.shape[1]).sample(
-                    self._known(logits[where]),
-                    x[where],
-                    temperature=self.temperature,
-                    generator=self.generator,
-                )
+            draw = self._asked(look, logits[where], x[where], self._sampled)
             confidence = before * draw.confidence if self.confidence else torch.ones_like(before)
             sure = sure.index_put(where, torch.where(look.decided, confidence, sure[where]))
             tokens = draw.tokens.to(x.dtype)
@@ -201,10 +197,31 @@ class CircuitLogits:
 
     def _marginals(self, look: Look, logits: Tensor, x: Tensor) -> Tensor:
         """Log-marginals [R, W, V] in windows."""
-        where, head = (look.rows, look.places), self.head.over(look.places.shape[1])
-        with _placed(look):
-            log_q: Tensor = head(self._known(logits[where]), x[where])
+        where = look.rows, look.places
+        log_q = self._asked(look, logits[where], x[where], CircuitHead.__call__)
         return pad(log_q, (0, logits.shape[-1] - log_q.shape[-1]), value=-inf)
+
+    def _sampled(self, head: CircuitHead, logits: Tensor, x: Tensor) -> Draw:
+        return head.sample(logits, x, temperature=self.temperature, generator=self.generator)
+
+    def _asked(
+        self, look: Look, logits: Tensor, x: Tensor, ask: Callable[[CircuitHead, Tensor, Tensor], T]
+    ) -> T:
+        """What a head says of windows [R, W]; of the masks alone where it holds them impossible."""
+        head, logits = self.head.over(x.shape[1]), self._known(logits)
+        try:
+            return ask(head, logits, x)
+        except NoMassError as error:
+            hidden = torch.zeros_like(x, dtype=torch.bool)
+            hidden[list(error.rows)] = x[list(error.rows)] != head.mask_token_id
+            if not bool(hidden.any()):
+                rows = look.rows[list(error.rows), 0].tolist()
+                raise NoMassError(rows, "a window of the circuit") from error
+            logits = logits.masked_fill(hidden.unsqueeze(-1), 0.0)
+            return self._asked(look, logits, x.masked_fill(hidden, head.mask_token_id), ask)
+        except LogitsError as error:
+            row, place = look.rows[error.row, 0], look.places[error.row, error.position]
+            raise LogitsError(int(row), int(place), error.reason) from None
 
     def _known(self, logits: Tensor) -> Tensor:
         """Logits of the tokens that the circuit knows, without those that are suppressed."""
@@ -217,16 +234,6 @@ class CircuitLogits:
                 f"others are never to be drawn, suppress=range({size}, {logits.shape[-1]})"
             )
         return without(logits[..., :size], self.suppress)
-
-
-@contextmanager
-def _placed(look: Look) -> Iterator[None]:
-    """Errors name the place in the text, not in the window."""
-    try:
-        yield
-    except LogitsError as error:
-        row, place = look.rows[error.row, 0], look.places[error.row, error.position]
-        raise LogitsError(int(row), int(place), error.reason) from None
 
 
 def drawn_logits(tokens: Tensor, confidence: Tensor, vocabulary_size: int) -> Tensor:

@@ -35,35 +35,43 @@ class Look:
         return (first - 1).clamp_min(0)
 
 
-def looks(wanted: Tensor, visible: Tensor, width: int) -> Iterator[Look]:
+def looks(wanted: Tensor, visible: Tensor, strange: Tensor, width: int) -> Iterator[Look]:
     """Windows from left to right, until everything wanted is decided.
 
     A quarter of each is kept for what is known before, if there is anything, and more if there is
-    room for it.
+    room for it. A row is cut at strange tokens into texts of their own.
 
     Args:
         wanted: which masked tokens are to be decided, bool [B, N].
         visible: which tokens are known, bool [B, N]. What lies left and right of everything wanted
             or visible is padding: no window touches it.
-        width: W, of the circuit; in a row that is shorter, windows are as wide as the row.
+        strange: which tokens the circuit does not know, bool [B, N]: no window touches them.
+        width: W, of the circuit; in a text that is shorter, windows are as wide as the text.
 
     Examples:
         >>> wanted = torch.tensor([[False, True, True, True, True, True]])
-        >>> [look.places[look.decided].tolist() for look in looks(wanted, ~wanted, width=4)]
+        >>> seen = looks(wanted, ~wanted, torch.zeros_like(wanted), width=4)
+        >>> [look.places[look.decided].tolist() for look in seen]
         [[1, 2], [3, 4], [5]]
     """
-    device, wanted, visible = wanted.device, wanted.cpu(), visible.cpu()  # one wait for all rounds
+    device, (wanted, visible, strange) = (
+        wanted.device,
+        (t.cpu() for t in (wanted, visible, strange)),
+    )
+    cut = strange.cumsum(dim=-1)  # one wait for all rounds
+    rows, which = torch.stack([wanted.nonzero()[:, 0], cut[wanted]]).unique(dim=1)
+    inside = (cut[rows] == which.unsqueeze(-1)) & ~strange[rows]
+    wanted, visible = wanted[rows] & inside, visible[rows] & inside
     text = wanted | visible
     last = text.shape[1] - 1 - text.flip(-1).byte().argmax(dim=-1)
     widths = (last - text.byte().argmax(dim=-1) + 1).clamp_max(width)
     for own in widths.unique().tolist():
-        rows = ((widths == own) & wanted.any(dim=-1)).nonzero().squeeze(-1)
-        for some, starts, decided in _rounds(
-            wanted[rows], visible[rows], last[rows] + 1 - own, own
-        ):
+        those = (widths == own).nonzero().squeeze(-1)
+        group = wanted[those], visible[those], last[those] + 1 - own
+        for some, starts, decided in _rounds(*group, own):
             places = starts.unsqueeze(-1) + torch.arange(own)
-            here = decided.gather(-1, places)
-            yield Look(rows[some].unsqueeze(-1).to(device), places.to(device), here.to(device))
+            here, own_rows = decided.gather(-1, places), rows[those[some]].unsqueeze(-1)
+            yield Look(own_rows.to(device), places.to(device), here.to(device))
 
 
 def _rounds(

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pcflow_diffusion.errors import GenerationError
+from pcflow_diffusion.errors import GenerationError, TypeMismatch
 from pcflow_diffusion.head import CircuitHead
 from pcflow_diffusion.plugs.logits import CircuitLogits
 
@@ -62,6 +62,7 @@ def circuit_scheduler(head: CircuitHead, scheduler: Any, **settings: Any) -> Any
         A copy of the scheduler. Its `step` raises `GenerationError` at a temperature above zero,
         which goes into `settings`, and without a mask.
     """
+    _check_has("scheduler", scheduler, "step")
     joint, made = CircuitLogits(head, **settings), copy(scheduler)
     step = made.step
 
@@ -112,6 +113,7 @@ def circuit_transfer_index(
     Returns:
         A function that is called alike, and raises `GenerationError` at a temperature above zero.
     """
+    _check_has("get_transfer_index", get_transfer_index, "__call__")
     joint = CircuitLogits(head, **settings)
 
     def transfer(
@@ -137,6 +139,7 @@ def circuit_decoder(head: CircuitHead, decoder: Any, **settings: Any) -> Any:
     Raises:
         GenerationError: if the decoder has another mask, or a temperature above zero.
     """
+    _check_has("decoder", decoder, "decode", "mask_id", "temperature")
     joint, made = CircuitLogits(head, **settings), copy(decoder)
     joint.check_mask(decoder.mask_id)
     joint.check_temperature(decoder.temperature)
@@ -163,6 +166,7 @@ def circuit_algorithm(head: CircuitHead, algorithm: type, **settings: Any) -> ty
         A class, to be entered in `algo_name_to_cls` under its name: that of the algorithm after
         "Circuit".
     """
+    _check_has("algorithm", algorithm, "step", "__mro__")
     joint = CircuitLogits(head, **settings)
 
     def step(self: Any, forward_batch: Any, logits_output: Any, states: Any) -> Any:
@@ -213,6 +217,7 @@ def circuit_policy(head: CircuitHead, policy: Any, **settings: Any) -> Any:
         policy: a policy that is greedy in the logits [N, V] of a block.
         settings: what `CircuitLogits` takes.
     """
+    _check_has("policy", policy, "apply")
     return _Policy(CircuitLogits(head, **settings), policy)
 
 
@@ -229,6 +234,7 @@ def circuit_remask(
     Returns:
         A function that is called alike.
     """
+    _check_has("batched_remask", batched_remask, "__call__")
     joint = CircuitLogits(head, **settings)
 
     def remask(logits: Tensor, input_draft: Tensor, mask_token_id: int, threshold: float) -> Any:
@@ -236,3 +242,14 @@ def circuit_remask(
         return batched_remask(joint(logits, input_draft), input_draft, mask_token_id, threshold)
 
     return remask
+
+
+def _check_has(name: str, theirs: object, *attributes: str) -> None:
+    """Refuse what cannot be what it is for.
+
+    Raises:
+        TypeMismatch: naming what it lacks.
+    """
+    for attribute in attributes:
+        if not hasattr(theirs, attribute):
+            raise TypeMismatch(f"{name} must have {attribute}, got {type(theirs).__name__}")

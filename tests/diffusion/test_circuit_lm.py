@@ -59,18 +59,19 @@ CANVAS = told([0, 1, 4, 4, 2, 4, 4, 4, 4, 4], [3, 4, 4, 4, 4, 4, 1, 4, 4, 4])
 
 @settings(deadline=None, max_examples=60)
 @given(
-    st.lists(st.lists(st.integers(0, 2), min_size=9, max_size=9), min_size=1, max_size=3),
+    st.lists(st.lists(st.integers(0, 3), min_size=9, max_size=9), min_size=1, max_size=3),
     st.integers(1, 9),
 )
 def test_windows_decide_everything_once_and_see_what_they_can(
     rows: list[list[int]], width: int
 ) -> None:
-    """0 is padding, 1 visible, 2 wanted; padding inside of a text is text that is not known."""
+    """0 is padding, 1 visible, 2 wanted, 3 strange; padding inside of a text is not known."""
     text = torch.tensor(rows)
     wanted, visible = text == 2, text == 1
     times, known = torch.zeros_like(text), visible.clone()
-    for look in looks(wanted, visible, width):
+    for look in looks(wanted, visible, text == 3, width):
         assert look.places.shape[1] <= width
+        assert not bool((text == 3)[look.rows, look.places].any())
         for row, places, decided in zip(look.rows, look.places, look.decided, strict=True):
             own = (wanted | visible)[row[0]].nonzero()
             assert own.min() <= places[0] and places[-1] <= own.max()
@@ -84,7 +85,7 @@ def test_windows_decide_everything_once_and_see_what_they_can(
 
 def test_what_is_left_of_a_block_is_seen_wherever_there_is_room() -> None:
     text = torch.tensor([[1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2]])
-    for look in looks(text == 2, text == 1, width=8):
+    for look in looks(text == 2, text == 1, text == 3, width=8):
         first = int(look.places[look.decided][0])
         assert int(look.places[0, 0]) < first
 
@@ -393,6 +394,32 @@ def test_another_mask_is_refused() -> None:
     model.config = SimpleNamespace(mask_token_id=3)
     with pytest.raises(GenerationError, match="mask is 3, that of the head 4"):
         CircuitLM(model, HEAD)
+
+
+@pytest.mark.parametrize("mode", ["drawn", "marginal"])
+def test_strange_tokens_end_the_text_of_the_circuit(mode: Any) -> None:
+    """Ids beyond its vocabulary, at the edges and in the middle, are never handed to it."""
+    torch.manual_seed(7)
+    text = told([9, 0, 4, 4, 9, 4, 2, -1], [4, 9, 9, 4, 4, 4, 4, 1])
+    found = CircuitLogits(HEAD, mode=mode)(torch.zeros(2, 8, V), text)
+    if mode == "marginal":
+        joint = CircuitLogits(HEAD, mode="marginal")
+        for row, part in ((0, slice(1, 4)), (0, slice(5, 7)), (1, slice(3, 8)), (1, slice(0, 1))):
+            alone = joint(torch.zeros(1, 8, V)[:, part], text[row : row + 1, part])
+            assert torch.allclose(found[row : row + 1, part], alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["drawn", "marginal"])
+def test_what_the_circuit_holds_impossible_is_not_shown_to_it(mode: Any) -> None:
+    never = pf.hmm(4, 1, pf.Categorical(3), emission=[[0.5, 0.5, 0.0]])
+    head = CircuitHead(pf.compile(never), 3, coupling="product")
+    text = told([2, 3, 3], [0, 3, 3])
+    found = CircuitLogits(head, mode=mode)(torch.zeros(2, 3, 3), text)
+    assert bool((found[:, 1:].argmax(dim=-1) < 2).all())
+    only = torch.full((1, 3, 3), -torch.inf)
+    only[..., 2] = 0
+    with pytest.raises(pf.NoMassError):
+        CircuitLogits(head, mode=mode)(only, told([0, 3, 3]))
 
 
 def test_marginals_of_one_position_are_the_chains() -> None:

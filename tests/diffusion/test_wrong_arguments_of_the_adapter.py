@@ -66,6 +66,12 @@ def saved(folder: Path) -> Path:
     return folder / "denoiser"
 
 
+class Theirs:
+    """What a plug is put into."""
+
+    mask_id, temperature, step, apply, decode = MASK, 0.0, print, print, print
+
+
 LOGITS = {"logits": lambda: torch.zeros(2, L, V), "x": masked, "x0": lambda: masked() % V}
 
 CALLS: dict[str, Call] = {
@@ -124,6 +130,21 @@ CALLS: dict[str, Call] = {
                                     "rows": torch.zeros(2, L + 1).long(), "x": masked(),
                                     "top_k": 2, "shard_size": 1, "batch_size": 1,
                                     "progress": False},
+    "CircuitLM": lambda _: {"model": backbone, "head": head(), "prompt_length": [1, 2],
+                            "right_shift": True, "guidance": 0.5, "mode": "drawn"},
+    "CircuitLogits": lambda _: {"head": head(), "mode": "marginal", "confidence": True,
+                                "temperature": 0.5, "suppress": [1], "block_length": 2,
+                                "generator": torch.Generator()},
+    "CircuitLogits.__call__": lambda _: {"self": pd.CircuitLogits(head()), "x": masked(),
+                                         "logits": torch.zeros(2, L, V)},
+    "dream_hook": lambda _: {"head": head(), "temperature": 0.5},
+    "circuit_algorithm": lambda _: {"head": head(), "algorithm": Theirs},
+    "circuit_decoder": lambda _: {"head": head(), "decoder": Theirs()},
+    "circuit_policy": lambda _: {"head": head(), "policy": Theirs()},
+    "circuit_processor": lambda _: {"head": head()},
+    "circuit_remask": lambda _: {"head": head(), "batched_remask": print},
+    "circuit_scheduler": lambda _: {"head": head(), "scheduler": Theirs()},
+    "circuit_transfer_index": lambda _: {"head": head(), "get_transfer_index": print},
     "CircuitHead.over": lambda _: {"self": head(), "positions": 2},
     **{f"CircuitHead.{name}": (lambda _: {"self": head(), "logits": torch.zeros(2, L, V),
                                           "x": masked()})
