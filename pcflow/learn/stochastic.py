@@ -125,7 +125,9 @@ class AnemoneRun(BatchRun[Anemone]):
         if rows == 0:  # none tells anything
             return
         step = learner.step * (1 - done if learner.decay else 1.0)
-        *flows, told = self._fade(counts, rows)
+        self.sums = self._with(counts)
+        self.rows = rows + learner.momentum * self.rows
+        *flows, told = self.sums
         prior = PriorCounts(self.model, _shares(told, counts.engine.plan))
         for expected, flow, sums in zip(prior.sums, flows, counts.sums, strict=True):
             for bank in sums.found:
@@ -146,15 +148,13 @@ class AnemoneRun(BatchRun[Anemone]):
             first, now = next(iter(named.values())), counts.params(named)
             statistics[first] = family.recentred(statistics[first], flows[first], params, now)
 
-    def _fade(self, counts: Counts, rows: float) -> Sums:
-        """Let flows into the sums: a batch of few rows, like the last of an epoch, weighs little."""
-        so_far = self.sums or _nothing(counts)
-        for sums, found in zip(so_far, counts.found, strict=True):
-            for key, flow in found.items():
-                sums[key] = torch.add(flow, sums[key], alpha=self.learner.momentum)
-        self.rows = rows + self.learner.momentum * self.rows
-        self.sums = so_far
-        return so_far
+    def _with(self, counts: Counts) -> Sums:
+        """The sums, faded, and new counts: every row weighs alike, in a short batch too."""
+        old, momentum = self.sums or _nothing(counts), self.learner.momentum
+        return [
+            {key: torch.add(flow, sums[key], alpha=momentum) for key, flow in found.items()}
+            for sums, found in zip(old, counts.found, strict=True)
+        ]
 
     def state(self) -> State:
         """Sums, and of how many rows."""
