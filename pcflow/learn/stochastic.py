@@ -42,7 +42,8 @@ class Anemone:
 
     Args:
         step: share of the batch, in (0, 1].
-        momentum: of the flows, in [0, 1).
+        momentum: of the flows and of how many rows they are of, in [0, 1): every row of a batch
+            weighs alike, in a short one too.
         pseudocount: added to every mean count.
         decay: let the step fall linearly, to zero at the end of the last epoch.
 
