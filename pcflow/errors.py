@@ -227,13 +227,23 @@ class NoMassError(EvidenceError):
 
     Attributes:
         rows: the indices of the impossible rows, all of them; of `fit`, those met first.
+        never: a variable of the first of them, and its value, if the circuit never has that value,
+            whatever the others are; else None, and it is what the row says together.
     """
 
-    def __init__(self, rows: Sequence[int], query: str) -> None:
-        """Keep the rows."""
-        self.rows = tuple(rows)
+    def __init__(
+        self, rows: Sequence[int], query: str, never: tuple[int, float] | None = None
+    ) -> None:
+        """Keep the rows, and why."""
+        self.rows, self.never = tuple(rows), never
         shown = ", ".join(map(str, self.rows[:8])) + (", ..." if len(self.rows) > 8 else "")
-        super().__init__(f"{query}: the evidence has probability zero in row {shown}")
+        told = f"{query}: the evidence has probability zero in row {shown}"
+        if never is not None:
+            told += (
+                f"; variable {never[0]} never has the value {never[1]:g}: learn with a "
+                f"pseudocount, or take the value for missing"
+            )
+        super().__init__(told)
 
 
 class NotANumber(PcflowError, ValueError):

@@ -99,6 +99,38 @@ def test_draws_with_marginals_are_the_same_draws(
     assert torch.equal(drawn.cpu(), absent(about))
 
 
+@given(st.data(), circuits())
+def test_what_goes_back_through_listed_categories_is_what_goes_through_all(
+    data: st.DataObject, circuit: pf.Circuit
+) -> None:
+    """Gradients of parameters and potentials, and what EM learns."""
+    listed, spread = data.draw(listing(circuit))
+    rows = possible(circuit, listed, spread)
+    if listed.categories is None or len(rows) == 0:
+        return
+    listed, spread = rows_of(listed, rows), rows_of(spread, rows)
+    (found, by_k), (wanted, by_v) = (gone_back(circuit, about) for about in (listed, spread))
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+    assert listed.categories is not None
+    torch.testing.assert_close(by_k, by_v.gather(-1, listed.categories), rtol=1e-9, atol=1e-9)
+
+
+def gone_back(
+    circuit: pf.Circuit, about: pf.Evidence, dtype: torch.dtype = torch.float64
+) -> tuple[list[Tensor], Tensor]:
+    """Gradients of parameters, and parameters after a step of EM; gradients of potentials."""
+    assert about.log_potentials is not None
+    model = pf.compile(circuit, DEVICE, dtype)
+    log = about.log_potentials.to(dtype).to(DEVICE).requires_grad_()
+    listed = None if about.categories is None else about.categories.to(DEVICE)
+    soft = pf.Evidence(about.values, about.missing, log, listed)
+    banks = [bank for bank in model.banks if bank.requires_grad]
+    total = model.log_prob(soft).sum()
+    *found, slope = torch.autograd.grad(total, [*banks, log], materialize_grads=True)
+    pf.fit(model, about, pf.EM(pseudocount=1e-3), epochs=1, progress=False)
+    return [*found, *(bank.detach() for bank in banks)], slope
+
+
 def absent(about: pf.Evidence) -> Tensor:
     """What has no value [B, D]."""
     if about.values is None:
@@ -143,6 +175,22 @@ def test_potentials_in_log_space_after_others_were_scaled() -> None:
     assert model.rows.log_space == 0
     now = pf.Evidence(about.values, log_potentials=soft)
     assert_close(model.marginals(now, every), model.marginals(now).double().cpu())
+    assert model.rows.log_space > 0
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_what_goes_back_through_log_space(k: int) -> None:
+    model, about = steep(6)
+    soft = pf.Evidence(about.values, log_potentials=torch.tensor([7.0, 8.0]).repeat(3, 6, 1))
+    listed = soft.top_k(k)
+    assert listed.categories is not None and listed.log_potentials is not None
+    spread = torch.full((3, 6, 2), -torch.inf)
+    spread.scatter_(-1, listed.categories, listed.log_potentials)
+    found, by_k = gone_back(model.circuit, listed, torch.float32)
+    wanted, by_v = gone_back(model.circuit, pf.Evidence(about.values, None, spread), torch.float32)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(by_k.cpu(), by_v.cpu().gather(-1, listed.categories))
+    model.log_prob(listed)
     assert model.rows.log_space > 0
 
 

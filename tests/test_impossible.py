@@ -56,6 +56,27 @@ def test_an_error_names_every_impossible_row(query: str, more: dict[str, int]) -
     assert len(QUERIES[query](asked, left)) == len(good)
 
 
+@pytest.mark.parametrize("query", QUERIES)
+@pytest.mark.parametrize("more", [{}, {"memory": 2000}], ids=["whole", "in parts"])
+def test_an_error_names_a_value_that_never_occurs(query: str, more: dict[str, int]) -> None:
+    """2 never comes first; that 0 follows it is impossible too, but by both values together."""
+    gap, good = torch.nan, rows()[0]
+    alone = torch.tensor([[gap, 1, 1, 1], [2, 2, gap, 2]])
+    for bad, never in ((alone, (0, 2.0)), (torch.tensor([[0.0, 2, 0, 0]]), None)):
+        with pytest.raises(pf.NoMassError) as refused:
+            QUERIES[query](model(**more), torch.cat([good, bad]))
+        assert refused.value.never == never
+        told = "variable 0 never has the value 2: learn with a pseudocount, or take"
+        assert (told in str(refused.value)) == (never is not None)
+
+
+def test_learners_name_it_too() -> None:
+    bad = torch.tensor([[1.0, 1, 1, 1], [2, 2, 2, 2]])
+    for learner in (pf.EM(), pf.MiniBatchEM(), pf.Anemone()):
+        with pytest.raises(pf.NoMassError, match="row 1; variable 0 never has the value 2"):
+            pf.fit(model(), bad, learner, epochs=1, progress=False)
+
+
 LEARNERS: dict[str, Learner] = {
     "em": pf.EM(),
     "anemone": pf.Anemone(),

@@ -9,6 +9,7 @@ from math import e, log2
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 LOG2_E = log2(e)
 
@@ -74,6 +75,26 @@ def add_sorted(target: Tensor, index: Tensor, rows: Tensor) -> None:
     copy = torch.arange(len(index), device=index.device) % copies
     spread.index_put_((copy, index), rows, accumulate=True)
     target.add_(spread.sum(dim=0))
+
+
+def weighed_sums(index: Tensor, weights: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """For every index that is named, the sum of the rows that name it, each by its weight.
+
+    The transpose of a sum of weighed rows, without a table of all indices or of all products.
+
+    Args:
+        index: of every row, [N, C]; at least one.
+        weights: of every row, [N, C].
+        rows: [N, K].
+
+    Returns:
+        The indices that are named [n], each once, and their sums [n, K].
+    """
+    rising, order = index.flatten().sort(stable=True)
+    named, counts = rising.unique_consecutive(return_counts=True)
+    starts, row = counts.cumsum(0) - counts, order // index.shape[1]
+    weights = weights.flatten()[order].to(rows.dtype)
+    return named, embedding_bag(row, rows, starts, mode="sum", per_sample_weights=weights)
 
 
 def running_sums(x: Tensor, out: Tensor | None = None) -> Tensor:

@@ -53,6 +53,15 @@ class Potentials(ABC):
         """Other numbers about the same categories."""
         return replace(self, log=log)
 
+    @property
+    def parts(self) -> list[Tensor]:
+        """The numbers, and which categories are listed, if not all."""
+        return [part for part in (self.log, self.categories) if part is not None]
+
+    def to(self, device: torch.device | str) -> Potentials:
+        """The same on another device."""
+        return Potentials.of(*(part.to(device) for part in self.parts))
+
     @abstractmethod
     def check(self, shape: Sequence[int], largest: int) -> None:
         """See that they are about [B, D] variables with V categories.

@@ -5,7 +5,7 @@ Legend: B batch, D variables.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -105,8 +105,18 @@ class Batch:
             found = found + self.offset.to(found)
         return found.masked_fill(~found.isfinite(), -torch.inf)
 
-    def refuse_impossible(self, log_prob: Tensor, some: Tensor | None = None) -> None:
+    def refuse_impossible(
+        self,
+        log_prob: Tensor,
+        some: Tensor | None = None,
+        why: Callable[[int], tuple[int, float] | None] = lambda row: None,
+    ) -> None:
         """Raise if a row, or one of `some` of them, has no mass, and counts.
+
+        Args:
+            log_prob: of these rows (nats).
+            some: which rows these are; all by default.
+            why: of one of these, what is wrong with it.
 
         Raises:
             NoMassError: naming the rows.
@@ -115,7 +125,7 @@ class Batch:
         rows, weight = (t.to(log_prob.device) for t in (rows, self.weights))
         if some is not None:
             rows, weight = rows[some], weight[some]
-        refuse_impossible(log_prob.masked_fill(weight == 0, 0.0), "fit", rows)
+        refuse_impossible(log_prob.masked_fill(weight == 0, 0.0), "fit", rows, why)
 
     @torch.no_grad()
     def possible(self, model: Model) -> Batch:

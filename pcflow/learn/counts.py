@@ -10,6 +10,7 @@ a bank, R rows of an arena, S statistics.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -31,6 +32,7 @@ from pcflow.inputs import DensityFamily, FiniteFamily, InputFamily
 from pcflow.learn.batch import Batch, Model, totals
 from pcflow.learn.spread import both, by_row, seen, spread, together, unseen
 from pcflow.learn.team import Team
+from pcflow.queries import never
 
 Rule = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Takes what a unit counts if it is used once as it is, what was counted, and the total of that."""
@@ -106,7 +108,8 @@ class Counts:
         there = None if told is None else send(told, weight.device).to(weight)  # [B, D]
         for part in self.engine.parts(evidence):
             evaluation = self.engine.evaluate(part)
-            batch.refuse_impossible(evaluation.log_value, part.origin)
+            why = partial(never, self.engine, part)
+            batch.refuse_impossible(evaluation.log_value, part.origin, why)
             flow = _of_part(weight, part)
             shares = None if there is None else told_below(self.engine.plan, _of_part(there, part))
             evaluation.down(flow, self.at_leaf, self.at_weights, shares)

@@ -4,7 +4,7 @@ from pcflow.queries.compiled import CompiledCircuit, as_circuit, as_model, compi
 from pcflow.queries.draws import Draws
 from pcflow.queries.filtering import Filter
 from pcflow.queries.mpe import MPE, chosen_potentials
-from pcflow.queries.possible import refuse_impossible
+from pcflow.queries.possible import never, refuse_impossible
 from pcflow.queries.projection import ProjectedEvidence
 from pcflow.queries.states import Viterbi, state_posteriors, viterbi
 
@@ -19,6 +19,7 @@ __all__ = [
     "as_model",
     "chosen_potentials",
     "compile",
+    "never",
     "refuse_impossible",
     "state_posteriors",
     "viterbi",

@@ -5,7 +5,7 @@ Legend: B batch, D variables.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -13,7 +13,10 @@ from torch import Tensor
 from pcflow.checks import as_wholes
 from pcflow.engine import Engine, Evaluation, Taped
 from pcflow.errors import EvidenceError, NoMassError, NotANumber, PropertyRequired
-from pcflow.evidence import CheckedEvidence
+from pcflow.evidence import CheckedEvidence, Evidence
+
+MOST_ASKED = 4096
+"""Variables of a row that are asked one by one what is wrong with it."""
 
 
 def evaluate(engine: Engine, part: CheckedEvidence, query: str) -> Evaluation:
@@ -52,16 +55,23 @@ def refuse_all_impossible(engine: Engine, part: CheckedEvidence, query: str) -> 
     Raises:
         NoMassError, NotANumber: see `refuse_impossible`.
     """
-    refuse_impossible(engine.log_value(part if part.whole is None else part.whole), query)
+    whole = part if part.whole is None else part.whole
+    refuse_impossible(engine.log_value(whole), query, None, lambda row: never(engine, whole, row))
 
 
-def refuse_impossible(log_value: Tensor, query: str, rows: Tensor | None = None) -> None:
+def refuse_impossible(
+    log_value: Tensor,
+    query: str,
+    rows: Tensor | None = None,
+    why: Callable[[int], tuple[int, float] | None] = lambda row: None,
+) -> None:
     """Raise if some row has no mass.
 
     Args:
         log_value: [B] (nats).
         query: whose name the error bears.
         rows: [B], the numbers by which the rows are known; 0, 1, ... by default.
+        why: of a row of these B without mass, what is wrong with it (see `never`).
 
     Raises:
         NoMassError: naming the rows.
@@ -72,8 +82,29 @@ def refuse_impossible(log_value: Tensor, query: str, rows: Tensor | None = None)
         return
     places = (~possible).nonzero().squeeze(-1)
     unknown = log_value[places].isnan()
-    error, places = (NotANumber, places[unknown]) if unknown.any() else (NoMassError, places)
-    raise error((places if rows is None else rows[places]).tolist(), query)
+    if unknown.any():
+        places = places[unknown]
+    known = (places if rows is None else rows[places]).tolist()
+    if unknown.any():
+        raise NotANumber(known, query)
+    raise NoMassError(known, query, why(int(places[0])))
+
+
+def never(engine: Engine, evidence: CheckedEvidence, row: int) -> tuple[int, float] | None:
+    """The first variable of a row whose value is impossible by itself, and the value.
+
+    None if there is none, or too many variables to ask one by one.
+    """
+    values, count = evidence.values[row], evidence.values.shape[1]
+    if count > MOST_ASKED:
+        return None
+    others = ~torch.eye(count, dtype=torch.bool, device=values.device)
+    alone = Evidence(values.expand(count, count), others | evidence.missing[row])
+    wrong = (engine.log_value(engine.check(alone)) == -torch.inf).nonzero()
+    if not len(wrong):
+        return None
+    variable = int(wrong[0])
+    return variable, float(values[variable])
 
 
 def refuse_nan(values: Tensor, query: str) -> Tensor:

@@ -100,6 +100,7 @@ def factorised_nats(examples: Examples) -> float:
         TokenOutOfRange: if a masked token is outside the vocabulary of the logits.
     """
     masked = examples.masked
+    assert isinstance(examples.logits, Tensor)  # `examples_of` lists no tokens
     nats = _token_nats(examples.logits[masked], examples.x0[masked], examples.mask_token_id)
     return float(nats.double().mean())
 

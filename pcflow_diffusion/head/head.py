@@ -18,6 +18,7 @@ from pcflow import (
     CompiledCircuit,
     Evidence,
     PcflowError,
+    Potentials,
     compile,
     marginalize,
     read_juice,
@@ -233,11 +234,11 @@ class CircuitHead(nn.Module):
         log_q = said.potentials.like(log_q.to(logits.dtype)).dense(self.vocabulary_size)
         return torch.where(said.masked.unsqueeze(-1), log_q, logits)
 
-    def couple(self, logits: Tensor, x: Tensor) -> Evidence:
+    def couple(self, logits: Tensor | Potentials, x: Tensor) -> Evidence:
         """The evidence that turns the circuit into the coupled joint.
 
         Args:
-            logits: the backbone's, [B, L, V].
+            logits: the backbone's, [B, L, V]; or `pcflow.Potentials` of the only possible tokens.
             x: tokens with masks, [B, L].
 
         Raises:
@@ -248,14 +249,14 @@ class CircuitHead(nn.Module):
         """
         return self._coupled(self._said(logits, x))
 
-    def log_prob(self, logits: Tensor, x: Tensor, x0: Tensor) -> Tensor:
+    def log_prob(self, logits: Tensor | Potentials, x: Tensor, x0: Tensor) -> Tensor:
         """Log q(x0 | x) [B] (nats) of the masked tokens under the coupled joint.
 
         Two upward passes: one with the tokens observed, one with the potentials. Differentiable in
         logits, circuit and modulation, with r and the projection's potentials held fixed.
 
         Args:
-            logits: the backbone's, [B, L, V].
+            logits: the backbone's, [B, L, V]; or `pcflow.Potentials` of the only possible tokens.
             x: tokens with masks, [B, L].
             x0: the tokens, [B, L]; only those at masked positions are read.
 
@@ -269,7 +270,7 @@ class CircuitHead(nn.Module):
         return self._log_prob(self.coupling, said, self._filled(said, x0))
 
     def conditional(
-        self, logits: Tensor, x: Tensor, x0: Tensor, weight: Tensor | None = None
+        self, logits: Tensor | Potentials, x: Tensor, x0: Tensor, weight: Tensor | None = None
     ) -> Batch:
         """Rows from which the circuit learns log q(x0 | x), in a form that `pcflow.fit` takes.
 
@@ -277,7 +278,7 @@ class CircuitHead(nn.Module):
         the circuit nothing: it is summed out.
 
         Args:
-            logits: the backbone's, [B, L, V].
+            logits: the backbone's, [B, L, V]; or `pcflow.Potentials` of the only possible tokens.
             x: tokens with masks, [B, L].
             x0: the tokens, [B, L]; only those at masked positions are read.
             weight: how much every row counts, [B].
@@ -301,7 +302,7 @@ class CircuitHead(nn.Module):
         """Draw all masked tokens from the coupled joint.
 
         Args:
-            logits: the backbone's, [B, L, V].
+            logits: the backbone's, [B, L, V]; or `pcflow.Potentials` of the only possible tokens.
             x: tokens with masks, [B, L].
             temperature: not negative; zero takes the most probable tokens.
             order: "joint" draws the latent path at temperature 1, then each token from its
@@ -367,14 +368,16 @@ class CircuitHead(nn.Module):
             generator=generator,
         )
 
-    def fit_coupling(self, logits: Tensor, x: Tensor, x0: Tensor, buckets: int = 1) -> LogLinear:
+    def fit_coupling(
+        self, logits: Tensor | Potentials, x: Tensor, x0: Tensor, buckets: int = 1
+    ) -> LogLinear:
         """Set the coupling to the `LogLinear` that is best on held-out examples.
 
         The log-likelihood is concave in (a, b), so the maximum is the global one. Examples that
         circuit or backbone hold impossible say nothing about the powers and are left out.
 
         Args:
-            logits: the backbone's, [N, L, V].
+            logits: the backbone's, [N, L, V]; or `pcflow.Potentials` of the only possible tokens.
             x: tokens with masks, [N, L].
             x0: the tokens, [N, L].
             buckets: of equal width, by the share of the L positions that is masked; each has powers
@@ -392,7 +395,7 @@ class CircuitHead(nn.Module):
         self.coupling = fitted = self._fitted(*self._held_out(logits, x, x0), buckets)
         return fitted
 
-    def choose_coupling(self, logits: Tensor, x: Tensor, x0: Tensor) -> Coupling:
+    def choose_coupling(self, logits: Tensor | Potentials, x: Tensor, x0: Tensor) -> Coupling:
         """Set the coupling to the one that makes held-out examples most probable.
 
         A backbone that knows more of single tokens than the circuit wants the projection, one that
@@ -402,7 +405,7 @@ class CircuitHead(nn.Module):
         An error on the way leaves the head as it was.
 
         Args:
-            logits: the backbone's, [N, L, V].
+            logits: the backbone's, [N, L, V]; or `pcflow.Potentials` of the only possible tokens.
             x: tokens with masks, [N, L].
             x0: the tokens, [N, L].
 
@@ -427,7 +430,9 @@ class CircuitHead(nn.Module):
         return self.coupling
 
     @torch.no_grad()
-    def _held_out(self, logits: Tensor, x: Tensor, x0: Tensor) -> tuple[Marginals, Tensor]:
+    def _held_out(
+        self, logits: Tensor | Potentials, x: Tensor, x0: Tensor
+    ) -> tuple[Marginals, Tensor]:
         """What the backbone says of examples, and their tokens [N, L]."""
         said = self._said(logits, x)
         return said, self._filled(said, x0)
@@ -484,11 +489,19 @@ class CircuitHead(nn.Module):
             raise ShapeMismatch(f"modulation must return {wanted}, got {tuple(found.shape)}")
         return found.to(said.log_m.dtype)
 
-    def _said(self, logits: Tensor, x: Tensor) -> Marginals:
+    def _said(self, logits: Tensor | Potentials, x: Tensor) -> Marginals:
         """What the backbone says, in the circuit's precision."""
         check_rows("x", x, self.length)
-        k, dtype = self.top_k, self.model.dtype
-        return self._fitting(Marginals.of(logits, x, self.mask_token_id, top_k=k, dtype=dtype))
+        listed = isinstance(logits, Potentials) and logits.categories is not None
+        said = Marginals.of(
+            logits,
+            x,
+            self.mask_token_id,
+            top_k=self.top_k,
+            dtype=self.model.dtype,
+            vocabulary_size=self.vocabulary_size if listed else None,
+        )
+        return self._fitting(said)
 
     def _fitting(self, said: Marginals) -> Marginals:
         """Marginals about the circuit's tokens, of the `top_k` most probable ones."""

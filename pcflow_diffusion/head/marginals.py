@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 
 from pcflow import Evidence, Potentials
-from pcflow_diffusion.checks import check_count, check_id, check_ids, check_logits, check_rows
+from pcflow_diffusion.checks import (
+    check_count,
+    check_id,
+    check_ids,
+    check_logits,
+    check_rows,
+    check_tokens,
+)
 from pcflow_diffusion.errors import LogitsError
 
 LOG2_E = 1 / log(2)
@@ -51,42 +58,48 @@ class Marginals:
     @classmethod
     def of(
         cls,
-        logits: Tensor,
+        logits: Tensor | Potentials,
         x: Tensor,
         mask_token_id: int,
         *,
         suppress: Sequence[int] = (),
         top_k: int | None = None,
         dtype: torch.dtype | None = None,
+        vocabulary_size: int | None = None,
     ) -> Marginals:
         """What logits say; differentiable in them.
 
         Args:
-            logits: the backbone's, [B, L, V]; -inf is allowed. Not read where x is visible.
+            logits: the backbone's, [B, L, V]; or `pcflow.Potentials` of the only tokens that are
+                possible, [B, L, k]. -inf is allowed. Not read where x is visible.
             x: tokens with masks, [B, L].
             mask_token_id: the mask, which may be one of the V tokens.
             suppress: other tokens that are impossible; those outside of the vocabulary always are.
             top_k: how many tokens to list at every position, the most probable ones; nothing else
                 is then computed over all V. None for all.
             dtype: to compute in; that of the logits, or float32 if that is less.
+            vocabulary_size: V, where tokens are listed; otherwise it is seen.
 
         Raises:
             TypeMismatch, ShapeMismatch: if these are no logits of these tokens.
+            TokenOutOfRange: if one that is listed is outside the vocabulary.
             LogitsError: if a masked position has no distribution.
         """
         check_rows("x", x)
-        check_logits("logits", logits, x)
+        log, listed, vocabulary = _parts(logits, x, vocabulary_size)
         mask_token_id = check_id("mask_token_id", mask_token_id)
         if top_k is not None:
             check_count("top_k", top_k)
-        masked, vocabulary = x == mask_token_id, logits.shape[-1]
+        masked = x == mask_token_id
         never = _inside((mask_token_id, *check_ids("suppress", suppress)), vocabulary)
-        dtype = dtype or torch.promote_types(logits.dtype, torch.float32)
-        never = never.to(logits.device)
-        if top_k is None or top_k + len(never) >= vocabulary:
-            scores, listed = _all(logits.to(dtype), ~masked, never), None
+        dtype = dtype or torch.promote_types(log.dtype, torch.float32)
+        never = never.to(log.device)
+        if listed is not None:
+            scores = _some(log.to(dtype), listed, ~masked, never)
+        elif top_k is None or top_k + len(never) >= vocabulary:
+            scores = _all(log.to(dtype), ~masked, never)
         else:
-            scores, listed = _best(logits, top_k, never)
+            scores, listed = _best(log, top_k, never)
             scores = scores.to(dtype).masked_fill(~masked.unsqueeze(-1), 0.0)
         tokens = x.masked_fill(masked, 0).long()
         log_m = scores.log_softmax(dim=-1)
@@ -178,6 +191,25 @@ def temper(log_p: Tensor, temperature: float) -> Tensor:
 def _inside(tokens: Sequence[int], vocabulary: int) -> Tensor:
     """Those that are among the V, once each."""
     return torch.tensor(sorted({t for t in tokens if 0 <= t < vocabulary}), dtype=torch.long)
+
+
+def _parts(
+    logits: Tensor | Potentials, x: Tensor, vocabulary_size: int | None
+) -> tuple[Tensor, Tensor | None, int]:
+    """Numbers [B, L, V or k], which tokens they are about if not all [B, L, k], and V."""
+    said = logits if isinstance(logits, Potentials) else Potentials.of(logits)
+    check_logits("logits", said.log, x)
+    if said.categories is None:
+        return said.log, None, said.log.shape[-1]
+    size = int(said.categories.max()) + 1 if vocabulary_size is None else vocabulary_size
+    check_tokens("listed tokens", said.categories, size)
+    return said.log, said.categories.long(), size
+
+
+def _some(logits: Tensor, listed: Tensor, visible: Tensor, never: Tensor) -> Tensor:
+    """Logits [B, L, k] of listed tokens with no mass on some, even ones where visible."""
+    possible = logits.masked_fill(torch.isin(listed, never), -torch.inf)
+    return possible.masked_fill(visible.unsqueeze(-1), 0.0)
 
 
 def _all(logits: Tensor, visible: Tensor, never: Tensor) -> Tensor:

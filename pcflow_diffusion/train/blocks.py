@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from pcflow import Potentials
 from pcflow_diffusion.backbones import Backbone, logits_of
 from pcflow_diffusion.checks import check_alike, check_logits, check_rows
 
@@ -38,7 +39,8 @@ class Blocks:
     """Blocks with masks, and what the backbone says of them.
 
     Args:
-        logits: the backbone's, [N, L, V].
+        logits: the backbone's, [N, L, V]; or `pcflow.Potentials` of the only tokens that are
+            possible, [N, L, k].
         x: tokens with masks, [N, L].
         x0: the tokens, [N, L].
 
@@ -51,7 +53,7 @@ class Blocks:
         2
     """
 
-    logits: Tensor
+    logits: Tensor | Potentials
     x: Tensor
     x0: Tensor
 
@@ -59,7 +61,8 @@ class Blocks:
         """Check the shapes."""
         check_rows("x", self.x)
         check_alike("x0", self.x0, self.x)
-        check_logits("logits", self.logits, self.x)
+        log = self.logits.log if isinstance(self.logits, Potentials) else self.logits
+        check_logits("logits", log, self.x)
 
     def __len__(self) -> int:
         """How many, N."""

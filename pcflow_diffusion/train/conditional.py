@@ -125,14 +125,15 @@ class CoupledBlocks:
         """Those with the given numbers [B], under the circuit as it is now."""
         some, device = self.blocks[rows], self.head.model.device
         weight = None if self.weights is None else self.weights[rows.to(self.weights.device)]
-        logits, x, x0 = (t.to(device) for t in (some.logits, some.x, some.x0))
-        return self.head.conditional(logits, x, x0, weight)
+        x, x0 = some.x.to(device), some.x0.to(device)
+        return self.head.conditional(some.logits.to(device), x, x0, weight)
 
     def fingerprint(self) -> list[Tensor]:
         """What is masked, weights, and the first block with what the backbone says about it."""
         first = self.blocks[torch.arange(1)]
         weights = [] if self.weights is None else [self.weights]
-        return [self.blocks.x, first.x0, first.logits, *weights]
+        logits = [first.logits] if isinstance(first.logits, Tensor) else first.logits.parts
+        return [self.blocks.x, first.x0, *logits, *weights]
 
 
 @contextmanager

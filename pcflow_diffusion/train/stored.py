@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from math import ceil, log
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from pcflow_diffusion.train.blocks import Blocks, block_logits
 
 FORMAT = "pcflow_diffusion.logits.1"
 MOST = 1 << 62  # of anything: numbers that tensors can hold
-MOST_TOKENS = 1 << 24  # of a vocabulary: listed logits are spread over all of it
+MOST_TOKENS = 1 << 24  # of a vocabulary
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ def store_logits(
         folder: made if it is not there.
         rows: context and block, [N, C + L].
         x: the blocks with masks, [N, L].
-        top_k: keep the k largest logits of every position only, and how much mass the others have
-            together; a reader spreads it evenly over them. None keeps all, in the backbone's dtype.
+        top_k: keep the k largest logits of every position only, as all that is possible, and how
+            much mass the others have together. None keeps all.
         shard_size: blocks per file; so many logits are held in memory.
         batch_size: rows per call of the backbone.
         progress: whether to show a progress bar, of blocks.
@@ -178,7 +178,7 @@ class StoredLogits:
         return self._about.rows
 
     def __getitem__(self, rows: Tensor | Sequence[int] | slice) -> Blocks:
-        """Those with the given numbers [B]: in memory, logits [B, L, V].
+        """Those with the given numbers [B]: in memory, logits [B, L, V], or of k listed tokens.
 
         Raises:
             IndexError: if there are no such blocks.
@@ -189,6 +189,18 @@ class StoredLogits:
         wanted = rows.cpu() if isinstance(rows, Tensor) else rows
         numbers = torch.arange(len(self))[wanted]  # [B]
         return Blocks(self._logits(numbers), self.x[numbers], self._x0[numbers])
+
+    @property
+    def left_out(self) -> float:
+        """The mean mass of the tokens that are not listed, at masked positions."""
+        if self.top_k is None:
+            return 0.0
+        masked, total = self.x == self.x.max(), 0.0
+        for rows in torch.arange(len(self)).split(self._about.shard_size):
+            top, rest = (self._gather(name, rows).double() for name in ("logits", "rest"))
+            mass = (rest - top.logsumexp(dim=-1)).sigmoid()  # [B, L]
+            total += float(mass[masked[rows]].sum())
+        return total / int(masked.sum())
 
     def batches(
         self, batch_size: int, *, shuffle: bool = False, generator: torch.Generator | None = None
@@ -207,17 +219,13 @@ class StoredLogits:
         for rows in order.split(batch_size):
             yield self[rows]
 
-    def _logits(self, numbers: Tensor) -> Tensor:
+    def _logits(self, numbers: Tensor) -> Tensor | pf.Potentials:
         if self.top_k is None:
             return self._gather("logits", numbers)
         listed = self._gather("categories", numbers).long()  # [B, L, k]
         if bool(((listed < 0) | (listed >= self.vocabulary_size)).any()):
             raise StoreError(f"a listed token is outside [0, {self.vocabulary_size})")
-        top = self._gather("logits", numbers).float()
-        others = self.vocabulary_size - listed.shape[-1]
-        each = self._gather("rest", numbers) - log(others)  # [B, L]
-        spread = each.unsqueeze(-1).repeat(1, 1, self.vocabulary_size)
-        return spread.scatter_(-1, listed, top)
+        return pf.Potentials.of(self._gather("logits", numbers), listed)
 
     def _gather(self, name: str, numbers: Tensor) -> Tensor:
         """Those rows of a tensor that is cut into shards."""

@@ -174,6 +174,23 @@ def test_training_reads_stored_logits(learner: str, tmp_path: Path) -> None:
     assert isinstance(stored, StoredLogits)
 
 
+@pytest.mark.parametrize("coupling", ["product", "ratio", "projection"])
+def test_listed_logits_teach_what_the_head_would_list_of_all(coupling: str) -> None:
+    given, k = blocks(70), 2
+    top = pf.Potentials.of(given.logits).top_k(k)
+    listed, found = Blocks(top, given.x, given.x0), CircuitHead(student(), MASK, coupling)
+    wanted = CircuitHead(student(), MASK, coupling, top_k=k)
+    for head, some in ((found, listed), (wanted, given)):
+        order = torch.Generator().manual_seed(0)
+        fit_conditional(head, some, epochs=2, batch_size=20, progress=False, generator=order)
+    torch.testing.assert_close(values(found.model), values(wanted.model))
+    log_q = (head.log_prob(b.logits, b.x, b.x0) for head, b in ((found, listed), (wanted, given)))
+    torch.testing.assert_close(*log_q)
+    fitted = (h.fit_coupling(b.logits, b.x, b.x0) for h, b in ((found, listed), (wanted, given)))
+    one, other = fitted
+    assert (one.a, one.b) == (pytest.approx(other.a), pytest.approx(other.b))
+
+
 @every_learner
 def test_early_stopping_keeps_the_best_parameters(learner: str) -> None:
     held_out = blocks(40, 9)

@@ -6,8 +6,9 @@ n of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from torch import Tensor
 from pcflow.engine.kernels import exp_
 from pcflow.engine.leaves.access import Access
 from pcflow.evidence import Potentials, send
+
+T = TypeVar("T")
 
 
 class Entries:
@@ -99,35 +102,55 @@ class Entries:
         said = self._said(self.fold, self.row)
         return said, *linear(said.log)
 
-    @cached_property
+    @property
     def potential(self) -> Tensor:
-        """Linear potentials [N, V], the largest 1."""
-        said, weights, _ = self._weights
-        return said.read(
-            lambda: weights, lambda _: linear(self.log_potential(self.fold, self.row))[0]
+        """Linear potentials [N, V or k], the largest 1."""
+        return self._weights[1]
+
+    def read(self, every: Callable[[], T], some: Callable[[Tensor], T]) -> T:
+        """What one of two functions makes: of all categories; or of the rows listed, [N, k].
+
+        The rows are those of the flattened table, and everything else is impossible.
+        """
+        return self._weights[0].read(
+            every, lambda listed: some(self.access.place(listed, self.fold))
         )
 
     def weighed(self) -> tuple[Tensor, Tensor]:
         """Sum of potential times table over categories: [N, K]; and a log-scale [N]."""
-        said, weights, peak = self._weights
-        access = self.access
-        units = said.read(
-            lambda: access.times(weights),
-            lambda listed: access.bag(access.place(listed, self.fold), weights),
+        _, weights, peak = self._weights
+        units = self.read(
+            lambda: self.access.times(weights), lambda place: self.access.bag(place, weights)
         )
         return units, peak
 
-    def log_joint(self, potentials: bool = True) -> Iterator[tuple[slice, Tensor]]:
-        """Blocks of entries with log-table plus log-potential [n, V, K]."""
-        table = self.access.table
-        size = max(1, self.access.tables.plan.machine.edges // (self.size * table.shape[-1]))
-        for start in range(0, len(self.fold), size):
-            some = slice(start, start + size)
-            fold, row = self.fold[some], self.row[some]
-            joint = table[0 if self.access.shared else fold].expand(len(fold), -1, -1)
-            if potentials and self.soft is not None:
-                joint = joint + self.log_potential(fold, row).unsqueeze(-1)
-            yield some, joint
+    def log_joint(self) -> Iterator[tuple[slice, Tensor]]:
+        """Blocks of entries with log-table plus log-potential [n, V or k, K]."""
+        if self.soft is None:
+            yield from self.log_table()
+            return
+        said = self._said(self.fold, self.row)
+        for some, table in said.read(self.log_table, self._log_rows):
+            yield some, table + said.log[some].unsqueeze(-1)
+
+    def log_table(self) -> Iterator[tuple[slice, Tensor]]:
+        """Blocks of entries with the log-table of each, [n, V, K]."""
+        table, shared = self.access.table, self.access.shared
+        for some in self._blocks(self.size):
+            fold = self.fold[some]
+            yield some, table[0 if shared else fold].expand(len(fold), -1, -1)
+
+    def _log_rows(self, listed: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """The same of listed categories [N, k]."""
+        place, flat = self.access.place(listed, self.fold), self.access.table.flatten(0, 1)
+        for some in self._blocks(listed.shape[-1]):
+            yield some, flat[place[some]]
+
+    def _blocks(self, categories: int) -> Iterator[slice]:
+        """Entries of so many categories each, as many at a time as fit."""
+        edges, units = self.access.tables.plan.machine.edges, self.access.table.shape[-1]
+        size = max(1, edges // (categories * units))
+        return (slice(start, start + size) for start in range(0, len(self.fold), size))
 
     @property
     def width(self) -> int:

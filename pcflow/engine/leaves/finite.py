@@ -91,9 +91,8 @@ class FiniteLeaf(Leaf):
         if self.entries.soft is None:
             return
         row, variable = self.entries.row, self.entries.variable
-        flow = self.flows.of_categories(self.entries.of(slope))  # [N, V]
-        every = pad(flow, (0, self.entries.largest - flow.shape[-1]))
-        found = self.entries.soft.entries(row, variable).among(every)
+        flow = self.flows.of_categories(self.entries.of(slope))  # [N, V or k]
+        found = pad(flow, (0, gradient.shape[-1] - flow.shape[-1]))
         gradient.index_put_((self.in_batch(row), variable), found, accumulate=True)
 
     def add_to_values(self, slope: Tensor, gradient: Tensor) -> None:

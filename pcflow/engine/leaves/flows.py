@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pcflow.engine.kernels import add_rows
+from pcflow.engine.kernels import add_rows, weighed_sums
 from pcflow.engine.leaves.access import Access
 from pcflow.engine.leaves.entries import Entries
 from pcflow.engine.semiring import Value
@@ -72,7 +72,7 @@ class Flows(ABC):
 
     @abstractmethod
     def of_categories(self, slope: Tensor) -> Tensor:
-        """Flow [N, V] through every category."""
+        """Flow through every category [N, V], or through those listed [N, k]."""
 
     @abstractmethod
     def log_slope(self, slope: Tensor) -> Tensor:
@@ -93,7 +93,16 @@ class _LinearFlows(Flows):
     """By matrix products."""
 
     def add_soft(self, counts: Tensor, slope: Tensor) -> None:
-        counts += self._potential_times(slope).mul_(self.access.table)
+        table = self.access.table
+
+        def every() -> None:
+            counts.add_(self._potential_times(slope).mul_(table))
+
+        def some(place: Tensor) -> None:
+            named, sums = weighed_sums(place, self.entries.potential, slope)
+            add_rows(counts.flatten(0, 1), named, sums.mul_(table.flatten(0, 1)[named]))
+
+        self.entries.read(every, some)
 
     def gradients(
         self, params: dict[str, Tensor], slope: Tensor, observed: Tensor
@@ -111,14 +120,24 @@ class _LinearFlows(Flows):
         if self.entries.soft is None:
             gradient = table * total.neg_()
         else:
-            gradient = self._potential_times(self.entries.of(slope))
+            gradient = self._potentials_times(self.entries.of(slope))
             total += torch.einsum("fvk,fvk->fk", gradient, table).unsqueeze(1)
             gradient.sub_(total).mul_(table)
         self.add_observed(gradient, observed)
         return gradient
 
+    def _potentials_times(self, slope: Tensor) -> Tensor:
+        """Sum of potential x slope [N, K] over entries: [F or 1, V, K]."""
+
+        def some(place: Tensor) -> Tensor:
+            found = torch.zeros_like(self.access.table)
+            add_rows(found.flatten(0, 1), *weighed_sums(place, self.entries.potential, slope))
+            return found
+
+        return self.entries.read(lambda: self._potential_times(slope), some)
+
     def _potential_times(self, slope: Tensor) -> Tensor:
-        """Sum of potential [N, V] x slope [N, K] over entries: [F or 1, V, K]."""
+        """The same where potentials [N, V] are about all categories."""
         potential, shape = self.entries.potential, (len(self.entries.missing), -1)
         if self.access.shared:
             return (potential.t() @ slope).unsqueeze(0)
@@ -126,7 +145,11 @@ class _LinearFlows(Flows):
         return torch.bmm(potential.transpose(1, 2), slope.unflatten(0, shape))
 
     def of_categories(self, slope: Tensor) -> Tensor:
-        return self.entries.potential * self.access.times(slope, transposed=True)
+        potential = self.entries.potential
+        return self.entries.read(
+            lambda: potential * self.access.times(slope, transposed=True),
+            lambda place: potential * _by_blocks(self.access, place, slope, _rows_times),
+        )
 
     def log_slope(self, slope: Tensor) -> Tensor:
         peak = slope.amax(dim=-1, keepdim=True)
@@ -152,21 +175,31 @@ class _LogFlows(Flows):
         return self._edges(slope, None)
 
     def _edges(self, flow: Tensor, counts: Tensor | None) -> Tensor:
-        gradient = flow.new_zeros(len(flow), self.entries.size)
+        gradient = torch.empty_like(self.entries.potential)
         for some, joint in self.entries.log_joint():
             fold, row = self.entries.fold[some], self.entries.row[some]
             share = (joint - self.out.units[fold, row].unsqueeze(-2)).exp().nan_to_num(nan=0.0)
-            edges = share * flow[some].unsqueeze(-2)  # [n, V, K]
+            edges = share * flow[some].unsqueeze(-2)  # [n, V or k, K]
             if counts is not None:
-                add_rows(counts, self.access.fold(fold), edges)
+                self._add(counts, some, edges)
             gradient[some] = edges.sum(dim=-1)
         return gradient
+
+    def _add(self, counts: Tensor, some: slice, edges: Tensor) -> None:
+        """Add edges [n, V or k, K] of some entries to [F or 1, V, K]."""
+        fold, units = self.access.fold(self.entries.fold[some]), edges.shape[-1]
+        self.entries.read(
+            lambda: add_rows(counts, fold, edges),
+            lambda place: add_rows(
+                counts.view(-1, units), place[some].flatten(), edges.view(-1, units)
+            ),
+        )
 
     def log_slope(self, slope: Tensor) -> Tensor:
         slope = self._log_derivative(slope, self.entries.fold, self.entries.row)
         blocks = [
             (joint + slope[some].unsqueeze(-2)).logsumexp(-1)
-            for some, joint in self.entries.log_joint(potentials=False)
+            for some, joint in self.entries.log_table()
         ]
         return torch.cat(blocks)
 
@@ -193,6 +226,11 @@ def _by_blocks(
         rows = torch.index_select(table, 0, some.flatten(), out=room[: some.numel()])
         blocks.append(weigh(rows.view(*some.shape, units.shape[-1]), units))
     return torch.cat(blocks)
+
+
+def _rows_times(rows: Tensor, slope: Tensor) -> Tensor:
+    """Linear rows [n, C, K], slopes [n, K] -> [n, C]."""
+    return torch.bmm(slope.unsqueeze(1), rows.transpose(1, 2)).squeeze(1)
 
 
 def _weigh(rows: Tensor, slope: Tensor) -> Tensor:
