@@ -88,6 +88,26 @@ def test_anemone_by_hand() -> None:
     assert model.log_prob(torch.zeros(1, 1)).exp().item() == pytest.approx(wanted)
 
 
+@given(
+    st.lists(st.lists(st.booleans(), min_size=1, max_size=9), min_size=1, max_size=6),
+    st.floats(0.0, 0.95),
+)
+@example([[True] * 9, [False]], 0.9)
+@settings(max_examples=30)
+def test_momentum_goes_by_rows(batches: list[list[bool]], momentum: float) -> None:
+    """Every row weighs as much as the others of its age, however many came with it."""
+    even = {"logits": pf.Parameter(torch.zeros(1))}
+    model = compiled(pf.Circuit(pf.InputLayer(0, pf.Bernoulli(), 1, even)))
+    run = pf.Anemone(momentum=momentum, pseudocount=0.0).start(model)
+    wanted, ones, rows = 0.5, 0.0, 0.0
+    for batch in batches:
+        run.step([pf.Batch(torch.tensor(batch).double().unsqueeze(-1))])
+        ones, rows = sum(batch) + momentum * ones, len(batch) + momentum * rows
+        wanted = 0.6 * wanted + 0.4 * ones / rows
+        found = model.log_prob(torch.ones(1, 1)).exp().item()
+        assert found == pytest.approx(wanted, rel=1e-9, abs=1e-12)
+
+
 @pytest.mark.parametrize("learner", [pf.Anemone(pseudocount=0.0), pf.MiniBatchEM(pseudocount=0.0)])
 def test_units_that_a_batch_does_not_use_stay(learner: pf.Anemone | pf.MiniBatchEM) -> None:
     branches = [

@@ -42,7 +42,8 @@ class Anemone:
 
     Args:
         step: share of the batch, in (0, 1].
-        momentum: of the flows, in [0, 1).
+        momentum: of the flows and of how many rows they are of, in [0, 1): every row of a batch
+            weighs alike, in a short one too.
         pseudocount: added to every mean count.
         decay: let the step fall linearly, to zero at the end of the last epoch.
 
@@ -98,18 +99,18 @@ class BatchRun(CountingRun[Settings]):
         self.columns = state["columns"]
 
 
-Averages = list[dict[int, Tensor]]
-"""Mean flows by bank, for every kind of count; and by width how many rows told of a fold."""
+Sums = list[dict[int, Tensor]]
+"""Flows by bank, for every kind of count; and by width the weight of rows that told of a fold."""
 
 
 class AnemoneRun(BatchRun[Anemone]):
-    """Anemone at work on a model: remembers mean flows, averaged over batches."""
+    """Anemone at work on a model: remembers flows, and of how many rows; both fade by momentum."""
 
     def __init__(self, learner: Anemone, model: Model, team: Team) -> None:
-        """Begin with nothing averaged."""
+        """Begin with nothing counted."""
         super().__init__(learner, model, team)
-        self.times = 0
-        self.averages: Averages | None = None  # of the first batch on
+        self.rows = 0.0
+        self.sums: Sums | None = None  # of the first batch on
 
     def accepted(self, batch: Batch, counts: Counts) -> Batch:
         """Any, if something is given only where inputs are finite."""
@@ -125,51 +126,49 @@ class AnemoneRun(BatchRun[Anemone]):
         if rows == 0:  # none tells anything
             return
         step = learner.step * (1 - done if learner.decay else 1.0)
-        *means, told = self._average(counts, rows)
+        self.sums = self._with(counts)
+        self.rows = rows + learner.momentum * self.rows
+        *flows, told = self.sums
         prior = PriorCounts(self.model, _shares(told, counts.engine.plan))
-        share = 1 - learner.momentum**self.times  # the weight of the first ones is corrected
-        for expected, averages, sums in zip(prior.sums, means, counts.sums, strict=True):
+        for expected, flow, sums in zip(prior.sums, flows, counts.sums, strict=True):
             for bank in sums.found:
-                mean = averages[bank] / share
+                mean = flow[bank] / self.rows
                 sums.found[bank] = _mix(expected.found[bank], mean, step, counts.of_differences)
         if counts.telling[1]:
             counts.change(_keep_unused)
         self.maximize(counts, learner.pseudocount)
 
     def maximize(self, counts: Counts, pseudocount: float) -> None:
-        """Move the parameters, and count the averages from where they are then."""
+        """Move the parameters, and count the sums from where they are then."""
         real = [(f, named) for f, named in counts.kinds if isinstance(f, DensityFamily)]
         before = [{n: p.clone() for n, p in counts.params(named).items()} for _, named in real]
         super().maximize(counts, pseudocount)
-        assert self.averages is not None
-        _, _, flows, statistics, _ = self.averages
+        assert self.sums is not None
+        _, _, flows, statistics, _ = self.sums
         for (family, named), params in zip(real, before, strict=True):
             first, now = next(iter(named.values())), counts.params(named)
             statistics[first] = family.recentred(statistics[first], flows[first], params, now)
 
-    def _average(self, counts: Counts, rows: float) -> Averages:
-        """Let mean flows into the averages."""
-        so_far = self.averages or _nothing(counts)
-        for averages, found in zip(so_far, counts.found, strict=True):
-            for key, flow in found.items():
-                averages[key] = torch.lerp(flow / rows, averages[key], self.learner.momentum)
-        self.times += 1
-        self.averages = so_far
-        return so_far
+    def _with(self, counts: Counts) -> Sums:
+        """The sums, faded, and new counts: every row weighs alike, in a short batch too."""
+        old, momentum = self.sums or _nothing(counts), self.learner.momentum
+        return [
+            {key: torch.add(flow, sums[key], alpha=momentum) for key, flow in found.items()}
+            for sums, found in zip(old, counts.found, strict=True)
+        ]
 
     def state(self) -> State:
-        """Averages, and of how many batches."""
+        """Sums, and of how many rows."""
         with torch.no_grad():
-            so_far = self.averages or _nothing(PriorCounts(self.model))
-        averages = [dict(averages) for averages in so_far]
-        return super().state() | {"times": self.times, "averages": averages}
+            so_far = self.sums or _nothing(PriorCounts(self.model))
+        return super().state() | {"rows": self.rows, "sums": [dict(sums) for sums in so_far]}
 
     def restore(self, state: State) -> None:
-        """Average on from there."""
+        """Go on from there."""
         super().restore(state)
         device = self.model.engine.tables.like.device
-        self.times = state["times"]
-        self.averages = [{b: t.to(device) for b, t in a.items()} for a in state["averages"]]
+        self.rows = state["rows"]
+        self.sums = [{b: t.to(device) for b, t in sums.items()} for sums in state["sums"]]
 
 
 @dataclass(frozen=True)
@@ -222,8 +221,8 @@ class MiniBatchRun(BatchRun[MiniBatchEM]):
         return torch.lerp(present, relative, self.learner.step)
 
 
-def _nothing(counts: Counts) -> Averages:
-    """Averages of nothing, as large as these counts."""
+def _nothing(counts: Counts) -> Sums:
+    """Sums of nothing, as large as these counts."""
     return [{key: torch.zeros_like(t) for key, t in found.items()} for found in counts.found]
 
 
