@@ -52,7 +52,7 @@ def looks(wanted: Tensor, visible: Tensor, strange: Tensor, width: int) -> Itera
         >>> wanted = torch.tensor([[False, True, True, True, True, True]])
         >>> seen = looks(wanted, ~wanted, torch.zeros_like(wanted), width=4)
         >>> [look.places[look.decided].tolist() for look in seen]
-        [[1, 2], [3, 4], [5]]
+        [[1, 2, 3], [4, 5]]
     """
     device, (wanted, visible, strange) = (
         wanted.device,
@@ -79,11 +79,11 @@ def _rounds(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Rows [R], where their windows begin [R], and what is decided there [R, N]."""
     wanted, visible = wanted.clone(), visible.clone()
-    new = width - width // 4
+    share = width + 1 - max(width // 4, 1)  # of a window: a token that is known, and new ones
     while wanted.any():
         rows = wanted.any(dim=-1).nonzero().squeeze(-1)
         known = visible[rows]
-        decided = next_window(wanted[rows], known, new, new - 1)
+        decided = next_window(wanted[rows], known, share, share - 1)
         yield rows, window_starts(decided, known, width).minimum(latest[rows]), decided
         wanted[rows] &= ~decided
         visible[rows] |= decided
