@@ -38,6 +38,7 @@ from pcflow.construct import (
     learn_spn,
     mixture_of_trees,
     naive_bayes,
+    stationary,
     unroll,
 )
 from pcflow.data import datasets
@@ -298,6 +299,7 @@ __all__ = [
     "restrict",
     "save",
     "state_posteriors",
+    "stationary",
     "structure",
     "unroll",
     "viterbi",

@@ -18,6 +18,9 @@ from torch import Tensor
 from pcflow_diffusion.checks import check_count, check_logits
 from pcflow_diffusion.errors import BackboneError, ShapeMismatch, TypeMismatch
 
+PAST = ("cache", "past_key_values")
+"""How transformers name it: from 5.24 on, and before."""
+
 
 class Backbone(Protocol):
     """A masked diffusion language model, seen from outside.
@@ -52,7 +55,20 @@ def logits_of(
     if not callable(backbone):
         raise BackboneError(f"a backbone maps tokens to logits, got {type(backbone).__name__}")
     shown = {} if attention_mask is None else {"attention_mask": attention_mask}
-    logits = _logits_in(backbone(tokens, **shown), tokens)
+    return read_logits(backbone(tokens, **shown), tokens)
+
+
+def read_logits(output: Any, tokens: Tensor) -> Tensor:
+    """The logits [B, L, V] of tokens [B, L] that a model's output is, or holds.
+
+    Raises:
+        BackboneError: if there are none.
+
+    Examples:
+        >>> read_logits({"logits": torch.zeros(1, 2, 5)}, torch.tensor([[1, 2]])).shape
+        torch.Size([1, 2, 5])
+    """
+    logits = _logits_in(output, tokens)
     try:
         check_logits("the backbone's logits", logits, tokens)
     except (ShapeMismatch, TypeMismatch) as error:
@@ -98,21 +114,37 @@ def _number(name: str, *places: object) -> int | None:
     return None
 
 
-def takes_mask(backbone: object) -> bool:
-    """Whether a backbone may be called with `attention_mask=`, by its signature.
+def takes(name: str, backbone: object) -> bool:
+    """Whether a backbone may be called with an argument of this name, by its signature.
 
     Examples:
-        >>> takes_mask(lambda tokens: tokens), takes_mask(lambda tokens, attention_mask: tokens)
-        (False, True)
+        >>> takes("attention_mask", lambda tokens, attention_mask: tokens)
+        True
     """
     if isinstance(backbone, _Adapted):
-        return backbone.takes_mask
-    try:
-        parameters = signature(getattr(backbone, "forward", backbone)).parameters  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return False
+        return name == "attention_mask" and backbone.takes_mask
+    parameters = _parameters(backbone)
     open_ended = any(one.kind is Parameter.VAR_KEYWORD for one in parameters.values())
-    return open_ended or "attention_mask" in parameters
+    return open_ended or name in parameters
+
+
+def past_argument(backbone: object) -> str | None:
+    """The name under which a model takes, and returns, what it computed of the text before.
+
+    Examples:
+        >>> past_argument(lambda tokens, past_key_values=None, use_cache=False: tokens)
+        'past_key_values'
+    """
+    names = (name for name in PAST if not isinstance(backbone, _Adapted))
+    return next((name for name in names if name in _parameters(backbone)), None)
+
+
+def _parameters(backbone: object) -> Mapping[str, Parameter]:
+    """What a backbone, or its `forward`, may be called with, if it can be found out."""
+    try:
+        return signature(getattr(backbone, "forward", backbone)).parameters  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,4 +268,4 @@ def narrow(model: Callable[..., Any], vocabulary_size: int) -> Backbone:
             raise BackboneError(f"{logits.shape[-1]} logits, fewer than {vocabulary_size=}")
         return logits[..., :vocabulary_size]
 
-    return _Adapted(model, narrowed, mask_of(model), takes_mask(model))
+    return _Adapted(model, narrowed, mask_of(model), takes("attention_mask", model))

@@ -278,6 +278,7 @@ QUERIES: list[Callable[[pf.Circuit], object]] = [
     lambda circuit: pf.viterbi(circuit, torch.zeros(1, 4)),
     lambda circuit: pf.state_posteriors(circuit, torch.zeros(1, 4)),
     lambda circuit: pf.unroll(circuit, 2),
+    lambda circuit: pf.stationary(circuit),
     lambda circuit: pf.compile(circuit).filter(1),
 ]
 
@@ -396,3 +397,40 @@ def test_one_emission_draws_the_parameters_it_always_drew() -> None:
     )
     for a, b in zip(one.parameters, other.parameters, strict=True):
         torch.testing.assert_close(a.value, b.value, rtol=0, atol=0)
+
+
+@given(st.integers(1, 4), st.integers(2, 4), st.integers(0, 10_000))
+def test_every_window_of_a_stationary_chain_has_the_same_distribution(
+    states: int, length: int, seed: int
+) -> None:
+    g = torch.Generator().manual_seed(seed)
+    circuit = pf.stationary(pf.hmm(length, states, pf.Categorical(V), generator=g))
+    assert len(circuit.parameters) == 3
+    longer = pf.unroll(circuit, length + 3)
+    x = gapped(circuit, seed)
+    wanted = pf.reference_log_prob(circuit, x)
+    for place in range(4):
+        pads = (torch.full((len(x), n), NAN) for n in (place, 3 - place))
+        found = pf.reference_log_prob(longer, torch.cat([next(pads), x, next(pads)], dim=1))
+        torch.testing.assert_close(found, wanted)
+
+
+def test_a_stationary_chain_starts_where_its_own_start_leads_to() -> None:
+    """Two ends, in one of which the states go in a circle; and the way there."""
+    onwards = [[0.0, 0.5, 0.25, 0.25], [0, 1, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]]
+    chain = pf.hmm(3, 4, pf.Categorical(V), initial=[1.0, 0, 0, 0], transition=onwards)
+    for circuit in (chain, pf.compile(chain)):
+        found = pf.stationary(circuit).root.weight.value.exp()
+        torch.testing.assert_close(found, torch.tensor([[0.0, 0.5, 0.25, 0.25]]).double())
+    slow = torch.eye(2).double() * (1 - 3e-12) + 1e-12
+    slow[1] = torch.tensor([2e-12, 1 - 2e-12])
+    circuit = pf.hmm(3, 2, pf.Categorical(V), initial=[1.0, 0.0], transition=slow)
+    found = pf.stationary(circuit).root.weight.value.exp()
+    torch.testing.assert_close(found, torch.tensor([[2 / 3, 1 / 3]]).double(), rtol=0, atol=1e-3)
+
+
+def test_what_has_no_stationary_distribution_is_refused() -> None:
+    differing = pf.hmm(3, 2, pf.Categorical(V), homogeneous=False)
+    for circuit in (differing, pf.hmm(1, 2, pf.Categorical(V))):
+        with pytest.raises(pf.StructureError, match="positions differ, or there is no transition"):
+            pf.stationary(circuit)

@@ -149,6 +149,7 @@ CALLS: dict[str, Call] = {
     "learn_spn": lambda _: {"data": rows(), "inputs": pf.Categorical(V), "min_rows": 2,
                             "significance": 0.1, "clusters": 2, "clustering": "em",
                             "pseudocount": 1.0, "generator": seeded()},
+    "stationary": lambda _: {"circuit": chain()},
     "unroll": lambda _: {"circuit": chain(), "length": 5},
     "condition": lambda _: {"circuit": chain(), "values": {0: 1}},
     "marginalize": lambda _: {"circuit": chain(), "keep": [0, 2]},

@@ -118,7 +118,7 @@ def choosing_a_coupling() -> Cases:
 def decodings(some: pd.CircuitHead | None) -> dict[str, dict[str, Any]]:
     """Several ways to decode; a head has a `top_k` of its own."""
     ways: dict[str, dict[str, Any]] = {
-        "greedy": {},
+        "best of a path": {"order": "joint"},
         "warm": {"temperature": 1.0},
         "margin": {"temperature": 0.5, "ranking": "margin"},
         "entropy": {"temperature": 0.5, "ranking": "entropy"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -45,9 +46,11 @@ def generate(
     decoding: Mapping[str, Any],
     **settings: Any,
 ) -> Tensor:
-    """Generated text, with the fields of a `Decoding`."""
+    """Generated text, with the fields of a `Decoding`, blocks to the right hidden."""
     if not hasattr(pd, "Marginals"):
         return pd.generate(backbone, prompt, head, **settings, **decoding)  # type: ignore[call-arg]
+    if "show" in signature(pd.generate).parameters:
+        settings |= {"show": "blocks", "circuit_context": 0}
     return pd.generate(backbone, prompt, head, **settings, decoding=pd.Decoding(**decoding))
 
 

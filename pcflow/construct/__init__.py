@@ -5,6 +5,7 @@ from pcflow.construct.chains import hmm
 from pcflow.construct.initial import initialize
 from pcflow.construct.regions import build_circuit, naive_bayes
 from pcflow.construct.spn import learn_spn
+from pcflow.construct.stationary import stationary
 from pcflow.construct.trees import chow_liu, hclt, mixture_of_trees
 from pcflow.construct.unrolled import unroll
 
@@ -19,5 +20,6 @@ __all__ = [
     "learn_spn",
     "mixture_of_trees",
     "naive_bayes",
+    "stationary",
     "unroll",
 ]

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pcflow_diffusion.backbones import Backbone, mask_of, takes_mask, vocabulary_of
+from pcflow_diffusion.backbones import PAST, Backbone, mask_of, past_argument, takes, vocabulary_of
 from pcflow_diffusion.checks import check_count, check_generator, check_id, check_kind
 from pcflow_diffusion.decode.decoding import Decoding
+from pcflow_diffusion.decode.prefix import Prefix
 from pcflow_diffusion.decode.prompts import Text, bounds, check_known
 from pcflow_diffusion.decode.remasking import (
     least_probable,
@@ -23,7 +24,7 @@ from pcflow_diffusion.decode.remasking import (
 )
 from pcflow_diffusion.decode.span import Span
 from pcflow_diffusion.decode.view import View
-from pcflow_diffusion.errors import GenerationError
+from pcflow_diffusion.errors import BackboneError, GenerationError
 from pcflow_diffusion.head import CircuitHead
 
 
@@ -68,13 +69,16 @@ class Canvas:
     steps: int = 0
     stopped: bool = False
 
-    def fill(self, rows: Tensor, seen: slice, block: slice, steps: int) -> None:
-        """Fill a block of some rows in so many steps at most; the backbone sees what is `seen`."""
+    def fill(self, rows: Tensor, seen: slice, block: slice, steps: int, final: int = 0) -> None:
+        """Fill a block of some rows in so many steps at most; the backbone sees what is `seen`.
+
+        It may keep what it computes of what is before `final`.
+        """
         for left in range(steps, 0, -1):
             masked = self.masked(rows, block)
             if self.stopped or not bool(masked.any()):
                 return
-            logits = self.view.logits(self.tokens[rows, seen], rows, seen)
+            logits = self.view.logits(self.tokens[rows, seen], rows, seen, final)
             self.check(logits.shape[-1])
             logits = logits[:, block.start - seen.start : block.stop - seen.start]
             count = (masked.sum(dim=-1) + left - 1) // left
@@ -153,6 +157,7 @@ def canvas_of(
     circuit_context: int | None,
     generator: torch.Generator | None,
     callback: Callback | None,
+    cache: bool = False,
 ) -> Canvas:
     """What fills the masks of a text, once those who have a say agree."""
     check_generator(generator, text.tokens.device)
@@ -160,8 +165,12 @@ def canvas_of(
         check_count("circuit_context", circuit_context, least=0)
     if callback is not None and not callable(callback):
         raise GenerationError(f"callback must be a function of a Step, got {callback!r}")
-    attention = text.real.long() if text.attended and takes_mask(backbone) else None
-    view = View(backbone, mask, text.tokens != mask, attention, how.guidance)
+    name = past_argument(backbone)
+    if cache and name is None:
+        raise BackboneError(f"cache=True is for a backbone that takes {' or '.join(PAST)}")
+    attention = text.real.long() if text.attended and takes("attention_mask", backbone) else None
+    prefix = Prefix(backbone, name) if cache and name else None
+    view = View(backbone, mask, text.tokens != mask, attention, how.guidance, prefix)
     span = Span(head, mask, how, circuit_context, generator)
     return Canvas(text.tokens, text.real, view, span, callback)
 

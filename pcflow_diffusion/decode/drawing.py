@@ -25,7 +25,7 @@ class Scene:
     Attributes:
         said: what the backbone says of masked tokens, [B, N].
         likely: the same, of tokens that are considered.
-        text: where a circuit may look, bool [B, N]: one stretch in every row.
+        text: where a circuit may look, bool [B, N]: from somewhere on, to the end.
         before: C, how many of the N positions stand before the span.
     """
 
@@ -69,11 +69,13 @@ class Drawer:
         return most if self.circuit_context is None else min(most, self.circuit_context)
 
     def scene(self, said: Marginals, likely: Marginals, before: Tensor) -> Scene:
-        """A span behind known tokens, of which the circuit sees those behind the last strange one.
+        """A span behind as many known tokens as there is room for, from the last strange one on.
 
         Strange is a token that the circuit does not know, or the mask.
         """
-        before = before[:, max(0, before.shape[1] - self.context) :]  # [B, C]
+        spare = self.head.length - said.length
+        most = self.context if spare < 0 else min(self.context, spare)
+        before = before[:, max(0, before.shape[1] - most) :]  # [B, C]
         size, mask = self.head.vocabulary_size, said.mask_token_id
         strange = (before < 0) | (before >= size) | (before == mask)
         text = ~pad(strange, (0, said.length)).flip(-1).cummax(dim=-1).values.flip(-1)
@@ -86,10 +88,8 @@ class Drawer:
 
     def together(self, scene: Scene, count: Tensor) -> Draw:
         """Masked tokens of spans no longer than the circuit: all, or `count` [B] in any order."""
-        masked = scene.likely.masked
-        span = torch.arange(masked.shape[1], device=masked.device) >= scene.before
-        wanted = masked | (span & ~masked.any(dim=-1, keepdim=True))
-        found = self.draw(scene, wanted, count)
+        span = torch.arange(scene.text.shape[1], device=count.device) >= scene.before
+        found = self.draw(scene, span.expand(scene.text.shape), count)
         return Draw(*(field[:, scene.before :] for field in vars(found).values()))
 
     def in_windows(self, scene: Scene, commit: Tensor) -> Tensor:
@@ -139,13 +139,12 @@ class Drawer:
 
     def windows(self, scene: Scene, wanted: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Rows [R] and places [R, W] of the windows, those of one width together."""
-        first, last = ends(scene.text)
-        widths = (last + 1 - first).clamp_max(self.head.length)
+        first, _ = ends(scene.text)
+        widths = (scene.text.shape[1] - first).clamp_max(self.head.length)
         for width in widths[wanted.any(dim=-1)].unique().tolist():
             rows = (wanted.any(dim=-1) & (widths == width)).nonzero().squeeze(-1)
             starts = window_starts(wanted[rows], scene.visible[rows], width, self.context)
-            starts = torch.minimum(starts, last[rows] + 1 - width).unsqueeze(-1)
-            yield rows, starts + torch.arange(width, device=wanted.device)
+            yield rows, starts.unsqueeze(-1) + torch.arange(width, device=wanted.device)
 
     def coupled(self, masked: Tensor) -> Tensor:
         """The rows [R] that the head couples, by what of their windows is masked [R, W]."""
@@ -172,7 +171,8 @@ class Drawer:
                 generator=self.generator,
             )
         except NoMassError as error:
-            raise NoMassError(rows[list(error.rows)].tolist(), "a window of the circuit") from error
+            own = rows[list(error.rows)].tolist()
+            raise NoMassError(own, "a window of the circuit", error.never) from error
 
 
 def independent(

@@ -56,6 +56,7 @@ def generate(
     mask_token_id: int | None = None,
     pad_token_id: int | None = None,
     callback: Callback | None = None,
+    cache: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Generate text block by block, each block in several steps (CoDD, Algorithms 1 and 2).
@@ -94,6 +95,10 @@ def generate(
             is padding.
         callback: is told of every step by a `Step`; what it returns is True to stop there, with
             masks where nothing is written yet.
+        cache: keep what a backbone has computed of the text before a block (its `cache`, or
+            `past_key_values`) until the block is full. Exact if the backbone lets no token see
+            later blocks; else an approximation, as tokens before the block see it as it was at its
+            first step. Adapters keep nothing: the model itself is the backbone.
         generator: source of randomness; torch's global one by default.
 
     Returns:
@@ -105,7 +110,7 @@ def generate(
         PromptError: if the prompt holds a mask, or padding that is not on its left.
         TokenOutOfRange: if it holds an id outside of the vocabulary.
         SettingError: if a number is out of range.
-        BackboneError: if the backbone does not return [B, n, V].
+        BackboneError: if the backbone does not return [B, n, V], or nothing that `cache` keeps.
         LogitsError: if the logits are no distribution at a masked position.
         ShapeMismatch, TypeMismatch: if the prompt is not tokens [B, P], or no number is an id.
 
@@ -119,12 +124,15 @@ def generate(
     text = read_text("prompt", prompt, attention_mask, device_of(head, backbone))
     text = padded_with(pad_token_id, text)
     _check_settings(steps, gen_length, block_length, show, context)
-    check_kind("align", align, bool)
+    for name, flag in (("align", align), ("cache", cache)):
+        check_kind(name, flag, bool)
     how, mask = settled(backbone, head, decoding, mask_token_id)
     check_prompt(text, mask)
     check_known("prompt", text, mask, vocabulary_of(backbone))
     longer = _longer(text, gen_length, mask)
-    canvas = canvas_of(backbone, head, longer, mask, how, circuit_context, generator, callback)
+    canvas = canvas_of(
+        backbone, head, longer, mask, how, circuit_context, generator, callback, cache
+    )
     for rows in text.groups(backbone, apart=align):
         first = int(bounds(text.real)[0][rows].min())
         origin = first if align else text.tokens.shape[1]
@@ -132,7 +140,8 @@ def generate(
         for block, share in zip(blocks, _shares(steps, len(blocks)), strict=True):
             low = first if context is None else max(first, block.start - context)
             high = longer.tokens.shape[1] if show == "all" else block.stop
-            canvas.fill(rows, slice(low, high), block, share)
+            whole = block.start - (block.start - origin) % block_length
+            canvas.fill(rows, slice(low, high), block, share, whole)
             rows = _unfinished(canvas.tokens, rows, block.start, how.end_token_id)
     return _ended(canvas.tokens, text.tokens.shape[1], how.end_token_id)
 

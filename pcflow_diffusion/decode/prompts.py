@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pcflow_diffusion.backbones import takes_mask
+from pcflow_diffusion.backbones import takes
 from pcflow_diffusion.checks import check_alike, check_id, check_rows, check_tokens
 from pcflow_diffusion.errors import PromptError, TypeMismatch
 
@@ -42,7 +42,7 @@ class Text:
         rows that are padded alike, whose padding it never sees.
         """
         device = self.tokens.device
-        if self.attended and not apart and takes_mask(backbone):
+        if self.attended and not apart and len(self.tokens) and takes("attention_mask", backbone):
             return [torch.arange(len(self.tokens), device=device)]
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)
         for number, (first, stop) in enumerate(zip(*bounds(self.real), strict=True)):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pcflow_diffusion.backbones import Backbone, logits_of
+from pcflow_diffusion.decode.prefix import Prefix
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +24,7 @@ class View:
         given: which tokens were there before anything was written, bool [B, N].
         attention_mask: which are no padding, [B, N], if the backbone is told.
         guidance: how far to go away from what it says without what was given.
+        prefix: what it has computed of text that is final, if that is kept.
     """
 
     backbone: Backbone
@@ -30,16 +32,31 @@ class View:
     given: Tensor
     attention_mask: Tensor | None
     guidance: float
+    prefix: Prefix | None = None
 
-    def logits(self, tokens: Tensor, rows: Tensor, seen: slice) -> Tensor:
-        """Logits [b, n, V] of tokens [b, n], which are some positions of some rows."""
+    def logits(self, tokens: Tensor, rows: Tensor, seen: slice, final: int) -> Tensor:
+        """Logits [b, n, V] of tokens [b, n], which are some positions of some rows.
+
+        Those before `final` will not change; a prefix that is kept has no logits for them.
+        """
         attention = None if self.attention_mask is None else self.attention_mask[rows, seen]
-        if self.guidance == 0:
-            return logits_of(self.backbone, tokens, attention)
-        blank = tokens.masked_fill(self.given[rows, seen], self.mask)
-        twice = None if attention is None else attention.repeat(2, 1)
-        said, unsaid = logits_of(self.backbone, torch.cat([tokens, blank]), twice).chunk(2)
+        if self.guidance:
+            blank = tokens.masked_fill(self.given[rows, seen], self.mask)
+            tokens = torch.cat([tokens, blank])
+            attention = None if attention is None else attention.repeat(2, 1)
+        logits = self.ask(
+            tokens, attention, (seen.start, rows.tolist()), max(0, final - seen.start)
+        )
+        if not self.guidance:
+            return logits
+        said, unsaid = logits.chunk(2)
         return guided(said, unsaid, self.guidance)
+
+    def ask(self, tokens: Tensor, attention: Tensor | None, owner: object, final: int) -> Tensor:
+        """Logits of tokens, of which the first few are final."""
+        if self.prefix is None:
+            return logits_of(self.backbone, tokens, attention)
+        return self.prefix.logits(tokens, attention, owner, final)
 
 
 def guided(said: Tensor, unsaid: Tensor, scale: float) -> Tensor:

@@ -132,7 +132,13 @@ class Marginals:
         return replace(self, tokens=tokens, masked=masked, log_m=said.log, listed=said.categories)
 
     def after(self, tokens: Tensor) -> Marginals:
-        """The same behind visible tokens [B, C], of which nothing is said."""
+        """The same behind visible tokens [B, C], of which nothing is said.
+
+        Examples:
+            >>> said = Marginals.of(torch.zeros(1, 1, 4), torch.tensor([[9]]), mask_token_id=9)
+            >>> said.after(torch.tensor([[2, 3]])).masked
+            tensor([[False, False,  True]])
+        """
         before = tokens.shape[1]
         if not before:
             return self

@@ -24,7 +24,7 @@ from pcflow_diffusion import (
     generate,
     infill,
 )
-from pcflow_diffusion.decode import span
+from pcflow_diffusion.decode import drawing
 from pcflow_diffusion.errors import LogitsError, ShapeMismatch, TypeMismatch
 from pcflow_diffusion.head import Draw
 
@@ -252,13 +252,13 @@ def test_only_rows_that_are_not_coupled_are_drawn_and_ranked_by_themselves(
 ) -> None:
     """Rows with half of their tokens are coupled, those with none are not."""
     alone: list[int] = []
-    draw = span.Span.independent
+    draw = drawing.independent
 
-    def independent(self: Any, said: Marginals, likely: Marginals) -> Draw:
+    def independent(said: Marginals, *more: Any) -> Draw:
         alone.append(len(said.tokens))
-        return draw(self, said, likely)
+        return draw(said, *more)
 
-    monkeypatch.setattr(span.Span, "independent", independent)
+    monkeypatch.setattr(drawing, "independent", independent)
     x = torch.full((8, L), V).to(DEVICE)
     x[: int(8 * share), : L // 2] = 0
     how, head = Decoding(temperature=1.0, gamma=0.6, ranking="margin"), CircuitHead(model_of(L), V)

@@ -103,7 +103,7 @@ def test_padded_rows_are_as_if_each_were_alone(
     rows: list[list[int]], show: str, context: int | None, coupled: bool, guidance: float
 ) -> None:
     """With a backbone that takes a mask all together, else one length after another."""
-    head, how = chain() if coupled else None, Decoding(guidance=guidance)
+    head, how = chain(6, "product") if coupled else None, Decoding(guidance=guidance)
     more = HOW | {"show": show, "context": context, "decoding": how}
     padded, real = left_padded(rows, pad=0)  # which is a token of prompts as well
     for backbone in (Attentive(), Watched()):
@@ -183,6 +183,15 @@ def test_ids_outside_of_the_vocabulary_are_refused(token: int, call: str) -> Non
         generate(model, tokens, **HOW)
 
 
+@pytest.mark.parametrize("backbone", [Watched(), Attentive()])
+def test_no_rows_are_no_text(backbone: Watched) -> None:
+    nothing = torch.zeros(0, 3, dtype=torch.long).to(DEVICE)
+    for mask in (None, nothing):
+        assert generate(backbone, nothing, **HOW, attention_mask=mask).shape == (0, 7)
+        found = infill(backbone, nothing, steps=1, mask_token_id=MASK, attention_mask=mask)
+        assert found.shape == (0, 3)
+
+
 def test_what_is_no_prompt_is_refused() -> None:
     for wrong in ("text", [["a"]], [[1.5]], {"tokens": [1]}, [[[1]]], [True], None, object()):
         with pytest.raises((TypeMismatch, pf.PcflowError)):
@@ -245,3 +254,30 @@ def test_nothing_that_is_handed_over_is_changed_and_no_gradient_is_kept() -> Non
     generate(backbone, tokens, chain(), **HOW, attention_mask=real)
     infill(backbone, text, chain(), steps=2)
     assert all(map(torch.equal, (tokens, real, text), copies))
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_model_of_transformers_takes_what_its_tokenizer_returns(side: str) -> None:
+    """BERT sees no padding; what stands there stays."""
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2}
+    config = transformers.BertConfig(vocab_size=V + 1, num_attention_heads=2, **sizes)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = transformers.BertForMaskedLM(config).double().eval().to(DEVICE)
+    rows = [[1, MASK, 3, MASK, 0], [2, MASK], [MASK, 0, MASK]]
+    ids = [row + [0] * (5 - len(row)) for row in rows]
+    real = [[1] * len(row) + [0] * (5 - len(row)) for row in rows]
+    if side == "left":
+        ids, real = ([row[::-1] for row in some] for some in (ids, real))
+    batch = transformers.BatchEncoding(
+        {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(real)}
+    ).to(DEVICE)
+    found = infill(narrow(model, V), batch, chain(4), steps=2)
+    assert (found < V).all()
+    known = batch["input_ids"] != MASK
+    assert torch.equal(found[known], batch["input_ids"][known])
+    if side == "right":  # BERT counts places from the left, padding among them
+        for row, together in zip(rows, found, strict=True):
+            alone = infill(narrow(model, V), torch.tensor([row]).to(DEVICE), chain(4), steps=2)
+            assert torch.equal(together[: len(row)], alone[0])

@@ -101,7 +101,7 @@ CALLS: dict[str, Call] = {
                            "decoding": pd.Decoding(), "context": 1, "mask_token_id": MASK,
                            "pad_token_id": 1, "show": "blocks", "align": True,
                            "attention_mask": torch.ones(2, 2).long(), "callback": print,
-                           "circuit_context": 1},
+                           "circuit_context": 1, "cache": False},
     "infill": lambda _: {"backbone": backbone, "tokens": masked(), "head": head(), "steps": 2,
                          "decoding": pd.Decoding(), "mask_token_id": MASK,
                          "attention_mask": torch.ones(2, L).long(), "callback": print,
