@@ -43,6 +43,7 @@ SETTLE = 16, 200
 RACE = size(8, 2)  # epochs after which the better start is chosen
 PATIENCE = 3
 GAIN = 3e-4  # relative, below which growing stops
+LOSS = 1e-2  # relative, after which settling would not help any more
 
 
 class Found(NamedTuple):
@@ -94,7 +95,10 @@ def search(data: pf.datasets.Splits, epochs: int) -> Found:
     found = best = learned(data, first, SETTLE, epochs)
     while found.units < MOST_UNITS:
         doubled = found._replace(units=2 * found.units, circuit=pf.grow(found.circuit))
-        grown = learned(data, learned(data, doubled, EXPLORE, epochs), SETTLE, epochs)
+        explored = learned(data, doubled, EXPLORE, epochs)
+        if explored.validation < (1 + LOSS) * found.validation:
+            break
+        grown = learned(data, explored, SETTLE, epochs)
         best = max(best, grown)
         if grown.validation < (1 - GAIN) * found.validation:
             break
