@@ -67,6 +67,23 @@ def check_alike(name: str, tokens: object, like: Tensor) -> None:
         raise TypeMismatch(f"{name} must be on {like.device}, got {tokens.device}")
 
 
+def check_flags(name: str, flags: object, like: Tensor) -> Tensor:
+    """What says yes or no of every token, as bool.
+
+    Raises:
+        TypeMismatch: if it is no tensor, or elsewhere.
+        ShapeMismatch: if it is not of the shape of the tokens.
+
+    Examples:
+        >>> check_flags("at", torch.tensor([1, 0]), torch.tensor([7, 8]))
+        tensor([ True, False])
+    """
+    check_kind(name, flags, Tensor)
+    assert isinstance(flags, Tensor)
+    check_alike(name, flags.int(), like)
+    return flags.bool()
+
+
 def check_logits(name: str, logits: object, tokens: Tensor) -> None:
     """Refuse what cannot be logits [B, L, V] of tokens [B, L].
 

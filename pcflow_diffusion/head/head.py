@@ -25,6 +25,7 @@ from pcflow_diffusion.checks import (
     check_alike,
     check_choice,
     check_count,
+    check_flags,
     check_generator,
     check_id,
     check_kind,
@@ -212,9 +213,7 @@ class CircuitHead(Kept):
         """
         said = self._said(logits, x)
         if at is not None:
-            check_kind("at", at, Tensor)
-            check_alike("at", at.int(), said.tokens)
-            at = at.bool()
+            at = check_flags("at", at, said.tokens)
         return self._log_prob(self.coupling, said, self._filled(said, x0), at)
 
     def conditional(

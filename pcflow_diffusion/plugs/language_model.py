@@ -5,8 +5,7 @@ Legend: B batch, N positions of what a call is about, C visible ones before it, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from copy import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Any
@@ -16,10 +15,19 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from pcflow import SettingError
-from pcflow_diffusion.backbones import mask_of
+from pcflow_diffusion.backbones import mask_of, read_logits
 from pcflow_diffusion.checks import check_ids, check_rows
-from pcflow_diffusion.errors import BackboneError, GenerationError
+from pcflow_diffusion.decode import guided
+from pcflow_diffusion.errors import BackboneError, GenerationError, ShapeMismatch
 from pcflow_diffusion.head import CircuitHead
+from pcflow_diffusion.plugs.calls import (
+    attended_in,
+    by_name,
+    length_of,
+    past_of,
+    place,
+    with_logits,
+)
 from pcflow_diffusion.plugs.logits import CircuitLogits
 
 
@@ -28,7 +36,7 @@ class _Text:
     """What the last call without a cache was about.
 
     Attributes:
-        tokens: [B, N].
+        tokens: [B, N], and what was put into a cache behind them since.
         given: which of them were visible when the text was met first, bool [B, N].
     """
 
@@ -42,17 +50,20 @@ class CircuitLM(nn.Module):
     It is called as the model is and returns what the model returns, with other logits: see
     `CircuitLogits`, which makes them. So greedy samplers of LLaDA, dllm, Fast-dLLM, diffusers and
     others work as they are. Calls may be about all of a text, about the rest from a block on, or
-    about a block alone: those have `past_key_values`, and are drawn given what was on the left in
-    the last call without. So it remembers one batch of texts: do not share it between threads.
-    Attributes that it does not have are the model's, such as `config`.
+    about a block alone: those have `past_key_values`, or a `cache`, and are drawn given what was on
+    the left in the last call without. So it remembers one batch of texts: threads, and generations
+    that take turns, need one each. Attributes that it does not have are the model's, such as
+    `config`; not its `generate`, which would ask the model alone.
 
     Args:
         model: maps tokens [B, N], and whatever it is called with beside them, to logits [B, N, V],
             or to an object, a mapping or a tuple with them.
         head: the circuit.
         prompt_length: how many tokens of a row are given, or of every row [B]. By default those
-            that are visible when a text is met first. With it and `block_length` no more is drawn
-            than the block of the first mask.
+            that are visible when a text is met first: in a call of another shape, with other given
+            tokens or with more masks than the last one. Say it to a sampler that shows more of a
+            text with every block, or masks tokens again. With it and `block_length` no more is
+            drawn than the block of the first mask.
         right_shift: whether the sampler takes logits at i - 1 to be about token i, as Dream's do.
             Then the token at 0 is visible.
         guidance: w of classifier-free guidance, as in LLaDA: logits u + (w + 1) (l - u), where u
@@ -94,13 +105,19 @@ class CircuitLM(nn.Module):
         self._text: _Text | None = None
 
     def __getattr__(self, name: str) -> Any:
-        """What is not here is the model's."""
+        """What is not here is the model's, but for what would generate without the circuit."""
         try:
             return super().__getattr__(name)
         except AttributeError:
             if name == "model":
                 raise
-            return getattr(self.model, name)
+        found = getattr(self.model, name)
+        if "generate" in name and callable(found):
+            raise AttributeError(
+                f"{name} is the model's own and would not ask the circuit: hand this to a sampler "
+                "that takes a model, or take one of the other plugs, such as dream_hook"
+            )
+        return found
 
     @property
     def device(self) -> torch.device:
@@ -118,8 +135,8 @@ class CircuitLM(nn.Module):
         Args:
             input_ids: tokens with masks, [B, N].
             rest: what the model takes, and gets as it is.
-            named: the same; `attention_mask` also says what is padding, and `past_key_values` that
-                this is not all of the text.
+            named: the same; `attention_mask` also says what is padding, and `past_key_values` or
+                `cache` that this is not all of the text.
 
         Raises:
             BackboneError: if the model returns no logits [B, N, V].
@@ -129,27 +146,26 @@ class CircuitLM(nn.Module):
             NoMassError: if the model allows of nothing that the circuit does.
         """
         check_rows("input_ids", input_ids)
-        cached = _is_cached(named.get("past_key_values"))
-        left = self._left(input_ids, named) if cached else input_ids[:, :0]
+        said = by_name(self.model, input_ids, rest, named)
+        past = past_of(said)
+        left = self._left(input_ids, past, said)
         width = left.shape[1] + input_ids.shape[1]
-        attended = _attended(named.get("attention_mask"), len(input_ids), width)
-        if cached:
-            self._refuse_cache()
-        else:
-            self._text = self._met(input_ids)
-            self._refuse_guidance(input_ids, self._text.given, attended)
+        attended = attended_in(said.get("attention_mask"), len(input_ids), width)
+        self._follow(input_ids, past)
+        if past is None:
+            self._refuse_guidance(input_ids, attended)
         output = self.model(input_ids, *rest, **named)
-        raw = _logits_in(output, input_ids)
+        raw = read_logits(output, input_ids)
         found = self.joint(
             self._guided(raw, input_ids, rest, named),
             input_ids,
             left=left,
-            wanted=None if cached else self._block(input_ids),
+            wanted=self._block(input_ids) if past is None else None,
             attended=attended,
         )
         if self.right_shift:
             found = torch.cat([found[:, 1:], raw[:, -1:].to(found.dtype)], dim=1)
-        return _with_logits(output, found)
+        return with_logits(output, raw, found)
 
     def _guided(
         self, logits: Tensor, x: Tensor, rest: tuple[Any, ...], named: dict[str, Any]
@@ -158,22 +174,30 @@ class CircuitLM(nn.Module):
         if self.guidance:
             assert self._text is not None
             without = x.masked_fill(self._text.given, self.head.mask_token_id)
-            other = _logits_in(self.model(without, *rest, **named), x)
-            logits = other + (self.guidance + 1) * (logits - other)
+            other = read_logits(self.model(without, *rest, **named), x)
+            logits = guided(logits, other, self.guidance)
         return torch.cat([logits[:, :1], logits[:, :-1]], dim=1) if self.right_shift else logits
 
     def _met(self, x: Tensor) -> _Text:
-        """A text; it is the last one, gone on, in rows that contradict that nowhere."""
+        """A text; it is the last one, gone on, in rows where no given token and no mask is new."""
         if self.prompt_length is not None:
-            places = torch.arange(x.shape[1], device=x.device)
-            given = (places < self.prompt_length.to(x.device)).expand(x.shape)
-            return _Text(x.clone(), given & (x != self.head.mask_token_id))
-        given, last = x != self.head.mask_token_id, self._text
+            return _Text(x.clone(), self._prompts(x) & (x != self.head.mask_token_id))
+        masked, last = x == self.head.mask_token_id, self._text
+        given = ~masked
         if last is not None and last.tokens.shape == x.shape and last.tokens.device == x.device:
-            both = given & (last.tokens != self.head.mask_token_id)
-            same = ((x == last.tokens) | ~both).all(dim=-1, keepdim=True)
-            given = given & (last.given | ~same)
+            before = last.tokens == self.head.mask_token_id
+            same = ((x == last.tokens) | ~last.given).all(dim=-1)
+            same &= masked.sum(dim=-1) <= before.sum(dim=-1)
+            given = given & (last.given | ~same.unsqueeze(-1))
         return _Text(x.clone(), given)
+
+    def _prompts(self, x: Tensor) -> Tensor:
+        """Which of the tokens are in prompts, whose length was said, bool [B, N]."""
+        assert self.prompt_length is not None
+        if len(self.prompt_length) not in (1, len(x)):
+            raise ShapeMismatch(f"{len(self.prompt_length)} prompt lengths for {len(x)} rows")
+        places = torch.arange(x.shape[1], device=x.device)
+        return (places < self.prompt_length.to(x.device)).expand(x.shape)
 
     def _block(self, x: Tensor) -> Tensor | None:
         """The masks [B, N] of the block that has the first one, if blocks are known."""
@@ -185,35 +209,53 @@ class CircuitLM(nn.Module):
         stop = start + ((first - start) // length + 1) * length  # [B, 1]
         return masked & (torch.arange(x.shape[1], device=x.device) < stop)
 
-    def _left(self, x: Tensor, named: dict[str, Any]) -> Tensor:
+    def _left(self, x: Tensor, past: Any, said: dict[str, Any]) -> Tensor:
         """Visible tokens [B, C] before those of a call with a cache, as far as they are known."""
-        if self._text is None or len(self._text.tokens) != len(x):
+        if past is None or self._text is None or len(self._text.tokens) != len(x):
             return x[:, :0]
         text, mask = self._text.tokens, self.head.mask_token_id
-        start = _place(named.get("replace_position"), text, x, mask)
+        start = place(said.get("replace_position"), length_of(past), text, x, mask)
         before, there = text[:, :start], text[:, start : start + x.shape[1]]
         here = x[:, : there.shape[1]]
         agree = (there == here) | (there == mask) | (here == mask)
-        if not bool(agree.all()) or bool((before == mask).any()):
-            return x[:, :0]
-        return before[:, -self.head.length :]
+        gap = before.shape[1] < start or bool((before == mask).any())
+        return x[:, :0] if gap or not bool(agree.all()) else before[:, -self.head.length :]
 
-    def _refuse_cache(self) -> None:
-        """Refuse what a call with a cache cannot do."""
-        if self.guidance or self.right_shift:
+    def _follow(self, x: Tensor, past: Any) -> None:
+        """Remember what a call is about.
+
+        Raises:
+            GenerationError: if there is a cache, and it cannot do what is asked.
+        """
+        if past is None:
+            self._text = self._met(x)
+        elif self.guidance or self.right_shift:
             asked = "guidance" if self.guidance else "right_shift"
             raise GenerationError(f"{asked} needs all of the text: call the model without a cache")
+        elif self._text is not None and not bool((x == self.head.mask_token_id).any()):
+            self._text = self._grown(self._text, x, length_of(past))
 
-    def _refuse_guidance(self, x: Tensor, given: Tensor, attended: Tensor | None) -> None:
+    def _grown(self, text: _Text, x: Tensor, length: int | None) -> _Text | None:
+        """A text when tokens enter a cache of some length; None if that is not known."""
+        if bool((text.tokens == self.head.mask_token_id).any()):
+            return text  # a canvas, of which the cache is
+        if length is None or len(text.tokens) != len(x):
+            return None
+        if length != text.tokens.shape[1]:
+            return text
+        return _Text(torch.cat([text.tokens, x], dim=1), pad(text.given, (0, x.shape[1])))
+
+    def _refuse_guidance(self, x: Tensor, attended: Tensor | None) -> None:
         """Refuse a batch whose second half is the first with all that is given masked."""
         if self.joint.mode == "marginal" or len(x) % 2 or not len(x):
             return
-        (x, other), given = x.chunk(2), given.chunk(2)[0]
+        assert self._text is not None
+        (x, other), given = x.chunk(2), self._text.given.chunk(2)[0]
         asked = given if attended is None else given & attended.chunk(2)[0]  # padding may stay
         differ = x != other
         hidden = (other == self.head.mask_token_id) | ~differ
-        guided = hidden & (differ | ~asked) & (given | ~differ)  # [B / 2, N]
-        if bool((guided.all(dim=-1) & asked.any(dim=-1)).all()):
+        same = hidden & (differ | ~asked) & (given | ~differ)  # [B / 2, N]
+        if bool((same.all(dim=-1) & asked.any(dim=-1)).all()):
             raise GenerationError(
                 "the sampler guides: it would mix two draws. Switch its guidance off and take "
                 "CircuitLM(..., guidance=w), which acts before the circuit"
@@ -228,56 +270,3 @@ def _lengths(given: int | Sequence[int] | None) -> Tensor | None:
     wanted = "one number for every row, or for all"
     SettingError.check("prompt_length", lengths, wanted, lambda _: min(lengths) >= 0)
     return torch.tensor(lengths).unsqueeze(-1)
-
-
-def _is_cached(past: Any) -> bool:
-    """Whether there is something in a cache."""
-    length = getattr(past, "get_seq_length", None)
-    return past is not None and (length is None or int(length()) > 0)
-
-
-def _place(replaced: Any, text: Tensor, x: Tensor, mask: int) -> int:
-    """Where in a text [B, T] a call with a cache begins: it replaces, follows, or is the rest."""
-    if isinstance(replaced, Tensor):
-        return int(replaced[0].byte().argmax())
-    if isinstance(replaced, tuple):
-        return int(replaced[0])
-    return text.shape[1] if bool((text != mask).all()) else max(0, text.shape[1] - x.shape[1])
-
-
-def _attended(mask: Any, rows: int, width: int) -> Tensor | None:
-    """Which of the last positions [B, width] are no padding, of a mask [B, T] or [B, H, Q, T]."""
-    if not isinstance(mask, Tensor) or mask.dim() not in (2, 4):
-        return None
-    seen = mask >= 0 if mask.is_floating_point() and mask.dim() == 4 else mask != 0
-    seen = seen.flatten(1, -2).any(dim=1) if mask.dim() == 4 else seen  # [B, T]
-    known = seen[:, -width:].expand(rows, -1)
-    return pad(known, (width - known.shape[1], 0), value=True)
-
-
-def _logits_in(output: Any, x: Tensor) -> Tensor:
-    """The logits [B, N, V] in what a model returned."""
-    if isinstance(output, tuple):
-        output = output[0]
-    elif isinstance(output, Mapping):
-        output = output.get("logits")
-    logits = getattr(output, "logits", output)
-    if not isinstance(logits, Tensor) or logits.shape[:-1] != x.shape:
-        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        wanted = f"[{len(x)}, {x.shape[1]}, V]"
-        raise BackboneError(f"the model must return logits {wanted}, got {found}")
-    return logits
-
-
-def _with_logits(output: Any, logits: Tensor) -> Any:
-    """The same with other logits."""
-    if isinstance(output, Tensor):
-        return logits
-    if isinstance(output, tuple):
-        return (logits, *output[1:])
-    changed = copy(output)
-    if isinstance(output, Mapping):
-        changed["logits"] = logits
-    else:
-        changed.logits = logits
-    return changed

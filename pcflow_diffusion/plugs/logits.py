@@ -18,6 +18,7 @@ from pcflow import NoMassError, SettingError
 from pcflow_diffusion.checks import (
     check_choice,
     check_count,
+    check_flags,
     check_generator,
     check_ids,
     check_kind,
@@ -121,22 +122,24 @@ class CircuitLogits:
         """
         check_rows("x", x)
         check_logits("logits", logits, x)
+        left = x[:, :0] if left is None else left
+        check_rows("left", left)
+        if len(left) != len(x):
+            raise ShapeMismatch(f"left must be [{len(x)}, C], got {tuple(left.shape)}")
         masked = x == self.head.mask_token_id
-        wanted = self.near(masked) if wanted is None else wanted & masked
-        if left is None or not left.shape[1]:
-            return self._decided(logits, x, wanted, attended)
-        before = logits.new_zeros(*left.shape, logits.shape[-1])
-        logits, x = torch.cat([before, logits], dim=1), torch.cat([left, x], dim=1)
-        wanted = torch.cat([torch.zeros_like(left, dtype=torch.bool), wanted], dim=1)
+        wanted = self.near(masked) if wanted is None else check_flags("wanted", wanted, x) & masked
+        before = left.shape[1]
+        logits, x = pad(logits, (0, 0, before, 0)), torch.cat([left, x], dim=1)
+        if attended is not None:
+            attended = check_flags("attended", attended, x)
         try:
-            return self._decided(logits, x, wanted, attended)[:, left.shape[1] :]
+            return self._decided(logits, x, pad(wanted, (before, 0)), attended)[:, before:]
         except LogitsError as error:
-            place = error.position - left.shape[1]
-            raise LogitsError(error.row, place, error.reason) from None
+            raise LogitsError(error.row, error.position - before, error.reason) from None
 
     def near(self, masked: Tensor) -> Tensor:
         """The masks [B, N] that are less than a block from the first one."""
-        if self.block_length is None:
+        if self.block_length is None or not masked.shape[1]:
             return masked
         first = masked.byte().argmax(dim=-1, keepdim=True)
         places = torch.arange(masked.shape[1], device=masked.device)

@@ -54,6 +54,8 @@ def looks(wanted: Tensor, visible: Tensor, strange: Tensor, width: int) -> Itera
         >>> [look.places[look.decided].tolist() for look in seen]
         [[1, 2, 3], [4, 5]]
     """
+    if not wanted.shape[1]:
+        return
     device, (wanted, visible, strange) = (
         wanted.device,
         (t.cpu() for t in (wanted, visible, strange)),

@@ -5,7 +5,7 @@ Marginals are the same for every seed, so most laws are stated in that mode.
 
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import other_samplers as others
 import pytest
@@ -251,6 +251,105 @@ def test_a_cache_of_another_text_is_not_taken_for_this_one() -> None:
     assert torch.equal(lm(block, past_key_values=empty).logits, lm(block).logits)
 
 
+class Cache:
+    """What a model keeps of so many positions."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+
+@pytest.mark.parametrize("name", ["past_key_values", "cache"])
+def test_a_cache_that_grows_block_by_block_is_followed(name: str) -> None:
+    """Prompt, block, and the block once more when it is full, as it enters the cache."""
+    lm, block = CircuitLM(Flat(), chain(6), mode="marginal"), told([4, 4, 4])
+    lm(told([0, 0, 0]))
+    lm(block, **{name: Cache(3)})
+    for _ in range(2):
+        lm(told([1, 1, 2]), **{name: Cache(3)})
+    found = lm(block, **{name: Cache(6)}).logits
+    assert torch.allclose(found, lm(told([0, 0, 0, 1, 1, 2, 4, 4, 4])).logits[:, 6:], atol=2e-3)
+
+
+@pytest.mark.parametrize("cache", [object(), Cache(6)])
+def test_where_a_cache_has_more_than_was_said_nothing_is_taken_for_a_neighbour(cache: Any) -> None:
+    lm, block = CircuitLM(Flat(), HEAD, mode="marginal"), told([4, 4, 4])
+    lm(told([0, 0, 0]))
+    if not isinstance(cache, Cache):  # which does not say how much
+        lm(told([1, 1, 2]), past_key_values=cache)
+    alone = CircuitLM(Flat(), HEAD, mode="marginal")(block).logits
+    assert torch.equal(lm(block, past_key_values=cache).logits, alone)
+
+
+def test_an_attention_mask_counts_by_place_as_by_name() -> None:
+    def model(input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        return torch.zeros(*input_ids.shape, V)
+
+    lm, text, mask = CircuitLM(model, HEAD, mode="marginal"), told([3, 0, 4, 4]), told([0, 1, 1, 1])
+    assert torch.equal(lm(text, mask), lm(text, attention_mask=mask))
+    assert not torch.equal(lm(text, mask), lm(text))
+
+
+def test_what_is_impossible_stays_so_under_guidance() -> None:
+    def model(x: Tensor) -> Tensor:
+        return torch.zeros(*x.shape, V).index_fill(-1, torch.tensor([1]), -torch.inf)
+
+    found = CircuitLM(model, HEAD, guidance=1.0)(CANVAS)
+    assert bool((found.argmax(dim=-1) != 1)[CANVAS == MASK].all())
+
+
+def test_a_text_goes_on_while_nothing_given_and_no_mask_is_new() -> None:
+    """So it does where a sampler writes other tokens in place of its own."""
+    model = Spoken()
+    lm = CircuitLM(model, HEAD, guidance=1.0)
+    for text in ([0, 4, 4, 4], [0, 1, 2, 4], [0, 3, 2, 4], [0, 3, 4, 4], [0, 3, 1, 4]):
+        lm(told(text))
+    hidden = [call[0].tolist()[0] for call in model.calls[1::2]]
+    assert hidden == [[4] * 4, [4, 1, 2, 4], [4, 3, 2, 4], [4] * 4, [4, 4, 1, 4]]
+
+
+def test_the_model_s_own_loop_is_not_run_without_the_circuit() -> None:
+    class Loop(Spoken):
+        generation_config = "its own"
+
+        def diffusion_generate(self, x: Tensor) -> Tensor:
+            return x
+
+    lm = CircuitLM(Loop(), HEAD)
+    assert lm.generation_config == "its own" and not hasattr(lm, "diffusion_generate")
+    with pytest.raises(AttributeError, match="would not ask the circuit"):
+        lm.diffusion_generate(CANVAS)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"left": told([0, 1])},
+        {"left": [[0], [1]]},
+        {"wanted": torch.ones(2, 9).bool()},
+        {"wanted": True},
+        {"attended": torch.ones(2, 9).bool()},
+    ],
+)
+def test_what_does_not_belong_to_the_text_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(DiffusionError, match=next(iter(wrong))):
+        CircuitLogits(HEAD)(torch.zeros(2, 10, V), CANVAS, **wrong)
+    with pytest.raises(DiffusionError, match="3 prompt lengths for 2 rows"):
+        CircuitLM(Flat(), HEAD, prompt_length=[1, 2, 3])(CANVAS)
+
+
+def test_flags_may_be_numbers_and_texts_empty() -> None:
+    joint, logits = CircuitLogits(HEAD, mode="marginal"), torch.zeros(2, 10, V)
+    ones = torch.ones(2, 10)
+    assert torch.equal(joint(logits, CANVAS, wanted=ones, attended=ones), joint(logits, CANVAS))
+    for block_length in (None, 4):
+        empty = CircuitLogits(HEAD, block_length=block_length)
+        assert empty(logits[:, :0], CANVAS[:, :0]).shape == (2, 0, V)
+        assert empty(logits[:0], CANVAS[:0]).shape == (0, 10, V)
+
+
 @pytest.mark.parametrize("how", [{"guidance": 1.0}, {"right_shift": True}])
 def test_what_a_cache_cannot_do_is_refused(how: dict[str, Any]) -> None:
     with pytest.raises(GenerationError, match=next(iter(how))):
@@ -310,6 +409,16 @@ def test_it_is_a_module_that_passes_for_the_model() -> None:
     assert CircuitLM(Flat(), HEAD).config.mask_token_id == MASK
     with pytest.raises(AttributeError, match="nowhere"):
         _ = lm.nowhere
+
+
+def test_a_named_tuple_stays_one() -> None:
+    class Named(NamedTuple):
+        logits: Tensor
+        hidden: int
+
+    found = CircuitLM(lambda x: Named(torch.zeros(*x.shape, V), 3), HEAD)(CANVAS)
+    assert isinstance(found, Named) and found.hidden == 3
+    assert bool((found.logits != 0).any())
 
 
 def test_model_outputs_that_are_no_logits_are_refused() -> None:
