@@ -24,9 +24,10 @@ class Decoding:
             temperature 1 and takes the best tokens of that path (CoDD, Sec. 5.1).
         ranking: which positions to commit first: "low_confidence" those whose token is the most
             probable, "margin" the largest distance between the two best tokens, "entropy" the
-            lowest entropy, "random" any. Sure positions first make the surest texts, and what they
-            commit is no longer distributed as the model has it: frequent tokens become more so
-            with every step. "random" with temperature 1 leaves frequencies alone.
+            lowest entropy, "random" any. With sure positions first, the default, most is right in
+            few steps (docs/results.md), and what is committed is no longer distributed as the model
+            has it: frequent tokens become more so with every step. "random" with temperature 1
+            leaves frequencies alone.
         gamma: couple a row only while a smaller share of its window is masked than this (CoDD,
             Sec. 5.3); always by default.
         threshold: also commit every token whose probability, before temperature, is above this:

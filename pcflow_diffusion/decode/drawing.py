@@ -49,7 +49,7 @@ class Scene:
     def hiding(self, rows: Sequence[int], wanted: Tensor) -> Scene:
         """The same where a circuit sees nothing of some rows before what is wanted [B, N]."""
         text = self.text.clone()
-        text[list(rows)] &= wanted[list(rows)].cummax(dim=-1).values
+        text[list(rows)] &= wanted[list(rows)].cumsum(dim=-1) > 0
         return replace(self, text=text)
 
 
@@ -78,7 +78,7 @@ class Drawer:
         before = before[:, max(0, before.shape[1] - most) :]  # [B, C]
         size, mask = self.head.vocabulary_size, said.mask_token_id
         strange = (before < 0) | (before >= size) | (before == mask)
-        text = ~pad(strange, (0, said.length)).flip(-1).cummax(dim=-1).values.flip(-1)
+        text = pad(strange, (0, said.length)).flip(-1).cumsum(dim=-1).flip(-1) == 0
         before = before.masked_fill(strange, 0)
         if self.how.gamma is None:  # nobody asks for more than what the head takes
             likely = said = likely.top_k(self.head.top_k).after(before)
