@@ -154,17 +154,20 @@ class _Adapted:
     Attributes:
         mask_token_id: the id of the mask, if it is known.
         takes_mask: whether the model is shown padding, with an `attention_mask`.
+        most: how many ids it takes, where neither its `config` nor its logits say so.
     """
 
     model: Callable[..., Any]
     convention: Callable[[Tensor, Tensor], Tensor]
     mask_token_id: int | None
     takes_mask: bool = False
+    most: int | None = None
 
     @property
     def vocabulary_size(self) -> int | None:
         """Of the model."""
-        return vocabulary_of(self.model)
+        found = vocabulary_of(self.model)
+        return self.most if found is None else found
 
     def __call__(self, tokens: Tensor, /, attention_mask: Tensor | None = None) -> Tensor:
         """Logits [B, L, V] of tokens [B, L]."""
@@ -268,4 +271,5 @@ def narrow(model: Callable[..., Any], vocabulary_size: int) -> Backbone:
             raise BackboneError(f"{logits.shape[-1]} logits, fewer than {vocabulary_size=}")
         return logits[..., :vocabulary_size]
 
-    return _Adapted(model, narrowed, mask_of(model), takes("attention_mask", model))
+    takes_mask = takes("attention_mask", model)
+    return _Adapted(model, narrowed, mask_of(model), takes_mask, most=torch.iinfo(torch.long).max)

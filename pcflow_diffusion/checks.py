@@ -71,17 +71,18 @@ def check_flags(name: str, flags: object, like: Tensor) -> Tensor:
     """What says yes or no of every token, as bool.
 
     Raises:
-        TypeMismatch: if it is no tensor, or elsewhere.
+        TypeMismatch: if it is no tensor, not real, without data or elsewhere.
         ShapeMismatch: if it is not of the shape of the tokens.
 
     Examples:
         >>> check_flags("at", torch.tensor([1, 0]), torch.tensor([7, 8]))
         tensor([ True, False])
     """
-    check_kind(name, flags, Tensor)
-    assert isinstance(flags, Tensor)
+    if not isinstance(flags, Tensor) or flags.is_complex() or flags.is_meta:
+        raise TypeMismatch(f"{name} must be a tensor of true and false, got {_kind(flags)}")
+    flags = flags.bool()
     check_alike(name, flags.int(), like)
-    return flags.bool()
+    return flags
 
 
 def check_logits(name: str, logits: object, tokens: Tensor) -> None:

@@ -61,7 +61,8 @@ def infill(
         GenerationError: if there is an end, nobody says what a mask is or two contradict one
             another.
         PromptError: if there is padding between tokens.
-        TokenOutOfRange: if there is an id outside of the vocabulary.
+        TokenOutOfRange: if there is an id outside of the vocabulary, or one that the circuit does
+            not know in one of its windows.
         SettingError: if `steps` is below 1.
         BackboneError: if the backbone does not return [B, n, V].
         LogitsError: if the logits are no distribution at a masked position.

@@ -20,7 +20,12 @@ from pcflow_diffusion import (
     mdlm,
     narrow,
 )
-from pcflow_diffusion.errors import BackboneError, GenerationError, ShapeMismatch
+from pcflow_diffusion.errors import (
+    BackboneError,
+    GenerationError,
+    ShapeMismatch,
+    TokenOutOfRange,
+)
 
 V = 5
 MASK = V
@@ -332,6 +337,48 @@ def test_surplus_logits_have_no_mass_on_request() -> None:
             assert (found < V).all()
     with pytest.raises(BackboneError, match="8 logits, fewer than vocabulary_size=9"):
         infill(narrow(wide, 9), text, steps=1)
+
+
+def test_a_prompt_may_hold_what_has_no_mass() -> None:
+    """Ids that a model knows and the circuit does not; no `config` says how many there are."""
+    wide, prompt = Table(V + 3), torch.tensor([[0, V + 1], [V + 1, 1]]).to(DEVICE)
+    how = {"steps": 2, "gen_length": 4, "block_length": 4, "mask_token_id": MASK}
+    for head in (None, chain()):
+        found = generate(narrow(wide, V), prompt, head, **how)  # type: ignore[arg-type]
+        assert torch.equal(found[:, :2], prompt) and (found[:, 2:] < V).all()
+    with pytest.raises(TokenOutOfRange):
+        generate(Table(), prompt, **how)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 6])
+def test_texts_keep_a_rule_that_the_circuit_was_multiplied_by(steps: int) -> None:
+    """Every token is followed by itself or the next one, whatever model and circuit prefer."""
+    follows = torch.eye(V) + torch.eye(V).roll(1, dims=1)
+    rule = pf.hmm(
+        6,
+        V,
+        pf.Categorical(V),
+        initial=torch.full((V,), 1 / V),
+        transition=follows / 2,
+        emission=torch.eye(V),
+    )
+    prior = pf.hmm(6, 4, pf.Categorical(V), generator=torch.Generator().manual_seed(5))
+    model = pf.compile(pf.multiply(prior, rule), DEVICE, torch.float64)
+    prompt, table = torch.arange(V).repeat(40).unsqueeze(-1).to(DEVICE), Table()
+    for coupling in ("product", "projection"):
+        head = CircuitHead(model, MASK, coupling)
+        for temperature in (0.0, 1.0):
+            found = generate(
+                table,
+                prompt,
+                head,
+                steps=steps,
+                gen_length=5,
+                block_length=5,
+                decoding=Decoding(temperature),
+                generator=seeded(),
+            )
+            assert bool(follows[found[:, :-1].cpu(), found[:, 1:].cpu()].bool().all())
 
 
 def test_models_that_take_a_noise_level_are_given_one() -> None:
