@@ -6,7 +6,7 @@ Legend: B batch, N positions of a text, C visible ones before it, W width of a w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Literal, TypeVar
 
@@ -25,6 +25,7 @@ from pcflow_diffusion.checks import (
     check_logits,
     check_rows,
 )
+from pcflow_diffusion.decode import Decoding
 from pcflow_diffusion.errors import GenerationError, LogitsError, ShapeMismatch
 from pcflow_diffusion.head import CircuitHead, Draw, without
 from pcflow_diffusion.plugs.places import Look, looks
@@ -58,7 +59,9 @@ class CircuitLogits:
             of the joint, whose draws are independent.
         confidence: whether a drawn token has its own probability. Without it, it has all of the
             probability: right at every temperature of the sampler, which can no longer rank.
-        temperature: of the circuit's draws, see `CircuitHead.sample`.
+        temperature: of the circuit's draws, see `CircuitHead.sample`. Zero is greedy, the same for
+            every seed: one token after another, each the most probable one given those before it,
+            and as sure as all of these together.
         suppress: tokens that are never drawn. Those that logits have beyond the circuit's
             vocabulary must be among them.
         block_length: of the sampler: masks so far from the first one in a row are not drawn, and
@@ -205,7 +208,12 @@ class CircuitLogits:
         return pad(log_q, (0, logits.shape[-1] - log_q.shape[-1]), value=-inf)
 
     def _sampled(self, head: CircuitHead, logits: Tensor, x: Tensor) -> Draw:
-        return head.sample(logits, x, temperature=self.temperature, generator=self.generator)
+        """Tokens of windows [R, W]; at temperature zero the same for every seed."""
+        order = Decoding(temperature=self.temperature).drawing_order
+        draw = head.sample(
+            logits, x, temperature=self.temperature, order=order, generator=self.generator
+        )
+        return draw if order == "joint" else replace(draw, confidence=_together(draw))
 
     def _asked(
         self, look: Look, logits: Tensor, x: Tensor, ask: Callable[[CircuitHead, Tensor, Tensor], T]
@@ -251,3 +259,10 @@ def drawn_logits(tokens: Tensor, confidence: Tensor, vocabulary_size: int) -> Te
     p = confidence.clamp(1.01 / vocabulary_size, 1.0).unsqueeze(-1)
     rest = ((1 - p) / max(vocabulary_size - 1, 1)).log()
     return rest.expand(*tokens.shape, vocabulary_size).scatter(-1, tokens.unsqueeze(-1), p.log())
+
+
+def _together(draw: Draw) -> Tensor:
+    """Probability [R, W] of every token and all that were drawn before it."""
+    order = draw.score.argsort(dim=-1, descending=True, stable=True)
+    sure = draw.confidence.gather(-1, order).cumprod(dim=-1)
+    return torch.ones_like(sure).scatter(-1, order, sure).where(draw.drawn, draw.confidence)

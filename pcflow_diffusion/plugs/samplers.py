@@ -117,10 +117,17 @@ def circuit_transfer_index(
     joint = CircuitLogits(head, **settings)
 
     def transfer(
-        logits: Tensor, temperature: float, how: str, may: Tensor, x: Tensor, *rest: Any
+        logits: Tensor,
+        temperature: float,
+        how: str,
+        may: Tensor,
+        x: Tensor,
+        *rest: Any,
+        **named: Any,
     ) -> Any:
         joint.check_temperature(temperature)
-        return get_transfer_index(joint(logits, x, wanted=may), temperature, how, may, x, *rest)
+        drawn = joint(logits, x, wanted=may)
+        return get_transfer_index(drawn, temperature, how, may, x, *rest, **named)
 
     return transfer
 
@@ -145,10 +152,12 @@ def circuit_decoder(head: CircuitHead, decoder: Any, **settings: Any) -> Any:
     joint.check_temperature(decoder.temperature)
     decode = made.decode
 
-    def drawn(logits: Tensor, block_start: int, block_end: int, x: Any, *rest: Any) -> Any:
+    def drawn(
+        logits: Tensor, block_start: int, block_end: int, x: Any, *rest: Any, **named: Any
+    ) -> Any:
         left = x[:, max(0, block_start - head.length) : block_start]
         new = joint(logits, x[:, block_start:block_end], left=left)
-        return decode(new, block_start, block_end, x, *rest)
+        return decode(new, block_start, block_end, x, *rest, **named)
 
     made.decode = drawn
     return made

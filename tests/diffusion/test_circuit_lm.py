@@ -119,6 +119,35 @@ def test_a_seed_draws_the_same_text() -> None:
     assert any(not torch.equal(drawn(1), drawn(seed)) for seed in range(2, 9))
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("guidance", [0.0, 0.7])
+def test_temperature_zero_is_greedy_and_rows_are_as_each_alone(steps: int, guidance: float) -> None:
+    circuit = pf.hmm(5, 3, pf.Categorical(V), generator=torch.Generator().manual_seed(2))
+    head, how = CircuitHead(pf.compile(circuit), MASK), {"guidance": guidance, "temperature": 0.0}
+
+    def text(rows: Tensor) -> Tensor:
+        lm = CircuitLM(Spoken(), head, **how)  # type: ignore[arg-type]
+        return others.llada(lm, rows, MASK, gen_length=9, block_length=3, steps=steps)
+
+    together = text(prompts()[:6])
+    assert torch.equal(together, text(prompts()[:6]))
+    assert torch.equal(together, torch.cat([text(row) for row in prompts()[:6].split(1)]))
+
+
+def test_greedy_tokens_are_ranked_as_they_were_drawn() -> None:
+    """The first is committed before those that were drawn given it, however sure these are."""
+    emission = torch.eye(V) * (1 - 4e-4) + 1e-4
+    even, stays = torch.tensor([0.4, 0.3, 0.2, 0.1]), torch.eye(V) * 0.996 + 1e-3
+    pair = pf.hmm(3, V, pf.Categorical(V), initial=even, transition=stays, emission=emission)
+    found = CircuitLogits(CircuitHead(pf.compile(pair), MASK, "product"), temperature=0.0)(
+        torch.zeros(1, 3, V), told([4, 4, 4])
+    )
+    sure = found.softmax(dim=-1).amax(dim=-1)[0]
+    assert found.argmax(dim=-1).tolist() == [[0, 0, 0]]
+    assert float(sure.amax()) < 0.45 and float(sure.amin()) > 0.35
+    assert len(set(sure.tolist())) == 3
+
+
 @pytest.mark.parametrize("steps", [1, 2, 8])
 def test_without_confidence_a_sampler_may_draw_again(
     steps: int, monkeypatch: pytest.MonkeyPatch
@@ -489,6 +518,16 @@ def test_a_temperature_that_undoes_the_draw_is_refused_where_it_is_seen() -> Non
             ask({})
         ask({"confidence": False})
         ask({"mode": "marginal"})
+
+
+def test_what_is_said_by_name_is_handed_on() -> None:
+    x, flat, told_ = told([0, 4, 4]), torch.zeros(1, 3, V), dict[str, Any]()
+    theirs = SimpleNamespace(
+        decode=lambda *given, **named: told_.update(named), mask_id=MASK, temperature=0.0
+    )
+    circuit_decoder(HEAD, theirs).decode(flat, 0, 3, x, iter_threshold=0.5)
+    circuit_transfer_index(HEAD, theirs.decode)(flat, 0.0, "random", x == MASK, x, threshold=0.9)
+    assert told_ == {"iter_threshold": 0.5, "threshold": 0.9}
 
 
 def test_another_mask_is_refused() -> None:
