@@ -41,22 +41,34 @@ def length_of(past: Any) -> int | None:
 
 def place(replaced: Any, length: int | None, text: Tensor, x: Tensor, mask: int) -> int:
     """Where in a text [B, T] a call with a cache begins: it replaces, follows, or is the rest."""
-    if isinstance(replaced, Tensor):
-        return int(replaced[0].byte().argmax())
-    if isinstance(replaced, tuple):
-        return int(replaced[0])
+    if (start := replaced_from(replaced)) is not None:
+        return start
     if length is not None:
         return length
     return text.shape[1] if bool((text != mask).all()) else max(0, text.shape[1] - x.shape[1])
 
 
-def attended_in(mask: Any, rows: int, width: int) -> Tensor | None:
-    """Which of the last positions [B, width] are no padding, of a mask [B, T] or [B, H, Q, T]."""
+def replaced_from(replaced: Any) -> int | None:
+    """The first position that a call replaces in a cache of all of the text, if that is said."""
+    if isinstance(replaced, Tensor):
+        return int(replaced[0].byte().argmax())
+    return int(replaced[0]) if isinstance(replaced, tuple) else None
+
+
+def attended_in(said: Mapping[str, Any], left: Tensor, x: Tensor) -> Tensor | None:
+    """What is no padding [B, C + N] of visible tokens [B, C] and those of a call [B, N].
+
+    By its mask of keys [B, T] or [B, H, Q, T], of which they are the last, unless they replace some
+    that are in a cache.
+    """
+    mask, width = said.get("attention_mask"), left.shape[1] + x.shape[1]
     if not isinstance(mask, Tensor) or mask.dim() not in (2, 4):
         return None
     seen = mask >= 0 if mask.is_floating_point() and mask.dim() == 4 else mask != 0
     seen = seen.flatten(1, -2).any(dim=1) if mask.dim() == 4 else seen  # [B, T]
-    known = seen[:, -width:].expand(rows, -1)
+    if (start := replaced_from(said.get("replace_position"))) is not None:
+        seen = seen[:, : start + x.shape[1]]
+    known = seen[:, -width:].expand(len(x), -1)
     return pad(known, (width - known.shape[1], 0), value=True)
 
 

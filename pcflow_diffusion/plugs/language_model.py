@@ -149,8 +149,7 @@ class CircuitLM(nn.Module):
         said = by_name(self.model, input_ids, rest, named)
         past = past_of(said)
         left = self._left(input_ids, past, said)
-        width = left.shape[1] + input_ids.shape[1]
-        attended = attended_in(said.get("attention_mask"), len(input_ids), width)
+        attended = attended_in(said, left, input_ids)
         self._follow(input_ids, past)
         if past is None:
             self._refuse_guidance(input_ids, attended)

@@ -280,6 +280,15 @@ def test_a_cache_of_another_text_is_not_taken_for_this_one() -> None:
     assert torch.equal(lm(block, past_key_values=empty).logits, lm(block).logits)
 
 
+def test_padding_before_a_block_amid_a_cache_is_no_text() -> None:
+    lm, mask = CircuitLM(Flat(), HEAD, mode="marginal"), told([0, 1, 1, 1, 1, 1, 1])
+    canvas, replaced = told([3, 0, 4, 4, 4, 4, 4]), (2, 4)
+    lm(canvas, attention_mask=mask)
+    named = {"past_key_values": object(), "replace_position": replaced, "attention_mask": mask}
+    found = lm(canvas[:, 2:4], **named).logits
+    assert torch.allclose(found, lm(canvas[:, 1:4]).logits[:, 1:], atol=1e-6)
+
+
 class Cache:
     """What a model keeps of so many positions."""
 
