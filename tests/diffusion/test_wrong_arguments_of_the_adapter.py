@@ -141,7 +141,6 @@ CALLS: dict[str, Call] = {
                                          "left": torch.zeros(2, 1).long(), "wanted": masked(),
                                          "attended": torch.ones(2, L + 1).long()},
     "CircuitLM.forward": lambda _: {"self": pd.CircuitLM(backbone, head()), "input_ids": masked()},
-    "fingerprint": lambda _: {"tokenizer": pd.CharacterTokenizer("ab\ufffd")},
     "dream_hook": lambda _: {"head": head(), "temperature": 0.5},
     "circuit_algorithm": lambda _: {"head": head(), "algorithm": Theirs},
     "circuit_decoder": lambda _: {"head": head(), "decoder": Theirs()},
