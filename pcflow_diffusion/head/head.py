@@ -80,7 +80,8 @@ class CircuitHead(Kept):
         SettingError: if `top_k` is below 1.
         ShapeMismatch: if the circuit's positions do not all have the same number of categories, or
             there is not one control for each.
-        TypeMismatch: if `model` is no compiled circuit, or `mask_token_id` no whole number.
+        TypeMismatch: if `model` is no compiled circuit, `mask_token_id` no whole number of 64 bits,
+            or `tokenizer` no text.
 
     Examples:
         >>> import pcflow as pf
@@ -105,6 +106,8 @@ class CircuitHead(Kept):
         check_kind("model", model, CompiledCircuit)
         if top_k is not None:
             check_count("top_k", top_k)
+        if tokenizer is not None:
+            check_kind("tokenizer", tokenizer, str)
         self.model, self.mask_token_id = model, check_id("mask_token_id", mask_token_id)
         self.modulation, self.top_k, self.tokenizer = modulation, top_k, tokenizer
         self.length = model.num_variables // (1 if modulation is None else 2)

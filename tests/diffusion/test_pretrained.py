@@ -46,6 +46,17 @@ def test_a_model_is_its_logits_by_its_own_vocabulary(tmp_path: Path) -> None:
     assert fingerprint(tokenizer) == fingerprint(tmp_path)
 
 
+def test_of_two_who_say_how_much_a_model_sees_the_more_careful_is_believed(tmp_path: Path) -> None:
+    """RoBERTa has 514 positions, of which two are never used: its tokenizer says 512."""
+    save_bert(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(config | {"model_max_length": 158}), encoding="utf-8")
+    assert load_pretrained(str(tmp_path)).most_tokens == 158
+    path.write_text(json.dumps(config | {"model_max_length": 10**30}), encoding="utf-8")
+    assert load_pretrained(str(tmp_path)).most_tokens == 160
+
+
 def test_somebody_must_say_which_token_is_the_mask(tmp_path: Path) -> None:
     save_bert(tmp_path)
     config = json.loads((tmp_path / "tokenizer_config.json").read_text(encoding="utf-8"))
