@@ -121,7 +121,7 @@ def check_id(name: str, token: object) -> int:
     except TypeError as error:
         raise TypeMismatch(f"{name} must be a whole number, got {token!r}") from error
     if not -(1 << 63) <= found < 1 << 63:
-        raise TypeMismatch(f"{name} must be a whole number of 64 bits, got one of {found.bit_length()}")
+        raise TypeMismatch(f"{name} must be of 64 bits, got one of {found.bit_length()}")
     return found
 
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from io import SEEK_END, BufferedReader, BytesIO
 from typing import Any, NamedTuple
 
-
 SPARE = 16
 """How often the bytes of a file may be read, at most: objects that share them make them many."""
 

@@ -211,7 +211,8 @@ class PcflowLM(TemplateLM):
             GenerationError: if they are more than the model sees.
         """
         if length > self.max_length:
-            raise GenerationError(f"asked for {length} tokens, and the model sees {self.max_length}")
+            most = self.max_length
+            raise GenerationError(f"asked for {length} tokens, and the model sees {most}")
         prompt = context[max(0, len(context) + length - self.max_length) :]
         block = self._block(length)
         tokens = generate(
