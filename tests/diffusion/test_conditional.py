@@ -99,7 +99,7 @@ def test_training_improves_the_coupling_on_new_blocks(learner: str, coupling: st
     fresh = blocks(100, 9)
     before = nats(CircuitHead(student(), MASK, coupling), fresh)
     best = nats(CircuitHead(truth(), MASK, "ratio"), fresh)  # the truth itself
-    head, result = trained(coupling, learner, validation=fresh)
+    head, result = trained(coupling, learner, train=blocks(600), validation=fresh)
     assert nats(head, fresh) == pytest.approx(-max(result.validation))
     assert before - nats(head, fresh) > 0.2 * (before - best)
 
