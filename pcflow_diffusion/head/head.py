@@ -163,6 +163,7 @@ class CircuitHead(Kept):
             ShapeMismatch, TypeMismatch, TokenOutOfRange, LogitsError: see `couple`.
             NoMassError: if the visible tokens are impossible under the circuit.
         """
+        check_kind("logits", logits, Tensor)
         said = self._said(logits, x)
         coupled = self._coupled(said)
         log_q = token_marginals(self.model, coupled, self.length, coupled.categories)
@@ -246,7 +247,7 @@ class CircuitHead(Kept):
 
     def sample(
         self,
-        logits: Tensor,
+        logits: Tensor | Potentials,
         x: Tensor,
         *,
         temperature: float = 1.0,

@@ -178,7 +178,7 @@ class Kept(nn.Module):
             name: a folder, or "owner/name" where there is no such folder.
             tokenizer: refuse a head that was made for another one; see `fingerprint`.
             device: where circuit and modulation live.
-            revision: a branch, a tag or, which nobody can move, the hash of a commit.
+            revision: a branch, a tag or, which nobody can move, the whole hash of a commit.
             cache_dir: where the hub's files are kept.
             local_files_only: ask nobody for what is not kept.
             token: who you are; what `hf auth login` left by default.

@@ -158,3 +158,14 @@ def test_what_contradicts_itself_is_refused(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit):
         command_line(["gap", "--model", "folder", "--train"])
     assert "--train" in capsys.readouterr().err
+
+
+def test_a_head_that_cannot_be_read_is_refused_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad"
+    bad.write_text("no head")
+    for name, why in ((bad, "does not describe a head"), (tmp_path, "No such file")):
+        with pytest.raises(SystemExit):
+            command_line(["gap", "--head", str(name)])
+        assert why in capsys.readouterr().err
