@@ -44,6 +44,7 @@ from pcflow_diffusion.head.coupling import (
 from pcflow_diffusion.head.kept import Kept
 from pcflow_diffusion.head.likelihood import log_prob_of, told_of
 from pcflow_diffusion.head.marginals import Marginals
+from pcflow_diffusion.head.modulation import check_fits
 from pcflow_diffusion.head.ranking import Ranking, check_ranking
 from pcflow_diffusion.head.sampling import Draw, Order, check_order, draw
 
@@ -78,8 +79,8 @@ class CircuitHead(Kept):
     Raises:
         CouplingError: if the coupling is unknown or cannot be modulated.
         SettingError: if `top_k` is below 1.
-        ShapeMismatch: if the circuit's positions do not all have the same number of categories, or
-            there is not one control for each.
+        ShapeMismatch: if the circuit's positions do not all have the same number of categories,
+            there is not one control for each, or the `Modulation` is about others.
         TypeMismatch: if `model` is no compiled circuit, `mask_token_id` no whole number of 64 bits,
             or `tokenizer` no text.
 
@@ -113,7 +114,8 @@ class CircuitHead(Kept):
         self.length = model.num_variables // (1 if modulation is None else 2)
         self.vocabulary_size = self._one_size(model.num_categories[: self.length])
         if modulation is not None:
-            self._one_size(model.num_categories[self.length :])
+            values = self._one_size(model.num_categories[self.length :])
+            check_fits(modulation, self.vocabulary_size, values)
         self.coupling = coupling_by_name(coupling) if isinstance(coupling, str) else coupling
         if modulation is not None and isinstance(self.coupling, Projection):
             raise CouplingError(NOT_MODULATED)

@@ -25,7 +25,8 @@ def fingerprint(tokenizer: object) -> str:
     Args:
         tokenizer: of `transformers` or `tokenizers` (`get_vocab()`), of this package
             (`vocabulary`), or the path of a `tokenizer.json` or of the folder that holds one, which
-            is read without either library.
+            is read without either library; what the file does not list, such as a token that was
+            added later, the tokenizer alone knows.
 
     Returns:
         "sha256:" and 64 digits, to be given to `CircuitHead(tokenizer=...)`.
