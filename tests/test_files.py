@@ -85,7 +85,7 @@ WRITERS: dict[str, Write] = {
 }
 
 READERS: dict[str, Read] = {
-    SHARD: lambda path: StoredLogits(path.parent)[:],
+    SHARD: lambda path: (StoredLogits(path.parent)[:], StoredLogits(path.parent).left_out),
     "native": lambda path: has_mass_one(pf.load(path)),
     "checkpoint": fit,
     "psdd": pf.read_psdd,
@@ -291,7 +291,7 @@ import pcflow as pf, pcflow_diffusion
 
 for package in (pf, pcflow_diffusion):
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-        if not module.name.endswith("__main__"):
+        if not module.name.endswith(("__main__", ".harness")):  # which needs lm-eval
             importlib.import_module(module.name)
 
 os.chdir(sys.argv[1])

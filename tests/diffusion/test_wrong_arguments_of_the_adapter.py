@@ -94,6 +94,7 @@ CALLS: dict[str, Call] = {
                                          "rows": torch.zeros(4, 5).long(), "schedule": "linear",
                                          "batch_size": 2},
     "elbo_weights": lambda _: {"times": torch.tensor([0.5, 1.0]), "schedule": "cosine"},
+    "fingerprint": lambda _: {"tokenizer": TOKENIZER},
     "fit_conditional": lambda _: {"head": head(), "train": blocks(), "epochs": 1, "batch_size": 2,
                                   "weights": torch.ones(2), "progress": False},
     "fit_jointly": lambda _: {"head": head(), "backbone": denoiser(), "steps": 1, "batch_size": 2,
