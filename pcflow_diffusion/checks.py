@@ -128,16 +128,19 @@ def check_id(name: str, token: object) -> int:
     """The id of a token as an int.
 
     Raises:
-        TypeMismatch: if it is no whole number.
+        TypeMismatch: if it is no whole number, or one that no tensor of ids could hold.
 
     Examples:
         >>> check_id("mask_token_id", torch.tensor(4))
         4
     """
     try:
-        return index(token)  # type: ignore[arg-type]
+        found = index(token)  # type: ignore[arg-type]
     except TypeError as error:
         raise TypeMismatch(f"{name} must be a whole number, got {token!r}") from error
+    if not -(1 << 63) <= found < 1 << 63:
+        raise TypeMismatch(f"{name} must be of 64 bits, got one of {found.bit_length()}")
+    return found
 
 
 def check_ids(name: str, tokens: Iterable[object]) -> tuple[int, ...]:

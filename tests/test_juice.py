@@ -185,6 +185,16 @@ RAW = {
 }
 
 
+def test_a_small_file_does_not_become_a_large_circuit(tmp_path: Path) -> None:
+    """Numbers that stand in the file once are not kept for every node that names them."""
+    unit = {"type": "Input", "num_node_blocks": 1, "block_size": 1, "chs": (), "source_node": None}
+    shared = unit | {"dist": distribution(1 << 18), "params": np.full(1 << 18, 2**-18, np.float32)}
+    path = write(tmp_path / "a.jpc", [shared | {"scope": [v]} for v in range(100)])
+    assert path.stat().st_size < 1 << 21
+    with pytest.raises(pf.FileFormatError, match="over and over"):
+        pf.read_juice(path)
+
+
 @pytest.mark.parametrize("name", RAW)
 def test_what_is_no_pickle_of_nodes_is_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / "a.jpc"

@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from io import SEEK_END, BufferedReader, BytesIO
 from typing import Any, NamedTuple
 
+SPARE = 16
+"""How often the bytes of a file may be read, at most: objects that share them make them many."""
+
 
 class Name(NamedTuple):
     """Something that a pickle would import."""
@@ -37,7 +40,7 @@ class Made:
 class Piece:
     """Bytes of a pickle, which are where they are while its file is open."""
 
-    file: BufferedReader | BytesIO
+    file: _Bounded
     start: int
     count: int
 
@@ -45,13 +48,9 @@ class Piece:
         """The bytes, in memory of their own.
 
         Raises:
-            ValueError: if they are gone by now.
+            ValueError: if they are gone by now, or bytes of the file are read over and over.
         """
-        found = bytearray(self.count)
-        self.file.seek(self.start)
-        if self.file.readinto(found) < self.count:
-            raise ValueError("the file was cut off while it was read")
-        return found
+        return self.file.copy(self.start, self.count)
 
 
 def read_pickle(file: BufferedReader | BytesIO, names: Collection[Name] | None = None) -> Any:
@@ -93,6 +92,7 @@ class _Bounded:
 
     def __init__(self, file: BufferedReader | BytesIO) -> None:
         self.file, self.size = file, file.seek(0, SEEK_END)
+        self.left = SPARE * self.size
         file.seek(0)
 
     def read(self, count: int) -> bytes:
@@ -105,7 +105,18 @@ class _Bounded:
         self.check(count)
         start = self.file.tell()
         self.file.seek(start + count)
-        return Piece(self.file, start, count)
+        return Piece(self, start, count)
+
+    def copy(self, start: int, count: int) -> bytearray:
+        """Bytes that were passed over."""
+        self.left -= count
+        if self.left < 0:
+            raise ValueError("its bytes are read over and over")
+        found = bytearray(count)
+        self.file.seek(start)
+        if self.file.readinto(found) < count:
+            raise ValueError("the file was cut off while it was read")
+        return found
 
     def check(self, count: int) -> None:
         if not 0 <= count <= self.size - self.file.tell():

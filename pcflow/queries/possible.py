@@ -15,7 +15,7 @@ from pcflow.engine import Engine, Evaluation, Taped
 from pcflow.errors import EvidenceError, NoMassError, NotANumber, PropertyRequired
 from pcflow.evidence import CheckedEvidence, Evidence
 
-MOST_ASKED = 4096
+MOST_ASKED = 1024
 """Variables of a row that are asked one by one what is wrong with it."""
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pcflow import SettingError
+from pcflow import NoMassError, SettingError
 from pcflow_diffusion.backbones import Backbone, logits_of
 from pcflow_diffusion.checks import check_count, check_kind, check_rows
 from pcflow_diffusion.head import CircuitHead, Marginals
@@ -57,6 +57,9 @@ def likelihood_bound(
         samples: how many to draw for every block, N.
         batch_size: how many of them the backbone is asked about at once.
         generator: source of the orders.
+
+    Returns:
+        -inf where the circuit holds context and answer impossible.
 
     Raises:
         SettingError: if a number is below 1, or a block longer than the circuit.
@@ -145,10 +148,13 @@ class _Block:
         if self.head is None:
             return _each(Marginals.of(logits, x, self.mask_token_id).log_prob(x0), at)
         head = self.head.over(width)
-        if alone:
+        if not alone:
+            return head.log_prob(logits, x, x0, at)
+        try:
             log_q = head(logits, x).gather(-1, x0.unsqueeze(-1)).squeeze(-1)
-            return _each(log_q, at)
-        return head.log_prob(logits, x, x0, at)
+        except NoMassError:  # what was written so far is impossible, and so is the answer
+            return torch.full_like(at[:, 0], -torch.inf, dtype=logits.dtype)
+        return _each(log_q, at)
 
 
 def _each(log_q: Tensor, at: Tensor) -> Tensor:

@@ -20,7 +20,13 @@ from torch import Tensor
 
 import pcflow as pf
 from pcflow_diffusion.backbones import Backbone
-from pcflow_diffusion.errors import CouplingError, ShapeMismatch, TextError, TokenizerMismatch
+from pcflow_diffusion.errors import (
+    CheckpointError,
+    CouplingError,
+    ShapeMismatch,
+    TextError,
+    TokenizerMismatch,
+)
 from pcflow_diffusion.evaluate.gap import Examples, make_examples
 from pcflow_diffusion.head import CircuitHead, fingerprint
 from pcflow_diffusion.models import (
@@ -110,7 +116,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--right-shift", action="store_true", help="logits are about the next token"
     )
     parser.add_argument("--mask-token-id", type=int, help="where the model does not say it")
-    parser.add_argument("--head", type=head_of, help="made for it: a file, folder or name")
+    parser.add_argument("--head", type=_given_head, help="made for it: a file, folder or name")
 
 
 def parse_with_model(
@@ -160,6 +166,14 @@ def given_model(given: argparse.Namespace) -> Pretrained | None:
 def head_of(name: str) -> CircuitHead:
     """The head of a file, a folder or a repository."""
     return CircuitHead.load(name) if Path(name).is_file() else CircuitHead.from_pretrained(name)
+
+
+def _given_head(name: str) -> CircuitHead:
+    """The same on the command line, which says why there is none."""
+    try:
+        return head_of(name)
+    except (CheckpointError, ImportError, OSError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def check_head(head: CircuitHead, tokenizer: Tokenizer) -> None:

@@ -1,4 +1,4 @@
-"""What is fitted to held-out examples: powers of the log-linear coupling, and a temperature.
+"""What is chosen by held-out examples: a coupling, its powers, and a temperature.
 
 Legend: N examples, L positions, M tokens, V tokens of the vocabulary (or the k that are listed).
 """
@@ -16,13 +16,16 @@ from pcflow_diffusion.checks import check_count
 from pcflow_diffusion.errors import CouplingError
 from pcflow_diffusion.head.controls import steered, with_tokens
 from pcflow_diffusion.head.coupling import (
+    Coupling,
     LogLinear,
+    Projection,
     bucket_of,
     divided,
     log_potentials_of,
     posterior,
     power,
 )
+from pcflow_diffusion.head.likelihood import log_prob_of
 from pcflow_diffusion.head.marginals import Marginals
 
 Purpose = Literal["likelihood", "drawing"]
@@ -34,12 +37,53 @@ HOTTEST = 100.0
 """No temperature is above this, nor below its inverse."""
 
 
+def choose(
+    model: CompiledCircuit, said: Marginals, x0: Tensor, controls: Tensor | None, purpose: Purpose
+) -> Coupling:
+    """The coupling that suits examples best; see `CircuitHead.choose_coupling`.
+
+    Args:
+        model: see `fit_log_linear`.
+        said: likewise.
+        x0: likewise.
+        controls: likewise; nothing but log-linear couplings can be modulated by them.
+        purpose: what it is for.
+
+    Raises:
+        CouplingError: see `fit_log_linear`.
+    """
+    drawing = purpose == "drawing"
+    calibrated = said.tempered(fit_temperature(said, x0) if drawing else 1.0)
+    fitted = fit_log_linear(model, calibrated, x0, controls, keep_a=drawing)
+    if controls is not None:
+        return fitted
+    tried: list[Coupling] = [fitted, *([Projection()] if drawing else _pooled(fitted))]
+    return max(tried, key=lambda coupling: _score(coupling, model, calibrated, x0))
+
+
+def _pooled(fitted: LogLinear) -> list[Coupling]:
+    """Projections that pool nothing, half of what a fitted coupling pools, and all of it."""
+    assert isinstance(fitted.a, float) and isinstance(fitted.b, float)
+    return [
+        Projection(pool=(1 + share * (fitted.a - 1), share * (1 - fitted.b)))
+        for share in (0.0, 0.5, 1.0)
+    ]
+
+
+@torch.no_grad()
+def _score(coupling: Coupling, model: CompiledCircuit, said: Marginals, x0: Tensor) -> float:
+    """Total log q(x0 | x) (nats) under a coupling, of examples that are possible."""
+    coupled = coupling.couple(model, said)
+    log_q = log_prob_of(model, coupled, x0, torch.ones_like(x0, dtype=torch.bool))
+    return float(log_q[log_q.isfinite()].double().sum())
+
+
 def fit_log_linear(
     model: CompiledCircuit,
     said: Marginals,
     x0: Tensor,
-    buckets: int = 1,
     controls: Tensor | None = None,
+    buckets: int = 1,
     *,
     keep_a: bool = False,
 ) -> LogLinear:
@@ -49,8 +93,8 @@ def fit_log_linear(
         model: the circuit over the L positions, and controls perhaps.
         said: what the backbone says of N examples.
         x0: all tokens, [N, L].
-        buckets: of equal width, by the share of missing positions.
         controls: log-potentials of the circuit's controls, if it has any.
+        buckets: of equal width, by the share of missing positions.
         keep_a: leave a at one and fit b alone.
 
     Raises:

@@ -10,7 +10,7 @@ from pcflow import CompiledCircuit, NotAChain
 Facts = dict[str, object]
 
 PAPER = "[CoDD](https://arxiv.org/abs/2603.00045)"
-NAME = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)  # of a model on the hub
+NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)  # of a model on the hub
 
 CARD = """---
 library_name: pcflow

@@ -16,6 +16,7 @@ from pcflow_diffusion.head.modulation import Modulation
 
 FORMAT = "pcflow_diffusion.head.2"
 MODULATION, TOLD = "modulation.", "pcflow_diffusion"
+SETTINGS = ("mask_token_id", "top_k", "tokenizer")
 KINDS: dict[str, type[Any]] = {"LogLinear": LogLinear, "Projection": Projection}
 
 Json = dict[str, Any]
@@ -69,11 +70,14 @@ def read_head(path: StrPath, device: torch.device | str | None) -> Json:
         told = file.told(TOLD)
         if told["format"] != FORMAT:
             raise ValueError(f"it has format {told['format']!r}, not {FORMAT!r}")
+        settings = {name: told["settings"][name] for name in SETTINGS}
+        if len(told["settings"]) > len(SETTINGS):
+            raise ValueError(f"it has settings beside {SETTINGS}")
         return {
             "model": load(file, device),
             "coupling": _coupling_of(**told["coupling"]),
             "modulation": _modulation_of(told.get("modulation"), file, device),
-            **told["settings"],
+            **settings,
         }
     except _MALFORMED as error:
         raise CheckpointError(f"{path} does not describe a head: {error}") from error

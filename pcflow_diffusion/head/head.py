@@ -33,18 +33,19 @@ from pcflow_diffusion.checks import (
     check_tokens,
 )
 from pcflow_diffusion.errors import CouplingError, ShapeMismatch, TypeMismatch
-from pcflow_diffusion.head.calibration import Purpose, fit_log_linear, fit_temperature
-from pcflow_diffusion.head.controls import steered, token_marginals, with_tokens
+from pcflow_diffusion.head.calibration import Purpose, choose, fit_log_linear
+from pcflow_diffusion.head.controls import steered, token_marginals
 from pcflow_diffusion.head.coupling import (
     NOT_MODULATED,
     Coupling,
     LogLinear,
     Projection,
     coupling_by_name,
-    log_potentials_of,
 )
 from pcflow_diffusion.head.kept import Kept
+from pcflow_diffusion.head.likelihood import log_prob_of, told_of
 from pcflow_diffusion.head.marginals import Marginals
+from pcflow_diffusion.head.modulation import check_fits
 from pcflow_diffusion.head.ranking import Ranking, check_ranking
 from pcflow_diffusion.head.sampling import Draw, Order, check_order, draw
 
@@ -79,9 +80,10 @@ class CircuitHead(Kept):
     Raises:
         CouplingError: if the coupling is unknown or cannot be modulated.
         SettingError: if `top_k` is below 1.
-        ShapeMismatch: if the circuit's positions do not all have the same number of categories, or
-            there is not one control for each.
-        TypeMismatch: if `model` is no compiled circuit, or `mask_token_id` no whole number.
+        ShapeMismatch: if the circuit's positions do not all have the same number of categories,
+            there is not one control for each, or the `Modulation` is about others.
+        TypeMismatch: if `model` is no compiled circuit, `mask_token_id` no whole number of 64 bits,
+            or `tokenizer` no text.
 
     Examples:
         >>> import pcflow as pf
@@ -106,12 +108,15 @@ class CircuitHead(Kept):
         check_kind("model", model, CompiledCircuit)
         if top_k is not None:
             check_count("top_k", top_k)
+        if tokenizer is not None:
+            check_kind("tokenizer", tokenizer, str)
         self.model, self.mask_token_id = model, check_id("mask_token_id", mask_token_id)
         self.modulation, self.top_k, self.tokenizer = modulation, top_k, tokenizer
         self.length = model.num_variables // (1 if modulation is None else 2)
         self.vocabulary_size = self._one_size(model.num_categories[: self.length])
         if modulation is not None:
-            self._one_size(model.num_categories[self.length :])
+            values = self._one_size(model.num_categories[self.length :])
+            check_fits(modulation, self.vocabulary_size, values)
         self.coupling = coupling_by_name(coupling) if isinstance(coupling, str) else coupling
         if modulation is not None and isinstance(self.coupling, Projection):
             raise CouplingError(NOT_MODULATED)
@@ -161,6 +166,7 @@ class CircuitHead(Kept):
             ShapeMismatch, TypeMismatch, TokenOutOfRange, LogitsError: see `couple`.
             NoMassError: if the visible tokens are impossible under the circuit.
         """
+        check_kind("logits", logits, Tensor)
         said = self._said(logits, x)
         coupled = self._coupled(said)
         log_q = token_marginals(self.model, coupled, self.length, coupled.categories)
@@ -214,7 +220,9 @@ class CircuitHead(Kept):
         said = self._said(logits, x)
         if at is not None:
             at = check_flags("at", at, said.tokens)
-        return self._log_prob(self.coupling, said, self._filled(said, x0), at)
+        asked = torch.ones_like(said.masked) if at is None else at | ~said.masked
+        tokens = self._filled(said, x0)
+        return log_prob_of(self.model, self._coupled(said), tokens, asked)
 
     def conditional(
         self, logits: Tensor | Potentials, x: Tensor, x0: Tensor, weight: Tensor | None = None
@@ -234,12 +242,13 @@ class CircuitHead(Kept):
             ShapeMismatch, TypeMismatch, TokenOutOfRange, LogitsError: see `couple`.
         """
         said = self._said(logits, x)
-        rows, _ = self._told(self.coupling, said, self._filled(said, x0))
+        tokens = self._filled(said, x0)
+        rows, _ = told_of(self._coupled(said), tokens)
         return replace(rows, weight=weight)
 
     def sample(
         self,
-        logits: Tensor,
+        logits: Tensor | Potentials,
         x: Tensor,
         *,
         temperature: float = 1.0,
@@ -339,7 +348,8 @@ class CircuitHead(Kept):
             CouplingError: if nothing is masked, or nothing possible.
             SettingError: if `buckets` is below 1.
         """
-        self.coupling = fitted = self._fitted(*self._held_out(logits, x, x0), buckets)
+        held_out = self._held_out(logits, x, x0)
+        self.coupling = fitted = fit_log_linear(self.model, *held_out, buckets)
         return fitted
 
     def choose_coupling(
@@ -389,69 +399,16 @@ class CircuitHead(Kept):
             >>> chosen = head.choose_coupling(logits, x, x0, for_="drawing")
         """
         check_choice("for_", for_, get_args(Purpose))
-        said, tokens = self._held_out(logits, x, x0)
-        temperature = fit_temperature(said, tokens) if for_ == "drawing" else 1.0
-        tried = self._candidates(said, tokens, for_, temperature)
-        calibrated = said.tempered(temperature)
-        scores = [self._score(coupling, calibrated, tokens) for coupling in tried]
-        self.coupling = tried[scores.index(max(scores))]
-        return self.coupling
+        self.coupling = chosen = choose(self.model, *self._held_out(logits, x, x0), for_)
+        return chosen
 
     @torch.no_grad()
     def _held_out(
         self, logits: Tensor | Potentials, x: Tensor, x0: Tensor
-    ) -> tuple[Marginals, Tensor]:
-        """What the backbone says of examples, and their tokens [N, L]."""
+    ) -> tuple[Marginals, Tensor, Tensor | None]:
+        """What the backbone says of examples, their tokens [N, L], and what steers the circuit."""
         said = self._said(logits, x)
-        return said, self._filled(said, x0)
-
-    def _fitted(
-        self,
-        said: Marginals,
-        tokens: Tensor,
-        buckets: int = 1,
-        temperature: float = 1.0,
-        keep_a: bool = False,
-    ) -> LogLinear:
-        """The best log-linear coupling of calibrated marginals for tokens [N, L]."""
-        with torch.no_grad():
-            controls = self._controls(said)
-        calibrated = said.tempered(temperature)
-        return fit_log_linear(self.model, calibrated, tokens, buckets, controls, keep_a=keep_a)
-
-    def _candidates(
-        self, said: Marginals, tokens: Tensor, purpose: Purpose, temperature: float
-    ) -> list[Coupling]:
-        """A fitted coupling, and projections, which cannot be modulated."""
-        drawing = purpose == "drawing"
-        fitted = self._fitted(said, tokens, temperature=temperature, keep_a=drawing)
-        if self.modulation is not None:
-            return [fitted]
-        return [fitted, Projection()] if drawing else [fitted, *_pooled(fitted)]
-
-    @torch.no_grad()
-    def _score(self, coupling: Coupling, said: Marginals, tokens: Tensor) -> float:
-        """Total log q(x0 | x) (nats) under a coupling, of examples that are possible."""
-        log_q = self._log_prob(coupling, said, tokens)
-        return float(log_q[log_q.isfinite()].double().sum())
-
-    def _log_prob(
-        self, coupling: Coupling, said: Marginals, tokens: Tensor, at: Tensor | None = None
-    ) -> Tensor:
-        """Log q [B] (nats) of tokens [B, L], where asked; -inf if one is not possible."""
-        asked = torch.ones_like(said.masked) if at is None else at | ~said.masked
-        rows, known = self._told(coupling, said, tokens, asked)
-        return rows.log_prob(self.model).masked_fill((asked & ~known).any(dim=-1), -torch.inf)
-
-    def _told(
-        self, coupling: Coupling, said: Marginals, tokens: Tensor, asked: Tensor | bool = True
-    ) -> tuple[Batch, Tensor]:
-        """Rows about the tokens that are asked for and possible, and at which positions [B, L]."""
-        coupled = steered(coupling.couple(self.model, said), self._controls(said))
-        potentials = log_potentials_of(coupled, tokens)  # [B, L]
-        known = (potentials > -torch.inf) & asked
-        total = potentials.masked_fill(~known, 0.0).sum(dim=-1)
-        return Batch(with_tokens(coupled, tokens, known), coupled, total), known
+        return said, self._filled(said, x0), self._controls(said)
 
     def _coupled(self, said: Marginals, temperature: float = 1.0) -> Evidence:
         """The coupled joint as evidence; controls are steered by marginals as they are."""
@@ -540,12 +497,3 @@ class CircuitHead(Kept):
             met = set(self.model.num_categories)
             raise ShapeMismatch(f"the circuit must have {wanted}: {met}")
         return sizes[0]
-
-
-def _pooled(fitted: LogLinear) -> list[Coupling]:
-    """Projections that pool nothing, half of what a fitted coupling pools, and all of it."""
-    assert isinstance(fitted.a, float) and isinstance(fitted.b, float)
-    return [
-        Projection(pool=(1 + share * (fitted.a - 1), share * (1 - fitted.b)))
-        for share in (0.0, 0.5, 1.0)
-    ]

@@ -14,7 +14,7 @@ from pcflow import CompiledCircuit, PcflowError, compile, read_juice
 from pcflow_diffusion.errors import CheckpointError
 from pcflow_diffusion.head.card import model_card
 from pcflow_diffusion.head.coupling import Coupling
-from pcflow_diffusion.head.files import read_head, write_head
+from pcflow_diffusion.head.files import SETTINGS, read_head, write_head
 from pcflow_diffusion.head.hub import FILE, found_file, upload, write_card
 from pcflow_diffusion.head.tokenizers import check_made_for, fingerprint
 
@@ -178,7 +178,7 @@ class Kept(nn.Module):
             name: a folder, or "owner/name" where there is no such folder.
             tokenizer: refuse a head that was made for another one; see `fingerprint`.
             device: where circuit and modulation live.
-            revision: a branch, a tag or, which nobody can move, the hash of a commit.
+            revision: a branch, a tag or, which nobody can move, the whole hash of a commit.
             cache_dir: where the hub's files are kept.
             local_files_only: ask nobody for what is not kept.
             token: who you are; what `hf auth login` left by default.
@@ -225,4 +225,4 @@ class Kept(nn.Module):
     @property
     def _settings(self) -> dict[str, Any]:
         """What it was given beside circuit, coupling and modulation."""
-        return {name: getattr(self, name) for name in ("mask_token_id", "top_k", "tokenizer")}
+        return {name: getattr(self, name) for name in SETTINGS}

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
 from pcflow_diffusion.checks import check_count
+from pcflow_diffusion.errors import ShapeMismatch
 from pcflow_diffusion.head.marginals import Marginals
 
 
@@ -89,3 +90,19 @@ class Modulation(nn.Module):
             return found
 
         return said.potentials.read(lambda: m @ weight, some)
+
+
+def check_fits(modulation: nn.Module, vocabulary_size: int, values: int) -> None:
+    """Refuse a `Modulation` for other tokens or controls; others are asked when they are used.
+
+    Raises:
+        ShapeMismatch: if it is one.
+    """
+    if not isinstance(modulation, Modulation):
+        return
+    found = modulation.sizes["vocabulary_size"], modulation.sizes["values"]
+    if found != (vocabulary_size, values):
+        raise ShapeMismatch(
+            f"the modulation is about {found[0]} tokens and {found[1]} values of a control, "
+            f"the circuit about {vocabulary_size} and {values}"
+        )

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ def fingerprint(tokenizer: object) -> str:
     Args:
         tokenizer: of `transformers` or `tokenizers` (`get_vocab()`), of this package
             (`vocabulary`), or the path of a `tokenizer.json` or of the folder that holds one, which
-            is read without either library.
+            is read without either library; what the file does not list, such as a token that was
+            added later, the tokenizer alone knows.
 
     Returns:
         "sha256:" and 64 digits, to be given to `CircuitHead(tokenizer=...)`.
@@ -32,7 +34,7 @@ def fingerprint(tokenizer: object) -> str:
     Raises:
         CheckpointError: if a file does not list tokens and ids.
         OSError: if it cannot be read.
-        TypeMismatch: if it is none of these.
+        TypeMismatch: if it is none of these, or has no texts with whole numbers.
 
     Examples:
         >>> from pcflow_diffusion import CharacterTokenizer
@@ -40,8 +42,7 @@ def fingerprint(tokenizer: object) -> str:
         'sha256:7864fce3'
     """
     told = hashlib.sha256()
-    numbered = sorted((number, token) for token, number in _vocabulary(tokenizer).items())
-    for pair in numbered:
+    for pair in sorted(_pairs(_vocabulary(tokenizer))):
         told.update(json.dumps(pair).encode() + b"\n")
     return f"sha256:{told.hexdigest()}"
 
@@ -54,6 +55,17 @@ def check_made_for(known: str | None, tokenizer: str) -> None:
     """
     if known != tokenizer:
         raise TokenizerMismatch(known, tokenizer)
+
+
+def _pairs(vocabulary: object) -> list[tuple[int, str]]:
+    """Ids and tokens, of whatever kind of whole numbers the ids are."""
+    try:
+        found = [(index(number), token) for token, number in vocabulary.items()]  # type: ignore[attr-defined]
+    except (AttributeError, TypeError) as error:
+        raise TypeMismatch(f"get_vocab() must have tokens and their ids: {error}") from error
+    if not all(isinstance(token, str) for _, token in found):
+        raise TypeMismatch("get_vocab() must have tokens and their ids: some are no texts")
+    return found
 
 
 def _vocabulary(tokenizer: object) -> Mapping[str, int]:

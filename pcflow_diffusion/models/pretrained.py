@@ -110,13 +110,19 @@ def load_pretrained(
     model.requires_grad_(False)
     backbone = dream(model) if right_shift else llada(model)
     read = PretrainedTokenizer(tokenizer, _width(model, mask), mask)
-    return Pretrained(backbone, read, getattr(config, "max_position_embeddings", None))
+    return Pretrained(backbone, read, _most_tokens(config, tokenizer))
 
 
 def _kind(config: Any) -> str:
     """As which kind the model comes with code of its own, if it does."""
     own = getattr(config, "auto_map", None) or {}
     return next((kind for kind in KINDS if kind in own), KINDS[0])
+
+
+def _most_tokens(config: Any, tokenizer: Any) -> int | None:
+    """How many it sees: positions may be more than are used, and a tokenizer may not say."""
+    positions = getattr(config, "max_position_embeddings", None)
+    return None if positions is None else min(positions, tokenizer.model_max_length)
 
 
 @torch.no_grad()

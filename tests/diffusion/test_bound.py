@@ -138,6 +138,20 @@ def test_what_is_not_asked_for_is_summed_out(coupling: str | LogLinear, top_k: i
             torch.testing.assert_close(found, wanted[None], atol=1e-9, rtol=1e-6)
 
 
+@pytest.mark.parametrize("steps", [None, 1, 2])
+@pytest.mark.parametrize("impossible", ["context", "answer"])
+def test_what_the_circuit_holds_impossible_has_no_probability(
+    steps: int | None, impossible: str
+) -> None:
+    never = pf.hmm(4, 2, pf.Categorical(V), emission=[[0.0, 0.5, 0.5]] * 2)
+    head = CircuitHead(pf.compile(never, dtype=torch.float64), MASK, "product")
+    context, answer = (torch.tensor([what != impossible, 1]) for what in ("context", "answer"))
+    bound = likelihood_bound(
+        backbone, context.long(), answer.long(), MASK, head, steps=steps, samples=8
+    )
+    assert bound == -torch.inf
+
+
 def test_an_answer_of_one_token_or_none() -> None:
     log_m = backbone(torch.tensor([[1, 0, MASK]]))[0, 2].log_softmax(-1)
     one = likelihood_bound(backbone, CONTEXT, ANSWER[:1], MASK)

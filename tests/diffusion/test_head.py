@@ -19,7 +19,13 @@ from torch import Tensor
 import pcflow as pf
 from pcflow.testing import enumerate_marginals, enumerate_states, enumerate_weights
 from pcflow_diffusion import CircuitHead, Coupling, LogLinear, Marginals, Projection
-from pcflow_diffusion.errors import CouplingError, LogitsError, ShapeMismatch, TokenOutOfRange
+from pcflow_diffusion.errors import (
+    CouplingError,
+    LogitsError,
+    ShapeMismatch,
+    TokenOutOfRange,
+    TypeMismatch,
+)
 from pcflow_diffusion.head import temper
 
 LENGTH, TOKENS = 4, 3
@@ -357,6 +363,16 @@ def test_nothing_is_edited_or_remembered() -> None:
     assert torch.equal(logits, world.logits)
     assert torch.equal(x, world.x)
     assert all(torch.equal(v, state[k]) for k, v in world.model.state_dict().items())
+
+
+def test_listed_logits_are_for_all_but_code_that_expects_logits() -> None:
+    """What that gives back are logits of all tokens, which listed ones do not have."""
+    head = CircuitHead(pf.compile(pf.hmm(3, 2, pf.Categorical(4))), 4)
+    x, logits = torch.full((2, 3), 4), torch.randn(2, 3, 4)
+    listed = pf.Potentials.of(logits).top_k(2)
+    assert head.sample(listed, x).tokens.shape == x.shape
+    with pytest.raises(TypeMismatch, match="logits must be a Tensor"):
+        head(listed, x)
 
 
 def test_bad_input_is_refused_by_name() -> None:

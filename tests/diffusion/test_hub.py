@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -242,6 +243,24 @@ def test_a_fingerprint_is_of_tokens_and_their_ids_alone(
         assert told == fingerprint(path) == fingerprint(str(path)) == fingerprint(path.parent)
     others = [*tokens[1:], tokens[0]], [*tokens, "new!"], tokens[:-1]
     assert len({told, *(fingerprint(SimpleNamespace(vocabulary=o)) for o in others)}) == 4
+
+
+def test_ids_count_whatever_kind_of_numbers_they_are() -> None:
+    told = {kind: {"a": kind(0), "b": kind(1)} for kind in (int, np.int64, torch.tensor)}
+    assert len({fingerprint(SimpleNamespace(get_vocab=told[kind].copy)) for kind in told}) == 1
+
+
+@pytest.mark.parametrize("vocabulary", [{b"a": 0}, {"a": None, "b": 1}, {"a": 0.5}, ["a"], None])
+def test_what_is_no_vocabulary_is_refused(vocabulary: object) -> None:
+    with pytest.raises(TypeMismatch, match="tokens and their ids"):
+        fingerprint(SimpleNamespace(get_vocab=lambda: vocabulary))
+
+
+@pytest.mark.parametrize("base", ["../x", "./x", ".", "-x", "a/.."])
+def test_a_path_is_no_name_of_a_base_model(base: str, tmp_path: Path) -> None:
+    head_of().save_pretrained(tmp_path, base_model=base)
+    front, text = card_of(tmp_path)
+    assert "base_model" not in front and f"| base model | {base} |" in text
 
 
 @pytest.mark.parametrize(

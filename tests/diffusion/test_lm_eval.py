@@ -13,7 +13,7 @@ from tiny_models import MASK, WORDS, save_bert
 
 import pcflow as pf
 from pcflow_diffusion import CircuitHead, fingerprint
-from pcflow_diffusion.errors import ShapeMismatch, TokenizerMismatch
+from pcflow_diffusion.errors import GenerationError, ShapeMismatch, TokenizerMismatch
 from pcflow_diffusion.evaluate.__main__ import main as command_line
 
 lm_eval = pytest.importorskip("lm_eval", reason="needs pcflow[lm-eval]")
@@ -103,6 +103,22 @@ def test_answers_depend_on_the_request_alone(files: dict[str, Path]) -> None:
     again = model_of(files, mc_num=16, batch_size=3).loglikelihood(requests[::-1])
     for (one, _), (other, _) in zip(told, again[::-1], strict=True):
         assert one == pytest.approx(other, abs=1e-4)
+
+
+@pytest.mark.parametrize(("given", "wanted"), [("4", 4), (4, 4), ("auto", 32), ("auto:4", 32)])
+def test_as_many_samples_go_together_as_are_asked_for(
+    files: dict[str, Path], given: Any, wanted: int
+) -> None:
+    """lm-eval hands on what its command line was given, as it was written."""
+    assert model_of(files, batch_size=given).batch_size == wanted
+
+
+def test_what_is_longer_than_the_model_sees_is_refused(files: dict[str, Path]) -> None:
+    model = model_of(files, max_length=6)
+    with pytest.raises(GenerationError, match="7 tokens, and the model sees 6"):
+        model.generate_until([asked("the", {"max_gen_toks": 7})], disable_tqdm=True)
+    (text,) = model.generate_until([asked("the cat", {"max_gen_toks": 6})], disable_tqdm=True)
+    assert len(model.tok_encode(text)) <= 6
 
 
 def test_a_long_text_is_read_in_parts_that_the_model_sees(files: dict[str, Path]) -> None:

@@ -547,8 +547,8 @@ def test_bad_input_is_refused_by_name() -> None:
     for wrong in (odd, uneven, pf.hmm(1, 2, pf.Categorical(3))):
         with pytest.raises(ShapeMismatch, match="one control for each"):
             CircuitHead(pf.compile(wrong, DEVICE), MASK, "product", modulation=world.modulation)
-    two_values = Modulation(TOKENS, 2).double().to(DEVICE)
-    head = CircuitHead(world.model, MASK, "product", modulation=two_values)
+    head = world.head(COUPLINGS["product"])
+    head.modulation = Modulation(TOKENS, 2).double().to(DEVICE)
     with pytest.raises(ShapeMismatch, match=r"\(3, 3, 4\), got \(3, 3, 2\)"):
         head.couple(world.logits, world.x)
     with pytest.raises(ShapeMismatch, match="3 positions"):
@@ -565,3 +565,15 @@ def test_bad_input_is_refused_by_name() -> None:
             trained(student("gates"), None, **{name: -1.0})
     with pytest.raises(NothingMasked, match="masked"):
         trained(student("gates"), Blocks(of.logits, of.x0, of.x0))
+
+
+@every_kind
+@pytest.mark.parametrize(("more", "values"), [(1, 0), (-1, 0), (0, 1)])
+def test_a_modulation_for_other_tokens_or_controls_is_refused(
+    kind: str, more: int, values: int
+) -> None:
+    """Where the head is made or read, and not where it is first asked."""
+    model = pf.compile(augmented(pf.hmm(LENGTH, KINDS["latents"], pf.Categorical(TOKENS)), kind))
+    sizes = TOKENS + more, KINDS[kind] + values
+    with pytest.raises(ShapeMismatch, match=f"{sizes[0]} tokens and {sizes[1]} values"):
+        CircuitHead(model, MASK, "product", modulation=Modulation(*sizes))

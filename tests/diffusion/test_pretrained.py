@@ -46,6 +46,17 @@ def test_a_model_is_its_logits_by_its_own_vocabulary(tmp_path: Path) -> None:
     assert fingerprint(tokenizer) == fingerprint(tmp_path)
 
 
+def test_of_two_who_say_how_much_a_model_sees_the_more_careful_is_believed(tmp_path: Path) -> None:
+    """RoBERTa has 514 positions, of which two are never used: its tokenizer says 512."""
+    save_bert(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(config | {"model_max_length": 158}), encoding="utf-8")
+    assert load_pretrained(str(tmp_path)).most_tokens == 158
+    path.write_text(json.dumps(config | {"model_max_length": 10**30}), encoding="utf-8")
+    assert load_pretrained(str(tmp_path)).most_tokens == 160
+
+
 def test_somebody_must_say_which_token_is_the_mask(tmp_path: Path) -> None:
     save_bert(tmp_path)
     config = json.loads((tmp_path / "tokenizer_config.json").read_text(encoding="utf-8"))
@@ -147,3 +158,14 @@ def test_what_contradicts_itself_is_refused(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit):
         command_line(["gap", "--model", "folder", "--train"])
     assert "--train" in capsys.readouterr().err
+
+
+def test_a_head_that_cannot_be_read_is_refused_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad"
+    bad.write_text("no head")
+    for name, why in ((bad, "does not describe a head"), (tmp_path, "No such file")):
+        with pytest.raises(SystemExit):
+            command_line(["gap", "--head", str(name)])
+        assert why in capsys.readouterr().err
