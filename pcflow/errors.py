@@ -239,8 +239,10 @@ class NoMassError(EvidenceError):
         shown = ", ".join(map(str, self.rows[:8])) + (", ..." if len(self.rows) > 8 else "")
         told = f"{query}: the evidence has probability zero in row {shown}"
         if never is not None:
+            variable, value = never
+            shown = f"{value:g}" if isinstance(value, float) else str(value)
             told += (
-                f"; variable {never[0]} never has the value {never[1]:g}: learn with a "
+                f"; variable {variable} never has the value {shown}: learn with a "
                 f"pseudocount, or take the value for missing"
             )
         super().__init__(told)

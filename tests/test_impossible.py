@@ -70,6 +70,16 @@ def test_an_error_names_a_value_that_never_occurs(query: str, more: dict[str, in
         assert (told in str(refused.value)) == (never is not None)
 
 
+def test_a_large_value_is_named_to_the_last_digit() -> None:
+    size = 1_234_568
+    logits = torch.zeros(size, 1)
+    logits[-1] = -torch.inf
+    emit = {"logits": pf.Parameter(logits)}
+    one = pf.Circuit(pf.SumLayer.random([pf.InputLayer(0, pf.Categorical(size), 1, emit)], 1))
+    with pytest.raises(pf.NoMassError, match="never has the value 1234567:"):
+        pf.compile(one, DEVICE).marginals(torch.tensor([[size - 1]]), variables=[0])
+
+
 def test_learners_name_it_too() -> None:
     bad = torch.tensor([[1.0, 1, 1, 1], [2, 2, 2, 2]])
     for learner in (pf.EM(), pf.MiniBatchEM(), pf.Anemone()):

@@ -104,7 +104,7 @@ def never(engine: Engine, evidence: CheckedEvidence, row: int) -> tuple[int, flo
     if not len(wrong):
         return None
     variable = int(wrong[0])
-    return variable, float(values[variable])
+    return variable, values[variable].item()
 
 
 def refuse_nan(values: Tensor, query: str) -> Tensor:
