@@ -53,7 +53,7 @@ from pcflow_diffusion.train import (
     store_logits,
 )
 
-CHECKPOINT = Path(__file__).parents[1] / "models" / "checkpoints" / "pydoc.safetensors"
+CHECKPOINT = Path(__file__).parents[1] / "models" / "checkpoints" / "english.safetensors"
 HELD = 1 << 27  # logits that are held at once; of larger vocabularies training has these alone:
 LISTED = 256
 SAVED = "as it was saved"
@@ -100,7 +100,7 @@ class Material:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command line that say what to run on."""
-    parser.add_argument("--text", type=Path, help="UTF-8 text (default: Python's documentation)")
+    parser.add_argument("--text", type=Path, help="UTF-8 text (default: the shipped one)")
     parser.add_argument("--train", action="store_true", help="train a denoiser anew")
     parser.add_argument("--minutes", type=float, default=10.0, help="to train it (%(default)g)")
     parser.add_argument("--states", type=int, default=256, help="of the HMM (%(default)s)")

@@ -6,6 +6,7 @@
 from pcflow_diffusion.models.denoiser import Denoiser, DenoiserConfig, load_denoiser, save_denoiser
 from pcflow_diffusion.models.judge import Judge, load_judge, save_judge, train_judge
 from pcflow_diffusion.models.loop import Optimisation
+from pcflow_diffusion.models.pieces import PieceTokenizer
 from pcflow_diffusion.models.pretrained import Pretrained, PretrainedTokenizer, load_pretrained
 from pcflow_diffusion.models.text import (
     BLOCK,
@@ -28,6 +29,7 @@ __all__ = [
     "DenoiserConfig",
     "Judge",
     "Optimisation",
+    "PieceTokenizer",
     "Pretrained",
     "PretrainedTokenizer",
     "Text",

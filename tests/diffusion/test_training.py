@@ -18,7 +18,7 @@ from pcflow_diffusion.models import (
     load_text,
     train_denoiser,
 )
-from pcflow_diffusion.models.checkpoints import make_pydoc
+from pcflow_diffusion.models.checkpoints import make_english
 from pcflow_diffusion.models.loop import _schedule
 from pcflow_diffusion.models.training import _MaskedWindows, block_loss, held_out_rows
 
@@ -149,15 +149,17 @@ def test_block_loss_of_a_uniform_denoiser_is_log_five() -> None:
 def test_the_script_writes_a_file_that_loads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(make_pydoc, "DenoiserConfig", lambda v: DenoiserConfig(v, 16, 1, 2))
+    monkeypatch.setattr(make_english, "DenoiserConfig", lambda v, **_: DenoiserConfig(v, 16, 1, 2))
     path = tmp_path / "out.safetensors"
-    make_pydoc.main(["--steps", "1", "--out", str(path)])
-    assert load_denoiser(path)[1] == CharacterTokenizer.fit(load_text().train)
-    assert "held-out nats per masked character: 15%" in capsys.readouterr().out
+    make_english.main(["--steps", "1", "--out", str(path)])
+    _, tokenizer = load_denoiser(path)
+    assert tokenizer.vocabulary_size == 1_024
+    assert tokenizer.vocabulary == load_denoiser(make_english.PATH)[1].vocabulary
+    assert "held-out nats per masked token: 15%" in capsys.readouterr().out
 
 
 def test_the_shipped_checkpoint_is_small_and_knows_english() -> None:
-    model, tokenizer = load_denoiser(make_pydoc.PATH)
+    model, tokenizer = load_denoiser(make_english.PATH)
     rows = blocks(tokenizer.encode(load_text().held_out), 32)
-    assert make_pydoc.PATH.stat().st_size < 4_000_000
+    assert make_english.PATH.stat().st_size < 4_000_000
     assert block_loss(model, rows, 0.5) < 1.9

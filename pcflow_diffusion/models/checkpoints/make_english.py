@@ -1,9 +1,9 @@
-"""Make `pydoc.safetensors`: a denoiser for characters of Python's own documentation.
+"""Make `english.safetensors`: a denoiser for pieces of words of the World English Bible.
 
-    python -m pcflow_diffusion.models.checkpoints.make_pydoc --minutes 25
+    python -m pcflow_diffusion.models.checkpoints.make_english --minutes 60
 
-Topics that `models.text.is_held_out` names, and every paragraph that they share with other topics,
-are not in its training text.
+Chapters that `models.text.is_held_out` names, and every paragraph that they share with other
+chapters, are not in its training text.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pcflow_diffusion.models.denoiser import Denoiser, DenoiserConfig, save_denoiser
-from pcflow_diffusion.models.text import CharacterTokenizer, blocks, load_text
-from pcflow_diffusion.models.training import block_loss, train_denoiser
+from pcflow_diffusion.models.pieces import PieceTokenizer
+from pcflow_diffusion.models.text import blocks, load_text
+from pcflow_diffusion.models.training import TrainingConfig, block_loss, train_denoiser
 
-PATH = Path(__file__).with_name("pydoc.safetensors")
+PATH = Path(__file__).with_name("english.safetensors")
+VOCABULARY, WIDTH = 1_024, 224
 
 
 def make(
@@ -24,42 +26,43 @@ def make(
 ) -> Denoiser:
     """Train on the default text, write the checkpoint every few minutes, return the denoiser."""
     text = load_text()
-    tokenizer = CharacterTokenizer.fit(text.train)
+    tokenizer = PieceTokenizer.fit(text.train, VOCABULARY)
 
     def write(model: Denoiser) -> None:
         save_denoiser(model, path, tokenizer)
 
     return train_denoiser(
         tokenizer.encode(text.train),
-        DenoiserConfig(tokenizer.vocabulary_size),
+        DenoiserConfig(tokenizer.vocabulary_size, width=WIDTH, dropout=0.0),
         held_out=tokenizer.encode(text.held_out),
         minutes=minutes,
         steps=steps,
         seed=seed,
+        training=TrainingConfig(batch_size=24, whole_window=0.6, short_window=0.1),
         checkpoint=write,
     )
 
 
 def report(model: Denoiser) -> str:
-    """Held-out loss of the block by mask ratio, in nats per masked character."""
+    """Held-out loss of the block by mask ratio, in nats per masked token."""
     text = load_text()
-    rows = blocks(CharacterTokenizer.fit(text.train).encode(text.held_out))
+    rows = blocks(PieceTokenizer.fit(text.train, VOCABULARY).encode(text.held_out), 1_024)
     shown = (
         f"{ratio:.0%} {block_loss(model, rows, ratio):.3f}" for ratio in (0.15, 0.3, 0.5, 0.7, 1.0)
     )
-    return "held-out nats per masked character: " + ", ".join(shown)
+    return "held-out nats per masked token: " + ", ".join(shown)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line, train, and print the held-out losses."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     budget = parser.add_mutually_exclusive_group()
-    budget.add_argument("--minutes", type=float, help="wall-clock budget (default 25)")
+    budget.add_argument("--minutes", type=float, help="wall-clock budget (default 60)")
     budget.add_argument("--steps", type=int, help="number of steps instead")
     parser.add_argument("--out", type=Path, default=PATH, help="file to write (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
-    minutes = 25.0 if given.minutes is None and given.steps is None else given.minutes
+    minutes = 60.0 if given.minutes is None and given.steps is None else given.minutes
     print(report(make(given.out, minutes, given.steps, given.seed)))
 
 
