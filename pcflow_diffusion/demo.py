@@ -2,7 +2,7 @@
 
     python -m pcflow_diffusion.demo [--text FILE]
 
-A denoiser for characters and a hidden Markov model of the same text are put together in every way
+A denoiser and a hidden Markov model of the same text are put together in every way
 that `pcflow_diffusion` knows, and judged on held-out text: how many nats per masked token each way
 costs in one step, and what text it writes in few steps, read by the denoiser itself. Prints both
 and draws them.

@@ -4,7 +4,7 @@ python -m pcflow_diffusion.evaluate few-step [--text FILE] [--ranking low_confid
 python -m pcflow_diffusion.evaluate few-step --model FOLDER [--head FILE]
 
 Ranking and temperature are the same for all decoders. With the ranking low_confidence, the default
-of `generate`, all of them write too many frequent characters: look at the entropy.
+of `generate`, all of them write too many frequent tokens: look at the entropy.
 """
 
 from __future__ import annotations
