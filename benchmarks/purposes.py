@@ -2,10 +2,10 @@
 
     python benchmarks/purposes.py [--text FILE] [--rankings random low_confidence]
 
-The shipped denoiser knows Python's documentation; of another text, such as plays, it is too sure. A
-hidden Markov model of the text couples it. Couplings are chosen on some held-out blocks; prompts
-from others are continued in few steps per block, and a model of counts reads what was written, with
-the entropy of its characters beside it. Prints Markdown.
+The shipped denoiser knows the text that comes with it; of another one, such as plays, it is too
+sure. A hidden Markov model of the text couples it. Couplings are chosen on some held-out blocks;
+prompts from others are continued in few steps per block, and a model of counts reads what was
+written, with the entropy of its tokens beside it. Prints Markdown.
 
 Legend: N rows, T tokens of a text, V tokens of the vocabulary, K tokens that are read together.
 """
@@ -156,7 +156,7 @@ def few_steps(
 
 def _parse() -> argparse.Namespace:
     parser = arguments(__doc__)
-    parser.add_argument("--text", type=Path, help="UTF-8 text (default: Python's documentation)")
+    parser.add_argument("--text", type=Path, help="UTF-8 text (default: the shipped one)")
     parser.add_argument("--states", type=int, default=STATES, help="of the HMM (%(default)s)")
     parser.add_argument("--rankings", nargs="+", choices=RANKINGS, default=RANKINGS)
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="per block")

@@ -48,7 +48,7 @@ from pcflow_diffusion.evaluate.few_step import (
 from pcflow_diffusion.evaluate.few_step import markdown as markdown_of_ladder
 from pcflow_diffusion.evaluate.few_step_of_text import strength
 from pcflow_diffusion.evaluate.figure import draw_gap
-from pcflow_diffusion.evaluate.setting import Material, fit_circuit, say
+from pcflow_diffusion.evaluate.setting import Material, fit_circuit, say, with_context
 from pcflow_diffusion.head import Ranking
 from pcflow_diffusion.models import (
     BLOCK,
@@ -254,6 +254,7 @@ def few_step(seed: Seed, judge: Judge, picture: Path) -> None:
         CHOSEN: seed.chosen(seed.circuit()),
     }
     decoders = {FACTORISED: Decoder()} | {name: Decoder(head) for name, head in heads.items()}
+    decoders[f"{CHOSEN}, context in the window"] = Decoder(with_context(heads[CHOSEN]))
     decoders[f"{CHOSEN}, drawn independently"] = Decoder(heads[CHOSEN], jointly=False)
     rows = seed.material.judged
     reference = judge_rows(judge, rows, CONTEXT, BLOCK)

@@ -38,21 +38,21 @@ from pcflow_diffusion.evaluate.setting import (
     circuit_and_heads,
     parse_with_model,
     say,
+    with_context,
 )
 from pcflow_diffusion.head import CircuitHead, Ranking
 from pcflow_diffusion.models import CONTEXT, Judge, TransformerConfig, train_judge
 
 
 def decoders_of(heads: Mapping[str, CircuitHead]) -> dict[str, Decoder]:
-    """Factorised draws, the couplings that the command line compares, and the ablation."""
+    """Factorised draws, the couplings that are compared, with context too, and the ablation."""
     compared = (SAVED, "product, circuit of Eq. 7", "projection, 2 sweeps", "log-linear, fitted")
     jointly = [name for name in compared if name in heads]
     best = jointly[-1]
-    return {
-        FACTORISED: Decoder(),
-        **{name: Decoder(heads[name]) for name in jointly},
-        f"{best}, drawn independently": Decoder(heads[best], jointly=False),
-    }
+    found = {FACTORISED: Decoder()} | {name: Decoder(heads[name]) for name in jointly}
+    if SAVED not in heads:  # whose circuit may be no chain
+        found[f"{best}, context in the window"] = Decoder(with_context(heads[best]))
+    return found | {f"{best}, drawn independently": Decoder(heads[best], jointly=False)}
 
 
 def strength(judge: Judge, material: Material) -> str:

@@ -283,6 +283,17 @@ def couple(
     }
 
 
+def with_context(head: CircuitHead) -> CircuitHead:
+    """The head with a window twice as long, half of which is what stands before a block.
+
+    Raises:
+        NotAChain: if its circuit is no hidden Markov model.
+        SettingError: if that cannot go on, as its positions differ.
+    """
+    circuit = pf.compile(pf.unroll(head.model, 2 * head.length))
+    return CircuitHead(circuit, head.mask_token_id, head.coupling)
+
+
 def _seen(material: Material, generator: torch.Generator, folder: str) -> Blocks | StoredLogits:
     """Training blocks with the denoiser's logits: in memory, or in a folder if they are many."""
     rows = material.some(4_096, generator)
