@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from pcflow import SettingError
 from pcflow_diffusion.checks import check_count, check_rate
-from pcflow_diffusion.errors import DiffusionError
-from pcflow_diffusion.models.unfinished import keep, take_up
+from pcflow_diffusion.errors import CheckpointError, DiffusionError
+from pcflow_diffusion.models.unfinished import Parts, read_unfinished, write_unfinished
 
 LOOK = 100
 """Steps between two looks at held-out text."""
@@ -140,8 +140,8 @@ class Loop(Generic[Model]):
         Held-out loss is looked at every `LOOK` steps, and at the end. With `unfinished` the run
         goes on from that file, which is replaced with every checkpoint.
         """
-        if unfinished is not None:
-            take_up(self, unfinished)
+        if unfinished is not None and unfinished.exists():
+            self.go_on(unfinished)
         begun, saved = time.monotonic() - self.seconds, time.monotonic()
         spent = budget.spent(self.steps, self.seconds)
         with tqdm(total=100, initial=100 * spent, disable=not progress, bar_format=_BAR) as bar:
@@ -162,7 +162,7 @@ class Loop(Generic[Model]):
     ) -> None:
         """What is needed to go on, and what is there already: at the end, the best there was."""
         if unfinished is not None:
-            keep(self, unfinished)
+            write_unfinished(unfinished, self.parts(), self.about())
         if last and self.best is not None:
             self.averaged().load_state_dict(self.best)
         if checkpoint is not None:
@@ -182,6 +182,45 @@ class Loop(Generic[Model]):
         told = float(nats.detach())
         self.smoothed = 0.98 * self.smoothed + 0.02 * told if self.steps else told
         self.steps += 1
+
+    def about(self) -> str:
+        """What must be the same when it goes on."""
+        return f"{self.model.config}, {self.how}"
+
+    def parts(self) -> Parts:
+        """All that the next step depends on, the random state too."""
+        moments = self.optimizer.state_dict()["state"]
+        counts = torch.tensor(
+            (self.steps, self.seconds, self.smoothed, self.lowest), dtype=torch.double
+        )
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "best": self.best or {},
+            "run": {"random": torch.get_rng_state(), "counts": counts},
+        } | {f"moments of {number}": of for number, of in moments.items()}
+
+    def go_on(self, unfinished: Path) -> None:
+        """Take up what a file holds.
+
+        Raises:
+            CheckpointError: if it is of another run, or does not hold all.
+        """
+        parts = read_unfinished(unfinished, self.about())
+        moments = {
+            int(part.removeprefix("moments of ")): of
+            for part, of in parts.items()
+            if part.startswith("moments")
+        }
+        try:
+            self.model.load_state_dict(parts["model"])
+            self.average.load_state_dict(parts["average"])
+            self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
+            steps, self.seconds, self.smoothed, self.lowest = parts["run"]["counts"].tolist()
+            torch.set_rng_state(parts["run"]["random"])
+        except (LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{unfinished}: {error}") from error
+        self.steps, self.best = int(steps), dict(parts.get("best", {})) or None
 
     def ask(self, tokens: Tensor) -> Tensor:
         """What the model says, in the precision of the run."""
