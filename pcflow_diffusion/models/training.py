@@ -72,6 +72,7 @@ def train_denoiser(
     steps: int | None = None,
     seed: int = 0,
     training: TrainingConfig | None = None,
+    start: Denoiser | None = None,
     checkpoint: Callable[[Denoiser], None] | None = None,
     checkpoint_minutes: float = 3.0,
     unfinished: Path | None = None,
@@ -92,6 +93,7 @@ def train_denoiser(
         steps: number of steps instead.
         seed: of weights, windows, masks and dropout.
         training: how to train; `TrainingConfig()` by default.
+        start: weights to begin with, of that shape; they are copied. By default new ones.
         checkpoint: called every few minutes, and at the end, with the denoiser as it is.
         checkpoint_minutes: minutes between two calls.
         unfinished: a file that is replaced at those times, from which a run that was stopped goes
@@ -122,7 +124,10 @@ def train_denoiser(
             score = partial(block_loss, rows=judged, ratio=0.5, block=how.block)
         rows = training_rows(tokens, how.context + how.block)
         objective = _MaskedWindows(rows, config.mask_token_id, how)
-        loop = Loop(Denoiser(config), objective, how, score)
+        model = Denoiser(config)
+        if start is not None:
+            model.load_state_dict(start.state_dict())
+        loop = Loop(model, objective, how, score)
         return loop.train(budget, progress, checkpoint, checkpoint_minutes, unfinished)
 
 

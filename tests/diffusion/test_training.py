@@ -116,6 +116,15 @@ def test_a_finished_run_goes_on_with_a_larger_budget_and_not_with_other_settings
         train_denoiser(periodic(), CONFIG, steps=9, **how)
 
 
+def test_a_run_may_begin_with_the_weights_of_another() -> None:
+    first = train(30)
+    how = replace(HOW, learning_rate=1e-9, average=0.0)
+    again = train_denoiser(periodic(), CONFIG, steps=1, training=how, start=first, progress=False)
+    for name, weight in first.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], weight)
+    assert not torch.equal(train(1).head.weight, first.head.weight)
+
+
 def test_a_budget_of_minutes_ends(capsys: pytest.CaptureFixture[str]) -> None:
     train_denoiser(
         periodic(), CONFIG, minutes=0.005, training=HOW, held_out=periodic(300), progress=True
