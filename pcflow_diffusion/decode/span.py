@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pcflow import NoMassError
 from pcflow_diffusion.decode.decoding import Decoding
-from pcflow_diffusion.decode.drawing import Drawer, independent
+from pcflow_diffusion.decode.drawing import Drawer, independent, renamed
 from pcflow_diffusion.errors import LogitsError
 from pcflow_diffusion.head import CircuitHead, Draw, Marginals, best, rank
 
@@ -39,7 +40,11 @@ class Span:
 
         The circuit may see the tokens `before` it, [B, C], behind the last mask among them.
         """
-        return self.decide(self.read(logits, span, rows, start), before, count)
+        said = self.read(logits, span, rows, start)
+        try:
+            return self.decide(said, before, count)
+        except NoMassError as error:
+            raise renamed(error, rows[list(error.rows)], start) from None
 
     def read(self, logits: Tensor, span: Tensor, rows: Tensor, start: int) -> Marginals:
         """What the backbone says of what may be generated, in the precision of the circuit."""
@@ -59,9 +64,9 @@ class Span:
         drawer = Drawer(self.head, self.how, self.circuit_context, self.generator)
         scene = drawer.scene(said, likely, before)
         if said.length <= self.head.length:
-            return self.chosen(drawer.together(scene, count), count)
+            return self.chosen(drawer.draw(scene, said.masked, count), count)
         commit = self.ranked(said, likely, count)
-        return drawer.in_windows(scene, commit), commit
+        return drawer.draw(scene, commit).tokens, commit
 
     def chosen(self, found: Draw, count: Tensor) -> tuple[Tensor, Tensor]:
         """Draw first, then rank what was drawn."""

@@ -5,12 +5,13 @@ from itertools import combinations
 import pytest
 import torch
 from device import DEVICE
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pcflow import SettingError
 from pcflow_diffusion import minimum_cover
-from pcflow_diffusion.decode import window_starts
+from pcflow_diffusion.decode import looks
+from pcflow_diffusion.decode.windows import window_starts
 from pcflow_diffusion.errors import WindowError
 
 
@@ -106,3 +107,35 @@ def test_windows_that_cannot_hold_what_is_wanted_are_refused() -> None:
     for wrong, width in ((wanted, 2), (torch.zeros_like(wanted), 2)):
         with pytest.raises(WindowError, match="window of 2"):
             window_starts(wrong, ~wrong, width)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.lists(st.integers(0, 3), min_size=9, max_size=9), min_size=1, max_size=3),
+    st.integers(1, 9),
+    st.sampled_from([0.0, 0.25, 0.5]),
+)
+def test_windows_decide_everything_once_and_see_what_they_can(
+    rows: list[list[int]], width: int, shown: float
+) -> None:
+    """0 is masked and not wanted, 1 visible, 2 wanted, 3 a cut."""
+    text = torch.tensor(rows)
+    wanted, visible = text == 2, text == 1
+    times, known = torch.zeros_like(text), visible.clone()
+    for look in looks(wanted, visible, text != 3, width, shown=shown):
+        assert look.places.shape[1] <= width
+        assert not bool((text == 3)[look.rows, look.places].any())
+        for row, places, decided in zip(look.rows, look.places, look.decided, strict=True):
+            first = places[decided][0]
+            if width > 1 and first > 0 and known[row[0], first - 1]:
+                assert places[0] < first
+            times[row[0], places[decided]] += 1
+            known[row[0], places[decided]] = True
+    assert torch.equal(times, wanted.long())
+
+
+def test_what_is_left_of_a_block_is_seen_wherever_there_is_room() -> None:
+    text = torch.tensor([[1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2]])
+    for look in looks(text == 2, text == 1, text > 0, width=8, shown=0.25):
+        first = int(look.places[look.decided][0])
+        assert int(look.places[0, 0]) < first
