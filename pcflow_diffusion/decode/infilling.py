@@ -41,8 +41,8 @@ def infill(
         backbone: maps tokens [B, n] to logits [B, n, V].
         tokens: text with masks, [B, n] or [n], lists, or what a tokenizer returns; rows may have
             different masks.
-        head: a `CircuitHead`, whose windows are laid over the masks; None draws independently. Tokens
-            that its circuit does not know cut the text into texts of their own.
+        head: a `CircuitHead`, whose windows are laid over the masks; None draws independently.
+            Tokens that its circuit does not know cut the text into texts of their own.
         steps: backbone calls at most.
         decoding: how tokens are decided; `Decoding()` by default.
         circuit_context: how many tokens to the left of the masks that it decides a window of the

@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 import other_samplers as others
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from test_plugs import HEAD, MASK, STAY, TEXTS, Flat, V, at_one, behind, chain, distance, prompts
 from torch import Tensor
 
