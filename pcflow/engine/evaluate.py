@@ -115,7 +115,7 @@ class Engine:
     def long_chain(self) -> LongChain | None:
         """The same, if few rows of it go by halves."""
         try:
-            return LongChain.of(self.chain, self.plan, self.memory)
+            return LongChain.of(self.chain, self.plan, self.memory, self.domain.device)
         except NotAChain:
             return None
 
