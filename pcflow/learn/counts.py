@@ -112,7 +112,7 @@ class Counts:
             batch.refuse_impossible(evaluation.log_value, part.origin, why)
             flow = _of_part(weight, part)
             shares = None if there is None else told_below(self.engine.plan, _of_part(there, part))
-            evaluation.down(flow, self.at_leaf, self.at_weights, shares)
+            evaluation.down(flow, self.at_leaf, self.weights.add, shares)
             if not given:
                 self._tell(shares, flow)
             met += totals(evaluation.log_value, flow)
@@ -181,10 +181,6 @@ class Counts:
         """Present parameters of a family, by name."""
         return {name: self.engine.tables.banks[bank].detach() for name, bank in named.items()}
 
-    def at_weights(self, read: BankRead, flow: Tensor) -> None:
-        """Add up."""
-        self.weights.add(read, flow)
-
     def at_leaf(self, leaf: Leaf, slope: Tensor) -> None:
         """Add up what the family needs."""
         read = next(iter(leaf.step.parameters.values()), None)
@@ -221,7 +217,7 @@ class PriorCounts(Counts):
         self.shares = shares
         evaluation = self.engine.evaluate(self.engine.nothing())
         flow = torch.ones_like(evaluation.log_value)
-        evaluation.down(flow, self.at_leaf, self.at_weights, shares)
+        evaluation.down(flow, self.at_leaf, self.weights.add, shares)
 
     def of_density(self, leaf: DensityLeaf, slope: Tensor) -> tuple[Tensor, Tensor]:
         """Flow, and flow times expected statistics."""

@@ -28,7 +28,7 @@ from pcflow.engine import (
     make_plan,
 )
 from pcflow.errors import SettingError
-from pcflow.evidence import CheckedEvidence, Evidence, Numbers
+from pcflow.evidence import CheckedEvidence, Evidence, Numbers, check
 from pcflow.queries.draws import Draws, sample, sample_with_marginals
 from pcflow.queries.export import Export
 from pcflow.queries.filtering import Filter
@@ -149,7 +149,7 @@ class CompiledCircuit(nn.Module):
             >>> bool((model.sample(5, known)[..., 0] == 2).all())
             True
         """
-        return self.engine.check(given)
+        return check(given, self.engine.domain)
 
     @in_ordinary_modes
     def log_prob(self, evidence: Evidence | Numbers) -> Tensor:
