@@ -103,17 +103,17 @@ class CategoryCounts:
 
 def _spread(place: Tensor, counts: Tensor, rows: int) -> Tensor:
     """All rows [R, k] of a flattened table, of which some [n] count [n, k]."""
-    every = counts.new_zeros(rows, counts.shape[1])
+    every: Tensor = counts.new_zeros(rows, counts.shape[1])
     return every.index_copy_(0, place, counts)
 
 
 def _in_bank(place: Tensor, read: BankRead, size: int) -> Tensor:
     """The rows [n] of a bank's flattened tables, of those that the folds of a step read."""
     if isinstance(read.rows, slice):
-        return place + read.rows.start * size
+        start: int = read.rows.start
+        return place + start * size
     fold = place.new_zeros(()) if read.shared else place // size
-    found: Tensor = read.rows[fold] * size + place % size
-    return found
+    return read.rows[fold] * size + place % size
 
 
 def blocks(params: Params, machine: Machine) -> Iterator[slice]:

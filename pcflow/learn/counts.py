@@ -51,7 +51,7 @@ class Counts:
         columns: what was met of every variable [3, D], see `spread`; of input densities only.
         met: sums over the rows that were added, of weighted log-likelihoods and of weights.
         told: by width, the weight of all rows that know something about a fold [R].
-        telling: the weight of all rows that know something; and how many do not know all.
+        telling: the weight of all rows that know something, [1].
         of_differences: whether these are counts of evidence less counts of what is given.
     """
 
@@ -65,7 +65,7 @@ class Counts:
         self.categories = CategoryCounts(self.engine.plan)
         self.met = torch.zeros(2, dtype=torch.float64)
         self.columns = unseen(model.num_variables)
-        self.telling = torch.zeros(2, dtype=torch.float64)
+        self.telling = torch.zeros(1, dtype=torch.float64)
         like, arenas = self.engine.tables.like, self.engine.plan.arenas
         self.told = {width: like.new_zeros(rows) for width, rows in arenas.items()}
         self.of_differences = False
@@ -153,7 +153,9 @@ class Counts:
         return family.table(self.params(named, units))
 
     def maximize(self, pseudocount: float, alike: float = 0.0) -> None:
-        """Give the model the parameters that fit these counts, smoothed; frozen ones are kept.
+        """Give the model the parameters that fit these counts, smoothed.
+
+        Frozen ones are kept, and those of units of which nothing was counted.
 
         Args:
             pseudocount: what smooths.
@@ -174,7 +176,8 @@ class Counts:
                     self.params(named, units),
                     self.categories.flow(first_of(named), units),
                 )
-                self._put(named, units, family.maximize(params, flow, pseudocount))
+                found = family.maximize(params, flow, pseudocount)
+                self._put(named, units, _kept(found, params, flow))
 
     def _maximize(
         self, family: DensityFamily, named: dict[str, int], pseudocount: float, alike: float
@@ -274,19 +277,25 @@ def first_of(named: dict[str, int]) -> int:
 def _normalise(counts: Tensor, logits: Tensor, pseudocount: float) -> Tensor:
     """Log of smoothed relative counts; hard zeros and rows without any count are kept."""
     smoothed = (counts + pseudocount).masked_fill(logits == -torch.inf, 0.0)
-    total = smoothed.sum(dim=-1, keepdim=True)
-    return torch.where(total > 0, (smoothed / total).log(), logits)
+    relative = smoothed / smoothed.sum(dim=-1, keepdim=True)
+    return torch.where(counts.sum(dim=-1, keepdim=True) > 0, relative.log(), logits)
+
+
+def _kept(found: dict[str, Tensor], params: dict[str, Tensor], flow: Tensor) -> dict[str, Tensor]:
+    """What was found [P, ..., k], but for units that have no flow [P, V, k]."""
+    used = flow.sum(dim=-2) > 0  # [P, k]
+    if used.all():
+        return found
+    return {
+        name: torch.where(used if p.dim() == 2 else used.unsqueeze(-2), found[name], p)
+        for name, p in params.items()
+    }
 
 
 def _telling(evidence: CheckedEvidence, weight: Tensor) -> Tensor:
-    """The weight of rows that know something, and how many do not know all: [2] in double."""
-    told = evidence.told
-    rows = (
-        torch.ones(len(weight), 2, dtype=torch.bool)
-        if told is None
-        else torch.stack([told.any(dim=1), told.all(dim=1)], dim=1)
-    )
-    return torch.stack([weight.double().cpu() @ rows[:, 0].double(), (~rows[:, 1]).sum()])
+    """The weight of rows that know something, [1] in double."""
+    told, weight = evidence.told, weight.double().cpu()
+    return (weight if told is None else weight[told.any(dim=1)]).sum(dim=0, keepdim=True)
 
 
 def _of_part(rows: Tensor, part: CheckedEvidence) -> Tensor:

@@ -140,8 +140,6 @@ class AnemoneRun(BatchRun[Anemone]):
         counts.categories.flow = lambda bank, some: mix(
             expects(bank, some), categories[bank][..., some]
         )
-        if counts.telling[1]:
-            counts.change(_keep_unused)
         self.maximize(counts, learner.pseudocount)
 
     def maximize(self, counts: Counts, pseudocount: float) -> None:
@@ -257,11 +255,6 @@ def _shares(told: dict[int, Tensor], plan: Plan) -> Shares:
     root = plan.steps[-1]
     anything = told[root.units][root.out]  # [1]
     return {width: (rows / anything).unsqueeze(-1) for width, rows in told.items()}  # [R, 1]
-
-
-def _keep_unused(present: Tensor, flow: Tensor, total: Tensor) -> Tensor:
-    """Where nothing was told yet, what is there counts: a pseudocount would wipe it out."""
-    return torch.where(total > 0, flow, present)
 
 
 def _check_step(step: float) -> None:
