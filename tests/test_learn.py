@@ -241,7 +241,7 @@ def test_an_interrupted_fit_leaves_a_model_that_works() -> None:
 
     stopped, whole = small_hmm(), small_hmm()
     with pytest.raises(KeyboardInterrupt):
-        pf.fit(stopped, DATA, Interrupted(), epochs=5, progress=False)
+        pf.fit(stopped, DATA, Interrupted(pseudocount=0.0), epochs=5, progress=False)
     pf.fit(whole, DATA, pf.EM(pseudocount=0.0), epochs=2, progress=False)
     assert torch.equal(stopped.log_prob(DATA), whole.log_prob(DATA))
 
