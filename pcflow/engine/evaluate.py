@@ -140,6 +140,11 @@ class Engine:
                 found.append(leaf)
         return found
 
+    @cached_property
+    def counting(self) -> Engine:
+        """The same engine for who counts before every change of the parameters."""
+        return replace(self, tables=self.tables.read_by_rows())
+
     @property
     def held(self) -> Memory:
         """What is kept from query to query."""

@@ -9,6 +9,7 @@ Legend: F folds, P parameters of a bank, V categories, K units of the layer, J u
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -52,7 +53,11 @@ class Tables:
 
     Attributes:
         cache: what was computed; to be refreshed before a pass.
+        by_rows: whether tables are not worth making where few of their rows are read, because
+            parameters change after every pass.
     """
+
+    by_rows = False
 
     def __init__(
         self,
@@ -67,6 +72,12 @@ class Tables:
         self.cache = Cache(banks, like, room, in_place=plan.machine.records)
         self._sums = {n: s for n, s in enumerate(plan.steps) if isinstance(s, SumStep)}
         self._summed = frozenset(step.weight.bank for step in self._sums.values())
+
+    def read_by_rows(self) -> Tables:
+        """The same, with all that is kept, for who changes parameters after every pass."""
+        found = copy(self)
+        found.by_rows = True
+        return found
 
     def weights(self, in_log_space: bool) -> dict[int, Weight]:
         """The weights of every sum step, by its number."""

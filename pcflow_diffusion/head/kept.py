@@ -31,7 +31,7 @@ class Kept(nn.Module):
     length: int
     vocabulary_size: int
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> None:
         """Write the head to one safetensors file, which is replaced in one step; never a pickle.
 
         In it are the circuit with its present parameters, the coupling with its powers, the mask,
@@ -39,6 +39,7 @@ class Kept(nn.Module):
 
         Args:
             path: where to; its directory must exist.
+            dtype: `torch.bfloat16` for a circuit of half the bytes, see `pcflow.save`.
 
         Raises:
             CheckpointError: if coupling or modulation are not of this package.
@@ -53,7 +54,7 @@ class Kept(nn.Module):
             ...     CircuitHead.load(f"{folder}/head.safetensors").top_k
             2
         """
-        write_head(path, self.model, self.coupling, self.modulation, self._settings)
+        write_head(path, self.model, self.coupling, self.modulation, self._settings, dtype)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: torch.device | str | None = None) -> Self:

@@ -65,6 +65,10 @@ class Access:
         flat = self.table.flatten(0, 1)
         torch.index_select(flat, 0, place.flatten(), out=units.flatten(0, 1))
 
+    def rows(self, place: Tensor) -> Tensor:
+        """Rows [..., K] of the flattened table, at any places [...]."""
+        return self.table.flatten(0, 1)[place]
+
     def has_zeros(self) -> bool:
         """Whether a probability is zero, or too small to hold."""
         return self.tables.has_zeros(self.step)
@@ -121,6 +125,18 @@ class FewRows(Access):
         if not self.in_log_space:
             exp_(units)
 
+    def rows(self, place: Tensor) -> Tensor:
+        """See `Access`."""
+        log_total = self.normalizer.log_total  # [F or 1, 1, K]
+        fold = place.new_zeros(()) if self.shared else place // self.family.num_categories
+        found = self.normalizer.logits.flatten(0, 1)[place].sub_(log_total.squeeze(1)[fold])
+        return found if self.in_log_space else exp_(found)
+
+    def bag(self, place: Tensor, weights: Tensor) -> Tensor:
+        """See `Access`; every row is made once, whoever names it."""
+        named, where = place.unique(return_inverse=True)
+        return embedding_bag(where, self.rows(named), per_sample_weights=weights, mode="sum")
+
     def has_zeros(self) -> bool:
         """See `Access`."""
         return bool(self.normalizer.lowest < log(floor_of(self.tables.like.dtype)))
@@ -141,10 +157,10 @@ class Ones(Access):
 
 
 def access(tables: Tables, step: InputStep, in_log_space: bool, few: bool) -> Access:
-    """How a step reads its table; `few` says that fewer rows than it has are wanted."""
+    """How a step reads its table; `few` says that it wants few rows, and the table is not kept."""
     family = step.family
     assert isinstance(family, FiniteFamily)
     if isinstance(family, Indicator):
         return Ones(tables, step, family, in_log_space)
-    made_of_logits = few and family.logits is not None and not tables.is_shared(step)
+    made_of_logits = few and family.logits is not None
     return (FewRows if made_of_logits else Access)(tables, step, family, in_log_space)

@@ -142,13 +142,13 @@ class Entries:
 
     def _log_rows(self, listed: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """The same of listed categories [N, k]."""
-        place, flat = self.access.place(listed, self.fold), self.access.table.flatten(0, 1)
+        place = self.access.place(listed, self.fold)
         for some in self._blocks(listed.shape[-1]):
-            yield some, flat[place[some]]
+            yield some, self.access.rows(place[some])
 
     def _blocks(self, categories: int) -> Iterator[slice]:
         """Entries of so many categories each, as many at a time as fit."""
-        edges, units = self.access.tables.plan.machine.edges, self.access.table.shape[-1]
+        edges, units = self.access.tables.plan.machine.edges, self.access.step.units
         size = max(1, edges // (categories * units))
         return (slice(start, start + size) for start in range(0, len(self.fold), size))
 

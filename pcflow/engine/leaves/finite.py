@@ -29,6 +29,7 @@ class FiniteLeaf(Leaf):
     Attributes:
         access: how they read it.
         any_soft: whether something is missing, and has potentials.
+        names_few: whether the table is large, few of its rows are read, and others are not counted.
     """
 
     def __init__(
@@ -45,8 +46,21 @@ class FiniteLeaf(Leaf):
         self.x = self.x.long()
         self.evidence = evidence
         self.any_soft = evidence.potentials is not None and self.any_missing
-        few = not (keep or self.any_soft) and self.x.shape[1] < step.family.num_categories
+        self.names_few = tables.by_rows and self._names_few()
+        once = not (keep or self.any_soft or tables.is_shared(step))
+        few = self.names_few or (once and self.x.shape[1] < step.family.num_categories)
         self.access = access(tables, step, semiring.in_log_space, few)
+
+    def _names_few(self) -> bool:
+        family, tables = self.step.family, self.tables
+        assert isinstance(family, FiniteFamily)
+        if family.logits is None:
+            return False
+        rows = family.num_categories * (1 if tables.is_shared(self.step) else len(self.x))
+        soft = self.evidence.potentials if self.any_soft else None
+        listed = 1 if soft is None else soft.read(lambda: 4 * rows, lambda some: some.shape[-1])
+        is_large = rows * self.step.units > tables.plan.machine.numbers
+        return is_large and self.x.numel() < rows and self.x.numel() * listed < 4 * rows
 
     @cached_property
     def entries(self) -> Entries:
@@ -80,6 +94,10 @@ class FiniteLeaf(Leaf):
         Missing values without potentials are not counted.
         """
         return self.flows.counts(slope, self.observed_flow(slope))
+
+    def named_counts(self, slope: Tensor) -> tuple[Tensor, Tensor]:
+        """The same where rows of the flattened table are named [n], each once: [n, K]."""
+        return self.flows.named(slope, self.observed_flow(slope))
 
     def gradients(self, slope: Tensor) -> dict[str, Tensor]:
         """From the counts; for logits without writing these down."""
