@@ -1,0 +1,99 @@
+"""From a circuit of a text to the head of a backbone: stored logits, Eq. 7, and a coupling.
+
+Legend: N rows, C context length, L positions of a block.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pcflow_diffusion.backbones import Backbone
+from pcflow_diffusion.errors import TextError
+from pcflow_diffusion.head import CircuitHead
+from pcflow_diffusion.models import mask_exactly, sample_times
+from pcflow_diffusion.train.stored import StoredLogits, store_logits
+from pcflow_diffusion.train.tokens import TokenStore
+from pcflow_diffusion.train.windows import Windows
+
+FEWEST = 16  # blocks that anything could be learned from, or judged by
+
+
+def store_text(
+    backbone: Backbone,
+    folder: Path,
+    store: TokenStore,
+    head: CircuitHead,
+    count: int,
+    *,
+    context: int,
+    held_out: bool,
+    top_k: int | None,
+    seed: int = 0,
+    progress: bool = True,
+) -> StoredLogits:
+    """What a backbone says of blocks of a text, with every share of them masked.
+
+    Args:
+        backbone: maps tokens to logits.
+        folder: where to; a run that was interrupted goes on.
+        store: the text.
+        head: whose length and mask the blocks have.
+        count: how many blocks at most, spread over the text.
+        context: visible tokens before each, C.
+        held_out: of which documents.
+        top_k: how many logits to keep at a position.
+        seed: of windows, times and masks.
+        progress: whether to show a bar.
+
+    Raises:
+        TextError: if fewer than 16 such rows lie within documents.
+        StoreError: if the folder holds something else.
+    """
+    rows = whole_rows(store, context + head.length, count, held_out, seed)
+    draws = torch.Generator().manual_seed(seed)
+    times = sample_times(len(rows), draws)
+    x = mask_exactly(rows[:, -head.length :], times, head.mask_token_id, draws)
+    device = head.model.device
+    return store_logits(
+        lambda tokens: backbone(tokens.to(device)),
+        folder,
+        rows,
+        x,
+        top_k=top_k,
+        progress=progress,
+    )
+
+
+def whole_rows(store: TokenStore, length: int, count: int, held_out: bool, seed: int) -> Tensor:
+    """At most so many windows that no document ends in [N, length], spread over the text."""
+    windows = Windows(store, length, held_out=held_out, seed=seed)
+    found = [windows.tokens_of(rows) for rows in torch.arange(len(windows)).split(4096)]
+    rows = torch.cat([some[(some >= 0).all(dim=1)] for some in found])
+    if len(rows) < FEWEST:
+        which = "held-out " if held_out else ""
+        raise TextError(
+            f"{len(rows)} {which}documents hold {length} tokens in a row: ask for less --context"
+        )
+    kept: Tensor = rows[torch.arange(min(count, len(rows))) * len(rows) // min(count, len(rows))]
+    return kept
+
+
+@torch.no_grad()
+def coupled_nats(head: CircuitHead, blocks: StoredLogits) -> float:
+    """Nats per masked token of what a head says of blocks, jointly."""
+    total, masked, device = 0.0, 0, head.model.device
+    for some in blocks.batches(64):
+        x, x0 = some.x.to(device), some.x0.to(device)
+        total -= float(head.log_prob(some.logits.to(device), x, x0).double().sum())
+        masked += int((x == head.mask_token_id).sum())
+    return total / masked
+
+
+def choose(head: CircuitHead, blocks: StoredLogits, purpose: str) -> None:
+    """Give a head the coupling that suits blocks best; see `CircuitHead.choose_coupling`."""
+    some, device = blocks[:], head.model.device
+    x, x0 = some.x.to(device), some.x0.to(device)
+    head.choose_coupling(some.logits.to(device), x, x0, for_=purpose)  # type: ignore[arg-type]
