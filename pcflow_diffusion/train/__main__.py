@@ -65,6 +65,7 @@ def run(given: argparse.Namespace) -> int:
         return 0
     try:
         work.learn()
+        nats = work.judge()
         coupled = {} if given.backbone is None else work.couple()
     except KeyboardInterrupt:
         work.save()
@@ -72,7 +73,7 @@ def run(given: argparse.Namespace) -> int:
         return INTERRUPTED
     work.save()
     if work.first:
-        work.report(work.judge(), coupled)
+        work.report(nats, coupled)
     work.wait()
     return 0
 

@@ -6,10 +6,13 @@ Legend: N windows, L positions, V tokens of the vocabulary, C pairs.
 from __future__ import annotations
 
 import numpy as np
+import torch
 from torch import Tensor
 
+import pcflow as pf
 from pcflow_diffusion.errors import TextError
 from pcflow_diffusion.train.tokens import TokenStore
+from pcflow_diffusion.train.windows import Windows
 
 STRENGTHS = [10.0**power for power in range(-1, 6)]
 MOST = 1 << 26  # tokens that pairs are counted in
@@ -87,6 +90,12 @@ def _counts(
     return found[np.searchsorted(keys, wanted)], before[first]
 
 
-def circuit_nats(log_prob: Tensor, rows: Tensor) -> float:
-    """The same of a circuit, from its log-probabilities of windows [N]."""
-    return float(-log_prob.double().sum() / (rows >= 0).sum())
+@torch.no_grad()
+def circuit_nats(model: pf.CompiledCircuit, windows: Windows, batch_size: int = 512) -> float:
+    """The same of a circuit; what a window does not hold is summed out."""
+    total, tokens = 0.0, 0
+    for rows in torch.arange(len(windows)).split(batch_size):
+        evidence = windows.take(rows).evidence
+        total -= float(model.log_prob(evidence).double().sum())
+        tokens += int((windows.tokens_of(rows) >= 0).sum())
+    return total / tokens

@@ -226,7 +226,7 @@ class TextRun:
         all_tokens = int(self.store.counts.sum())
         means = (all_tokens / len(self.train), tokens / len(self.held_out))
         self.news = News(plan, means, told=self.first)
-        pf.fit(
+        result = pf.fit(
             self.model,
             self.train,
             LEARNER,
@@ -240,6 +240,7 @@ class TextRun:
             distributed=self.team.together,
             generator=torch.Generator().manual_seed(given.seed),
         )
+        self.news.take_up(result)  # of a run that was over, nothing was told
 
     @cached_property
     def head(self) -> CircuitHead:
@@ -299,31 +300,24 @@ class TextRun:
             self.head.save(self.given.out)
 
     def judge(self) -> Nats:
-        """Nats per held-out token of the circuit, and of what is simpler."""
-        rows = torch.arange(len(self.held_out))
-        tokens = self.held_out.tokens_of(rows)
-        with torch.no_grad():
-            found = [
-                self.model.log_prob(self.held_out.take(some).evidence).cpu()
-                for some in rows.split(self.given.batch_size)
-            ]
+        """Nats per token of the circuit, and of what is simpler."""
+        tokens = self.held_out.tokens_of(torch.arange(len(self.held_out)))
         unigram, bigram = token_nats(self.store, tokens)
         return {
-            "unigram": unigram,
-            "bigram": bigram,
-            "circuit": circuit_nats(torch.cat(found), tokens),
+            "unigram, held-out text": unigram,
+            "bigram, held-out text": bigram,
+            "circuit, held-out text": circuit_nats(self.model, self.held_out),
+            "circuit, training text": circuit_nats(self.model, self.train.at_most(JUDGED)),
         }
 
     def report(self, nats: Nats, coupled: Nats) -> None:
         """Print what came of it, and draw it."""
         assert self.news is not None
-        if self.news.train:
-            self.say(f"\nThe best circuit: {min(self.news.held_out):.3f} nats per held-out token.")
         self.say(f"\n{table(nats)}")
         if coupled:
             self.say("\nNats per masked token of held-out blocks:")
             self.say("\n".join(f"  {name}: {value:.3f}" for name, value in coupled.items()))
-        draw(self.files["png"], self.news, {k: v for k, v in nats.items() if k != "circuit"})
+        draw(self.files["png"], self.news, {k: v for k, v in nats.items() if "gram" in k})
         written = ", ".join(str(path) for path in self.files.made())
         self.say(f"\nWritten: {written}\n\nUse it:\n{USE.format(path=self.given.out)}")
 

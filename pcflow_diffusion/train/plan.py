@@ -127,10 +127,9 @@ def kept_plan(path: Path, settings: Settings) -> Plan | None:
     differ = [name for name in settings if before.get(name) != settings[name]]
     if differ:
         name = differ[0]
-        raise CheckpointError(
-            f"{path} was begun with {name} {before.get(name)!r}, not {settings[name]!r}: ask for the "
-            f"same, give another --out, or remove that file and the .checkpoint beside it"
-        )
+        wrong = f"{path} was begun with {name} {before.get(name)!r}, not {settings[name]!r}"
+        ways = "give another --out, or remove that file and the .checkpoint beside it"
+        raise CheckpointError(f"{wrong}: ask for the same, {ways}")
     return plan
 
 

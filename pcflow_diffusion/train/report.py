@@ -34,12 +34,16 @@ class News:
     started: float = field(default_factory=time.monotonic)
     begun: int | None = None
 
-    def __call__(self, result: pf.FitResult) -> None:
-        """Take up what happened so far."""
-        done = len(result.train)
-        self.begun = done - 1 if self.begun is None else self.begun
+    def take_up(self, result: pf.FitResult) -> None:
+        """Remember what happened so far, per token."""
         self.train = [-value / self.tokens[0] for value in result.train]
         self.held_out = [-value / self.tokens[1] for value in result.validation]
+
+    def __call__(self, result: pf.FitResult) -> None:
+        """Remember it, and tell it at the end of an epoch."""
+        self.take_up(result)
+        done = len(result.train)
+        self.begun = done - 1 if self.begun is None else self.begun
         if self.told and not sys.stderr.isatty() and self._is_end(done):
             print(self._line(done), flush=True)
 
@@ -73,13 +77,13 @@ def table(nats: Nats) -> str:
 
     Examples:
         >>> print(table({"unigram": 5.0, "circuit": 4.25}))
-        | nats per held-out token | |
+        | nats per token | |
         |---|---|
         | unigram | 5.000 |
         | circuit | 4.250 |
     """
     rows = [f"| {name} | {value:.3f} |" for name, value in nats.items()]
-    return "\n".join(["| nats per held-out token | |", "|---|---|", *rows])
+    return "\n".join(["| nats per token | |", "|---|---|", *rows])
 
 
 def draw(path: Path, news: News, nats: Nats) -> None:

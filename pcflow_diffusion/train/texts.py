@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from pcflow_diffusion.errors import TextError
 
@@ -24,7 +24,7 @@ SUFFIXES = (".txt", ".md", ".jsonl")
 
 @dataclass(frozen=True)
 class Texts:
-    """Documents of files and folders, in the order of their names.
+    r"""Documents of files and folders, in the order of their names.
 
     A file is one document, or one per line where it is called .jsonl. A document of more than
     16,384 characters counts as several, cut at empty lines, at line ends or between words.
@@ -41,7 +41,7 @@ class Texts:
     Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = Path(folder, "a.jsonl").write_text('{"text": "one"}\\n{"text": "two"}\\n')
+        ...     _ = Path(folder, "a.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
         ...     list(Texts([folder]))
         ['one', 'two']
     """
@@ -87,7 +87,7 @@ class Texts:
         """Each as the chunks in which it is read."""
         name = file.name.lower().removesuffix(".gz")
         with gzip.open(file) if file.suffix.lower() == ".gz" else file.open("rb") as content:
-            chunks = _decoded(content, self.encoding, file)
+            chunks = _decoded(cast(IO[bytes], content), self.encoding, file)
             if not name.endswith(".jsonl"):
                 yield chunks
                 return
@@ -129,9 +129,8 @@ def _decoded(content: IO[bytes], encoding: str, path: Path) -> Iterator[str]:
             text = decoder.decode(chunk, not chunk)
         except UnicodeDecodeError as error:
             place = done - held + error.start
-            raise TextError(
-                f"{path} is not {encoding} text: byte {place}; say --encoding"
-            ) from error
+            wrong = f"{path} is not {encoding} text: byte {place}; say --encoding"
+            raise TextError(wrong) from error
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise TextError(f"{path} is not gzip, or truncated: {error}") from error
         yield text.removeprefix("\ufeff") if done == 0 else text
