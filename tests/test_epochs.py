@@ -61,7 +61,7 @@ def test_every_epoch_learns_from_its_own_rows() -> None:
 
 def test_the_bar_counts_the_rows_of_epochs(capsys: pytest.CaptureFixture[str]) -> None:
     fitted(Parts(rows()), progress=True)
-    assert "80/80" in capsys.readouterr().err
+    assert "80.0/80.0" in capsys.readouterr().err
 
 
 def test_rows_that_change_have_no_weights_beside_them() -> None:

@@ -38,7 +38,7 @@ def text_chain(
         >>> with TemporaryDirectory() as folder:
         ...     store = TokenStore.write(f"{folder}/tokens", ["abcab", "ba"] * 20, letters, 3)
         ...     text_chain(store, states=2, length=4)
-        Circuit(4 variables, 11 layers, 9 parameters)
+        Circuit(4 variables, 11 layers, 12 parameters)
     """
     check_count("states", states)
     counts = torch.from_numpy(store.counts).float()

@@ -70,7 +70,8 @@ class Windows:
         self._sizes = np.diff(store.starts)[self._documents]
         self._chosen: Tensor | None = None
         self._cut(0)
-        self.parts = max(1, round(len(self) / (batch_size * steps)))
+        least = int((-(-self._sizes // length)).sum())  # windows of the epoch that has fewest
+        self.parts = max(1, round(least / (batch_size * steps)))
 
     def __len__(self) -> int:
         """How many, N."""
@@ -93,9 +94,10 @@ class Windows:
             self._cut(epoch)
         shard = max(1, min(SHARD, len(self) // (8 * self.parts)))
         generator = torch.Generator().manual_seed(_mixed(self.seed, epoch))
-        order = torch.randperm(-(-len(self) // shard), generator=generator)
-        first = order[part :: self.parts].unsqueeze(-1) * shard
-        rows = (first + torch.arange(shard)).flatten()
+        strata = -(-len(self) // (shard * self.parts))  # each part has a shard of every one
+        order = torch.rand(strata, self.parts, generator=generator).argsort(dim=1)
+        first = (torch.arange(strata) * self.parts + order[:, part]) * shard
+        rows = (first.unsqueeze(-1) + torch.arange(shard)).flatten()
         return self._some(rows[rows < len(self)])
 
     def at_most(self, count: int) -> Windows:
