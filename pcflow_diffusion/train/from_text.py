@@ -32,7 +32,7 @@ from pcflow_diffusion.train.tokens import TokenStore
 from pcflow_diffusion.train.windows import Windows
 
 JUDGED = 2048  # held-out windows
-EPOCHS_OF_PATIENCE = 2
+PATIENCE = 3  # is this part of the whole: steps fall all along, and what is noisy at first settles
 LISTED = 256  # logits that are stored of a position
 
 
@@ -233,7 +233,7 @@ class TextRun:
             epochs=plan.parts,
             batch_size=given.batch_size,
             validation=self.held_out,
-            patience=max(10, EPOCHS_OF_PATIENCE * plan.per_epoch),
+            patience=max(10, 2 * plan.per_epoch, plan.parts // PATIENCE),
             checkpoint=self.files["checkpoint"],
             checkpoint_seconds=60 * given.checkpoint_minutes,
             after_epoch=self.news,
