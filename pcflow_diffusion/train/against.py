@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +17,6 @@ from pcflow_diffusion.head import CircuitHead
 from pcflow_diffusion.models import mask_exactly, sample_times
 from pcflow_diffusion.train.stored import StoredLogits, store_logits
 from pcflow_diffusion.train.tokens import TokenStore
-from pcflow_diffusion.train.windows import Windows
 
 FEWEST = 16  # blocks that anything could be learned from, or judged by
 
@@ -68,17 +68,24 @@ def store_text(
 
 
 def whole_rows(store: TokenStore, length: int, count: int, held_out: bool, seed: int) -> Tensor:
-    """At most so many windows that no document ends in [N, length], spread over the text."""
-    windows = Windows(store, length, held_out=held_out, seed=seed)
-    found = [windows.tokens_of(rows) for rows in torch.arange(len(windows)).split(4096)]
-    rows = torch.cat([some[(some >= 0).all(dim=1)] for some in found])
-    if len(rows) < FEWEST:
-        which = "held-out " if held_out else ""
-        raise TextError(
-            f"{len(rows)} {which}documents hold {length} tokens in a row: ask for less --context"
-        )
-    kept: Tensor = rows[torch.arange(min(count, len(rows))) * len(rows) // min(count, len(rows))]
-    return kept
+    """At most so many windows that lie within documents [N, length], spread over the text.
+
+    As many as fit lie one after the other in a document, from an offset on that is drawn for it.
+    """
+    documents = store.documents(held_out)
+    sizes = np.diff(store.starts)[documents]
+    fit = sizes // length
+    total = int(fit.sum())
+    if total < FEWEST:
+        wrong = f"{'held-out ' if held_out else ''}documents hold {length} tokens in a row"
+        raise TextError(f"{total} times {wrong}, not {FEWEST} times: ask for less --context")
+    draws = torch.rand(len(sizes), generator=torch.Generator().manual_seed(seed)).numpy()
+    first = store.starts[documents] + (draws * (sizes - fit * length + 1)).astype(np.int64)
+    chosen = np.arange(min(count, total)) * total // min(count, total)
+    document = np.searchsorted(fit.cumsum(), chosen, side="right")
+    begin = first[document] + (chosen - (fit.cumsum() - fit)[document]) * length
+    tokens = store.tokens[begin[:, None] + np.arange(length)]  # [N, length]
+    return torch.from_numpy(tokens.astype(np.int64))
 
 
 @torch.no_grad()

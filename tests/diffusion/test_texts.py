@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import pcflow as pf
 from pcflow_diffusion.errors import StoreError, TextError, TokenOutOfRange
 from pcflow_diffusion.train import Texts, TokenStore, Windows, text_chain, texts, tokens
+from pcflow_diffusion.train.against import whole_rows
 from pcflow_diffusion.train.baselines import token_nats
 
 WORDS = st.text(st.sampled_from("ab \n\u00e9\u4e2d\U0001f600"), max_size=60)
@@ -218,6 +219,29 @@ def test_a_token_stands_at_every_position_alike(tmp_path: Path) -> None:
     assert torch.equal(found.sum(dim=1), torch.full((11,), float(epochs)))
     spread = (epochs * 0.25 * 0.75) ** 0.5
     assert float((found - epochs / length).abs().max()) < 6 * spread
+
+
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=8, max_size=12),
+    length=st.integers(1, 5),
+    count=st.integers(16, 80),
+    seed=st.integers(0, 99),
+)
+def test_rows_for_a_backbone_lie_within_documents(
+    lengths: list[int], length: int, count: int, seed: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    store = counting_store(lengths, tmp_path_factory.mktemp("store"))
+    fit = sum(size // length for size in lengths[:-1])
+    if fit < 16:
+        with pytest.raises(TextError, match=f"{fit} times documents hold {length} tokens"):
+            whole_rows(store, length, count, False, seed)
+        return
+    rows = whole_rows(store, length, count, False, seed)
+    assert rows.shape == (min(count, fit), length)
+    assert len(set(rows.flatten().tolist())) == rows.numel()  # none overlap
+    assert bool((rows[:, 1:] == rows[:, :-1] + 1).all())
+    document = np.searchsorted(store.starts, rows.numpy(), side="right")
+    assert (document == document[:, :1]).all() and document.max() < len(lengths)
 
 
 def test_what_a_window_does_not_hold_is_summed_out(tmp_path: Path) -> None:
