@@ -48,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parse(arguments)
     try:
         return run(given)
+    except KeyboardInterrupt:
+        print("interrupted before anything was learned; the same command goes on", file=sys.stderr)
+        return INTERRUPTED
     except (pf.PcflowError, ImportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -14,7 +14,7 @@ from typing import Any
 import pcflow as pf
 from pcflow_diffusion.errors import CheckpointError, TextError
 from pcflow_diffusion.head import fingerprint
-from pcflow_diffusion.models import CharacterTokenizer
+from pcflow_diffusion.models import CharacterTokenizer, PretrainedTokenizer
 from pcflow_diffusion.train.texts import did_you_mean
 from pcflow_diffusion.train.tokens import Encode
 
@@ -40,6 +40,16 @@ class Encoder:
     vocabulary_size: int
     mask_token_id: int
     fingerprint: str
+
+
+def encoder_of(tokenizer: PretrainedTokenizer) -> Encoder:
+    """That of a backbone."""
+    return Encoder(
+        lambda texts: tokenizer.tokenizer(texts, add_special_tokens=False, verbose=False).input_ids,
+        tokenizer.vocabulary_size,
+        tokenizer.mask_token_id,
+        fingerprint(tokenizer),
+    )
 
 
 def open_encoder(name: str, texts: Iterable[str], made: Path) -> Encoder:

@@ -8,7 +8,6 @@ import json
 import os
 import sys
 import time
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -17,15 +16,15 @@ import torch
 import torch.distributed as dist
 
 import pcflow as pf
-from pcflow_diffusion.head import CircuitHead, fingerprint
+from pcflow_diffusion.head import CircuitHead
 from pcflow_diffusion.models import Pretrained, load_pretrained
 from pcflow_diffusion.train.against import choose, coupled_nats, store_text
 from pcflow_diffusion.train.baselines import circuit_nats, token_nats
 from pcflow_diffusion.train.chain import LEARNER, text_chain
 from pcflow_diffusion.train.conditional import fit_conditional
-from pcflow_diffusion.train.encoders import Encoder, open_encoder
+from pcflow_diffusion.train.encoders import Encoder, encoder_of, open_encoder
 from pcflow_diffusion.train.plan import Plan, Settings, keep_plan, kept_plan, make_plan
-from pcflow_diffusion.train.report import Nats, News, clock, draw, table
+from pcflow_diffusion.train.report import USE, Files, Nats, News, clock, draw, table
 from pcflow_diffusion.train.stored import StoredLogits
 from pcflow_diffusion.train.texts import Texts
 from pcflow_diffusion.train.tokens import TokenStore
@@ -34,22 +33,6 @@ from pcflow_diffusion.train.windows import Windows
 JUDGED = 2048  # held-out windows
 PATIENCE = 3  # is this part of the whole: steps fall all along, and what is noisy at first settles
 LISTED = 256  # logits that are stored of a position
-
-
-@dataclass(frozen=True)
-class Files:
-    """What lies beside the head, by its name."""
-
-    out: Path
-
-    def __getitem__(self, kind: str) -> Path:
-        """The file of a kind."""
-        return self.out.with_name(f"{self.out.name.removesuffix('.safetensors')}.{kind}")
-
-    def made(self) -> list[Path]:
-        """Those that are there for who uses the head."""
-        kinds = (self.out, self["png"], self["tokenizer.json"])
-        return [path for path in kinds if path.exists()]
 
 
 class TextRun:
@@ -99,18 +82,17 @@ class TextRun:
 
     @cached_property
     def encoder(self) -> Encoder:
-        """The tokenizer: that of the backbone, or the one of the command line."""
-        if self.given.tokenizer is not None:
-            made = self.files["tokenizer.json"]
-            return open_encoder(self.given.tokenizer, self.texts, made)
-        assert self.pretrained is not None
-        own = self.pretrained.tokenizer
-        return Encoder(
-            lambda texts: own.tokenizer(texts, add_special_tokens=False, verbose=False).input_ids,
-            own.vocabulary_size,
-            own.mask_token_id,
-            fingerprint(own),
-        )
+        """The tokenizer: the one of the command line, or that of the backbone."""
+        name, made = self.given.tokenizer, self.files["tokenizer.json"]
+        if name is None:
+            assert self.pretrained is not None
+            return encoder_of(self.pretrained.tokenizer)
+        if not self.first:
+            self.wait()  # for what the first one may have to learn
+        found = open_encoder(name, self.texts, made)
+        if self.first:
+            self.wait()
+        return found
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -320,14 +302,6 @@ class TextRun:
         draw(self.files["png"], self.news, {k: v for k, v in nats.items() if "gram" in k})
         written = ", ".join(str(path) for path in self.files.made())
         self.say(f"\nWritten: {written}\n\nUse it:\n{USE.format(path=self.given.out)}")
-
-
-USE = """
-from pcflow_diffusion import CircuitHead, generate
-
-head = CircuitHead.load("{path}")
-tokens = generate(model, prompt, head, steps=16, gen_length=128, block_length=head.length)
-""".strip()
 
 
 def _team(device: str) -> pf.Team:

@@ -14,6 +14,29 @@ from pcflow_diffusion.train.plan import Plan
 
 Nats = dict[str, float]
 
+USE = """
+from pcflow_diffusion import CircuitHead, generate
+
+head = CircuitHead.load("{path}")
+tokens = generate(model, prompt, head, steps=16, gen_length=128, block_length=head.length)
+""".strip()
+
+
+@dataclass(frozen=True)
+class Files:
+    """What lies beside the head, by its name."""
+
+    out: Path
+
+    def __getitem__(self, kind: str) -> Path:
+        """The file of a kind."""
+        return self.out.with_name(f"{self.out.name.removesuffix('.safetensors')}.{kind}")
+
+    def made(self) -> list[Path]:
+        """Those that are there for who uses the head."""
+        kinds = (self.out, self["png"], self["tokenizer.json"])
+        return [path for path in kinds if path.exists()]
+
 
 @dataclass
 class News:
