@@ -54,9 +54,14 @@ def test_every_epoch_learns_from_its_own_rows() -> None:
     torch.manual_seed(0)
     other = model_of()
     result = pf.fit(other, parts, pf.Anemone(), epochs=4, batch_size=7, progress=False)
-    assert parts.asked == [0, 1, 2, 3]
+    assert parts.asked == [0, 0, 1, 2, 3]  # the bar asks how many there are
     assert result.train == met
     assert torch.equal(values(other), values(model))
+
+
+def test_the_bar_counts_the_rows_of_epochs(capsys: pytest.CaptureFixture[str]) -> None:
+    fitted(Parts(rows()), progress=True)
+    assert "80.0/80.0" in capsys.readouterr().err
 
 
 def test_rows_that_change_have_no_weights_beside_them() -> None:

@@ -281,8 +281,8 @@ class _Course:
             parameter.copy_(value)
 
     def bar(self, epochs: int, shown: bool | None) -> Progress:
-        """A progress bar, where the course is now."""
-        rows = self.train.rows
+        """A progress bar, where the course is now; epochs are taken to have as many rows."""
+        rows = self.train.of_epoch(self.epoch).rows
         return Progress(shown, None if rows is None else rows * epochs, (rows or 0) * self.epoch)
 
     def shown(self, epochs: int) -> dict[str, str]:

@@ -14,15 +14,9 @@ from pcflow import Team
 from pcflow_diffusion.checks import check_count, check_kind, check_rate, check_rows
 from pcflow_diffusion.errors import CouplingError, ShapeMismatch
 from pcflow_diffusion.head import CircuitHead, Projection
+from pcflow_diffusion.models import Schedule, elbo_weights, mask_tokens, sample_times, schedule_of
 from pcflow_diffusion.train.blocks import block_logits
 from pcflow_diffusion.train.conditional import frozen
-from pcflow_diffusion.train.objective import (
-    Schedule,
-    elbo_weights,
-    mask_tokens,
-    sample_times,
-    schedule_of,
-)
 
 
 def fit_jointly(

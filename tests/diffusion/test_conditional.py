@@ -381,7 +381,7 @@ def test_a_rate_of_zero_leaves_the_backbone_alone_and_another_does_not() -> None
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_the_joint_objective_by_enumeration(schedule: str) -> None:
     """The first loss, with the same draws: sum w nats / sum w masked."""
-    from pcflow_diffusion.train import elbo_weights, mask_tokens, sample_times, schedule_by_name
+    from pcflow_diffusion.models import elbo_weights, mask_tokens, sample_times, schedule_by_name
 
     head, denoiser = pair()
     head.model.double()
