@@ -81,7 +81,7 @@ class Drawer:
         text = pad(strange, (0, said.length)).flip(-1).cumsum(dim=-1).flip(-1) == 0
         before = before.masked_fill(strange, 0)
         if self.how.gamma is None:  # nobody asks for more than what the head takes
-            likely = said = likely.top_k(self.head.top_k).after(before)
+            likely = said = likely.few(self.head.top_k).after(before)
         else:
             said, likely = said.after(before), likely.after(before)
         return Scene(said, likely, text, before.shape[1])
