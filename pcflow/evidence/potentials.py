@@ -120,11 +120,7 @@ class Potentials(ABC):
 
     @abstractmethod
     def beside(self, others: Tensor) -> Potentials:
-        """And behind them those of other variables, about all of their categories [B, C, S].
-
-        Raises:
-            EvidenceError: if these have more categories than are listed.
-        """
+        """And behind them those of other variables, about all of their categories [B, C, S]."""
 
 
 _NOWHERE = torch.tensor(False)
@@ -244,12 +240,23 @@ class _Listed(Potentials):
         return _Listed(log, self.categories.gather(-1, place))
 
     def beside(self, others: Tensor) -> Potentials:
-        width, (_, count, size) = self.log.shape[-1], others.shape
-        if size > width:
-            raise EvidenceError(f"{width} categories are listed, but a variable beside has {size}")
-        every = torch.arange(width, device=self.log.device).expand(len(self.log), count, -1)
-        log = torch.cat([self.log, _widened(others, width)], dim=1)
-        return _Listed(log, torch.cat([self.categories, every], dim=1))
+        few = self._widened(others.shape[-1])
+        width, count = few.log.shape[-1], others.shape[1]
+        every = torch.arange(width, device=few.log.device).expand(len(few.log), count, -1)
+        log = torch.cat([few.log, _widened(others, width)], dim=1)
+        return _Listed(log, torch.cat([few.categories, every], dim=1))
+
+    def _widened(self, width: int) -> _Listed:
+        """As many listed at least: the first of those that are not, which stay impossible."""
+        more = width - self.log.shape[-1]
+        if more <= 0:
+            return self
+        taken = torch.zeros(*self.log.shape[:-1], width, dtype=torch.bool, device=self.log.device)
+        inside = self.categories.clamp_max(width)
+        taken = pad(taken, (0, 1)).scatter(-1, inside, True)[..., :width]
+        first = taken.byte().argsort(dim=-1, stable=True)[..., :more]
+        categories = torch.cat([self.categories, first], dim=-1)
+        return _Listed(_widened(self.log, width), categories)
 
 
 def _check_shape(log: Tensor, wanted: tuple[int, ...]) -> None:
@@ -265,7 +272,7 @@ def _select(log: Tensor, row: Tensor, variable: Tensor) -> Tensor:
 
 def _largest(log: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest numbers of [..., V], and where they are, in order."""
-    place = largest(log.detach(), min(k, log.shape[-1])).sort(dim=-1).values
+    place = largest(log.detach(), min(k, log.shape[-1]))
     return log.gather(-1, place), place
 
 

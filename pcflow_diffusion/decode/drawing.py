@@ -77,7 +77,7 @@ class Drawer:
         most = self.context if spare < 0 else min(self.context, spare)
         before = before[:, max(0, before.shape[1] - most) :]  # [B, C]
         if self.how.gamma is None:  # nobody asks for more than what the head takes
-            likely = said = likely.top_k(self.head.top_k).after(before)
+            likely = said = likely.few(self.head.top_k).after(before)
         else:
             said, likely = said.after(before), likely.after(before)
         token, size = likely.tokens, self.head.vocabulary_size

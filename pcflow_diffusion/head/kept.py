@@ -16,6 +16,7 @@ from pcflow_diffusion.head.card import model_card
 from pcflow_diffusion.head.coupling import Coupling
 from pcflow_diffusion.head.files import SETTINGS, read_head, write_head
 from pcflow_diffusion.head.hub import FILE, found_file, upload, write_card
+from pcflow_diffusion.head.listing import TopK
 from pcflow_diffusion.head.tokenizers import check_made_for, fingerprint
 
 
@@ -26,7 +27,7 @@ class Kept(nn.Module):
     coupling: Coupling
     modulation: nn.Module | None
     mask_token_id: int
-    top_k: int | None
+    top_k: TopK
     tokenizer: str | None
     length: int
     vocabulary_size: int

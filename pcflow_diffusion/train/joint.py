@@ -60,8 +60,7 @@ def fit_jointly(
 
     Raises:
         ShapeMismatch: if shapes do not fit; TokenOutOfRange: if a token does not.
-        CouplingError: if the coupling has no gradient for the backbone, or the head has a `top_k`,
-            which leaves out tokens that the backbone should learn.
+        CouplingError: if the coupling has no gradient for the backbone.
         SettingError: if a number of steps is below 1, a batch has no row for some process, or a
             learning rate is negative.
         RuntimeError: if it is to be distributed and `torch.distributed` is not initialised.
@@ -219,5 +218,3 @@ def _check_learns(head: CircuitHead) -> None:
             "the projection holds its potentials fixed: no gradient reaches the "
             "backbone; train with a log-linear coupling"
         )
-    if head.top_k is not None:
-        raise CouplingError(f"joint training needs all tokens, the head lists {head.top_k}")
