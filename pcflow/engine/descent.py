@@ -165,8 +165,8 @@ class TreeDescent(Descent):
             return
         units, width = self.inputs(number, step).unsqueeze(1), read.width  # [F, 1, B, J]
         table = weight.flatten(0, 1)  # [F K or K, J]
-        if weight.shape[0] > 1:
-            here = here + torch.arange(step.folds, device=here.device).unsqueeze(-1) * step.units
+        fold = torch.arange(len(weight), device=here.device).unsqueeze(-1)  # zero if all share it
+        here = here + fold * step.units
         below = torch.empty_like(here)
         size = max(1, self.plan.machine.choices // (here.shape[1] * width))
         for start in range(0, step.folds, size):
