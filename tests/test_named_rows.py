@@ -178,3 +178,28 @@ def test_parameters_that_change_behind_its_back_are_seen() -> None:
                 p.data.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(0)))
         run.step([second])
     assert_alike(*map(values, models))
+
+
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize("name", CIRCUITS)
+def test_soft_tables_need_no_others(name: str, listed: bool) -> None:
+    """Where products read a table of their own, what is observed is read by rows."""
+    circuit, generator = CIRCUITS[name](), torch.Generator().manual_seed(0)
+    x = torch.randint(V, (3, 4), generator=generator)
+    hidden = torch.tensor([[True, False, True, True]]).expand(3, -1)
+    soft = pf.Evidence(x, hidden, torch.randn(3, 4, V, generator=generator))
+    soft = soft.top_k(5) if listed else soft
+    found = []
+    for machine in (LARGE, SMALL):
+        model = pf.compile(
+            circuit, DEVICE, torch.float64, soft_dtype=torch.bfloat16, machine=machine
+        )
+        log_prob = model.log_prob(soft)
+        if machine == LARGE:
+            assert "table" not in model.memory.tables
+        log_prob.sum().backward()
+        drawn = model.sample(4, soft, torch.Generator(DEVICE).manual_seed(0))
+        marginals = model.marginals(soft).exp()
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        found.append([t.detach().cpu() for t in (log_prob, drawn, marginals, *gradients)])
+    assert_alike(*found)

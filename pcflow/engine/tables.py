@@ -136,8 +136,9 @@ class Tables:
         """The table [F or 1, V, K] that soft evidence is multiplied with."""
         if self.soft_dtype is None:
             return self.table(step, False)
-        dtype = self.soft_dtype
-        return self._of_step("soft", step, lambda: self.table(step, False).to(dtype))
+        dtype, family = self.soft_dtype, step.family
+        assert isinstance(family, FiniteFamily)  # whose own table need not be kept beside it
+        return self._of_step("soft", step, lambda: family.table(self.parameters(step)).to(dtype))
 
     def by_unit(self, step: InputStep) -> Tensor:
         """Probabilities [F, K, V] of a finite input step, those of a unit side by side."""

@@ -67,9 +67,12 @@ class Categorical(FiniteFamily):
     def maximize(self, params: Params, flow: Tensor, pseudocount: float) -> dict[str, Tensor]:
         """Smoothed relative counts, as log-probabilities; hard zeros are kept."""
         logits = params["logits"]
-        counts = (flow + pseudocount).masked_fill_(logits == -torch.inf, 0.0)
+        counts = flow + pseudocount
+        if logits.amin() == -torch.inf:
+            counts.masked_fill_(logits == -torch.inf, 0.0)
         total = counts.sum(dim=-2, keepdim=True)  # [P, 1, K]
-        return {"logits": torch.where(total > 0, counts.div_(total).log_(), logits)}
+        found = counts.div_(total).log_()
+        return {"logits": found if (total > 0).all() else torch.where(total > 0, found, logits)}
 
 
 def by_columns(logits: Tensor, in_log_space: bool) -> Tensor:

@@ -137,6 +137,13 @@ class FewRows(Access):
         named, where = place.unique(return_inverse=True)
         return embedding_bag(where, self.rows(named), per_sample_weights=weights, mode="sum")
 
+    def some(self, categories: Tensor, unit: Tensor, fold: Tensor, linear: bool) -> Tensor:
+        """See `Access`."""
+        (logits, log_total, _), fold = self.normalizer, self.fold(fold).unsqueeze(-1)
+        unit = unit.unsqueeze(-1)
+        found = logits[fold, categories, unit].sub_(log_total[fold, 0, unit])
+        return exp_(found) if linear else found
+
     def has_zeros(self) -> bool:
         """See `Access`."""
         return bool(self.normalizer.lowest < log(floor_of(self.tables.like.dtype)))

@@ -46,21 +46,33 @@ class FiniteLeaf(Leaf):
         self.x = self.x.long()
         self.evidence = evidence
         self.any_soft = evidence.potentials is not None and self.any_missing
-        self.names_few = tables.by_rows and self._names_few()
+        reads_few = self._reads_few()
+        self.names_few = reads_few and tables.by_rows and self._lists_few()
+        beside = reads_few and self.any_soft and tables.soft_dtype is not None
         once = not (keep or self.any_soft or tables.is_shared(step))
-        few = self.names_few or (once and self.x.shape[1] < step.family.num_categories)
+        few = once and self.x.shape[1] < step.family.num_categories
+        few = few or self.names_few or beside
         self.access = access(tables, step, semiring.in_log_space, few)
 
-    def _names_few(self) -> bool:
-        family, tables = self.step.family, self.tables
-        assert isinstance(family, FiniteFamily)
-        if family.logits is None:
-            return False
-        rows = family.num_categories * (1 if tables.is_shared(self.step) else len(self.x))
-        soft = self.evidence.potentials if self.any_soft else None
-        listed = 1 if soft is None else soft.read(lambda: 4 * rows, lambda some: some.shape[-1])
-        is_large = rows * self.step.units > tables.plan.machine.numbers
-        return is_large and self.x.numel() < rows and self.x.numel() * listed < 4 * rows
+    @property
+    def _table_rows(self) -> int:
+        """Of the flattened table."""
+        assert isinstance(self.step.family, FiniteFamily)
+        folds = 1 if self.tables.is_shared(self.step) else len(self.x)
+        return self.step.family.num_categories * folds
+
+    def _reads_few(self) -> bool:
+        """Whether the table is large, made of logits, and has more rows than there are values."""
+        assert isinstance(self.step.family, FiniteFamily)
+        is_large = self._table_rows * self.step.units > self.tables.plan.machine.numbers
+        has_logits = self.step.family.logits is not None
+        return has_logits and is_large and self.x.numel() < self._table_rows
+
+    def _lists_few(self) -> bool:
+        """Whether potentials, if there are any, list no more than a few times as many."""
+        most, soft = 4 * self._table_rows, self.evidence.potentials if self.any_soft else None
+        listed = 1 if soft is None else soft.read(lambda: most, lambda some: some.shape[-1])
+        return self.x.numel() * listed < most
 
     @cached_property
     def entries(self) -> Entries:
