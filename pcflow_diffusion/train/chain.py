@@ -11,7 +11,6 @@ import pcflow as pf
 from pcflow_diffusion.checks import check_count
 from pcflow_diffusion.train.tokens import TokenStore
 
-APART = 1.0  # standard deviation of the logits of states
 UNSEEN = 0.1  # times that a token counts which does not occur
 
 LEARNER = pf.Anemone(0.5, momentum=0.3, pseudocount=1e-9, decay=True)
@@ -41,8 +40,8 @@ def text_chain(
         Circuit(4 variables, 11 layers, 12 parameters)
     """
     check_count("states", states)
-    counts = torch.from_numpy(store.counts).float()
-    noise = torch.randn(states, len(counts), generator=generator)
-    emission = ((counts + UNSEEN).log() + APART * noise).softmax(dim=-1)  # [K, V]
-    inputs = pf.Categorical(len(counts))
-    return pf.hmm(length, states, inputs, generator=generator, emission=emission)
+    chain = pf.hmm(length, states, pf.Categorical(store.vocabulary_size), generator=generator)
+    inputs = [layer for layer in chain.layers if isinstance(layer, pf.InputLayer)]
+    logits = inputs[0].parameters["logits"]  # of all positions, standard normal
+    common = torch.from_numpy(store.counts).float().add(UNSEEN).log().unsqueeze(-1)  # [V, 1]
+    return chain.replace({logits: logits.value + common})  # [V, K]

@@ -38,6 +38,10 @@ class Windows:
         steps: how many batches a part has, at least about.
         seed: of offsets and of the order.
 
+    Attributes:
+        parts: how many there are.
+        chosen: the numbers of those windows that these are; None for all.
+
     Raises:
         SettingError: if a number is too small.
 
@@ -68,14 +72,14 @@ class Windows:
         self.store, self.length, self.seed = store, length, seed
         self._documents = store.documents(held_out)
         self._sizes = np.diff(store.starts)[self._documents]
-        self._chosen: Tensor | None = None
+        self.chosen: Tensor | None = None
         self._cut(0)
         least = int((-(-self._sizes // length)).sum())  # windows of the epoch that has fewest
         self.parts = max(1, round(least / (batch_size * steps)))
 
     def __len__(self) -> int:
         """How many, N."""
-        return int(self._ends[-1]) if self._chosen is None else len(self._chosen)
+        return int(self._ends[-1]) if self.chosen is None else len(self.chosen)
 
     def take(self, rows: Tensor) -> pf.Batch:
         """Those with the given numbers [B]."""
@@ -113,7 +117,7 @@ class Windows:
 
     def _some(self, rows: Tensor) -> Windows:
         found = copy.copy(self)
-        found._chosen = rows
+        found.chosen = rows
         return found
 
     def _cut(self, epoch: int) -> None:
@@ -127,7 +131,7 @@ class Windows:
 
     def _read(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens [B, L], and where there is none."""
-        numbers = (rows if self._chosen is None else self._chosen[rows]).numpy()
+        numbers = (rows if self.chosen is None else self.chosen[rows]).numpy()
         document = np.searchsorted(self._ends, numbers, side="right")
         before = np.where(document > 0, self._ends[document - 1], 0)
         begin = self._first[document] + (numbers - before - 1) * self.length  # [B]
