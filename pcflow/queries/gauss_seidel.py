@@ -113,9 +113,9 @@ class _Front(NamedTuple):
     widths: list[int]
 
     @staticmethod
-    def of(start: Tensor, target: Tensor) -> _Front | None:
-        """None where hardly anything is impossible."""
-        gone = (start == -torch.inf) | (target == -torch.inf)
+    def of(start: Tensor) -> _Front | None:
+        """By the potentials where fitting starts; None where hardly anything is impossible."""
+        gone = start == -torch.inf
         widths = (~gone).sum(dim=-1).amax(dim=0).clamp_min(1)  # [D]
         if 4 * int(widths.sum()) > 3 * gone.shape[1] * gone.shape[2]:
             return None
@@ -160,7 +160,7 @@ class GaussSeidel:
         self.records = self._may_record(target)
         kept = self._kept if self.records else _as_it_is
         listed, start = checked.categories, start_of(checked, target)
-        self.front = _Front.of(start, target) if listed is not None and not self.records else None
+        self.front = _Front.of(start) if listed is not None and not self.records else None
         if self.front is not None and listed is not None:
             target, start, listed = map(self.front.sort, (target, start, listed))
         self.target = kept("target", target)

@@ -23,7 +23,7 @@ TopK = int | Literal["auto"] | None
 LARGE = 16_384
 """A vocabulary of so many tokens is listed by itself.
 
-Below, a table is nearly as quick to read whole by product and log-linear coupling (docs/diffusion.md
+Below, product and log-linear coupling read a table as quickly as a list (docs/diffusion.md
 has the figures), and nothing need be left out.
 """
 
