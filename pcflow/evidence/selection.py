@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -27,11 +28,20 @@ def largest(x: Tensor, k: int) -> Tensor:
     size = min(32, x.shape[-1] // (3 * k))
     if size < 4 or x.shape[-1] < FROM:
         return _by_groups(x, k).sort(dim=-1).values
-    lines = _numbers(x).reshape(-1, x.shape[-1])
-    peaks = _peaks(lines, size).numpy()
-    found = [_above(line, top, k) for line, top in zip(lines.numpy(), peaks, strict=True)]
-    places: Tensor = torch.from_numpy(np.array(found, dtype=np.int64))
-    return places.view(*x.shape[:-1], k)
+    places = x.new_empty(*x.shape[:-1], k, dtype=torch.long)
+    for found, line in zip(_lines(places), _lines(x), strict=True):
+        numbers = _numbers(line)
+        found.copy_(torch.from_numpy(_above(numbers.numpy(), _peaks(numbers, size).numpy(), k)))
+    return places
+
+
+def _lines(x: Tensor) -> Iterator[Tensor]:
+    """Every line of x [..., V], without a copy of what does not lie in one piece."""
+    if x.dim() == 1:
+        yield x
+        return
+    for part in x:
+        yield from _lines(part)
 
 
 def _numbers(x: Tensor) -> Tensor:

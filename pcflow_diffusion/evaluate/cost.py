@@ -25,7 +25,7 @@ import pcflow as pf
 from pcflow_diffusion.evaluate.figure import save_figure
 from pcflow_diffusion.evaluate.learning_cost import learning_table, measure_learning
 from pcflow_diffusion.evaluate.timing import Run, interleaved, machine_sides, rates_of
-from pcflow_diffusion.head import CircuitHead, Coupling, LogLinear, Marginals, Projection
+from pcflow_diffusion.head import CircuitHead, Coupling, LogLinear, Marginals, Projection, TopK
 from pcflow_diffusion.models import Denoiser, DenoiserConfig
 
 COUPLINGS: dict[str, Coupling] = {
@@ -33,7 +33,6 @@ COUPLINGS: dict[str, Coupling] = {
     "log-linear": LogLinear(0.8, 0.5),
     "projection, 2 sweeps": Projection(),
 }
-TopK = int | str | None
 IN_ALL = "backbone, vocabulary counted"
 TRUNK = "backbone, vocabulary neither counted nor run"
 WITH_HEAD = "backbone, vocabulary run but not counted"
@@ -92,8 +91,8 @@ class HeadCost:
     def floor(self, top_k: TopK) -> float:
         """Seconds to read the table, or its listed rows, once; or to multiply by it if longer."""
         size = self.setting
-        counts = {None: size.vocabulary, "auto": self.listed}
-        used = size.length * counts.get(top_k, top_k) * size.states  # type: ignore[operator]
+        listed = self.listed if top_k == "auto" else top_k or size.vocabulary
+        used = size.length * listed * size.states
         read = used if top_k is not None else size.vocabulary * size.states
         return max(4 * read / self.bandwidth, 2 * used / self.flops)
 
@@ -263,7 +262,7 @@ def draw_cost(path: str | os.PathLike[str], cost: HeadCost) -> None:
     axes = figure.subplots()
     bars = {name: (seconds, "grey") for name, seconds in cost.backbones.items()}
     for (coupling, top_k), seconds in cost.draws.items():
-        colour = {None: "C0", "auto": "C2"}.get(top_k, "C1")  # type: ignore[arg-type]
+        colour = "C0" if top_k is None else "C2" if top_k == "auto" else "C1"
         bars[f"{coupling}, {_tokens(top_k)}"] = (seconds, colour)
     names = list(bars)[::-1]
     axes.barh(names, [1e3 * bars[n][0] for n in names], color=[bars[n][1] for n in names])
@@ -355,4 +354,4 @@ def _counted(name: str, backbone: Denoiser) -> int:
 
 
 def _tokens(top_k: TopK) -> str:
-    return {None: "all tokens", "auto": "by default"}.get(top_k, f"top {top_k}")  # type: ignore[arg-type]
+    return "all tokens" if top_k is None else "by default" if top_k == "auto" else f"top {top_k}"

@@ -100,7 +100,7 @@ def learning_table(costs: Sequence[LearningCost]) -> str:
         >>> print(learning_table([cost]))
         | one step of Anemone | on text, ms | over the floor | listed logits, ms | over text |
         |---|---|---|---|---|
-        | 16 blocks of 32, 1,000 tokens, 64 states, top 256 | 100 | 7.8 x | 120 | 1.20 |
+        | 16 blocks of 32, 1,000 tokens, 64 states, top 256 | 100 | 7.6 x | 120 | 1.20 |
     """
     lines = [
         "| one step of Anemone | on text, ms | over the floor | listed logits, ms | over text |",

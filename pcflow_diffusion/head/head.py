@@ -67,7 +67,7 @@ class CircuitHead(Kept):
             then has no mass.
         coupling: "product", "ratio", "projection", or a `Coupling`.
         top_k: of how many tokens a position is a joint made, and drawn: the so many most probable
-            ones of the backbone; None for all. By default, "auto", all of a vocabulary below 4,096
+            ones of the backbone; None for all. By default, "auto", all of a vocabulary below 16,384
             tokens; of a larger one as few as leave at most 1e-4 of the position's mass out, and at
             most 1,024. Exact for those, and only their rows of the circuit's tables are read.
         modulation: what steers the circuit by potentials on its latents or gates: a `Modulation`,

@@ -20,8 +20,12 @@ from pcflow_diffusion.checks import check_count
 TopK = int | Literal["auto"] | None
 """So many tokens, "auto": as many as it takes, or None: all."""
 
-LARGE = 4_096
-"""A vocabulary of so many tokens is listed by itself: below, tables are quick to read whole."""
+LARGE = 16_384
+"""A vocabulary of so many tokens is listed by itself.
+
+Below, product and log-linear coupling read a table as quickly as a list (docs/diffusion.md
+has the figures), and nothing need be left out.
+"""
 
 MOST = 1_024
 """At most so many tokens are listed by themselves."""
@@ -86,16 +90,17 @@ def log_sum(logits: Tensor, never: Tensor, peak: Tensor) -> Tensor:
         never: tokens that do not count.
         peak: about the largest that does, [B, L]; in whose precision it is.
     """
-    rows, peaks = logits.flatten(0, 1), peak.flatten().unsqueeze(-1)
     some = max(1, AT_ONCE.get(logits.device.type, 1 << 26) // logits.shape[-1])
-    parts = map(_shares, rows.split(some), peaks.split(some))
-    sums = [_rid(part, never).sum(dim=-1).log() for part in parts]
-    return torch.cat(sums).view(peak.shape)
+    room = None if logits.requires_grad else peak.new_empty(some, logits.shape[-1])
+    found = torch.empty_like(peak)
+    for row, (line, top) in enumerate(zip(logits, peak.unsqueeze(-1), strict=True)):
+        parts = zip(line.split(some), top.split(some), strict=True)
+        found[row] = torch.cat([_shares(*part, never, room).sum(dim=-1) for part in parts])
+    return found.log()
 
 
-def _shares(rows: Tensor, peak: Tensor) -> Tensor:
-    return (rows - peak).mul_(LOG2_E).exp2_()
-
-
-def _rid(shares: Tensor, never: Tensor) -> Tensor:
+def _shares(logits: Tensor, peak: Tensor, never: Tensor, room: Tensor | None) -> Tensor:
+    """Powers [L, V] of logits less peaks [L, 1], in room that is there if no gradient is asked."""
+    out = None if room is None else room[: len(logits)]
+    shares = torch.sub(logits, peak, out=out).mul_(LOG2_E).exp2_()
     return shares.index_fill_(-1, never, 0.0) if len(never) else shares

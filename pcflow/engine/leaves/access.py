@@ -86,9 +86,19 @@ class Access:
         return flat
 
     def bag(self, place: Tensor, weights: Tensor) -> Tensor:
-        """Rows of the flattened table at places [N, k], weighed by [N, k] and added up: [N, K]."""
+        """Rows of the flattened table at places [N, k], weighed by [N, k] and added up: [N, K].
+
+        On a CPU rows without weight are not read, if they are many.
+        """
         flat = self.table.flatten(0, 1)
-        return embedding_bag(place, flat, per_sample_weights=weights, mode="sum")
+        if place.device.type != "cpu" or 4 * int((weights > 0).sum()) > 3 * weights.numel():
+            return embedding_bag(place, flat, per_sample_weights=weights, mode="sum")
+        used = weights > 0  # [N, k]
+        count = used.sum(dim=-1)
+        starts = count.cumsum(0) - count
+        return embedding_bag(
+            place[used], flat, starts, per_sample_weights=weights[used], mode="sum"
+        )
 
     def column(self, unit: Tensor, fold: Tensor, linear: bool) -> Tensor:
         """All entries of units [n], or their logarithms: [n, V]."""
