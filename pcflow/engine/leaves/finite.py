@@ -6,6 +6,7 @@ Legend: F folds, B batch, D variables, V categories, K units, N entries (fold, r
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,7 +46,7 @@ class FiniteLeaf(Leaf):
         self.x = self.x.long()
         self.evidence = evidence
         self.any_soft = evidence.potentials is not None and self.any_missing
-        few = not (keep or self.any_soft) and self.x.shape[1] < step.family.num_categories
+        few = not (keep or self.any_soft) and self.x.shape[1] < step.family.size
         self.access = access(tables, step, semiring.in_log_space, few)
 
     @cached_property
@@ -64,8 +65,8 @@ class FiniteLeaf(Leaf):
     def up(self, out: Value) -> None:
         """Gather observations, weigh potentials, and set missing units to one."""
         self.out = out
-        self.access.write(self.place, out.units)
         out.scale.zero_()
+        self.observe(out)
         if self.any_soft or (self.any_missing and self.semiring.maximizes):
             units, scale = self.semiring.weigh(self.entries)  # [N, K], [N]
             self.entries.put(out.units, units)
@@ -73,6 +74,10 @@ class FiniteLeaf(Leaf):
         elif self.any_missing:
             self.semiring.set_to_one(out.units, self.missing)
         self.semiring.settle(out, self._zeros)
+
+    def observe(self, out: Value) -> None:
+        """Gather what is observed."""
+        self.access.write(self.place, out.units)
 
     def counts(self, slope: Tensor) -> Tensor:
         """Expected counts [F or 1, V, K] of table entries from unit slopes [F, B, K].
@@ -132,19 +137,19 @@ class FiniteLeaf(Leaf):
         looks = self.missing.device.type == "cpu"  # elsewhere one would have to wait for it
         if looks and not self.any_soft and not self.access.has_zeros():
             return None
-        dead = self.out.units.amax(dim=-1) == 0  # [F, B]
+        dead = (self.out.units.amax(dim=-1) == 0) & (self.out.scale > -torch.inf)  # [F, B]
         if not looks:
             self.dead = dead.any(dim=0)
             return None
         if not dead.any():
             return None
-        log_table, size = self.access.log_table, self.access.family.num_categories
+        log_table, size = self.access.log_table, self.access.family.size
         fold, row = dead.nonzero(as_tuple=True)
         score = log_table[0 if self.access.shared else fold].amax(dim=-1)  # [N, V] or [V]
         known = torch.zeros(len(fold), size, device=score.device, dtype=score.dtype)
         if self.any_soft:
             known = self.entries.log_potential(fold, row)
-        observed = one_hot(self.x[fold, row], size).log()
+        observed = one_hot(self.rows_read[fold, row], size).log()
         known = torch.where(self.missing[fold, row].unsqueeze(-1), known, observed)
         exact = (score + known).amax(dim=-1) == -torch.inf
         return fold[exact], row[exact]
@@ -152,4 +157,18 @@ class FiniteLeaf(Leaf):
     @cached_property
     def place(self) -> Tensor:
         """Row of the flattened table that every fold and row [F, B] reads."""
-        return self.access.place(self.x)
+        return self.access.place(self.rows_read)
+
+    @property
+    def rows_read(self) -> Tensor:
+        """Of its own table, [F, B]."""
+        return self.x
+
+    def columns(self, row: Tensor, variable: Tensor) -> tuple[Any, ...]:
+        """Where numbers [N, V] about its categories stand in [B, D, V]."""
+        return row, variable, slice(self.entries.size)
+
+    def rows_of(self, categories: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows of its table that categories have, and which of them have none."""
+        beyond = categories >= self.entries.size
+        return categories.masked_fill(beyond, 0), beyond
