@@ -9,7 +9,8 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import given
+from rules import automata, tables
 
 import pcflow as pf
 
@@ -35,28 +36,6 @@ def by_table(classes, after, start, accept, text) -> bool:
     for category in text:
         state = after[state][classes[category]] if state >= 0 else -1
     return state >= 0 and accept[state]
-
-
-FEW = st.integers(1, 3)
-
-
-@st.composite
-def tables(draw, categories=FEW):
-    V, S = draw(categories), draw(st.integers(1, 4))
-    C = draw(st.integers(1, 3))
-    classes = draw(st.lists(st.integers(0, C - 1), min_size=V, max_size=V))
-    row = st.lists(st.integers(-1, S - 1), min_size=C, max_size=C)
-    after = draw(st.lists(row, min_size=S, max_size=S))
-    accept = draw(st.lists(st.booleans(), min_size=S, max_size=S))
-    return classes, after, draw(st.integers(0, S - 1)), accept
-
-
-@st.composite
-def automata(draw, categories=FEW):
-    try:
-        return pf.Automaton(*draw(tables(categories)))
-    except pf.EmptyLanguage:
-        assume(False)
 
 
 @given(tables())

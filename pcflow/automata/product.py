@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -28,13 +28,12 @@ from pcflow.circuit import (
     Fixed,
     InputLayer,
     Layer,
-    MarkovChain,
     Parameter,
     ProductLayer,
     SumLayer,
 )
-from pcflow.errors import PropertyRequired
-from pcflow.inputs import FiniteFamily, InputFamily, shares
+from pcflow.errors import NotAChain, PropertyRequired
+from pcflow.inputs import FiniteFamily, shares
 
 
 def times(circuit: Circuit, rule: Automaton) -> Circuit:
@@ -47,52 +46,73 @@ def times(circuit: Circuit, rule: Automaton) -> Circuit:
         EmptyLanguage: if the rule accepts no string of as many categories as there are variables.
         SettingError: if it is about more categories than there are.
     """
-    places = _places(circuit)
-    sizes = {place.emission.family.num_categories for place in places}
+    places, sizes = _places(circuit), set(circuit.num_categories)
     if None in sizes or len(sizes) > 1:
         raise PropertyRequired(f"a rule needs one finite range for all variables, got {sizes}")
-    rule = rule.widened(sizes.pop() or 0)
-    builder = _Builder(places, rule)
-    return Circuit(builder.root())
+    return Circuit(_Builder(circuit, places, rule.widened(sizes.pop() or 0)).root())
 
 
 @dataclass(frozen=True)
 class _Place:
-    """A variable: what it emits, and the sum that arrives before it, unless others come first."""
+    """A variable: what it emits, and the sums that arrive before it, unless others come first."""
 
-    emission: InputLayer
-    arrival: SumLayer | None
+    emission: Layer
+    arrivals: tuple[SumLayer, ...]
 
 
 def _places(circuit: Circuit) -> list[_Place]:
-    found = []
-    for position in MarkovChain.of(_with_a_sum(circuit)).positions:
-        for emission in sorted(position.emissions, key=lambda layer: layer.variable):
-            first = position.arrival if emission.variable == min(position.variables) else None
-            found.append(_Place(emission, first))
-    order = [place.emission.variable for place in found]
+    """The variables as a circuit goes by them: beside each product there is at most one other."""
+    variable, found, layer = _variables(circuit), list[_Place](), [circuit.root]
+    while layer:
+        arrivals, below = _arrivals(layer[0])
+        together = isinstance(below, ProductLayer) and below.unit_by_unit
+        parts = below.inputs if together else (below,)
+        emissions = sorted((p for p in parts if p in variable), key=variable.__getitem__)
+        layer = [p for p in parts if p not in variable]
+        if not emissions or len(layer) > 1:
+            raise NotAChain(below)
+        found.append(_Place(emissions[0], arrivals))
+        found += [_Place(emission, ()) for emission in emissions[1:]]
+    order = [variable[place.emission] for place in found]
     if order != sorted(order):
         raise PropertyRequired(f"a rule reads variables in their order, but the chain {order[:8]}")
     return found
 
 
-def _with_a_sum(circuit: Circuit) -> Circuit:
-    """Independent variables are a chain of one position and one state."""
-    if isinstance(circuit.root, SumLayer):
-        return circuit
-    return Circuit(SumLayer([circuit.root], Fixed(torch.zeros(1, 1))))
+def _variables(circuit: Circuit) -> dict[Layer, int]:
+    """Of layers over a single variable, which it is."""
+    found: dict[Layer, int] = {}
+    for layer in circuit.layers:
+        if isinstance(layer, InputLayer):
+            found[layer] = layer.variable
+        elif isinstance(layer, SumLayer) and layer.inputs[0] in found:
+            found[layer] = found[layer.inputs[0]]
+    return found
+
+
+def _arrivals(layer: Layer) -> tuple[tuple[SumLayer, ...], Layer]:
+    """The sums over one layer each that come first, and what is below them."""
+    found = []
+    while isinstance(layer, SumLayer) and len(layer.inputs) == 1:
+        found.append(layer)
+        (layer,) = layer.inputs
+    return tuple(found), layer
 
 
 class _Builder:
     """Layers from the last variable to the first."""
 
-    def __init__(self, places: Sequence[_Place], rule: Automaton) -> None:
-        self.places, self.rule, self.next = places, rule, rule.next.tolist()
+    def __init__(self, circuit: Circuit, places: Sequence[_Place], rule: Automaton) -> None:
+        self.places, self.next = places, rule.next.tolist()
         live = rule.live(len(places)).tolist()
         self.live = [[s for s, there in enumerate(row) if there] for row in live]
+        inputs = [layer for layer in circuit.layers if isinstance(layer, InputLayer)]
         labels = range(rule.next.shape[1])
-        families = {place.emission.family for place in places}
-        self.shares = {f: shares(_finite(f), rule.classes, labels) for f in families}
+        self.shares = {
+            family: shares(family, rule.classes, labels)
+            for family in {layer.family for layer in inputs}
+            if isinstance(family, FiniteFamily)
+        }
         self.ones = cache(_ones)
 
     def root(self) -> Layer:
@@ -105,12 +125,11 @@ class _Builder:
 
     def place(self, t: int, after: dict[int, Layer | None]) -> dict[int, Layer | None]:
         """The layers of the states before a variable, from those of the states after it."""
-        emission, arrival = self.places[t].emission, self.places[t].arrival
+        emission, arrivals = self.places[t].emission, self.places[t].arrivals
 
         @cache
         def read(label: int) -> Layer:
-            share = self.shares[emission.family][label]
-            return InputLayer(emission.variable, share, emission.units, emission.parameters)
+            return self.share(emission, label)
 
         @cache
         def one_of(labels: tuple[int, ...]) -> Layer:
@@ -124,7 +143,9 @@ class _Builder:
         @cache
         def either(ways: tuple[Layer, ...]) -> Layer:
             found = self.added(ways)
-            return found if arrival is None else SumLayer([found], arrival.weight)
+            for arrival in reversed(arrivals):
+                found = replace(arrival, inputs=(found,))
+            return found
 
         here: dict[int, Layer | None] = {}
         for state in self.live[t]:
@@ -135,16 +156,18 @@ class _Builder:
             here[state] = either(tuple(way(tuple(c), s) for s, c in labels.items()))
         return here
 
+    def share(self, emission: Layer, label: int) -> Layer:
+        """An emission of the values of one class."""
+        if isinstance(emission, InputLayer):
+            assert isinstance(emission.family, FiniteFamily)
+            return replace(emission, family=self.shares[emission.family][label])
+        return replace(emission, inputs=tuple(self.share(one, label) for one in emission.inputs))
+
     def added(self, layers: tuple[Layer, ...]) -> Layer:
         """Unit by unit the sum, as it is."""
         if len(layers) == 1:
             return layers[0]
         return SumLayer(layers, self.ones(layers[0].units, len(layers)), mixing=True)
-
-
-def _finite(family: InputFamily) -> FiniteFamily:
-    assert isinstance(family, FiniteFamily)
-    return family
 
 
 def _ones(units: int, inputs: int) -> Parameter:

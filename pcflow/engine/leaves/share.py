@@ -101,11 +101,18 @@ class ShareLeaf(FiniteLeaf):
 
 
 class _Entries(Entries):
-    """What is missing; chosen categories are looked up among all that were told."""
+    """What is missing; what is asked of categories is looked up among all that was told."""
 
     def __init__(self, leaf: ShareLeaf, *given: Any) -> None:
         super().__init__(*given)
         self.leaf = leaf
+
+    def log_potential(self, fold: Tensor, row: Tensor) -> Tensor:
+        told = self.leaf.told.potentials
+        if told is None:
+            return super().log_potential(fold, row)
+        every = told.entries(row, self.variables[fold]).dense(self.largest)
+        return every.index_select(1, self.leaf.values)
 
     def at(self, fold: Tensor, row: Tensor, categories: Tensor) -> Tensor:
         told = self.leaf.told.potentials
