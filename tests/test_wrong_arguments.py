@@ -244,6 +244,11 @@ CALLS: dict[str, Call] = {
     **{f"CompiledCircuit.{name}": (lambda _: {"self": model(), "n": 2, "evidence": nothing(),
                                               "generator": seeded(), "temperature": 0.5})
        for name in ("sample", "sample_with_marginals")},
+    "CompiledCircuit.given": lambda _: {"self": model(), "rule": rule()},
+    **{f"Given.{name}": lambda _: {"self": model().given(rule()), "evidence": nothing()}
+       for name in ("log_mass", "log_prob", "marginals", "mean", "mpe")},
+    "Given.sample": lambda _: {"self": model().given(rule()), "n": 2, "evidence": nothing(),
+                               "generator": seeded(), "temperature": 1.0},
     "CompiledCircuit.filter": lambda _: {"self": model(), "rows": 2},
     "Filter.observe": lambda _: {"self": model().filter(4), "x": torch.tensor([0, 1, 2, 0])},
     "Filter.next_log_probs": lambda _: {"self": model().filter(2), "emission": 0},

@@ -65,19 +65,19 @@ class FiniteLeaf(Leaf):
     def up(self, out: Value) -> None:
         """Gather observations, weigh potentials, and set missing units to one."""
         self.out = out
+        self.access.write(self.place, out.units)
         out.scale.zero_()
-        self.observe(out)
         if self.any_soft or (self.any_missing and self.semiring.maximizes):
             units, scale = self.semiring.weigh(self.entries)  # [N, K], [N]
             self.entries.put(out.units, units)
             self.entries.put(out.scale, scale)
         elif self.any_missing:
             self.semiring.set_to_one(out.units, self.missing)
+        self.rule_out(out)
         self.semiring.settle(out, self._zeros)
 
-    def observe(self, out: Value) -> None:
-        """Gather what is observed."""
-        self.access.write(self.place, out.units)
+    def rule_out(self, out: Value) -> None:
+        """Set to zero what is known to be, whatever the table says: of a whole table nothing."""
 
     def counts(self, slope: Tensor) -> Tensor:
         """Expected counts [F or 1, V, K] of table entries from unit slopes [F, B, K].

@@ -31,7 +31,7 @@ class ShareLeaf(FiniteLeaf):
 
     Attributes:
         told: what is known of all categories.
-        lost: what is observed as a value that does not count, [F, B].
+        lost: what is observed as a value that does not count, or rules out all that do, [F, B].
     """
 
     def __init__(
@@ -51,7 +51,8 @@ class ShareLeaf(FiniteLeaf):
         log, listed = near.log, near.categories
         there = replace(evidence, log_potentials=log, categories=listed).seen(evidence.hidden)
         super().__init__(step, tables, there, semiring, keep)
-        self.lost = ~self.missing & (self.number[self.x] < 0)
+        silent = (log.detach().amax(dim=-1) == -torch.inf).t().index_select(0, step.variables)
+        self.lost = torch.where(self.missing, silent, self.number[self.x] < 0)
 
     @property
     def rows_read(self) -> Tensor:
@@ -65,9 +66,8 @@ class ShareLeaf(FiniteLeaf):
         about = self.step.variables, self.missing, self.hidden
         return _Entries(self, self.access, *about, near, self.evidence.domain.largest)
 
-    def observe(self, out: Value) -> None:
-        """Gather what is observed, if it counts."""
-        super().observe(out)
+    def rule_out(self, out: Value) -> None:
+        """See `FiniteLeaf`."""
         nothing = -torch.inf if self.semiring.in_log_space else 0.0
         out.units.masked_fill_(self.lost.unsqueeze(-1), nothing)
         out.scale.masked_fill_(self.lost, -torch.inf)
