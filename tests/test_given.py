@@ -181,49 +181,45 @@ def test_gradients_are_those_of_all_strings(case) -> None:
             close(found, grads[1 + place].nan_to_num(nan=0.0))
 
 
-def uniform(rule: pf.Automaton, length: int) -> pf.Circuit:
-    """All accepted strings of a length with equal probability: a chain over (state, class)."""
-    S, C = rule.next.shape
-    counts = [rule.accept.double()]
-    sizes = torch.bincount(rule.classes, minlength=C).double()
-    for _ in range(length):
-        ahead = torch.cat([counts[-1], torch.zeros(1).double()])[rule.next]  # [S, C]
-        counts.append((ahead * sizes).sum(dim=-1))
-    counts = counts[::-1]
-    joint = [torch.cat([n, torch.zeros(1).double()])[rule.next] * sizes for n in counts[1:]]
-    first = torch.zeros(S, C).double()
-    first[0] = joint[0][0]
-    moves = []
-    for t in range(1, length):
-        move = torch.zeros(S, C, S, C).double()
-        for s, c in product(range(S), range(C)):
-            there = int(rule.next[s, c])
-            dead = there < 0 or joint[t][there].sum() == 0
-            move[s, c, max(there, 0)] = torch.ones(C).double() if dead else joint[t][there]
-        moves.append(move.view(S * C, S * C) / move.view(S * C, -1).sum(-1, keepdim=True))
-    emit = torch.nn.functional.one_hot(rule.classes, C).double().t()
-    emit = (emit / emit.sum(-1, keepdim=True)).repeat(S, 1)
-    return pf.hmm(
-        length,
-        S * C,
-        pf.Categorical(rule.num_categories),
-        homogeneous=False,
-        initial=first.flatten() / first.sum(),
-        transition=torch.stack(moves) if moves else torch.zeros(0, S * C, S * C),
-        emission=[emit] * length,
-    )
-
-
 def test_a_dense_product_says_the_same() -> None:
     circuit = pf.hmm(5, 3, pf.Categorical(4), generator=seeded(0))
     rule = ~pf.Automaton.phrases([[0, 1], [2, 2, 2]], num_categories=4)
-    dense = pf.compile(pf.multiply(circuit, uniform(rule, 5)), dtype=torch.float64)
+    dense = pf.compile(pf.multiply(circuit, rule.circuit(5)), dtype=torch.float64)
     lazy = pf.compile(circuit, dtype=torch.float64).given(rule)
     soft = pf.Evidence(log_potentials=torch.randn(3, 5, 4, generator=seeded(1)).double())
     x = torch.tensor([[0.0, NONE, NONE, 3, NONE], [NONE] * 5])
     for known in (soft, soft.top_k(2), x):
         close(lazy.log_prob(known), dense.log_prob(known))
         close(lazy.marginals(known).exp(), dense.marginals(known).exp())
+
+
+@given(automata(), st.integers(1, 4))
+def test_the_circuit_of_a_rule_is_uniform(rule, length) -> None:
+    rule |= pf.Automaton.options([[0] * length])
+    circuit = rule.circuit(length)
+    x = strings(length, rule.num_categories)
+    wanted = torch.zeros(len(x)).double().masked_fill(~rule.accepts(x), -math.inf)
+    close(pf.reference_log_prob(circuit, x), wanted - wanted.logsumexp(dim=0))
+    assert pf.is_deterministic(circuit)
+    assert math.isclose(pf.entropy(circuit), rule.log_count(length), abs_tol=1e-9)
+
+
+def test_other_circuits_are_multiplied_with_that_of_a_rule() -> None:
+    rule = pf.Automaton.phrases([[1, 2]], num_categories=3)
+    two = [pf.InputLayer.random(v, pf.Categorical(3), 2, seeded(v)) for v in range(4)]
+    pair = pf.ProductLayer(two[2:], "kronecker")  # which no chain has
+    circuit = pf.Circuit(
+        pf.SumLayer.random([pf.ProductLayer([*two[:2], pair], "kronecker")], 1, generator=seeded(5))
+    )
+    model = pf.compile(circuit, dtype=torch.float64)
+    with pytest.raises(pf.NotAChain, match=r"without it: multiply\(model, rule.circuit"):
+        model.given(rule)
+    product = pf.compile(pf.multiply(model, rule.circuit(4)), dtype=torch.float64)
+    x, log = weights(circuit, rule, nothing(4))
+    close(product.log_prob(x), log[0].log_softmax(dim=0))
+    tree = pf.build_circuit(pf.structure.random_binary_tree(6), pf.Categorical(3), 2)
+    with pytest.raises(pf.NotCompatible):
+        pf.multiply(tree, rule.circuit(6))
 
 
 def test_draws_are_those_that_rejection_leaves() -> None:
@@ -277,7 +273,8 @@ def test_one_state_and_the_best_is_the_dynamic_program_of_decoders(rule, seed) -
     close(log_value + found.log_probability, torch.tensor([score], dtype=torch.float64))
 
 
-@given(st.integers(0, 999), st.sampled_from([20.0, 200.0, 2000.0]))
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("spread", [20.0, 200.0, 2000.0])
 def test_the_certificate_is_never_optimistic(seed, spread) -> None:
     """In float32, with numbers that no float32 holds."""
     g = seeded(seed)

@@ -120,6 +120,7 @@ CALLS: dict[str, Call] = {
     "Automaton.widened": lambda _: {"self": rule(), "num_categories": 4},
     "Automaton.accepts": lambda _: {"self": rule(), "x": rows()},
     "Automaton.run": lambda _: {"self": rule(), "x": rows()},
+    "Automaton.circuit": lambda _: {"self": rule(), "length": 2},
     "Automaton.live": lambda _: {"self": rule(), "length": 2},
     "Automaton.log_count": lambda _: {"self": rule(), "length": 2},
     "Automaton.sample": lambda _: {"self": rule(), "n": 2, "length": 2, "generator": seeded()},

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from pcflow.automata import build, combine, picture, read
 from pcflow.automata.table import NOWHERE, Flags, Table, normal
+from pcflow.automata.uniform import uniform
 from pcflow.checks import as_iterable, as_wholes, check_generator, check_kind, check_whole
+from pcflow.circuit import Circuit
 from pcflow.errors import EmptyLanguage, EvidenceError, SettingError, StructureError
 from pcflow.evidence import Numbers, as_tensor
 
@@ -412,6 +414,28 @@ class Automaton:
             drawn[:, place] = self._some_of(label, generator)
             state = self._ways[state, label]
         return drawn
+
+    def circuit(self, length: int) -> Circuit:
+        """All accepted strings of a length with equal probability, as a deterministic circuit.
+
+        To multiply other circuits with than `CompiledCircuit.given` takes, and to ask what circuits
+        are asked: its entropy is `log_count`.
+
+        Args:
+            length: at least 1.
+
+        Raises:
+            EmptyLanguage: if none is of that length.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> rule = Automaton.options([[0, 1], [1, 1]])
+            >>> pf.compile(rule.circuit(2)).log_prob([[0, 1], [0, 0]]).exp().tolist()
+            [0.5, 0.0]
+        """
+        check_whole("length", length)
+        self._live(length)
+        return uniform(self._table, self._log_counts(length))
 
     def to_networkx(self) -> nx.DiGraph[int]:
         """The graph for networkx: states with `accept`, edges with the `classes` that take them.

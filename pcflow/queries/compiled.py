@@ -433,8 +433,9 @@ class CompiledCircuit(nn.Module):
         check_kind("rule", rule, Automaton, "an Automaton")
         found = self._given.get(rule)
         if found is None:
-            with required_by("given"):
-                found = self._given[rule] = Given(self.engine, rule)
+            with required_by("given", "multiply(model, rule.circuit(D)), where compatible"):
+                found = Given(self.engine, rule, self._export.is_deterministic)
+            self._given[rule] = found
         return found
 
     def _connect(self) -> None:

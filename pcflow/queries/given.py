@@ -5,7 +5,7 @@ Legend: B batch, D variables, V categories, n draws.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -53,12 +53,12 @@ class Given:
         True
     """
 
-    def __init__(self, engine: Engine, rule: Automaton) -> None:
-        """Multiply the model with the rule."""
-        self.rule = rule
+    def __init__(
+        self, engine: Engine, rule: Automaton, is_deterministic: Callable[[], bool]
+    ) -> None:
+        """Multiply the model with the rule: what is deterministic stays so."""
+        self.rule, self._is_deterministic = rule, is_deterministic
         circuit = times(engine.structure, rule)
-        one_state = all(layer.units == 1 for layer in circuit.layers)
-        self._exact = one_state or circuit.properties.deterministic is not None
         machine = replace(engine.plan.machine, strip=STRIP)
         stored = engine.plan.banks
         plan = make_plan(circuit, machine=machine, stored=stored)
@@ -167,7 +167,7 @@ class Given:
         Exact for independent variables, and where the circuit is deterministic. The log-value is
         that of `log_prob`, plus the log-potentials of what was chosen.
         """
-        found = mpe(self.engine, self.evidence(evidence), self._exact)
+        found = mpe(self.engine, self.evidence(evidence), self._is_deterministic())
         return found._replace(log_value=found.log_value - self.log_probability)
 
     def __repr__(self) -> str:
