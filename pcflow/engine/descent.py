@@ -235,6 +235,8 @@ class GraphDescent(Descent):
         """Observed values, and draws for the others."""
         leaf = self.leaves[number]
         unit, fold, sample = self.reached(leaf.step)
+        if not len(unit):
+            return
         row = sample % self.batch
         values = leaf.x[fold, row].to(self.values.dtype)
         some = leaf.missing[fold, row].nonzero().squeeze(-1)
@@ -251,6 +253,8 @@ class GraphDescent(Descent):
     def sum(self, number: int, step: SumStep) -> None:
         """Choose among all units of all inputs."""
         unit, fold, sample = self.reached(step)
+        if not len(unit):
+            return
         if step.mixing:
             self.mix(number, step, unit, fold, sample)
             return
