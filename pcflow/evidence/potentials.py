@@ -107,6 +107,16 @@ class Potentials(ABC):
         """Without categories from `size` upwards, to be read: one that was listed is impossible."""
 
     @abstractmethod
+    def restricted(self, values: Tensor, number: Tensor) -> tuple[Potentials, Tensor]:
+        """Those of some categories `values` [V'], numbered anew by `number` [V], -1 for others.
+
+        Where fewer of them are listed than elsewhere, the first is again, as an impossible one.
+
+        Returns:
+            Potentials [..., V'], or of those listed; and at which place each stands here.
+        """
+
+    @abstractmethod
     def read(self, every: Callable[[], T], some: Callable[[Tensor], T]) -> T:
         """What one of two functions makes: of all categories, in order; or of those listed."""
 
@@ -158,6 +168,10 @@ class _Dense(Potentials):
 
     def below(self, size: int) -> Potentials:
         return _Dense(self.log[..., :size])
+
+    def restricted(self, values: Tensor, number: Tensor) -> tuple[Potentials, Tensor]:
+        place = values.expand(*self.log.shape[:-1], -1)
+        return _Dense(self.log.index_select(-1, values)), place
 
     def read(self, every: Callable[[], T], some: Callable[[Tensor], T]) -> T:
         return every()
@@ -228,6 +242,15 @@ class _Listed(Potentials):
         beyond = self.categories >= size
         log = self.log.masked_fill(beyond, -torch.inf)
         return _Listed(log, self.categories.masked_fill(beyond, 0))
+
+    def restricted(self, values: Tensor, number: Tensor) -> tuple[Potentials, Tensor]:
+        numbered = number[self.categories]
+        inside = numbered >= 0
+        place = inside.to(torch.uint8).sort(dim=-1, descending=True, stable=True).indices
+        if place.device.type == "cpu":  # elsewhere one would wait for the answer
+            place = place[..., : max(1, int(inside.sum(dim=-1).max()))]
+        log = self.log.masked_fill(~inside, -torch.inf).gather(-1, place)
+        return _Listed(log, numbered.clamp_min(0).gather(-1, place)), place
 
     def read(self, every: Callable[[], T], some: Callable[[Tensor], T]) -> T:
         return some(self.categories)

@@ -58,7 +58,7 @@ class Access:
         if self.shared:
             return category
         fold = torch.arange(len(category), device=category.device) if fold is None else fold
-        return category + fold.unsqueeze(-1) * self.family.num_categories
+        return category + fold.unsqueeze(-1) * self.family.size
 
     def write(self, place: Tensor, units: Tensor) -> None:
         """Write the rows of the flattened table at places [F, B] to units [F, B, K]."""

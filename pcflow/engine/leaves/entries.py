@@ -45,7 +45,7 @@ class Entries:
         self.access, self.variables = access, variables
         self.missing, self.hidden = missing, hidden
         self.soft, self.largest = soft, largest
-        self.size = access.family.num_categories
+        self.size = access.family.size
 
     @cached_property
     def _place(self) -> tuple[Tensor, Tensor]:
@@ -90,6 +90,11 @@ class Entries:
         assert self.soft is not None
         every = self.soft.entries(row, self.variables[fold]).dense(self.largest)
         return every[:, : self.size]
+
+    def at(self, fold: Tensor, row: Tensor, categories: Tensor) -> Tensor:
+        """Log-potentials [n, C] of rows [n, C] of the table."""
+        assert self.soft is not None
+        return self.soft.at_entries(row, self.variables[fold], categories)
 
     def _said(self, fold: Tensor, row: Tensor) -> Potentials:
         """The same, or those of the k listed categories."""

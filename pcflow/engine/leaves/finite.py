@@ -6,6 +6,7 @@ Legend: F folds, B batch, D variables, V categories, K units, N entries (fold, r
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,7 +51,7 @@ class FiniteLeaf(Leaf):
         self.names_few = reads_few and tables.by_rows and self._lists_few()
         beside = reads_few and self.any_soft and tables.soft_dtype is not None
         once = not (keep or self.any_soft or tables.is_shared(step))
-        few = once and self.x.shape[1] < step.family.num_categories
+        few = once and self.x.shape[1] < step.family.size
         few = few or self.names_few or beside
         self.access = access(tables, step, semiring.in_log_space, few)
 
@@ -59,7 +60,7 @@ class FiniteLeaf(Leaf):
         """Of the flattened table."""
         assert isinstance(self.step.family, FiniteFamily)
         folds = 1 if self.tables.is_shared(self.step) else len(self.x)
-        return self.step.family.num_categories * folds
+        return self.step.family.size * folds
 
     def _reads_few(self) -> bool:
         """Whether the table is large, made of logits, and has more rows than there are values."""
@@ -98,7 +99,11 @@ class FiniteLeaf(Leaf):
             self.entries.put(out.scale, scale)
         elif self.any_missing:
             self.semiring.set_to_one(out.units, self.missing)
+        self.rule_out(out)
         self.semiring.settle(out, self._zeros)
+
+    def rule_out(self, out: Value) -> None:
+        """Set to zero what is known to be, whatever the table says: of a whole table nothing."""
 
     def counts(self, slope: Tensor) -> Tensor:
         """Expected counts [F or 1, V, K] of table entries from unit slopes [F, B, K].
@@ -162,19 +167,19 @@ class FiniteLeaf(Leaf):
         looks = self.missing.device.type == "cpu"  # elsewhere one would have to wait for it
         if looks and not self.any_soft and not self.access.has_zeros():
             return None
-        dead = self.out.units.amax(dim=-1) == 0  # [F, B]
+        dead = (self.out.units.amax(dim=-1) == 0) & (self.out.scale > -torch.inf)  # [F, B]
         if not looks:
             self.dead = dead.any(dim=0)
             return None
         if not dead.any():
             return None
-        log_table, size = self.access.log_table, self.access.family.num_categories
+        log_table, size = self.access.log_table, self.access.family.size
         fold, row = dead.nonzero(as_tuple=True)
         score = log_table[0 if self.access.shared else fold].amax(dim=-1)  # [N, V] or [V]
         known = torch.zeros(len(fold), size, device=score.device, dtype=score.dtype)
         if self.any_soft:
             known = self.entries.log_potential(fold, row)
-        observed = one_hot(self.x[fold, row], size).log()
+        observed = one_hot(self.rows_read[fold, row], size).log()
         known = torch.where(self.missing[fold, row].unsqueeze(-1), known, observed)
         exact = (score + known).amax(dim=-1) == -torch.inf
         return fold[exact], row[exact]
@@ -182,4 +187,18 @@ class FiniteLeaf(Leaf):
     @cached_property
     def place(self) -> Tensor:
         """Row of the flattened table that every fold and row [F, B] reads."""
-        return self.access.place(self.x)
+        return self.access.place(self.rows_read)
+
+    @property
+    def rows_read(self) -> Tensor:
+        """Of its own table, [F, B]."""
+        return self.x
+
+    def columns(self, row: Tensor, variable: Tensor) -> tuple[Any, ...]:
+        """Where numbers [N, V] about its categories stand in [B, D, V]."""
+        return row, variable, slice(self.entries.size)
+
+    def rows_of(self, categories: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows of its table that categories have, and which of them have none."""
+        beyond = categories >= self.entries.size
+        return categories.masked_fill(beyond, 0), beyond

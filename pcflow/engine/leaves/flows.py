@@ -96,9 +96,7 @@ class Flows(ABC):
 
     def log_potential(self, fold: Tensor, row: Tensor, categories: Tensor) -> Tensor:
         """Log-potentials [n, C] of chosen categories, relative to the scale of their units."""
-        assert self.entries.soft is not None
-        variable = self.entries.variables[fold]
-        return self.entries.soft.at_entries(row, variable, categories)
+        return self.entries.at(fold, row, categories)
 
 
 class _LinearFlows(Flows):
