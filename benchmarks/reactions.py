@@ -50,6 +50,8 @@ JUDGED = size(48, 2)  # reactions of a seed, for nats
 INDEPENDENT, PRODUCT, PROJECTION = "independent", "product", "projection"
 LIKELIHOOD, DRAWING = "chosen for likelihood", "chosen for drawing"
 COUPLINGS = (PRODUCT, "ratio", PROJECTION, LIKELIHOOD, DRAWING)
+BOTH = (INDEPENDENT, DRAWING)
+AGAIN = {1: "as many", 2: "twice as many", 4: "four times as many"}
 WHERE = """Needs transformers, rdkit, and two folders:
 --model DIR with config.json, vocab.txt and pytorch_model.bin of a BERT that reads reactions: in the
   wheel of rxnfp 0.1.0 (pip download --no-deps rxnfp), rxnfp/models/transformers/bert_pretrained
@@ -82,23 +84,26 @@ class Table:
         order = "random order" if self.ranking == "random" else "surest positions first"
         return f"{masked} masked, {order}, temperature {self.temperature:g}"
 
+    @property
+    def cells(self) -> list[tuple[str, int]]:
+        """Decoders and steps; in as many as there are masks, two decoders are enough."""
+        every = [(name, steps) for name in self.names for steps in self.steps]
+        return [(name, steps) for name, steps in every if steps != self.hidden or name in BOTH]
+
 
 def tables() -> list[Table]:
     """All that are printed."""
-    steps = size([1, 2, 4, 8, 16], [1, 2])
-    few, both = steps[:4], (INDEPENDENT, DRAWING)
-    every = (INDEPENDENT, *COUPLINGS)
+    steps, half, whole = size([1, 2, 4, 8, 16], [1, 2]), size(16, 4), size(32, 8)
+    few, every = steps[:4], (INDEPENDENT, PRODUCT, PROJECTION, LIKELIHOOD, DRAWING)
     windows = [*map(in_windows, WINDOWS), DRAWING]
-    half, whole = size(16, 4), size(32, 8)
     return [
         Table(half, every, steps),
         Table(half, every, steps, "low_confidence"),
         Table(half, windows, few[:3]),
-        Table(half, both, few, temperature=0.5),
-        Table(half, both, few, "low_confidence", temperature=0.5),
-        Table(whole, both, few),
-        Table(whole, both, few, "low_confidence"),
-        Table(None, both, few, "low_confidence"),
+        Table(half, BOTH, few, "low_confidence", temperature=0.5),
+        Table(whole, BOTH, few),
+        Table(whole, BOTH, few, "low_confidence"),
+        Table(None, BOTH, few, "low_confidence"),
     ]
 
 
@@ -130,7 +135,7 @@ def run(given: argparse.Namespace, folder: Path) -> None:
         say(f"{table.title}, {given.reactions} reactions for each of {len(given.seeds)} seeds\n")
         cells = bench.cells(table)
         print(shares(table, cells), flush=True)
-        if {INDEPENDENT, DRAWING} <= set(table.names):
+        if set(BOTH) <= set(table.names):
             print(f"\n{differences(table, cells)}", flush=True)
     means, spread = mean_and_spread([bench.nats(seed) for seed in given.seeds])
     say(f"Windows of {WINDOW} tokens\n\n{markdown(means, RATIOS, spread)}")
@@ -253,7 +258,7 @@ class Bench:
                 )
             )
 
-        return {(name, n): cell(name, n) for name in table.names for n in table.steps}
+        return {(name, steps): cell(name, steps) for name, steps in table.cells}
 
     def kept(self, title: str, find: Callable[[], T]) -> T:
         """What is on file, or is found now and put there."""
@@ -313,7 +318,10 @@ def shares(table: Table, cells: Cells) -> str:
     return _markdown(
         "share valid (restored), by steps",
         table.steps,
-        {name: [_share(cells[name, steps]) for steps in table.steps] for name in table.names},
+        {
+            name: [_share(cells[name, n]) for n in table.steps if (name, n) in cells]
+            for name in table.names
+        },
     )
 
 
@@ -325,14 +333,14 @@ def _share(found: Tensor) -> str:
 def differences(table: Table, cells: Cells) -> str:
     """Couplings against independent draws of the same reactions in more steps."""
     rows = {
-        f"{name}, independent in {times} times as many": [
-            _difference(cells[name, steps], cells[INDEPENDENT, steps * times])
-            for steps in table.steps
-            if steps * times in table.steps
+        f"{name} against {AGAIN[times]} steps": [
+            _difference(cells[name, n], cells[INDEPENDENT, n * times])
+            for n in table.steps
+            if (name, n) in cells and n * times in table.steps
         ]
         for name in table.names
         if name in (PRODUCT, DRAWING)
-        for times in (1, 2, 4)
+        for times in AGAIN
     }
     return _markdown("share valid, more than independent", table.steps, rows)
 
