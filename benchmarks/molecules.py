@@ -1,4 +1,4 @@
-"""Reactions as tokens, a public masked language model that reads them, and whether RDKit does.
+"""Reactions as tokens, and what reads them: a public masked language model, a circuit, and RDKit.
 
 Legend: B batch, N tokens of a reaction, V tokens.
 """
@@ -17,7 +17,9 @@ import torch
 from torch import Tensor, nn
 from toy import TOY, is_installed, size
 
-from pcflow_diffusion import Denoiser, DenoiserConfig
+import pcflow as pf
+from pcflow_diffusion import Denoiser, DenoiserConfig, mask_exactly
+from pcflow_diffusion.evaluate.setting import say
 
 LONGEST = size(112, 40)  # tokens of a reaction: longer ones take more time and show nothing else
 SHORTEST = size(34, 10)
@@ -25,6 +27,10 @@ ENDS = ("[PAD]", "[CLS]", "[SEP]")
 PAD = 0
 TOKEN = re.compile(r"\[[^\]]*\]|Br|Cl|>>|%\d\d|.")  # atom, bond, ring, arrow
 BATCH = 32  # reactions of about the same length per call
+STREAM = size(128, 16)  # tokens of a row that the circuit learns from
+HELD_OUT = size(300, 2)  # of these rows
+LEARNER = pf.Anemone(pseudocount=1e-9, decay=True)  # what is added every time is not to add up
+EPOCHS = size(12, 1)
 
 
 @dataclass(frozen=True)
@@ -119,6 +125,54 @@ def toy_model(words: Vocabulary) -> Denoiser:
     """Something that has never read anything."""
     torch.manual_seed(0)
     return Denoiser(DenoiserConfig(words.mask, width=16, depth=1, heads=2)).eval()
+
+
+def circuit_of(
+    reactions: Sequence[str], words: Vocabulary, states: int, folder: Path
+) -> pf.CompiledCircuit:
+    """A hidden Markov model of whole reactions, kept in a folder; says how probable others are.
+
+    Text after text in one long stream, of which a row is any piece: so chains start anywhere, and
+    learn from long reactions too.
+    """
+    generator, file = torch.Generator().manual_seed(0), folder / f"hmm_{states}.safetensors"
+    turn = torch.randperm(len(reactions), generator=generator).tolist()
+    encoded = [words.encode(reactions[place]) or [] for place in turn]
+    texts = torch.tensor([token for text in encoded for token in (*text, PAD, PAD)])
+    held_out, train = texts.unfold(0, STREAM, STREAM).tensor_split([HELD_OUT])
+    if file.exists():
+        model = pf.load(file)
+    else:
+        torch.manual_seed(0)
+        model = pf.compile(pf.hmm(STREAM, states, pf.Categorical(words.mask)))
+        pf.fit(model, train, LEARNER, epochs=EPOCHS, batch_size=64, validation=held_out)
+        pf.save(model, file)
+    with torch.no_grad():
+        nats = -float(model.log_prob(held_out).mean()) / STREAM
+    say(f"HMM with {states} states: {nats:.3f} nats per token of held-out reactions")
+    return model
+
+
+def over(circuit: pf.CompiledCircuit, length: int) -> pf.CompiledCircuit:
+    """The chain over as many tokens, which begins anywhere."""
+    return pf.compile(pf.stationary(pf.unroll(circuit, length)))
+
+
+def masked_window(
+    rows: Tensor, width: int, share: float | Tensor, words: Vocabulary, generator: torch.Generator
+) -> Tensor:
+    """Reactions [B, N] with a share masked of as many neighbouring tokens, anywhere."""
+    stop = (rows != PAD).sum(dim=1, keepdim=True) - 1
+    start = 1 + (torch.rand(stop.shape, generator=generator) * (stop - width)).long()
+    place = start + torch.arange(width)
+    return rows.scatter(1, place, mask_exactly(rows.gather(1, place), share, words.mask, generator))
+
+
+def masked_product(rows: Tensor, words: Vocabulary) -> Tensor:
+    """Reactions [B, N] of which all is masked that stands behind the arrow."""
+    place, stop = torch.arange(rows.shape[1]), (rows != PAD).sum(dim=1, keepdim=True) - 1
+    arrow = (rows == words.names.index(">>")).long().argmax(dim=1, keepdim=True)
+    return rows.masked_fill((place > arrow) & (place < stop), words.mask)
 
 
 def is_valid(reaction: str) -> bool:

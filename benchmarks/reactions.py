@@ -1,6 +1,6 @@
 """Couplings under a public masked language model of chemical reactions that nobody here trained.
 
-    python benchmarks/reactions.py --model DIR --data DIR --out FOLDER [--states 256]
+    python benchmarks/reactions.py --model DIR --data DIR [--out FOLDER]
 
 Tokens of whole reactions are masked and drawn again; RDKit says which results can be read. Every
 cell of a table is about the same reactions, masks and seeds; independent draws are a peer in all of
@@ -26,25 +26,33 @@ from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import torch
-from molecules import LONGEST, PAD, Vocabulary, bert, is_valid, read, toy_model
+from molecules import (
+    LONGEST,
+    Vocabulary,
+    bert,
+    circuit_of,
+    is_valid,
+    masked_product,
+    masked_window,
+    over,
+    read,
+    toy_model,
+)
 from torch import Tensor
 from toy import TOY, arguments, is_installed, size
 
 import pcflow as pf
-from pcflow_diffusion import Backbone, CircuitHead, Decoding, infill, mask_exactly, sample_times
+from pcflow_diffusion import Backbone, CircuitHead, Decoding, infill, sample_times
 from pcflow_diffusion.evaluate import Examples, gap, markdown, mean_and_spread
 from pcflow_diffusion.evaluate.setting import say
 from pcflow_diffusion.head import Ranking
 
 T = TypeVar("T")
 
-STREAM = size(128, 16)  # tokens of a row that the circuit learns from
-HELD_OUT = size(300, 2)  # of these rows
-LEARNER = pf.Anemone(pseudocount=1e-9, decay=True)  # what is added every time is not to add up
-EPOCHS = size(12, 1)
 FRESH = size(200, 4)  # reactions to choose couplings by
 WINDOW = size(32, 8)  # tokens among which some are masked, for nats and choices
-WINDOWS = size([24, 32, 64], [8])  # positions of circuits that do not see whole reactions
+STATES = size([128, 256, 512], [2, 3])  # of circuits; all but one table are about the last
+WINDOWS = size([24, 32, 64], [8])  # tokens that are all that a circuit covers
 RATIOS = size([0.15, 0.5, 1.0], [0.5])  # of a window, for nats
 JUDGED = size(48, 2)  # reactions of a seed, for nats
 INDEPENDENT, PRODUCT, PROJECTION = "independent", "product", "projection"
@@ -95,11 +103,12 @@ def tables() -> list[Table]:
     """All that are printed."""
     steps, half, whole = size([1, 2, 4, 8, 16], [1, 2]), size(16, 4), size(32, 8)
     few, every = steps[:4], (INDEPENDENT, PRODUCT, PROJECTION, LIKELIHOOD, DRAWING)
-    windows = [*map(in_windows, WINDOWS), DRAWING]
+    less = [of_less(count, "tokens") for count in WINDOWS]
+    less += [of_less(count, "states") for count in STATES[:-1]]
     return [
         Table(half, every, steps),
         Table(half, every, steps, "low_confidence"),
-        Table(half, windows, few[:3]),
+        Table(half, [*less, DRAWING], few[:3]),
         Table(half, BOTH, few, "low_confidence", temperature=0.5),
         Table(whole, BOTH, few),
         Table(whole, BOTH, few, "low_confidence"),
@@ -107,9 +116,9 @@ def tables() -> list[Table]:
     ]
 
 
-def in_windows(length: int) -> str:
-    """The name of a decoder whose circuit sees no more of a reaction than that."""
-    return f"{DRAWING}, windows of {length}"
+def of_less(count: int, what: str) -> str:
+    """The name of a decoder whose circuit has fewer states or covers fewer tokens than others."""
+    return f"{DRAWING}, {count} {what}"
 
 
 def main() -> None:
@@ -125,10 +134,10 @@ def run(given: argparse.Namespace, folder: Path) -> None:
     """Learn a circuit, choose couplings, fill every cell that is missing, and print all."""
     train, test = (read(split, given.data) for split in ("train", "test"))
     words = Vocabulary.of(train)
-    circuit = circuit_of(train, words, given.states, folder)
+    circuits = {states: circuit_of(train, words, states, folder) for states in STATES}
     backbone = toy_model(words) if TOY else bert(given.model, words)
     rows = words.rows(test)
-    heads = heads_of(circuit, backbone, words, rows[-FRESH:])
+    heads = heads_of(circuits, backbone, words, rows[-FRESH:])
     parts = rows.split(given.reactions)
     bench = Bench(words, backbone, heads, {seed: parts[seed] for seed in given.seeds}, folder)
     for table in tables():
@@ -141,37 +150,18 @@ def run(given: argparse.Namespace, folder: Path) -> None:
     say(f"Windows of {WINDOW} tokens\n\n{markdown(means, RATIOS, spread)}")
 
 
-def circuit_of(
-    reactions: Sequence[str], words: Vocabulary, states: int, folder: Path
-) -> pf.CompiledCircuit:
-    """A hidden Markov model of whole reactions, kept in a folder; says how probable others are.
-
-    Text after text in one long stream, of which a row is any piece: so chains start anywhere, and
-    learn from long reactions too.
-    """
-    generator, file = torch.Generator().manual_seed(0), folder / f"hmm_{states}.safetensors"
-    turn = torch.randperm(len(reactions), generator=generator).tolist()
-    encoded = [words.encode(reactions[place]) or [] for place in turn]
-    texts = torch.tensor([token for text in encoded for token in (*text, PAD, PAD)])
-    held_out, train = texts.unfold(0, STREAM, STREAM).tensor_split([HELD_OUT])
-    if file.exists():
-        model = pf.load(file)
-    else:
-        torch.manual_seed(0)
-        model = pf.compile(pf.hmm(STREAM, states, pf.Categorical(words.mask)))
-        pf.fit(model, train, LEARNER, epochs=EPOCHS, batch_size=64, validation=held_out)
-        pf.save(model, file)
-    with torch.no_grad():
-        nats = -float(model.log_prob(held_out).mean()) / STREAM
-    say(f"HMM with {states} states: {nats:.3f} nats per token of held-out reactions")
-    return model
-
-
 def heads_of(
-    circuit: pf.CompiledCircuit, backbone: Backbone, words: Vocabulary, fresh: Tensor
+    circuits: Mapping[int, pf.CompiledCircuit],
+    backbone: Backbone,
+    words: Vocabulary,
+    fresh: Tensor,
 ) -> dict[str, CircuitHead]:
-    """Couplings by name, over whole reactions; some are chosen on others, one sees windows too."""
-    whole, mask = pf.compile(pf.unroll(circuit, LONGEST)), words.mask
+    """Decoders by name: couplings of the largest circuit, and one of less circuit.
+
+    Circuits cover whole reactions, but for some windows. Two couplings are chosen on fresh ones.
+    """
+    circuit, mask = circuits[STATES[-1]], words.mask
+    whole = over(circuit, LONGEST)
     generator = torch.Generator().manual_seed(0)
     x = masked_window(fresh, WINDOW, sample_times(len(fresh), generator), words, generator)
     said = backbone(x)
@@ -179,27 +169,13 @@ def heads_of(
     for name, purpose in ((LIKELIHOOD, "likelihood"), (DRAWING, "drawing")):
         heads[name] = CircuitHead(whole, mask)
         print(f"{name}: {heads[name].choose_coupling(said, x, fresh, for_=purpose)}", flush=True)
+    coupling = heads[DRAWING].coupling
     for length in WINDOWS:
-        part = pf.compile(pf.stationary(pf.unroll(circuit, length)))
-        heads[in_windows(length)] = CircuitHead(part, mask, heads[DRAWING].coupling)
+        heads[of_less(length, "tokens")] = CircuitHead(over(circuit, length), mask, coupling)
+    for states in STATES[:-1]:
+        smaller = over(circuits[states], LONGEST)
+        heads[of_less(states, "states")] = CircuitHead(smaller, mask, coupling)
     return heads
-
-
-def masked_window(
-    rows: Tensor, width: int, share: float | Tensor, words: Vocabulary, generator: torch.Generator
-) -> Tensor:
-    """Reactions [B, N] with a share masked of as many neighbouring tokens, anywhere."""
-    stop = (rows != PAD).sum(dim=1, keepdim=True) - 1
-    start = 1 + (torch.rand(stop.shape, generator=generator) * (stop - width)).long()
-    place = start + torch.arange(width)
-    return rows.scatter(1, place, mask_exactly(rows.gather(1, place), share, words.mask, generator))
-
-
-def masked_product(rows: Tensor, words: Vocabulary) -> Tensor:
-    """Reactions [B, N] of which all is masked that stands behind the arrow."""
-    place, stop = torch.arange(rows.shape[1]), (rows != PAD).sum(dim=1, keepdim=True) - 1
-    arrow = (rows == words.names.index(">>")).long().argmax(dim=1, keepdim=True)
-    return rows.masked_fill((place > arrow) & (place < stop), words.mask)
 
 
 @dataclass(frozen=True)
@@ -362,7 +338,6 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--model", type=Path)
     parser.add_argument("--data", type=Path, default=size(os.environ.get("PCFLOW_DATA"), None))
     parser.add_argument("--out", type=Path, help="for what is found; nothing is kept without it")
-    parser.add_argument("--states", type=int, default=size(256, 2), help="of the HMM (%(default)s)")
     parser.add_argument(
         "--reactions", type=int, default=size(100, 4), help="per seed (%(default)s)"
     )
