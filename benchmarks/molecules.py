@@ -29,7 +29,7 @@ TOKEN = re.compile(r"\[[^\]]*\]|Br|Cl|>>|%\d\d|.")  # atom, bond, ring, arrow
 BATCH = 32  # reactions of about the same length per call
 STREAM = size(128, 16)  # tokens of a row that the circuit learns from
 HELD_OUT = size(300, 2)  # of these rows
-LEARNER = pf.Anemone(pseudocount=1e-9, decay=True)  # what is added every time is not to add up
+LEARNER = pf.Anemone(pseudocount=1e-9, decay=True)
 EPOCHS = size(12, 1)
 
 

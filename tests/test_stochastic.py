@@ -155,3 +155,17 @@ def test_numbers_out_of_range_are_refused() -> None:
     ):
         with pytest.raises(pf.SettingError, match=r"must be (in|at least) .*, got"):
             make()
+
+
+@pytest.mark.parametrize("learner", [pf.Anemone, pf.MiniBatchEM])
+@pytest.mark.parametrize("step", [1.0, 0.3, 0.02])
+def test_a_pseudocount_weighs_alike_at_every_step(
+    learner: type[pf.Anemone | pf.MiniBatchEM], step: float
+) -> None:
+    """Three ones and a zero over and over, smoothed by .1 of a row, end at (.35, .85) / 1.2."""
+    even = {"logits": pf.Parameter(torch.zeros(2, 1))}
+    model = compiled(pf.Circuit(pf.InputLayer(0, pf.Categorical(2), 1, even)))
+    run = learner(step=step, pseudocount=0.1).start(model)
+    for _ in range(2_000):
+        run.step([pf.Batch(torch.tensor([[1.0], [1.0], [0.0], [1.0]]))])
+    assert model.log_prob(torch.zeros(1, 1)).exp().item() == pytest.approx(0.35 / 1.2, abs=1e-9)

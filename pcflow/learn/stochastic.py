@@ -45,7 +45,8 @@ class Anemone:
         step: share of the batch, in (0, 1].
         momentum: of the flows and of how many rows they are of, in [0, 1): every row of a batch
             weighs alike, in a short one too.
-        pseudocount: added to every mean count.
+        pseudocount: added to every count of the batch's mean, so that its weight is that of the
+            batch whatever the step is. Unlike in `EM` it is by row: one row more in N is 1 / N.
         decay: let the step fall linearly, to zero at the end of the last epoch.
 
     Raises:
@@ -140,7 +141,7 @@ class AnemoneRun(BatchRun[Anemone]):
         counts.categories.flow = lambda bank, some: mix(
             expects(bank, some), categories[bank][..., some]
         )
-        self.maximize(counts, learner.pseudocount)
+        self.maximize(counts, step * learner.pseudocount)
 
     def maximize(self, counts: Counts, pseudocount: float) -> None:
         """Move the parameters, and count the sums from where they are then."""
@@ -195,7 +196,7 @@ class MiniBatchEM:
 
     Args:
         step: how far, in (0, 1].
-        pseudocount: added to every relative count.
+        pseudocount: added to every relative count of the batch.
 
     Raises:
         SettingError: if a number is out of range.
@@ -229,7 +230,7 @@ class MiniBatchRun(BatchRun[MiniBatchEM]):
     def update(self, counts: Counts, done: float) -> None:
         """Mix relative counts with present parameters."""
         counts.change(self._mix)
-        self.maximize(counts, self.learner.pseudocount)
+        self.maximize(counts, self.learner.step * self.learner.pseudocount)
 
     def _mix(self, present: Tensor, flow: Tensor, total: Tensor) -> Tensor:
         used = total > 0
