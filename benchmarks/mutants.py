@@ -70,7 +70,8 @@ ROOMS = {
     "pcflow/io": {"container": [*KEPT, "checkpoints"], "files": [*KEPT, "checkpoints"]},
     "pcflow_diffusion/head": dict.fromkeys(["coupling", "marginals", "sampling", "ranking"], HEAD),
     "pcflow/engine": {
-        **dict.fromkeys(["evaluate", "semiring", "log_semiring", "kernels"], RUN),
+        "evaluate": [*RUN, "memory", "long_sequences"],
+        **dict.fromkeys(["semiring", "log_semiring", "kernels"], RUN),
         **dict.fromkeys(["passes", "descent", "routes", "memory", "tape", "recording"], SHEETS),
         **dict.fromkeys(["schedule", "rows", "plan", "tables", "cache", "versions"], PLANNED),
         **dict.fromkeys(["chain", "halves", "evaluation"], LONG),

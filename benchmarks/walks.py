@@ -1,18 +1,21 @@
-"""Which files a value passes on its way: `x` to a log-probability, logits to tokens, data, a PSDD.
+"""What a value passes on its way: `x` to a log-probability, logits to tokens, data, a PSDD.
 
     python benchmarks/walks.py
 
-Each is one call of a public function, watched: a file is listed where one of its functions is
-entered first. The classes of errors do not count, nor does what runs when a module is imported.
+Each is one call of a public function, watched: its files in the order in which one of their
+functions is entered first, how many functions these are, and which of them only rename: they hand
+all that they are given to one other, and do nothing else. What runs when a module is imported does
+not count.
 """
 
 from __future__ import annotations
 
+import ast
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import torch
@@ -24,22 +27,43 @@ import pcflow_diffusion as pd
 ROOTS = {Path(package.__file__ or "").parent for package in (pf, pd)}
 
 
-def files_of(call: Callable[[], object]) -> list[str]:
-    """The files whose functions a call enters, in the order of the first entry."""
-    found: dict[str, None] = {}
+def entered(call: Callable[[], object]) -> dict[CodeType, str]:
+    """The functions that a call enters, in the order of the first entry, and their files."""
+    found: dict[CodeType, str] = {}
 
     def look(frame: FrameType, event: str, _: Any) -> None:
-        path = Path(frame.f_code.co_filename)
+        code = frame.f_code
+        path = Path(code.co_filename)
         inside = next((root for root in ROOTS if root in path.parents), None)
-        if event == "call" and inside is not None and frame.f_code.co_name != "<module>":
-            found[path.relative_to(inside.parent).with_suffix("").as_posix()] = None
+        if event == "call" and inside is not None and not code.co_name.startswith("<"):
+            found[code] = path.relative_to(inside.parent).with_suffix("").as_posix()
 
     sys.setprofile(look)
     try:
         call()
     finally:
         sys.setprofile(None)
-    return list(found)
+    return found
+
+
+def renames(code: CodeType) -> bool:
+    """Whether a function hands all that it is given to one other, and does nothing else."""
+    for node in ast.walk(ast.parse(Path(code.co_filename).read_text())):
+        if isinstance(node, ast.FunctionDef) and code.co_firstlineno in lines(node):
+            said = ast.get_docstring(node) is not None
+            match node.body[said:]:
+                case [ast.Return(value=ast.Call() as call) | ast.Expr(value=ast.Call() as call)]:
+                    handed = [*call.args, *(keyword.value for keyword in call.keywords)]
+                    names = {ast.unparse(one) for one in handed}
+                    given = {one.arg for one in [*node.args.args, *node.args.kwonlyargs]}
+                    named = ast.unparse(call.func).replace(".", "").isidentifier()
+                    return named and bool(names) and names == given - {"self", "cls"}
+    return False
+
+
+def lines(node: ast.FunctionDef) -> set[int]:
+    """Where a function may be said to begin: at its `def`, or above, at a decorator."""
+    return {node.lineno, *(one.lineno for one in node.decorator_list)}
 
 
 def walks(folder: Path) -> dict[str, Callable[[], object]]:
@@ -61,12 +85,15 @@ def walks(folder: Path) -> dict[str, Callable[[], object]]:
 def main() -> None:
     """A table."""
     arguments(__doc__).parse_args()
-    print("| walk | files | which |\n|---|---|---|")
+    print("| walk | files | functions | that only rename | which files |\n|---|---|---|---|---|")
     with TemporaryDirectory() as folder:
         for name, call in walks(Path(folder)).items():
             call()
-            passed = files_of(call)
-            print(f"| {name} | {len(passed)} | {', '.join(passed)} |")
+            found = entered(call)
+            files = list(dict.fromkeys(found.values()))
+            same = [code.co_qualname for code in found if renames(code)] or ["none"]
+            columns = [name, len(files), len(found), ", ".join(same), ", ".join(files)]
+            print("|", " | ".join(map(str, columns)), "|")
 
 
 if __name__ == "__main__":

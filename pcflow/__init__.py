@@ -8,6 +8,7 @@ begin with `engine/passes.py`.
 
 from pcflow import structure
 from pcflow.algebra import condition, from_one_hot, marginalize, mixture, multiply, power, restrict
+from pcflow.automata import Automaton
 from pcflow.circuit import (
     Circuit,
     Compatible,
@@ -44,6 +45,8 @@ from pcflow.construct import (
 from pcflow.data import datasets
 from pcflow.engine import Machine
 from pcflow.errors import (
+    CannotEnd,
+    EmptyLanguage,
     EvidenceError,
     FileFormatError,
     FileFormatWarning,
@@ -56,6 +59,7 @@ from pcflow.errors import (
     NotOmniCompatible,
     NotSmooth,
     NotStructuredDecomposable,
+    PatternError,
     PcflowError,
     PropertyRequired,
     SettingError,
@@ -148,6 +152,7 @@ from pcflow.queries import (
     CompiledCircuit,
     Draws,
     Filter,
+    Given,
     ProjectedEvidence,
     Viterbi,
     compile,
@@ -163,9 +168,11 @@ __all__ = [
     "MAP",
     "MPE",
     "Anemone",
+    "Automaton",
     "Batch",
     "Bernoulli",
     "Binomial",
+    "CannotEnd",
     "Categorical",
     "CheckedEvidence",
     "Circuit",
@@ -177,6 +184,7 @@ __all__ = [
     "Deterministic",
     "DiscretizedLogistic",
     "Draws",
+    "EmptyLanguage",
     "Estimate",
     "Evidence",
     "EvidenceError",
@@ -189,6 +197,7 @@ __all__ = [
     "FiniteFamily",
     "FitResult",
     "Gaussian",
+    "Given",
     "Gradient",
     "Histogram",
     "Indicator",
@@ -213,6 +222,7 @@ __all__ = [
     "OmniCompatible",
     "Parameter",
     "Partition",
+    "PatternError",
     "PcflowError",
     "Poisson",
     "Potentials",

@@ -277,6 +277,37 @@ class Unsatisfiable(PcflowError, ValueError):
         super().__init__(f"no assignment of non-zero weight satisfies {cnf}")
 
 
+class EmptyLanguage(PcflowError, ValueError):
+    """No string obeys a rule, or none of the length that is asked for."""
+
+
+class CannotEnd(PcflowError, ValueError):
+    """Strings come to states of an automaton from which none ends: no vocabulary goes on there.
+
+    Attributes:
+        states: these states, by the numbers of who made the automaton.
+    """
+
+    def __init__(self, states: Sequence[object]) -> None:
+        """Keep the states."""
+        self.states = tuple(states)
+        shown = ", ".join(map(str, self.states[:8])) + (", ..." if len(self.states) > 8 else "")
+        super().__init__(f"no string ends from state {shown}")
+
+
+class PatternError(PcflowError, ValueError):
+    """A regular expression or JSON schema is not understood, or no vocabulary can say it.
+
+    Attributes:
+        pattern: what was given.
+    """
+
+    def __init__(self, pattern: str, reason: str) -> None:
+        """Keep the pattern."""
+        self.pattern = pattern
+        super().__init__(f"pattern {pattern[:80]!r}: {reason}")
+
+
 class FileFormatError(PcflowError, ValueError):
     """A file is truncated, of another format, or hostile; nothing was loaded."""
 

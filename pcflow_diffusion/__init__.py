@@ -22,8 +22,15 @@ from pcflow_diffusion.models import (
     CharacterTokenizer,
     Denoiser,
     DenoiserConfig,
+    Schedule,
+    elbo_weights,
     load_denoiser,
+    mask_exactly,
+    mask_tokens,
+    masked_diffusion_loss,
+    sample_times,
     save_denoiser,
+    schedule_by_name,
 )
 from pcflow_diffusion.plugs import (
     CircuitLM,
@@ -39,18 +46,11 @@ from pcflow_diffusion.plugs import (
 )
 from pcflow_diffusion.train import (
     Blocks,
-    Schedule,
     StoredLogits,
     coupled_nats_over_time,
-    elbo_weights,
     fit_conditional,
     fit_jointly,
     fit_modulation,
-    mask_exactly,
-    mask_tokens,
-    masked_diffusion_loss,
-    sample_times,
-    schedule_by_name,
     store_logits,
 )
 

@@ -38,10 +38,7 @@ def compiled(circuit: pf.Circuit) -> pf.CompiledCircuit:
 def possible(circuit: pf.Circuit, about: pf.Evidence) -> pf.Evidence | None:
     """The rows of the evidence that have any mass; None if there are none."""
     rows = (enumerate_log_prob(circuit, about) > -torch.inf).nonzero().squeeze(-1)
-    if len(rows) == 0:
-        return None
-    fields = (about.values, about.missing, about.log_potentials)
-    return pf.Evidence(*(None if t is None else t[rows] for t in fields))
+    return about.rows(rows) if len(rows) else None
 
 
 def exact_map(circuit: pf.Circuit, query: list[int], about: pf.Evidence) -> Tensor:

@@ -27,6 +27,7 @@ WITNESSES: dict[str, tuple[object, ...]] = {  # of every error that takes more t
     "NotOmniCompatible": (PAIR, [(0,), (1, 2)]),
     "NotSmooth": (MIXED, [(0,), (1, 2)]),
     "NotStructuredDecomposable": ([PAIR, MIXED], [(0, 1), (1, 2)]),
+    "PatternError": ("[a", "unclosed"),
     "PromptError": (0, 3, "a mask, 7"),
     "SettingError": ("alpha", -1, "at least 0"),
     "TokenizerMismatch": (None, "sha256:0a"),

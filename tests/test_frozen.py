@@ -59,7 +59,7 @@ def test_em_never_lowers_the_likelihood_beside_frozen_parameters(
     if len(x) == 0:
         return
     try:
-        found = pf.fit(model, x, pf.EM(), epochs=5, progress=False).train
+        found = pf.fit(model, x, pf.EM(pseudocount=0.0), epochs=5, progress=False).train
     except pf.StructureError:
         return
     for before, after in pairwise(found):
@@ -94,7 +94,7 @@ def gaussians(frozen: str) -> tuple[pf.CompiledCircuit, Tensor]:
 def test_half_of_an_input_family_is_frozen_where_that_can_be_counted() -> None:
     """The likeliest mean is the same whatever the width; the likeliest width is not."""
     model, x = gaussians("log_std")
-    pf.fit(model, x, epochs=1, progress=False)
+    pf.fit(model, x, pf.EM(pseudocount=0.0), epochs=1, progress=False)
     missing = torch.full((1, 2), torch.nan)
     torch.testing.assert_close(model.mean(missing)[0].cpu(), x.mean(dim=0))
     model, x = gaussians("mean")

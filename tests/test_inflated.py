@@ -59,7 +59,7 @@ def test_em_learns_as_it_does_of_the_two_variables(inner: Any) -> None:
     circuit = mixture(pf.Inflated(inner))
     one, two = compiled(circuit), compiled(apart(circuit))
     for model, rows in ((one, ROWS), (two, told_apart(ROWS))):
-        pf.fit(model, rows, pf.EM(), epochs=4, progress=False)
+        pf.fit(model, rows, pf.EM(pseudocount=0.0), epochs=4, progress=False)
     found, wanted = one.log_prob(ROWS), two.log_prob(told_apart(ROWS))
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
 

@@ -504,7 +504,7 @@ def test_em_finds_the_maximum_for_censored_data(truth: pf.Circuit, share: float)
     model = pf.compile(start, DEVICE, torch.float64)
     before = -INF
     for _ in range(6):
-        found = pf.fit(model, rows, pf.EM(), epochs=25, progress=False).train
+        found = pf.fit(model, rows, pf.EM(pseudocount=0.0), epochs=25, progress=False).train
         assert all(b >= a - 1e-12 for a, b in pairwise(found))
         assert found[-1] >= before - 1e-12
         before = found[-1]
@@ -524,7 +524,7 @@ def test_em_learns_mixtures_of_which_nothing_else_is_known() -> None:
     rows = censored(model_of(truth).sample(400).cpu(), 2.0, 1.0)
     start = pf.naive_bayes([pf.Gaussian()] * 2, 2, generator=torch.Generator().manual_seed(0))
     model = model_of(start)
-    found = pf.fit(model, rows, pf.EM(), epochs=80, progress=False).train
+    found = pf.fit(model, rows, pf.EM(pseudocount=0.0), epochs=80, progress=False).train
     assert all(b >= a - 1e-12 for a, b in pairwise(found))
     model.zero_grad()
     model.log_prob(rows).mean().backward()
@@ -546,7 +546,7 @@ def test_censored_columns_may_be_in_small_units() -> None:
     for unit in (1.0, 1e-6):
         rows, start = censored(x * unit, unit, 1.0), pf.Gaussian()
         model = model_of(one(start, mean=unit, log_std=math.log(3 * unit)))
-        pf.fit(model, rows, pf.EM(), epochs=100, progress=False)
+        pf.fit(model, rows, pf.EM(pseudocount=0.0), epochs=100, progress=False)
         found.append(model.log_prob(rows).sum().item())
     assert found[1] == pytest.approx(found[0], rel=1e-6)
 
@@ -587,7 +587,7 @@ def test_families_that_do_not_say_are_named() -> None:
         model.mean(bounds((0, 1)))
     rows = censored(torch.randn(30, 1).double(), 1.0, 0.5)
     with pytest.raises(pf.PropertyRequired, match=r"Masses\(.*`moments_within`.*Gradient"):
-        pf.fit(model, rows, pf.EM(), epochs=2, progress=False)
+        pf.fit(model, rows, pf.EM(pseudocount=0.0), epochs=2, progress=False)
     assert len(pf.fit(model, rows, pf.Gradient(), epochs=2, progress=False).train) > 1
 
 

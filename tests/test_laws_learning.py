@@ -13,6 +13,7 @@ from scipy.stats import chi2
 from torch import Tensor
 
 import pcflow as pf
+from pcflow.io.rounding import softmax_axes
 from pcflow.testing import (
     circuits,
     enumerate_log_prob,
@@ -147,9 +148,43 @@ def test_em_never_lowers_the_likelihood(circuit: pf.Circuit, seed: int, gaps: fl
     if len(x) == 0 or x.isnan().all():
         return
     model = compiled(circuit)
-    found = pf.fit(model, x, pf.EM(), epochs=6, batch_size=7, progress=False).train
+    found = pf.fit(model, x, pf.EM(pseudocount=0.0), epochs=6, batch_size=7, progress=False).train
     for before, after in pairwise(found):
         assert after >= before - 1e-9 * max(1.0, abs(before))
+
+
+@settings(max_examples=30)
+@given(
+    circuits(families=st.builds(pf.Categorical, st.integers(1, 4))),
+    SEEDS,
+    st.sampled_from([0.0, 0.3]),
+    st.sampled_from([1e-3, 0.5]),
+)
+def test_smoothed_em_never_lowers_the_posterior(
+    circuit: pf.Circuit, seed: int, gaps: float, pseudocount: float
+) -> None:
+    """Of the log-likelihood and of what a Dirichlet prior says of every probability."""
+    x = complete_rows(circuit, seed, gaps=gaps)
+    x = x[pf.reference_log_prob(circuit, x) > -torch.inf]
+    if len(x) == 0 or x.isnan().all():
+        return
+    model = compiled(circuit)
+    run, before = pf.EM(pseudocount).start(model), -torch.inf
+    for _ in range(5):
+        prior = torch.zeros(()).double()
+        for parameter, axis in softmax_axes(model.circuit).items():
+            log = parameter.value.log_softmax(axis).cpu()
+            prior += log[log > -torch.inf].sum()
+        after = float(model.log_prob(x).detach().sum().cpu() + pseudocount * prior)
+        assert after >= before - 1e-9 * max(1.0, abs(before))
+        before = after
+        run.step([pf.Batch(x)])
+
+
+def test_a_value_that_no_row_has_keeps_a_share() -> None:
+    model = compiled(pf.hmm(3, 2, pf.Categorical(5)))
+    pf.fit(model, torch.zeros(20, 3), epochs=10, progress=False)
+    assert (model.log_prob(torch.full((1, 3), 4)) > -torch.inf).all()
 
 
 @settings(max_examples=30)

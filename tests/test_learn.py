@@ -20,7 +20,7 @@ def factorised(family: pf.Categorical | pf.Bernoulli | pf.Gaussian) -> pf.Compil
 def test_em_finds_frequencies_at_once() -> None:
     x = torch.randint(4, (200, 3))
     model = factorised(pf.Categorical(4))
-    pf.fit(model, x, pf.EM(), epochs=1, progress=False)
+    pf.fit(model, x, pf.EM(pseudocount=0.0), epochs=1, progress=False)
     wanted = torch.stack([torch.bincount(column, minlength=4) for column in x.t()]).double() / 200
     nothing = torch.full((1, 3), torch.nan)
     found = model.marginals(nothing)[0].exp().cpu()
@@ -30,7 +30,7 @@ def test_em_finds_frequencies_at_once() -> None:
 def test_em_with_gaps_finds_frequencies_of_what_is_there() -> None:
     x = torch.randint(2, (200, 3)).double().masked_fill(torch.rand(200, 3) < 0.4, torch.nan)
     model = factorised(pf.Bernoulli())
-    pf.fit(model, x, pf.EM(), epochs=1, progress=False)
+    pf.fit(model, x, pf.EM(pseudocount=0.0), epochs=1, progress=False)
     found = model.marginals(torch.full((1, 3), torch.nan))[0, :, 1].exp().cpu()
     torch.testing.assert_close(found, x.nanmean(0), rtol=1e-9, atol=1e-9)
 
@@ -38,7 +38,7 @@ def test_em_with_gaps_finds_frequencies_of_what_is_there() -> None:
 def test_em_finds_means_and_deviations_at_once() -> None:
     x = 3.0 * torch.randn(500, 3, dtype=torch.float64) + torch.tensor([1.0, -2.0, 50.0])
     model = factorised(pf.Gaussian())
-    pf.fit(model, x, pf.EM(), epochs=1, progress=False)
+    pf.fit(model, x, pf.EM(pseudocount=0.0), epochs=1, progress=False)
     wanted = torch.distributions.Normal(x.mean(0), x.std(0, correction=0))
     torch.testing.assert_close(
         model.log_prob(x[:5]).detach().cpu(), wanted.log_prob(x[:5]).sum(-1), rtol=1e-9, atol=1e-9
@@ -58,14 +58,14 @@ def test_em_never_makes_a_family_narrower_than_allowed(
     family: pf.InputFamily, value: int, peak: float
 ) -> None:
     model, x = factorised(family), torch.full((10, 3), value)
-    pf.fit(model, x, pf.EM(), epochs=2, progress=False)
+    pf.fit(model, x, pf.EM(pseudocount=0.0), epochs=2, progress=False)
     assert model.log_prob(x[:1]).item() == pytest.approx(3 * peak)
 
 
 def test_em_never_makes_a_logistic_narrower_than_allowed() -> None:
     def learned(min_scale: float) -> float:
         model, x = factorised(pf.DiscretizedLogistic(3, min_scale)), torch.ones(10, 3).long()
-        pf.fit(model, x, pf.EM(), epochs=2, progress=False)
+        pf.fit(model, x, pf.EM(pseudocount=0.0), epochs=2, progress=False)
         return model.log_prob(x[:1]).item()
 
     assert learned(0.25) <= 3 * math.log(math.tanh(1.0)) < learned(0.05)
@@ -109,7 +109,7 @@ def test_one_step_of_em_on_a_hidden_markov_model_is_baum_welch() -> None:
                 emits[row[t], path[t]] += share
                 if t:
                     moves[path[t - 1], path[t]] += share
-    pf.fit(model, x, pf.EM(), epochs=1, batch_size=2, progress=False)
+    pf.fit(model, x, pf.EM(pseudocount=0.0), epochs=1, batch_size=2, progress=False)
     learned = model.circuit
     for layer in learned.layers:
         if isinstance(layer, pf.InputLayer):
@@ -220,7 +220,7 @@ def test_batches_do_not_change_em() -> None:
     ends = []
     for size in (len(DATA), 5):
         model = small_hmm()
-        pf.fit(model, DATA, pf.EM(), epochs=3, batch_size=size, progress=False)
+        pf.fit(model, DATA, pf.EM(pseudocount=0.0), epochs=3, batch_size=size, progress=False)
         ends.append(torch.cat([bank.detach().flatten() for bank in model.banks]).softmax(0))
     torch.testing.assert_close(ends[0], ends[1], rtol=1e-9, atol=1e-12)
 
@@ -241,8 +241,8 @@ def test_an_interrupted_fit_leaves_a_model_that_works() -> None:
 
     stopped, whole = small_hmm(), small_hmm()
     with pytest.raises(KeyboardInterrupt):
-        pf.fit(stopped, DATA, Interrupted(), epochs=5, progress=False)
-    pf.fit(whole, DATA, pf.EM(), epochs=2, progress=False)
+        pf.fit(stopped, DATA, Interrupted(pseudocount=0.0), epochs=5, progress=False)
+    pf.fit(whole, DATA, pf.EM(pseudocount=0.0), epochs=2, progress=False)
     assert torch.equal(stopped.log_prob(DATA), whole.log_prob(DATA))
 
 

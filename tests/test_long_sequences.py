@@ -22,7 +22,7 @@ NEVER, ALWAYS = (pf.Machine(long=n) for n in (1 << 40, 1))
 def long_chains(draw: st.DrawFn) -> pf.Circuit:
     """Of any length, tied or not, of one emission or two, with weights of any size, or zero."""
     generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
-    length, states = draw(st.integers(1, 200)), draw(st.integers(1, 4))
+    length, states = draw(st.integers(1, 70)), draw(st.integers(1, 4))
     inputs = draw(st.sampled_from([[[pf.Categorical(V)]], [[pf.Categorical(V), pf.Gaussian()]]]))
     circuit = pf.hmm(length, states, inputs, draw(st.booleans()), generator)
     zeros = draw(st.sampled_from(["none", "onwards", "some", "far"]))
@@ -140,6 +140,31 @@ def test_rows_without_mass_are_named() -> None:
 def test_only_few_rows_of_long_chains_go_by_halves(length: int, rows: int, halved: int) -> None:
     engine = pf.compile(pf.hmm(length, 3, pf.Bernoulli())).engine
     assert (engine.by_halves(engine.nothing(rows)) is not None) == halved
+
+
+@pytest.mark.parametrize(("length", "states"), [(130, 5), (200, 2), (160, 3)])
+@pytest.mark.parametrize("memory", [1 << 16, 1 << 18, 1 << 20, 1 << 30])
+def test_rows_go_by_halves_as_long_as_their_products_fit(
+    length: int, states: int, memory: int
+) -> None:
+    """Up they hold twice the steps, on the way down about as much again."""
+    machine = pf.Machine()
+    circuit = pf.hmm(length, states, pf.Bernoulli())
+    one = pf.compile(circuit).engine
+    halved = one.by_halves(one.nothing())
+    assert halved is not None
+    row = sum(level.nbytes for level in halved.levels)
+    engine = pf.compile(circuit, memory=memory).engine
+    chosen = [n for n in range(1, 100) if engine.by_halves(engine.nothing(n)) is not None]
+    most = max(chosen, default=0)
+    assert chosen == list(range(1, most + 1))
+    assert 2 * most * row <= memory and most <= machine.some
+    assert most * states**2 <= machine.halves
+    assert (
+        5 * (most + 1) * row > memory
+        or (most + 1) * states**2 > machine.halves
+        or most == machine.some
+    )
 
 
 @given(st.integers(0, 10_000), st.floats(0.1, 2000), st.floats(0, 1))

@@ -62,10 +62,13 @@ def test_what_is_kept_is_counted_to_the_byte() -> None:
     assert told.tables["weights"] == 2 * 4 * (STATES * STATES + STATES)  # linear and logarithms
     assert "weight" not in told.tables  # the same memory, counted once
     assert told.sheets == sum(sheet.size for sheet in model.engine.pool.free) > 0
-    lines = str(told).splitlines()
-    assert lines[0].split() == ["parameters", f"{told.parameters:,}", "bytes"]
+    *lines, last = str(told).splitlines()
+    held = {"parameters": told.parameters, **told.tables, "sheets": told.sheets}
+    assert [line.rsplit(maxsplit=2) for line in lines] == [
+        [what, f"{size:,}", "bytes"] for what, size in held.items()
+    ]
     kept = sum(told.tables.values())
-    assert lines[-1] == f"computed from parameters: {kept:,} of at most {1 << 30:,} bytes"
+    assert last == f"computed from parameters: {kept:,} of at most {1 << 30:,} bytes"
     model.to(torch.float64)
     assert not model.memory.tables and not model.memory.sheets
 

@@ -67,7 +67,7 @@ def test_letters_are_counted_by_hand() -> None:
     """A chain of one state is a bag of letters."""
     x = names(4)
     model = pf.compile(pf.hmm(x.shape[1], 1, pf.Categorical(26)), DEVICE, torch.float64)
-    pf.fit(model, x, pf.EM(), epochs=1, progress=False)
+    pf.fit(model, x, pf.EM(pseudocount=0.0), epochs=1, progress=False)
     letters = x[~x.isnan()].long().bincount(minlength=26).double()
     first = torch.full((26, x.shape[1]), torch.nan)
     first[:, 0] = torch.arange(26)
@@ -139,7 +139,7 @@ def test_em_never_lowers_the_likelihood_of_what_is_there(
     x = x[model.log_prob(x).cpu() > -torch.inf]
     if len(x) == 0 or x.isnan().all():
         return
-    found = pf.fit(model, x, pf.EM(), epochs=6, batch_size=5, progress=False).train
+    found = pf.fit(model, x, pf.EM(pseudocount=0.0), epochs=6, batch_size=5, progress=False).train
     for before, after in pairwise(found):
         assert after >= before - 1e-9 * max(1.0, abs(before))
 

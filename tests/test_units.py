@@ -202,7 +202,7 @@ def test_seconds_since_1970(
 ) -> None:
     x = middle + std * torch.randn(1000, 1, generator=seeded(), dtype=torch.float64)
     model = pf.compile(start(pf.naive_bayes([pf.Gaussian()], 1), x), DEVICE, dtype)
-    found = pf.fit(model, x, epochs=4, progress=False).train
+    found = pf.fit(model, x, pf.EM(pseudocount=0.0), epochs=4, progress=False).train
     assert found[-1] == pytest.approx(by_hand(x), abs=1e-4)
     assert all(later >= sooner - 1e-5 for sooner, later in pairwise(found))
 

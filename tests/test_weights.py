@@ -17,7 +17,7 @@ from pcflow.learn import Learner
 from pcflow.testing import circuits, mixed_families, row_weights
 
 LEARNERS: dict[str, Learner] = {
-    "em": pf.EM(),
+    "em": pf.EM(pseudocount=0.0),
     "smoothed em": pf.EM(0.5),
     "anemone": pf.Anemone(),
     "mini-batch": pf.MiniBatchEM(),

@@ -43,6 +43,10 @@ def model() -> pf.CompiledCircuit:
     return pf.compile(chain())
 
 
+def rule() -> pf.Automaton:
+    return pf.Automaton.lengths(0, None, num_categories=V)
+
+
 def rows() -> Tensor:
     return torch.tensor([[0, 1, 2], [2, 1, 0], [1, 1, 2], [0, 0, 1]])
 
@@ -102,6 +106,24 @@ CALLS: dict[str, Call] = {
     "Gradient": lambda _: {"optimizer": torch.optim.Adam},
     "Batch": lambda _: {"evidence": rows(), "given": pf.Evidence(rows()), "rows": torch.arange(4),
                         "offset": torch.zeros(4), "weight": torch.ones(4)},
+    "Automaton": lambda _: {"classes": torch.tensor([0, 1, 1]), "next": torch.zeros(1, 2).long(),
+                            "start": 0, "accept": torch.ones(1)},
+    "Automaton.options": lambda _: {"options": [[0, 1], [2]], "num_categories": 3},
+    "Automaton.phrases": lambda _: {"phrases": [[0, 1], [2]], "num_categories": 3},
+    "Automaton.lengths": lambda _: {"least": 1, "most": 2, "num_categories": 3},
+    "Automaton.template": lambda _: {"parts": [0, None, {1, 2}, rule()], "num_categories": 3},
+    "Automaton.numbers": lambda _: {"lower": 1, "upper": 2, "digits": range(10),
+                                    "num_categories": 12},
+    "Automaton.of": lambda _: {"given": {"edges": [(0, 1, [True])], "initial_state": 0,
+                                         "accept_states": [1]}, "num_categories": 1, "end": 0},
+    "Automaton.padded": lambda _: {"self": rule(), "end": 2},
+    "Automaton.widened": lambda _: {"self": rule(), "num_categories": 4},
+    "Automaton.accepts": lambda _: {"self": rule(), "x": rows()},
+    "Automaton.run": lambda _: {"self": rule(), "x": rows()},
+    "Automaton.circuit": lambda _: {"self": rule(), "length": 2},
+    "Automaton.live": lambda _: {"self": rule(), "length": 2},
+    "Automaton.log_count": lambda _: {"self": rule(), "length": 2},
+    "Automaton.sample": lambda _: {"self": rule(), "n": 2, "length": 2, "generator": seeded()},
     "CNF": lambda _: {"clauses": [(1, -2)], "num_variables": 2},
     "Evidence": lambda _: soft(),
     "Parameter": lambda _: {"value": torch.zeros(2)},
@@ -223,6 +245,11 @@ CALLS: dict[str, Call] = {
     **{f"CompiledCircuit.{name}": (lambda _: {"self": model(), "n": 2, "evidence": nothing(),
                                               "generator": seeded(), "temperature": 0.5})
        for name in ("sample", "sample_with_marginals")},
+    "CompiledCircuit.given": lambda _: {"self": model(), "rule": rule()},
+    **{f"Given.{name}": lambda _: {"self": model().given(rule()), "evidence": nothing()}
+       for name in ("log_mass", "log_prob", "marginals", "mean", "mpe")},
+    "Given.sample": lambda _: {"self": model().given(rule()), "n": 2, "evidence": nothing(),
+                               "generator": seeded(), "temperature": 1.0},
     "CompiledCircuit.filter": lambda _: {"self": model(), "rows": 2},
     "Filter.observe": lambda _: {"self": model().filter(4), "x": torch.tensor([0, 1, 2, 0])},
     "Filter.next_log_probs": lambda _: {"self": model().filter(2), "emission": 0},

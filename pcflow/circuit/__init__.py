@@ -2,6 +2,7 @@
 
 from pcflow.circuit.circuit import Circuit, is_deterministic
 from pcflow.circuit.layers import (
+    Fixed,
     InputLayer,
     Layer,
     Parameter,
@@ -34,6 +35,7 @@ __all__ = [
     "Compatible",
     "Decomposable",
     "Deterministic",
+    "Fixed",
     "InputLayer",
     "Layer",
     "MarkovChain",

@@ -106,6 +106,10 @@ class Parameter(Immutable):
         return f"Parameter{self.shape}"
 
 
+class Fixed(Parameter):
+    """Log-weights as they are: they need not add up to one, and nobody learns them."""
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class InputLayer(Immutable):
     """Units of one input family over one variable.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from pcflow.circuit.circuit import Circuit
-from pcflow.circuit.layers import InputLayer, Layer, Parameter, ProductLayer, SumLayer
+from pcflow.circuit.layers import InputLayer, Layer, ProductLayer, SumLayer
 from pcflow.errors import NotAChain
 
 
@@ -77,11 +77,6 @@ class MarkovChain:
     def states(self) -> int:
         """The largest K."""
         return max(self.sizes)
-
-    @cached_property
-    def arrivals(self) -> tuple[Parameter, ...]:
-        """The weights of the sum that arrives at every position."""
-        return tuple(position.arrival.weight for position in self.positions)
 
     @cached_property
     def place(self) -> dict[int, int]:

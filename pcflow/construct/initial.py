@@ -20,6 +20,9 @@ from pcflow.queries import CompiledCircuit, as_circuit
 NOISE = 2.0
 """Standard deviation of what is added to logits, so that units differ."""
 
+AT_A_TIME = 16
+"""Units that fill a line of the cache."""
+
 
 def initialize(
     circuit: Circuit | CompiledCircuit,
@@ -72,7 +75,7 @@ def initialize(
             pooled = table[:, shared].flatten()
             every = one.double().repeat_interleave(len(shared))
             found = initial_units(layer.family, pooled, every, layer.units, generator)
-            # in double, which what compiles it rounds: a column may lie far from zero
+            # locations in double, which what compiles it rounds: a column may lie far from zero
             values.update({p: found[name].to(p.value.device) for name, p in named.items()})
     return circuit.replace(values)
 
@@ -88,11 +91,16 @@ def initial_units(
     weight = weight.masked_fill(column.isnan(), 0.0)
     if weight.sum() == 0:
         weight = (~column.isnan()).double()
-    shares = (weight / weight.sum()).unsqueeze(-1).repeat(1, units)  # [N, K]
+    weight = weight.unsqueeze(-1)  # [N, 1]
     if "logits" in family.parameter_shapes(units):
-        params = family.fitted(column, shares * weight.sum(), pseudocount=1.0)
-        noise = NOISE * torch.randn(params["logits"].shape, generator=generator)
-        return params | {"logits": params["logits"] + noise}
-    row = torch.multinomial(weight, units, replacement=True, generator=generator)
+        alike = family.fitted(column, weight, pseudocount=1.0)  # one unit stands for all of them
+        shape, middle = family.parameter_shapes(units)["logits"], alike.pop("logits")
+        logits = torch.randn(shape, generator=generator).mul_(NOISE)
+        for some in logits.split(AT_A_TIME, dim=-1):
+            some.add_(middle)  # rounded once, and never all of them in double
+        rest = {name: p.repeat_interleave(units, dim=-1) for name, p in alike.items()}
+        return {"logits": logits, **rest}
+    shares = (weight / weight.sum()).repeat(1, units)  # [N, K]
+    row = torch.multinomial(weight.squeeze(-1), units, replacement=True, generator=generator)
     shares[row, torch.arange(units)] += 1.0
     return family.fitted(column, shares)

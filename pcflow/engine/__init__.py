@@ -4,7 +4,7 @@ from pcflow.engine.autograd import differentiable_log_prob
 from pcflow.engine.evaluate import Engine, Memory, RowCount
 from pcflow.engine.evaluation import Evaluation, Taped
 from pcflow.engine.halves import best_path, stay
-from pcflow.engine.kernels import add_rows
+from pcflow.engine.kernels import add_rows, named_sums
 from pcflow.engine.leaves.base import Leaf
 from pcflow.engine.leaves.density import DensityLeaf
 from pcflow.engine.leaves.finite import FiniteLeaf
@@ -67,6 +67,7 @@ __all__ = [
     "log_flows",
     "log_posterior",
     "make_plan",
+    "named_sums",
     "rank_over_same_variable",
     "share_of",
     "stay",

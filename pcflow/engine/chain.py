@@ -18,7 +18,7 @@ from pcflow.engine.kernels import exp_
 from pcflow.engine.leaves import Leaf
 from pcflow.engine.modes import in_ordinary_modes
 from pcflow.engine.passes import AtLeaf, AtWeights
-from pcflow.engine.plan import BankRead, InputStep, Plan, SumStep
+from pcflow.engine.plan import BankRead, Plan, SumStep
 from pcflow.engine.tables import Tables
 from pcflow.engine.told import Shares
 
@@ -41,7 +41,9 @@ class LongChain:
     most: int
 
     @classmethod
-    def of(cls, chain: MarkovChain, plan: Plan, memory: int) -> LongChain | None:
+    def of(
+        cls, chain: MarkovChain, plan: Plan, memory: int, device: torch.device
+    ) -> LongChain | None:
         """None if it is short, or its numbers of states differ."""
         length, states, machine = len(chain.positions), chain.states, plan.machine
         if length < machine.long or min(chain.sizes) < states:
@@ -49,7 +51,6 @@ class LongChain:
         row = 8 * length * states**2 * torch.float64.itemsize  # bytes: of products, up and down
         most = min(machine.some, machine.halves // states**2, memory // row)
         sums = tuple(step for step in reversed(plan.steps) if isinstance(step, SumStep))
-        device = next(step.variables.device for step in plan.steps if isinstance(step, InputStep))
         place = torch.tensor([chain.place[v] for v in range(plan.num_variables)], device=device)
         return cls(plan, sums, states, place, most)
 

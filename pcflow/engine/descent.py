@@ -165,8 +165,8 @@ class TreeDescent(Descent):
             return
         units, width = self.inputs(number, step).unsqueeze(1), read.width  # [F, 1, B, J]
         table = weight.flatten(0, 1)  # [F K or K, J]
-        if weight.shape[0] > 1:
-            here = here + torch.arange(step.folds, device=here.device).unsqueeze(-1) * step.units
+        fold = torch.arange(len(weight), device=here.device).unsqueeze(-1)  # zero if all share it
+        here = here + fold * step.units
         below = torch.empty_like(here)
         size = max(1, self.plan.machine.choices // (here.shape[1] * width))
         for start in range(0, step.folds, size):
@@ -235,6 +235,8 @@ class GraphDescent(Descent):
         """Observed values, and draws for the others."""
         leaf = self.leaves[number]
         unit, fold, sample = self.reached(leaf.step)
+        if not len(unit):
+            return
         row = sample % self.batch
         values = leaf.x[fold, row].to(self.values.dtype)
         some = leaf.missing[fold, row].nonzero().squeeze(-1)
@@ -251,11 +253,32 @@ class GraphDescent(Descent):
     def sum(self, number: int, step: SumStep) -> None:
         """Choose among all units of all inputs."""
         unit, fold, sample = self.reached(step)
+        if not len(unit):
+            return
+        if step.mixing:
+            self.mix(number, step, unit, fold, sample)
+            return
         slot, below = self.pick(number, step, unit, fold, sample % self.batch)
         for i, read in enumerate(step.inputs):
             some = (slot == i).nonzero().squeeze(-1)
             place = _rows(read.rows, fold[some])
             self.chosen[read.width][place, sample[some]] = below[some]
+
+    def mix(self, number: int, step: SumStep, unit: Tensor, fold: Tensor, sample: Tensor) -> None:
+        """Choose an input for every entry, by its own unit of each."""
+        weight, width = self.weights[number].tensor, step.units
+        arena, size = (
+            self.sheet.arenas[width],
+            max(1, self.plan.machine.choices // len(step.inputs)),
+        )
+        for u, f, s in zip(unit.split(size), fold.split(size), sample.split(size), strict=True):
+            place = torch.stack([_rows(read.rows, f) for read in step.inputs], dim=-1)  # [N, H]
+            row = (s % self.batch).unsqueeze(-1)
+            units = arena.units[place, row, u.unsqueeze(-1)]
+            units = self.semiring.aligned(units, arena.scale[place, row])
+            edges = _take(weight, (f, u) if len(weight) > 1 else (u,))  # [N, H]
+            index = self.choose(edges, units, self.route).unsqueeze(-1)
+            self.chosen[width][place.gather(-1, index).squeeze(-1), s] = u
 
     def reached(self, step: InputStep | SumStep | ProductStep) -> tuple[Tensor, Tensor, Tensor]:
         """Unit, fold and sample [N] of every entry."""
@@ -271,11 +294,9 @@ class GraphDescent(Descent):
         size, found = max(1, self.plan.machine.choices // weight.shape[-1]), []
         for u, f, r in zip(unit.split(size), fold.split(size), row.split(size), strict=True):
             edges = _take(weight, (f, u) if len(weight) > 1 else (u,))  # [N, J]
-            units = _take(read, (f, r, u) if step.mixing else (f, r))  # [N, J]
+            units = _take(read, (f, r))  # [N, J]
             found.append(self.choose(edges, units, self.route))
         index = torch.cat(found)
-        if step.mixing:
-            return index, unit
         starts = torch.tensor([0, *(r.width for r in step.inputs)], device=index.device).cumsum(0)
         slot = torch.bucketize(index, starts[1:-1], right=True)
         return slot, index - starts[slot]

@@ -115,7 +115,7 @@ class Engine:
     def long_chain(self) -> LongChain | None:
         """The same, if few rows of it go by halves."""
         try:
-            return LongChain.of(self.chain, self.plan, self.memory)
+            return LongChain.of(self.chain, self.plan, self.memory, self.domain.device)
         except NotAChain:
             return None
 
@@ -139,6 +139,11 @@ class Engine:
                 leaf.up(Value(units, scale, lowest=units.new_empty(0)))
                 found.append(leaf)
         return found
+
+    @cached_property
+    def counting(self) -> Engine:
+        """The same engine for who counts before every change of the parameters."""
+        return replace(self, tables=self.tables.read_by_rows())
 
     @property
     def held(self) -> Memory:

@@ -77,6 +77,14 @@ def add_sorted(target: Tensor, index: Tensor, rows: Tensor) -> None:
     target.add_(spread.sum(dim=0))
 
 
+def named_sums(index: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Every index [M] that is named, each once [n], and the sums [n, K] of rows [M, K] that do."""
+    named, place = index.unique(return_inverse=True)
+    sums = rows.new_zeros(len(named), rows.shape[1])
+    add_rows(sums, place, rows)
+    return named, sums
+
+
 def weighed_sums(index: Tensor, weights: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """For every index that is named, the sum of the rows that name it, each by its weight.
 

@@ -92,6 +92,10 @@ class LogSumProduct:
         units = [x.units for x in xs]
         return torch.stack(units, dim=-1) if mixing else torch.cat(units, dim=-1)
 
+    def aligned(self, units: Tensor, scale: Tensor) -> Tensor:
+        """As they are."""
+        return units
+
     def flow(self, units: Tensor, slope: Tensor) -> Tensor:
         """The derivative by a logarithm is the flow; a copy, which other rows may be made of."""
         return slope.clone()

@@ -6,6 +6,7 @@ Legend: F folds, B batch, K units of the layer, J units read by a sum, N rows, V
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -139,9 +140,11 @@ class Machine:
         """Log-sum-exp [F, 1, K] over V of logits [F, V, K]; and the smallest log-softmax."""
         totals, lowest = [], []
         size = max(1, self.numbers // logits[0].numel())
+        rows = max(1, self.numbers // logits.shape[-1])  # of one that is too large for a cache
         for block in logits.split(size):
             peak = block.amax(dim=1, keepdim=True)
-            total = exp_(block - peak).sum(dim=1, keepdim=True).log_().add_(peak)
+            shares = [exp_(some - peak).sum(dim=1, keepdim=True) for some in block.split(rows, 1)]
+            total = reduce(torch.add, shares).log_().add_(peak)
             lowest.append((block.amin(dim=1, keepdim=True) - total).min())
             totals.append(total)
         return torch.cat(totals), torch.stack(lowest).min()

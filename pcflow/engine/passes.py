@@ -105,8 +105,8 @@ def down(
     shares = None if shares is None else values.recordings.stay("shares", shares)
     edges = None if at_weights is None else _Edges(plan, tape.semiring, at_weights, shares)
     with tape.lock, tape.pool.lend(plan.lean, values.batch, tape.tables.like) as slopes:
-        root = values.outs[-1].units[0, :, 0]
-        slopes.outs[-1].units[0, :, 0] = tape.semiring.slope(root, root_flow)
+        root, slope = (sheet.outs[-1].units.view(-1) for sheet in (values, slopes))  # [B]
+        slope.copy_(tape.semiring.slope(root, root_flow))
         for run in reversed(plan.lean.runs):
             if isinstance(plan.steps[run.start], InputStep):
                 for number in reversed(run):

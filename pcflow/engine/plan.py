@@ -39,6 +39,7 @@ from pcflow.errors import StructureError
 from pcflow.inputs import InputFamily
 
 Rows = slice | Tensor
+Banks = tuple[tuple[Parameter, ...], ...]
 NONE = torch.empty(0, dtype=torch.long)
 
 
@@ -121,7 +122,7 @@ class Plan:
     """
 
     steps: tuple[Step, ...]
-    banks: tuple[tuple[Parameter, ...], ...]
+    banks: Banks
     untied: frozenset[int]
     arenas: dict[int, int]
     num_variables: int
@@ -230,13 +231,16 @@ class Plan:
         return "\n".join(lines)
 
 
-def make_plan(circuit: Circuit, fold: bool = True, machine: Machine = MACHINE) -> Plan:
+def make_plan(
+    circuit: Circuit, fold: bool = True, machine: Machine = MACHINE, stored: Banks = ()
+) -> Plan:
     """Decide where the values of a circuit's layers are stored.
 
     Args:
         circuit: the circuit.
         fold: False gives every layer a step of its own (to check the folding).
         machine: sizes.
+        stored: the banks of another plan, which are the first of this one.
 
     Examples:
         >>> import pcflow as pf
@@ -244,8 +248,9 @@ def make_plan(circuit: Circuit, fold: bool = True, machine: Machine = MACHINE) -
         >>> [step.folds for step in make_plan(circuit).steps]
         [16, 16, 4, 4, 1, 1]
     """
-    schedule = make_schedule(circuit, machine.strip, fold)
-    banks = _Banks(schedule.groups)
+    home = {p: number for number, bank in enumerate(stored) for p in bank}
+    schedule = make_schedule(circuit, machine.strip, fold, home)
+    banks = _Banks(schedule.groups, stored)
     plan, lean = (_Writer(schedule, banks, reuse).plan(circuit, machine) for reuse in (False, True))
     return replace(plan, twin=lean)
 
@@ -253,9 +258,9 @@ def make_plan(circuit: Circuit, fold: bool = True, machine: Machine = MACHINE) -
 class _Banks:
     """Gives parameters their bank rows."""
 
-    def __init__(self, groups: list[list[Layer]]) -> None:
-        self.members: list[tuple[Parameter, ...]] = []
-        self.home: dict[Parameter, tuple[int, int]] = {}
+    def __init__(self, groups: list[list[Layer]], stored: Banks) -> None:
+        self.members = list(stored)
+        self.home = {p: (n, row) for n, bank in enumerate(stored) for row, p in enumerate(bank)}
         self.uses: Counter[Parameter] = Counter()
         self.reads: dict[tuple[Parameter, ...], BankRead] = {}
         for group in groups:

@@ -9,9 +9,10 @@ layer that reads them, so that a tree is read in slices only.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
+from types import MappingProxyType
 
 from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, SumLayer, layer_parameters
 
@@ -31,15 +32,23 @@ class Schedule:
     strips: list[list[Layer]]
 
 
-def make_schedule(circuit: Circuit, strip_units: int, fold: bool = True) -> Schedule:
-    """Group, order and cut the layers of a circuit; `fold=False` lets every layer run by itself."""
+def make_schedule(
+    circuit: Circuit,
+    strip_units: int,
+    fold: bool = True,
+    home: Mapping[Parameter, int] = MappingProxyType({}),
+) -> Schedule:
+    """Group, order and cut the layers of a circuit; `fold=False` lets every layer run by itself.
+
+    Parameters that have a `home` are stored already: those of a group in the same.
+    """
     depth: dict[Layer, int] = {}
     for layer in circuit.layers:
         depth[layer] = 1 + max((depth[child] for child in layer.inputs), default=-1)
     place: dict[Layer, Place] = {}
     groups: list[list[Layer]] = []
     strips: list[list[Layer]] = []
-    for group in reversed(_groups(circuit, depth, fold)):
+    for group in reversed(_groups(circuit, depth, fold, dict(home))):
         members = sorted(group, key=lambda layer: place.get(layer, (0, 0, 0)))
         groups.append(members)
         for strip in _cut(members, place, strip_units):
@@ -50,13 +59,15 @@ def make_schedule(circuit: Circuit, strip_units: int, fold: bool = True) -> Sche
     return Schedule(groups[::-1], list(_depth_first(strips, depth)))
 
 
-def _groups(circuit: Circuit, depth: dict[Layer, int], fold: bool) -> list[list[Layer]]:
+def _groups(
+    circuit: Circuit, depth: dict[Layer, int], fold: bool, home: dict[Parameter, int]
+) -> list[list[Layer]]:
     """Layers that can be one step, bottom up."""
     levels: dict[int, dict[object, list[Layer]]] = defaultdict(lambda: defaultdict(list))
     for layer in circuit.layers:
         levels[depth[layer]][_signature(layer) if fold else layer].append(layer)
-    home: dict[Parameter, int] = {}
     groups: list[list[Layer]] = []
+    stored = 1 + max(home.values(), default=-1)
     for level in sorted(levels):
         for members in levels[level].values():
             split: dict[tuple[int | None, ...], list[Layer]] = defaultdict(list)
@@ -64,7 +75,7 @@ def _groups(circuit: Circuit, depth: dict[Layer, int], fold: bool) -> list[list[
                 split[tuple(home.get(p) for p in layer_parameters(layer))].append(layer)
             for group in split.values():
                 for parameter in (p for layer in group for p in layer_parameters(layer)):
-                    home.setdefault(parameter, len(groups))
+                    home.setdefault(parameter, len(groups) + stored)
                 groups.append(group)
     return groups
 

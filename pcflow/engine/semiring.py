@@ -120,6 +120,10 @@ class Semiring(Protocol):
         """A sum's inputs at one scale, side by side: [F, B, J], mixing [F, B, K, H]."""
         ...
 
+    def aligned(self, units: Tensor, scale: Tensor) -> Tensor:
+        """Single units of several inputs [N, H], each with its scale, at one scale."""
+        ...
+
     def flow(self, units: Tensor, slope: Tensor) -> Tensor:
         """How often units are used, from their slope; both [F, B, K]."""
         ...
@@ -227,6 +231,7 @@ class Scaled:
             torch.amin(units, -1, out=out.lowest)
         else:
             torch.minimum(out.lowest, units.amin(dim=-1), out=out.lowest)
+        out.lowest.masked_fill_(out.scale == -torch.inf, 1.0)  # exact zeros have lost nothing
         peak = units.amax(dim=-1)  # [F, B]
         peak.clamp_min_(torch.finfo(peak.dtype).tiny)
         units.div_(peak.unsqueeze(-1))
@@ -277,6 +282,11 @@ class Scaled:
             return xs[0].units.unsqueeze(-1) if mixing else xs[0].units
         parts = [x.units * f for x, f in zip(xs, self._align(xs), strict=True)]
         return torch.stack(parts, dim=-1) if mixing else torch.cat(parts, dim=-1)
+
+    def aligned(self, units: Tensor, scale: Tensor) -> Tensor:
+        """Relative to the largest of the scales."""
+        top = scale.amax(dim=-1, keepdim=True).nan_to_num_(neginf=0.0)
+        return units * exp_((scale - top).to(units.dtype))
 
     def flow(self, units: Tensor, slope: Tensor) -> Tensor:
         """Slope times unit."""

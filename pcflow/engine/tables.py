@@ -9,16 +9,19 @@ Legend: F folds, P parameters of a bank, V categories, K units of the layer, J u
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from pcflow.circuit import Fixed
 from pcflow.engine.cache import Cache
 from pcflow.engine.kernels import Cumulative, add_rows, exp_, running_sums
 from pcflow.engine.plan import BankRead, InputStep, Plan, SumStep
 from pcflow.engine.semiring import Weight, floor_of
-from pcflow.inputs import FiniteFamily
+from pcflow.inputs import FiniteFamily, Share
 
 T = TypeVar("T")
 
@@ -52,7 +55,11 @@ class Tables:
 
     Attributes:
         cache: what was computed; to be refreshed before a pass.
+        by_rows: whether tables are not worth making where few of their rows are read, because
+            parameters change after every pass.
     """
+
+    by_rows = False
 
     def __init__(
         self,
@@ -65,8 +72,15 @@ class Tables:
         """Start with nothing computed."""
         self.plan, self.banks, self.like, self.soft_dtype = plan, banks, like, soft_dtype
         self.cache = Cache(banks, like, room, in_place=plan.machine.records)
+        self._fixed = {n for n, bank in enumerate(plan.banks) if isinstance(bank[0], Fixed)}
         self._sums = {n: s for n, s in enumerate(plan.steps) if isinstance(s, SumStep)}
         self._summed = frozenset(step.weight.bank for step in self._sums.values())
+
+    def read_by_rows(self) -> Tables:
+        """The same, with all that is kept, for who changes parameters after every pass."""
+        found = copy(self)
+        found.by_rows = True
+        return found
 
     def weights(self, in_log_space: bool) -> dict[int, Weight]:
         """The weights of every sum step, by its number."""
@@ -93,6 +107,8 @@ class Tables:
 
     def linear(self, bank: int) -> Tensor:
         """Normalised weights [P, K, J] of a bank."""
+        if bank in self._fixed:
+            return self.cache.keep("weight", bank, [bank], self.banks[bank].exp)
         return self._normalised("weight", bank, torch.softmax)
 
     def running(self, step: SumStep) -> Tensor:
@@ -102,6 +118,8 @@ class Tables:
         return _select(sums, step.weight)
 
     def _log(self, bank: int) -> Tensor:
+        if bank in self._fixed:
+            return self.banks[bank]
         return self._normalised("log", bank, torch.log_softmax)
 
     def _normalised(self, kind: str, bank: int, softmax: Callable[[Tensor, int], Tensor]) -> Tensor:
@@ -117,16 +135,27 @@ class Tables:
         """Probabilities [F, V, K] of a finite input step; F is 1 if all folds share them."""
         family = step.family
         assert isinstance(family, FiniteFamily)
-        make = family.log_table if in_log_space else family.table
         kind = "log table" if in_log_space else "table"
+        if isinstance(family, Share):
+            return self._of_step(kind, step, lambda: self._share(step, family, in_log_space))
+        make = family.log_table if in_log_space else family.table
         return self._of_step(kind, step, lambda: make(self.parameters(step)).to(self.like))
+
+    def _share(self, step: InputStep, family: Share, in_log_space: bool) -> Tensor:
+        """The rows of a share, without the whole table where it is made of logits."""
+        whole = replace(step, family=family.whole)
+        if family.whole.logits is None:
+            return family.rows(self.table(whole, in_log_space))
+        normalizer = self.normalizer(whole)
+        return normalizer._replace(logits=family.rows(normalizer.logits)).table(in_log_space)
 
     def soft_table(self, step: InputStep) -> Tensor:
         """The table [F or 1, V, K] that soft evidence is multiplied with."""
         if self.soft_dtype is None:
             return self.table(step, False)
-        dtype = self.soft_dtype
-        return self._of_step("soft", step, lambda: self.table(step, False).to(dtype))
+        dtype, family = self.soft_dtype, step.family
+        assert isinstance(family, FiniteFamily)  # whose own table need not be kept beside it
+        return self._of_step("soft", step, lambda: family.table(self.parameters(step)).to(dtype))
 
     def by_unit(self, step: InputStep) -> Tensor:
         """Probabilities [F, K, V] of a finite input step, those of a unit side by side."""

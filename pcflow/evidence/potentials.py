@@ -107,6 +107,16 @@ class Potentials(ABC):
         """Without categories from `size` upwards, to be read: one that was listed is impossible."""
 
     @abstractmethod
+    def restricted(self, values: Tensor, number: Tensor) -> tuple[Potentials, Tensor]:
+        """Those of some categories `values` [V'], numbered anew by `number` [V], -1 for others.
+
+        Where fewer of them are listed than elsewhere, the first is again, as an impossible one.
+
+        Returns:
+            Potentials [..., V'], or of those listed; and at which place each stands here.
+        """
+
+    @abstractmethod
     def read(self, every: Callable[[], T], some: Callable[[Tensor], T]) -> T:
         """What one of two functions makes: of all categories, in order; or of those listed."""
 
@@ -120,11 +130,7 @@ class Potentials(ABC):
 
     @abstractmethod
     def beside(self, others: Tensor) -> Potentials:
-        """And behind them those of other variables, about all of their categories [B, C, S].
-
-        Raises:
-            EvidenceError: if these have more categories than are listed.
-        """
+        """And behind them those of other variables, about all of their categories [B, C, S]."""
 
 
 _NOWHERE = torch.tensor(False)
@@ -162,6 +168,10 @@ class _Dense(Potentials):
 
     def below(self, size: int) -> Potentials:
         return _Dense(self.log[..., :size])
+
+    def restricted(self, values: Tensor, number: Tensor) -> tuple[Potentials, Tensor]:
+        place = values.expand(*self.log.shape[:-1], -1)
+        return _Dense(self.log.index_select(-1, values)), place
 
     def read(self, every: Callable[[], T], some: Callable[[Tensor], T]) -> T:
         return every()
@@ -233,6 +243,15 @@ class _Listed(Potentials):
         log = self.log.masked_fill(beyond, -torch.inf)
         return _Listed(log, self.categories.masked_fill(beyond, 0))
 
+    def restricted(self, values: Tensor, number: Tensor) -> tuple[Potentials, Tensor]:
+        numbered = number[self.categories]
+        inside = numbered >= 0
+        place = inside.to(torch.uint8).sort(dim=-1, descending=True, stable=True).indices
+        if place.device.type == "cpu":  # elsewhere one would wait for the answer
+            place = place[..., : max(1, int(inside.sum(dim=-1).max()))]
+        log = self.log.masked_fill(~inside, -torch.inf).gather(-1, place)
+        return _Listed(log, numbered.clamp_min(0).gather(-1, place)), place
+
     def read(self, every: Callable[[], T], some: Callable[[Tensor], T]) -> T:
         return some(self.categories)
 
@@ -244,12 +263,23 @@ class _Listed(Potentials):
         return _Listed(log, self.categories.gather(-1, place))
 
     def beside(self, others: Tensor) -> Potentials:
-        width, (_, count, size) = self.log.shape[-1], others.shape
-        if size > width:
-            raise EvidenceError(f"{width} categories are listed, but a variable beside has {size}")
-        every = torch.arange(width, device=self.log.device).expand(len(self.log), count, -1)
-        log = torch.cat([self.log, _widened(others, width)], dim=1)
-        return _Listed(log, torch.cat([self.categories, every], dim=1))
+        few = self._widened(others.shape[-1])
+        width, count = few.log.shape[-1], others.shape[1]
+        every = torch.arange(width, device=few.log.device).expand(len(few.log), count, -1)
+        log = torch.cat([few.log, _widened(others, width)], dim=1)
+        return _Listed(log, torch.cat([few.categories, every], dim=1))
+
+    def _widened(self, width: int) -> _Listed:
+        """As many listed at least: the first of those that are not, which stay impossible."""
+        more = width - self.log.shape[-1]
+        if more <= 0:
+            return self
+        taken = torch.zeros(*self.log.shape[:-1], width, dtype=torch.bool, device=self.log.device)
+        inside = self.categories.clamp_max(width)
+        taken = pad(taken, (0, 1)).scatter(-1, inside, True)[..., :width]
+        first = taken.byte().argsort(dim=-1, stable=True)[..., :more]
+        categories = torch.cat([self.categories, first], dim=-1)
+        return _Listed(_widened(self.log, width), categories)
 
 
 def _check_shape(log: Tensor, wanted: tuple[int, ...]) -> None:
@@ -265,7 +295,7 @@ def _select(log: Tensor, row: Tensor, variable: Tensor) -> Tensor:
 
 def _largest(log: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest numbers of [..., V], and where they are, in order."""
-    place = largest(log.detach(), min(k, log.shape[-1])).sort(dim=-1).values
+    place = largest(log.detach(), min(k, log.shape[-1]))
     return log.gather(-1, place), place
 
 

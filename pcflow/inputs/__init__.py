@@ -24,6 +24,7 @@ from pcflow.inputs.intervals import log_sum
 from pcflow.inputs.log_normal import LogNormal
 from pcflow.inputs.poisson import Poisson
 from pcflow.inputs.registry import FAMILIES, register_family
+from pcflow.inputs.share import Share, shares
 
 __all__ = [
     "FAMILIES",
@@ -44,9 +45,11 @@ __all__ = [
     "Params",
     "Poisson",
     "Power",
+    "Share",
     "alike",
     "log_sum",
     "powered",
     "register_family",
+    "shares",
     "spread_of",
 ]

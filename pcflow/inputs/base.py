@@ -162,6 +162,11 @@ class FiniteFamily(InputFamily):
     """Name of the parameter whose log-softmax over V is the log-table, if there is such a one: some
     of its entries can then be had without the whole table."""
 
+    @property
+    def size(self) -> int:
+        """How many rows its table has."""
+        return self.num_categories
+
     @abstractmethod
     def log_table(self, params: Params) -> Tensor:
         """Normalised log-probabilities [P, V, K] (nats), differentiable in parameters [P, ...]."""

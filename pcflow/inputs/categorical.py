@@ -66,10 +66,13 @@ class Categorical(FiniteFamily):
 
     def maximize(self, params: Params, flow: Tensor, pseudocount: float) -> dict[str, Tensor]:
         """Smoothed relative counts, as log-probabilities; hard zeros are kept."""
-        possible = params["logits"] > -torch.inf
-        counts = (flow + pseudocount).masked_fill(~possible, 0.0)
+        logits = params["logits"]
+        counts = flow + pseudocount
+        if logits.amin() == -torch.inf:
+            counts.masked_fill_(logits == -torch.inf, 0.0)
         total = counts.sum(dim=-2, keepdim=True)  # [P, 1, K]
-        return {"logits": torch.where(total > 0, (counts / total).log(), params["logits"])}
+        found = counts.div_(total).log_()
+        return {"logits": found if (total > 0).all() else torch.where(total > 0, found, logits)}
 
 
 def by_columns(logits: Tensor, in_log_space: bool) -> Tensor:

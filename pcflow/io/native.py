@@ -21,6 +21,7 @@ from pcflow.engine import Machine
 from pcflow.errors import FileFormatError, PcflowError, SettingError
 from pcflow.io.container import INFINITE, Container, description_of, write_file
 from pcflow.io.description import build, describe
+from pcflow.io.rounding import logits_of, rounded, softmax_axes
 from pcflow.queries import CompiledCircuit, compile
 
 VERSION = 1
@@ -42,6 +43,8 @@ def save(
     path: str | os.PathLike[str],
     texts: Mapping[str, str] = MappingProxyType({}),
     tensors: Mapping[str, Tensor] = MappingProxyType({}),
+    *,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Write a model's circuit and present parameters; an old file is replaced only when done.
 
@@ -50,9 +53,12 @@ def save(
         path: the file to write, usually named *.safetensors.
         texts: what else the file tells, by name, see `Container`.
         tensors: what else it holds, by names that begin with a letter.
+        dtype: `torch.bfloat16` writes probabilities, of categories and of the inputs of sums, in
+            half of float32's bytes and right to one part in 512; `load` makes parameters in float32
+            of them, and an exact distribution. As they are by default.
 
     Raises:
-        SettingError: if a tensor has another name.
+        SettingError: if a tensor has another name, or `dtype` is neither None nor bfloat16.
         TypeMismatch: if `model` is not a CompiledCircuit.
         OSError: if the file cannot be written; an existing one is left as it was.
 
@@ -67,8 +73,10 @@ def save(
     check_kind("model", model, CompiledCircuit, "a CompiledCircuit")
     for name in tensors:  # those of the circuit are called by their shapes
         SettingError.check("tensors", name, "named by a letter first", lambda n: n[:1].isalpha())
+    either = (None, torch.bfloat16)
+    SettingError.check("dtype", dtype, "None or bfloat16", lambda one: one in either)
     circuit = model.circuit
-    stacks, places = _stack(circuit.parameters)
+    stacks, places = _stack(circuit.parameters, {} if dtype is None else softmax_axes(circuit))
     described = {"version": VERSION, "layers": describe(circuit, places)}
     write_file(path, {**stacks, **tensors}, described, texts)
 
@@ -87,7 +95,7 @@ def load(
     Args:
         path: the file, or a `Container` that was opened on it; other tensors in it are not read.
         device: where to put the parameters.
-        dtype: float32 or float64; what it was saved in by default.
+        dtype: float32 or float64; by default what it was saved in, float32 for bfloat16.
         fold: see `compile`, like what follows.
         memory: bytes that the values of one pass may take.
         soft_dtype: of products with potentials.
@@ -135,22 +143,27 @@ class _Stacks(dict[str, Tensor]):
         self.file = file
 
     def __missing__(self, name: str) -> Tensor:
-        if self.file.dtypes.get(name, torch.float32) not in (torch.float32, torch.float64):
-            raise ValueError("parameters must be float32 or float64")
-        self[name] = found = self.file.read(name, infinite=INFINITE)
+        dtype = self.file.dtypes.get(name, torch.float32)
+        if dtype == torch.bfloat16:
+            found = logits_of(self.file.read(name))
+        elif dtype in (torch.float32, torch.float64):
+            found = self.file.read(name, infinite=INFINITE)
+        else:
+            raise ValueError("parameters must be float32 or float64, or probabilities in bfloat16")
+        self[name] = found
         return found
 
 
 def _stack(
-    parameters: tuple[Parameter, ...],
+    parameters: tuple[Parameter, ...], axes: Mapping[Parameter, int]
 ) -> tuple[dict[str, list[Tensor]], dict[Parameter, list[Any]]]:
-    """Values to be stacked by name, and for every parameter its [name, row]."""
-    shapes: dict[tuple[int, ...], list[Parameter]] = defaultdict(list)
+    """Values to be stacked by name, rounded along axes, and for every parameter its [name, row]."""
+    names: dict[str, list[Parameter]] = defaultdict(list)
     for parameter in parameters:
-        shapes[parameter.shape].append(parameter)
+        shape = "x".join(map(str, parameter.shape))
+        names[f"{shape} probabilities" if parameter in axes else shape].append(parameter)
     tensors, places = {}, {}
-    for shape, members in shapes.items():
-        name = "x".join(map(str, shape))
-        tensors[name] = [p.value for p in members]
+    for name, members in names.items():
+        tensors[name] = [rounded(p.value, axes[p]) if p in axes else p.value for p in members]
         places.update({p: [name, row] for row, p in enumerate(members)})
     return tensors, places

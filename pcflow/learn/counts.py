@@ -30,6 +30,7 @@ from pcflow.errors import StructureError
 from pcflow.evidence import CheckedEvidence, send
 from pcflow.inputs import DensityFamily, FiniteFamily, InputFamily
 from pcflow.learn.batch import Batch, Model, totals
+from pcflow.learn.categories import ALL, CategoryCounts, blocks
 from pcflow.learn.spread import both, by_row, seen, spread, together, unseen
 from pcflow.learn.team import Team
 from pcflow.queries import never
@@ -43,42 +44,36 @@ class Counts:
 
     Attributes:
         weights: flows of weights by bank [P, K, J].
-        categories: of finite input families, counts of every category [P, V, K]; this and the
-            following are each under the first bank of the family.
+        categories: of finite input families, counts of every category; this and the following are
+            each under the first bank of the family.
         flows: of input densities, the whole flow [P, K].
         statistics: of input densities, their tallies [P, S, K].
         columns: what was met of every variable [3, D], see `spread`; of input densities only.
         met: sums over the rows that were added, of weighted log-likelihoods and of weights.
         told: by width, the weight of all rows that know something about a fold [R].
-        telling: the weight of all rows that know something; and how many do not know all.
+        telling: the weight of all rows that know something, [1].
         of_differences: whether these are counts of evidence less counts of what is given.
     """
 
     def __init__(self, model: Model) -> None:
         """Start with nothing."""
-        self.engine = model.engine
+        self.engine = model.engine.counting
         self.steps = [s for s in self.engine.plan.steps if isinstance(s, InputStep)]
         self.kinds = _input_kinds(self.steps)
         self.has_densities = any(isinstance(family, DensityFamily) for family, _ in self.kinds)
-        self.weights, self.categories, self.flows, self.statistics = (
-            BankSums(self.engine.plan) for _ in range(4)
-        )
+        self.weights, self.flows, self.statistics = (BankSums(self.engine.plan) for _ in range(3))
+        self.categories = CategoryCounts(self.engine.plan)
         self.met = torch.zeros(2, dtype=torch.float64)
         self.columns = unseen(model.num_variables)
-        self.telling = torch.zeros(2, dtype=torch.float64)
+        self.telling = torch.zeros(1, dtype=torch.float64)
         like, arenas = self.engine.tables.like, self.engine.plan.arenas
         self.told = {width: like.new_zeros(rows) for width, rows in arenas.items()}
         self.of_differences = False
 
     @property
     def sums(self) -> tuple[BankSums, ...]:
-        """All of them."""
-        return self.weights, self.categories, self.flows, self.statistics
-
-    @property
-    def found(self) -> list[dict[int, Tensor]]:
-        """All of them by bank, and what was told by width."""
-        return [*(sums.found for sums in self.sums), self.told]
+        """All of them, but for categories."""
+        return self.weights, self.flows, self.statistics
 
     def add(self, batch: Batch) -> None:
         """Add the counts of what is evidence less those of what is given, by weight."""
@@ -112,7 +107,7 @@ class Counts:
             batch.refuse_impossible(evaluation.log_value, part.origin, why)
             flow = _of_part(weight, part)
             shares = None if there is None else told_below(self.engine.plan, _of_part(there, part))
-            evaluation.down(flow, self.at_leaf, self.at_weights, shares)
+            evaluation.down(flow, self.at_leaf, self.weights.add, shares)
             if not given:
                 self._tell(shares, flow)
             met += totals(evaluation.log_value, flow)
@@ -125,8 +120,10 @@ class Counts:
 
     def gather(self, team: Team) -> None:
         """Add the counts of all processes."""
-        counts = [found[key] for found in self.found for key in sorted(found)]
+        found = [*(sums.found for sums in self.sums), self.told]
+        counts = [numbers[key] for numbers in found for key in sorted(numbers)]
         team.add_up([self.met, self.telling, *counts])
+        self.categories.gather(team)
         places = torch.arange(self.columns.shape[1])
         self.columns = together(self.columns, places, len(places), team)
 
@@ -136,19 +133,29 @@ class Counts:
         for bank, flow in weights.items():
             weights[bank] = rule(tables.linear(bank), flow, flow.sum(dim=-1, keepdim=True))
         for family, named in self.kinds:
-            first, params = next(iter(named.values())), self.params(named)
             if isinstance(family, DensityFamily):
+                first, params = next(iter(named.values())), self.params(named)
                 statistics, total = self.statistics.found, flows[first].unsqueeze(-2)  # [P, 1, K]
                 statistics[first] = rule(family.moments(params), statistics[first], total)
                 flows[first] = rule(torch.ones_like(flows[first]), flows[first], flows[first])
-            else:
-                assert isinstance(family, FiniteFamily)
-                found = self.categories.found
-                total = found[first].sum(dim=-2, keepdim=True)
-                found[first] = rule(family.table(params), found[first], total)
+        before = self.categories.flow
+
+        def changed(bank: int, units: slice) -> Tensor:
+            flow = before(bank, units)
+            return rule(self.table(bank, units), flow, flow.sum(dim=-2, keepdim=True))
+
+        self.categories.flow = changed
+
+    def table(self, first: int, units: slice) -> Tensor:
+        """Probabilities [P, V, k] of some finite units, of a kind with this first bank."""
+        family, named = next(kind for kind in self.kinds if first in kind[1].values())
+        assert isinstance(family, FiniteFamily)
+        return family.table(self.params(named, units))
 
     def maximize(self, pseudocount: float, alike: float = 0.0) -> None:
-        """Give the model the parameters that fit these counts, smoothed; frozen ones are kept.
+        """Give the model the parameters that fit these counts, smoothed.
+
+        Frozen ones are kept, and those of units of which nothing was counted.
 
         Args:
             pseudocount: what smooths.
@@ -159,31 +166,40 @@ class Counts:
             if banks[bank].requires_grad:
                 banks[bank].copy_(_normalise(flow, banks[bank], pseudocount))
         for family, named in self.kinds:
-            for name, value in self._maximize(family, named, pseudocount, alike).items():
-                if banks[named[name]].requires_grad:
-                    banks[named[name]].copy_(value)
+            if isinstance(family, DensityFamily):
+                found = self._maximize(family, named, pseudocount, alike)
+                self._put(named, ALL, found)
+                continue
+            assert isinstance(family, FiniteFamily)
+            for units in blocks(self.params(named), self.engine.plan.machine):
+                params, flow = (
+                    self.params(named, units),
+                    self.categories.flow(first_of(named), units),
+                )
+                found = family.maximize(params, flow, pseudocount)
+                self._put(named, units, _kept(found, params, flow))
 
     def _maximize(
-        self, family: InputFamily, named: dict[str, int], pseudocount: float, alike: float
+        self, family: DensityFamily, named: dict[str, int], pseudocount: float, alike: float
     ) -> dict[str, Tensor]:
-        params = self.params(named)
-        first = next(iter(named.values()))
-        if isinstance(family, DensityFamily):
-            flow, statistics = self.flows.found[first], self.statistics.found[first]
-            found = family.maximize(params, flow, statistics, pseudocount)
-            width = spread(by_row(self.columns, self.steps, first, len(flow)))
-            width = width.masked_fill(width == 0, alike).to(flow).unsqueeze(-1)  # [P, 1]
-            return family.floored(found, width, params)
-        assert isinstance(family, FiniteFamily)
-        return family.maximize(params, self.categories.found[first], pseudocount)
+        params, first = self.params(named), first_of(named)
+        flow, statistics = self.flows.found[first], self.statistics.found[first]
+        found = family.maximize(params, flow, statistics, pseudocount)
+        width = spread(by_row(self.columns, self.steps, first, len(flow)))
+        width = width.masked_fill(width == 0, alike).to(flow).unsqueeze(-1)  # [P, 1]
+        return family.floored(found, width, params)
 
-    def params(self, named: dict[str, int]) -> dict[str, Tensor]:
-        """Present parameters of a family, by name."""
-        return {name: self.engine.tables.banks[bank].detach() for name, bank in named.items()}
+    def params(self, named: dict[str, int], units: slice = ALL) -> dict[str, Tensor]:
+        """Present parameters of some units of a family, by name."""
+        banks = self.engine.tables.banks
+        return {name: banks[bank].detach()[..., units].contiguous() for name, bank in named.items()}
 
-    def at_weights(self, read: BankRead, flow: Tensor) -> None:
-        """Add up."""
-        self.weights.add(read, flow)
+    def _put(self, named: dict[str, int], units: slice, params: dict[str, Tensor]) -> None:
+        """Write parameters that are not frozen."""
+        for name, value in params.items():
+            bank = self.engine.tables.banks[named[name]]
+            if bank.requires_grad:
+                bank[..., units] = value
 
     def at_leaf(self, leaf: Leaf, slope: Tensor) -> None:
         """Add up what the family needs."""
@@ -196,15 +212,15 @@ class Counts:
             self.statistics.add(read, statistics)
         else:
             assert isinstance(leaf, FiniteLeaf)
-            self.categories.add(read, self.of_categories(leaf, slope))
+            self.of_categories(read, leaf, slope)
 
     def of_density(self, leaf: DensityLeaf, slope: Tensor) -> tuple[Tensor, Tensor]:
         """Per fold the whole flow [F, K] and the statistics [F, S, K]."""
         return leaf.counts(slope)
 
-    def of_categories(self, leaf: FiniteLeaf, slope: Tensor) -> Tensor:
-        """Per fold the counts [F or 1, V, K]."""
-        return leaf.counts(slope)
+    def of_categories(self, read: BankRead, leaf: FiniteLeaf, slope: Tensor) -> None:
+        """Add what the leaf counts."""
+        self.categories.add(read, leaf, slope)
 
 
 class PriorCounts(Counts):
@@ -213,15 +229,19 @@ class PriorCounts(Counts):
     Args:
         model: whose parameters they are.
         shares: of one row, how much of it counts at every fold; all by default.
+
+    Attributes:
+        units: flows of finite input units by the first bank of their family [P, K].
     """
 
     def __init__(self, model: Model, shares: Shares | None = None) -> None:
         """Count one such row."""
         super().__init__(model)
-        self.shares = shares
+        self.shares, self.units = shares, BankSums(self.engine.plan)
+        self.categories.flow = self._expected
         evaluation = self.engine.evaluate(self.engine.nothing())
         flow = torch.ones_like(evaluation.log_value)
-        evaluation.down(flow, self.at_leaf, self.at_weights, shares)
+        evaluation.down(flow, self.at_leaf, self.weights.add, shares)
 
     def of_density(self, leaf: DensityLeaf, slope: Tensor) -> tuple[Tensor, Tensor]:
         """Flow, and flow times expected statistics."""
@@ -230,11 +250,14 @@ class PriorCounts(Counts):
         moments = leaf.step.family.moments(leaf.params())  # [F or 1, S, K]
         return flow, flow.unsqueeze(-2) * moments
 
-    def of_categories(self, leaf: FiniteLeaf, slope: Tensor) -> Tensor:
-        """Flow times probabilities."""
+    def of_categories(self, read: BankRead, leaf: FiniteLeaf, slope: Tensor) -> None:
+        """Add the flow of units, which becomes counts when these are asked for."""
         flow = self._flow(leaf, slope)
-        flow = flow.sum(dim=0, keepdim=True) if leaf.access.shared else flow
-        return flow.unsqueeze(-2) * leaf.tables.table(leaf.step, in_log_space=False)
+        self.units.add(read, flow.sum(dim=0, keepdim=True) if leaf.access.shared else flow)
+
+    def _expected(self, bank: int, units: slice) -> Tensor:
+        """Flow times probabilities."""
+        return self.units.found[bank][:, units].unsqueeze(-2) * self.table(bank, units)
 
     def _flow(self, leaf: Leaf, slope: Tensor) -> Tensor:
         """What counts of the flow of input units [F, K]."""
@@ -242,22 +265,33 @@ class PriorCounts(Counts):
         return (flow if self.shares is None else flow * share_of(self.shares, leaf.step)).sum(dim=1)
 
 
+def first_of(named: dict[str, int]) -> int:
+    """The first bank of a family."""
+    return next(iter(named.values()))
+
+
 def _normalise(counts: Tensor, logits: Tensor, pseudocount: float) -> Tensor:
     """Log of smoothed relative counts; hard zeros and rows without any count are kept."""
     smoothed = (counts + pseudocount).masked_fill(logits == -torch.inf, 0.0)
-    total = smoothed.sum(dim=-1, keepdim=True)
-    return torch.where(total > 0, (smoothed / total).log(), logits)
+    relative = smoothed / smoothed.sum(dim=-1, keepdim=True)
+    return torch.where(counts.sum(dim=-1, keepdim=True) > 0, relative.log(), logits)
+
+
+def _kept(found: dict[str, Tensor], params: dict[str, Tensor], flow: Tensor) -> dict[str, Tensor]:
+    """What was found [P, ..., k], but for units that have no flow [P, V, k]."""
+    used = flow.sum(dim=-2) > 0  # [P, k]
+    if used.all():
+        return found
+    return {
+        name: torch.where(used if p.dim() == 2 else used.unsqueeze(-2), found[name], p)
+        for name, p in params.items()
+    }
 
 
 def _telling(evidence: CheckedEvidence, weight: Tensor) -> Tensor:
-    """The weight of rows that know something, and how many do not know all: [2] in double."""
-    told = evidence.told
-    rows = (
-        torch.ones(len(weight), 2, dtype=torch.bool)
-        if told is None
-        else torch.stack([told.any(dim=1), told.all(dim=1)], dim=1)
-    )
-    return torch.stack([weight.double().cpu() @ rows[:, 0].double(), (~rows[:, 1]).sum()])
+    """The weight of rows that know something, [1] in double."""
+    told, weight = evidence.told, weight.double().cpu()
+    return (weight if told is None else weight[told.any(dim=1)]).sum(dim=0, keepdim=True)
 
 
 def _of_part(rows: Tensor, part: CheckedEvidence) -> Tensor:

@@ -5,6 +5,7 @@ Legend: N rows, B batch, D variables.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterator, Sized
 from dataclasses import replace
@@ -29,7 +30,9 @@ class Examples(Protocol):
     """Rows that are made when they are asked for.
 
     If it has a method `fingerprint` without arguments, whose tensors tell these rows from others,
-    then a checkpoint of them is refused for others.
+    then a checkpoint of them is refused for others. If it has a method `of_epoch`, then what that
+    makes of the number of an epoch, 0, 1, ..., are the rows to learn from in it: others every time,
+    or a part of too many. It is asked once more after a stop, so it must answer alike.
     """
 
     def __len__(self) -> int:
@@ -132,7 +135,19 @@ class Source:
         if isinstance(self.data, DataLoader):
             wanted = "None for a loader, which makes Batches with weights of their own"
             raise TypeMismatch(f"weights of {self.name}", given, wanted)
+        if hasattr(self.data, "of_epoch"):
+            wanted = "None for rows that change by epoch, which makes Batches with weights"
+            raise TypeMismatch(f"weights of {self.name}", given, wanted)
         return as_weights(f"weights of {self.name}", given, len(self.data))
+
+    def of_epoch(self, number: int) -> Source:
+        """The rows of an epoch: always the same, unless the data make others."""
+        others = getattr(self.data, "of_epoch", None)
+        if others is None:
+            return self
+        found = copy.copy(self)
+        found.data = others(number)
+        return found
 
     @property
     def order(self) -> Tensor:

@@ -74,12 +74,16 @@ class EM:
     """Full-batch expectation maximisation (Choi, Vergari, Van den Broeck 2020).
 
     One step sums expected counts over all rows and then replaces every weight by its relative
-    count. Without pseudocounts the log-likelihood never falls. What is missing is not counted:
-    neither at its input unit nor at sums over variables of which a row says nothing. Hard zeros
-    stay, and so do the parameters of units that no row ever uses.
+    count. What is missing is not counted: neither at its input unit nor at sums over variables of
+    which a row says nothing. Hard zeros stay, and so do the parameters of units that no row ever
+    uses.
 
     Args:
-        pseudocount: added to every expected count.
+        pseudocount: added to every expected count, in rows. By default a value that no row has
+            keeps a share, which costs next to nothing elsewhere. With 0 it gets none, and the
+            log-likelihood never falls; otherwise, where every parameter is a probability, it is
+            the log-likelihood plus `pseudocount` times the sum of all their logarithms that never
+            does (the mode under a Dirichlet prior).
 
     Raises:
         SettingError: if the pseudocount is negative.
@@ -92,7 +96,7 @@ class EM:
         True
     """
 
-    pseudocount: float = 0.0
+    pseudocount: float = 1e-3
     full_batch = True
 
     def __post_init__(self) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -84,6 +85,8 @@ def fit(
     patience: int | None = None,
     impossible: Literal["refuse", "skip"] = "refuse",
     checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_seconds: float = 0.0,
+    after_epoch: Callable[[FitResult], None] | None = None,
     distributed: bool = False,
     progress: bool | None = None,
     generator: torch.Generator | None = None,
@@ -91,8 +94,9 @@ def fit(
     """Learn the parameters of a model from data, in place; those without gradient are kept.
 
     Every call starts afresh: what a learner remembers from step to step (momentum, the state of an
-    optimizer) ends with the call. Only a checkpoint is gone on from. A model in float32 warns of
-    columns that lie so far from zero that their differences are rounded away.
+    optimizer) ends with the call. Only a checkpoint is gone on from. A call that is interrupted, or
+    ends in an error, leaves the best parameters so far. A model in float32 warns of columns that
+    lie so far from zero that their differences are rounded away.
 
     Args:
         model: the compiled circuit.
@@ -100,7 +104,8 @@ def fit(
             Or N rows of `Evidence`, soft or in intervals (censored values).
             Or a DataLoader of batches [B, D], which then sees to batch size and order itself. Or
             whatever has a length and a method `take` that makes the rows of given numbers [B]:
-            values [B, D], or a `Batch` with weights or for learning conditional likelihoods.
+            values [B, D], or a `Batch` with weights or for learning conditional likelihoods; and,
+            if it has a method `of_epoch`, other rows in every epoch: see `Examples`.
         learner: `EM()` by default.
         weights: how much every row counts [N], from zero up: a row of weight two counts as two, one
             of weight zero is not there. A mini-batch learner goes by the mean of a batch, so that
@@ -117,6 +122,9 @@ def fit(
         checkpoint: a file that is written after every epoch. If it is there already, `fit` goes on
             from it, to the same parameters that it would have reached without a stop; if it is of
             other data or settings, it is refused.
+        checkpoint_seconds: write it at most so often, and at the end; for epochs that take less
+            time than the file.
+        after_epoch: called with what happened so far after every epoch.
         distributed: share every batch among the processes of `torch.distributed`, which all call
             `fit` alike. The result is that of a single process, up to rounding. A DataLoader loads
             each process's own share; a checkpoint must be where all of them can read it.
@@ -144,7 +152,7 @@ def fit(
     if learner is not None:
         check_kind("learner", learner, Learner, "a learner, such as EM()")
     check_generator(generator, device=None)
-    _check(epochs, batch_size, patience)
+    _check(epochs, batch_size, patience, checkpoint_seconds)
     wanted = ("refuse", "skip")
     SettingError.check("impossible", impossible, '"refuse" or "skip"', lambda how: how in wanted)
     if validation is None:
@@ -162,13 +170,19 @@ def fit(
     file = None if checkpoint is None else Checkpoint(Path(checkpoint), course.about)
     if file is not None:
         file.take_up(course.restore)
-    with closing(course.bar(epochs, False if team.rank else progress)) as bar:
-        while course.epoch < epochs and not course.is_over(patience):
+    written = monotonic()
+    with ExitStack() as end:
+        end.callback(course.finish)
+        bar = end.enter_context(closing(course.bar(epochs, False if team.rank else progress)))
+        while not course.is_over(epochs, patience):
             course.run_epoch(bar, epochs)
             bar.tell(**course.shown(epochs))
-            if file is not None and team.rank == 0:
+            due = course.is_over(epochs, patience) or monotonic() - written >= checkpoint_seconds
+            if file is not None and team.rank == 0 and due:
                 file.write(course.state())
-    course.finish()
+                written = monotonic()
+            if after_epoch is not None:
+                after_epoch(course.result)
     return course.result
 
 
@@ -207,9 +221,10 @@ class _Course:
         """How many are done."""
         return len(self.result.train)
 
-    def is_over(self, patience: int | None) -> bool:
-        """Whether the best epoch is too long ago."""
-        return patience is not None and self.epoch - 1 - self.result.best_epoch >= patience
+    def is_over(self, epochs: int, patience: int | None) -> bool:
+        """Whether all epochs are done, or the best one is too long ago."""
+        since = self.epoch - 1 - self.result.best_epoch
+        return self.epoch >= epochs or (patience is not None and since >= patience)
 
     def run_epoch(self, bar: Progress, epochs: int) -> None:
         """Learn once from all data, and see how good that is."""
@@ -221,7 +236,7 @@ class _Course:
 
     def _learn(self, bar: Progress, epochs: int) -> float:
         """A step for all rows, or one for each batch; the mean log-likelihood met on the way."""
-        whole, train = self.learner.full_batch, self.train
+        whole, train = self.learner.full_batch, self.train.of_epoch(self.epoch)
         batches = train.in_order() if whole else train.shuffled(self.generator)
         batches = bar.counted(batches, train.team.size)
         batches = self._possible(batches) if self.skip else batches
@@ -266,8 +281,8 @@ class _Course:
             parameter.copy_(value)
 
     def bar(self, epochs: int, shown: bool | None) -> Progress:
-        """A progress bar, where the course is now."""
-        rows = self.train.rows
+        """A progress bar, where the course is now; epochs are taken to have as many rows."""
+        rows = self.train.of_epoch(self.epoch).rows
         return Progress(shown, None if rows is None else rows * epochs, (rows or 0) * self.epoch)
 
     def shown(self, epochs: int) -> dict[str, str]:
@@ -345,11 +360,12 @@ def _best_epoch(result: FitResult) -> int:
     return max(range(len(validation)), key=validation.__getitem__)
 
 
-def _check(epochs: int, batch_size: int, patience: int | None) -> None:
+def _check(epochs: int, batch_size: int, patience: int | None, seconds: float) -> None:
     numbers = {"epochs": epochs, "batch_size": batch_size, "patience": patience}
     for name, value in numbers.items():
         if value is not None or name != "patience":
             check_whole(name, value)
+    SettingError.check("checkpoint_seconds", seconds, "not negative", lambda time: time >= 0)
 
 
 def _refuse_without_validation(**settings: object) -> None:

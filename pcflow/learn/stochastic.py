@@ -6,6 +6,7 @@ Legend: B batch, K units, P parameters of a bank.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -13,10 +14,10 @@ from torch import Tensor
 
 from pcflow.engine import Plan, Shares
 from pcflow.errors import PropertyRequired, SettingError
-from pcflow.inputs import DensityFamily
+from pcflow.inputs import DensityFamily, FiniteFamily
 from pcflow.learn.batch import Batch, Model
 from pcflow.learn.checkpoint import must_be_like
-from pcflow.learn.counts import Counts, PriorCounts
+from pcflow.learn.counts import Counts, PriorCounts, first_of
 from pcflow.learn.em import CountingRun, check_pseudocount
 from pcflow.learn.learner import State
 from pcflow.learn.spread import both, unseen
@@ -44,7 +45,8 @@ class Anemone:
         step: share of the batch, in (0, 1].
         momentum: of the flows and of how many rows they are of, in [0, 1): every row of a batch
             weighs alike, in a short one too.
-        pseudocount: added to every mean count.
+        pseudocount: added to every count of the batch's mean, so that its weight is that of the
+            batch whatever the step is. Unlike in `EM` it is by row: one row more in N is 1 / N.
         decay: let the step fall linearly, to zero at the end of the last epoch.
 
     Raises:
@@ -128,15 +130,18 @@ class AnemoneRun(BatchRun[Anemone]):
         step = learner.step * (1 - done if learner.decay else 1.0)
         self.sums = self._with(counts)
         self.rows = rows + learner.momentum * self.rows
-        *flows, told = self.sums
+        weights, categories, flows, statistics, told = self.sums
         prior = PriorCounts(self.model, _shares(told, counts.engine.plan))
-        for expected, flow, sums in zip(prior.sums, flows, counts.sums, strict=True):
+        mix = partial(_mix, rows=self.rows, step=step, difference=counts.of_differences)
+        seen = weights, flows, statistics
+        for expected, flow, sums in zip(prior.sums, seen, counts.sums, strict=True):
             for bank in sums.found:
-                mean = flow[bank] / self.rows
-                sums.found[bank] = _mix(expected.found[bank], mean, step, counts.of_differences)
-        if counts.telling[1]:
-            counts.change(_keep_unused)
-        self.maximize(counts, learner.pseudocount)
+                sums.found[bank] = mix(expected.found[bank], flow[bank])
+        expects = prior.categories.flow
+        counts.categories.flow = lambda bank, some: mix(
+            expects(bank, some), categories[bank][..., some]
+        )
+        self.maximize(counts, step * learner.pseudocount)
 
     def maximize(self, counts: Counts, pseudocount: float) -> None:
         """Move the parameters, and count the sums from where they are then."""
@@ -151,24 +156,36 @@ class AnemoneRun(BatchRun[Anemone]):
 
     def _with(self, counts: Counts) -> Sums:
         """The sums, faded, and new counts: every row weighs alike, in a short batch too."""
-        old, momentum = self.sums or _nothing(counts), self.learner.momentum
+        momentum = self.learner.momentum
+        weights, categories, flows, statistics, told = self.sums or _nothing(self.model)
+
+        def upon(sums: dict[int, Tensor], found: dict[int, Tensor]) -> dict[int, Tensor]:
+            return {b: torch.add(flow, sums[b], alpha=momentum) for b, flow in found.items()}
+
         return [
-            {key: torch.add(flow, sums[key], alpha=momentum) for key, flow in found.items()}
-            for sums, found in zip(old, counts.found, strict=True)
+            upon(weights, counts.weights.found),
+            {b: counts.categories.upon(b, categories[b], momentum) for b in counts.categories},
+            upon(flows, counts.flows.found),
+            upon(statistics, counts.statistics.found),
+            upon(told, counts.told),
         ]
 
     def state(self) -> State:
         """Sums, and of how many rows."""
         with torch.no_grad():
-            so_far = self.sums or _nothing(PriorCounts(self.model))
-        return super().state() | {"rows": self.rows, "sums": [dict(sums) for sums in so_far]}
+            so_far = self.sums or _nothing(self.model)
+        # copies: large sums are written over
+        sums = [{bank: t.clone() for bank, t in sums.items()} for sums in so_far]
+        return super().state() | {"rows": self.rows, "sums": sums}
 
     def restore(self, state: State) -> None:
         """Go on from there."""
         super().restore(state)
         device = self.model.engine.tables.like.device
         self.rows = state["rows"]
-        self.sums = [{b: t.to(device) for b, t in sums.items()} for sums in state["sums"]]
+        self.sums = [
+            {bank: t.to(device, copy=True) for bank, t in sums.items()} for sums in state["sums"]
+        ]
 
 
 @dataclass(frozen=True)
@@ -179,7 +196,7 @@ class MiniBatchEM:
 
     Args:
         step: how far, in (0, 1].
-        pseudocount: added to every relative count.
+        pseudocount: added to every relative count of the batch.
 
     Raises:
         SettingError: if a number is out of range.
@@ -213,7 +230,7 @@ class MiniBatchRun(BatchRun[MiniBatchEM]):
     def update(self, counts: Counts, done: float) -> None:
         """Mix relative counts with present parameters."""
         counts.change(self._mix)
-        self.maximize(counts, self.learner.pseudocount)
+        self.maximize(counts, self.learner.step * self.learner.pseudocount)
 
     def _mix(self, present: Tensor, flow: Tensor, total: Tensor) -> Tensor:
         used = total > 0
@@ -221,9 +238,17 @@ class MiniBatchRun(BatchRun[MiniBatchEM]):
         return torch.lerp(present, relative, self.learner.step)
 
 
-def _nothing(counts: Counts) -> Sums:
-    """Sums of nothing, as large as these counts."""
-    return [{key: torch.zeros_like(t) for key, t in found.items()} for found in counts.found]
+def _nothing(model: Model) -> Sums:
+    """Sums of nothing, as large as those of a model."""
+    prior = PriorCounts(model)
+    found = prior.weights.found, prior.flows.found, prior.statistics.found, prior.told
+    weights, *rest = ({key: torch.zeros_like(t) for key, t in one.items()} for one in found)
+    categories = {}
+    for family, named in prior.kinds:
+        if isinstance(family, FiniteFamily):
+            folds, units = (flow := prior.units.found[first_of(named)]).shape
+            categories[first_of(named)] = flow.new_zeros(folds, family.num_categories, units)
+    return [weights, categories, *rest]
 
 
 def _shares(told: dict[int, Tensor], plan: Plan) -> Shares:
@@ -233,21 +258,17 @@ def _shares(told: dict[int, Tensor], plan: Plan) -> Shares:
     return {width: (rows / anything).unsqueeze(-1) for width, rows in told.items()}  # [R, 1]
 
 
-def _keep_unused(present: Tensor, flow: Tensor, total: Tensor) -> Tensor:
-    """Where nothing was told yet, what is there counts: a pseudocount would wipe it out."""
-    return torch.where(total > 0, flow, present)
-
-
 def _check_step(step: float) -> None:
     SettingError.check("step", step, "in (0, 1]", lambda share: 0 < share <= 1)
 
 
-def _mix(expected: Tensor, mean: Tensor, step: float, difference: bool) -> Tensor:
-    """Go a step from expected counts to mean ones, or by a mean difference.
+def _mix(expected: Tensor, flow: Tensor, rows: float, step: float, difference: bool) -> Tensor:
+    """Go a step from expected counts to mean ones of some rows, or by a mean difference.
 
     A difference of counts is at least minus what is given, which is not always what is expected;
     so nothing may fall by more than it would if the evidence did not use it at all.
     """
+    mean = flow / rows
     if not difference:
         return torch.lerp(expected, mean, step)
     return torch.maximum(expected + step * mean, (1 - step) * expected)

@@ -3,6 +3,7 @@
 from pcflow.queries.compiled import CompiledCircuit, as_circuit, as_model, compile
 from pcflow.queries.draws import Draws
 from pcflow.queries.filtering import Filter
+from pcflow.queries.given import Given
 from pcflow.queries.mpe import MPE, chosen_potentials
 from pcflow.queries.possible import never, refuse_impossible
 from pcflow.queries.projection import ProjectedEvidence
@@ -13,6 +14,7 @@ __all__ = [
     "CompiledCircuit",
     "Draws",
     "Filter",
+    "Given",
     "ProjectedEvidence",
     "Viterbi",
     "as_circuit",

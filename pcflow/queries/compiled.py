@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 
+from pcflow.automata import Automaton
 from pcflow.checks import check_kind, check_whole
 from pcflow.circuit import Circuit, MarkovChain, required_by
 from pcflow.engine import (
@@ -28,10 +30,11 @@ from pcflow.engine import (
     make_plan,
 )
 from pcflow.errors import SettingError
-from pcflow.evidence import CheckedEvidence, Evidence, Numbers
+from pcflow.evidence import CheckedEvidence, Evidence, Numbers, check
 from pcflow.queries.draws import Draws, sample, sample_with_marginals
 from pcflow.queries.export import Export
 from pcflow.queries.filtering import Filter
+from pcflow.queries.given import Given
 from pcflow.queries.marginals import marginals
 from pcflow.queries.mean import mean
 from pcflow.queries.mpe import MPE, mpe
@@ -149,7 +152,7 @@ class CompiledCircuit(nn.Module):
             >>> bool((model.sample(5, known)[..., 0] == 2).all())
             True
         """
-        return self.engine.check(given)
+        return check(given, self.engine.domain)
 
     @in_ordinary_modes
     def log_prob(self, evidence: Evidence | Numbers) -> Tensor:
@@ -400,6 +403,41 @@ class CompiledCircuit(nn.Module):
             chain = MarkovChain.of(self.circuit)
         return Filter(chain, rows, self.device)
 
+    @in_ordinary_modes
+    def given(self, rule: Automaton) -> Given:
+        """The distribution given that the values obey a rule, with queries of its own.
+
+        Of hidden Markov chains and independent variables: exact, with the parameters of this model
+        as they are at every query, at the cost of one pass over the emission tables, whatever the
+        rule, and of states times hidden states squared for every variable. The same one while
+        somebody holds it; after the model has moved to another device or precision, ask again.
+
+        Args:
+            rule: for the values of all variables, in their order.
+
+        Raises:
+            NotAChain: if the circuit is no chain.
+            PropertyRequired: if variables differ in their ranges, or the chain goes by them in
+                another order.
+            EmptyLanguage: if the rule accepts no string of as many categories as there are
+                variables.
+            SettingError: if the rule is about more categories than there are.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
+            >>> given = model.given(~pf.Automaton.phrases([[0, 1]], num_categories=3))
+            >>> bool(given.rule.accepts(given.sample(5)).all())
+            True
+        """
+        check_kind("rule", rule, Automaton, "an Automaton")
+        found = self._given.get(rule)
+        if found is None:
+            with required_by("given", "multiply(model, rule.circuit(D)), where compatible"):
+                found = Given(self.engine, rule, self._export.is_deterministic)
+            self._given[rule] = found
+        return found
+
     def _connect(self) -> None:
         """Build the engine on the device where the parameters are now."""
         plan = self._plan.to(self._like.device, self._machine)
@@ -407,10 +445,11 @@ class CompiledCircuit(nn.Module):
         tables = Tables(plan, banks, self._like, self._memory, self._soft_dtype)
         self.engine = Engine(self._structure, plan, tables, Pool(plan.machine.sheets), self._memory)
         self._export = Export(self.engine)
+        self._given: WeakValueDictionary[Automaton, Given] = WeakValueDictionary()
 
     def __getstate__(self) -> dict[str, Any]:
         """What copies and pickles are made of: nothing that was computed."""
-        return {k: v for k, v in self.__dict__.items() if k not in ("engine", "_export")}
+        return {k: v for k, v in self.__dict__.items() if k not in ("engine", "_export", "_given")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Compute anew."""
@@ -492,8 +531,9 @@ def compile(
             runs in parts; gradients are then found part by part, by going up a second time. Tables
             that take more are computed anew, the oldest first.
         soft_dtype: `torch.bfloat16` multiplies potentials with tables of that precision, which are
-            half as large: up to twice as fast where there are many categories, and right to about
-            three digits of every potential's weight. What is observed is not affected.
+            half as large, with no others beside them: up to twice as fast where there are many
+            categories, and right to about three digits of every potential's weight. What is
+            observed is not affected.
         machine: sizes that suit the machine; they change no answer. `Machine.of` the device where
             the model is, by default.
 

@@ -101,6 +101,35 @@ class Fitted(NamedTuple):
     lowest: Tensor
 
 
+class _Front(NamedTuple):
+    """Lists [B, D, k] with what is possible in front, so that no row of a table is read in vain.
+
+    Attributes:
+        order: where everything stood, [B, D, k].
+        widths: how much of every variable's list is possible in any row of the batch.
+    """
+
+    order: Tensor
+    widths: list[int]
+
+    @staticmethod
+    def of(start: Tensor) -> _Front | None:
+        """By the potentials where fitting starts; None where hardly anything is impossible."""
+        gone = start == -torch.inf
+        widths = (~gone).sum(dim=-1).amax(dim=0).clamp_min(1)  # [D]
+        if 4 * int(widths.sum()) > 3 * gone.shape[1] * gone.shape[2]:
+            return None
+        return _Front(gone.byte().argsort(dim=-1, stable=True), widths.tolist())
+
+    def sort(self, numbers: Tensor) -> Tensor:
+        """Numbers [B, D, k] in this order."""
+        return numbers.gather(-1, self.order)
+
+    def back(self, numbers: Tensor) -> Tensor:
+        """The same where they stood."""
+        return torch.empty_like(numbers).scatter(-1, self.order, numbers)
+
+
 class GaussSeidel:
     """Sweeps over a tree that set each potential to target / (what all the rest says of it).
 
@@ -130,10 +159,13 @@ class GaussSeidel:
         }
         self.records = self._may_record(target)
         kept = self._kept if self.records else _as_it_is
+        listed, start = checked.categories, start_of(checked, target)
+        self.front = _Front.of(start) if listed is not None and not self.records else None
+        if self.front is not None and listed is not None:
+            target, start, listed = map(self.front.sort, (target, start, listed))
         self.target = kept("target", target)
-        self.potentials = kept("potentials", start_of(checked, target))
+        self.potentials = kept("potentials", start)
         self.missing = kept("missing", checked.missing)
-        listed = checked.categories
         self.listed = None if listed is None else kept("listed", listed)
 
     def fit(self, sweeps: int, tolerance: float) -> Fitted:
@@ -145,6 +177,8 @@ class GaussSeidel:
             found = self.sheet.recordings.run(key, reads, launch)
         else:
             found = self._sweeps(sweeps, tolerance)
+        if self.front is not None:
+            found = found._replace(potentials=self.front.back(found.potentials))
         del self.tape  # the sheet may be used again, and what is kept there is written over
         return Fitted(*(part.clone() for part in found)) if self.records else found
 
@@ -243,7 +277,7 @@ class GaussSeidel:
         variable = step.over[node.fold]
         if not (self.records or self.any_missing[variable]):
             return torch.zeros_like(self.mismatch)
-        table = self._table(node, variable)  # [V, K] or [B, V, K]
+        table = self._table(node, variable)  # [V, K] or [B, k, K]
         missing = self.missing[:, variable]  # [B]
         place = (slice(None), variable, slice(table.shape[-2]))
         wanted, present = self.target[place], self.potentials[place]  # [B, V]
@@ -260,17 +294,19 @@ class GaussSeidel:
         """The rows [V, K] of a variable's table, or those that are listed, [B, k, K], for now."""
         tables = self.tables[node.step]
         table = tables[0 if len(tables) == 1 else node.fold]
-        return table if self.listed is None else self._rows(table, self.listed[:, variable])
+        if self.listed is None:
+            return table
+        width = None if self.front is None else self.front.widths[variable]
+        return self._rows(table, self.listed[:, variable, :width])
 
     def _rows(self, table: Tensor, listed: Tensor) -> Tensor:
         """The rows of listed categories, [B, k, K]."""
         listed = listed.clamp_max(len(table) - 1)
-        shape = (listed.numel(), table.shape[-1])
-        if self._room is None or self._room.shape != shape:
-            self._room = table.new_empty(shape)  # one place for all, so that it stays in the cache
-        return torch.index_select(table, 0, listed.flatten(), out=self._room).view(
-            *listed.shape, -1
-        )
+        count = listed.numel()
+        if self._room is None or len(self._room) < count:  # one place for all stays in the cache
+            self._room = table.new_empty(count, table.shape[-1])
+        rows = torch.index_select(table, 0, listed.flatten(), out=self._room[:count])
+        return rows.view(*listed.shape, -1)
 
     def _scaled(self, message: Tensor) -> Tensor:
         """The message [B, K] with largest entry one; remembers how small it was."""

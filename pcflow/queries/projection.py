@@ -135,13 +135,11 @@ def _simultaneous(
 
 def _posterior(engine: Engine, now: CheckedEvidence) -> Tensor:
     """Log-marginals [B, D, V] under the present potentials."""
-    assert now.potentials is not None
     try:
-        log_q = marginals(engine, replace(now, origin=None, whole=None))
+        return marginals(engine, replace(now, origin=None, whole=None), now.categories)
     except (NoMassError, NotANumber) as error:
         rows = error.rows if now.origin is None else now.origin[list(error.rows)].tolist()
         raise type(error)(rows, "project") from None
-    return now.potentials.among(log_q)
 
 
 def _moved(engine: Engine, now: CheckedEvidence, target: Tensor, step: Tensor) -> Tensor:

@@ -43,9 +43,12 @@ def broken(
 
     Examples:
         >>> import pcflow as pf
-        >>> from hypothesis import find
-        >>> find(broken("decomposable"), lambda layer: True).inputs
-        (InputLayer(variable 0, Bernoulli(), 1 units), InputLayer(variable 0, Bernoulli(), 1 units))
+        >>> from hypothesis import given, settings
+        >>> @settings(max_examples=5)
+        ... @given(broken("deterministic"))
+        ... def law(circuit):
+        ...     assert not pf.is_deterministic(circuit)
+        >>> law()
     """
     if property not in _STRATEGIES:
         raise StructureError(f"properties are {', '.join(_STRATEGIES)}; got {property!r}")

@@ -62,9 +62,12 @@ def tree_distributions(draw: st.DrawFn, max_variables: int = 6) -> Circuit:
 
     Examples:
         >>> import pcflow as pf
-        >>> from hypothesis import find
-        >>> pf.is_deterministic(find(tree_distributions(), lambda c: c.num_variables == 2))
-        True
+        >>> from hypothesis import given, settings
+        >>> @settings(max_examples=5)
+        ... @given(tree_distributions())
+        ... def law(circuit):
+        ...     assert pf.is_deterministic(circuit)
+        >>> law()
     """
     values = torch.tensor([draw(st.integers(2, 3)) for _ in range(draw(sizes(max_variables)))])
     generator = torch.Generator().manual_seed(draw(SEEDS))
@@ -115,9 +118,12 @@ def compatible_circuits(
 
     Examples:
         >>> import pcflow as pf
-        >>> from hypothesis import find
-        >>> print(pf.prove_compatible(*find(compatible_circuits(1), lambda pair: True)))
-        compatible: 1 pairs of layers meet
+        >>> from hypothesis import given, settings
+        >>> @settings(max_examples=5)
+        ... @given(compatible_circuits())
+        ... def law(pair):
+        ...     pf.multiply(*pair)
+        >>> law()
     """
     wanted = known_properties(properties)
     inputs = draw(_inputs(max_variables, families))

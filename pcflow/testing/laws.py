@@ -115,7 +115,7 @@ def _em(case: Case) -> Iterator[Breach]:
     if len(rows) == 0 or not case.circuit.parameters:
         return
     try:
-        found = fit(model, rows, EM(), epochs=4, progress=False).train
+        found = fit(model, rows, EM(pseudocount=0.0), epochs=4, progress=False).train
     except StructureError:
         return
     for before, after in pairwise(found):

@@ -4,17 +4,18 @@ from pcflow_diffusion.decode.canvas import Step
 from pcflow_diffusion.decode.decoding import Decoding
 from pcflow_diffusion.decode.generation import generate, lengths_of
 from pcflow_diffusion.decode.infilling import infill
+from pcflow_diffusion.decode.places import Look, looks
 from pcflow_diffusion.decode.view import guided
-from pcflow_diffusion.decode.windows import minimum_cover, next_window, window_starts
+from pcflow_diffusion.decode.windows import minimum_cover
 
 __all__ = [
     "Decoding",
+    "Look",
     "Step",
     "generate",
     "guided",
     "infill",
     "lengths_of",
+    "looks",
     "minimum_cover",
-    "next_window",
-    "window_starts",
 ]

@@ -104,7 +104,7 @@ class Canvas:
         committed = torch.zeros_like(self.real)
         for some, part in self.alike(rows, block):
             own = rows[some]
-            tokens, said = self.tokens[own, part], logits[some, _within(part, block)]
+            tokens, said = self.tokens[own, part], _some(logits, some, _within(part, block))
             before = self.known(own, slice(first, part.start))
             drawn, chosen = self.span.step(tokens, said, count[some], own, part.start, before)
             self.tokens[own, part] = torch.where(chosen, drawn.to(tokens.dtype), tokens)
@@ -141,6 +141,11 @@ class Canvas:
         found = torch.stack(bounds(self.real[rows, places]), dim=-1) + places.start  # [b, 2]
         for one in found.unique(dim=0):
             yield (found == one).all(dim=-1).nonzero().squeeze(-1), slice(*one.tolist())
+
+
+def _some(logits: Tensor, rows: Tensor, places: slice) -> Tensor:
+    """Logits of some rows, of which nobody makes a copy if they are all."""
+    return logits[:, places] if len(rows) == len(logits) else logits[rows, places]
 
 
 def _within(inner: slice, outer: slice) -> slice:

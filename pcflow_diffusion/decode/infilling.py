@@ -42,6 +42,7 @@ def infill(
         tokens: text with masks, [B, n] or [n], lists, or what a tokenizer returns; rows may have
             different masks.
         head: a `CircuitHead`, whose windows are laid over the masks; None draws independently.
+            Tokens that its circuit does not know cut the text into texts of their own.
         steps: backbone calls at most.
         decoding: how tokens are decided; `Decoding()` by default.
         circuit_context: how many tokens to the left of the masks that it decides a window of the
@@ -61,11 +62,12 @@ def infill(
         GenerationError: if there is an end, nobody says what a mask is or two contradict one
             another.
         PromptError: if there is padding between tokens.
-        TokenOutOfRange: if there is an id outside of the vocabulary, or one that the circuit does
-            not know in one of its windows.
+        TokenOutOfRange: if there is an id outside of the backbone's vocabulary.
         SettingError: if `steps` is below 1.
         BackboneError: if the backbone does not return [B, n, V].
         LogitsError: if the logits are no distribution at a masked position.
+        NoMassError: if the circuit holds what is known impossible, and so it is without what is to
+            the left of the masks.
         ShapeMismatch, TypeMismatch: if the text is not tokens [B, n], or no number is an id.
 
     Examples:

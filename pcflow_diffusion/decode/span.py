@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pcflow import NoMassError
 from pcflow_diffusion.decode.decoding import Decoding
-from pcflow_diffusion.decode.drawing import Drawer, independent
+from pcflow_diffusion.decode.drawing import Drawer, independent, renamed
 from pcflow_diffusion.errors import LogitsError
 from pcflow_diffusion.head import CircuitHead, Draw, Marginals, best, rank
 
@@ -39,14 +40,22 @@ class Span:
 
         The circuit may see the tokens `before` it, [B, C], behind the last mask among them.
         """
-        return self.decide(self.read(logits, span, rows, start), before, count)
+        said = self.read(logits, span, rows, start)
+        try:
+            return self.decide(said, before, count)
+        except NoMassError as error:
+            raise renamed(error, rows[list(error.rows)], start) from None
 
     def read(self, logits: Tensor, span: Tensor, rows: Tensor, start: int) -> Marginals:
-        """What the backbone says of what may be generated, in the precision of the circuit."""
-        dtype = None if self.head is None else self.head.model.dtype
-        never = self.how.suppress
+        """What the backbone says of what may be generated, in the precision of the circuit.
+
+        Where all is drawn by a head, only of what it lists.
+        """
+        head, never = self.head, self.how.suppress
+        dtype = None if head is None else head.model.dtype
+        top_k = None if head is None or self.how.gamma is not None else head.top_k
         try:
-            return Marginals.of(logits, span, self.mask, suppress=never, dtype=dtype)
+            return Marginals.of(logits, span, self.mask, suppress=never, top_k=top_k, dtype=dtype)
         except LogitsError as error:
             row, position = int(rows[error.row]), start + error.position
             raise LogitsError(row, position, error.reason) from None
@@ -59,9 +68,9 @@ class Span:
         drawer = Drawer(self.head, self.how, self.circuit_context, self.generator)
         scene = drawer.scene(said, likely, before)
         if said.length <= self.head.length:
-            return self.chosen(drawer.together(scene, count), count)
+            return self.chosen(drawer.draw(scene, said.masked, count), count)
         commit = self.ranked(said, likely, count)
-        return drawer.in_windows(scene, commit), commit
+        return drawer.draw(scene, commit).tokens, commit
 
     def chosen(self, found: Draw, count: Tensor) -> tuple[Tensor, Tensor]:
         """Draw first, then rank what was drawn."""
@@ -73,11 +82,11 @@ class Span:
 
     def ranked(self, said: Marginals, likely: Marginals, count: Tensor) -> Tensor:
         """Rank positions by the backbone, before anything is drawn."""
-        score = rank(self.how.ranking, likely.log_m, generator=self.generator)
+        score = rank(self.how.ranking, likely.log_shares, generator=self.generator)
         late = self.deferred(likely.draw(0.0)) if self.how.defer else ~said.masked
         commit = best(put_last(score, late), said.masked, count)
         if self.how.threshold is not None:
-            sure = said.log_m.amax(dim=-1).exp() > self.how.threshold
+            sure = said.log_shares.amax(dim=-1).exp() > self.how.threshold
             commit |= said.masked & sure & ~late
         return commit
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from pcflow_diffusion.checks import check_count, check_id, check_ids
 from pcflow_diffusion.errors import WindowError
@@ -130,18 +131,19 @@ def next_window(needed: Tensor, visible: Tensor, width: int, context: int) -> Te
     return sees.where(sees.any(dim=-1, keepdim=True), few) if context else held
 
 
-def bridges(commit: Tensor, visible: Tensor, width: int) -> Tensor:
+def bridges(commit: Tensor, visible: Tensor, text: Tensor, width: int) -> Tensor:
     """Positions [B, N] that are drawn besides, so that what is committed hangs together.
 
-    These are masked and lie between two tokens which are visible or committed, at least one of them
-    committed, if no window holds both, or not both of the visible tokens around them.
+    These are masked and lie in one text between two tokens which are visible or committed, at least
+    one of them committed, if no window holds both, or not both of the visible tokens around them.
     """
-    held, last = commit | visible, commit.shape[1] - 1
-    (before, after), (left, right) = neighbours(held), neighbours(visible)
-    between = (before >= 0) & (after <= last)
-    new = commit.gather(-1, before.clamp_min(0)) | commit.gather(-1, after.clamp_max(last))
-    far = (after - before >= width) | ((left >= 0) & (right <= last) & (right - left >= width))
-    return between & new & far & ~held
+    held, cut = commit | visible, ~text
+    (before, after), (left, right) = neighbours(held | cut), neighbours(visible | cut)
+    between = _at(before, held) & _at(after, held)
+    new = _at(before, commit) | _at(after, commit)
+    known = _at(left, visible) & _at(right, visible)
+    far = (after - before >= width) | (known & (right - left >= width))
+    return text & ~held & between & new & far
 
 
 def neighbours(held: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,6 +151,11 @@ def neighbours(held: Tensor) -> tuple[Tensor, Tensor]:
     places = torch.arange(held.shape[1], device=held.device).expand(held.shape)
     after = places.where(held, held.shape[1]).flip(-1).cummin(dim=-1).values.flip(-1)
     return places.where(held, -1).cummax(dim=-1).values, after
+
+
+def _at(place: Tensor, held: Tensor) -> Tensor:
+    """What is held [B, N], asked of places [B, N]; those before and after the text are not."""
+    return pad(held, (1, 1)).gather(-1, place + 1)
 
 
 def _nearest(distance: Tensor, visible: Tensor) -> Tensor:

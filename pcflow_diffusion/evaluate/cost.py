@@ -1,6 +1,6 @@
 """What the circuit costs: its draws over the backbone's step, and over what the machine must do.
 
-    python -m pcflow_diffusion.evaluate cost [--top-k 256] [--threads 2]
+    python -m pcflow_diffusion.evaluate cost [--top-k 256] [--blocks 64] [--threads 2]
 
 Random parameters throughout: time does not depend on them. All sides of a comparison run by turns
 in one process, so that a busy moment hits all alike; figures are medians.
@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from statistics import median
 
 import torch
 from matplotlib.figure import Figure
@@ -25,7 +23,9 @@ from torch import Tensor
 
 import pcflow as pf
 from pcflow_diffusion.evaluate.figure import save_figure
-from pcflow_diffusion.head import CircuitHead, Coupling, LogLinear, Projection
+from pcflow_diffusion.evaluate.learning_cost import learning_table, measure_learning
+from pcflow_diffusion.evaluate.timing import Run, interleaved, machine_sides, rates_of
+from pcflow_diffusion.head import CircuitHead, Coupling, LogLinear, Marginals, Projection, TopK
 from pcflow_diffusion.models import Denoiser, DenoiserConfig
 
 COUPLINGS: dict[str, Coupling] = {
@@ -33,8 +33,6 @@ COUPLINGS: dict[str, Coupling] = {
     "log-linear": LogLinear(0.8, 0.5),
     "projection, 2 sweeps": Projection(),
 }
-Run = Callable[[], object]
-
 IN_ALL = "backbone, vocabulary counted"
 TRUNK = "backbone, vocabulary neither counted nor run"
 WITH_HEAD = "backbone, vocabulary run but not counted"
@@ -48,7 +46,7 @@ class Setting:
         length: positions of the circuit, L.
         vocabulary: tokens, V.
         states: of the HMM, K.
-        top_k: tokens that the head considers per position where it does not take all.
+        top_k: tokens that the head considers per position, beside what it does by default and all.
         seen: positions that the backbone sees.
         parameters: of the backbone.
         repeats: turns; two more warm up.
@@ -71,27 +69,30 @@ class HeadCost:
         setting: the sizes.
         backbones: a forward pass, by what of the vocabulary is counted and run.
         counted: the parameters of each that are counted.
-        draws: one coupled sample, by coupling and by `top_k` (None: all tokens).
+        draws: one coupled sample, by coupling and by `top_k`.
         bandwidth: bytes per second of adding up a tensor as large as the emission table.
         flops: floating-point operations per second of a large matrix product.
+        listed: tokens that are listed per position by default, on average.
     """
 
     setting: Setting
     backbones: Mapping[str, float]
     counted: Mapping[str, int]
-    draws: Mapping[tuple[str, int | None], float]
+    draws: Mapping[tuple[str, TopK], float]
     bandwidth: float
     flops: float
+    listed: float
 
     @property
     def step(self) -> float:
         """Seconds of the quickest backbone."""
         return min(self.backbones.values())
 
-    def floor(self, top_k: int | None) -> float:
+    def floor(self, top_k: TopK) -> float:
         """Seconds to read the table, or its listed rows, once; or to multiply by it if longer."""
         size = self.setting
-        used = size.length * (size.vocabulary if top_k is None else top_k) * size.states
+        listed = self.listed if top_k == "auto" else top_k or size.vocabulary
+        used = size.length * listed * size.states
         read = used if top_k is not None else size.vocabulary * size.states
         return max(4 * read / self.bandwidth, 2 * used / self.flops)
 
@@ -120,22 +121,6 @@ class AnyOrderCost:
     def ratio(self) -> float:
         """Any order over one draw and the conditionals that it needs."""
         return self.any_order / (self.latent + self.queries)
-
-
-def interleaved(sides: Mapping[str, Run], repeats: int) -> dict[str, float]:
-    """Median seconds of every side, run by turns after two turns that warm up.
-
-    Examples:
-        >>> sorted(interleaved({"a": lambda: None, "b": lambda: sum(range(9))}, repeats=3))
-        ['a', 'b']
-    """
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(repeats + 2):
-        for name, run in sides.items():
-            start = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - start)
-    return {name: median(found[2:]) for name, found in times.items()}
 
 
 def denoiser_shape(parameters: int, vocabulary: int, in_all: bool) -> DenoiserConfig:
@@ -168,20 +153,20 @@ def measure_head(setting: Setting) -> HeadCost:
     logits, x = _question(setting.length, setting.vocabulary)
     backbones, tokens = _backbones(setting), torch.zeros(1, setting.seen).long()
     sides: dict[str, Run] = {name: partial(b, tokens) for name, b in backbones.items()}
-    draws = {(name, k): f"{name}, {k}" for name in COUPLINGS for k in (setting.top_k, None)}
+    kinds: tuple[TopK, ...] = (None, setting.top_k, "auto")
+    draws = {(name, k): f"{name}, {k}" for name in COUPLINGS for k in kinds}
     for (name, top_k), side in draws.items():
         head = CircuitHead(model, setting.vocabulary, COUPLINGS[name], top_k)
         sides[side] = partial(head.sample, logits, x)
-    table, square = torch.ones(setting.vocabulary, setting.states), torch.ones(1024, 1024)
-    sides["read"], sides["multiply"] = table.sum, lambda: square @ square
-    found = interleaved(sides, setting.repeats)
+    table = setting.vocabulary, setting.states
+    found = interleaved(sides | machine_sides(*table), setting.repeats)
     return HeadCost(
         setting,
         {name: found[name] for name in backbones},
         {name: _counted(name, backbone) for name, backbone in backbones.items()},
         {key: found[side] for key, side in draws.items()},
-        4 * table.numel() / found["read"],
-        2 * 1024**3 / found["multiply"],
+        *rates_of(found, *table),
+        _listed(logits, x),
     )
 
 
@@ -277,7 +262,7 @@ def draw_cost(path: str | os.PathLike[str], cost: HeadCost) -> None:
     axes = figure.subplots()
     bars = {name: (seconds, "grey") for name, seconds in cost.backbones.items()}
     for (coupling, top_k), seconds in cost.draws.items():
-        colour = "C0" if top_k is None else "C1"
+        colour = "C0" if top_k is None else "C2" if top_k == "auto" else "C1"
         bars[f"{coupling}, {_tokens(top_k)}"] = (seconds, colour)
     names = list(bars)[::-1]
     axes.barh(names, [1e3 * bars[n][0] for n in names], color=[bars[n][1] for n in names])
@@ -313,7 +298,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for states in sorted({min(256, given.states), given.states})
         for of in ((min(1000, given.vocabulary), None), (given.vocabulary, given.top_k))
     ]
-    print(any_order_table([measure_any_order(given.length, *size) for size in sizes]))
+    print(any_order_table([measure_any_order(given.length, *size) for size in sizes]), "\n")
+    learning = given.length, min(256, given.states), given.vocabulary, given.top_k, given.blocks
+    print(learning_table([measure_learning(*learning)]))
     draw_cost(given.out, cost)
     print(f"\nPicture: {given.out}")
 
@@ -327,6 +314,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--vocabulary", type=int, default=size.vocabulary, help="(%(default)s)")
     parser.add_argument("--states", type=int, default=size.states, help="of the HMM (%(default)s)")
     parser.add_argument("--top-k", type=int, default=size.top_k, help="listed tokens (%(default)s)")
+    parser.add_argument(
+        "--blocks", type=int, default=64, help="of a step of learning (%(default)s)"
+    )
     parser.add_argument("--seen", type=int, default=size.seen, help="by the backbone (%(default)s)")
     parser.add_argument("--parameters", type=int, default=size.parameters, help="of the backbone")
     parser.add_argument("--repeats", type=int, default=size.repeats, help="turns (%(default)s)")
@@ -344,6 +334,12 @@ def _question(length: int, vocabulary: int) -> tuple[Tensor, Tensor]:
     return 3.0 * torch.randn(1, length, vocabulary), torch.full((1, length), vocabulary)
 
 
+def _listed(logits: Tensor, x: Tensor) -> float:
+    """How many tokens a position lists by default, on average."""
+    said = Marginals.of(logits, x, logits.shape[-1], top_k="auto")
+    return float((said.log_m > -torch.inf).sum(dim=-1).float().mean())
+
+
 def _backbones(setting: Setting) -> dict[str, Denoiser]:
     """One whose vocabulary is counted, and one whose is not: without it, and with it."""
     narrow = denoiser_shape(setting.parameters, setting.vocabulary, in_all=True)
@@ -357,5 +353,5 @@ def _counted(name: str, backbone: Denoiser) -> int:
     return sum(parameter.numel() for parameter in counted.parameters())
 
 
-def _tokens(top_k: int | None) -> str:
-    return "all tokens" if top_k is None else f"top {top_k}"
+def _tokens(top_k: TopK) -> str:
+    return "all tokens" if top_k is None else "by default" if top_k == "auto" else f"top {top_k}"

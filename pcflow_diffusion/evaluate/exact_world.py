@@ -30,7 +30,7 @@ from pcflow_diffusion.backbones import Backbone
 from pcflow_diffusion.errors import ShapeMismatch
 from pcflow_diffusion.evaluate.figure import draw_exact_world
 from pcflow_diffusion.head import CircuitHead, Projection
-from pcflow_diffusion.train import mask_exactly, sample_times
+from pcflow_diffusion.models import mask_exactly, sample_times
 
 Positions = tuple[int, ...]
 

@@ -41,17 +41,12 @@ from pcflow_diffusion.models import (
     load_denoiser,
     load_pretrained,
     load_text,
+    mask_exactly,
+    sample_times,
     train_denoiser,
     windows,
 )
-from pcflow_diffusion.train import (
-    Blocks,
-    StoredLogits,
-    fit_conditional,
-    mask_exactly,
-    sample_times,
-    store_logits,
-)
+from pcflow_diffusion.train import Blocks, StoredLogits, fit_conditional, store_logits
 
 CHECKPOINT = Path(__file__).parents[1] / "models" / "checkpoints" / "english.safetensors"
 HELD = 1 << 27  # logits that are held at once; of larger vocabularies training has these alone:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 import pcflow as pf
 from pcflow_diffusion.errors import PuzzleError, ShapeMismatch
-from pcflow_diffusion.train import mask_exactly
+from pcflow_diffusion.models import mask_exactly
 
 CELLS, DIGITS, EMPTY = 16, 4, 4
 HIDDEN = (8, 10, 12)  # cells that are empty in the puzzles that are made

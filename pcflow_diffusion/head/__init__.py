@@ -2,6 +2,7 @@
 
 from pcflow_diffusion.head.coupling import Coupling, LogLinear, Projection
 from pcflow_diffusion.head.head import CircuitHead
+from pcflow_diffusion.head.listing import TopK
 from pcflow_diffusion.head.marginals import Marginals, temper, without
 from pcflow_diffusion.head.modulation import Modulation
 from pcflow_diffusion.head.ranking import Ranking, best, check_ranking, rank
@@ -18,6 +19,7 @@ __all__ = [
     "Order",
     "Projection",
     "Ranking",
+    "TopK",
     "best",
     "check_order",
     "check_ranking",

@@ -25,7 +25,7 @@ from pcflow_diffusion.head.coupling import (
     posterior,
     power,
 )
-from pcflow_diffusion.head.likelihood import log_prob_of
+from pcflow_diffusion.head.likelihood import log_prob_of, told_of
 from pcflow_diffusion.head.marginals import Marginals
 
 Purpose = Literal["likelihood", "drawing"]
@@ -72,9 +72,13 @@ def _pooled(fitted: LogLinear) -> list[Coupling]:
 
 @torch.no_grad()
 def _score(coupling: Coupling, model: CompiledCircuit, said: Marginals, x0: Tensor) -> float:
-    """Total log q(x0 | x) (nats) under a coupling, of examples that are possible."""
+    """Total log q(x0 | x) (nats) under a coupling, of examples that are possible.
+
+    What tokens count that are not listed is the same under all, and left out.
+    """
     coupled = coupling.couple(model, said)
-    log_q = log_prob_of(model, coupled, x0, torch.ones_like(x0, dtype=torch.bool))
+    alone = torch.zeros_like(said.log_listed).masked_fill(said.lists(x0), -torch.inf)
+    log_q = log_prob_of(model, coupled, x0, torch.ones_like(said.masked), alone)
     return float(log_q[log_q.isfinite()].double().sum())
 
 
@@ -102,7 +106,7 @@ def fit_log_linear(
         SettingError: if `buckets` is below 1.
     """
     check_count("buckets", buckets)
-    usable = _possible(model, said, x0, controls) & said.masked.any(dim=-1)
+    usable = _possible(model, said, x0, controls) & (said.masked & said.lists(x0)).any(dim=-1)
     if not bool(usable.any()):
         raise CouplingError(
             "fit_coupling needs examples with masked tokens that circuit and backbone hold possible"
@@ -124,10 +128,11 @@ def fit_log_linear(
 def _possible(
     model: CompiledCircuit, said: Marginals, x0: Tensor, controls: Tensor | None
 ) -> Tensor:
-    """The examples [N] that circuit and backbone hold possible."""
-    plain = said.soft(said.log_m)
-    known = with_tokens(steered(plain, controls), x0, torch.ones_like(said.masked))
-    return (model.log_prob(known) + log_potentials_of(plain, x0).sum(dim=-1)).isfinite()
+    """The examples [N] that circuit and backbone hold possible, as far as tokens are listed."""
+    plain, listed = steered(said.soft(said.log_m), controls), said.lists(x0) | ~said.masked
+    known = with_tokens(plain, x0, listed)
+    told = log_potentials_of(plain, x0).masked_fill(~listed, 0.0)
+    return (model.log_prob(known) + told.sum(dim=-1)).isfinite()
 
 
 def _nearest(bucket: Tensor, number: int, usable: Tensor, buckets: int) -> Tensor:
@@ -171,12 +176,19 @@ def _fit(
     controls: Tensor | None,
     keep_a: bool,
 ) -> tuple[float, float]:
-    """Powers (a, b) at the maximum of the mean log q, which is concave in them."""
+    """Powers (a, b) at the maximum of the mean log q, which is concave in them.
+
+    Tokens that are not listed are summed out, where it is only nearly so.
+    """
+    listed = said.lists(x0) | ~said.masked
+    whole = bool(listed.all())
 
     def nats(powers: Tensor) -> Tensor:
-        coupled = said.soft(divided(power(said.log_m, powers[0]), log_r, powers[1]))
-        log_z = model.log_prob(steered(coupled, controls))
-        return (log_z - log_potentials_of(coupled, x0).sum(dim=-1)).mean()
+        potentials = divided(power(said.log_m, powers[0]), log_r, powers[1])
+        coupled = steered(said.soft(potentials), controls)
+        if not whole:
+            return -told_of(coupled, x0, listed)[0].log_prob(model).mean()
+        return (model.log_prob(coupled) - log_potentials_of(coupled, x0).sum(dim=-1)).mean()
 
     a, b = _least(nats, said.log_m.new_tensor([1.0, 0.5]), free=[not keep_a, True])
     return a, b

@@ -11,8 +11,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pcflow import CompiledCircuit, Evidence, EvidenceError
-from pcflow_diffusion.errors import CouplingError
+from pcflow import CompiledCircuit, Evidence
 
 
 def unsteered(model: CompiledCircuit, visible: Evidence) -> Evidence:
@@ -23,23 +22,14 @@ def unsteered(model: CompiledCircuit, visible: Evidence) -> Evidence:
 
 
 def steered(coupled: Evidence, controls: Tensor | None) -> Evidence:
-    """Evidence with potentials about the L positions, and log-potentials [B, C, S] of controls.
-
-    Raises:
-        CouplingError: if potentials are listed, and fewer than a control has values.
-    """
+    """Evidence with potentials about the L positions, and log-potentials [B, C, S] of controls."""
     if controls is None:
         return coupled
     potentials, (values, missing) = coupled.potentials, observed(coupled)
     assert potentials is not None
-    try:
-        both = potentials.beside(controls)
-    except EvidenceError as error:
-        few, size = potentials.log.shape[-1], controls.shape[-1]
-        raise CouplingError(f"top_k is {few}, but a control has {size} values") from error
     behind = controls.shape[1]
     known = Evidence(pad(values, (0, behind)), pad(missing, (0, behind), value=True))
-    return known.with_potentials(both)
+    return known.with_potentials(potentials.beside(controls))
 
 
 def with_tokens(coupled: Evidence, tokens: Tensor, known: Tensor) -> Evidence | Tensor:

@@ -40,6 +40,7 @@ def write_head(
     coupling: Coupling,
     modulation: nn.Module | None,
     settings: Json,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Write what a head is made of; see `CircuitHead.save`.
 
@@ -49,13 +50,14 @@ def write_head(
         coupling: a `LogLinear` or a `Projection`.
         modulation: a `Modulation`, if there is one.
         settings: what else `CircuitHead` is given, of what JSON has.
+        dtype: see `pcflow.save`.
     """
     told: Json = {"format": FORMAT, "settings": settings}
     told["coupling"], weights = _described_coupling(coupling), {}
     if modulation is not None:
         told["modulation"] = _described_modulation(modulation)
         weights = {f"{MODULATION}{name}": w for name, w in modulation.state_dict().items()}
-    save(model, path, {TOLD: json.dumps(told)}, weights)
+    save(model, path, {TOLD: json.dumps(told)}, weights, dtype=dtype)
 
 
 def read_head(path: StrPath, device: torch.device | str | None) -> Json:

@@ -44,6 +44,7 @@ from pcflow_diffusion.head.coupling import (
 )
 from pcflow_diffusion.head.kept import Kept
 from pcflow_diffusion.head.likelihood import log_prob_of, told_of
+from pcflow_diffusion.head.listing import TopK, check_top_k, most_listed
 from pcflow_diffusion.head.marginals import Marginals
 from pcflow_diffusion.head.modulation import check_fits
 from pcflow_diffusion.head.ranking import Ranking, check_ranking
@@ -65,8 +66,10 @@ class CircuitHead(Kept):
         mask_token_id: the id that stands for a masked token in `x`; V or a token below it, which
             then has no mass.
         coupling: "product", "ratio", "projection", or a `Coupling`.
-        top_k: only the so many most probable tokens of the backbone are possible at a position, all
-            by default. Exact for those, and only their rows of the circuit's tables are read.
+        top_k: of how many tokens a position is a joint made, and drawn: the so many most probable
+            ones of the backbone; None for all. By default, "auto", all of a vocabulary below 16,384
+            tokens; of a larger one as few as leave at most 1e-4 of the position's mass out, and at
+            most 1,024. Exact for those, and only their rows of the circuit's tables are read.
         modulation: what steers the circuit by potentials on its latents or gates: a `Modulation`,
             or a module that is called alike. The circuit has 2 L variables then, as
             `pcflow.expose_latents` and `pcflow.add_gates` make of an HMM, and every position has a
@@ -79,7 +82,7 @@ class CircuitHead(Kept):
 
     Raises:
         CouplingError: if the coupling is unknown or cannot be modulated.
-        SettingError: if `top_k` is below 1.
+        SettingError: if `top_k` is a number below 1 or another word.
         ShapeMismatch: if the circuit's positions do not all have the same number of categories,
             there is not one control for each, or the `Modulation` is about others.
         TypeMismatch: if `model` is no compiled circuit, `mask_token_id` no whole number of 64 bits,
@@ -99,15 +102,14 @@ class CircuitHead(Kept):
         model: CompiledCircuit,
         mask_token_id: int,
         coupling: str | Coupling = "projection",
-        top_k: int | None = None,
+        top_k: TopK = "auto",
         modulation: nn.Module | None = None,
         tokenizer: str | None = None,
     ) -> None:
         """Check the circuit and look up the coupling."""
         super().__init__()
         check_kind("model", model, CompiledCircuit)
-        if top_k is not None:
-            check_count("top_k", top_k)
+        check_top_k(top_k)
         if tokenizer is not None:
             check_kind("tokenizer", tokenizer, str)
         self.model, self.mask_token_id = model, check_id("mask_token_id", mask_token_id)
@@ -121,6 +123,16 @@ class CircuitHead(Kept):
         if modulation is not None and isinstance(self.coupling, Projection):
             raise CouplingError(NOT_MODULATED)
         self._shorter: dict[range, tuple[tuple[object, ...], CompiledCircuit]] = {}
+
+    def extra_repr(self) -> str:
+        """What `repr` says beside the modules: sizes, coupling, and what is listed."""
+        most = most_listed(self.top_k, self.vocabulary_size)
+        listed = "all tokens" if most is None else f"{'up to ' * (self.top_k == 'auto')}{most:,}"
+        return (
+            f"{self.length} positions, {self.vocabulary_size:,} tokens, mask {self.mask_token_id}\n"
+            f"{self.coupling}\n"
+            f"top_k={self.top_k!r}: lists {listed}"
+        )
 
     def over(self, positions: int | range) -> CircuitHead:
         """The head over neighbouring positions alone, with the circuit's others summed out.
@@ -160,7 +172,8 @@ class CircuitHead(Kept):
             x: tokens with masks, [B, L].
 
         Returns:
-            [B, L, V]; visible positions keep the backbone's logits. Not differentiable.
+            [B, L, V]; visible positions keep the backbone's logits, and tokens that are not listed
+            its probability. Not differentiable.
 
         Raises:
             ShapeMismatch, TypeMismatch, TokenOutOfRange, LogitsError: see `couple`.
@@ -170,8 +183,29 @@ class CircuitHead(Kept):
         said = self._said(logits, x)
         coupled = self._coupled(said)
         log_q = token_marginals(self.model, coupled, self.length, coupled.categories)
-        log_q = said.potentials.like(log_q.to(logits.dtype)).dense(self.vocabulary_size)
+        log_q = self._spread(said, logits, x, log_q).to(logits.dtype)
         return torch.where(said.masked.unsqueeze(-1), log_q, logits)
+
+    def left_out(self, logits: Tensor | Potentials, x: Tensor) -> Tensor:
+        """The backbone's mass of the tokens that are not listed, [B, L]; zero where visible.
+
+        A draw takes none of them: its law is within the sum over positions, in total variation, of
+        that which `log_prob` gives.
+
+        Args:
+            logits: the backbone's, [B, L, V]; or `pcflow.Potentials` of the only possible tokens.
+            x: tokens with masks, [B, L].
+
+        Raises:
+            ShapeMismatch, TypeMismatch, TokenOutOfRange, LogitsError: see `couple`.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> head = CircuitHead(pf.compile(pf.hmm(2, 2, pf.Categorical(4))), 4, top_k=3)
+            >>> head.left_out(torch.zeros(1, 2, 4), torch.tensor([[4, 1]]))
+            tensor([[0.2500, 0.0000]])
+        """
+        return self._said(logits, x).left_out
 
     def couple(self, logits: Tensor | Potentials, x: Tensor) -> Evidence:
         """The evidence that turns the circuit into the coupled joint.
@@ -184,7 +218,6 @@ class CircuitHead(Kept):
             ShapeMismatch, TypeMismatch: if these are no logits and tokens of the circuit.
             TokenOutOfRange: if a visible token does not fit.
             LogitsError: if a masked position has no distribution.
-            CouplingError: if `top_k` is less than a control has values.
         """
         return self._coupled(self._said(logits, x))
 
@@ -202,8 +235,8 @@ class CircuitHead(Kept):
             x0: the tokens, [B, L]; only those at masked positions are read.
             at: of which masked positions, bool [B, L], all by default: the others are summed out.
 
-        Returns:
-            -inf where a token is not among the `top_k` listed.
+        A token that is not listed has the backbone's own probability, independently of the others,
+        and what is listed shares the rest: of all V ** L texts the probabilities add up to one.
 
         Raises:
             ShapeMismatch, TypeMismatch, TokenOutOfRange, LogitsError: see `couple`.
@@ -222,7 +255,11 @@ class CircuitHead(Kept):
             at = check_flags("at", at, said.tokens)
         asked = torch.ones_like(said.masked) if at is None else at | ~said.masked
         tokens = self._filled(said, x0)
-        return log_prob_of(self.model, self._coupled(said), tokens, asked)
+        alone = said.log_prob_unlisted(logits, tokens)
+        log_q = log_prob_of(self.model, self._coupled(said), tokens, asked, alone)
+        if said.listed is None:
+            return log_q
+        return log_q + said.log_listed.masked_fill(~(asked & said.lists(tokens)), 0.0).sum(dim=-1)
 
     def conditional(
         self, logits: Tensor | Potentials, x: Tensor, x0: Tensor, weight: Tensor | None = None
@@ -429,6 +466,16 @@ class CircuitHead(Kept):
             raise ShapeMismatch(f"modulation must return {wanted}, got {tuple(found.shape)}")
         return found.to(said.log_m.dtype)
 
+    def _spread(self, said: Marginals, logits: Tensor, x: Tensor, log_q: Tensor) -> Tensor:
+        """Log-probabilities [B, L, V] of all tokens, from those [B, L, k] of what is listed."""
+        if said.listed is None:
+            return log_q
+        log_m = Marginals.of(logits, x, self.mask_token_id, dtype=log_q.dtype).log_m
+        log_q = log_q + said.log_listed.unsqueeze(-1)
+        surplus = said.log_m == -torch.inf  # of a list that is longer than need be
+        own = torch.where(surplus, log_m.gather(-1, said.listed), log_q)
+        return log_m.scatter(-1, said.listed, own)
+
     def _said(self, logits: Tensor | Potentials, x: Tensor) -> Marginals:
         """What the backbone says, in the circuit's precision."""
         check_rows("x", x, self.length)
@@ -455,7 +502,7 @@ class CircuitHead(Kept):
             where = f"on {said.tokens.device}, the circuit on {self.model.device}"
             raise TypeMismatch(f"logits and x are {where}")
         check_tokens("x", said.tokens, self.vocabulary_size)
-        return said.top_k(self.top_k)
+        return said.few(self.top_k)
 
     def _filled(self, said: Marginals, x0: Tensor) -> Tensor:
         """The visible tokens, and those of x0 where x is masked."""

@@ -13,17 +13,20 @@ from pcflow_diffusion.head.controls import with_tokens
 from pcflow_diffusion.head.coupling import log_potentials_of
 
 
-def log_prob_of(model: CompiledCircuit, coupled: Evidence, tokens: Tensor, asked: Tensor) -> Tensor:
-    """Log q [B] (nats) of tokens [B, L], where asked; -inf if one is not possible.
+def log_prob_of(
+    model: CompiledCircuit, coupled: Evidence, tokens: Tensor, asked: Tensor, alone: Tensor
+) -> Tensor:
+    """Log q [B] (nats) of tokens [B, L], where asked.
 
     Args:
         model: the circuit.
         coupled: the evidence that couples it.
         tokens: the visible ones, and those to judge.
         asked: which count, the others being summed out, bool [B, L].
+        alone: log-probability of those that are not possible there, each by itself, [B, L].
     """
     rows, known = told_of(coupled, tokens, asked)
-    return rows.log_prob(model).masked_fill((asked & ~known).any(dim=-1), -torch.inf)
+    return rows.log_prob(model) + alone.masked_fill(known | ~asked, 0.0).sum(dim=-1)
 
 
 def told_of(coupled: Evidence, tokens: Tensor, asked: Tensor | bool = True) -> tuple[Batch, Tensor]:

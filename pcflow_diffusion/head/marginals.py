@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import log
 
 import torch
 from torch import Tensor
@@ -16,7 +15,6 @@ from torch.nn.functional import pad
 
 from pcflow import Evidence, Potentials
 from pcflow_diffusion.checks import (
-    check_count,
     check_id,
     check_ids,
     check_logits,
@@ -24,8 +22,16 @@ from pcflow_diffusion.checks import (
     check_tokens,
 )
 from pcflow_diffusion.errors import LogitsError
-
-LOG2_E = 1 / log(2)
+from pcflow_diffusion.head.listing import (
+    LARGE,
+    LOG2_E,
+    MOST,
+    TopK,
+    check_top_k,
+    log_sum,
+    most_listed,
+    needed,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +48,7 @@ class Marginals:
         listed: the tokens that `log_m` is about, [B, L, k]; no other is possible. None for all.
         vocabulary_size: V.
         mask_token_id: the mask, which has no mass if it is one of the V.
+        log_listed: log of the mass that what is listed has of all, [B, L]; zero where all are.
 
     Examples:
         >>> said = Marginals.of(torch.zeros(1, 2, 4), torch.tensor([[3, 9]]), mask_token_id=9)
@@ -55,6 +62,7 @@ class Marginals:
     listed: Tensor | None
     vocabulary_size: int
     mask_token_id: int
+    log_listed: Tensor
 
     @classmethod
     def of(
@@ -64,7 +72,7 @@ class Marginals:
         mask_token_id: int,
         *,
         suppress: Sequence[int] = (),
-        top_k: int | None = None,
+        top_k: TopK = None,
         dtype: torch.dtype | None = None,
         vocabulary_size: int | None = None,
     ) -> Marginals:
@@ -76,8 +84,9 @@ class Marginals:
             x: tokens with masks, [B, L].
             mask_token_id: the mask, which may be one of the V tokens.
             suppress: other tokens that are impossible; those outside of the vocabulary always are.
-            top_k: how many tokens to list at every position, the most probable ones; nothing else
-                is then computed over all V. None for all.
+            top_k: how many tokens to list at every position, the most probable ones; nothing but
+                their choice and their share is then computed over all V. "auto" lists as many as
+                it takes, where V is large (see `CircuitHead`). None for all.
             dtype: to compute in; that of the logits, or float32 if that is less.
             vocabulary_size: V, where tokens are listed; otherwise it is seen.
 
@@ -89,23 +98,48 @@ class Marginals:
         check_rows("x", x)
         log, listed, vocabulary = _parts(logits, x, vocabulary_size)
         mask_token_id = check_id("mask_token_id", mask_token_id)
-        if top_k is not None:
-            check_count("top_k", top_k)
+        check_top_k(top_k)
         masked = x == mask_token_id
         never = _inside((mask_token_id, *check_ids("suppress", suppress)), vocabulary)
         dtype = dtype or torch.promote_types(log.dtype, torch.float32)
-        never = never.to(log.device)
+        never, most = never.to(log.device), most_listed(top_k, vocabulary)
         if listed is not None:
             scores = _some(log.to(dtype), listed, ~masked, never)
-        elif top_k is None or top_k + len(never) >= vocabulary:
+        elif most is None or most + len(never) >= vocabulary:
             scores = _all(log.to(dtype), ~masked, never)
         else:
-            scores, listed = _best(log, top_k, never)
-            scores = scores.to(dtype).masked_fill(~masked.unsqueeze(-1), 0.0)
-        tokens = x.masked_fill(masked, 0).long()
+            return cls._listing(log, x, masked, never, top_k, most, dtype, mask_token_id)
         log_m = scores.log_softmax(dim=-1)
         _refuse_empty(log_m, scores, masked)
-        return cls(tokens, masked, log_m, listed, vocabulary, mask_token_id).top_k(top_k)
+        tokens, whole = x.masked_fill(masked, 0).long(), log_m.new_zeros(x.shape)
+        said = cls(tokens, masked, log_m, listed, vocabulary, mask_token_id, whole)
+        return said.few(top_k)
+
+    @classmethod
+    def _listing(
+        cls,
+        logits: Tensor,
+        x: Tensor,
+        masked: Tensor,
+        never: Tensor,
+        top_k: TopK,
+        most: int,
+        dtype: torch.dtype,
+        mask_token_id: int,
+    ) -> Marginals:
+        """What logits of all tokens say of those that are listed."""
+        best = _best(logits, most, never)
+        best = best.like(best.log.to(dtype))
+        peak = best.log.detach().amax(dim=-1)  # [B, L]
+        total = log_sum(logits, never, peak)
+        lower = best.like(best.log - peak.unsqueeze(-1))
+        few = needed(lower, total, masked) if top_k == "auto" else lower
+        scores = few.log.masked_fill(~masked.unsqueeze(-1), 0.0)
+        log_m = scores.log_softmax(dim=-1)
+        _refuse_empty(log_m, best.log, masked)
+        share = (scores.logsumexp(dim=-1) - total).clamp_max(0.0).masked_fill(~masked, 0.0)
+        tokens, size = x.masked_fill(masked, 0).long(), logits.shape[-1]
+        return cls(tokens, masked, log_m, few.categories, size, mask_token_id, share)
 
     @property
     def length(self) -> int:
@@ -116,6 +150,16 @@ class Marginals:
     def potentials(self) -> Potentials:
         """The log-marginals as potentials, be they of all tokens or listed."""
         return Potentials.of(self.log_m, self.listed)
+
+    @property
+    def left_out(self) -> Tensor:
+        """The mass of the tokens that are not listed, [B, L]; zero where visible."""
+        return self.log_listed.expm1().abs()
+
+    @property
+    def log_shares(self) -> Tensor:
+        """Log-probabilities among all tokens, as `log_m` is about them; to compare positions."""
+        return self.log_m if self.listed is None else self.log_m + self.log_listed.unsqueeze(-1)
 
     def visible(self) -> Evidence:
         """The visible tokens as observations, and nothing else."""
@@ -128,8 +172,15 @@ class Marginals:
     def at(self, rows: Tensor, places: Tensor | slice = slice(None)) -> Marginals:
         """Some rows; or of rows [W, 1] the places [W, L]."""
         tokens, masked = self.tokens[rows, places], self.masked[rows, places]
-        said = self.potentials[rows, places]
-        return replace(self, tokens=tokens, masked=masked, log_m=said.log, listed=said.categories)
+        said, share = self.potentials[rows, places], self.log_listed[rows, places]
+        return replace(
+            self,
+            tokens=tokens,
+            masked=masked,
+            log_m=said.log,
+            listed=said.categories,
+            log_listed=share,
+        )
 
     def after(self, tokens: Tensor) -> Marginals:
         """The same behind visible tokens [B, C], of which nothing is said.
@@ -147,26 +198,61 @@ class Marginals:
             listed = pad(listed, (0, 0, before, 0))
             listed[:, :before] = torch.arange(listed.shape[-1], device=listed.device)
         both = torch.cat([tokens, self.tokens], dim=1)
-        masked = pad(self.masked, (before, 0))
-        return replace(self, tokens=both, masked=masked, log_m=log_m, listed=listed)
+        masked, share = pad(self.masked, (before, 0)), pad(self.log_listed, (before, 0))
+        return replace(
+            self, tokens=both, masked=masked, log_m=log_m, listed=listed, log_listed=share
+        )
 
     def top_k(self, k: int | None) -> Marginals:
-        """The k most probable tokens of every position alone, listed; None leaves it as it is."""
-        if k is None or k >= self.log_m.shape[-1]:
+        """The k most probable tokens of every position alone, listed, as if they were all there is.
+
+        None leaves it as it is.
+        """
+        few = self.few(k)
+        return few if few is self else replace(few, log_listed=self.log_listed)
+
+    def few(self, k: TopK) -> Marginals:
+        """What a head lists of it, and which share that is; see `CircuitHead`."""
+        most = most_listed(k, self.vocabulary_size)
+        if most is None or most >= self.log_m.shape[-1]:
             return self
-        top = self.potentials.top_k(k)
-        return replace(self, log_m=top.log.log_softmax(dim=-1), listed=top.categories)
+        top = self.potentials.top_k(most)
+        if k == "auto":
+            top = needed(top, -self.log_listed, self.masked)
+        share = top.log.logsumexp(dim=-1).clamp_max(0.0).masked_fill(~self.masked, 0.0)
+        log_m = top.log.log_softmax(dim=-1)
+        log_m = log_m.masked_fill(~self.masked.unsqueeze(-1), 0.0) if k == "auto" else log_m
+        share = self.log_listed + share
+        return replace(self, log_m=log_m, listed=top.categories, log_listed=share)
 
     def top_p(self, p: float | None) -> Marginals:
-        """The fewest tokens whose mass is at least p alone; None leaves it as it is."""
+        """The fewest tokens whose mass is at least p alone; None leaves it as it is.
+
+        Of a large vocabulary these are listed, and no more of it is sorted than they are among.
+        What a head lists already is taken as a whole if it holds less.
+        """
         if p is None:
             return self
-        ordered, place = self.log_m.sort(dim=-1, descending=True, stable=True)
-        mass = ordered.exp()
+        few = self._holding(p)
+        ordered, place = few.log_m.sort(dim=-1, descending=True, stable=True)
+        mass = (ordered + few.log_listed.unsqueeze(-1)).exp()
         gone = mass.cumsum(dim=-1) - mass >= p
         gone[..., 0] = False
         kept = ordered.masked_fill(gone, -torch.inf).log_softmax(dim=-1)
-        return replace(self, log_m=torch.empty_like(kept).scatter(-1, place, kept))
+        return replace(few, log_m=torch.empty_like(kept).scatter(-1, place, kept))
+
+    def _holding(self, p: float) -> Marginals:
+        """As few tokens as are known to have mass p, where sorting all takes long."""
+        few, count = self, self.log_m.shape[-1]
+        if self.listed is not None or count < LARGE:
+            return self
+        k = MOST
+        while k < count:
+            few = self.few(k)
+            if bool((few.log_listed.exp() >= p)[self.masked].all()):
+                return few
+            k *= 8
+        return self
 
     def tempered(self, temperature: float) -> Marginals:
         """Every distribution to the power 1 / temperature; zero leaves the most probable token."""
@@ -175,8 +261,32 @@ class Marginals:
         return replace(self, log_m=temper(self.log_m, temperature).log_softmax(dim=-1))
 
     def log_prob(self, tokens: Tensor) -> Tensor:
-        """Log-probability [B, L] (nats) of tokens [B, L] where masked."""
+        """Log-probability [B, L] (nats) of tokens [B, L] where masked; -inf if not listed."""
         return self.potentials.at(tokens.unsqueeze(-1)).squeeze(-1)
+
+    def lists(self, tokens: Tensor) -> Tensor:
+        """Which of the tokens [B, L] are listed, bool; all where all are."""
+        if self.listed is None:
+            return torch.ones_like(self.masked)
+        here = (self.listed == tokens.unsqueeze(-1)) & (self.log_m > -torch.inf)
+        return here.any(dim=-1)
+
+    def log_prob_unlisted(self, logits: Tensor | Potentials, tokens: Tensor) -> Tensor:
+        """Log-probability [B, L] (nats) of tokens [B, L] that are not listed; -inf if they are.
+
+        Args:
+            logits: of which this was made.
+            tokens: [B, L].
+        """
+        if self.listed is None:
+            return torch.full_like(self.log_listed, -torch.inf)
+        every = logits if isinstance(logits, Potentials) else Potentials.of(logits)
+        best = self.log_m.detach().argmax(dim=-1, keepdim=True)  # [B, L, 1]
+        known = every.at(self.listed.gather(-1, best)).to(self.log_m.dtype)
+        beside = every.at(tokens.unsqueeze(-1)).to(self.log_m.dtype) - known
+        found = (beside + self.log_m.gather(-1, best)).squeeze(-1) + self.log_listed
+        never = self.lists(tokens) | (tokens == self.mask_token_id)
+        return found.masked_fill(never, -torch.inf)
 
     def draw(self, temperature: float, generator: torch.Generator | None = None) -> Tensor:
         """Tokens [B, L], each drawn by itself; at temperature zero the most probable ones."""
@@ -239,22 +349,16 @@ def _all(logits: Tensor, visible: Tensor, never: Tensor) -> Tensor:
     return logits.index_fill(-1, never, -torch.inf) if len(never) else logits
 
 
-def _best(logits: Tensor, k: int, never: Tensor) -> tuple[Tensor, Tensor]:
-    """The k largest logits [B, L, k] of tokens that are possible, and which these are."""
-    scores, listed = _largest(logits, k + len(never))
+def _best(logits: Tensor, k: int, never: Tensor) -> Potentials:
+    """The k largest logits [B, L, k] of tokens that are possible."""
+    best = Potentials.of(logits).top_k(k + len(never))
     if not len(never):
-        return scores, listed
-    scores = scores.masked_fill(torch.isin(listed, never), -torch.inf)
+        return best
+    assert best.categories is not None
+    scores = best.log.masked_fill(torch.isin(best.categories, never), -torch.inf)
     order = scores.argsort(dim=-1, stable=True)[..., len(never) :]  # all but the lowest
     place = order.sort(dim=-1).values
-    return scores.gather(-1, place), listed.gather(-1, place)
-
-
-def _largest(numbers: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest [B, L, k] of numbers [B, L, V], and where they are, from the lowest up."""
-    top = Potentials.of(numbers).top_k(k)
-    assert top.categories is not None
-    return top.log, top.categories
+    return Potentials.of(scores.gather(-1, place), best.categories.gather(-1, place))
 
 
 def _refuse_empty(log_m: Tensor, scores: Tensor, masked: Tensor) -> None:

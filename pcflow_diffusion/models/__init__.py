@@ -1,4 +1,4 @@
-"""Small reference models, their texts and files: a denoiser and a judge.
+"""Masked diffusion models: their objective, small ones of our own with texts and files, a judge.
 
 `subwords`, whose tokenizer needs the extra `pcflow[subwords]`, is imported by its own name.
 """
@@ -6,6 +6,16 @@
 from pcflow_diffusion.models.denoiser import Denoiser, DenoiserConfig, load_denoiser, save_denoiser
 from pcflow_diffusion.models.judge import Judge, load_judge, save_judge, train_judge
 from pcflow_diffusion.models.loop import Optimisation
+from pcflow_diffusion.models.objective import (
+    Schedule,
+    elbo_weights,
+    mask_exactly,
+    mask_tokens,
+    masked_diffusion_loss,
+    sample_times,
+    schedule_by_name,
+    schedule_of,
+)
 from pcflow_diffusion.models.pieces import PieceTokenizer
 from pcflow_diffusion.models.pretrained import Pretrained, PretrainedTokenizer, load_pretrained
 from pcflow_diffusion.models.text import (
@@ -32,17 +42,25 @@ __all__ = [
     "PieceTokenizer",
     "Pretrained",
     "PretrainedTokenizer",
+    "Schedule",
     "Text",
     "Tokenizer",
     "TrainingConfig",
     "TransformerConfig",
     "blocks",
+    "elbo_weights",
     "load_denoiser",
     "load_judge",
     "load_pretrained",
     "load_text",
+    "mask_exactly",
+    "mask_tokens",
+    "masked_diffusion_loss",
+    "sample_times",
     "save_denoiser",
     "save_judge",
+    "schedule_by_name",
+    "schedule_of",
     "train_denoiser",
     "train_judge",
     "windows",

@@ -23,14 +23,14 @@ from pcflow_diffusion.checks import check_count
 from pcflow_diffusion.errors import TextError
 from pcflow_diffusion.models.denoiser import Denoiser, DenoiserConfig
 from pcflow_diffusion.models.loop import Budget, Loop, Optimisation
-from pcflow_diffusion.models.text import BLOCK, CONTEXT, blocks, windows
-from pcflow_diffusion.train import (
+from pcflow_diffusion.models.objective import (
     elbo_weights,
     mask_exactly,
     mask_tokens,
     masked_diffusion_loss,
     sample_times,
 )
+from pcflow_diffusion.models.text import BLOCK, CONTEXT, blocks, windows
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,15 @@ from pcflow_diffusion.checks import (
     check_logits,
     check_rows,
 )
-from pcflow_diffusion.decode import Decoding
+from pcflow_diffusion.decode import Decoding, Look, looks
 from pcflow_diffusion.errors import GenerationError, LogitsError, ShapeMismatch
 from pcflow_diffusion.head import CircuitHead, Draw, without
-from pcflow_diffusion.plugs.places import Look, looks
 
 Mode = Literal["drawn", "marginal"]
 T = TypeVar("T")
+
+SHOWN = 0.25
+"""Share of a window that is kept for what is known before what is drawn in it."""
 
 TWICE = (
     "would draw again what the circuit has drawn: leave it at 0 there and set the temperature of "
@@ -176,7 +178,8 @@ class CircuitLogits:
         visible = ~masked & ~strange if attended is None else ~masked & ~strange & attended
         dtype = torch.promote_types(logits.dtype, torch.float32)
         found = logits.to(dtype).masked_fill((masked & ~wanted).unsqueeze(-1), 0.0)
-        seen = looks(wanted, visible, strange, self.head.length)
+        text = ~strange & _between(wanted | visible)
+        seen = looks(wanted, visible, text, self.head.length, shown=SHOWN)
         if self.mode == "drawn":
             tokens, sure = self._drawn(logits, x, seen)
             found[wanted] = drawn_logits(tokens[wanted], sure[wanted], vocabulary).to(dtype)
@@ -259,6 +262,11 @@ def drawn_logits(tokens: Tensor, confidence: Tensor, vocabulary_size: int) -> Te
     p = confidence.clamp(1.01 / vocabulary_size, 1.0).unsqueeze(-1)
     rest = ((1 - p) / max(vocabulary_size - 1, 1)).log()
     return rest.expand(*tokens.shape, vocabulary_size).scatter(-1, tokens.unsqueeze(-1), p.log())
+
+
+def _between(known: Tensor) -> Tensor:
+    """From the first that is known of every row to the last, bool [B, N]: the rest is padding."""
+    return (known.cumsum(dim=-1) > 0) & (known.flip(-1).cumsum(dim=-1).flip(-1) > 0)
 
 
 def _together(draw: Draw) -> Tensor:

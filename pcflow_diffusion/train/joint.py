@@ -14,15 +14,9 @@ from pcflow import Team
 from pcflow_diffusion.checks import check_count, check_kind, check_rate, check_rows
 from pcflow_diffusion.errors import CouplingError, ShapeMismatch
 from pcflow_diffusion.head import CircuitHead, Projection
+from pcflow_diffusion.models import Schedule, elbo_weights, mask_tokens, sample_times, schedule_of
 from pcflow_diffusion.train.blocks import block_logits
 from pcflow_diffusion.train.conditional import frozen
-from pcflow_diffusion.train.objective import (
-    Schedule,
-    elbo_weights,
-    mask_tokens,
-    sample_times,
-    schedule_of,
-)
 
 
 def fit_jointly(
@@ -66,8 +60,7 @@ def fit_jointly(
 
     Raises:
         ShapeMismatch: if shapes do not fit; TokenOutOfRange: if a token does not.
-        CouplingError: if the coupling has no gradient for the backbone, or the head has a `top_k`,
-            which leaves out tokens that the backbone should learn.
+        CouplingError: if the coupling has no gradient for the backbone.
         SettingError: if a number of steps is below 1, a batch has no row for some process, or a
             learning rate is negative.
         RuntimeError: if it is to be distributed and `torch.distributed` is not initialised.
@@ -225,5 +218,3 @@ def _check_learns(head: CircuitHead) -> None:
             "the projection holds its potentials fixed: no gradient reaches the "
             "backbone; train with a log-linear coupling"
         )
-    if head.top_k is not None:
-        raise CouplingError(f"joint training needs all tokens, the head lists {head.top_k}")

@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 import other_samplers as others
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from test_plugs import HEAD, MASK, STAY, TEXTS, Flat, V, at_one, behind, chain, distance, prompts
 from torch import Tensor
 
@@ -28,7 +26,6 @@ from pcflow_diffusion import (
 )
 from pcflow_diffusion.errors import BackboneError, GenerationError, LogitsError, ShapeMismatch
 from pcflow_diffusion.plugs.logits import drawn_logits
-from pcflow_diffusion.plugs.places import looks
 
 
 def told(*rows: list[int]) -> Tensor:
@@ -55,39 +52,6 @@ class Spoken(torch.nn.Module):
 
 
 CANVAS = told([0, 1, 4, 4, 2, 4, 4, 4, 4, 4], [3, 4, 4, 4, 4, 4, 1, 4, 4, 4])
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    st.lists(st.lists(st.integers(0, 3), min_size=9, max_size=9), min_size=1, max_size=3),
-    st.integers(1, 9),
-)
-def test_windows_decide_everything_once_and_see_what_they_can(
-    rows: list[list[int]], width: int
-) -> None:
-    """0 is padding, 1 visible, 2 wanted, 3 strange; padding inside of a text is not known."""
-    text = torch.tensor(rows)
-    wanted, visible = text == 2, text == 1
-    times, known = torch.zeros_like(text), visible.clone()
-    for look in looks(wanted, visible, text == 3, width):
-        assert look.places.shape[1] <= width
-        assert not bool((text == 3)[look.rows, look.places].any())
-        for row, places, decided in zip(look.rows, look.places, look.decided, strict=True):
-            own = (wanted | visible)[row[0]].nonzero()
-            assert own.min() <= places[0] and places[-1] <= own.max()
-            first = places[decided][0]
-            if width > 1 and first > 0 and known[row[0], first - 1]:
-                assert places[0] < first
-            times[row[0], places[decided]] += 1
-            known[row[0], places[decided]] = True
-    assert torch.equal(times, wanted.long())
-
-
-def test_what_is_left_of_a_block_is_seen_wherever_there_is_room() -> None:
-    text = torch.tensor([[1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2]])
-    for look in looks(text == 2, text == 1, text == 3, width=8):
-        first = int(look.places[look.decided][0])
-        assert int(look.places[0, 0]) < first
 
 
 def test_the_best_token_is_the_drawn_one_with_its_probability() -> None:

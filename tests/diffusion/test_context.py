@@ -271,3 +271,16 @@ def test_what_the_circuit_holds_impossible_is_not_shown_to_it() -> None:
     text = torch.tensor([[0, MASK, 3]]).to(DEVICE)
     with pytest.raises(pf.NoMassError, match=r"row 0; variable 2 never has the value 3"):
         infill(flat, text, head, steps=1)
+
+
+def test_what_is_impossible_is_named_by_row_and_place_of_the_text() -> None:
+    """Also where rows are asked apart, and where it stands in the prompt, or amid padding."""
+    swap = [[0.0, 1.0], [1.0, 0.0]]
+    circuit = pf.hmm(4, 2, pf.Categorical(V), transition=swap, emission=torch.eye(V)[:2])
+    head = CircuitHead(pf.compile(circuit, DEVICE, torch.float64), MASK, "product")
+    rows = [[0, MASK, 0, 1, 0, 1], [0, MASK, 0], [1, 0, 1, MASK, 3]]
+    padded = torch.tensor([[0] * (6 - len(row)) + row for row in rows]).to(DEVICE)
+    real = torch.tensor([[0] * (6 - len(row)) + [1] * len(row) for row in rows]).to(DEVICE)
+    with pytest.raises(pf.NoMassError, match=r"row 2; variable 5 never has the value 3") as caught:
+        infill(flat, padded, head, steps=1, attention_mask=real)
+    assert caught.value.rows == (2,) and caught.value.never == (5, 3)

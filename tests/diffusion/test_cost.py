@@ -16,9 +16,10 @@ from pcflow_diffusion.evaluate.cost import (
     denoiser_shape,
     draw_cost,
     head_table,
-    interleaved,
     measure_any_order,
 )
+from pcflow_diffusion.evaluate.learning_cost import LearningCost, measure_learning
+from pcflow_diffusion.evaluate.timing import Rates, interleaved
 
 SIZES = Setting(length=4, vocabulary=1000, states=100, top_k=10)
 COST = HeadCost(
@@ -28,6 +29,7 @@ COST = HeadCost(
     {("product", 10): 0.01, ("product", None): 0.03},
     bandwidth=4e7,
     flops=1e8,
+    listed=20.0,
 )
 
 
@@ -35,7 +37,8 @@ def test_floors_by_hand() -> None:
     """A table of 100,000 numbers: 10 ms to read; 4 products with it: 8 ms to multiply."""
     assert COST.floor(None) == pytest.approx(0.01)
     assert COST.floor(10) == pytest.approx(0.0004)  # 4 x 10 rows of 100 numbers, each once
-    slow = HeadCost(SIZES, COST.backbones, COST.counted, COST.draws, 4e7, flops=1e7)
+    slow = HeadCost(SIZES, COST.backbones, COST.counted, COST.draws, 4e7, flops=1e7, listed=20.0)
+    assert COST.floor("auto") == pytest.approx(0.0008)
     assert slow.floor(None) == pytest.approx(0.08)
     assert slow.floor(10) == pytest.approx(0.0008)
 
@@ -74,11 +77,22 @@ def test_any_order_is_timed(top_k: int | None) -> None:
     assert min(cost.any_order, cost.latent, cost.queries) > 0
 
 
+def test_the_floor_of_a_step_by_hand() -> None:
+    """10 x 3 + 9 parameters, read and written; 6 x 2 x 4 x 9 operations."""
+    cost = LearningCost(4, 3, 10, 2, 5, plain=3.0, conditional=6.0, rates=Rates(312.0, 432.0))
+    assert cost.floor == pytest.approx(2.0) and cost.ratio == 2.0
+
+
+def test_steps_are_timed() -> None:
+    cost = measure_learning(4, 3, 50, 5, 6, repeats=1)
+    assert min(cost.plain, cost.conditional, *cost.rates) > 0
+
+
 def test_the_command_line_ends_in_tables_and_a_picture(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     picture = tmp_path / "cost.png"
-    sizes = {"length": 4, "vocabulary": 60, "states": 8, "top-k": 5, "seen": 8}
+    sizes = {"length": 4, "vocabulary": 60, "states": 8, "top-k": 5, "seen": 8, "blocks": 3}
     options = {**sizes, "parameters": 50_000, "repeats": 1, "out": picture}
     command_line(
         ["cost", *(str(part) for name in options for part in (f"--{name}", options[name]))]
@@ -86,8 +100,9 @@ def test_the_command_line_ends_in_tables_and_a_picture(
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith("| backbone") for line in lines) == 3
     assert (
-        sum(line.startswith(("| product", "| log-linear", "| projection")) for line in lines) == 6
+        sum(line.startswith(("| product", "| log-linear", "| projection")) for line in lines) == 9
     )
+    assert sum(" blocks of 4, 60 tokens, 8 states, top 5" in line for line in lines) == 1
     assert sum(line.startswith("| 8 states") for line in lines) == 2
     assert picture.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     draw_cost(picture, COST)

@@ -14,7 +14,7 @@ from pcflow_diffusion.errors import (
     ShapeMismatch,
     TokenOutOfRange,
 )
-from pcflow_diffusion.train import (
+from pcflow_diffusion.models import (
     Schedule,
     elbo_weights,
     mask_exactly,

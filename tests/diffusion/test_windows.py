@@ -1,16 +1,18 @@
 """The fewest windows, against trying all; and windows that show as much as any."""
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 import torch
 from device import DEVICE
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from pcflow import SettingError
 from pcflow_diffusion import minimum_cover
-from pcflow_diffusion.decode import window_starts
+from pcflow_diffusion.decode import looks
+from pcflow_diffusion.decode.windows import bridges, window_starts
 from pcflow_diffusion.errors import WindowError
 
 
@@ -106,3 +108,68 @@ def test_windows_that_cannot_hold_what_is_wanted_are_refused() -> None:
     for wrong, width in ((wanted, 2), (torch.zeros_like(wanted), 2)):
         with pytest.raises(WindowError, match="window of 2"):
             window_starts(wrong, ~wrong, width)
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=16), st.integers(1, 6))
+def test_what_hangs_together_is_bridged_in_each_text_by_itself(row: list[int], width: int) -> None:
+    """0 is masked, 1 visible, 2 to be committed, 3 a cut."""
+    flags = torch.tensor([row]).to(DEVICE)
+
+    def bridged(part: Tensor) -> Tensor:
+        return bridges(part == 2, part == 1, part != 3, width)
+
+    found = bridged(flags)
+    assert not bool((found & (flags != 0)).any())
+    cuts = [-1, *(place for place, flag in enumerate(row) if flag == 3), len(row)]
+    for before, after in pairwise(cuts):
+        piece = slice(before + 1, after)
+        if after > before + 1:
+            assert torch.equal(found[:, piece], bridged(flags[:, piece]))
+
+
+def test_bridges_lie_between_what_no_window_holds_together() -> None:
+    texts = {
+        "20002": "01110",  # committed, and too far from one another for a window of four
+        "2002": "0000",
+        "10002": "01110",
+        "10001": "00000",  # nobody asks
+        "10201": "01010",  # both of what is visible around it belongs with it
+        "1201": "0000",
+        "00200": "00000",
+    }
+    for given_, wanted in texts.items():
+        row = torch.tensor([[int(flag) for flag in given_]]).to(DEVICE)
+        found = bridges(row == 2, row == 1, row == row, width=4)
+        assert found.int().tolist()[0] == [int(flag) for flag in wanted]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.lists(st.integers(0, 3), min_size=9, max_size=9), min_size=1, max_size=3),
+    st.integers(1, 9),
+    st.sampled_from([0.0, 0.25, 0.5]),
+)
+def test_windows_decide_everything_once_and_see_what_they_can(
+    rows: list[list[int]], width: int, shown: float
+) -> None:
+    """0 is masked and not wanted, 1 visible, 2 wanted, 3 a cut."""
+    text = torch.tensor(rows)
+    wanted, visible = text == 2, text == 1
+    times, known = torch.zeros_like(text), visible.clone()
+    for look in looks(wanted, visible, text != 3, width, shown=shown):
+        assert look.places.shape[1] <= width
+        assert not bool((text == 3)[look.rows, look.places].any())
+        for row, places, decided in zip(look.rows, look.places, look.decided, strict=True):
+            first = places[decided][0]
+            if width > 1 and first > 0 and known[row[0], first - 1]:
+                assert places[0] < first
+            times[row[0], places[decided]] += 1
+            known[row[0], places[decided]] = True
+    assert torch.equal(times, wanted.long())
+
+
+def test_what_is_left_of_a_block_is_seen_wherever_there_is_room() -> None:
+    text = torch.tensor([[1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2]])
+    for look in looks(text == 2, text == 1, text > 0, width=8, shown=0.25):
+        first = int(look.places[look.decided][0])
+        assert int(look.places[0, 0]) < first

@@ -9,11 +9,12 @@ from pcflow.engine.leaves.base import Leaf
 from pcflow.engine.leaves.density import DensityLeaf
 from pcflow.engine.leaves.finite import FiniteLeaf
 from pcflow.engine.leaves.posteriors import log_flows, log_posterior, rank_over_same_variable
+from pcflow.engine.leaves.share import ShareLeaf
 from pcflow.engine.plan import InputStep
 from pcflow.engine.semiring import Semiring
 from pcflow.engine.tables import Tables
 from pcflow.evidence import CheckedEvidence
-from pcflow.inputs import FiniteFamily
+from pcflow.inputs import FiniteFamily, Share
 
 __all__ = [
     "DensityLeaf",
@@ -30,6 +31,8 @@ def make_leaf(
     step: InputStep, tables: Tables, evidence: CheckedEvidence, semiring: Semiring, keep: bool
 ) -> Leaf:
     """The leaf of an input step; with `keep`, ready for the way down."""
+    if isinstance(step.family, Share):
+        return ShareLeaf(step, tables, evidence, semiring, keep)
     if isinstance(step.family, FiniteFamily):
         return FiniteLeaf(step, tables, evidence, semiring, keep)
     return DensityLeaf(step, tables, evidence, semiring)

@@ -58,12 +58,16 @@ class Access:
         if self.shared:
             return category
         fold = torch.arange(len(category), device=category.device) if fold is None else fold
-        return category + fold.unsqueeze(-1) * self.family.num_categories
+        return category + fold.unsqueeze(-1) * self.family.size
 
     def write(self, place: Tensor, units: Tensor) -> None:
         """Write the rows of the flattened table at places [F, B] to units [F, B, K]."""
         flat = self.table.flatten(0, 1)
         torch.index_select(flat, 0, place.flatten(), out=units.flatten(0, 1))
+
+    def rows(self, place: Tensor) -> Tensor:
+        """Rows [..., K] of the flattened table, at any places [...]."""
+        return self.table.flatten(0, 1)[place]
 
     def has_zeros(self) -> bool:
         """Whether a probability is zero, or too small to hold."""
@@ -82,9 +86,19 @@ class Access:
         return flat
 
     def bag(self, place: Tensor, weights: Tensor) -> Tensor:
-        """Rows of the flattened table at places [N, k], weighed by [N, k] and added up: [N, K]."""
+        """Rows of the flattened table at places [N, k], weighed by [N, k] and added up: [N, K].
+
+        On a CPU rows without weight are not read, if they are many.
+        """
         flat = self.table.flatten(0, 1)
-        return embedding_bag(place, flat, per_sample_weights=weights, mode="sum")
+        if place.device.type != "cpu" or 4 * int((weights > 0).sum()) > 3 * weights.numel():
+            return embedding_bag(place, flat, per_sample_weights=weights, mode="sum")
+        used = weights > 0  # [N, k]
+        count = used.sum(dim=-1)
+        starts = count.cumsum(0) - count
+        return embedding_bag(
+            place[used], flat, starts, per_sample_weights=weights[used], mode="sum"
+        )
 
     def column(self, unit: Tensor, fold: Tensor, linear: bool) -> Tensor:
         """All entries of units [n], or their logarithms: [n, V]."""
@@ -121,6 +135,25 @@ class FewRows(Access):
         if not self.in_log_space:
             exp_(units)
 
+    def rows(self, place: Tensor) -> Tensor:
+        """See `Access`."""
+        log_total = self.normalizer.log_total  # [F or 1, 1, K]
+        fold = place.new_zeros(()) if self.shared else place // self.family.num_categories
+        found = self.normalizer.logits.flatten(0, 1)[place].sub_(log_total.squeeze(1)[fold])
+        return found if self.in_log_space else exp_(found)
+
+    def bag(self, place: Tensor, weights: Tensor) -> Tensor:
+        """See `Access`; every row is made once, whoever names it."""
+        named, where = place.unique(return_inverse=True)
+        return embedding_bag(where, self.rows(named), per_sample_weights=weights, mode="sum")
+
+    def some(self, categories: Tensor, unit: Tensor, fold: Tensor, linear: bool) -> Tensor:
+        """See `Access`."""
+        (logits, log_total, _), fold = self.normalizer, self.fold(fold).unsqueeze(-1)
+        unit = unit.unsqueeze(-1)
+        found = logits[fold, categories, unit].sub_(log_total[fold, 0, unit])
+        return exp_(found) if linear else found
+
     def has_zeros(self) -> bool:
         """See `Access`."""
         return bool(self.normalizer.lowest < log(floor_of(self.tables.like.dtype)))
@@ -141,10 +174,10 @@ class Ones(Access):
 
 
 def access(tables: Tables, step: InputStep, in_log_space: bool, few: bool) -> Access:
-    """How a step reads its table; `few` says that fewer rows than it has are wanted."""
+    """How a step reads its table; `few` says that it wants few rows, and the table is not kept."""
     family = step.family
     assert isinstance(family, FiniteFamily)
     if isinstance(family, Indicator):
         return Ones(tables, step, family, in_log_space)
-    made_of_logits = few and family.logits is not None and not tables.is_shared(step)
+    made_of_logits = few and family.logits is not None
     return (FewRows if made_of_logits else Access)(tables, step, family, in_log_space)

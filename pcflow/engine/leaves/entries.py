@@ -45,7 +45,7 @@ class Entries:
         self.access, self.variables = access, variables
         self.missing, self.hidden = missing, hidden
         self.soft, self.largest = soft, largest
-        self.size = access.family.num_categories
+        self.size = access.family.size
 
     @cached_property
     def _place(self) -> tuple[Tensor, Tensor]:
@@ -90,6 +90,11 @@ class Entries:
         assert self.soft is not None
         every = self.soft.entries(row, self.variables[fold]).dense(self.largest)
         return every[:, : self.size]
+
+    def at(self, fold: Tensor, row: Tensor, categories: Tensor) -> Tensor:
+        """Log-potentials [n, C] of rows [n, C] of the table."""
+        assert self.soft is not None
+        return self.soft.at_entries(row, self.variables[fold], categories)
 
     def _said(self, fold: Tensor, row: Tensor) -> Potentials:
         """The same, or those of the k listed categories."""
@@ -142,13 +147,13 @@ class Entries:
 
     def _log_rows(self, listed: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """The same of listed categories [N, k]."""
-        place, flat = self.access.place(listed, self.fold), self.access.table.flatten(0, 1)
+        place = self.access.place(listed, self.fold)
         for some in self._blocks(listed.shape[-1]):
-            yield some, flat[place[some]]
+            yield some, self.access.rows(place[some])
 
     def _blocks(self, categories: int) -> Iterator[slice]:
         """Entries of so many categories each, as many at a time as fit."""
-        edges, units = self.access.tables.plan.machine.edges, self.access.table.shape[-1]
+        edges, units = self.access.tables.plan.machine.edges, self.access.step.units
         size = max(1, edges // (categories * units))
         return (slice(start, start + size) for start in range(0, len(self.fold), size))
 

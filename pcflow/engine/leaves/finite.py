@@ -6,6 +6,7 @@ Legend: F folds, B batch, D variables, V categories, K units, N entries (fold, r
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ class FiniteLeaf(Leaf):
     Attributes:
         access: how they read it.
         any_soft: whether something is missing, and has potentials.
+        names_few: whether the table is large, few of its rows are read, and others are not counted.
     """
 
     def __init__(
@@ -45,8 +47,33 @@ class FiniteLeaf(Leaf):
         self.x = self.x.long()
         self.evidence = evidence
         self.any_soft = evidence.potentials is not None and self.any_missing
-        few = not (keep or self.any_soft) and self.x.shape[1] < step.family.num_categories
+        reads_few = self._reads_few()
+        self.names_few = reads_few and tables.by_rows and self._lists_few()
+        beside = reads_few and self.any_soft and tables.soft_dtype is not None
+        once = not (keep or self.any_soft or tables.is_shared(step))
+        few = once and self.x.shape[1] < step.family.size
+        few = few or self.names_few or beside
         self.access = access(tables, step, semiring.in_log_space, few)
+
+    @property
+    def _table_rows(self) -> int:
+        """Of the flattened table."""
+        assert isinstance(self.step.family, FiniteFamily)
+        folds = 1 if self.tables.is_shared(self.step) else len(self.x)
+        return self.step.family.size * folds
+
+    def _reads_few(self) -> bool:
+        """Whether the table is large, made of logits, and has more rows than there are values."""
+        assert isinstance(self.step.family, FiniteFamily)
+        is_large = self._table_rows * self.step.units > self.tables.plan.machine.numbers
+        has_logits = self.step.family.logits is not None
+        return has_logits and is_large and self.x.numel() < self._table_rows
+
+    def _lists_few(self) -> bool:
+        """Whether potentials, if there are any, list no more than a few times as many."""
+        most, soft = 4 * self._table_rows, self.evidence.potentials if self.any_soft else None
+        listed = 1 if soft is None else soft.read(lambda: most, lambda some: some.shape[-1])
+        return self.x.numel() * listed < most
 
     @cached_property
     def entries(self) -> Entries:
@@ -72,7 +99,11 @@ class FiniteLeaf(Leaf):
             self.entries.put(out.scale, scale)
         elif self.any_missing:
             self.semiring.set_to_one(out.units, self.missing)
+        self.rule_out(out)
         self.semiring.settle(out, self._zeros)
+
+    def rule_out(self, out: Value) -> None:
+        """Set to zero what is known to be, whatever the table says: of a whole table nothing."""
 
     def counts(self, slope: Tensor) -> Tensor:
         """Expected counts [F or 1, V, K] of table entries from unit slopes [F, B, K].
@@ -80,6 +111,10 @@ class FiniteLeaf(Leaf):
         Missing values without potentials are not counted.
         """
         return self.flows.counts(slope, self.observed_flow(slope))
+
+    def named_counts(self, slope: Tensor) -> tuple[Tensor, Tensor]:
+        """The same where rows of the flattened table are named [n], each once: [n, K]."""
+        return self.flows.named(slope, self.observed_flow(slope))
 
     def gradients(self, slope: Tensor) -> dict[str, Tensor]:
         """From the counts; for logits without writing these down."""
@@ -132,19 +167,19 @@ class FiniteLeaf(Leaf):
         looks = self.missing.device.type == "cpu"  # elsewhere one would have to wait for it
         if looks and not self.any_soft and not self.access.has_zeros():
             return None
-        dead = self.out.units.amax(dim=-1) == 0  # [F, B]
+        dead = (self.out.units.amax(dim=-1) == 0) & (self.out.scale > -torch.inf)  # [F, B]
         if not looks:
             self.dead = dead.any(dim=0)
             return None
         if not dead.any():
             return None
-        log_table, size = self.access.log_table, self.access.family.num_categories
+        log_table, size = self.access.log_table, self.access.family.size
         fold, row = dead.nonzero(as_tuple=True)
         score = log_table[0 if self.access.shared else fold].amax(dim=-1)  # [N, V] or [V]
         known = torch.zeros(len(fold), size, device=score.device, dtype=score.dtype)
         if self.any_soft:
             known = self.entries.log_potential(fold, row)
-        observed = one_hot(self.x[fold, row], size).log()
+        observed = one_hot(self.rows_read[fold, row], size).log()
         known = torch.where(self.missing[fold, row].unsqueeze(-1), known, observed)
         exact = (score + known).amax(dim=-1) == -torch.inf
         return fold[exact], row[exact]
@@ -152,4 +187,18 @@ class FiniteLeaf(Leaf):
     @cached_property
     def place(self) -> Tensor:
         """Row of the flattened table that every fold and row [F, B] reads."""
-        return self.access.place(self.x)
+        return self.access.place(self.rows_read)
+
+    @property
+    def rows_read(self) -> Tensor:
+        """Of its own table, [F, B]."""
+        return self.x
+
+    def columns(self, row: Tensor, variable: Tensor) -> tuple[Any, ...]:
+        """Where numbers [N, V] about its categories stand in [B, D, V]."""
+        return row, variable, slice(self.entries.size)
+
+    def rows_of(self, categories: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows of its table that categories have, and which of them have none."""
+        beyond = categories >= self.entries.size
+        return categories.masked_fill(beyond, 0), beyond

@@ -9,12 +9,12 @@ categories.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from pcflow.engine.kernels import add_rows, weighed_sums
+from pcflow.engine.kernels import add_rows, named_sums, weighed_sums
 from pcflow.engine.leaves.access import Access
 from pcflow.engine.leaves.entries import Entries
 from pcflow.engine.semiring import Value
@@ -55,6 +55,18 @@ class Flows(ABC):
             self.add_soft(counts, self.entries.of(slope))
         return counts
 
+    def named(self, slope: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of rows that are named [n], each once, and of which all others count nothing."""
+        found = [(self.place.flatten(), observed.flatten(0, 1))]
+        if self.entries.soft is not None:
+            found += self.named_soft(self.entries.of(slope))
+        place, counts = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return named_sums(place, counts)
+
+    @abstractmethod
+    def named_soft(self, slope: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """What entries with listed potentials count of some rows [n], [n, K]; in several parts."""
+
     def gradients(
         self, params: dict[str, Tensor], slope: Tensor, observed: Tensor
     ) -> dict[str, Tensor]:
@@ -84,9 +96,7 @@ class Flows(ABC):
 
     def log_potential(self, fold: Tensor, row: Tensor, categories: Tensor) -> Tensor:
         """Log-potentials [n, C] of chosen categories, relative to the scale of their units."""
-        assert self.entries.soft is not None
-        variable = self.entries.variables[fold]
-        return self.entries.soft.at_entries(row, variable, categories)
+        return self.entries.at(fold, row, categories)
 
 
 class _LinearFlows(Flows):
@@ -103,6 +113,13 @@ class _LinearFlows(Flows):
             add_rows(counts.flatten(0, 1), named, sums.mul_(table.flatten(0, 1)[named]))
 
         self.entries.read(every, some)
+
+    def named_soft(self, slope: Tensor) -> list[tuple[Tensor, Tensor]]:
+        def some(place: Tensor) -> list[tuple[Tensor, Tensor]]:
+            named, sums = weighed_sums(place, self.entries.potential, slope)
+            return [(named, sums.mul_(self.access.rows(named)))]
+
+        return self.entries.read(list, some)
 
     def gradients(
         self, params: dict[str, Tensor], slope: Tensor, observed: Tensor
@@ -169,21 +186,30 @@ class _LogFlows(Flows):
     """Edge by edge."""
 
     def add_soft(self, counts: Tensor, slope: Tensor) -> None:
-        self._edges(slope, counts)
+        for some, edges in self._edges(slope):
+            self._add(counts, some, edges)
+
+    def named_soft(self, slope: Tensor) -> list[tuple[Tensor, Tensor]]:
+        return self.entries.read(
+            list,
+            lambda place: [
+                named_sums(place[some].flatten(), edges.flatten(0, 1))
+                for some, edges in self._edges(slope)
+            ],
+        )
 
     def of_categories(self, slope: Tensor) -> Tensor:
-        return self._edges(slope, None)
+        found = torch.empty_like(self.entries.potential)
+        for some, edges in self._edges(slope):
+            found[some] = edges.sum(dim=-1)
+        return found
 
-    def _edges(self, flow: Tensor, counts: Tensor | None) -> Tensor:
-        gradient = torch.empty_like(self.entries.potential)
+    def _edges(self, flow: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Blocks of entries, and their flow through every edge [n, V or k, K]."""
         for some, joint in self.entries.log_joint():
             fold, row = self.entries.fold[some], self.entries.row[some]
             share = (joint - self.out.units[fold, row].unsqueeze(-2)).exp().nan_to_num(nan=0.0)
-            edges = share * flow[some].unsqueeze(-2)  # [n, V or k, K]
-            if counts is not None:
-                self._add(counts, some, edges)
-            gradient[some] = edges.sum(dim=-1)
-        return gradient
+            yield some, share * flow[some].unsqueeze(-2)
 
     def _add(self, counts: Tensor, some: slice, edges: Tensor) -> None:
         """Add edges [n, V or k, K] of some entries to [F or 1, V, K]."""

@@ -32,14 +32,14 @@ def log_posterior(leaf: FiniteLeaf, slope: Tensor, out: Tensor, alone: bool) -> 
         keep = send(leaf.hidden.flatten().nonzero().squeeze(-1), fold.device)
         fold, row, log_q = fold[keep], row[keep], log_q[keep]
     if alone:
-        out[row, variables[fold], : entries.size] = log_q
+        out[leaf.columns(row, variables[fold])] = log_q
         return
     weight = _log_total(leaf, slope)  # [F, B]
     log_q = log_q + weight[fold, row].unsqueeze(-1)
     log_q = log_q.nan_to_num_(nan=-torch.inf, neginf=-torch.inf)
     rank = rank_over_same_variable(leaf)[fold]
     for some in (rank == i for i in range(int(rank.max()) + 1 if len(rank) else 0)):
-        place = (row[some], variables[fold[some]], slice(entries.size))
+        place = leaf.columns(row[some], variables[fold[some]])
         out[place] = torch.logaddexp(out[place], log_q[some])
 
 
@@ -74,9 +74,7 @@ def log_flows(leaf: FiniteLeaf, slope: Tensor, categories: Tensor) -> tuple[Tens
     found = total.unsqueeze(-1).masked_fill(~observed, -torch.inf)
     fold, row = leaf.places(leaf.hidden)
     if len(fold):
-        asked = chosen[fold, row]  # [N, C]
-        beyond = asked >= leaf.entries.size
-        asked = asked.masked_fill(beyond, 0)
+        asked, beyond = leaf.rows_of(chosen[fold, row])  # [N, C]
         flows = leaf.flows.log_chosen(slope[fold, row], fold, row, asked)
         if leaf.any_soft:
             flows += leaf.flows.log_potential(fold, row, asked)

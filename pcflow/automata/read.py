@@ -1,0 +1,188 @@
+"""Automata that others made: by outlines-core from a regular expression, or by Ctrl-G.
+
+Legend: V categories, S states.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from pcflow.automata.table import NOWHERE, Table, of_edges, of_rows, reached, useful
+from pcflow.errors import CannotEnd, PatternError, SettingError, StructureError
+
+
+class Index(Protocol):
+    """What is read of an `outlines_core.Index`."""
+
+    def get_initial_state(self) -> int:
+        """Where strings begin."""
+        ...
+
+    def get_final_states(self) -> Iterable[int]:
+        """Where they may end."""
+        ...
+
+    def get_transitions(self) -> Mapping[int, Mapping[int, int]]:
+        """The state after a state and a token."""
+        ...
+
+
+def from_index(index: Index, num_categories: int, end: int | None) -> Table:
+    """The table of an index; after `end` nothing but `end` follows.
+
+    Raises:
+        CannotEnd: if strings come to a state from which none ends.
+        SettingError: if it names tokens from `num_categories` on.
+    """
+    transitions, first = index.get_transitions(), index.get_initial_state()
+    finals = set(index.get_final_states())
+    states = {first, *finals, *transitions, *(t for w in transitions.values() for t in w.values())}
+    number = {state: n for n, state in enumerate(sorted(states))}
+    ended = len(number)  # a state of its own, for what follows an end
+    after = np.full((ended + 1, num_categories), NOWHERE, dtype=np.int64)
+    for state, ways in transitions.items():
+        _write(after[number[state]], ways, number)
+    if end is not None:
+        after[:, end] = NOWHERE
+        after[[number[state] for state in finals] + [ended], end] = ended
+    accept = [number[state] for state in finals] + ([ended] if end is not None else [])
+    table = of_rows(after, number[first], accept)
+    lost = reached(table) & ~useful(table)
+    if lost.any():
+        raise CannotEnd([sorted(states)[n] for n in lost.nonzero()[0]])
+    return table
+
+
+def _write(row: Any, ways: Mapping[int, int], number: Mapping[int, int]) -> None:
+    """The ways from one state."""
+    tokens = np.fromiter(ways.keys(), dtype=np.int64, count=len(ways))
+    if len(tokens) and tokens.max() >= len(row):
+        raise SettingError("num_categories", len(row), f"above {tokens.max()}, which a state reads")
+    there = map(number.__getitem__, ways.values())
+    row[tokens] = np.fromiter(there, dtype=np.int64, count=len(ways))
+
+
+def from_ctrl_g(given: Mapping[str, Any]) -> Table:
+    """The table of a dictionary of edges (state, flags [V], state after), as Ctrl-G writes it.
+
+    Raises:
+        StructureError: if it is of another form, or leads to several states at once.
+    """
+    try:
+        edges = [
+            (u, np.asarray(some, dtype=np.bool_), v) for u, v, some in map(_ends, given["edges"])
+        ]
+        first, finals = given["initial_state"], list(given["accept_states"])
+        sizes = {len(some) for _, some, _ in edges}
+    except (KeyError, TypeError, ValueError) as error:
+        raise StructureError(
+            "an automaton in Ctrl-G's form has edges [(state, state after, flags [V]), ...], "
+            "initial_state and accept_states"
+        ) from error
+    if len(sizes) != 1:
+        raise StructureError(f"the flags of all edges must be of one length, got {sorted(sizes)}")
+    states = sorted({first, *finals, *(u for u, _, _ in edges), *(v for _, _, v in edges)})
+    number = {state: n for n, state in enumerate(states)}
+    seen = np.zeros((len(states), sizes.pop()), dtype=np.int64)
+    for u, some, _ in edges:
+        seen[number[u]] += some
+    if (seen > 1).any():
+        state, category = (int(i) for i in np.argwhere(seen > 1)[0])
+        raise StructureError(f"category {category} leads from state {states[state]} to several")
+    ways = [(number[u], np.flatnonzero(some), number[v]) for u, some, v in edges]
+    return of_edges(
+        seen.shape[1], ways, number[first], map(number.__getitem__, finals), len(states)
+    )
+
+
+def _ends(edge: Sequence[Any]) -> tuple[Any, Any, Any]:
+    here, there, flags = edge
+    return here, there, flags
+
+
+MARK = "\x00\x01\x02"
+"""Stands behind a text while its index is made: `outlines_core` (0.2.14) leaves out ways on from
+where a text might end already, so nothing may end before it."""
+
+
+class Marked:
+    """The index of a pattern, of texts with a mark behind them: they may end where it may stand.
+
+    Raises:
+        PatternError: if outlines-core does not understand the pattern, or the vocabulary cannot say
+            it.
+        ImportError: if outlines-core is not there.
+    """
+
+    def __init__(self, pattern: str, vocabulary: Sequence[str | bytes | None]) -> None:
+        """Make it."""
+        core, mark = _outlines_core(), len(vocabulary)
+        tokens: dict[str | bytes, list[int]] = {MARK: [mark]}
+        for number, text in enumerate(vocabulary):
+            if text:
+                tokens.setdefault(text, []).append(number)
+        try:
+            _refuse_malformed(core, pattern)
+            marked = "(?:" + pattern + ")" + "".join(f"\\x{ord(c):02x}" for c in MARK)
+            found = core.Index(marked, core.Vocabulary(mark + 1, tokens))
+        except (ValueError, TypeError) as error:
+            raise PatternError(pattern, str(error)) from error
+        self._start, self._ways = found.get_initial_state(), found.get_transitions()
+        after = [ways.pop(mark, None) for ways in self._ways.values()]
+        self._finals = [s for s, end in zip(self._ways, after, strict=True) if end is not None]
+        for end in found.get_final_states():
+            self._ways.pop(end)
+
+    def get_initial_state(self) -> int:
+        """Where texts begin."""
+        state: int = self._start
+        return state
+
+    def get_final_states(self) -> Iterable[int]:
+        """Where they may end."""
+        return self._finals
+
+    def get_transitions(self) -> Mapping[int, Mapping[int, int]]:
+        """The state after a state and a token."""
+        ways: Mapping[int, Mapping[int, int]] = self._ways
+        return ways
+
+
+def _refuse_malformed(core: Any, pattern: str) -> None:
+    """Two wrongs in brackets might be right: `a)(b` is looked at without them."""
+    try:
+        core.Index(pattern, core.Vocabulary(1, {"a": [0]}))
+    except ValueError as error:
+        if "DFA" in str(error):
+            raise
+
+
+def pattern_of(schema: str | Mapping[str, Any]) -> str:
+    """The regular expression of a JSON schema.
+
+    Raises:
+        PatternError: if outlines-core does not understand it.
+        ImportError: if outlines-core is not there.
+    """
+    text = schema if isinstance(schema, str) else json.dumps(schema)
+    try:
+        pattern: str = _outlines_core().json_schema.build_regex_from_schema(text)
+    except (ValueError, TypeError) as error:
+        raise PatternError(text, str(error)) from error
+    return pattern
+
+
+def _outlines_core() -> Any:
+    try:
+        import outlines_core
+        import outlines_core.json_schema
+    except ImportError as error:
+        raise ImportError(
+            "regular expressions and JSON schemas need outlines-core: "
+            "pip install 'pcflow[constraints]'"
+        ) from error
+    return outlines_core

@@ -1,0 +1,76 @@
+"""Some values of a finite family, as they are: what a rule tells apart from the others."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from pcflow.inputs.base import FiniteFamily, Params
+
+
+@dataclass(frozen=True, eq=False)
+class Share(FiniteFamily):
+    """The units of a family where the variable has one of some values, and zero elsewhere.
+
+    Units are not normalised: they add up to how probable these values are. So a share is no part of
+    a circuit that people see, and is known by its identity.
+
+    Args:
+        whole: the family.
+        values: the values that count, [V'].
+
+    Attributes:
+        place: of every value of the variable among these, -1 if it is none of them, [V].
+    """
+
+    whole: FiniteFamily
+    values: Tensor
+    place: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Number the values."""
+        place = torch.full((self.whole.num_categories,), -1)
+        place[self.values] = torch.arange(len(self.values))
+        object.__setattr__(self, "place", place)
+
+    @property
+    def num_categories(self) -> int:  # type: ignore[override]
+        """Those of the variable."""
+        return self.whole.num_categories
+
+    @property
+    def size(self) -> int:
+        """Those that count."""
+        return len(self.values)
+
+    def parameter_shapes(self, units: int) -> dict[str, tuple[int, ...]]:
+        """Of the whole."""
+        return self.whole.parameter_shapes(units)
+
+    def initial(self, units: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Of the whole."""
+        return self.whole.initial(units, generator)
+
+    def is_proper(self, params: Params) -> Tensor:
+        """Whether the whole is."""
+        return self.whole.is_proper(params)
+
+    def log_table(self, params: Params) -> Tensor:
+        """Rows of the whole table, [P, V', K]."""
+        return self.rows(self.whole.log_table(params))
+
+    def rows(self, table: Tensor) -> Tensor:
+        """Those of a table [P, V, K] that count, [P, V', K]."""
+        return table.index_select(1, self.values.to(table.device))
+
+    def maximize(self, params: Params, flow: Tensor, pseudocount: float) -> dict[str, Tensor]:
+        """Of the whole, which has seen nothing else."""
+        every = flow.new_zeros(len(flow), self.num_categories, flow.shape[-1])
+        every[:, self.values.to(flow.device)] = flow
+        return self.whole.maximize(params, every, pseudocount)
+
+
+def shares(family: FiniteFamily, classes: Tensor, labels: Iterable[int]) -> dict[int, Share]:
+    """The share of every class that is named, of classes [V]."""
+    return {label: Share(family, (classes == label).nonzero().squeeze(-1)) for label in labels}

@@ -1,0 +1,124 @@
+"""Expected counts of categories: of large tables the rows that are named, and block by block.
+
+A table may be larger than all else, and a batch name few of its rows. So what a batch counts is
+kept by name, and what follows from it is worked out for a few units at a time, each of which is
+complete: nothing as large as the table is made for a step.
+
+Legend: P parameters of a bank, V categories, K units, k of them, R = P V rows of a flattened table,
+n of them, F folds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from pcflow.engine import BankRead, BankSums, FiniteLeaf, Machine, Plan, add_rows, named_sums
+from pcflow.inputs import Params
+from pcflow.learn.team import Team
+
+ALL = slice(None)
+
+LINE = 16
+"""Units that are read together, whether they are wanted or not: a line of the cache."""
+
+Flow = Callable[[int, slice], Tensor]
+"""What some units of a bank count [P, V, k]."""
+
+
+class CategoryCounts:
+    """What is counted of finite input units, under the first bank of their parameters.
+
+    Attributes:
+        dense: of all rows [P, V, K].
+        named: and besides, which rows [n] count [n, K]; all of them if none is named.
+        rows: of tables of which rows are named, R.
+        flow: what is to be learned from; that itself, until something else takes its place.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        """Start with nothing."""
+        self.plan, self.dense = plan, BankSums(plan)
+        self.named: dict[int, tuple[Tensor | None, Tensor]] = {}
+        self.rows: dict[int, int] = {}
+        self.flow: Flow = self.counted
+
+    def __iter__(self) -> Iterator[int]:
+        """The banks."""
+        return iter(dict.fromkeys((*self.dense.found, *self.named)))
+
+    def add(self, read: BankRead, leaf: FiniteLeaf, slope: Tensor) -> None:
+        """Add what a leaf counts, by slopes [F, B, K] of its units."""
+        if leaf.names_few:
+            size = leaf.access.family.num_categories
+            self.rows[read.bank] = len(self.plan.banks[read.bank]) * size
+            place, counts = leaf.named_counts(slope)
+            self._name(read.bank, _in_bank(place, read, size), counts)
+        else:
+            self.dense.add(read, leaf.counts(slope))
+
+    def _name(self, bank: int, place: Tensor, counts: Tensor) -> None:
+        """Add counts [n, K] of rows [n]; once half of all rows would be named, all of them are."""
+        before, sums = self.named.get(bank, (place[:0], counts[:0]))
+        if before is None:
+            add_rows(sums, place, counts)
+            return
+        place, counts = named_sums(torch.cat([before, place]), torch.cat([sums, counts]))
+        rows = self.rows[bank]
+        every = _spread(place, counts, rows) if 2 * len(place) > rows else None
+        self.named[bank] = (place, counts) if every is None else (None, every)
+
+    def counted(self, bank: int, units: slice = ALL) -> Tensor:
+        """What some units have counted [P, V, k]."""
+        dense, named = self.dense.found.get(bank), self.named.get(bank)
+        if named is None:
+            assert dense is not None
+            return dense[..., units]
+        place, counts = named
+        counts = counts[:, units]
+        if place is not None:
+            counts = _spread(place, counts, self.rows[bank])
+        found: Tensor = counts.unflatten(0, (len(self.plan.banks[bank]), -1))
+        return found if dense is None else found + dense[..., units]
+
+    def gather(self, team: Team) -> None:
+        """Add the counts of all processes."""
+        if team.together:
+            self.dense.found = {bank: self.counted(bank) for bank in self}
+            self.named.clear()
+            team.add_up(self.dense.found[bank] for bank in sorted(self.dense.found))
+
+    def upon(self, bank: int, sums: Tensor, momentum: float) -> Tensor:
+        """What was counted, and sums [P, V, K] that fade, which may be written over."""
+        place, counts = self.named.get(bank, (None, None))
+        if place is None or counts is None or bank in self.dense.found:
+            return torch.add(self.counted(bank), sums, alpha=momentum)
+        rows = sums.flatten(0, 1)
+        some = torch.add(counts, rows[place], alpha=momentum)
+        rows.mul_(momentum).index_copy_(0, place, some)
+        return sums
+
+
+def _spread(place: Tensor, counts: Tensor, rows: int) -> Tensor:
+    """All rows [R, k] of a flattened table, of which some [n] count [n, k]."""
+    every: Tensor = counts.new_zeros(rows, counts.shape[1])
+    return every.index_copy_(0, place, counts)
+
+
+def _in_bank(place: Tensor, read: BankRead, size: int) -> Tensor:
+    """The rows [n] of a bank's flattened tables, of those that the folds of a step read."""
+    if isinstance(read.rows, slice):
+        start: int = read.rows.start
+        return place + start * size
+    fold = place.new_zeros(()) if read.shared else place // size
+    return read.rows[fold] * size + place % size
+
+
+def blocks(params: Params, machine: Machine) -> Iterator[slice]:
+    """Some units after the other, as many as fit a cache, of parameters [P, ..., K]."""
+    units = max(p.shape[-1] for p in params.values())
+    numbers = max(p[..., 0].numel() for p in params.values())
+    size = max(LINE, machine.numbers // max(1, numbers))
+    return (slice(start, start + size) for start in range(0, units, size))

@@ -1,0 +1,160 @@
+"""Tokenizers by name: one that is there, characters, or subwords that are learned from the text."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pcflow as pf
+from pcflow_diffusion.errors import CheckpointError, TextError
+from pcflow_diffusion.head import fingerprint
+from pcflow_diffusion.models import CharacterTokenizer, PretrainedTokenizer
+from pcflow_diffusion.train.texts import did_you_mean
+from pcflow_diffusion.train.tokens import Encode
+
+CHARACTERS = "characters"
+LEARNED = re.compile(r"train:(\d+)")
+SAMPLE = 1 << 14  # documents that subwords are learned from, at most 270 million characters
+FEWEST = 5  # a character that occurs less often is unknown
+FILE = "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """What is asked of a tokenizer.
+
+    Attributes:
+        encode: texts to the ids of their tokens, with nothing put around them.
+        vocabulary_size: V, how many tokens a model of them has.
+        mask_token_id: which of them is the mask; V if none is.
+        fingerprint: see `pcflow_diffusion.fingerprint`.
+    """
+
+    encode: Encode
+    vocabulary_size: int
+    mask_token_id: int
+    fingerprint: str
+
+
+def encoder_of(tokenizer: PretrainedTokenizer) -> Encoder:
+    """That of a backbone."""
+    return Encoder(
+        lambda texts: tokenizer.tokenizer(texts, add_special_tokens=False, verbose=False).input_ids,
+        tokenizer.vocabulary_size,
+        tokenizer.mask_token_id,
+        fingerprint(tokenizer),
+    )
+
+
+def open_encoder(name: str, texts: Iterable[str], made: Path) -> Encoder:
+    """The tokenizer that is called so.
+
+    Args:
+        name: a `tokenizer.json`, a folder that holds one, with the `config.json` of the model if
+            there is one; "characters"; or "train:8000" for so many subwords of bytes.
+        texts: what the latter two are learned from.
+        made: the file in which they are kept, and found again.
+
+    Raises:
+        TextError: if there is no such file or folder; or the text holds no characters.
+        CheckpointError: if a file is no tokenizer.
+        ImportError: if it needs `tokenizers`, which is not installed.
+        OSError: if a file cannot be read or written.
+    """
+    learned = LEARNED.fullmatch(name)
+    if name != CHARACTERS and learned is None:
+        return _of_file(Path(name))
+    if not made.exists():
+        text = _characters(texts) if learned is None else _subwords(texts, int(learned[1]))
+        pf.replace_file(made, [text.encode()])
+    return _of_characters(made) if learned is None else _of_file(made)
+
+
+def _characters(texts: Iterable[str]) -> str:
+    """JSON of the characters of a text, all that occur often enough."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(text)
+    frequent = {c for c, n in counts.items() if n >= FEWEST}
+    return json.dumps({CHARACTERS: "".join(sorted(frequent | {"\ufffd"}))})
+
+
+def _of_characters(path: Path) -> Encoder:
+    try:
+        known = CharacterTokenizer(json.loads(pf.read_bytes(path))[CHARACTERS])
+    except (LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} lists no characters ({error}); remove it") from error
+    ids = {character: number for number, character in enumerate(known.characters)}
+    unknown = ids["\ufffd"]
+    return Encoder(
+        lambda texts: [[ids.get(character, unknown) for character in text] for text in texts],
+        known.vocabulary_size,
+        known.mask_token_id,
+        fingerprint(known),
+    )
+
+
+def _subwords(texts: Iterable[str], size: int) -> str:
+    """Definition of subwords of a text."""
+    try:
+        from pcflow_diffusion.models.subwords import SubwordTokenizer
+    except ImportError as error:
+        raise ImportError(f"pip install 'pcflow[subwords]' ({error})") from error
+    return SubwordTokenizer.fit(islice(iter(texts), SAMPLE), size).definition()
+
+
+def _of_file(path: Path) -> Encoder:
+    """A tokenizer of the library `tokenizers`."""
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise ImportError(f"pip install 'pcflow[subwords]' ({error})") from error
+    file = path / FILE if path.is_dir() else path
+    if not file.is_file():
+        near = [CHARACTERS, "train:8000", *map(str, path.parent.glob("*"))]
+        raise TextError(f"there is no tokenizer {file}{did_you_mean(str(path), near)}")
+    try:
+        tokenizer = Tokenizer.from_str(pf.read_bytes(file).decode())
+    except Exception as error:  # the package has no errors of its own
+        raise CheckpointError(f"{file} is no tokenizer of `tokenizers` ({error})") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    size, mask = _sizes(file.parent, tokenizer.get_vocab())
+
+    def encode(texts: list[str]) -> list[list[int]]:
+        found = tokenizer.encode_batch(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in found]
+
+    return Encoder(encode, size, mask, fingerprint(tokenizer))
+
+
+def _sizes(folder: Path, known: dict[str, int]) -> tuple[int, int]:
+    """V and the mask: what the model beside a tokenizer says, or else the tokenizer itself.
+
+    A model may have logits for more ids than its tokenizer has tokens.
+    """
+    model, about = _told(folder / "config.json"), _told(folder / "tokenizer_config.json")
+    size = max(max(known.values()) + 1, int(model.get("vocab_size") or 0))
+    token = about.get("mask_token")
+    token = token.get("content") if isinstance(token, dict) else token
+    mask = model.get("mask_token_id")
+    if mask is None and token is not None:
+        mask = known.get(token)
+    return size, size if mask is None else int(mask)
+
+
+def _told(path: Path) -> dict[str, Any]:
+    """What a file of JSON tells; nothing if there is none."""
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(pf.read_bytes(path))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is no JSON ({error})") from error
+    return found if isinstance(found, dict) else {}
