@@ -57,10 +57,10 @@ def make(
     )
 
 
-def report(model: Denoiser) -> str:
+def report(path: Path) -> str:
     """Held-out loss of the block by mask ratio, in nats per masked token."""
-    text = load_text()
-    rows = blocks(PieceTokenizer.fit(text.train, VOCABULARY).encode(text.held_out), 1_024)
+    model, tokenizer = load_denoiser(path)
+    rows = blocks(tokenizer.encode(load_text().held_out), 1_024)
     shown = (
         f"{ratio:.0%} {block_loss(model, rows, ratio):.3f}" for ratio in (0.15, 0.3, 0.5, 0.7, 1.0)
     )
@@ -79,7 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     minutes = 60.0 if given.minutes is None and given.steps is None else given.minutes
     start = None if given.start is None else load_denoiser(given.start)[0]
-    print(report(make(given.out, minutes, given.steps, given.seed, start)))
+    make(given.out, minutes, given.steps, given.seed, start)
+    print(report(given.out))
 
 
 if __name__ == "__main__":
