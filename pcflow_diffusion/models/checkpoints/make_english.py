@@ -25,7 +25,7 @@ from pcflow_diffusion.models.text import blocks, load_text
 from pcflow_diffusion.models.training import TrainingConfig, block_loss, train_denoiser
 
 PATH = Path(__file__).with_name("english.safetensors")
-VOCABULARY, WIDTH = 1_024, 224
+VOCABULARY, WIDTH, JUDGED = 1_024, 224, 1_024
 FIRST, AGAIN = 3e-3, 2e-3  # learning rates
 
 
@@ -60,7 +60,7 @@ def make(
 def report(path: Path) -> str:
     """Held-out loss of the block by mask ratio, in nats per masked token."""
     model, tokenizer = load_denoiser(path)
-    rows = blocks(tokenizer.encode(load_text().held_out), 1_024)
+    rows = blocks(tokenizer.encode(load_text().held_out), JUDGED)
     shown = (
         f"{ratio:.0%} {block_loss(model, rows, ratio):.3f}" for ratio in (0.15, 0.3, 0.5, 0.7, 1.0)
     )
