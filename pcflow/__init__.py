@@ -27,6 +27,7 @@ from pcflow.circuit import (
     prove_deterministic,
     prove_omni_compatible,
     prove_structured_decomposable,
+    reference_log_prob,
 )
 from pcflow.construct import (
     add_gates,
@@ -159,7 +160,6 @@ from pcflow.queries import (
     state_posteriors,
     viterbi,
 )
-from pcflow.reference import reference_log_prob
 from pcflow.structure import Partition, Region, RegionGraph
 
 __all__ = [

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import pcflow as pf
-from pcflow.reference import reference_log_prob
+from pcflow.circuit import reference_log_prob
 
 FAMILIES = {
     "gaussian": pf.Gaussian(),

@@ -37,13 +37,13 @@ from pcflow.circuit import (
     StructuredDecomposable,
     SumLayer,
     required_by,
+    unit_log_probs,
     walk,
 )
 from pcflow.errors import EvidenceError, NoMassError, SettingError, StructureError
 from pcflow.evidence import Domain, check
 from pcflow.inputs import Indicator, powered
 from pcflow.queries import CompiledCircuit, as_circuit
-from pcflow.reference import unit_log_probs
 
 
 def condition(circuit: Circuit | CompiledCircuit, values: Mapping[int, float]) -> Circuit:

@@ -28,6 +28,7 @@ from pcflow.circuit.properties import (
     required_by,
 )
 from pcflow.circuit.rebuild import alike, kept, read_units, rebuild
+from pcflow.circuit.reference import reference_log_prob, unit_log_probs
 from pcflow.circuit.supports import Supports
 
 __all__ = [
@@ -61,6 +62,8 @@ __all__ = [
     "prove_structured_decomposable",
     "read_units",
     "rebuild",
+    "reference_log_prob",
     "required_by",
+    "unit_log_probs",
     "walk",
 ]

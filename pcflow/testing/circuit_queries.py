@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from pcflow.circuit import reference_log_prob
 from pcflow.evidence import Evidence, Intervals
-from pcflow.reference import reference_log_prob
 from pcflow.testing.breach import Breach, compare, compare_entries, show_row
 from pcflow.testing.circuit_cases import Case
 from pcflow.testing.density import check_density

@@ -12,12 +12,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import pcflow.io as files
-from pcflow.circuit import Circuit, InputLayer
+from pcflow.circuit import Circuit, InputLayer, reference_log_prob
 from pcflow.errors import StructureError
 from pcflow.inputs import FAMILIES
 from pcflow.learn import EM, fit
 from pcflow.queries import compile
-from pcflow.reference import reference_log_prob
 from pcflow.testing.breach import Breach, compare, compare_entries, demand
 from pcflow.testing.circuit_cases import Case, cases, picture
 from pcflow.testing.circuit_queries import EXACT, QUERIES

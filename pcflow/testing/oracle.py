@@ -12,10 +12,9 @@ from math import prod
 import torch
 from torch import Tensor
 
-from pcflow.circuit import Circuit, InputLayer, Layer, SumLayer
+from pcflow.circuit import Circuit, InputLayer, Layer, SumLayer, reference_log_prob
 from pcflow.errors import PropertyRequired
 from pcflow.evidence import Domain, Evidence, Numbers, check
-from pcflow.reference import reference_log_prob
 
 MOST_STATES = 1 << 20
 

@@ -14,7 +14,7 @@ from pcflow_diffusion.train.tokens import TokenStore
 UNSEEN = 0.1  # times that a token counts which does not occur
 
 LEARNER = pf.Anemone(0.5, momentum=0.3, pseudocount=1e-9, decay=True)
-"""How it learns. A pseudocount is for every token of every state, which are many, so it is small."""
+"""How it learns. A pseudocount is for every token of every state, so it is small."""
 
 
 def text_chain(

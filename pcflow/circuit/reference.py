@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from pcflow.checks import check_kind
-from pcflow.circuit import Circuit, InputLayer, Parameter, ProductLayer, SumLayer
+from pcflow.circuit.circuit import Circuit
+from pcflow.circuit.layers import InputLayer, Parameter, ProductLayer, SumLayer
 from pcflow.evidence import CheckedEvidence, Domain, Evidence, Numbers, check
 from pcflow.inputs import DensityFamily, FiniteFamily, Params, log_sum
 
