@@ -338,7 +338,7 @@ def test_the_command_line_ends_in_tables_and_a_picture(
 
 @pytest.mark.parametrize(
     "option", [["--steps", "1", "33"], ["--repeats", "0"], ["--temperature", "-1"],
-               ["--judge-minutes", "0"], ["--ranking", "best"]],
+               ["--judge-minutes", "-1"], ["--ranking", "best"]],
 )  # fmt: skip
 def test_options_that_cannot_be_run_are_refused_before_anything_is_trained(
     option: list[str], capsys: pytest.CaptureFixture[str]
