@@ -125,6 +125,20 @@ def test_every_token_has_a_probability_and_all_of_them_one(name: str, top_k: Any
     torch.testing.assert_close(every, marginals[0, 1, some], rtol=1e-7, atol=1e-7)
 
 
+@pytest.mark.parametrize("top_k", ["auto", 3, 30])
+def test_controls_may_have_more_values_than_tokens_are_listed(top_k: Any) -> None:
+    model = pf.compile(pf.expose_latents(pf.hmm(2, 20, pf.Categorical(V))), DEVICE, torch.float64)
+    modulation = Modulation(V, 20, width=8).to(DEVICE, torch.float64)
+    head = CircuitHead(model, MASK, "product", top_k, modulation)
+    logits, x = 9 * logits_of(11, 1, 2).double(), torch.full((1, 2), MASK, device=DEVICE)
+    marginals = head(logits, x)[0, 1]
+    assert abs(marginals.exp().sum().item() - 1) < 1e-9
+    x0 = torch.stack([torch.zeros(50).long(), marginals.cpu().topk(50).indices], dim=-1).to(DEVICE)
+    at = torch.tensor([[False, True]], device=DEVICE).expand(50, 2)
+    every = head.log_prob(logits.expand(50, 2, V), x.expand(50, 2), x0, at)
+    torch.testing.assert_close(every, marginals[x0[:, 1]], rtol=1e-7, atol=1e-7)
+
+
 def test_the_mask_among_the_tokens_has_no_probability() -> None:
     head = CircuitHead(MODEL, 5, "product")
     logits, x = logits_of(4, 1), torch.full((1, L), 5, device=DEVICE)
