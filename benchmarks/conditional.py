@@ -62,7 +62,7 @@ def main() -> None:
     torch.manual_seed(given.seed)
     material = prepare(None, train=False, minutes=0.0, seed=given.seed)
     circuit = fit_circuit(material, given.states, rows=size(8_000, 100))
-    print(f"HMM with {given.states} states, {given.rows} blocks of {BLOCK} characters.\n")
+    print(f"HMM with {given.states} states, {given.rows} blocks of {BLOCK} tokens.\n")
     print("| coupling | learner | passes | step | nats per masked token | seconds | of Adam's |")
     print("|---|---|---|---|---|---|---|", flush=True)
     generator = torch.Generator().manual_seed(given.seed)

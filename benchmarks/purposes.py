@@ -2,10 +2,10 @@
 
     python benchmarks/purposes.py [--text FILE] [--rankings random low_confidence]
 
-The shipped denoiser knows Python's documentation; of another text, such as plays, it is too sure. A
-hidden Markov model of the text couples it. Couplings are chosen on some held-out blocks; prompts
-from others are continued in few steps per block, and a model of counts reads what was written, with
-the entropy of its characters beside it. Prints Markdown.
+The shipped denoiser knows the text that comes with it; of another one, such as plays, it is too
+sure. A hidden Markov model of the text couples it. Couplings are chosen on some held-out blocks;
+prompts from others are continued in few steps per block, and a model of counts reads what was
+written, with the entropy of its tokens beside it. Prints Markdown.
 
 Legend: N rows, T tokens of a text, V tokens of the vocabulary, K tokens that are read together.
 """
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor
 from toy import arguments, size
 
 from pcflow_diffusion import CircuitHead, Decoding, load_denoiser
+from pcflow_diffusion.evaluate.counting import CountingReader
 from pcflow_diffusion.evaluate.few_step import FACTORISED, Decoder, judge_rows, ladder, markdown
 from pcflow_diffusion.evaluate.setting import CHECKPOINT, Material, fit_circuit, say
 from pcflow_diffusion.head import Ranking
@@ -32,70 +32,6 @@ TRAINED = size(6_000, 50)  # blocks for the circuit
 JUDGED = size(128, 2)
 STEPS = size((1, 2, 4, 8), (1, 2))
 RANKINGS: tuple[Ranking, ...] = ("random", "low_confidence")
-TOGETHER = 6
-
-
-@dataclass(frozen=True)
-class Counts:
-    """How often runs of K tokens follow one another: codes in order, and for each its numbers.
-
-    Attributes:
-        runs: codes of runs of K tokens.
-        times: how often each was met.
-        before: codes of the K - 1 tokens before the last one.
-        follow: how often each of these was met.
-        kinds: by how many different tokens it was followed.
-    """
-
-    runs: Tensor
-    times: Tensor
-    before: Tensor
-    follow: Tensor
-    kinds: Tensor
-
-    @classmethod
-    def of(cls, runs: Tensor, V: int) -> Counts:
-        """Of the codes of all runs in a text."""
-        found, times = runs.unique(return_counts=True)
-        before, place, kinds = (found // V).unique(return_inverse=True, return_counts=True)
-        follow = torch.zeros_like(before).index_add(0, place, times)
-        return cls(found, times, before, follow, kinds)
-
-    def share(self, runs: Tensor, V: int, otherwise: Tensor) -> Tensor:
-        """Of each last token after those before it, a share of a shorter run's counted in."""
-        met = _at(self.runs, self.times, runs)
-        follow, kinds = (_at(self.before, n, runs // V) for n in (self.follow, self.kinds))
-        mixed = (met + kinds * otherwise) / (follow + kinds).clamp_min(1)
-        return torch.where(follow > 0, mixed, otherwise)
-
-
-class CountingReader:
-    """A judge: shares of runs of up to six tokens, interpolated (Witten and Bell 1991)."""
-
-    def __init__(self, text: Tensor, vocabulary: int) -> None:
-        """Count runs of every length in a text [T]."""
-        self.V = vocabulary
-        lengths = range(1, TOGETHER + 1)
-        self.counts = [Counts.of(self._codes(text.unfold(0, K, 1)), vocabulary) for K in lengths]
-
-    def nats(self, rows: Tensor, last: int) -> Tensor:
-        """Nats [N, last] of each of the last tokens of every row, given those before it."""
-        found = torch.full((len(rows), last), 1 / self.V, dtype=torch.float64)
-        for K, counts in enumerate(self.counts, start=1):
-            runs = self._codes(rows.unfold(1, K, 1)[:, -last:])
-            found = counts.share(runs, self.V, found)
-        return -found.log()
-
-    def _codes(self, runs: Tensor) -> Tensor:
-        """One number for each run [..., K]."""
-        powers = self.V ** torch.arange(runs.shape[-1] - 1, -1, -1)
-        return (runs.long() * powers).sum(dim=-1)
-
-
-def _at(codes: Tensor, numbers: Tensor, wanted: Tensor) -> Tensor:
-    """The numbers of wanted codes; 0 for those that are not there."""
-    place = torch.searchsorted(codes, wanted).clamp_max(len(codes) - 1)
-    return torch.where(codes[place] == wanted, numbers[place], 0).double()
 
 
 def main() -> None:
@@ -156,7 +92,7 @@ def few_steps(
 
 def _parse() -> argparse.Namespace:
     parser = arguments(__doc__)
-    parser.add_argument("--text", type=Path, help="UTF-8 text (default: Python's documentation)")
+    parser.add_argument("--text", type=Path, help="UTF-8 text (default: the shipped one)")
     parser.add_argument("--states", type=int, default=STATES, help="of the HMM (%(default)s)")
     parser.add_argument("--rankings", nargs="+", choices=RANKINGS, default=RANKINGS)
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="per block")

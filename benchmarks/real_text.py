@@ -1,12 +1,12 @@
-"""Couplings on real text: plays by characters, answers to sums by subwords; three seeds.
+"""Couplings on real text: plays by characters, sums and documentation by subwords; three seeds.
 
     python benchmarks/real_text.py gsm8k --data DIR --out FOLDER [--minutes 60] [--seeds 3]
 
 One denoiser per corpus. Every seed has masks, a circuit and training blocks of its own, and all
 methods of a seed see the same masks. Then text in few steps per block, with the circuits of the
 first seed, read by a causal model of the same text. What was trained is kept in FOLDER, and so is
-every finished seed, so that an interrupted run goes on; another run with other settings needs
-another FOLDER. Prints Markdown and draws pictures.
+every finished seed, so that an interrupted run goes on, in the middle of the denoiser's training
+too; another run with other settings needs another FOLDER. Prints Markdown and draws pictures.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from pcflow_diffusion.evaluate.few_step import (
 from pcflow_diffusion.evaluate.few_step import markdown as markdown_of_ladder
 from pcflow_diffusion.evaluate.few_step_of_text import strength
 from pcflow_diffusion.evaluate.figure import draw_gap
-from pcflow_diffusion.evaluate.setting import Material, fit_circuit, say
+from pcflow_diffusion.evaluate.setting import Material, fit_circuit, say, with_context
 from pcflow_diffusion.head import Ranking
 from pcflow_diffusion.models import (
     BLOCK,
@@ -61,8 +61,10 @@ from pcflow_diffusion.models import (
     train_judge,
 )
 
-DEPTH = size({"tinyshakespeare": 5, "gsm8k": 6}, dict.fromkeys(corpora.NAMES, 1))
-STATES = size({"tinyshakespeare": 256, "gsm8k": 512}, dict.fromkeys(corpora.NAMES, 4))
+DEPTH = size({"tinyshakespeare": 5, "gsm8k": 6, "english": 6}, dict.fromkeys(corpora.NAMES, 1))
+STATES = size(
+    {"tinyshakespeare": 256, "gsm8k": 512, "english": 512}, dict.fromkeys(corpora.NAMES, 4)
+)
 WIDTH, JUDGE_DEPTH = size((256, 4), (16, 1))
 RATIOS = size(gap.RATIOS, [0.5])
 BUCKETS = 4
@@ -121,6 +123,7 @@ def denoiser_of(corpus: corpora.Corpus, folder: Path, minutes: float) -> Denoise
             DenoiserConfig(vocabulary, width=WIDTH, depth=depth, heads=4),
             minutes=minutes,
             checkpoint=lambda model: save_denoiser(model, unfinished, tokenizer),
+            unfinished=path.with_suffix(".training"),
         )
         unfinished.replace(path)  # the last checkpoint is the finished denoiser
     return load_denoiser(path)[0]  # rounded, like that of a run that goes on
@@ -251,6 +254,7 @@ def few_step(seed: Seed, judge: Judge, picture: Path) -> None:
         CHOSEN: seed.chosen(seed.circuit()),
     }
     decoders = {FACTORISED: Decoder()} | {name: Decoder(head) for name, head in heads.items()}
+    decoders[f"{CHOSEN}, context in the window"] = Decoder(with_context(heads[CHOSEN]))
     decoders[f"{CHOSEN}, drawn independently"] = Decoder(heads[CHOSEN], jointly=False)
     rows = seed.material.judged
     reference = judge_rows(judge, rows, CONTEXT, BLOCK)

@@ -2,7 +2,7 @@
 
     python -m pcflow_diffusion.demo [--text FILE]
 
-A denoiser for characters and a hidden Markov model of the same text are put together in every way
+A denoiser and a hidden Markov model of the same text are put together in every way
 that `pcflow_diffusion` knows, and judged on held-out text: how many nats per masked token each way
 costs in one step, and what text it writes in few steps, read by the denoiser itself. Prints both
 and draws them.
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from pcflow_diffusion.evaluate.few_step import FACTORISED, Decoder, Ladder, Written, ladder, samples
 from pcflow_diffusion.evaluate.few_step import markdown as few_step_markdown
@@ -35,6 +36,7 @@ RATIOS = [0.15, 0.3, 0.5, 0.7, 0.85]
 STEPS = [1, 2, 4, 8, 32]
 BEST = "log-linear, fitted"
 BLOCKS = 2  # written after every prompt
+SHOWN = 24  # tokens of a prompt
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -56,7 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     say("Text in few steps.")
     found = write(material, heads[BEST], masks)
     words = known_words(material, found)
-    print(f"\n{samples(found, material.tokenizer.decode)}\n\n{few_step_markdown(found)}")
+    decode = material.tokenizer.decode
+    prompts = prompts_of(material)
+    print(f"\nAfter `{' '.join(decode(prompts[len(prompts) // 2, -SHOWN:]).split())}`, by steps:\n")
+    print(f"{samples(found, decode)}\n\n{few_step_markdown(found)}")
     print(f"\n{report(words)}")
 
     nats = {name: [text.nats for text in row.values()] for name, row in found.items()}
@@ -64,13 +69,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     say(f"Picture: {given.out}")
 
 
+def prompts_of(material: Material) -> Tensor:
+    """Sixteen held-out prompts, [16, CONTEXT]."""
+    apart = len(material.judged) // 16
+    return material.judged[: 16 * apart : apart, :CONTEXT]
+
+
 def write(material: Material, head: CircuitHead, generator: torch.Generator) -> Ladder:
     """What is written after 16 held-out prompts, drawn independently and coupled."""
-    prompts = material.judged[: len(material.judged) // 16 * 16 : len(material.judged) // 16]
     return ladder(
         material.denoiser,
         {FACTORISED: Decoder(), BEST: Decoder(head)},
-        prompts[:, :CONTEXT],
+        prompts_of(material),
         LeftToRight(material.denoiser, material.tokenizer.mask_token_id),
         STEPS,
         gen_length=BLOCK * BLOCKS,

@@ -341,7 +341,7 @@ def _table(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]
 
 
 def samples(found: Ladder, decode: Callable[[Tensor], str]) -> str:
-    """The first row that every decoder wrote with every number of steps, in Markdown.
+    """What every decoder wrote after the prompt in the middle, by steps, in Markdown.
 
     Args:
         found: by decoder and steps per block.
@@ -353,10 +353,14 @@ def samples(found: Ladder, decode: Callable[[Tensor], str]) -> str:
         '- 4, factorised: `ab`'
     """
     return "\n".join(
-        f"- {count}, {name}: `{' '.join(decode(row[count].tokens[0]).split())}`"
+        f"- {count}, {name}: `{' '.join(decode(_middle(row[count].tokens)).split())}`"
         for count in next(iter(found.values()))
         for name, row in found.items()
     )
+
+
+def _middle(rows: Tensor) -> Tensor:
+    return rows[len(rows) // 2]
 
 
 def draw_few_step(

@@ -4,7 +4,7 @@ python -m pcflow_diffusion.evaluate few-step [--text FILE] [--ranking low_confid
 python -m pcflow_diffusion.evaluate few-step --model FOLDER [--head FILE]
 
 Ranking and temperature are the same for all decoders. With the ranking low_confidence, the default
-of `generate`, all of them write too many frequent characters: look at the entropy.
+of `generate`, all of them write too many frequent tokens: look at the entropy.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from typing import get_args
 import torch
 
 from pcflow_diffusion.decode import Decoding
+from pcflow_diffusion.evaluate.counting import CountingReader
 from pcflow_diffusion.evaluate.few_step import (
     FACTORISED,
     STEPS,
     Decoder,
+    Reader,
     draw_few_step,
     half_the_steps,
     judge_rows,
@@ -38,27 +40,39 @@ from pcflow_diffusion.evaluate.setting import (
     circuit_and_heads,
     parse_with_model,
     say,
+    with_context,
 )
 from pcflow_diffusion.head import CircuitHead, Ranking
-from pcflow_diffusion.models import CONTEXT, Judge, TransformerConfig, train_judge
+from pcflow_diffusion.models import CONTEXT, TransformerConfig, train_judge
 
 
 def decoders_of(heads: Mapping[str, CircuitHead]) -> dict[str, Decoder]:
-    """Factorised draws, the couplings that the command line compares, and the ablation."""
+    """Factorised draws, the couplings that are compared, with context too, and the ablation."""
     compared = (SAVED, "product, circuit of Eq. 7", "projection, 2 sweeps", "log-linear, fitted")
     jointly = [name for name in compared if name in heads]
     best = jointly[-1]
-    return {
-        FACTORISED: Decoder(),
-        **{name: Decoder(heads[name]) for name in jointly},
-        f"{best}, drawn independently": Decoder(heads[best], jointly=False),
-    }
+    found = {FACTORISED: Decoder()} | {name: Decoder(heads[name]) for name in jointly}
+    if SAVED not in heads:  # whose circuit may be no chain
+        found[f"{best}, context in the window"] = Decoder(with_context(heads[best]))
+    return found | {f"{best}, drawn independently": Decoder(heads[best], jointly=False)}
 
 
-def strength(judge: Judge, material: Material) -> str:
+def judge_of(material: Material, minutes: float, seed: int) -> Reader:
+    """A model of counts of the training text, or a transformer that reads it for some minutes."""
+    vocabulary = material.tokenizer.vocabulary_size
+    if minutes == 0:
+        return CountingReader(torch.cat([material.train[:, 0], material.train[-1, 1:]]), vocabulary)
+    say(f"A judge, in {minutes:g} minutes.")
+    config = TransformerConfig(vocabulary)
+    held_out = material.calibration
+    return train_judge(material.train, config, held_out=held_out, minutes=minutes, seed=seed)
+
+
+def strength(judge: Reader, material: Material) -> str:
     """How well judge and denoiser know held-out text, left to right."""
     denoiser = LeftToRight(material.denoiser, material.tokenizer.mask_token_id)
-    readers, last = (judge, denoiser), material.block
+    readers: tuple[Reader, ...] = (judge, denoiser)
+    last = material.block
     judged, own = (float(who.nats(material.judged, last).mean()) for who in readers)
     return f"Held-out text, nats per token left to right: judge {judged:.3f}, denoiser {own:.3f}."
 
@@ -69,14 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.manual_seed(given.seed)
     generator = torch.Generator().manual_seed(given.seed)
     material, saved = asked(given)
-    say(f"A judge, in {given.judge_minutes:g} minutes.")
-    judge = train_judge(
-        material.train,
-        TransformerConfig(material.tokenizer.vocabulary_size),
-        held_out=material.calibration,
-        minutes=given.judge_minutes,
-        seed=given.seed,
-    )
+    judge = judge_of(material, given.judge_minutes, given.seed)
     say(strength(judge, material))
     say("A circuit of the text, and couplings.")
     _, heads = circuit_and_heads(saved, material, given.states, generator)
@@ -107,7 +114,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "pcflow_diffusion.evaluate few-step", description=(__doc__ or "").splitlines()[0]
     )
     add_arguments(parser)
-    parser.add_argument("--judge-minutes", type=float, default=4.0, help="(%(default)g)")
+    parser.add_argument("--judge-minutes", type=float, default=0.0, help="(0: it counts)")
     parser.add_argument(
         "--steps", type=int, nargs="+", default=STEPS, help="per block (%(default)s)"
     )
@@ -126,6 +133,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     block = block_of(given)
     if not all(1 <= count <= block for count in given.steps):
         parser.error(f"--steps must lie in 1 to {block}, the length of a block")
-    if given.repeats < 1 or not given.temperature >= 0 or not given.judge_minutes > 0:
-        parser.error("--repeats and --judge-minutes must be positive, --temperature not negative")
+    if given.repeats < 1 or not given.temperature >= 0 or not given.judge_minutes >= 0:
+        parser.error("--repeats must be positive, --judge-minutes and --temperature not negative")
     return given

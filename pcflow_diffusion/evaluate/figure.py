@@ -31,7 +31,7 @@ def draw_demo(
         path: where to.
         table: by method, nats per masked token at every mask ratio (see `gap_table`).
         ratios: mask ratios.
-        nats: by decoder, nats per character of its text at every number of steps; a decoder that
+        nats: by decoder, nats per token of its text at every number of steps; a decoder that
             is a method of the table has that method's colour.
         words: by decoder, the share of its words that are known, likewise.
         steps: steps per block.
@@ -150,7 +150,7 @@ def _draw_text(
     axes.set_xscale("log", base=2)
     axes.set_xticks(steps, [str(count) for count in steps])
     axes.set_xlabel("steps per block")
-    axes.set_ylabel("nats per character under the denoiser")
+    axes.set_ylabel("nats per token under the denoiser")
     known.set_ylabel("share of words known from the training text")
     lines = [*axes.lines, *known.lines]
     axes.legend(lines, [str(line.get_label()) for line in lines], fontsize="small", loc="right")

@@ -48,7 +48,7 @@ from pcflow_diffusion.models import (
 )
 from pcflow_diffusion.train import Blocks, StoredLogits, fit_conditional, store_logits
 
-CHECKPOINT = Path(__file__).parents[1] / "models" / "checkpoints" / "pydoc.safetensors"
+CHECKPOINT = Path(__file__).parents[1] / "models" / "checkpoints" / "english.safetensors"
 HELD = 1 << 27  # logits that are held at once; of larger vocabularies training has these alone:
 LISTED = 256
 SAVED = "as it was saved"
@@ -95,7 +95,7 @@ class Material:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command line that say what to run on."""
-    parser.add_argument("--text", type=Path, help="UTF-8 text (default: Python's documentation)")
+    parser.add_argument("--text", type=Path, help="UTF-8 text (default: the shipped one)")
     parser.add_argument("--train", action="store_true", help="train a denoiser anew")
     parser.add_argument("--minutes", type=float, default=10.0, help="to train it (%(default)g)")
     parser.add_argument("--states", type=int, default=256, help="of the HMM (%(default)s)")
@@ -276,6 +276,17 @@ def couple(
         "projection, 2 sweeps": CircuitHead(circuit, mask, "projection"),
         "log-linear, fitted": log_linear,
     }
+
+
+def with_context(head: CircuitHead) -> CircuitHead:
+    """The head with a window twice as long, half of which is what stands before a block.
+
+    Raises:
+        NotAChain: if its circuit is no hidden Markov model.
+        SettingError: if that cannot go on, as its positions differ.
+    """
+    circuit = pf.compile(pf.unroll(head.model, 2 * head.length))
+    return CircuitHead(circuit, head.mask_token_id, head.coupling)
 
 
 def _seen(material: Material, generator: torch.Generator, folder: str) -> Blocks | StoredLogits:

@@ -16,6 +16,7 @@ from pcflow_diffusion.models.objective import (
     schedule_by_name,
     schedule_of,
 )
+from pcflow_diffusion.models.pieces import PieceTokenizer
 from pcflow_diffusion.models.pretrained import Pretrained, PretrainedTokenizer, load_pretrained
 from pcflow_diffusion.models.text import (
     BLOCK,
@@ -38,6 +39,7 @@ __all__ = [
     "DenoiserConfig",
     "Judge",
     "Optimisation",
+    "PieceTokenizer",
     "Pretrained",
     "PretrainedTokenizer",
     "Schedule",

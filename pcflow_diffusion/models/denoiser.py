@@ -70,7 +70,7 @@ def save_denoiser(model: Denoiser, path: str | Path, tokenizer: Tokenizer) -> No
     Args:
         model: the denoiser.
         path: where to; its directory must exist.
-        tokenizer: what makes tokens of text, V of them: of characters or subwords.
+        tokenizer: what makes tokens of text, V of them.
 
     Raises:
         CheckpointError: if the tokenizer does not have V tokens, or half precision cannot hold a

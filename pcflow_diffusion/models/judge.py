@@ -166,7 +166,7 @@ def save_judge(judge: Judge, path: str | Path, tokenizer: Tokenizer) -> None:
     Args:
         judge: the judge.
         path: where to; its directory must exist. The file is replaced in one step.
-        tokenizer: what makes tokens of text, V of them: of characters or subwords.
+        tokenizer: what makes tokens of text, V of them.
 
     Raises:
         CheckpointError: if the tokenizer does not have V tokens, or half precision cannot hold a

@@ -6,18 +6,21 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from pcflow import SettingError
 from pcflow_diffusion.checks import check_count, check_rate
-from pcflow_diffusion.errors import DiffusionError
+from pcflow_diffusion.errors import CheckpointError, DiffusionError
+from pcflow_diffusion.models.unfinished import Parts, read_unfinished, write_unfinished
 
 LOOK = 100
 """Steps between two looks at held-out text."""
@@ -68,7 +71,7 @@ class Optimisation:
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to train, from now on: a number of steps, or minutes of wall clock.
+    """How long to train: a number of steps, or minutes of wall clock.
 
     Raises:
         DiffusionError: unless exactly one of `minutes` and `steps` is given, and positive.
@@ -76,7 +79,6 @@ class Budget:
 
     minutes: float | None
     steps: int | None
-    start: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         """Check the amount."""
@@ -86,11 +88,10 @@ class Budget:
                 f"give positive minutes or steps, got minutes={self.minutes} and steps={self.steps}"
             )
 
-    def spent(self, step: int) -> float:
-        """The share of the budget used when `step` begins."""
-        if self.steps is not None:
-            return step / self.steps
-        return (time.monotonic() - self.start) / (60 * (self.minutes or 0))
+    def spent(self, steps: int, seconds: float) -> float:
+        """The share of the budget that is used, at most 1."""
+        whole = 60 * (self.minutes or 0) if self.steps is None else self.steps
+        return min(1.0, (seconds if self.steps is None else steps) / whole)
 
 
 class Loop(Generic[Model]):
@@ -122,7 +123,8 @@ class Loop(Generic[Model]):
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=how.learning_rate, betas=(0.9, 0.98))
         self.best: dict[str, Any] | None = None
-        self.lowest = math.inf
+        self.lowest = self.smoothed = 0.0
+        self.steps, self.seconds = 0, 0.0
         self.bfloat16 = _has_bfloat16() if how.bfloat16 is None else how.bfloat16
 
     def train(
@@ -131,53 +133,108 @@ class Loop(Generic[Model]):
         progress: bool,
         checkpoint: Callable[[Model], None] | None = None,
         checkpoint_minutes: float = math.inf,
+        unfinished: Path | None = None,
     ) -> Model:
         """Steps until the budget is spent, with a bar and checkpoints; the averaged model.
 
-        Held-out loss is looked at every `LOOK` steps, and at the end.
+        Held-out loss is looked at every `LOOK` steps, and at the end. With `unfinished` the run
+        goes on from that file, which is replaced with every checkpoint.
         """
-        step, spent, saved, smoothed = 0, 0.0, time.monotonic(), math.nan
-        with tqdm(total=100, disable=not progress, bar_format=_BAR) as bar:
+        if unfinished is not None and unfinished.exists():
+            self.go_on(unfinished)
+        begun, saved = time.monotonic() - self.seconds, time.monotonic()
+        spent = budget.spent(self.steps, self.seconds)
+        with tqdm(total=100, initial=100 * spent, disable=not progress, bar_format=_BAR) as bar:
             while spent < 1:
-                loss = self.step(step, spent)
-                smoothed = loss if math.isnan(smoothed) else 0.98 * smoothed + 0.02 * loss
-                step, spent = step + 1, min(1.0, budget.spent(step + 1))
+                self.step(spent)
+                self.seconds = time.monotonic() - begun
+                spent = budget.spent(self.steps, self.seconds)
                 bar.update(100 * spent - bar.n)
-                if step % LOOK == 0 or spent == 1:
-                    bar.set_postfix(self.look(step, smoothed))
-                if spent == 1 and self.best is not None:
-                    self.averaged().load_state_dict(self.best)
-                due = time.monotonic() - saved > 60 * checkpoint_minutes
-                if checkpoint is not None and (due or spent == 1):
-                    checkpoint(self.averaged())
+                if self.steps % LOOK == 0 or spent == 1:
+                    bar.set_postfix(self.look())
+                if time.monotonic() - saved > 60 * checkpoint_minutes or spent == 1:
+                    self.save(checkpoint, unfinished, spent == 1)
                     saved = time.monotonic()
         return self.averaged()
 
-    def step(self, step: int, spent: float) -> float:
-        """One step of the optimiser; returns nats per token."""
+    def save(
+        self, checkpoint: Callable[[Model], None] | None, unfinished: Path | None, last: bool
+    ) -> None:
+        """What is needed to go on, and what is there already: at the end, the best there was."""
+        if unfinished is not None:
+            write_unfinished(unfinished, self.parts(), self.about())
+        if last and self.best is not None:
+            self.averaged().load_state_dict(self.best)
+        if checkpoint is not None:
+            checkpoint(self.averaged())
+
+    def step(self, spent: float) -> None:
+        """One step of the optimiser, when so much of the budget is spent."""
         self.model.train()
         minimised, nats = self.objective(self.ask)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.how.learning_rate * _schedule(step, spent, self.how.warmup)
+            group["lr"] = self.how.learning_rate * _schedule(self.steps, spent, self.how.warmup)
         self.optimizer.zero_grad()
         minimised.backward()
         clip_grad_norm_(self.model.parameters(), self.how.gradient_clip)
         self.optimizer.step()
         self.average.update_parameters(self.model)
-        return float(nats.detach())
+        told = float(nats.detach())
+        self.smoothed = 0.98 * self.smoothed + 0.02 * told if self.steps else told
+        self.steps += 1
+
+    def about(self) -> str:
+        """What must be the same when it goes on."""
+        return f"{self.model.config}, {self.how}"
+
+    def parts(self) -> Parts:
+        """All that the next step depends on, the random state too."""
+        moments = self.optimizer.state_dict()["state"]
+        counts = torch.tensor(
+            (self.steps, self.seconds, self.smoothed, self.lowest), dtype=torch.double
+        )
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "best": self.best or {},
+            "run": {"random": torch.get_rng_state(), "counts": counts},
+        } | {f"moments of {number}": of for number, of in moments.items()}
+
+    def go_on(self, unfinished: Path) -> None:
+        """Take up what a file holds.
+
+        Raises:
+            CheckpointError: if it is of another run, or does not hold all.
+        """
+        parts = read_unfinished(unfinished, self.about())
+        moments = {
+            int(part.removeprefix("moments of ")): of
+            for part, of in parts.items()
+            if part.startswith("moments")
+        }
+        try:
+            self.model.load_state_dict(parts["model"])
+            self.average.load_state_dict(parts["average"])
+            self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
+            steps, self.seconds, self.smoothed, self.lowest = parts["run"]["counts"].tolist()
+            torch.set_rng_state(parts["run"]["random"])
+        except (LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{unfinished}: {error}") from error
+        self.steps, self.best = int(steps), dict(parts.get("best", {})) or None
 
     def ask(self, tokens: Tensor) -> Tensor:
         """What the model says, in the precision of the run."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
+        exact = sdpa_kernel(SDPBackend.MATH)  # on a CPU its gradient is the quicker one
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16), exact:
             return cast(Tensor, self.model(tokens))
 
-    def look(self, step: int, train: float) -> dict[str, str]:
+    def look(self) -> dict[str, str]:
         """What the bar shows; weights that are better on held-out text than any before are kept."""
-        shown = {"step": str(step), "train": f"{train:.3f}"}
+        shown = {"step": str(self.steps), "train": f"{self.smoothed:.3f}"}
         if self.score is not None:
             loss = self.score(self.averaged())
             shown["held-out"] = f"{loss:.3f}"
-            if loss < self.lowest:
+            if self.best is None or loss < self.lowest:
                 self.lowest, self.best = loss, copy.deepcopy(self.averaged().state_dict())
         return shown
 

@@ -1,8 +1,8 @@
-"""Characters as tokens, a text that every Python carries, and the windows cut from it.
+"""Characters as tokens, a text in two parts, and the windows cut from it.
 
-The default text is the English documentation in `pydoc_data.topics`. Many of its topics repeat
-whole paragraphs of others, so a split by topic alone would put a third of the held-out text into
-the training text as well; every paragraph is therefore kept once, and the held-out side keeps it.
+The default text is that of `english`. Many of its chapters repeat whole paragraphs of others, so a
+split by chapter alone would put some of the held-out text into the training text as well; every
+paragraph is therefore kept once, and the held-out side keeps it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import Tensor
 import pcflow as pf
 from pcflow_diffusion.checks import check_count, check_kind, check_tokens
 from pcflow_diffusion.errors import ShapeMismatch, TextError
+from pcflow_diffusion.models.english import english
 
 REPLACEMENT = "\ufffd"
 CONTEXT, BLOCK = 96, 32
@@ -43,7 +44,7 @@ class Text:
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """What makes tokens of text: a `CharacterTokenizer` or a `SubwordTokenizer`."""
+    """What makes tokens of text: a `CharacterTokenizer`, `PieceTokenizer` or `SubwordTokenizer`."""
 
     @property
     def vocabulary(self) -> list[str]:
@@ -152,29 +153,30 @@ def one_row(tokens: Tensor | Sequence[int], size: int) -> list[int]:
     return found
 
 
-def is_held_out(topic: str) -> bool:
-    """Whether a topic belongs to the held-out tenth: by its name only, alike on every machine.
+def is_held_out(chapter: str) -> bool:
+    """Whether a chapter belongs to the held-out tenth: by its name only, alike on every machine.
 
     Examples:
-        >>> is_held_out("power"), is_held_out("lambda")
-        (True, False)
+        >>> is_held_out("Gen.1"), is_held_out("1Chr.1")
+        (False, True)
     """
-    return zlib.crc32(topic.encode()) % 10 == 0
+    return zlib.crc32(chapter.encode()) % 10 == 0
 
 
-def split_topics(topics: Mapping[str, str]) -> Text:
-    r"""Split topics by the hash of their names and keep every paragraph once.
+def split_chapters(chapters: Mapping[str, str]) -> Text:
+    r"""Split chapters by the hash of their names and keep every paragraph once.
 
     Paragraphs that differ in white space only count as equal. The held-out part is collected first,
-    so no paragraph of it is in the training part. Topics are joined in the order of their names.
+    so no paragraph of it is in the training part. Chapters are joined in the order of their names.
 
     Examples:
-        >>> split_topics({"power": "a\n\nb", "lambda": "b\n\nc\n\nc"})
+        >>> split_chapters({"power": "a\n\nb", "lambda": "b\n\nc\n\nc"})
         Text(train='c', held_out='a\n\nb')
     """
     seen: set[str] = set()
-    held_out = _join((topics[t] for t in sorted(topics) if is_held_out(t)), seen)
-    train = _join((topics[t] for t in sorted(topics) if not is_held_out(t)), seen)
+    names = sorted(chapters)
+    held_out = _join((chapters[name] for name in names if is_held_out(name)), seen)
+    train = _join((chapters[name] for name in names if not is_held_out(name)), seen)
     return Text(train, held_out)
 
 
@@ -190,10 +192,10 @@ def _join(texts: Iterable[str], seen: set[str]) -> str:
 
 
 def load_text(path: str | Path | None = None) -> Text:
-    """The text of a UTF-8 file, or by default Python's own documentation.
+    """The text of a UTF-8 file, or by default the one that the package carries.
 
     Args:
-        path: a file, whose last tenth is held out; None for `pydoc_data.topics`, split by topic.
+        path: a file, whose last tenth is held out; None for `english`, split by chapter.
 
     Raises:
         TextError: if the file is not UTF-8, or holds fewer than ten characters.
@@ -204,9 +206,7 @@ def load_text(path: str | Path | None = None) -> Text:
         True
     """
     if path is None:
-        from pydoc_data.topics import topics
-
-        return split_topics(topics)
+        return split_chapters(english())
     return _split_by_position(_read(Path(path)))
 
 

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -71,14 +72,17 @@ def train_denoiser(
     steps: int | None = None,
     seed: int = 0,
     training: TrainingConfig | None = None,
+    start: Denoiser | None = None,
     checkpoint: Callable[[Denoiser], None] | None = None,
     checkpoint_minutes: float = 3.0,
+    unfinished: Path | None = None,
     progress: bool = True,
 ) -> Denoiser:
     """Train a denoiser on one row of tokens, for a number of steps or minutes.
 
-    The same seed and `steps` give the same weights on the same machine; with `minutes` the number
-    of steps depends on its speed. The caller's random state is left as it was.
+    The same seed and `steps` give the same weights on the same machine, stopped and taken up again
+    or not; with `minutes` the number of steps depends on its speed. The caller's random state is
+    left as it was.
 
     Args:
         tokens: the training text, [N]; or windows of it, [N, context + block], of any integers.
@@ -89,8 +93,11 @@ def train_denoiser(
         steps: number of steps instead.
         seed: of weights, windows, masks and dropout.
         training: how to train; `TrainingConfig()` by default.
+        start: weights to begin with, of that shape; they are copied. By default new ones.
         checkpoint: called every few minutes, and at the end, with the denoiser as it is.
         checkpoint_minutes: minutes between two calls.
+        unfinished: a file that is replaced at those times, from which a run that was stopped goes
+            on; with a larger budget, one that was finished.
         progress: show a bar with train and held-out loss, in nats per masked token.
 
     Returns:
@@ -99,6 +106,7 @@ def train_denoiser(
     Raises:
         DiffusionError: unless exactly one of `minutes` and `steps` is given, and positive.
         TextError: if the text is shorter than one window, or windows are of another length.
+        CheckpointError: if the unfinished run is of another shape or another `training`.
 
     Examples:
         >>> text = torch.arange(400) % 5
@@ -116,8 +124,11 @@ def train_denoiser(
             score = partial(block_loss, rows=judged, ratio=0.5, block=how.block)
         rows = training_rows(tokens, how.context + how.block)
         objective = _MaskedWindows(rows, config.mask_token_id, how)
-        loop = Loop(Denoiser(config), objective, how, score)
-        return loop.train(budget, progress, checkpoint, checkpoint_minutes)
+        model = Denoiser(config)
+        if start is not None:
+            model.load_state_dict(start.state_dict())
+        loop = Loop(model, objective, how, score)
+        return loop.train(budget, progress, checkpoint, checkpoint_minutes, unfinished)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ import torch
 import pcflow as pf
 from pcflow_diffusion.checks import check_kind
 from pcflow_diffusion.errors import CheckpointError
+from pcflow_diffusion.models.pieces import PieceTokenizer
 from pcflow_diffusion.models.text import CharacterTokenizer, Tokenizer
 from pcflow_diffusion.models.transformer import Transformer, TransformerConfig
 
@@ -101,9 +102,8 @@ def _tokenizer_of(file: pf.Container) -> Tokenizer:
     """The tokenizer that a file describes: of subwords if it says how they are merged."""
     vocabulary = file.told("vocabulary")
     if "subwords" not in file.texts:
-        if any(len(token) != 1 for token in vocabulary):
-            raise ValueError("it has tokens of several characters, and not how they are merged")
-        return CharacterTokenizer("".join(vocabulary))
+        characters = all(len(token) == 1 for token in vocabulary)
+        return CharacterTokenizer("".join(vocabulary)) if characters else PieceTokenizer(vocabulary)
     from pcflow_diffusion.models.subwords import SubwordTokenizer
 
     found = SubwordTokenizer.from_definition(file.texts["subwords"])
