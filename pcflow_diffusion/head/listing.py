@@ -95,8 +95,8 @@ def log_sum(logits: Tensor, masked: Tensor, never: Tensor, peak: Tensor) -> Tens
     room = None if logits.requires_grad else peak.new_empty(some, logits.shape[-1])
     found = torch.empty_like(peak)
     lines = zip(logits, peak.unsqueeze(-1), masked.unsqueeze(-1), strict=True)
-    for row, (log, top, counts) in enumerate(lines):
-        parts = zip(log.split(some), top.split(some), counts.split(some), strict=True)
+    for row, (line, top, counts) in enumerate(lines):
+        parts = zip(line.split(some), top.split(some), counts.split(some), strict=True)
         sums = [_shares(a, b, c, never, room).sum(dim=-1) for a, b, c in parts]
         found[row] = torch.cat(sums)
     return found.log()
