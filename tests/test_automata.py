@@ -2,6 +2,7 @@
 
 import math
 import re
+import tracemalloc
 from itertools import product
 from pathlib import Path
 
@@ -236,6 +237,10 @@ def test_bad_patterns_are_refused(pattern) -> None:
         pf.Automaton.regex(pattern, VOCABULARY, end=END)
 
 
+def edge(here, there) -> dict:
+    return {"edges": [(here, there, [True])], "initial_state": here, "accept_states": [there]}
+
+
 @pytest.mark.parametrize(
     ("error", "make"),
     [
@@ -254,6 +259,9 @@ def test_bad_patterns_are_refused(pattern) -> None:
         (pf.StructureError, lambda: pf.Automaton([0, 1], [[0, 1]], 0, [True])),
         (pf.StructureError, lambda: pf.Automaton([0, 1], [[0, 0]], 0, [True, False])),
         (pf.StructureError, lambda: pf.Automaton.of({"edges": [(0, 1)]})),
+        (pf.StructureError, lambda: pf.Automaton.of(edge(0, "a"))),  # in no order
+        (pf.StructureError, lambda: pf.Automaton.of(edge([0], [1]))),
+        (pf.SettingError, lambda: pf.Automaton.options([[1]]).draw(names=["a"])),
         (
             pf.StructureError,
             lambda: pf.Automaton.of(
@@ -290,6 +298,25 @@ def test_the_page_of_rules_runs() -> None:
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert len(blocks) == page.count("```") / 2
     exec("\n".join(blocks), {})
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda texts, V: pf.Automaton.options(texts, V),
+        lambda texts, V: ~pf.Automaton.phrases(texts, V),
+        lambda texts, V: pf.Automaton.lengths(1, len(texts), V),
+        lambda texts, V: pf.Automaton.numbers(0, 10**20, range(10), V),
+    ],
+)
+def test_rules_take_no_memory_for_categories_that_they_do_not_name(make) -> None:
+    texts = torch.randint(100_000, (100, 3), generator=torch.Generator().manual_seed(0)).tolist()
+    tracemalloc.start()
+    rule = make(texts, 100_000)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    states, classes = rule.next.shape
+    assert peak < 30e6 + 200 * states * classes  # of all categories: 8e5 for every state
 
 
 def test_large_vocabularies_have_few_classes() -> None:

@@ -6,6 +6,7 @@ is for its kind, one at a time.
 
 import re
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,11 @@ CALLS: dict[str, Call] = {
                                     "num_categories": 12},
     "Automaton.of": lambda _: {"given": {"edges": [(0, 1, [True])], "initial_state": 0,
                                          "accept_states": [1]}, "num_categories": 1, "end": 0},
+    "Automaton.draw": lambda _: {"self": rule(), "names": list(range(V))},
+    **({"Automaton.regex": lambda _: {"pattern": "a+", "vocabulary": ["a", "b"], "end": 1},
+        "Automaton.json_schema": lambda _: {"schema": {"type": "boolean"}, "end": 0,
+                                            "vocabulary": ["", "true", "false"]}}
+       if find_spec("outlines_core") else {}),
     "Automaton.padded": lambda _: {"self": rule(), "end": 2},
     "Automaton.widened": lambda _: {"self": rule(), "num_categories": 4},
     "Automaton.accepts": lambda _: {"self": rule(), "x": rows()},

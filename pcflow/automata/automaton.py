@@ -261,7 +261,11 @@ class Automaton:
             >>> rule.accepts([[2, 4, 4], [4, 2, 2]])  # doctest: +SKIP
             tensor([ True, False])
         """
-        texts = [None if number == end else text for number, text in enumerate(vocabulary)]
+        check_kind("pattern", pattern, str, "a regular expression")
+        if end is not None:
+            check_whole("end", end, least=0)
+        texts = _vocabulary(vocabulary)
+        texts = [None if number == end else text for number, text in enumerate(texts)]
         return cls.of(read.Marked(pattern, texts), len(texts), end)
 
     @classmethod
@@ -452,7 +456,13 @@ class Automaton:
         Args:
             names: of the categories; their numbers by default.
             ax: matplotlib axes to draw on; new ones by default.
+
+        Raises:
+            SettingError: if there are not as many names as categories.
         """
+        if names is not None:
+            wanted = f"names of {self.num_categories} categories"
+            SettingError.check("names", names, wanted, lambda n: len(n) == self.num_categories)
         return picture.draw(self._table, names, ax)
 
     def __eq__(self, other: object) -> bool:
@@ -526,10 +536,17 @@ def _texts(name: str, given: Iterable[Iterable[int]]) -> list[list[int]]:
     return texts
 
 
+def _vocabulary(given: Sequence[str | bytes | None]) -> list[str | bytes | None]:
+    texts = list(as_iterable("vocabulary", given))
+    for number, text in enumerate(texts):
+        check_kind(f"vocabulary[{number}]", text, str | bytes | None, "a text or None")
+    return texts
+
+
 def _range(texts: Iterable[Iterable[int]], num_categories: int | None) -> int:
     """V, in which all categories must be."""
     named = [category for text in texts for category in text]
-    size = max(named, default=0) + 1 if num_categories is None else num_categories
+    size = max([0, *named]) + 1 if num_categories is None else num_categories
     check_whole("num_categories", size)
     wrong = [category for category in named if not 0 <= category < size]
     if wrong:

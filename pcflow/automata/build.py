@@ -1,5 +1,8 @@
 """Automata from what people say: options, phrases, lengths, templates, numbers in a range.
 
+Tables are made of the categories that are named and one for all others, so that a list of words is
+no larger for a vocabulary of 126,464.
+
 Legend: V categories, S states.
 """
 
@@ -20,9 +23,10 @@ Text = Sequence[int]
 
 def trie(texts: Sequence[Text], num_categories: int) -> Table:
     """These and no others."""
+    label, texts = _named(texts, num_categories)
     ways = _Tree.of(texts)
     edges = [(here, [c], there) for here, way in enumerate(ways.next) for c, there in way.items()]
-    return of_edges(num_categories, edges, 0, ways.ends, len(ways.next))
+    return of_edges(label.max() + 1, edges, 0, ways.ends, len(ways.next)).among(label)
 
 
 def occurrence(texts: Sequence[Text], num_categories: int) -> Table:
@@ -30,8 +34,9 @@ def occurrence(texts: Sequence[Text], num_categories: int) -> Table:
 
     A beginning that does not go on falls back to the longest of its ends with which a text begins.
     """
+    label, texts = _named(texts, num_categories)
     ways = _Tree.of(texts)
-    after = np.zeros((len(ways.next), num_categories), dtype=np.int64)
+    after = np.zeros((len(ways.next), label.max() + 1), dtype=np.int64)
     ends, back = set(ways.ends), [0] * len(ways.next)
     waiting = deque([0])
     while waiting:
@@ -44,16 +49,16 @@ def occurrence(texts: Sequence[Text], num_categories: int) -> Table:
             waiting.append(there)
     found = list(ends)
     after[found] = np.array(found)[:, None]  # it has occurred, whatever follows
-    return of_rows(after, 0, found)
+    return of_rows(after, 0, found).among(label)
 
 
 def lengths(least: int, most: int | None, num_categories: int) -> Table:
     """All of some length."""
     last = least if most is None else most
-    every = np.arange(num_categories)
-    edges = [(length, every, length + 1) for length in range(last)]
-    edges += [(last, every, last)] if most is None else []
-    return of_edges(num_categories, edges, 0, range(least, last + 1), last + 1)
+    edges = [(length, [0], length + 1) for length in range(last)]
+    edges += [(last, [0], last)] if most is None else []
+    found = of_edges(1, edges, 0, range(least, last + 1), last + 1)
+    return found.among(np.zeros(num_categories, dtype=np.int64))
 
 
 def steps(choices: Sequence[Wholes], num_categories: int) -> Table:
@@ -69,12 +74,13 @@ def repeated(category: int, num_categories: int) -> Table:
 
 def numbers(lower: int, upper: int, digits: Sequence[int], num_categories: int) -> Table:
     """Whole numbers from `lower` to `upper` in decimals, without zeros in front."""
+    label, (named,) = _named([digits], num_categories)
     parts = []
     for length in range(len(str(lower)), len(str(upper)) + 1):
         low = max(lower, 10 ** (length - 1) if length > 1 else 0)
         high = min(upper, 10**length - 1)
-        parts.append(_of_one_length(str(low), str(high), digits, num_categories))
-    return reduce(either, parts)
+        parts.append(_of_one_length(str(low), str(high), named, label.max() + 1))
+    return reduce(either, parts).among(label)
 
 
 def _of_one_length(low: str, high: str, digits: Sequence[int], num_categories: int) -> Table:
@@ -96,6 +102,14 @@ def _of_one_length(low: str, high: str, digits: Sequence[int], num_categories: i
                 edges.append((here, [digits[digit]], number[there]))
     accept = [state for (n, *_), state in number.items() if n == length]
     return of_edges(num_categories, edges, number[0, True, True], accept, len(number))
+
+
+def _named(texts: Sequence[Text], num_categories: int) -> tuple[Wholes, list[list[int]]]:
+    """Numbers for categories [V], from 1 on for those in texts and 0 for others; texts of these."""
+    label = np.zeros(num_categories, dtype=np.int64)
+    named = sorted({category for text in texts for category in text})
+    label[named] = np.arange(1, len(named) + 1)
+    return label, [[int(label[category]) for category in text] for text in texts]
 
 
 class _Tree:

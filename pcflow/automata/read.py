@@ -67,7 +67,7 @@ def _write(row: Any, ways: Mapping[int, int], number: Mapping[int, int]) -> None
 
 
 def from_ctrl_g(given: Mapping[str, Any]) -> Table:
-    """The table of a dictionary of edges (state, flags [V], state after), as Ctrl-G writes it.
+    """The table of a dictionary of edges (state, state after, flags [V]), as Ctrl-G writes it.
 
     Raises:
         StructureError: if it is of another form, or leads to several states at once.
@@ -78,6 +78,7 @@ def from_ctrl_g(given: Mapping[str, Any]) -> Table:
         ]
         first, finals = given["initial_state"], list(given["accept_states"])
         sizes = {len(some) for _, some, _ in edges}
+        states = sorted({first, *finals, *(u for u, _, _ in edges), *(v for _, _, v in edges)})
     except (KeyError, TypeError, ValueError) as error:
         raise StructureError(
             "an automaton in Ctrl-G's form has edges [(state, state after, flags [V]), ...], "
@@ -85,7 +86,6 @@ def from_ctrl_g(given: Mapping[str, Any]) -> Table:
         ) from error
     if len(sizes) != 1:
         raise StructureError(f"the flags of all edges must be of one length, got {sorted(sizes)}")
-    states = sorted({first, *finals, *(u for u, _, _ in edges), *(v for _, _, v in edges)})
     number = {state: n for n, state in enumerate(states)}
     seen = np.zeros((len(states), sizes.pop()), dtype=np.int64)
     for u, some, _ in edges:
@@ -168,7 +168,10 @@ def pattern_of(schema: str | Mapping[str, Any]) -> str:
         PatternError: if outlines-core does not understand it.
         ImportError: if outlines-core is not there.
     """
-    text = schema if isinstance(schema, str) else json.dumps(schema)
+    try:
+        text = schema if isinstance(schema, str) else json.dumps(schema)
+    except (ValueError, TypeError) as error:
+        raise PatternError(repr(schema), str(error)) from error
     try:
         pattern: str = _outlines_core().json_schema.build_regex_from_schema(text)
     except (ValueError, TypeError) as error:

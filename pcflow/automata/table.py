@@ -47,6 +47,10 @@ class Table(NamedTuple):
         classes = np.pad(self.classes, (0, missing), constant_values=self.next.shape[1])
         return self._replace(classes=classes, next=_with_nowhere(self.next, axis=1))
 
+    def among(self, label: Wholes) -> Table:
+        """The same over categories [V] each of which stands for one of these."""
+        return self._replace(classes=self.classes[label])
+
     def total(self) -> Table:
         """The same with a state of its own in place of NOWHERE."""
         lost = len(self.next)

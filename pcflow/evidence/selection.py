@@ -57,13 +57,16 @@ def _peaks(x: Tensor, size: int) -> Tensor:
 
 
 def _above(line: Numbers, peaks: Numbers, k: int) -> Numbers:
-    """Where the k largest of a line [V] are; those in front where numbers are equal."""
-    place = np.flatnonzero(line >= np.partition(peaks, len(peaks) - k)[len(peaks) - k])
-    if len(place) < k:  # numbers that are none: no comparison with them holds
-        return np.sort(np.argpartition(line, len(line) - k)[len(line) - k :])
+    """Where the k largest of a line [V] are; those in front where numbers are equal.
+
+    NaN is larger than all, so that nobody overlooks it; no comparison with it holds.
+    """
+    place = np.flatnonzero(~(line < np.partition(peaks, len(peaks) - k)[len(peaks) - k]))
     numbers = line[place]
     least = np.partition(numbers, len(numbers) - k)[len(numbers) - k]
-    sure, even = numbers > least, np.flatnonzero(numbers == least)
+    if np.isnan(least):
+        return np.flatnonzero(np.isnan(line))[:k]
+    sure, even = ~(numbers <= least), np.flatnonzero(numbers == least)
     sure[even[: k - int(sure.sum())]] = True
     chosen: Numbers = place[sure]
     return chosen

@@ -471,6 +471,7 @@ class CircuitHead(Kept):
         if said.listed is None:
             return log_q
         log_m = Marginals.of(logits, x, self.mask_token_id, dtype=log_q.dtype).log_m
+        log_q = log_q[..., : said.listed.shape[-1]]  # controls of more values make lists longer
         log_q = log_q + said.log_listed.unsqueeze(-1)
         surplus = said.log_m == -torch.inf  # of a list that is longer than need be
         own = torch.where(surplus, log_m.gather(-1, said.listed), log_q)

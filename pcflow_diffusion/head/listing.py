@@ -82,25 +82,33 @@ def needed(top: Potentials, log_total: Tensor, masked: Tensor) -> Potentials:
     return few if width >= held.shape[-1] else few.top_k(max(1, width))
 
 
-def log_sum(logits: Tensor, never: Tensor, peak: Tensor) -> Tensor:
-    """Log of the sum of exp(logits - peak) [B, L] over all tokens but some.
+def log_sum(logits: Tensor, masked: Tensor, never: Tensor, peak: Tensor) -> Tensor:
+    """Log of the sum of exp(logits - peak) [B, L] over all tokens but some, where masked.
 
     Args:
         logits: [B, L, V]; a few positions are gone over at a time.
+        masked: bool [B, L]; what others come to means nothing, and they have no gradient.
         never: tokens that do not count.
         peak: about the largest that does, [B, L]; in whose precision it is.
     """
     some = max(1, AT_ONCE.get(logits.device.type, 1 << 26) // logits.shape[-1])
     room = None if logits.requires_grad else peak.new_empty(some, logits.shape[-1])
     found = torch.empty_like(peak)
-    for row, (line, top) in enumerate(zip(logits, peak.unsqueeze(-1), strict=True)):
-        parts = zip(line.split(some), top.split(some), strict=True)
-        found[row] = torch.cat([_shares(*part, never, room).sum(dim=-1) for part in parts])
+    lines = zip(logits, peak.unsqueeze(-1), masked.unsqueeze(-1), strict=True)
+    for row, (line, top, counts) in enumerate(lines):
+        parts = zip(line.split(some), top.split(some), counts.split(some), strict=True)
+        sums = [_shares(a, b, c, never, room).sum(dim=-1) for a, b, c in parts]
+        found[row] = torch.cat(sums)
     return found.log()
 
 
-def _shares(logits: Tensor, peak: Tensor, never: Tensor, room: Tensor | None) -> Tensor:
+def _shares(
+    logits: Tensor, peak: Tensor, masked: Tensor, never: Tensor, room: Tensor | None
+) -> Tensor:
     """Powers [L, V] of logits less peaks [L, 1], in room that is there if no gradient is asked."""
     out = None if room is None else room[: len(logits)]
-    shares = torch.sub(logits, peak, out=out).mul_(LOG2_E).exp2_()
-    return shares.index_fill_(-1, never, 0.0) if len(never) else shares
+    log = torch.sub(logits, peak, out=out).mul_(LOG2_E)
+    if room is None:  # a gradient would be NaN where that is visible, be it multiplied by zero
+        log = log.masked_fill_(~masked, 0.0)
+    log = log.index_fill_(-1, never, -torch.inf) if len(never) else log
+    return log.exp2_()

@@ -131,7 +131,7 @@ class Marginals:
         best = _best(logits, most, never)
         best = best.like(best.log.to(dtype))
         peak = best.log.detach().amax(dim=-1)  # [B, L]
-        total = log_sum(logits, never, peak)
+        total = log_sum(logits, masked, never, peak)
         lower = best.like(best.log - peak.unsqueeze(-1))
         few = needed(lower, total, masked) if top_k == "auto" else lower
         scores = few.log.masked_fill(~masked.unsqueeze(-1), 0.0)

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(given)
     except KeyboardInterrupt:
-        print("interrupted before anything was learned; the same command goes on", file=sys.stderr)
+        print("interrupted; the same command goes on", file=sys.stderr)
         return INTERRUPTED
     except (pf.PcflowError, ImportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(given: argparse.Namespace) -> int:
     """The steps, one after the other."""
     work = TextRun(given)
-    given.out.parent.mkdir(parents=True, exist_ok=True)
+    work.begin()
     work.tell_plan()
     if given.plan:
         return 0
@@ -128,10 +128,10 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--part-steps", type=_count, default=100, help="between looks (%(default)s)"
     )
-    parser.add_argument("--checkpoint-minutes", type=float, default=3.0, help="(%(default)g)")
-    parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    parser.add_argument("--checkpoint-minutes", type=_minutes, default=3.0, help="(%(default)g)")
+    parser.add_argument("--seed", type=_seed, default=0, help="(%(default)s)")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--device", default=device, help="(%(default)s)")
+    parser.add_argument("--device", type=_device, default=device, help="(%(default)s)")
     parser.add_argument("--plan", action="store_true", help="say what would be done, and stop")
 
 
@@ -169,6 +169,28 @@ def _count(word: str) -> int:
     number = int(word)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{word} is below 1")
+    return number
+
+
+def _seed(word: str) -> int:
+    number = int(word)
+    if abs(number) >= 1 << 63:
+        raise argparse.ArgumentTypeError(f"{word} has more than 63 bits")
+    return number
+
+
+def _device(word: str) -> str:
+    try:
+        torch.empty(0, device=word)
+    except (AssertionError, RuntimeError, NotImplementedError) as error:
+        raise argparse.ArgumentTypeError(f"{word}: {str(error).splitlines()[0]}") from error
+    return word
+
+
+def _minutes(word: str) -> float:
+    number = float(word)
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{word} is negative or no number")
     return number
 
 

@@ -12,11 +12,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from pcflow import Anemone, Batch, FitResult, Learner, fit
+from pcflow import Batch, FitResult, Learner, fit
 from pcflow_diffusion.checks import check_count, check_kind, check_weights
 from pcflow_diffusion.errors import NothingMasked
 from pcflow_diffusion.head import CircuitHead
 from pcflow_diffusion.train.blocks import BlockSource
+from pcflow_diffusion.train.chain import LEARNER
 
 
 def fit_conditional(
@@ -45,8 +46,8 @@ def fit_conditional(
     Args:
         head: whose circuit is trained; its modulation, if it has one, stays as it is.
         train: blocks in memory (`Blocks`) or on disk (`StoredLogits`).
-        learner: `pcflow.Anemone`, by default with step 0.5 that decays and momentum 0.3, or
-            `pcflow.Gradient`.
+        learner: `pcflow.Anemone`, by default with step 0.5 that decays, momentum 0.3 and a
+            pseudocount of 1e-9, or `pcflow.Gradient`.
         epochs: how often to go over the blocks.
         batch_size: blocks per step.
         validation: blocks to judge by.
@@ -81,7 +82,7 @@ def fit_conditional(
         return fit(
             head.model,
             CoupledBlocks(head, train, weights),
-            Anemone(0.5, momentum=0.3, decay=True) if learner is None else learner,
+            LEARNER if learner is None else learner,
             epochs=epochs,
             batch_size=batch_size,
             validation=None if validation is None else CoupledBlocks(head, validation),

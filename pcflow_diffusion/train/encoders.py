@@ -19,7 +19,7 @@ from pcflow_diffusion.train.texts import did_you_mean
 from pcflow_diffusion.train.tokens import Encode
 
 CHARACTERS = "characters"
-LEARNED = re.compile(r"train:(\d+)")
+LEARNED = re.compile(r"train:(\d{1,9})")
 SAMPLE = 1 << 14  # documents that subwords are learned from, at most 270 million characters
 FEWEST = 5  # a character that occurs less often is unknown
 FILE = "tokenizer.json"
@@ -52,7 +52,12 @@ def encoder_of(tokenizer: PretrainedTokenizer) -> Encoder:
     )
 
 
-def open_encoder(name: str, texts: Iterable[str], made: Path) -> Encoder:
+def is_learned(name: str) -> bool:
+    """Whether a tokenizer is learned from the text."""
+    return name == CHARACTERS or LEARNED.fullmatch(name) is not None
+
+
+def open_encoder(name: str, texts: Iterable[str], made: Path, *, anew: bool = False) -> Encoder:
     """The tokenizer that is called so.
 
     Args:
@@ -60,6 +65,7 @@ def open_encoder(name: str, texts: Iterable[str], made: Path) -> Encoder:
             there is one; "characters"; or "train:8000" for so many subwords of bytes.
         texts: what the latter two are learned from.
         made: the file in which they are kept, and found again.
+        anew: whether to learn them again.
 
     Raises:
         TextError: if there is no such file or folder; or the text holds no characters.
@@ -68,9 +74,9 @@ def open_encoder(name: str, texts: Iterable[str], made: Path) -> Encoder:
         OSError: if a file cannot be read or written.
     """
     learned = LEARNED.fullmatch(name)
-    if name != CHARACTERS and learned is None:
+    if not is_learned(name):
         return _of_file(Path(name))
-    if not made.exists():
+    if anew or not made.exists():
         text = _characters(texts) if learned is None else _subwords(texts, int(learned[1]))
         pf.replace_file(made, [text.encode()])
     return _of_characters(made) if learned is None else _of_file(made)

@@ -16,13 +16,14 @@ import torch
 import torch.distributed as dist
 
 import pcflow as pf
+from pcflow_diffusion.errors import CheckpointError
 from pcflow_diffusion.head import CircuitHead
 from pcflow_diffusion.models import Pretrained, load_pretrained
 from pcflow_diffusion.train.against import choose, coupled_nats, store_text
 from pcflow_diffusion.train.baselines import circuit_nats, token_nats
 from pcflow_diffusion.train.chain import LEARNER, text_chain
 from pcflow_diffusion.train.conditional import fit_conditional
-from pcflow_diffusion.train.encoders import Encoder, encoder_of, open_encoder
+from pcflow_diffusion.train.encoders import Encoder, encoder_of, is_learned, open_encoder
 from pcflow_diffusion.train.plan import Plan, Settings, keep_plan, kept_plan, make_plan
 from pcflow_diffusion.train.report import USE, Files, Nats, News, clock, draw, table
 from pcflow_diffusion.train.stored import StoredLogits
@@ -49,6 +50,18 @@ class TextRun:
         self.team = _team(given.device)
         self.first = self.team.rank == 0
         self.news: News | None = None
+
+    def begin(self) -> None:
+        """Make the folder of the head.
+
+        Raises:
+            CheckpointError: if something is there that no run like this has written.
+        """
+        out, plan = self.given.out, self.files["plan.json"]
+        if out.exists() and not plan.exists():
+            wrong = f"{out} is there, and no {plan.name} of it: something else would be lost"
+            raise CheckpointError(f"{wrong}; give another --out, or remove it")
+        out.parent.mkdir(parents=True, exist_ok=True)
 
     def say(self, line: str = "") -> None:
         """Print, in the first process."""
@@ -87,9 +100,10 @@ class TextRun:
         if name is None:
             assert self.pretrained is not None
             return encoder_of(self.pretrained.tokenizer)
+        begun = kept_plan(self.files["plan.json"], self.asked) is not None
         if not self.first:
             self.wait()  # for what the first one may have to learn
-        found = open_encoder(name, self.texts, made)
+        found = open_encoder(name, self.texts, made, anew=self.first and not begun)
         if self.first:
             self.wait()
         return found
@@ -115,7 +129,11 @@ class TextRun:
         path = Path(folder) / key[:16]
         if self.first and not path.exists():
             encode = self.encoder.encode
-            TokenStore.write(path, self.texts, encode, size, validation=validation, told=key)
+            try:
+                TokenStore.write(path, self.texts, encode, size, validation=validation, told=key)
+            except OSError:
+                if not path.exists():  # or else another run came first
+                    raise
         self.wait()
         return TokenStore(path)
 
@@ -150,12 +168,17 @@ class TextRun:
         return pf.compile(chain, self.device)
 
     @property
+    def asked(self) -> Settings:
+        """What decides what comes out, as far as the command line says it."""
+        names = ("states", "length", "batch_size", "seed", "part_steps", "epochs", "minutes")
+        name = self.given.tokenizer
+        learned = {"tokenizer": name if name and is_learned(name) else "a file"}
+        return learned | {name: getattr(self.given, name) for name in names}
+
+    @property
     def settings(self) -> Settings:
         """What decides what comes out."""
-        names = ("states", "length", "batch_size", "seed", "part_steps", "epochs", "minutes")
-        return {"text and tokenizer": self.store.digest} | {
-            name: getattr(self.given, name) for name in names
-        }
+        return {"text and tokenizer": self.store.digest} | self.asked
 
     @cached_property
     def plan(self) -> Plan:

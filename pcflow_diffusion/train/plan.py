@@ -71,7 +71,7 @@ def make_plan(
         train: what from.
         held_out: what it will be judged by.
         batch_size: windows per step.
-        epochs: how often to go over the text; as often as `seconds` allow by default, and not more
+        epochs: how often to go over the text; by default as often as `seconds` allow, but not more
             than 100 times.
         seconds: which is not read if epochs are given.
     """
@@ -81,8 +81,8 @@ def make_plan(
     step = _seconds(lambda: run.step([batch]))
     look = _seconds(lambda: other.log_prob(batch.evidence)) * len(held_out) / batch_size
     part = step * max(1, round(len(train) / train.parts / batch_size)) + look
-    found = seconds / part if epochs is None else epochs * train.parts
-    parts = max(1, min(round(found), MOST_EPOCHS * train.parts))
+    in_time = min(seconds / part, MOST_EPOCHS * train.parts)
+    parts = max(1, round(in_time if epochs is None else epochs * train.parts))
     return Plan(parts, train.parts, part, step, _memory(model.device))
 
 
@@ -128,7 +128,7 @@ def kept_plan(path: Path, settings: Settings) -> Plan | None:
     if differ:
         name = differ[0]
         wrong = f"{path} was begun with {name} {before.get(name)!r}, not {settings[name]!r}"
-        ways = "give another --out, or remove that file and the .checkpoint beside it"
+        ways = "give another --out, or remove that file, .checkpoint and head"
         raise CheckpointError(f"{wrong}: ask for the same, {ways}")
     return plan
 

@@ -6,6 +6,7 @@ import codecs
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ PIECE = 1 << 14
 """Characters: a longer text is read as several documents, cut where lines end."""
 
 CHUNK = 1 << 20
+HALF = re.compile("[\ud800-\udfff]")  # of a pair: no text, although JSON can say it
 SUFFIXES = (".txt", ".md", ".jsonl")
 
 
@@ -53,7 +55,7 @@ class Texts:
     def __post_init__(self) -> None:
         """Look whether there is anything to read."""
         try:
-            codecs.lookup(self.encoding)
+            io.TextIOWrapper(io.BytesIO(), self.encoding)
         except LookupError as error:
             raise TextError(str(error)) from error
         if not self.files:
@@ -127,8 +129,8 @@ def _decoded(content: IO[bytes], encoding: str, path: Path) -> Iterator[str]:
         try:
             chunk = content.read(CHUNK)
             text = decoder.decode(chunk, not chunk)
-        except UnicodeDecodeError as error:
-            place = done - held + error.start
+        except UnicodeError as error:
+            place = done - held + getattr(error, "start", 0)
             wrong = f"{path} is not {encoding} text: byte {place}; say --encoding"
             raise TextError(wrong) from error
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -158,7 +160,7 @@ def _field(line: str, name: str, where: str) -> str:
         told = f"no text in a field {name!r}, but in {there}{did_you_mean(name, there)}"
         raise TextError(f"{where}: {told}")
     found: str = row[name]
-    return found
+    return HALF.sub("\ufffd", found)
 
 
 def _pieces(chunks: Iterable[str]) -> Iterator[str]:

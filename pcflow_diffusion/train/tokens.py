@@ -12,8 +12,10 @@ import shutil
 import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from glob import escape
 from itertools import islice
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import numpy as np
@@ -111,26 +113,30 @@ class TokenStore:
         check_count("vocabulary_size", vocabulary_size)
         pf.SettingError.check("validation", validation, "in (0, 1)", lambda share: 0 < share < 1)
         final = Path(folder)
-        scratch = final.with_name(f"{final.name}.unfinished")
-        shutil.rmtree(scratch, ignore_errors=True)
+        scratch = final.with_name(f"{final.name}.{token_hex(4)}.unfinished")
         scratch.mkdir(parents=True)
-        writer = _Writer(scratch, vocabulary_size, validation)
-        bar = tqdm(
-            documents,
-            desc="tokens",
-            unit="document",
-            unit_scale=True,
-            disable=None if progress is None else not progress,
-        )
-        with bar, (scratch / "tokens.bin").open("wb") as file:
-            texts = iter(bar)
-            while some := list(islice(texts, AT_ONCE)):
-                for text, ids in zip(some, encode(some), strict=True):
-                    file.write(writer.bytes_of(text, ids))
-            file.flush()
-            os.fsync(file.fileno())
-        writer.finish({"format": FORMAT, "vocabulary_size": vocabulary_size, "told": told})
-        os.replace(scratch, final)
+        try:
+            writer = _Writer(scratch, vocabulary_size, validation)
+            bar = tqdm(
+                documents,
+                desc="tokens",
+                unit="document",
+                unit_scale=True,
+                disable=None if progress is None else not progress,
+            )
+            with bar, (scratch / "tokens.bin").open("wb") as file:
+                texts = iter(bar)
+                while some := list(islice(texts, AT_ONCE)):
+                    for text, ids in zip(some, encode(some), strict=True):
+                        file.write(writer.bytes_of(text, ids))
+                file.flush()
+                os.fsync(file.fileno())
+            writer.finish({"format": FORMAT, "vocabulary_size": vocabulary_size, "told": told})
+            os.replace(scratch, final)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        for other in final.parent.glob(f"{escape(final.name)}.*.unfinished"):
+            shutil.rmtree(other, ignore_errors=True)  # of runs that were killed, or came too late
         return cls(final)
 
     def documents(self, held_out: bool) -> np.ndarray[Any, Any]:

@@ -421,3 +421,19 @@ def test_what_cannot_be_trained_jointly_is_refused() -> None:
     for wrong in ({"steps": 0}, {"batch_size": 0}, {"rate": -1.0}, {"rate": float("nan")}):
         with pytest.raises(pf.SettingError, match=next(iter(wrong))):
             jointly(head, denoiser, **wrong)  # type: ignore[arg-type]
+
+
+def test_smoothing_by_default_is_nothing_of_a_large_vocabulary() -> None:
+    size, states, rows = 20_000, 32, 64
+    generator = torch.Generator().manual_seed(0)
+    x0 = torch.randint(20, (rows, LENGTH), generator=generator) * 1000
+    logits, masked = torch.zeros(rows, LENGTH, 1), torch.full_like(x0, size)
+    chain = pf.hmm(LENGTH, states, pf.Categorical(size), generator=generator)
+    found = []
+    for learner in (None, pf.Anemone(0.5, momentum=0.3, pseudocount=0.0, decay=True)):
+        head = CircuitHead(pf.compile(chain), size, "product")
+        train = Blocks(logits.expand(-1, -1, size), masked, x0)
+        generator = torch.Generator().manual_seed(0)
+        fit_conditional(head, train, learner, epochs=5, batch_size=16, generator=generator)
+        found.append(float(head.model.log_prob(x0).detach().mean()) / LENGTH)
+    assert found[0] > found[1] - 1e-2  # nats per token

@@ -24,6 +24,7 @@ from pcflow_diffusion import (
     infill,
     store_logits,
 )
+from pcflow_diffusion.errors import LogitsError
 from pcflow_diffusion.head import Order, listing, marginals
 from pcflow_diffusion.head.listing import AT_ONCE, LARGE, most_listed
 
@@ -124,6 +125,20 @@ def test_every_token_has_a_probability_and_all_of_them_one(name: str, top_k: Any
     torch.testing.assert_close(every, marginals[0, 1, some], rtol=1e-7, atol=1e-7)
 
 
+@pytest.mark.parametrize("top_k", ["auto", 3, 30])
+def test_controls_may_have_more_values_than_tokens_are_listed(top_k: Any) -> None:
+    model = pf.compile(pf.expose_latents(pf.hmm(2, 20, pf.Categorical(V))), DEVICE, torch.float64)
+    modulation = Modulation(V, 20, width=8).to(DEVICE, torch.float64)
+    head = CircuitHead(model, MASK, "product", top_k, modulation)
+    logits, x = 9 * logits_of(11, 1, 2).double(), torch.full((1, 2), MASK, device=DEVICE)
+    marginals = head(logits, x)[0, 1]
+    assert abs(marginals.exp().sum().item() - 1) < 1e-9
+    x0 = torch.stack([torch.zeros(50).long(), marginals.cpu().topk(50).indices], dim=-1).to(DEVICE)
+    at = torch.tensor([[False, True]], device=DEVICE).expand(50, 2)
+    every = head.log_prob(logits.expand(50, 2, V), x.expand(50, 2), x0, at)
+    torch.testing.assert_close(every, marginals[x0[:, 1]], rtol=1e-7, atol=1e-7)
+
+
 def test_the_mask_among_the_tokens_has_no_probability() -> None:
     head = CircuitHead(MODEL, 5, "product")
     logits, x = logits_of(4, 1), torch.full((1, L), 5, device=DEVICE)
@@ -146,6 +161,50 @@ def test_the_backbone_learns_of_tokens_that_are_not_listed() -> None:
     head.log_prob(logits, x, torch.full((1, L), V - 1, device=DEVICE)).sum().backward()
     assert logits.grad is not None and (logits.grad[0, 0, V - 1] > 0).all()
     assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("mask", [MASK, 5])
+@pytest.mark.parametrize("visible", [torch.nan, torch.inf, -torch.inf])
+def test_whatever_is_said_of_a_visible_token_teaches_the_backbone_nothing(
+    visible: float, mask: int
+) -> None:
+    head, x = CircuitHead(MODEL, mask, "product", top_k=3), torch.full((1, L), mask, device=DEVICE)
+    x[:, 1] = 7
+    logits = logits_of(6, 1)
+    gradients = []
+    for said in (0.0, visible):
+        logits[:, 1] = said
+        own = logits.clone().requires_grad_()
+        head.log_prob(own, x, torch.full((1, L), V - 1, device=DEVICE)).sum().backward()
+        assert own.grad is not None and (own.grad[:, 1] == 0).all()
+        gradients.append(own.grad)
+    assert torch.equal(*gradients) and gradients[0].isfinite().all() and gradients[0].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+@pytest.mark.parametrize("top_k", ["auto", 50, 3000, None])
+def test_a_number_that_is_none_is_refused_wherever_it_stands(
+    top_k: Any, number: float, dtype: torch.dtype
+) -> None:
+    for size in (V, 20_000):
+        for place in (0, 123, size - 1):
+            logits = logits_of(10, 1, 2, size).to(dtype)
+            logits[0, 1, place] = number
+            with pytest.raises(LogitsError, match=f"hold {number}"):
+                Marginals.of(logits, torch.full((1, 2), size, device=DEVICE), size, top_k=top_k)
+
+
+@settings(max_examples=25)
+@given(SEEDS, st.integers(1, 700), st.integers(1, 900))
+def test_numbers_that_are_none_are_the_largest(seed: int, k: int, none: int) -> None:
+    x = logits_of(seed, 1, 2, 20_000)
+    at = torch.randperm(20_000, generator=torch.Generator().manual_seed(seed))[:none]
+    x[0, 1, at.to(DEVICE)] = torch.nan
+    log = pf.Potentials.of(x).top_k(k).log
+    assert log.isnan().sum(-1).tolist() == [[0, min(k, none)]]
+    wanted = x[0, 1].nan_to_num(nan=-torch.inf).topk(max(1, k - none)).values.sum()
+    assert k <= none or log[0, 1].nansum().isclose(wanted)
 
 
 @settings(max_examples=25)

@@ -3,9 +3,12 @@
 import gzip
 import json
 from collections import Counter
+from collections.abc import Iterator
+from encodings.aliases import aliases
 from itertools import product
 from math import log
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -102,6 +105,29 @@ def test_what_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
             list(Texts([tmp_path / "x.txt.gz"]))
 
 
+@pytest.mark.filterwarnings("ignore:invalid escape:DeprecationWarning")
+@pytest.mark.parametrize(
+    "content", [b"", b"text\n", b"\xff\xfe\x80 \\x \\ud800 +AA", bytes(range(256))]
+)
+def test_an_encoding_makes_text_or_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(content)
+    for encoding in {*aliases.values(), "idna", "undefined", "unicode_escape", "nothing"}:
+        try:
+            assert all(isinstance(text, str) for text in Texts([tmp_path], encoding=encoding))
+        except TextError as error:
+            assert encoding in str(error)
+
+
+@given(st.lists(st.sampled_from(["a", "\ud83d", "\ude00", "\ud800", "\u4e2d"]), min_size=1))
+def test_half_a_pair_is_no_text(units: list[str]) -> None:
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "a.jsonl").write_text(json.dumps({"text": "".join(units)}))
+        (found,) = Texts([folder])
+    whole = "".join(units).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    assert found.encode().decode() == found  # which tokenizers ask for
+    assert found.replace("\ufffd", "") == whole.replace("\ufffd", "")
+
+
 def test_a_store_holds_the_documents(tmp_path: Path) -> None:
     documents = [f"{'abcde'[n % 5] * (n % 7 + 1)}{'xyz'[n % 3]}" for n in range(200)] + [""]
     store = store_of(tmp_path, documents)
@@ -131,9 +157,12 @@ def test_a_store_is_whole_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     with pytest.raises(KeyboardInterrupt):
         TokenStore.write(tmp_path / "tokens", ["a", "b"], broken, 26)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "tokens.killed.unfinished").mkdir()
     with pytest.raises(StoreError, match="does not hold tokens"):
         TokenStore(tmp_path / "tokens")
-    store = store_of(tmp_path, ["abc", "de", "f"])  # over what was left there
+    store = store_of(tmp_path, ["abc", "de", "f"])
+    assert list(tmp_path.iterdir()) == [store.folder]  # what was left there is gone
     about = json.loads((store.folder / tokens.ABOUT).read_text())
     for file in sorted(store.folder.iterdir()):
         kept = file.read_bytes()
@@ -149,6 +178,20 @@ def test_a_store_is_whole_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
         TokenStore.write(tmp_path / "one", ["abc"], letters, 5)
     with pytest.raises(pf.SettingError, match="validation"):
         TokenStore.write(tmp_path / "none", ["abc"], letters, 5, validation=1.0)
+
+
+def test_of_two_that_write_at_once_one_is_there(tmp_path: Path) -> None:
+    some = ["abc", "de", "f"]
+
+    def late() -> Iterator[str]:
+        yield from some[:2]
+        store_of(tmp_path, some)
+        yield some[2]
+
+    with pytest.raises(OSError):
+        TokenStore.write(tmp_path / "tokens", late(), letters, 26)
+    assert TokenStore(tmp_path / "tokens").tokens.tolist() == [0, 1, 2, 3, 4, 5]
+    assert [path.name for path in tmp_path.iterdir()] == ["tokens"]
 
 
 def counting_store(lengths: list[int], folder: Path) -> TokenStore:

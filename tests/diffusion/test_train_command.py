@@ -1,21 +1,26 @@
 """`python -m pcflow_diffusion.train`: one command, stopped in every way, to the same head."""
 
 import json
+import multiprocessing
 import os
 import random
 import re
 import signal
-import subprocess
+import socket
 import sys
 import time
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
 from tiny_models import MASK, WORDS, save_bert
 
 from pcflow_diffusion import CircuitHead, fingerprint
+from pcflow_diffusion.train import TokenStore
 from pcflow_diffusion.train import __main__ as command
+from pcflow_diffusion.train.from_text import TextRun
 from pcflow_diffusion.train.report import News
 
 ROOT = Path(__file__).parents[2]
@@ -42,15 +47,40 @@ def asked(text: Path, out: Path, *more: str, tokenizer: str = "characters") -> l
     return [*given, *SIZES, *length, "--validation", "0.2", *more]
 
 
-def start(arguments: list[str], processes: int = 0) -> "subprocess.Popen[bytes]":
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    whole = [sys.executable, *(torchrun if processes else []), "-m", "pcflow_diffusion.train"]
-    return subprocess.Popen([*whole, *arguments], env=environment, stdout=subprocess.DEVNULL)
+def run(arguments: list[str], files: int | None, team: tuple[int, int, int] | None) -> NoReturn:
+    """The command, killed before it finishes its last one of so many files; or one of a team's."""
+    finish, left = os.replace, files
+
+    def killed(source: str, to: str) -> None:
+        nonlocal left
+        if left is not None and (left := left - 1) == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        finish(source, to)
+
+    os.replace = killed  # type: ignore[assignment]
+    if team is not None:  # what torchrun tells
+        told = dict(zip(("RANK", "WORLD_SIZE", "MASTER_PORT"), map(str, team), strict=True))
+        os.environ |= told | {"MASTER_ADDR": "localhost"}
+    sys.exit(command.main(arguments))
+
+
+def start(
+    arguments: list[str], files: int | None = None, team: tuple[int, int, int] | None = None
+) -> ForkServerProcess:
+    """The command in a process of its own; what it imports is imported once for all of them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    process = context.Process(target=run, args=(arguments, files, team))
+    with pytest.MonkeyPatch.context() as patch:  # read by the first one
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *sys.path]))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        process.start()
+    return process
+
+
+def ended(process: ForkServerProcess) -> int | None:
+    process.join(120)
+    return process.exitcode
 
 
 def test_one_command_makes_a_head(
@@ -69,7 +99,7 @@ def test_one_command_makes_a_head(
     assert (tmp_path / "new" / "head.png").read_bytes()[:4] == b"\x89PNG"
     lines = told.out[told.out.index("from pcflow_diffusion") :]
     texts = {"model": _flat(head.vocabulary_size), "prompt": torch.zeros(1, 6, dtype=torch.long)}
-    exec(lines.replace("128", "12").replace("16", "2"), texts)
+    exec(lines.replace("length=128", "length=12").replace("steps=16", "steps=2"), texts)
     assert texts["tokens"].shape == (1, 18)  # type: ignore[attr-defined]
 
     kept = out.read_bytes()
@@ -104,35 +134,25 @@ def test_minutes_are_kept_to(text: Path, tmp_path: Path) -> None:
     assert time.monotonic() - begun < 60  # on a machine that does much else
 
 
-def test_killed_and_started_again_it_makes_the_same_head(text: Path, tmp_path: Path) -> None:
+def test_killed_again_and_again_it_makes_the_same_head(text: Path, tmp_path: Path) -> None:
     whole, out = tmp_path / "whole" / "head.safetensors", tmp_path / "head.safetensors"
-    more = ("--epochs", "40", "--checkpoint-minutes", "0")
-    undisturbed = start(asked(text, whole, *more))
-    kills = 0
-    for wait in (0.0, 0.2):  # in the middle of whatever it does then
-        before = _changed(tmp_path / "head.checkpoint")
-        process = start(asked(text, out, *more))
-        while _changed(tmp_path / "head.checkpoint") == before and process.poll() is None:
-            time.sleep(0.005)
-        time.sleep(wait)
-        process.send_signal(signal.SIGKILL)
-        kills += process.wait() == -signal.SIGKILL and not out.exists()
-    assert kills == 2  # none had finished by itself
-    assert start(asked(text, out, *more)).wait() == 0
-    assert undisturbed.wait() == 0
+    more = ("--checkpoint-minutes", "0")
+    assert ended(start(asked(text, whole, *more))) == 0
+    codes, files = [], 0  # a run may finish a file less than the one after it
+    while not codes or codes[-1] == -signal.SIGKILL:
+        codes.append(ended(start(asked(text, out, *more), files=(files := files + 1))))
+    assert codes[-1] == 0 and len(codes) > 8  # tokenizer, tokens, plan, checkpoints, head
     assert out.read_bytes() == whole.read_bytes()
-
-
-def _changed(path: Path) -> int:
-    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def test_two_processes_make_what_one_makes(text: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one" / "head.safetensors", tmp_path / "two" / "head.safetensors"
-    alone = start(asked(text, one))
-    together = start(asked(text, two), processes=2)
-    assert alone.wait() == 0
-    assert together.wait() == 0
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    together = [start(asked(text, two), team=(rank, 2, port)) for rank in (0, 1)]
+    assert command.main(asked(text, one)) == 0
+    assert [ended(process) for process in together] == [0, 0]
     found, wanted = (CircuitHead.load(path).model for path in (two, one))
     for ours, theirs in zip(found.parameters(), wanted.parameters(), strict=True):
         torch.testing.assert_close(ours.softmax(-1), theirs.softmax(-1), rtol=1e-6, atol=1e-6)
@@ -158,8 +178,15 @@ def test_interrupted_it_keeps_the_best_and_goes_on(
         assert command.main(asked(text, out, *more)) == 130
     assert f"Interrupted: {out} is the best so far" in capsys.readouterr().out
     assert CircuitHead.load(out).length == 6
-    assert command.main(asked(text, out, *more)) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(TextRun, "report", stop_at_once)
+        assert command.main(asked(text, out, *more)) == 130
+    assert "interrupted; the same command goes on" in capsys.readouterr().err
     assert out.read_bytes() == whole.read_bytes()
+
+
+def stop_at_once(*given: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_run_of_other_settings_is_refused(
@@ -171,6 +198,59 @@ def test_a_run_of_other_settings_is_refused(
     told = capsys.readouterr().err
     assert "was begun with states 4, not 5" in told and "another --out" in told
     assert command.main(asked(text, tmp_path / "other.safetensors", "--states", "5")) == 0
+
+
+def test_a_tokenizer_is_that_of_the_run(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tokenizers", reason="needs pcflow[subwords]")
+    out, made = tmp_path / "head.safetensors", tmp_path / "head.tokenizer.json"
+    names = ["train:256", "train:270", "characters", "train:260"]
+    for name in names:  # nothing is begun yet
+        assert command.main(asked(text, out, "--plan", tokenizer=name)) == 0
+    assert command.main(asked(text, out, tokenizer="train:256")) == 0
+    kept = made.read_bytes()
+    assert CircuitHead.load(out).vocabulary_size == 256
+    capsys.readouterr()
+    for name in names[1:]:
+        assert command.main(asked(text, out, tokenizer=name)) == 1
+        assert f"begun with tokenizer 'train:256', not '{name}'" in capsys.readouterr().err
+    assert made.read_bytes() == kept
+
+
+def test_what_is_there_is_not_written_over(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, file = tmp_path / "folder.safetensors", tmp_path / "precious.txt"
+    folder.mkdir()
+    file.write_text("precious")
+    for path in (folder, file):
+        assert command.main(asked(text, path)) == 1
+        assert f"{path} is there" in capsys.readouterr().err
+    assert file.read_text() == "precious"
+    assert {path.name for path in tmp_path.iterdir()} == {folder.name, file.name}
+
+
+def test_two_runs_at_once_share_tokens(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = TokenStore.write
+
+    def twice(*given: object, **more: object) -> object:
+        write(*given, **more)  # type: ignore[arg-type]
+        return write(*given, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(TokenStore, "write", twice)
+    assert command.main(asked(text, tmp_path / "head.safetensors", "--plan")) == 0
+    assert len(list((tmp_path / "tokens").iterdir())) == 1
+
+
+def test_epochs_are_as_many_as_asked(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asks = asked(text, tmp_path / "head.safetensors", "--epochs", "700", "--plan")
+    assert command.main(asks) == 0
+    assert "to do     700 epochs" in capsys.readouterr().out
 
 
 def test_what_is_wrong_is_said_in_a_line(
@@ -192,6 +272,10 @@ def test_what_is_wrong_is_said_in_a_line(
     assert "--minutes or --epochs" in wrong("--minutes=3", code=2)
     assert "--choose needs a --backbone" in wrong("--choose", "drawing", code=2)
     assert "0 is below 1" in wrong("--states", "0", code=2)
+    assert "nowhere: " in wrong("--device", "nowhere", code=2)
+    assert "more than 63 bits" in wrong("--seed", str(1 << 64), code=2)
+    assert "nan is negative or no number" in wrong("--checkpoint-minutes", "nan", code=2)
+    assert "is not a text encoding" in wrong("--encoding", "hex", code=1)
     assert "no text in a field 'body'" in wrong("--field", "body", code=1)
     assert "validation must be in (0, 1)" in wrong("--validation", "1", code=1)
     (text / "latin.txt").write_bytes("né".encode("latin-1"))
