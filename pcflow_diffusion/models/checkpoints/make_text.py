@@ -47,7 +47,7 @@ def chapters(marked: str) -> dict[str, str]:
 def plain(marked: str) -> str:
     """Paragraphs without markup."""
     lines = re.sub(r"<l\b", " <", marked)
-    parts = (re.sub(r"<[^>]*>", "", part) for part in PARAGRAPH.split(lines))
+    parts = (re.sub(r"<[^>]*(>|$)", "", part) for part in PARAGRAPH.split(lines))
     words = (re.sub(r" (?=[,.;:?!\u2019\u201d])", "", " ".join(part.split())) for part in parts)
     return "\n\n".join(part for part in words if part)
 
