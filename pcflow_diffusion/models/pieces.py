@@ -33,9 +33,9 @@ class PieceTokenizer:
         TextError: if a piece repeats or is empty, or U+FFFD is missing.
 
     Examples:
-        >>> tokenizer = PieceTokenizer.fit("bananas, bandanas", 9, minimum_count=1)
+        >>> tokenizer = PieceTokenizer.fit("bananas, bandanas", 10, minimum_count=1)
         >>> tokenizer.vocabulary[-2:]
-        ['an', 'as']
+        ['an', 'ban']
         >>> tokenizer.decode(tokenizer.encode("banana!"))
         'banana\ufffd'
     """
