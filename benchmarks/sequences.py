@@ -135,7 +135,9 @@ def epochs(case: Case) -> Sides:
 
     def ours() -> Tensor:
         model.load_state_dict(start)
-        curve = pf.fit(model, case.padded, pf.EM(), epochs=EPOCHS, progress=False).train
+        curve = pf.fit(
+            model, case.padded, pf.EM(pseudocount=0.0), epochs=EPOCHS, progress=False
+        ).train
         return torch.tensor(curve, dtype=torch.float64) * case.rows
 
     def theirs() -> Tensor:
