@@ -119,7 +119,7 @@ CALLS: dict[str, Call] = {
                                          "accept_states": [1]}, "num_categories": 1, "end": 0},
     "Automaton.draw": lambda _: {"self": rule(), "names": list(range(V))},
     **({"Automaton.regex": lambda _: {"pattern": "a+", "vocabulary": ["a", "b"], "end": 1},
-        "Automaton.json_schema": lambda _: {"schema": {"type": "boolean"}, "end": 0,
+        "Automaton.json_schema": lambda _: {"schema": '{"type": "boolean"}', "end": 0,
                                             "vocabulary": ["", "true", "false"]}}
        if find_spec("outlines_core") else {}),
     "Automaton.padded": lambda _: {"self": rule(), "end": 2},
@@ -279,7 +279,7 @@ ANOTHER = {"Evidence": lambda **given: model().log_prob(pf.Evidence(**given))}  
 OTHERS: list[Any] = [
     None, "word", 1.5, -1, float("nan"), [[1.0]], ["a"], object(), 1 + 2j, {}, {"a": 1}, {7: 7},
 ]  # fmt: skip
-FREE = {"progress", "path", "vtree", "self"}  # truth, and names of files
+FREE = {"progress", "path", "vtree", "self", "schema"}  # truth, files, and {}: any JSON, a minute
 
 
 def wrong(right: Any) -> Iterator[Any]:
@@ -334,6 +334,13 @@ def test_wrong_arguments_are_refused_in_words(name: str, tmp_path: Path) -> None
             except Exception as error:
                 complaints.append(f"{argument}={bad!r}: {type(error).__name__}: {error}")
     assert not complaints, "\n".join(complaints)
+
+
+@pytest.mark.skipif(find_spec("outlines_core") is None, reason="needs outlines-core")
+@pytest.mark.parametrize("schema", [3, None, [1], "", "{", object(), {"type": object()}])
+def test_schemas_that_are_none_are_refused(schema: Any) -> None:
+    with pytest.raises(pf.PcflowError):
+        pf.Automaton.json_schema(schema, ["", "true", "false"], 0)
 
 
 @pytest.mark.parametrize("name", CALLS)
