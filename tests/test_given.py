@@ -1,6 +1,8 @@
 """Models given a rule, against enumeration, dense multiplication and rejection."""
 
+import copy
 import math
+import pickle
 from itertools import product
 
 import hypothesis.strategies as st
@@ -344,6 +346,17 @@ def test_the_model_is_asked_as_it_is_now() -> None:
         (-found.log_probability).backward()
         learner.step()
         assert found.log_probability.item() > before
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_copies_and_pickles_have_a_model_of_their_own(again) -> None:
+    model = pf.compile(pf.hmm(3, 2, pf.Categorical(3), generator=seeded(0)), dtype=torch.float64)
+    asked, x = model.given(~pf.Automaton.phrases([[0, 1]], num_categories=3)), strings(3, 3)
+    found, before = again(asked), asked.log_prob(x).detach()
+    with torch.no_grad():
+        model.banks[0].add_(1.0 + torch.arange(model.banks[0].numel()).view_as(model.banks[0]))
+    torch.testing.assert_close(found.log_prob(x), before, rtol=0.0, atol=0.0)
+    assert not torch.equal(asked.log_prob(x), before)
 
 
 def test_nothing_as_large_as_states_times_squared_units() -> None:

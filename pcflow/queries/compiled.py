@@ -5,7 +5,7 @@ Legend: B batch, D variables, V categories.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 from weakref import WeakValueDictionary
 
@@ -17,7 +17,6 @@ from pcflow.checks import check_kind, check_whole
 from pcflow.circuit import Circuit, MarkovChain, required_by
 from pcflow.engine import (
     MACHINE,
-    Drawn,
     Engine,
     Machine,
     Memory,
@@ -30,18 +29,16 @@ from pcflow.engine import (
     make_plan,
 )
 from pcflow.errors import SettingError
-from pcflow.evidence import CheckedEvidence, Evidence, Numbers, check
-from pcflow.queries.draws import Draws, sample, sample_with_marginals
+from pcflow.evidence import Evidence, Numbers
+from pcflow.queries.asked import Asked
 from pcflow.queries.export import Export
 from pcflow.queries.filtering import Filter
 from pcflow.queries.given import Given
-from pcflow.queries.marginals import marginals
-from pcflow.queries.mean import mean
 from pcflow.queries.mpe import MPE, mpe
 from pcflow.queries.projection import ProjectedEvidence, project
 
 
-class CompiledCircuit(nn.Module):
+class CompiledCircuit(nn.Module, Asked):
     """A circuit as a few batched tensor operations; make one with `compile`.
 
     Its parameters are the circuit's, stacked: one tensor per bank of the plan. They are
@@ -130,30 +127,6 @@ class CompiledCircuit(nn.Module):
         """The same as `log_prob`."""
         return self.log_prob(evidence)
 
-    def evidence(self, given: Evidence | Numbers) -> CheckedEvidence:
-        """Evidence that fits this model, which its queries take without checking it again.
-
-        Args:
-            given: values [B, D], NaN where missing, or `Evidence`.
-
-        Returns:
-            All that is known: `values`, `missing`, and `potentials` if there are any. It may share
-            the tensors it was given, which must then not be edited.
-
-        Raises:
-            EvidenceError: if it does not fit, naming the argument, row, variable and value.
-
-        Examples:
-            >>> import pcflow as pf
-            >>> model = pf.compile(pf.hmm(3, states=2, inputs=pf.Categorical(3)))
-            >>> known = model.evidence(torch.tensor([[2.0, torch.nan, 1.0]]))
-            >>> known.missing
-            tensor([[False,  True, False]])
-            >>> bool((model.sample(5, known)[..., 0] == 2).all())
-            True
-        """
-        return check(given, self.engine.domain)
-
     @in_ordinary_modes
     def log_prob(self, evidence: Evidence | Numbers) -> Tensor:
         """Log-probability [B] (nats) of evidence.
@@ -177,141 +150,6 @@ class CompiledCircuit(nn.Module):
             torch.Size([1])
         """
         return differentiable_log_prob(self.engine, self.evidence(evidence))
-
-    @in_ordinary_modes
-    @torch.no_grad()
-    def marginals(
-        self,
-        evidence: Evidence | Numbers,
-        categories: Numbers | None = None,
-        *,
-        variables: Iterable[int] | None = None,
-    ) -> Tensor:
-        """Posterior log-probabilities (nats) of every variable given the evidence.
-
-        An observed variable has all its mass on its value; categories that a variable does not
-        have are -inf, and so may be those whose probability the precision cannot hold (in float32
-        below 1e-38). Not differentiable.
-
-        Args:
-            evidence: values [B, D], NaN where missing, or `Evidence`.
-            categories: [B, D, C], integers below V: whose probabilities are wanted, all by default.
-                Where these are few, few rows of large tables are read.
-            variables: which variables are asked for, W of them, all by default; in place of D where
-                `categories` are given and in what is returned.
-
-        Returns:
-            [B, D, V], or [B, D, C] of the given categories.
-
-        Raises:
-            PropertyRequired: if a variable that is asked for has no finite range.
-            NoMassError: if some row of the evidence is impossible.
-            EvidenceError: if the evidence or the categories do not fit the circuit.
-
-        Examples:
-            >>> import pcflow as pf
-            >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
-            >>> x = torch.tensor([[0.0, torch.nan, 1.0, 1.0]])
-            >>> model.marginals(x)[0, 0].exp()
-            tensor([1., 0., 0.])
-            >>> model.marginals(x, categories=torch.zeros(1, 4, 1).long()).shape
-            torch.Size([1, 4, 1])
-            >>> model.marginals(x, variables=[1]).shape
-            torch.Size([1, 1, 3])
-        """
-        return marginals(self.engine, self.evidence(evidence), categories, variables)
-
-    @in_ordinary_modes
-    @torch.no_grad()
-    def mean(self, evidence: Evidence | Numbers) -> Tensor:
-        """Posterior mean [B, D] of every variable given the evidence; observed values are kept.
-
-        Of a finite variable it is the mean of its values 0, 1, ... as numbers. Not differentiable.
-
-        Raises:
-            NoMassError: if some row of the evidence is impossible.
-            EvidenceError: if the evidence does not fit the circuit.
-
-        Examples:
-            >>> import pcflow as pf
-            >>> circuit = pf.hmm(2, states=3, inputs=pf.Gaussian())
-            >>> compile(circuit).mean(torch.tensor([[1.5, torch.nan]])).shape
-            torch.Size([1, 2])
-        """
-        return mean(self.engine, self.evidence(evidence))
-
-    @in_ordinary_modes
-    @torch.no_grad()
-    def sample(
-        self,
-        n: int,
-        evidence: Evidence | Numbers | None = None,
-        generator: torch.Generator | None = None,
-        *,
-        temperature: float = 1.0,
-    ) -> Tensor:
-        """Exact draws [n, D], or [n, B, D] given evidence; observed values are kept.
-
-        Args:
-            n: number of draws (per row of evidence).
-            evidence: values, missing ones and potentials to condition on.
-            generator: source of randomness; torch's global one by default.
-            temperature: other than 1, draw the latent path as it is and then every finite variable
-                from its distribution given the path to the power 1 / temperature; zero takes the
-                most probable value (CoDD, arXiv 2603.00045, Sec. 5.1).
-
-        Raises:
-            NoMassError: if some row of the evidence is impossible.
-            EvidenceError: if the evidence does not fit the circuit.
-
-        Examples:
-            >>> import pcflow as pf
-            >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
-            >>> model.sample(5).shape
-            torch.Size([5, 4])
-        """
-        known = self.engine.nothing() if evidence is None else self.evidence(evidence)
-        values = sample(self.engine, n, known, Drawn(generator, temperature))
-        return values[:, 0] if evidence is None else values
-
-    @in_ordinary_modes
-    @torch.no_grad()
-    def sample_with_marginals(
-        self,
-        n: int,
-        evidence: Evidence | Numbers,
-        generator: torch.Generator | None = None,
-        *,
-        temperature: float = 1.0,
-    ) -> Draws:
-        """Draws as `sample` makes them, and the posterior log-probability of each drawn value.
-
-        Both come from one upward pass; the marginals are those before temperature.
-
-        Args:
-            n: number of draws per row of evidence.
-            evidence: values, missing ones and potentials to condition on.
-            generator: source of randomness; torch's global one by default.
-            temperature: see `sample`.
-
-        Returns:
-            `values` [n, B, D], `log_marginals` [n, B, D] (nats), 0 where observed, and what was
-            not, `drawn` [B, D].
-
-        Raises:
-            PropertyRequired: if a variable has no finite range.
-            NoMassError: if some row of the evidence is impossible.
-            EvidenceError: if the evidence does not fit the circuit.
-
-        Examples:
-            >>> import pcflow as pf
-            >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
-            >>> drawn = model.sample_with_marginals(5, torch.tensor([[0.0, 1.0, torch.nan, 2.0]]))
-            >>> drawn.values.shape, bool((drawn.log_marginals[..., 0] == 0).all())
-            (torch.Size([5, 1, 4]), True)
-        """
-        route = Drawn(generator, temperature)
-        return sample_with_marginals(self.engine, n, self.evidence(evidence), route)
 
     @in_ordinary_modes
     @torch.no_grad()
@@ -434,7 +272,7 @@ class CompiledCircuit(nn.Module):
         found = self._given.get(rule)
         if found is None:
             with required_by("given", "multiply(model, rule.circuit(D)), where compatible"):
-                found = Given(self.engine, rule, self._export.is_deterministic)
+                found = Given(self, rule, self._export.is_deterministic)
             self._given[rule] = found
         return found
 

@@ -5,8 +5,9 @@ Legend: B batch, D variables, V categories, n draws.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from operator import methodcaller
 from typing import Any
 
 import torch
@@ -14,7 +15,6 @@ from torch import Tensor
 
 from pcflow.automata import Automaton, times
 from pcflow.engine import (
-    Drawn,
     Engine,
     Pool,
     Tables,
@@ -22,21 +22,20 @@ from pcflow.engine import (
     in_ordinary_modes,
     make_plan,
 )
-from pcflow.evidence import CheckedEvidence, Evidence, Numbers
-from pcflow.queries.draws import Draws, sample, sample_with_marginals
-from pcflow.queries.marginals import marginals
-from pcflow.queries.mean import mean
+from pcflow.evidence import Evidence, Numbers
+from pcflow.queries.asked import Asked
 from pcflow.queries.mpe import MPE, mpe
 
 STRIP = 1 << 18
 """Units of one strip: states share a transition, which should be read once for all of them."""
 
 
-class Given:
+class Given(Asked):
     """A distribution given that its values obey a rule; made by `model.given(rule)`.
 
     It holds no parameters: those of the model count, as they are when it is asked. Evidence is that
-    of the model, in all its kinds.
+    of the model, in all its kinds. Draws obey the rule; at another temperature than 1 the latent
+    path, which is drawn as it is, includes the states of the rule.
 
     Attributes:
         rule: an automaton for the values of all variables, in their order.
@@ -53,11 +52,10 @@ class Given:
         True
     """
 
-    def __init__(
-        self, engine: Engine, rule: Automaton, is_deterministic: Callable[[], bool]
-    ) -> None:
+    def __init__(self, model: Asked, rule: Automaton, is_deterministic: Callable[[], bool]) -> None:
         """Multiply the model with the rule: what is deterministic stays so."""
-        self.rule, self._is_deterministic = rule, is_deterministic
+        self.rule, self._model, self._is_deterministic = rule, model, is_deterministic
+        engine = model.engine
         circuit = times(engine.structure, rule)
         machine = replace(engine.plan.machine, strip=STRIP)
         stored = engine.plan.banks
@@ -74,10 +72,6 @@ class Given:
     def log_probability(self) -> Tensor:
         """The log-probability (nats) that the rule holds, one number; differentiable."""
         return differentiable_log_prob(self.engine, self.engine.nothing())[0]
-
-    def evidence(self, given: Evidence | Numbers) -> CheckedEvidence:
-        """Evidence that fits, as `CompiledCircuit.evidence` makes it."""
-        return self.engine.check(given)
 
     @in_ordinary_modes
     def log_mass(self, evidence: Evidence | Numbers) -> Tensor:
@@ -107,60 +101,6 @@ class Given:
 
     @in_ordinary_modes
     @torch.no_grad()
-    def marginals(
-        self,
-        evidence: Evidence | Numbers,
-        categories: Numbers | None = None,
-        *,
-        variables: Iterable[int] | None = None,
-    ) -> Tensor:
-        """Posterior log-probabilities [B, D, V] (nats) given evidence and rule.
-
-        Arguments and errors are those of `CompiledCircuit.marginals`.
-        """
-        return marginals(self.engine, self.evidence(evidence), categories, variables)
-
-    @in_ordinary_modes
-    @torch.no_grad()
-    def mean(self, evidence: Evidence | Numbers) -> Tensor:
-        """Posterior mean [B, D] of the values as numbers; see `CompiledCircuit.mean`."""
-        return mean(self.engine, self.evidence(evidence))
-
-    @in_ordinary_modes
-    @torch.no_grad()
-    def sample(
-        self,
-        n: int,
-        evidence: Evidence | Numbers | None = None,
-        generator: torch.Generator | None = None,
-        *,
-        temperature: float = 1.0,
-    ) -> Tensor:
-        """Exact draws [n, D], or [n, B, D] given evidence, all of which obey the rule.
-
-        Arguments and errors are those of `CompiledCircuit.sample`. At another temperature than 1
-        the latent path, which is drawn as it is, includes the states of the rule.
-        """
-        known = self.engine.nothing() if evidence is None else self.evidence(evidence)
-        values = sample(self.engine, n, known, Drawn(generator, temperature))
-        return values[:, 0] if evidence is None else values
-
-    @in_ordinary_modes
-    @torch.no_grad()
-    def sample_with_marginals(
-        self,
-        n: int,
-        evidence: Evidence | Numbers,
-        generator: torch.Generator | None = None,
-        *,
-        temperature: float = 1.0,
-    ) -> Draws:
-        """Draws, and the marginal of each value; see `CompiledCircuit.sample_with_marginals`."""
-        route = Drawn(generator, temperature)
-        return sample_with_marginals(self.engine, n, self.evidence(evidence), route)
-
-    @in_ordinary_modes
-    @torch.no_grad()
     def mpe(self, evidence: Evidence | Numbers) -> MPE:
         """The most probable completion that obeys the rule; see `CompiledCircuit.mpe`.
 
@@ -169,6 +109,10 @@ class Given:
         """
         found = mpe(self.engine, self.evidence(evidence), self._is_deterministic())
         return found._replace(log_value=found.log_value - self.log_probability)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles ask a copy of the model again."""
+        return methodcaller("given", self.rule), (self._model,)
 
     def __repr__(self) -> str:
         """The rule, and of how many variables."""
