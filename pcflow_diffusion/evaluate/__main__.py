@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from pcflow_diffusion.evaluate import (
+    constraints_by_task,
     cost,
     exact_world,
     few_step_of_text,
@@ -26,6 +27,7 @@ def lm_eval(arguments: Sequence[str]) -> None:
 
 
 EVALUATIONS: dict[str, Callable[[Sequence[str]], None]] = {
+    "constraints": constraints_by_task.main,
     "cost": cost.main,
     "exact-world": exact_world.main,
     "few-step": few_step_of_text.main,

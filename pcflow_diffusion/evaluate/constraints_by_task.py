@@ -1,0 +1,129 @@
+"""Text that has to obey: JSON of a schema, and English with rules of many kinds.
+
+    python -m pcflow_diffusion.evaluate constraints [--seeds 3] [--count 100]
+
+JSON is of records in which one field is given (`records`): a small denoiser and a circuit learn
+them first, and values can be right. English is what the shipped denoiser writes; its rules are
+regular expressions, which need `pip install 'pcflow[constraints]'`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+import pcflow as pf
+from pcflow_diffusion.evaluate import records
+from pcflow_diffusion.evaluate.constraints import markdown, measure, writers
+from pcflow_diffusion.evaluate.counting import CountingReader
+from pcflow_diffusion.evaluate.few_step_of_text import judge_of
+from pcflow_diffusion.evaluate.ruled import Task
+from pcflow_diffusion.evaluate.setting import fit_circuit, prepare, say
+from pcflow_diffusion.head import CircuitHead
+from pcflow_diffusion.models import CONTEXT, DenoiserConfig, TrainingConfig, train_denoiser
+
+STEPS = (1, 2, 4, 8)
+
+
+def record_task(count: int, training_steps: int, seed: int) -> tuple[Task, CircuitHead]:
+    """Records to write, and a head for them: a denoiser and a circuit that learned others."""
+    generator = torch.Generator().manual_seed(seed)
+    train, judged, asked = (records.rows(n, generator) for n in (8_000, 8_000, count))
+    words = records.tokenizer()
+    denoiser = train_denoiser(
+        train,
+        DenoiserConfig(words.vocabulary_size, width=96, depth=3),
+        steps=training_steps,
+        seed=seed,
+        training=TrainingConfig(batch_size=64, context=records.PROMPT, block=records.ANSWER),
+    )
+    chain = pf.hmm(train.shape[1], 64, pf.Categorical(words.vocabulary_size), False, generator)
+    circuit = pf.compile(chain)
+    pf.fit(circuit, train, pf.EM(pseudocount=1e-3), epochs=40, generator=generator)
+    task = Task(
+        denoiser,
+        asked[:, : records.PROMPT],
+        records.rule(),
+        records.are_valid,
+        CountingReader(judged.flatten(), words.vocabulary_size),
+        gen_length=records.ANSWER,
+        block_length=records.BLOCK,
+        mask_token_id=words.mask_token_id,
+        share_right=records.share_right,
+    )
+    return task, CircuitHead(circuit, words.mask_token_id)
+
+
+ENGLISH = {
+    "names Moses": r"(?s:.)*Moses(?s:.)*",
+    "speaks, and closes what it opens": r"[^“”]*(“[^“”]*”[^“”]*)+",
+    "ends as a sentence does": r"(?s:.)*[.!?]”?",
+    "lacks the letter e": r"[^eE]*",
+}
+
+
+def english_tasks(count: int, seed: int) -> tuple[dict[str, Task], CircuitHead]:
+    """Two blocks of the shipped text after held-out prompts, by rule, and a head for them."""
+    generator = torch.Generator().manual_seed(seed)
+    material = prepare(None, train=False, minutes=0, seed=seed)
+    words = material.tokenizer
+    head = CircuitHead(fit_circuit(material, states=256), words.mask_token_id, "product")
+    fresh = material.examples(material.calibration, generator)
+    head.fit_coupling(fresh.logits, fresh.x, fresh.x0)
+    judge = judge_of(material, minutes=0, seed=seed)
+
+    def task(pattern: str) -> Task:
+        def are_valid(texts: Tensor) -> Tensor:
+            return torch.tensor([re.fullmatch(pattern, words.decode(t)) is not None for t in texts])
+
+        return Task(
+            material.denoiser,
+            material.judged[:count, :CONTEXT].long(),
+            pf.Automaton.regex(pattern, words.vocabulary),
+            are_valid,
+            judge,
+            gen_length=2 * material.block,
+            block_length=material.block,
+            mask_token_id=words.mask_token_id,
+            show="blocks",
+            context=CONTEXT,
+        )
+
+    return {name: task(pattern) for name, pattern in ENGLISH.items()}, head
+
+
+def show(name: str, task: Task, head: CircuitHead, seeds: int) -> None:
+    """Measure a task and print its tables."""
+    found = measure(task, writers(head), STEPS, range(seeds))
+    say(f"{name}, {len(task.prompts)} texts for each of {seeds} seeds\n\n{markdown(found)}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line, train, write, print the tables."""
+    given = _parse(arguments)
+    torch.manual_seed(given.seed)
+    show("Records", *record_task(given.count, given.training_steps, given.seed), given.seeds)
+    if find_spec("outlines_core") is None:
+        say("Rules for English need outlines-core: pip install 'pcflow[constraints]'")
+        return
+    tasks, head = english_tasks(given.count, given.seed)
+    for name, task in tasks.items():
+        show(f"English that {name}", task, head, given.seeds)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "pcflow_diffusion.evaluate constraints", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--count", type=int, default=100, help="texts per seed (%(default)s)")
+    parser.add_argument("--seeds", type=int, default=3, help="of the draws (%(default)s)")
+    parser.add_argument(
+        "--training-steps", type=int, default=1500, help="of the denoiser (%(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of training and prompts")
+    return parser.parse_args(arguments)
