@@ -56,7 +56,7 @@ def nested(inside: str, depth: int) -> str:
 
 
 BYTE = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
-ATOM = r"(?:Br|Cl|C|N|O|S|F|c|n|o|\[nH\]|\[O-\]|\[N\+\])[=#]?"
+ATOM = r"(?:(?:Br|Cl|C|N|O|S|F|c|n|o|\[nH\]|\[O-\]|\[N\+\])[=#]?)"
 PATTERNS = {
     "version": r"\d{1,2}\.\d{1,2}\.\d{1,2}",
     "version, short or long": r"v?\d{1,2}(\.\d{1,3}){1,3}",

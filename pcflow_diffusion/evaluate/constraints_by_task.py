@@ -37,10 +37,10 @@ def record_task(count: int, training_steps: int, seed: int) -> tuple[Task, Circu
     words = records.tokenizer()
     denoiser = train_denoiser(
         train,
-        DenoiserConfig(words.vocabulary_size, width=96, depth=3),
+        DenoiserConfig(words.vocabulary_size, width=64, depth=2, heads=2),
         steps=training_steps,
         seed=seed,
-        training=TrainingConfig(batch_size=64, context=records.PROMPT, block=records.ANSWER),
+        training=TrainingConfig(batch_size=32, context=records.PROMPT, block=records.ANSWER),
     )
     chain = pf.hmm(train.shape[1], 64, pf.Categorical(words.vocabulary_size), False, generator)
     circuit = pf.compile(chain)
