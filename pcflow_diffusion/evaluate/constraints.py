@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-import pcflow as pf
 from pcflow_diffusion.decode import Decoding, generate
 from pcflow_diffusion.evaluate.few_step import in_columns
 from pcflow_diffusion.evaluate.ruled import BestString, Frontier, Task, write
@@ -113,21 +112,10 @@ def writers(head: CircuitHead) -> dict[str, Writer]:
         "best string of marginals": Chosen(),
         "left to right, surest": Chosen(temperature=0.0),
         "left to right, drawn": Chosen(temperature=1.0),
-        "independent, rule": Generated(uncoupled(head), obeys=True),
+        "independent, rule": Generated(None, obeys=True),
         OURS: Generated(head, obeys=True),
         f"{OURS}, best string": Generated(head, obeys=True, temperature=0.0),
     }
-
-
-def uncoupled(head: CircuitHead) -> CircuitHead:
-    """A head whose circuit has one state and no opinion: what the backbone says is all there is."""
-    circuit = pf.hmm(
-        head.length,
-        states=1,
-        inputs=pf.Categorical(head.vocabulary_size),
-        emission=torch.full((1, head.vocabulary_size), 1 / head.vocabulary_size),
-    )
-    return CircuitHead(pf.compile(circuit), head.mask_token_id, "product")
 
 
 class Outcome(NamedTuple):
