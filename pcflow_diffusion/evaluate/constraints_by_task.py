@@ -28,6 +28,10 @@ from pcflow_diffusion.head import CircuitHead
 from pcflow_diffusion.models import CONTEXT, DenoiserConfig, TrainingConfig, train_denoiser
 
 STEPS = (1, 2, 4, 8)
+HOW = TrainingConfig(
+    batch_size=64, whole_window=0.0, short_window=0.0, context=records.PROMPT, block=records.ANSWER
+)
+"""Prompts are never masked, nor cut off."""
 
 
 def record_task(count: int, training_steps: int, seed: int) -> tuple[Task, CircuitHead]:
@@ -40,7 +44,7 @@ def record_task(count: int, training_steps: int, seed: int) -> tuple[Task, Circu
         DenoiserConfig(words.vocabulary_size, width=64, depth=2, heads=2),
         steps=training_steps,
         seed=seed,
-        training=TrainingConfig(batch_size=32, context=records.PROMPT, block=records.ANSWER),
+        training=HOW,
     )
     chain = pf.hmm(train.shape[1], 64, pf.Categorical(words.vocabulary_size), False, generator)
     circuit = pf.compile(chain)
@@ -123,7 +127,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=100, help="texts per seed (%(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="of the draws (%(default)s)")
     parser.add_argument(
-        "--training-steps", type=int, default=1500, help="of the denoiser (%(default)s)"
+        "--training-steps", type=int, default=1200, help="of the denoiser (%(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of training and prompts")
     return parser.parse_args(arguments)
