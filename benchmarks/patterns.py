@@ -7,7 +7,7 @@ has some mass by itself. For every kind texts are then generated under its rule,
 1, 2, 4 and 8 steps per block. Whether a text obeys is told by Python's `re` from what it says. The
 mass of the rule, under the circuit alone and under the joint coupled to what the denoiser says of
 an empty text, is compared with the share of free draws that obey; z is the difference in standard
-errors of that share.
+errors of that share, a dash if it is too rare.
 
 Legend: N texts, T characters.
 """
@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import re
 import string
-from math import sqrt
+from math import nan, sqrt
 from typing import NamedTuple
 
 import torch
@@ -41,6 +41,7 @@ from pcflow_diffusion.models.text import REPLACEMENT
 T, BLOCK = 32, 8
 STEPS = size((1, 2, 4, 8), (1, 2))
 END = "\n"
+RARE = 5  # draws that are expected to obey: of fewer a standard error says little
 WORDS = CharacterTokenizer(
     END + string.digits + string.ascii_letters + string.punctuation + " " + REPLACEMENT
 )
@@ -116,18 +117,18 @@ def learned(texts: Tensor, generator: torch.Generator) -> tuple[Denoiser, Circui
     """A denoiser and a circuit of texts [N, T] of all kinds."""
     denoiser = train_denoiser(
         texts,
-        DenoiserConfig(WORDS.vocabulary_size, width=size(96, 16), depth=size(3, 1), heads=2),
-        steps=size(1500, 2),
-        training=TrainingConfig(batch_size=64, context=0, block=T),
+        DenoiserConfig(WORDS.vocabulary_size, width=size(64, 16), depth=size(2, 1), heads=2),
+        steps=size(800, 2),
+        training=TrainingConfig(batch_size=32, context=0, block=T),
         progress=not TOY,
     )
-    states = size(128, 4)
+    states = size(96, 4)
     circuit = pf.compile(pf.hmm(T, states, pf.Categorical(len(WORDS.characters)), False, generator))
     pf.fit(
         circuit,
         texts,
         pf.EM(pseudocount=1e-3),
-        epochs=size(40, 1),
+        epochs=size(30, 1),
         generator=generator,
         progress=not TOY,
     )
@@ -164,12 +165,14 @@ class Joint(NamedTuple):
     evidence: pf.Evidence
     draws: Tensor
 
-    def compared(self, pattern: str, rule: pf.Automaton) -> tuple[float, float, float]:
+    def compared(self, pattern: str, rule: pf.Automaton) -> list[str]:
         """The mass of a rule, the share of draws that obey, and by how much they differ."""
-        given = self.model.given(rule)
+        given, draws = self.model.given(rule), len(self.draws)
         mass = float((given.log_mass(self.evidence) - self.model.log_prob(self.evidence)).exp())
         share = float(obeys(pattern, self.draws).double().mean())
-        return mass, share, (share - mass) / sqrt(mass * (1 - mass) / len(self.draws))
+        rare = mass * draws < RARE
+        z = nan if rare else (share - mass) / sqrt(mass * (1 - mass) / draws)
+        return [f"{mass:.5f}", f"{share:.5f}", "\N{EN DASH}" if rare else f"{z:+.1f}"]
 
 
 def joint(model: pf.CompiledCircuit, evidence: pf.Evidence, draws: int) -> Joint:
@@ -202,8 +205,7 @@ def main() -> None:
         valid = [share_valid(pattern, rule, denoiser, head, given.texts, count) for count in STEPS]
         cells = [f"{share:.2f}" for share in valid]
         for one in joints:
-            mass, share, z = one.compared(pattern, rule)
-            cells += [f"{mass:.5f}", f"{share:.5f}", f"{z:+.1f}"]
+            cells += one.compared(pattern, rule)
         print(f"| {name} | {len(rule.next)} | {' | '.join(cells)} |", flush=True)
 
 
