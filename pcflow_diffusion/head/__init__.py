@@ -8,6 +8,7 @@ from pcflow_diffusion.head.modulation import Modulation
 from pcflow_diffusion.head.ranking import Ranking, best, check_ranking, rank
 from pcflow_diffusion.head.sampling import Draw, Order, check_order
 from pcflow_diffusion.head.tokenizers import fingerprint
+from pcflow_diffusion.head.widening import label_of, widened
 
 __all__ = [
     "CircuitHead",
@@ -24,7 +25,9 @@ __all__ = [
     "check_order",
     "check_ranking",
     "fingerprint",
+    "label_of",
     "rank",
     "temper",
+    "widened",
     "without",
 ]
