@@ -124,7 +124,7 @@ class Drawer:
                 scene = scene.showing(found)
 
     def turns(self, scene: Scene, wanted: Tensor) -> Iterator[Tensor]:
-        """Parts of what is wanted [B, N], one behind another where states are carried over a cut."""
+        """Parts of what is wanted [B, N], one after another where rules go on over a cut."""
         if scene.passage is None:
             yield wanted
             return
@@ -173,9 +173,8 @@ class Drawer:
         if scene.passage is None:
             yield slice(None), head
             return
-        texts = scene.likely.tokens, scene.likely.masked
-        for some, rule in scene.passage.parts(*texts, look.rows, look.places):
-            yield some, head.under(rule)
+        for some, stretch in scene.passage.parts(scene.likely.tokens, scene.likely.masked, look):
+            yield some, head.under(stretch)
 
     def asked(
         self, head: CircuitHead, scene: Scene, look: Look, count: Tensor | None, found: Draw

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from pcflow import Automaton, EmptyLanguage
+from pcflow_diffusion.decode.places import Look
 from pcflow_diffusion.errors import GenerationError
-from pcflow_diffusion.head import Marginals, label_of, widened
+from pcflow_diffusion.head import Marginals, Stretch, label_of, narrowed, widened
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +36,21 @@ class Rule:
     written: Tensor
 
     @cached_property
+    def drawn(self) -> Automaton:
+        """The rule, states and all, as far as it is about tokens that may be drawn.
+
+        Raises:
+            GenerationError: if it has states to which others alone lead.
+        """
+        few = narrowed(self.automaton, len(self.written))
+        if not torch.equal(few.next, self.automaton.next[:, : few.next.shape[1]]):
+            what = f"only the first {len(self.written)} tokens are drawn here, and in {few} of them"
+            raise GenerationError(f"{what} not all states of {self.automaton} can be reached")
+        return few
+
+    @cached_property
     def after(self) -> Tensor:
-        """The state after every state and class, of which the last are the lost ones: [S+1, C+1]."""
+        """The state after every state and class, the last of which are lost, [S+1, C+1]."""
         known = self.automaton.next
         states, classes = known.shape
         after = torch.full((states + 1, classes + 1), states)
@@ -59,9 +73,16 @@ class Rule:
         labels = self.label(self.written.nonzero().squeeze(-1)).unique()
         here = torch.arange(len(self.after)).unsqueeze(-1).expand(-1, len(labels))
         there = self.after[:, labels]
-        return torch.zeros(len(self.after), len(self.after)).index_put(
-            (here, there), torch.ones(())
-        )
+        nowhere = torch.zeros(len(self.after), len(self.after))
+        return nowhere.index_put((here, there), torch.ones(()))
+
+    def stretch(self, free: int, start: Tensor, ends: Tensor) -> Stretch:
+        """From states [B], behind so many tokens of any kind, to some of others, bool [B, S+1]."""
+        start = start.where(start < len(self.after) - 1, -1)
+        if not free:
+            return Stretch(self.drawn, start, ends[:, :-1].float().log())
+        more, twin = behind(self.drawn, free)
+        return Stretch(more, torch.zeros_like(start), ends[:, twin].float().log())
 
     def label(self, tokens: Tensor) -> Tensor:
         """The classes of tokens, the last for those that it does not know."""
@@ -84,7 +105,7 @@ class Rule:
         return None
 
     def states(self, tokens: Tensor, start: Tensor) -> Tensor:
-        """The states [B, N+1] before every token and after the last, from those at the start [B]."""
+        """The states [B, N+1] before every token and after the last, from those of a start [B]."""
         found, labels = [start], self.label(tokens)
         for label in labels.unbind(dim=-1):
             found.append(self.after[found[-1], label])
@@ -100,13 +121,24 @@ class Rule:
         return torch.stack(found[::-1], dim=1)
 
 
-@lru_cache(maxsize=1024)
-def between(rule: Automaton, free: int, start: int, ends: tuple[bool, ...]) -> Automaton:
-    """What leads a rule from a state to one of others, behind so many tokens of any kind."""
-    part = Automaton(rule.classes, rule.next, start, torch.tensor(ends))
-    if not free:
-        return part
-    return Automaton.lengths(free, free, rule.num_categories) + part
+@lru_cache(maxsize=64)
+def behind(rule: Automaton, free: int) -> tuple[Automaton, Tensor]:
+    """A rule behind so many tokens of any kind, and which of its states each of it is, -1 for none.
+
+    Examples:
+        >>> behind(Automaton.options([[0, 1]]), free=2)[1]
+        tensor([-1, -1,  0,  1,  2])
+    """
+    more = Automaton.lengths(free, free, rule.num_categories) + rule
+    token = [int((more.classes == label).nonzero()[0]) for label in range(more.next.shape[1])]
+    here = int(more.run(torch.zeros(1, free))[0])
+    twin, found = torch.full((len(more.next),), -1), [(here, rule.start)]
+    for here, state in found:  # which grows meanwhile
+        if twin[here] < 0 <= state:
+            twin[here] = state
+            there = rule.next[state, rule.classes[token]]
+            found += zip(more.next[here].tolist(), there.tolist(), strict=True)
+    return more, twin
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,39 +159,28 @@ class Passage:
     start: Tensor
     ends: Sequence[Tensor]
 
-    def parts(
-        self, tokens: Tensor, masked: Tensor, rows: Tensor, places: Tensor
-    ) -> Iterator[tuple[Tensor, Automaton]]:
-        """Windows [R, W] that are under the same part of a rule, and that part.
+    def parts(self, tokens: Tensor, masked: Tensor, look: Look) -> Iterator[tuple[Tensor, Stretch]]:
+        """Windows that are under one rule, and the stretch of it that each is.
 
         Args:
             tokens: of the texts, [B, N].
             masked: which of them are not known, bool [B, N]; nothing before a window is masked.
-            rows: of the windows, [R, 1].
-            places: [R, W].
+            look: the windows.
         """
-        tokens, masked, rows, places = (t.cpu() for t in (tokens, masked, rows[:, 0], places))
-        found: dict[tuple[int, int, int, tuple[bool, ...]], list[int]] = {}
-        for number in self.number[rows].unique().tolist():
-            those = (self.number[rows] == number).nonzero().squeeze(-1)
-            own, first = rows[those], places[those, 0]
-            within = tokens[own, self.free :], masked[own, self.free :]
-            states = self.rules[number].states(within[0], self.start[own])
-            live = self.rules[number].live(*within, torch.stack([self.ends[r] for r in own]))
-            begin = (first - self.free).clamp_min(0)
-            stop = places[those, -1] + 1 - self.free
-            every = torch.arange(len(own))
-            for row, free, state, ends in zip(
-                those.tolist(),
-                (self.free - first).clamp_min(0).tolist(),
-                states[every, begin].tolist(),
-                live[every, stop].tolist(),
-                strict=True,
-            ):
-                found.setdefault((number, free, state, tuple(ends[:-1])), []).append(row)
-        for (number, *between_these), some in found.items():
-            rule = self.rules[number].automaton
-            yield torch.tensor(some), between(rule, *between_these)
+        tokens, masked = tokens.cpu()[:, self.free :], masked.cpu()[:, self.free :]
+        rows, first = look.rows[:, 0].cpu(), look.places[:, 0].cpu() - self.free  # [R]
+        stop = first + look.places.shape[1]
+        free = (-first).clamp_min(0)
+        kinds = torch.stack([self.number[rows], free], dim=-1)
+        for kind in kinds.unique(dim=0):
+            some = (kinds == kind).all(dim=-1).nonzero().squeeze(-1)
+            own, every = rows[some], torch.arange(len(some))
+            rule = self.rules[int(kind[0])]
+            states = rule.states(tokens[own], self.start[own])
+            final = torch.stack([self.ends[row] for row in own.tolist()])
+            live = rule.live(tokens[own], masked[own], final)
+            start = states[every, first[some].clamp_min(0)]
+            yield some, rule.stretch(int(kind[1]), start, live[every, stop[some]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,6 +309,8 @@ def constraint_of(
     written = torch.ones(size or max((r.num_categories for r in number), default=1)).bool()
     written[[token for token in never if 0 <= token < len(written)]] = False
     rules = [Rule(rule, written) for rule in number]
+    for rule in rules:
+        _ = rule.drawn  # refuses here, before a backbone is asked
     return Constraint(rules, torch.tensor([number[rule] for rule in every]).long(), begin.cpu())
 
 

@@ -1,6 +1,7 @@
 """The adapter: logits and tokens to evidence by a coupling, and draws from the joint."""
 
 from pcflow_diffusion.head.coupling import Coupling, LogLinear, Projection
+from pcflow_diffusion.head.derived import Stretch, narrowed
 from pcflow_diffusion.head.head import CircuitHead
 from pcflow_diffusion.head.listing import TopK
 from pcflow_diffusion.head.marginals import Marginals, temper, without
@@ -20,12 +21,14 @@ __all__ = [
     "Order",
     "Projection",
     "Ranking",
+    "Stretch",
     "TopK",
     "best",
     "check_order",
     "check_ranking",
     "fingerprint",
     "label_of",
+    "narrowed",
     "rank",
     "temper",
     "widened",

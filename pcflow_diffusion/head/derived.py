@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TypeVar
+
+from torch import Tensor
 
 from pcflow import Automaton, CompiledCircuit, Given, compile, marginalize
 
@@ -16,22 +19,40 @@ GIVEN = 16
 """How many rules a head remembers."""
 
 
+@dataclass(frozen=True, eq=False)
+class Stretch:
+    """A part of what a rule is about, from a state of its own in every row.
+
+    Args:
+        rule: with S states.
+        start: the states before the first token, [B]; the rule's own for all by default.
+        log_final: what the states after the last are weighed by (nats), [B, S]; by default 0 where
+            the rule may end and -inf elsewhere.
+    """
+
+    rule: Automaton
+    start: Tensor | None = None
+    log_final: Tensor | None = None
+
+
 class Derived:
     """The last few that were asked for. Dictionaries are never edited: threads may be reading."""
 
     def __init__(self) -> None:
         """Nothing was asked for yet."""
         self._shorter: dict[tuple[int, ...], tuple[tuple[object, ...], CompiledCircuit]] = {}
-        self._given: dict[tuple[CompiledCircuit, Automaton], Given] = {}
+        self._given: dict[tuple[CompiledCircuit, Automaton, bool], Given] = {}
 
-    def given(self, model: CompiledCircuit, rule: Automaton) -> Given:
-        """The distribution given that all categories obey a rule, of which those are read there are.
+    def given(self, model: CompiledCircuit, under: Automaton | Stretch) -> Given:
+        """The distribution given that all tokens obey a rule, or a stretch of one.
 
         Raises:
             NotAChain, PropertyRequired, EmptyLanguage: see `CompiledCircuit.given`.
         """
-        found = model.given(narrowed(rule, model.num_categories[0] or 0))
-        self._given = _with_last(self._given, (model, rule), found, GIVEN)
+        stretch = under if isinstance(under, Stretch) else Stretch(under)
+        found = model.given(stretch.rule, stretch.start, stretch.log_final)
+        key = model, stretch.rule, stretch.start is None
+        self._given = _with_last(self._given, key, found, GIVEN)
         return found
 
     def over(self, model: CompiledCircuit, variables: tuple[int, ...]) -> CompiledCircuit:

@@ -44,7 +44,7 @@ from pcflow_diffusion.head.coupling import (
     Projection,
     coupling_by_name,
 )
-from pcflow_diffusion.head.derived import Derived
+from pcflow_diffusion.head.derived import Derived, Stretch, narrowed
 from pcflow_diffusion.head.kept import Kept
 from pcflow_diffusion.head.likelihood import log_prob_of, told_of
 from pcflow_diffusion.head.listing import TopK, check_top_k, most_listed
@@ -133,6 +133,7 @@ class CircuitHead(Kept):
         if modulation is not None and isinstance(self.coupling, Projection):
             raise CouplingError(NOT_MODULATED)
         self.constraint = self._rule(constraint)
+        self.stretch: Stretch | None = None
         self.derived = Derived()
 
     def extra_repr(self) -> str:
@@ -175,12 +176,14 @@ class CircuitHead(Kept):
         head.derived = self.derived
         return head
 
-    def under(self, rule: Automaton | None) -> CircuitHead:
+    def under(self, rule: Automaton | Stretch | None) -> CircuitHead:
         """The head under a rule for its L tokens, in place of the one that it has; None for none.
+
+        Under a stretch of a rule what is asked has as many rows as that.
 
         Raises:
             CouplingError: if it is modulated.
-            TypeMismatch: if `rule` is no `pcflow.Automaton`.
+            TypeMismatch: if `rule` is none.
 
         Examples:
             >>> import pcflow as pf
@@ -191,7 +194,8 @@ class CircuitHead(Kept):
             tensor([[3, 0]])
         """
         head = copy(self)
-        head.constraint = self._rule(rule)
+        head.constraint = self._rule(rule.rule if isinstance(rule, Stretch) else rule)
+        head.stretch = rule if isinstance(rule, Stretch) else None
         return head
 
     def check_takes_rules(self) -> None:
@@ -212,7 +216,7 @@ class CircuitHead(Kept):
         """
         if self.constraint is None:
             return self.model
-        return self.derived.given(self.model, self.constraint)
+        return self.derived.given(self.model, self.stretch or self.constraint)
 
     def forward(self, logits: Tensor, x: Tensor) -> Tensor:
         """Log-marginals of the coupled joint at masked positions: for code that expects logits.
@@ -590,6 +594,7 @@ class CircuitHead(Kept):
             check_kind("constraint", constraint, Automaton)
             if self.modulation is not None:
                 raise CouplingError(NO_RULE)
+            return narrowed(constraint, self.vocabulary_size)
         return constraint
 
     def _variables(self, span: range) -> tuple[int, ...]:

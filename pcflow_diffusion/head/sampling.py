@@ -85,8 +85,9 @@ def draw(
     """Draw missing tokens from the joint that evidence with potentials stands for.
 
     Args:
-        model: the circuit, or the circuit given a rule; variables behind its L positions are controls. They are summed out,
-            except in "mpe", which takes the best state of tokens and controls.
+        model: the circuit, or the circuit given a rule; variables behind its L positions are
+            controls. They are summed out, except in "mpe", which takes the best state of tokens and
+            controls.
         coupled: visible tokens and potentials, as couplings make them.
         length: L.
         temperature: not negative; zero takes the most probable tokens.
