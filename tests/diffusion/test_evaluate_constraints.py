@@ -232,10 +232,15 @@ def test_the_command_prints_tables(monkeypatch, capsys) -> None:
             return records.rows(min(count, 40), generator)
 
     monkeypatch.setattr(constraints_by_task, "records", Few())
-    monkeypatch.setattr(constraints_by_task, "STEPS", (1,))
-    monkeypatch.setattr(constraints_by_task, "find_spec", lambda name: None)
-    constraints_by_task.main(["--count", "4", "--seeds", "1", "--training-steps", "2"])
+    size = ["--steps", "1", "--count", "4", "--seeds", "1", "--training-steps", "2"]
+    constraints_by_task.main(["--task", "records", *size])
     shown = capsys.readouterr().out
     assert re.search(r"Records, 4 texts for each of 1 seeds", shown)
     assert "| coupled, rule | 1.000 ± 0.000 |" in shown
-    assert "pip install 'pcflow[constraints]'" in shown
+
+
+def test_english_says_what_it_needs(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(constraints_by_task, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit):
+        constraints_by_task.main(["--task", "english"])
+    assert "pip install 'pcflow[constraints]'" in capsys.readouterr().err
