@@ -46,9 +46,7 @@ def record_task(count: int, training_steps: int, seed: int) -> tuple[Task, Circu
         seed=seed,
         training=HOW,
     )
-    chain = pf.hmm(train.shape[1], 64, pf.Categorical(words.vocabulary_size), False, generator)
-    circuit = pf.compile(chain)
-    pf.fit(circuit, train, pf.EM(pseudocount=1e-3), epochs=40, generator=generator)
+    circuit = _circuit_of(train, words.vocabulary_size, generator)
     task = Task(
         denoiser,
         asked[:, : records.PROMPT],
@@ -61,6 +59,16 @@ def record_task(count: int, training_steps: int, seed: int) -> tuple[Task, Circu
         share_right=records.share_right,
     )
     return task, CircuitHead(circuit, words.mask_token_id)
+
+
+def _circuit_of(rows: Tensor, V: int, generator: torch.Generator) -> pf.CompiledCircuit:
+    """A chain over whole rows, whose states like to stay at first: so it learns what to remember."""
+    K, length = 64, rows.shape[1]
+    stay = (0.9 * torch.eye(K) + 0.1 / K).expand(length - 1, K, K)
+    chain = pf.hmm(length, K, pf.Categorical(V), False, generator, transition=stay)
+    circuit = pf.compile(chain)
+    pf.fit(circuit, rows, pf.EM(pseudocount=1e-3), epochs=40, generator=generator)
+    return circuit
 
 
 ENGLISH = {
