@@ -62,12 +62,12 @@ def record_task(count: int, training_steps: int, seed: int) -> tuple[Task, Circu
 
 
 def _circuit_of(rows: Tensor, V: int, generator: torch.Generator) -> pf.CompiledCircuit:
-    """A chain over whole rows, whose states like to stay at first: so it learns what to remember."""
-    K, length = 64, rows.shape[1]
-    stay = (0.9 * torch.eye(K) + 0.1 / K).expand(length - 1, K, K)
+    """A chain over whole rows; at first its states like to stay, so it learns to remember."""
+    K, length = 128, rows.shape[1]
+    stay = (0.95 * torch.eye(K) + 0.05 / K).expand(length - 1, K, K)
     chain = pf.hmm(length, K, pf.Categorical(V), False, generator, transition=stay)
     circuit = pf.compile(chain)
-    pf.fit(circuit, rows, pf.EM(pseudocount=1e-3), epochs=40, generator=generator)
+    pf.fit(circuit, rows, pf.EM(pseudocount=1e-3), epochs=25, generator=generator)
     return circuit
 
 
