@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from rules import automata
 from torch import Tensor
@@ -29,6 +29,7 @@ from pcflow_diffusion.evaluate.constraints import (
 from pcflow_diffusion.evaluate.ruled import BestString, Block, Frontier, Task, best_string, write
 
 L, SIZES = 3, st.integers(1, 3)
+few = settings(max_examples=20)
 
 
 @st.composite
@@ -66,6 +67,7 @@ def possible(block: Block, row: int) -> dict[tuple[int, ...], float]:
     return found
 
 
+@few
 @given(blocks())
 def test_the_best_string_is_the_best_of_all(block) -> None:
     for row, string in enumerate(best_string(block).tolist()):
@@ -73,6 +75,7 @@ def test_the_best_string_is_the_best_of_all(block) -> None:
         assert every[tuple(string)] == pytest.approx(max(every.values()))
 
 
+@few
 @given(blocks(from_the_left=True))
 def test_the_frontier_takes_one_token_after_another(block) -> None:
     count = torch.full((4,), 2)
@@ -88,6 +91,7 @@ def test_the_frontier_takes_one_token_after_another(block) -> None:
         assert commit[row].nonzero().flatten().tolist() == first
 
 
+@few
 @given(blocks())
 def test_the_best_string_commits_what_is_surest(block) -> None:
     tokens, commit = BestString()(block, torch.ones(4).long())
@@ -118,6 +122,7 @@ def flat_task(rule: pf.Automaton, T: int, L: int) -> Task:
     return Task(backbone, prompts, rule, rule.accepts, Even(), T, L, mask_token_id=V)
 
 
+@few
 @given(automata(SIZES), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3))
 def test_what_is_written_obeys(rule, count, length, steps) -> None:
     assume(rule.log_count(count * length) > -torch.inf)
@@ -192,6 +197,7 @@ def test_records_obey_and_are_right() -> None:
     assert len({row.json() for row in map(records.read, ANSWERS)}) > 30
 
 
+@few
 @given(st.integers(0, 99), st.integers(0, records.ANSWER - 1), st.integers(0, 81))
 def test_rule_and_pattern_say_the_same(row, place, token) -> None:
     changed = ANSWERS[row].clone()
