@@ -27,6 +27,7 @@ from pcflow_diffusion.evaluate.setting import fit_circuit, prepare, say
 from pcflow_diffusion.head import CircuitHead
 from pcflow_diffusion.models import CONTEXT, DenoiserConfig, TrainingConfig, train_denoiser
 
+ROWS = (8_000, 8_000, 100)  # of records: to learn from, for the judge, and to be asked for
 TASKS, STEPS = ("records", "english"), (1, 2, 4, 8)
 HOW = TrainingConfig(
     batch_size=64, whole_window=0.0, short_window=0.0, context=records.PROMPT, block=records.ANSWER
@@ -37,7 +38,7 @@ HOW = TrainingConfig(
 def record_task(count: int, training_steps: int, seed: int) -> tuple[Task, CircuitHead]:
     """Records to write, and a head for them: a denoiser and a circuit that learned others."""
     generator = torch.Generator().manual_seed(seed)
-    train, judged, asked = (records.rows(n, generator) for n in (8_000, 8_000, count))
+    train, judged, asked = (records.rows(n, generator) for n in ROWS)
     words = records.tokenizer()
     denoiser = train_denoiser(
         train,
@@ -49,7 +50,7 @@ def record_task(count: int, training_steps: int, seed: int) -> tuple[Task, Circu
     circuit = _circuit_of(train, words.vocabulary_size, generator)
     task = Task(
         denoiser,
-        asked[:, : records.PROMPT],
+        asked[:count, : records.PROMPT],
         records.rule(),
         records.are_valid,
         CountingReader(judged.flatten(), words.vocabulary_size),
@@ -63,11 +64,11 @@ def record_task(count: int, training_steps: int, seed: int) -> tuple[Task, Circu
 
 def _circuit_of(rows: Tensor, V: int, generator: torch.Generator) -> pf.CompiledCircuit:
     """A chain over whole rows; at first its states like to stay, so it learns to remember."""
-    K, length = 128, rows.shape[1]
-    stay = (0.95 * torch.eye(K) + 0.05 / K).expand(length - 1, K, K)
+    K, length = 64, rows.shape[1]
+    stay = (0.9 * torch.eye(K) + 0.1 / K).expand(length - 1, K, K)
     chain = pf.hmm(length, K, pf.Categorical(V), False, generator, transition=stay)
     circuit = pf.compile(chain)
-    pf.fit(circuit, rows, pf.EM(pseudocount=1e-3), epochs=25, generator=generator)
+    pf.fit(circuit, rows, pf.EM(pseudocount=1e-3), epochs=40, generator=generator)
     return circuit
 
 
@@ -132,7 +133,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--task", nargs="+", choices=TASKS, default=TASKS, help="(both)")
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="per block (1 2 4 8)")
-    parser.add_argument("--count", type=int, default=100, help="texts per seed (%(default)s)")
+    parser.add_argument("--count", type=int, default=100, help="texts per seed, up to 100")
     parser.add_argument("--seeds", type=int, default=3, help="of the draws (%(default)s)")
     parser.add_argument(
         "--training-steps", type=int, default=1200, help="of records' denoiser (%(default)s)"
@@ -140,6 +141,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--states", type=int, default=128, help="of English's HMM (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of training and prompts")
     given = parser.parse_args(arguments)
+    if not 1 <= given.count <= ROWS[-1]:
+        parser.error(f"--count must lie in 1 to {ROWS[-1]}")
     if "english" in given.task and find_spec("outlines_core") is None:
         parser.error("rules for English need outlines-core: pip install 'pcflow[constraints]'")
     return given
