@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import re
 import string
+from collections.abc import Sequence
 from math import nan, sqrt
 from typing import NamedTuple
 
@@ -107,10 +108,15 @@ def examples(rule: pf.Automaton, count: int, generator: torch.Generator) -> Tens
     return torch.cat([pad(text, (0, T - text.shape[1]), value=ENDS) for text in texts])
 
 
-def obeys(pattern: str, texts: Tensor) -> Tensor:
-    """Which texts [N, T] match, bool [N]; ends behind them are no text."""
+def share_of(pattern: str, texts: Sequence[str]) -> float:
+    """Which share of texts match; ends behind them are no text."""
     fits = re.compile(f"(?:{pattern}){END}*").fullmatch
-    return torch.tensor([fits(WORDS.decode(text)) is not None for text in texts])
+    return sum(fits(text) is not None for text in texts) / len(texts)
+
+
+def said(rows: Tensor) -> list[str]:
+    """The texts of rows [N, T]."""
+    return ["".join(WORDS.characters[n] for n in row) for row in rows.long().tolist()]
 
 
 def learned(texts: Tensor, generator: torch.Generator) -> tuple[Denoiser, CircuitHead]:
@@ -118,17 +124,17 @@ def learned(texts: Tensor, generator: torch.Generator) -> tuple[Denoiser, Circui
     denoiser = train_denoiser(
         texts,
         DenoiserConfig(WORDS.vocabulary_size, width=size(64, 16), depth=size(2, 1), heads=2),
-        steps=size(800, 2),
+        steps=size(200, 2),
         training=TrainingConfig(batch_size=32, context=0, block=T),
         progress=not TOY,
     )
-    states = size(96, 4)
+    states = size(48, 4)
     circuit = pf.compile(pf.hmm(T, states, pf.Categorical(len(WORDS.characters)), False, generator))
     pf.fit(
         circuit,
         texts,
         pf.EM(pseudocount=1e-3),
-        epochs=size(30, 1),
+        epochs=size(20, 1),
         generator=generator,
         progress=not TOY,
     )
@@ -149,7 +155,7 @@ def share_valid(
         decoding=Decoding(temperature=1.0, constraint=rule),
         generator=torch.Generator().manual_seed(steps),
     )
-    return float(obeys(pattern, rows).double().mean())
+    return share_of(pattern, said(rows))
 
 
 class Joint(NamedTuple):
@@ -158,18 +164,18 @@ class Joint(NamedTuple):
     Attributes:
         model: the circuit.
         evidence: what couples it, one row.
-        draws: from it, free of any rule, [N, T].
+        draws: texts from it, free of any rule.
     """
 
     model: pf.CompiledCircuit
     evidence: pf.Evidence
-    draws: Tensor
+    draws: list[str]
 
     def compared(self, pattern: str, rule: pf.Automaton) -> list[str]:
         """The mass of a rule, the share of draws that obey, and by how much they differ."""
         given, draws = self.model.given(rule), len(self.draws)
         mass = float((given.log_mass(self.evidence) - self.model.log_prob(self.evidence)).exp())
-        share = float(obeys(pattern, self.draws).double().mean())
+        share = share_of(pattern, self.draws)
         rare = mass * draws < RARE
         z = nan if rare else (share - mass) / sqrt(mass * (1 - mass) / draws)
         return [f"{mass:.5f}", f"{share:.5f}", "\N{EN DASH}" if rare else f"{z:+.1f}"]
@@ -178,7 +184,7 @@ class Joint(NamedTuple):
 def joint(model: pf.CompiledCircuit, evidence: pf.Evidence, draws: int) -> Joint:
     """With so many draws."""
     generator = torch.Generator().manual_seed(0)
-    return Joint(model, evidence, model.sample(draws, evidence, generator)[:, 0])
+    return Joint(model, evidence, said(model.sample(draws, evidence, generator)[:, 0]))
 
 
 @torch.no_grad()
@@ -188,14 +194,15 @@ def main() -> None:
     kinds = dict(list(PATTERNS.items())[:: size(1, 7)])
     generator = torch.Generator().manual_seed(0)
     rules = {name: rule_of(pattern) for name, pattern in kinds.items()}
-    texts = torch.cat([examples(rule, size(400, 20), generator) for rule in rules.values()])
+    texts = torch.cat([examples(rule, size(200, 20), generator) for rule in rules.values()])
     with torch.enable_grad():
         denoiser, head = learned(texts, generator)
     blank = torch.full((1, T), WORDS.mask_token_id)
-    said = Marginals.of(denoiser(blank), blank, WORDS.mask_token_id)
+    marginals = Marginals.of(denoiser(blank), blank, WORDS.mask_token_id)
     nothing = pf.Evidence(torch.full((1, T), torch.nan))
     joints = [
-        joint(head.model, e, given.draws) for e in (nothing, head.coupling.couple(head.model, said))
+        joint(head.model, e, given.draws)
+        for e in (nothing, head.coupling.couple(head.model, marginals))
     ]
     columns = [f"{count} steps" for count in STEPS]
     columns += ["mass", "share", "z", "mass, coupled", "share", "z"]
