@@ -41,7 +41,7 @@ def backbone(tokens: torch.Tensor) -> torch.Tensor:
 
 
 # The rule: {"version":"<number>.<number>.<number>","date":"<year>-<month>-<day>"}, then blanks.
-# With outlines-core the same is pf.Automaton.regex(pattern, LETTERS), or .json_schema of a schema.
+# With outlines-core: pf.Automaton.regex(pattern, list(LETTERS)), or .json_schema of a schema.
 digits = spelled("0123456789")
 number, year = (pf.Automaton.numbers(*ends, digits, V) for ends in ((0, 99), (1991, 2030)))
 month, day = (

@@ -104,4 +104,4 @@ def test_the_mass_of_a_rule_is_the_share_of_free_draws_that_match(pattern, rule)
 @pytest.mark.skipif(find_spec("outlines_core") is None, reason="needs pcflow[constraints]")
 @pytest.mark.parametrize(("pattern", "rule"), PATTERNS)
 def test_rules_by_hand_are_those_of_patterns(pattern, rule) -> None:
-    assert pf.Automaton.regex(pattern, LETTERS).padded(BLANK) == rule
+    assert pf.Automaton.regex(pattern, list(LETTERS)).padded(BLANK) == rule
