@@ -80,7 +80,9 @@ class Span:
         if said.length <= drawer.head.length:
             return self.chosen(drawer.draw(scene, said.masked, count), count)
         commit = self.ranked(said, likely, count)
-        wanted = commit if course is None else said.masked  # a state is known behind what is drawn
+        wanted = commit
+        if course is not None:  # which must know the states before what is drawn
+            wanted = said.masked & (commit.flip(-1).cumsum(dim=-1).flip(-1) > 0)
         return drawer.draw(scene, wanted).tokens, commit
 
     def drawer(self, said: Marginals, course: Course | None, start: int) -> Drawer:

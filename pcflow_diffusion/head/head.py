@@ -530,9 +530,9 @@ class CircuitHead(Kept):
         """Log-probabilities [B, L, V] of all tokens, from those [B, L, k] of what is listed."""
         if said.listed is None:
             return log_q
+        if self.constraint is not None:  # nothing else obeys for certain
+            return Potentials.of(log_q, said.listed).dense(self.vocabulary_size)
         log_m = Marginals.of(logits, x, self.mask_token_id, dtype=log_q.dtype).log_m
-        if self.constraint is not None:
-            log_m = torch.full_like(log_m, -inf)
         log_q = log_q[..., : said.listed.shape[-1]]  # controls of more values make lists longer
         log_q = log_q + said.log_listed.unsqueeze(-1)
         surplus = said.log_m == -torch.inf  # of a list that is longer than need be
