@@ -20,7 +20,14 @@ from torch import Tensor
 from pcflow import Automaton, EmptyLanguage
 from pcflow_diffusion.decode.places import Look
 from pcflow_diffusion.errors import GenerationError
-from pcflow_diffusion.head import Marginals, Stretch, label_of, narrowed, widened
+from pcflow_diffusion.head import (
+    CircuitHead,
+    Marginals,
+    Stretch,
+    label_of,
+    narrowed,
+    widened,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,13 +247,16 @@ class Passage:
     start: Tensor
     ends: Sequence[Tensor]
 
-    def parts(self, tokens: Tensor, masked: Tensor, look: Look) -> Iterator[tuple[Tensor, Stretch]]:
-        """Windows that are under one rule, and the stretch of it that each is.
+    def heads(
+        self, head: CircuitHead, look: Look, tokens: Tensor, masked: Tensor
+    ) -> Iterator[tuple[Look, CircuitHead]]:
+        """Windows that are drawn together, and the head under the stretches of a rule they are.
 
         Args:
+            head: over windows of their width.
+            look: the windows.
             tokens: of the texts, [B, N].
             masked: which of them are not known, bool [B, N]; nothing before a window is masked.
-            look: the windows.
         """
         text = Told(tokens.cpu(), masked.cpu(), self.idle)
         rows, places = look.rows[:, 0].cpu(), look.places.cpu()  # [R], [R, W]
@@ -258,7 +268,14 @@ class Passage:
             start = rule.states(text.at(own), self.start[own])[every, places[some, 0]]
             final = torch.stack([self.ends[row] for row in own.tolist()])
             live = rule.live(text.at(own), final)[every, places[some, -1] + 1]
-            yield some, rule.stretch(int(kind[1]), start, live)
+            yield look.of(some), head.under(rule.stretch(int(kind[1]), start, live))
+
+
+def turns(wanted: Tensor, text: Tensor) -> Iterator[Tensor]:
+    """Parts of what is wanted [B, N], text after text, where rules go on over cuts in it."""
+    number = (~text).cumsum(dim=-1)
+    for one in number[wanted].unique().tolist():
+        yield wanted & (number == one)
 
 
 @dataclass(frozen=True, eq=False)
