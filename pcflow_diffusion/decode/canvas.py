@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 
 from pcflow_diffusion.backbones import PAST, Backbone, mask_of, past_argument, takes, vocabulary_of
 from pcflow_diffusion.checks import check_count, check_generator, check_id, check_kind
+from pcflow_diffusion.decode.course import Constraint, Course, constraint_of
 from pcflow_diffusion.decode.decoding import Decoding
 from pcflow_diffusion.decode.prefix import Prefix
 from pcflow_diffusion.decode.prompts import Text, bounds, check_known
@@ -22,7 +23,6 @@ from pcflow_diffusion.decode.remasking import (
     log_prob_under_backbone,
     log_prob_under_circuit,
 )
-from pcflow_diffusion.decode.rules import Constraint, Course, constraint_of
 from pcflow_diffusion.decode.span import Span
 from pcflow_diffusion.decode.view import View
 from pcflow_diffusion.errors import BackboneError, GenerationError

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pcflow import NoMassError
+from pcflow_diffusion.decode.course import Course, Passage, turns
 from pcflow_diffusion.decode.decoding import Decoding
 from pcflow_diffusion.decode.independent import independent_head
 from pcflow_diffusion.decode.places import Look, looks
-from pcflow_diffusion.decode.rules import Course, Passage, turns
 from pcflow_diffusion.decode.windows import bridges
 from pcflow_diffusion.head import CircuitHead, Draw, Marginals, rank
 

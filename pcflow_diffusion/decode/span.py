@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from pcflow import NoMassError
+from pcflow_diffusion.decode.course import Course
 from pcflow_diffusion.decode.decoding import Decoding
 from pcflow_diffusion.decode.drawing import Drawer, independent, renamed
 from pcflow_diffusion.decode.independent import LONGEST, independent_head
-from pcflow_diffusion.decode.rules import Course
 from pcflow_diffusion.errors import LogitsError
 from pcflow_diffusion.head import CircuitHead, Draw, Marginals, best, rank
 

@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 
 from pcflow import SettingError
 from pcflow_diffusion.backbones import mask_of, read_logits
-from pcflow_diffusion.checks import check_count, check_ids, check_rows
+from pcflow_diffusion.checks import check_count, check_rows
 from pcflow_diffusion.decode import guided
 from pcflow_diffusion.errors import BackboneError, GenerationError, ShapeMismatch
 from pcflow_diffusion.head import CircuitHead
@@ -103,10 +103,11 @@ class CircuitLM(nn.Module):
             raise BackboneError(f"a model maps tokens to logits, got {type(model).__name__}")
         SettingError.check("guidance", guidance, "finite and not negative", lambda w: 0 <= w < inf)
         self.model, self.head, self.right_shift, self.guidance = model, head, right_shift, guidance
-        self.prompt_length, self.gen_length = _lengths(prompt_length), gen_length
-        given = 0 if prompt_length is None else prompt_length
-        self.joint = CircuitLogits(head, **settings, prompt_length=given)
-        if self.joint.constraint is not None and prompt_length is None:
+        self.joint = CircuitLogits(head, **settings, prompt_length=prompt_length)
+        lengths = self.joint.lengths
+        self.prompt_length = torch.tensor(lengths).unsqueeze(-1) if lengths else None
+        self.gen_length = gen_length
+        if self.joint.constraint is not None and not lengths:
             raise GenerationError("a rule is about what comes after a prompt: say prompt_length")
         if gen_length is not None:
             check_count("gen_length", gen_length)
@@ -296,13 +297,3 @@ class CircuitLM(nn.Module):
                 "the sampler guides: it would mix two draws. Switch its guidance off and take "
                 "CircuitLM(..., guidance=w), which acts before the circuit"
             )
-
-
-def _lengths(given: int | Sequence[int] | None) -> Tensor | None:
-    """How many tokens are given, [B, 1] or [1, 1]."""
-    if given is None:
-        return None
-    lengths = check_ids("prompt_length", [given] if isinstance(given, int) else given)
-    wanted = "one number for every row, or for all"
-    SettingError.check("prompt_length", lengths, wanted, lambda _: min(lengths) >= 0)
-    return torch.tensor(lengths).unsqueeze(-1)

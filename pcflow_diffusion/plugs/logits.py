@@ -28,14 +28,13 @@ from pcflow_diffusion.checks import (
 from pcflow_diffusion.decode import Course, Decoding, Look, Passage, constraint_of, looks, turns
 from pcflow_diffusion.errors import GenerationError, LogitsError, ShapeMismatch
 from pcflow_diffusion.head import CircuitHead, Draw, without
+from pcflow_diffusion.plugs.ruled import lengths_of_prompts, outside, rule_of
 
 Mode = Literal["drawn", "marginal"]
 T = TypeVar("T")
 
 SHOWN = 0.25
 """Share of a window that is kept for what is known before what is drawn in it."""
-
-MARGINAL = 'take mode="drawn", where the sampler can be greedy'
 
 TWICE = (
     "would draw again what the circuit has drawn: leave it at 0 there and set the temperature of "
@@ -75,7 +74,7 @@ class CircuitLogits:
             default. Needs calls that show all of the text, and a sampler that takes no other
             tokens than the best ones.
         prompt_length: how many tokens of a row are given, or of every row [B], which no rule is
-            about.
+            about; zero by default.
 
     Raises:
         SettingError: if a setting is out of range.
@@ -99,7 +98,7 @@ class CircuitLogits:
     block_length: int | None = None
     generator: torch.Generator | None = None
     constraint: Automaton | Sequence[Automaton] | None = None
-    prompt_length: int | Sequence[int] = 0
+    prompt_length: int | Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         """Check every setting."""
@@ -112,25 +111,15 @@ class CircuitLogits:
         object.__setattr__(self, "suppress", check_ids("suppress", self.suppress))
         if self.block_length is not None:
             check_count("block_length", self.block_length)
-        lengths = (
-            [self.prompt_length] if isinstance(self.prompt_length, int) else self.prompt_length
-        )
-        lengths = check_ids("prompt_length", lengths)
-        wanted = "numbers of tokens"
-        SettingError.check("prompt_length", lengths, wanted, lambda _: min(lengths, default=0) >= 0)
-        self._check_rule()
+        _ = self.lengths  # which refuses what is none
+        object.__setattr__(self, "constraint", rule_of(self.head, self.constraint))
+        if self.constraint is not None and self.mode == "marginal":
+            raise GenerationError('draws from marginals obey no rule: take mode="drawn"')
 
-    def _check_rule(self) -> None:
-        """See that a rule is one, is the only one, and can be obeyed."""
-        object.__setattr__(self, "constraint", Decoding(constraint=self.constraint).constraint)
-        if self.head.constraint is not None:
-            if self.constraint is not None:
-                raise GenerationError("head and plug have a constraint each: a & b is both")
-            object.__setattr__(self, "constraint", self.head.constraint)
-        if self.constraint is not None:
-            self.head.check_takes_rules()
-            if self.mode == "marginal":
-                raise GenerationError(f"draws from marginals obey no rule: {MARGINAL}")
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Of the prompts, if they are said."""
+        return lengths_of_prompts(self.prompt_length) or ()
 
     @torch.no_grad()
     def __call__(
@@ -171,26 +160,22 @@ class CircuitLogits:
         logits, x = pad(logits, (0, 0, before, 0)), torch.cat([left, x], dim=1)
         if attended is not None:
             attended = check_flags("attended", attended, x)
-        course = self._course(x, x[:, :0] if right is None else right, attended)
+        course = self._course(x, right, attended)
         try:
             return self._decided(logits, x, pad(wanted, (before, 0)), attended, course)[:, before:]
         except LogitsError as error:
             raise LogitsError(error.row, error.position - before, error.reason) from None
 
-    def _course(self, x: Tensor, right: Tensor, attended: Tensor | None) -> Course | None:
+    def _course(self, x: Tensor, right: Tensor | None, attended: Tensor | None) -> Course | None:
         """Which rules texts [B, C + N] are under, whose last tokens stand on the right."""
         if self.constraint is None:
             return None
         size, mask = self.head.vocabulary_size, self.head.mask_token_id
         rules = constraint_of(self.constraint, len(x), size, (mask, *self.suppress), None)
-        check_rows("right", right)
-        text = torch.cat([x, right], dim=1)
-        start = torch.as_tensor(self.prompt_length, device=x.device).view(-1, 1)
-        if len(start) not in (1, len(x)):
-            raise ShapeMismatch(f"{len(start)} prompt lengths for {len(x)} rows")
-        idle = (torch.arange(text.shape[1], device=x.device) < start).expand(text.shape)
-        if attended is not None:
-            idle = idle | pad(~attended, (0, right.shape[1]))
+        beyond = x[:, :0] if right is None else right
+        check_rows("right", beyond)
+        idle = outside(self.lengths, x, beyond, attended)
+        text = torch.cat([x, beyond], dim=1)
         course = rules.course(torch.arange(len(x)), text, text == mask, idle)
         course.check()
         return course

@@ -233,6 +233,17 @@ def test_what_is_listed_is_all_there_is_and_enough(rule, seed: int, k: int) -> N
     torch.testing.assert_close(marginal.logsumexp(-1), marginal.new_zeros(3))
 
 
+def test_a_rule_is_kept_in_files(tmp_path) -> None:
+    for rule in (RULES[0], ~pf.Automaton.phrases([[0, 1]], num_categories=V)):
+        head = CircuitHead(CHAINS[3], MASK, top_k=2, constraint=rule)
+        head.save(tmp_path / "head.safetensors", dtype=torch.bfloat16)
+        again = CircuitHead.load(tmp_path / "head.safetensors")
+        assert again.constraint == rule and again.over(2).constraint == rule
+        assert str(rule) in str(again)
+    head.save_pretrained(tmp_path, training_text="letters")
+    assert str(rule) in (tmp_path / "README.md").read_text()
+
+
 def test_top_p_leaves_what_a_rule_needs() -> None:
     logits = torch.tensor([9.0, 0.0, 0.0, -9.0]).expand(1, 4, V)
     rule = pf.Automaton.options([[3, 1, 3, 2], [3, 2, 3, 1]], num_categories=V)
