@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pcflow.engine.leaves.base import Leaf
-from pcflow.engine.plan import InputStep, SumStep
+from pcflow.engine.plan import InputStep
 from pcflow.engine.routes import Route
 from pcflow.engine.semiring import Semiring, Value
 from pcflow.engine.tables import Tables
