@@ -105,8 +105,13 @@ class _Builder:
         """The parts of a layer over several variables."""
         if isinstance(layer, ProductLayer):
             return self.of_product(layer)
+        assert isinstance(layer, SumLayer)
         every = [self.ways(one) for one in layer.inputs]
-        make = cache(lambda *inputs: replace(layer, inputs=inputs))
+
+        @cache
+        def make(*inputs: Layer) -> Layer:
+            return replace(layer, inputs=inputs)
+
         return {states: make(*(ways[states] for ways in every)) for states in every[0]}
 
     def of_product(self, layer: ProductLayer) -> Ways:
@@ -126,12 +131,12 @@ class _Builder:
     def joined(self, before: Ways, behind: Ways, make: Callable[[Layer, Layer], Layer]) -> Ways:
         """What leads over some states in between."""
         onward: dict[End, list[tuple[End, Layer]]] = defaultdict(list)
-        for (between, end), layer in behind.items():
-            onward[between].append((end, layer))
+        for (middle, end), layer in behind.items():
+            onward[middle].append((end, layer))
         terms: dict[tuple[int, End], list[Layer]] = defaultdict(list)
         make, either = cache(make), cache(self.added)
-        for (start, between), layer in before.items():
-            for end, rest in onward[between]:
+        for (start, there), layer in before.items():
+            for end, rest in onward[there]:
                 terms[start, end].append(make(layer, rest))
         return {states: either(tuple(layers)) for states, layers in terms.items()}
 
