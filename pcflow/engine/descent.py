@@ -272,7 +272,7 @@ class GraphDescent(Descent):
             max(1, self.plan.machine.choices // len(step.inputs)),
         )
         for u, f, s in zip(unit.split(size), fold.split(size), sample.split(size), strict=True):
-            place = torch.stack([_rows(read.rows, f) for read in step.inputs], dim=-1)  # [N, H]
+            place = step.rows[f]  # [N, H]
             row = (s % self.batch).unsqueeze(-1)
             units = arena.units[place, row, u.unsqueeze(-1)]
             units = self.semiring.aligned(units, arena.scale[place, row])

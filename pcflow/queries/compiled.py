@@ -247,10 +247,12 @@ class CompiledCircuit(nn.Module, Asked):
     ) -> Given:
         """The distribution given that the values obey a rule, with queries of its own.
 
-        Of hidden Markov chains and independent variables: exact, with the parameters of this model
-        as they are at every query, at the cost of one pass over the emission tables, whatever the
-        rule, and of states times hidden states squared for every variable. The same one while
-        somebody holds it; after the model has moved to another device or precision, ask again.
+        Exact, with the parameters of this model as they are at every query. Of hidden Markov chains
+        and independent variables at the cost of one pass over the emission tables, whatever the
+        rule, and of states times hidden states squared for every variable; of circuits whose
+        products split stretches of variables, such as trees over regions in order, at that of up to
+        states squared parts of every layer. What was built stays while somebody holds the result;
+        after the model has moved to another device or precision, ask again.
 
         Args:
             rule: for the values of all variables, in their order; of a longer text, if they are a
@@ -262,9 +264,8 @@ class CompiledCircuit(nn.Module, Asked):
 
         Raises:
             EvidenceError: if `start` or `final` do not fit the rule.
-            NotAChain: if the circuit is no chain.
-            PropertyRequired: if variables differ in their ranges, or the chain goes by them in
-                another order.
+            NotCompatible: if a product of the circuit splits variables that are no neighbours.
+            PropertyRequired: if variables differ in their ranges.
             EmptyLanguage: if the rule accepts no string of as many categories as there are
                 variables.
             SettingError: if the rule is about more categories than there are.
@@ -288,7 +289,7 @@ class CompiledCircuit(nn.Module, Asked):
         between = start is not None or final is not None
         found = self._given.get((rule, between))
         if found is None:
-            with required_by("given", "multiply(model, rule.circuit(D)), where compatible"):
+            with required_by("given"):
                 found = engine_under(self.engine, rule, between)
             self._given[rule, between] = found
         about = self, rule, self._export.is_deterministic, found
