@@ -40,7 +40,7 @@ from pcflow.circuit import (
     SumLayer,
 )
 from pcflow.errors import NotCompatible, PropertyRequired
-from pcflow.inputs import FiniteFamily, Gate, shares
+from pcflow.inputs import FiniteFamily, Gate, few, shares
 
 End = int | None
 """The state behind some variables; None behind the last one, where a string may end."""
@@ -84,6 +84,7 @@ class _Builder:
             for family in {la.family for la in circuit.layers if isinstance(la, InputLayer)}
             if isinstance(family, FiniteFamily)
         }
+        self.few = cache(lambda family, *parameters: few(family, rule.classes))  # by table
         self.share, self.gate, self.ones = cache(self._share), cache(self._gate), cache(_ones)
         self.found: dict[Layer, Ways] = {}
 
@@ -162,7 +163,8 @@ class _Builder:
         """A layer over one variable where that has values of one class."""
         if isinstance(layer, InputLayer):
             assert isinstance(layer.family, FiniteFamily)
-            return replace(layer, family=self.shares[layer.family][label])
+            small = self.few(layer.family, *layer.parameters.values())
+            return replace(layer, family=small.get(label) or self.shares[layer.family][label])
         return replace(layer, inputs=tuple(self.share(one, label) for one in layer.inputs))
 
     def _gate(self, side: int, state: int) -> Layer:

@@ -53,9 +53,13 @@ class Sheet:
 
     @cached_property
     def beside(self) -> dict[int, Beside]:
-        """Which sums may be zero for some rows, and when; on a CPU, where that can be looked at."""
-        looks = self.plan.has_rules and self.lowest.device.type == "cpu"
-        return beside(self.plan.steps) if looks else {}
+        """Which sums may be zero for some rows, and when."""
+        return beside(self.plan.steps)
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether much may be zero: under a rule; on a CPU, where that can be looked at."""
+        return self.plan.has_rules and self.lowest.device.type == "cpu"
 
     @property
     def size(self) -> int:

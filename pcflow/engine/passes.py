@@ -71,16 +71,16 @@ def up(
 
 
 def _climb(run: range, sheet: Sheet, semiring: Semiring, weights: dict[int, Weight]) -> None:
-    sparse = isinstance(semiring, Scaled) and sheet.plan.has_rules and not sheet.recordings.on
+    sparse = semiring if isinstance(semiring, Scaled) and sheet.is_sparse else None
     for number in run:
         step, out = sheet.plan.steps[number], sheet.outs[number]
         if sparse and isinstance(step, SumStep) and step.plain:
-            add(semiring, sheet.arenas[step.units], step.rows, out)
+            add(sparse, sheet.arenas[step.units], step.rows, out)
             continue
         inputs = sheet.inputs(number, step)
         if sparse and number in sheet.beside:
             matters = sheet.beside[number].matters(sheet.arenas[step.units])
-            some(semiring, inputs[0], weights[number], out, matters)
+            some(sparse, inputs[0], weights[number], out, matters)
         elif isinstance(step, ProductStep):
             semiring.product(inputs, out, step.kronecker)
         else:

@@ -70,9 +70,13 @@ class BankRead:
 
 @dataclass(frozen=True, eq=False)
 class InputStep:
-    """Input units of one family: fold f is over variable `variables[f]`, `over[f]` for Python."""
+    """Input units of one family: fold f is over variable `variables[f]`, `over[f]` for Python.
+
+    Of families that are equal and not the same, those of all folds are `families`.
+    """
 
     family: InputFamily
+    families: tuple[InputFamily, ...]
     variables: Tensor
     over: tuple[int, ...]
     parameters: dict[str, BankRead]
@@ -344,7 +348,9 @@ class _Writer:
                 layers = [layer for layer in strip if isinstance(layer, InputLayer)]
                 over = tuple(layer.variable for layer in layers)
                 named = dict(zip(first.parameters, roles, strict=True))
-                return InputStep(first.family, torch.tensor(over), over, named, folds, units, out)
+                families = tuple(layer.family for layer in layers)
+                what = first.family, families, torch.tensor(over), over
+                return InputStep(*what, named, folds, units, out)
             case SumLayer():
                 lowest = all(isinstance(x, InputLayer) for layer in strip for x in layer.inputs)
                 plain = isinstance(first.weight, Fixed)
