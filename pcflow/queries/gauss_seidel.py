@@ -311,11 +311,16 @@ class GaussSeidel:
     def _rows(self, table: Tensor, listed: Tensor) -> Tensor:
         """The rows of listed categories, [B, k, K]."""
         listed = listed.clamp_max(len(table) - 1)
-        count = listed.numel()
-        if self._room is None or len(self._room) < count:  # one place for all stays in the cache
-            self._room = table.new_empty(count, table.shape[-1])
-        rows = torch.index_select(table, 0, listed.flatten(), out=self._room[:count])
+        rows = self._room_for(listed.numel(), table)
+        torch.index_select(table, 0, listed.flatten(), out=rows)
         return rows.view(*listed.shape, -1)
+
+    def _room_for(self, count: int, table: Tensor) -> Tensor:
+        """So many rows of a table to be written over: one place for all stays in the cache."""
+        room, units = self._room, table.shape[-1]
+        if room is None or len(room) < count or room.shape[-1] != units:
+            room = self._room = table.new_empty(count, units)
+        return room[:count]
 
     def _scaled(self, message: Tensor) -> Tensor:
         """The message [B, K] with largest entry one; remembers how small it was."""
