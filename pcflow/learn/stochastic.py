@@ -271,4 +271,5 @@ def _mix(expected: Tensor, flow: Tensor, rows: float, step: float, difference: b
     mean = flow / rows
     if not difference:
         return torch.lerp(expected, mean, step)
-    return torch.maximum(expected + step * mean, (1 - step) * expected)
+    found = mean.mul_(step).add_(expected)  # a large tensor less
+    return torch.maximum(found, (1 - step) * expected, out=found)
