@@ -42,7 +42,10 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _hold(file: int) -> bool:
-    """Whether an open file is this one's now; until it is closed, or the process is gone."""
+    """Whether an open file is this one's now; until it is closed, or the process is gone.
+
+    Where the file system knows no locks, every one is.
+    """
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -52,8 +55,10 @@ def _hold(file: int) -> bool:
             import fcntl
 
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except (BlockingIOError, PermissionError):
         return False
+    except OSError:
+        return True
     return True
 
 
