@@ -99,8 +99,8 @@ def _refuse_others(checked: CheckedEvidence, wanted: Potentials) -> None:
     """
     if checked.log_potentials is None or checked.categories is wanted.categories:
         return
-    both = checked.categories, wanted.categories
-    if any(listed is None for listed in both) or not torch.equal(*(t.cpu() for t in both)):
+    known, named = checked.categories, wanted.categories
+    if known is None or named is None or not torch.equal(known.cpu(), named.cpu()):
         raise EvidenceError("log_marginals must be of the categories that the evidence lists")
 
 
