@@ -28,7 +28,7 @@ Settings = TypeVar("Settings")
 PSEUDOCOUNT = 1e-6
 """Added to every count of a small distribution, of a batch's mean."""
 
-FEW = 32
+FEW = 1000
 """Values that one has then; more of them get no more in all."""
 
 
@@ -53,8 +53,8 @@ class Anemone:
             weighs alike, in a short one too.
         pseudocount: added to every count of the batch's mean, so that its weight is that of the
             batch whatever the step is. Unlike in `EM` it is by row: one row more in N is 1 / N. By
-            default 1e-6, but to a distribution over more than 32 values 3.2e-5 in all: what every
-            one of many values gets adds up.
+            default 1e-6, but to a distribution over more than 1,000 values a thousandth in all:
+            what every one of many values gets adds up.
         decay: let the step fall linearly, to zero at the end of the last epoch.
 
     Raises:
@@ -271,7 +271,7 @@ def smoothing_by(pseudocount: float | None, step: float) -> Smoothing:
 
     Examples:
         >>> added = smoothing_by(None, step=0.5)
-        >>> added(2) == added(32) == 5e-7, added(320) == 5e-8
+        >>> added(2) == added(1000) == 5e-7, added(10_000) == 5e-8
         (True, True)
     """
     if pseudocount is None:
