@@ -282,7 +282,7 @@ def with_context(head: CircuitHead) -> CircuitHead:
     """The head with a window twice as long, half of which is what stands before a block.
 
     Raises:
-        NotCompatible: if its circuit is no hidden Markov model.
+        NotAChain: if its circuit is no hidden Markov model.
         SettingError: if that cannot go on, as its positions differ.
     """
     circuit = pf.compile(pf.unroll(head.model, 2 * head.length))

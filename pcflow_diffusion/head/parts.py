@@ -15,7 +15,7 @@ from pcflow_diffusion.head.derived import Derived, Stretch, narrowed
 from pcflow_diffusion.head.kept import Kept
 
 NO_RULE = (
-    "a modulated head takes no constraint: controls are no tokens, and a rule is about these alone"
+    "a modulated head takes no constraint: rules are about tokens, and controls are none"
 )
 
 
