@@ -1,0 +1,186 @@
+"""Which word fits the hole: words and holes, figures by hand, and an exact world.
+
+Legend: C tokens of the context, L positions, V tokens, W tokens of a word, n words.
+"""
+
+from collections import Counter
+from math import log
+from pathlib import Path
+
+import pytest
+import torch
+from scipy.stats import chi2
+from torch import Tensor
+
+import pcflow as pf
+from pcflow_diffusion import CircuitHead
+from pcflow_diffusion.evaluate import decisions
+from pcflow_diffusion.evaluate.__main__ import main as command_line
+from pcflow_diffusion.evaluate.decisions import (
+    BINS,
+    BY_OPTIONS,
+    BY_TOKENS,
+    INDEPENDENT,
+    ONE_BY_ONE,
+    Column,
+    Readers,
+    figures,
+    judge,
+    markdown,
+)
+from pcflow_diffusion.evaluate.words import Hole, Lexicon, spelled
+
+VOCABULARY = [" to", "day", "night", " mid", ".", "\n", "and", " so"]
+TODAY, TONIGHT, MIDDAY, MIDNIGHT = (0, 1), (0, 2), (3, 1), (3, 2)
+COUNTS = {TODAY: 6, TONIGHT: 3, MIDDAY: 2, MIDNIGHT: 1}
+
+
+def lexicon() -> Lexicon:
+    words = [word for word, count in COUNTS.items() for _ in range(count)]
+    return Lexicon(torch.tensor([7, *[token for word in words for token in word], 4]), VOCABULARY)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_words_are_counted_by_their_tokens() -> None:
+    assert lexicon().counts == {2: Counter(COUNTS)}
+
+
+@pytest.mark.parametrize(
+    ("text", "spans"),
+    [
+        ([4, 0, 1, 4], [range(1, 3)]),
+        ([4, 6, 1, 2, 5, 0], [range(1, 4)]),  # one that begins without a space, at a line
+        ([0, 1, 0, 2], []),  # both may go on outside
+        ([1, 2, 0, 2, 7], [range(2, 4)]),
+        ([4, 0, 7, 3, 4], []),  # of one token
+    ],
+)
+def test_where_words_stand(text: list[int], spans: list[range]) -> None:
+    assert list(lexicon().spans(text)) == spans
+
+
+def test_tokens_of_other_libraries_are_spelled_with_their_spaces() -> None:
+    assert spelled(["Ġto", "day", "▁to"]) == [" to", "day", " to"]
+    assert spelled(["to", "##day", "."]) == [" to", "day", " ."]
+
+
+def test_others_are_drawn_as_often_as_they_occur() -> None:
+    words, generator, draws = lexicon(), seeded(), 4_000
+    first = Counter(
+        others[0]
+        for _ in range(draws)
+        if (others := words.others(TODAY, "any words", 1, generator))
+    )
+    wanted = {word: draws * count / 6 for word, count in COUNTS.items() if word != TODAY}
+    distance = sum((first[word] - count) ** 2 / count for word, count in wanted.items())
+    assert set(first) == set(wanted)
+    assert chi2.sf(distance, 2) > 1e-6
+
+
+def test_others_may_be_alike_and_there_may_be_too_few() -> None:
+    words = lexicon()
+    alike = words.others(TODAY, "words that begin or end alike", 2, seeded())
+    assert alike is not None and set(alike) == {TONIGHT, MIDDAY}
+    assert words.others(TODAY, "words that begin or end alike", 3, seeded()) is None
+    every = words.others(TODAY, "any words", 3, seeded())
+    assert every is not None and set(every) == set(COUNTS) - {TODAY}
+
+
+def test_a_hole_is_a_word_of_the_block_and_comes_first() -> None:
+    rows = torch.tensor([[4, 0, 1, 3, 2, 4, 0, 2, 4], [4, 3, 2, 4, 7, 7, 4, 5, 5]])
+    holes = list(lexicon().holes(rows, 6, "any words", 4, seeded()))
+    assert [hole.span for hole in holes] == [range(0, 2), range(3, 5)]
+    for hole in holes:
+        word = hole.row[-6:][hole.span.start : hole.span.stop]
+        assert torch.equal(hole.words[0], word)
+        assert {tuple(other) for other in hole.words.tolist()} == set(COUNTS)
+
+
+def test_figures_by_hand() -> None:
+    log_p = torch.tensor([[0.9, 0.1], [0.85, 0.15], [0.35, 0.65], [0.62, 0.38]]).log()
+    loss, right, error = figures(log_p)
+    assert loss == pytest.approx(-(log(0.9) + log(0.85) + log(0.35) + log(0.62)) / 4, rel=1e-6)
+    assert right == 0.75
+    bins = [0.9 - 1, 0.85 - 1, (0.65 - 0) + (0.62 - 1)]
+    assert error == pytest.approx(sum(map(abs, bins)) / 4, rel=1e-6)
+    assert BINS == 10
+    assert figures(torch.zeros(3, 1))[2] == 0.0
+
+
+def test_fewer_words_are_the_first_of_more() -> None:
+    holes = [Hole(torch.arange(5), range(0, width), torch.zeros(3, width)) for width in (2, 3, 2)]
+    scores = torch.tensor([[0.0, 1.0, 9.0], [2.0, 0.0, 0.0], [1.0, 1.0, 0.0]])
+    found = Column("", 2, range(2, 3)).of(holes, scores)
+    torch.testing.assert_close(found, scores[[0, 2], :2].log_softmax(dim=-1))
+
+
+LENGTH, V = 4, 5
+
+
+class Exact:
+    """A backbone that knows the world: the posteriors of a circuit, whatever the context."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(2)
+        circuit = pf.hmm(LENGTH, 3, pf.Categorical(V))
+        self.model = pf.compile(
+            circuit.replace({p: 3 * p.value for p in circuit.parameters}), dtype=torch.float64
+        )
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        x = tokens[:, -LENGTH:]
+        log_q = self.model.marginals(pf.Evidence(x.masked_fill(x == V, 0), x == V))
+        return torch.cat([log_q.new_zeros(len(x), tokens.shape[1] - LENGTH, V), log_q], dim=1)
+
+    def holes(self, count: int) -> list[Hole]:
+        rows = torch.cat(
+            [torch.zeros(count, 2).long(), self.model.sample(count, generator=seeded())], 1
+        )
+        words = torch.cartesian_prod(torch.arange(V), torch.arange(V))
+        found = []
+        for row in rows:
+            other = (words != row[3:5]).any(dim=1)
+            found.append(Hole(row, range(1, 3), torch.cat([row[None, 3:5], words[other][:15]])))
+        return found
+
+
+def test_where_the_circuit_is_the_truth_the_joint_is_that_of_one_token_after_another() -> None:
+    world = Exact()
+    heads = {name: CircuitHead(world.model, V, name) for name in ("ratio", "projection")}
+    readers = Readers(world, V, LENGTH).by_name(heads)
+    assert list(readers) == [INDEPENDENT, "ratio", "projection", ONE_BY_ONE]
+    for hole in world.holes(5):
+        x = hole.row[-LENGTH:].repeat(len(hole.words), 1)
+        x[:, 1:3] = hole.words
+        truth = world.model.log_prob(x).log_softmax(dim=0)
+        for name in ("ratio", "projection", ONE_BY_ONE):
+            torch.testing.assert_close(
+                readers[name](hole).log_softmax(0).double(), truth, rtol=0, atol=1e-5
+            )
+    table = judge(world.holes(200), readers, BY_OPTIONS)
+    for name in ("ratio", "projection", ONE_BY_ONE):
+        assert table[name] == pytest.approx(table["ratio"], abs=1e-5)
+    assert table["ratio"][11] > 0.01  # of sixteen words: what pairs of tokens say
+    assert [len(row) for row in table.values()] == [4 * len(BY_OPTIONS)] * 4
+    lines = markdown(table, table, BY_OPTIONS).splitlines()
+    assert len(lines) == 6
+    assert "±" not in lines[2] and lines[3].count("±") == len(BY_OPTIONS)
+
+
+@pytest.mark.usefixtures("in_small")
+def test_the_command_prints_a_table_for_both_kinds_of_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(decisions, "OPTIONS", (2, 3))
+    monkeypatch.setattr(decisions, "HOLES", 6)
+    text = tmp_path / "text.txt"
+    text.write_text("the cat saw that rat and ran. " * 400, encoding="utf-8")
+    options = ["--text", text, "--states", 8, "--minutes", 0.02, "--seeds", 2]
+    command_line(["decisions", *map(str, options)])
+    printed = capsys.readouterr().out
+    tables = [line for line in printed.splitlines() if line.startswith("| independent slots | ")]
+    assert len(tables) == 4
+    assert "±" in printed and BY_TOKENS[-1].name in printed
