@@ -14,7 +14,7 @@ vocabulary, N holes, n words to choose from.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
 from typing import get_args
@@ -162,21 +162,18 @@ def markdown(table: Table, spread: Table | None, columns: Sequence[Column]) -> s
     lines = [f"| log-loss (less than independent); right; calibration error | {titles} |"]
     lines.append("|---|" + "---|" * len(columns))
     for name, row in table.items():
-        off = [None] * len(row) if spread is None else spread[name]
-        cells = [
-            _cell(*row[start : start + 4], off[start + 3] if name != INDEPENDENT else None, name)
-            for start in range(0, 4 * len(columns), 4)
-        ]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        cells = " | ".join(_cells(row, None if spread is None else spread[name]))
+        lines.append(f"| {name} | {cells} |")
     return "\n".join(lines)
 
 
-def _cell(
-    loss: float, right: float, error: float, less: float, off: float | None, name: str
-) -> str:
-    spread = "" if off is None else f" ± {off:.3f}"
-    beside = "" if name == INDEPENDENT else f" ({less:.3f}{spread})"
-    return f"{loss:.3f}{beside}; {right:.1%}; {error:.1%}".replace("%", " %")
+def _cells(row: Sequence[float], spread: Sequence[float] | None) -> Iterator[str]:
+    """What stands in every column, from four figures each."""
+    for start in range(0, len(row), 4):
+        loss, right, error, less = row[start : start + 4]
+        off = "" if spread is None else f" ± {spread[start + 3]:.3f}"
+        beside = f" ({less:.3f}{off})" if less else ""
+        yield f"{loss:.3f}{beside}; {right * 100:.1f} %; {error * 100:.1f} %"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -100,7 +100,7 @@ WORLDS = st.builds(
 
 
 @given(WORLDS, st.sampled_from(sorted(COUPLINGS)))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_the_joint_table_equals_enumeration(world: World, coupling: str) -> None:
     head = world.head(coupling)
     table = world.table(head)

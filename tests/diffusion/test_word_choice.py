@@ -5,7 +5,6 @@ Legend: C tokens of the context, L positions, V tokens, W tokens of a word, n wo
 
 from collections import Counter
 from math import log
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,13 +12,12 @@ from scipy.stats import chi2
 from torch import Tensor
 
 import pcflow as pf
-from pcflow_diffusion import CircuitHead
+from pcflow_diffusion import CharacterTokenizer, CircuitHead, Denoiser, DenoiserConfig
 from pcflow_diffusion.evaluate import decisions
 from pcflow_diffusion.evaluate.__main__ import main as command_line
 from pcflow_diffusion.evaluate.decisions import (
     BINS,
     BY_OPTIONS,
-    BY_TOKENS,
     INDEPENDENT,
     ONE_BY_ONE,
     Column,
@@ -28,7 +26,9 @@ from pcflow_diffusion.evaluate.decisions import (
     judge,
     markdown,
 )
+from pcflow_diffusion.evaluate.setting import Material
 from pcflow_diffusion.evaluate.words import Hole, Lexicon, spelled
+from pcflow_diffusion.models import windows
 
 VOCABULARY = [" to", "day", "night", " mid", ".", "\n", "and", " so"]
 TODAY, TONIGHT, MIDDAY, MIDNIGHT = (0, 1), (0, 2), (3, 1), (3, 2)
@@ -160,7 +160,7 @@ def test_where_the_circuit_is_the_truth_the_joint_is_that_of_one_token_after_ano
             torch.testing.assert_close(
                 readers[name](hole).log_softmax(0).double(), truth, rtol=0, atol=1e-5
             )
-    table = judge(world.holes(200), readers, BY_OPTIONS)
+    table = judge(world.holes(60), readers, BY_OPTIONS)
     for name in ("ratio", "projection", ONE_BY_ONE):
         assert table[name] == pytest.approx(table["ratio"], abs=1e-5)
     assert table["ratio"][11] > 0.01  # of sixteen words: what pairs of tokens say
@@ -170,17 +170,26 @@ def test_where_the_circuit_is_the_truth_the_joint_is_that_of_one_token_after_ano
     assert "±" not in lines[2] and lines[3].count("±") == len(BY_OPTIONS)
 
 
-@pytest.mark.usefixtures("in_small")
-def test_the_command_prints_a_table_for_both_kinds_of_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_the_command_prints_tables_for_both_kinds_of_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(decisions, "OPTIONS", (2, 3))
+    text = "the cat saw that rat and ran. " * 60
+    tokenizer = CharacterTokenizer.fit(text)
+    rows = windows(tokenizer.encode(text), 40, 8)
+    torch.manual_seed(0)
+    size = tokenizer.vocabulary_size
+    denoiser = Denoiser(DenoiserConfig(size, width=8, depth=1, heads=1))
+    material = Material(tokenizer, denoiser, rows, rows, rows, block=24)
+    circuit = pf.compile(pf.hmm(24, 2, pf.Categorical(size)))
+    heads = {"product": CircuitHead(circuit, size, "product")}
     monkeypatch.setattr(decisions, "HOLES", 6)
-    text = tmp_path / "text.txt"
-    text.write_text("the cat saw that rat and ran. " * 400, encoding="utf-8")
-    options = ["--text", text, "--states", 8, "--minutes", 0.02, "--seeds", 2]
-    command_line(["decisions", *map(str, options)])
+    monkeypatch.setattr(decisions, "BY_OPTIONS", [Column("2 words", 2, range(2, 9))])
+    monkeypatch.setattr(decisions, "OPTIONS", (2, 3))
+    monkeypatch.setattr(decisions, "asked", lambda given: (material, None))
+    monkeypatch.setattr(decisions, "circuit_and_heads", lambda *given: (circuit, heads))
+    command_line(["decisions", "--seeds", "2"])
     printed = capsys.readouterr().out
-    tables = [line for line in printed.splitlines() if line.startswith("| independent slots | ")]
-    assert len(tables) == 4
-    assert "±" in printed and BY_TOKENS[-1].name in printed
+    assert printed.count("6 holes") == 4
+    tables = [line for line in printed.splitlines() if line.startswith("| product | ")]
+    assert len(tables) == 4 and all(" ± " in line for line in tables)
+    assert "3 tokens" in printed and "| 2 tokens" not in printed  # of which there are none
