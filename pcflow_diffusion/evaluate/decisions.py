@@ -14,7 +14,7 @@ vocabulary, N holes, n words to choose from.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
 from typing import get_args
@@ -26,10 +26,11 @@ from tqdm import tqdm
 from pcflow_diffusion.backbones import Backbone
 from pcflow_diffusion.evaluate.gap import Table, mean_and_spread
 from pcflow_diffusion.evaluate.setting import (
+    SAVED,
     Material,
     add_arguments,
     asked,
-    circuit_and_heads,
+    fit_circuit,
     parse_with_model,
     say,
 )
@@ -37,13 +38,11 @@ from pcflow_diffusion.evaluate.words import Hole, Kind, Lexicon
 from pcflow_diffusion.head import CircuitHead, Marginals
 from pcflow_diffusion.train import block_logits
 
-OPTIONS = (2, 4, 16)
+OPTIONS = (2, 4, 8)
 HOLES = 256  # at most
+BATCH = 64  # rows per call of the backbone
 BINS = 10  # of confidence, for the calibration error
 INDEPENDENT, ONE_BY_ONE = "independent slots", "one token after another"
-
-Score = Callable[[Hole], Tensor]
-"""Log-probabilities [n] of the words of a hole, up to a constant."""
 
 
 @dataclass(frozen=True)
@@ -68,49 +67,53 @@ BY_TOKENS = [
 
 
 @dataclass(frozen=True, eq=False)
-class Readers:
-    """What gives the words of a hole probabilities, on blocks of one text."""
+class Reader:
+    """What a backbone says of blocks with holes, [N, L, V].
+
+    Args:
+        backbone: maps tokens to logits.
+        mask_token_id: the mask.
+    """
 
     backbone: Backbone
     mask_token_id: int
-    block: int
 
-    def by_name(self, heads: Mapping[str, CircuitHead]) -> dict[str, Score]:
-        """Independent slots, the coupled joints, and the backbone one token after another."""
-        coupled = {name: self._coupled(head) for name, head in heads.items()}
-        return {INDEPENDENT: self.independent, **coupled, ONE_BY_ONE: self.one_by_one}
+    @torch.no_grad()
+    def logits(self, holes: Sequence[Hole]) -> tuple[Tensor, Tensor]:
+        """Logits [N, L, V] and the blocks with masks [N, L]."""
+        rows = torch.stack([hole.row for hole in holes])
+        x = torch.stack([hole.masked(self.mask_token_id) for hole in holes])
+        parts = zip(rows.split(BATCH), x.split(BATCH), strict=True)
+        return torch.cat([block_logits(self.backbone, *part) for part in parts]), x
 
-    def independent(self, hole: Hole) -> Tensor:
-        """Every token of a word by itself."""
-        log_m = self._marginals(hole, self._x(hole)).log_m[0, hole.span.start : hole.span.stop]
-        return log_m.gather(1, hole.words.t()).sum(dim=0)
+    def scores(self, holes: Sequence[Hole], heads: Mapping[str, CircuitHead]) -> dict[str, Tensor]:
+        """Log-probabilities [N, n] of the words, up to a constant for every hole.
 
-    def one_by_one(self, hole: Hole) -> Tensor:
-        """The backbone's own joint, from left to right: a call for every beginning of a word."""
-        found, x = torch.zeros(len(hole.words)), self._x(hole).repeat(len(hole.words), 1)
+        By independent slots, by the coupled joints, and by the backbone one token after another.
+        """
+        found: dict[str, list[Tensor]] = {n: [] for n in (INDEPENDENT, *heads, ONE_BY_ONE)}
+        for hole, *seen in zip(tqdm(holes), *self.logits(holes), strict=True):
+            logits, x = (part.unsqueeze(0) for part in seen)
+            said = Marginals.of(logits, x, self.mask_token_id)
+            found[INDEPENDENT].append(hole.product(said))
+            for name, head in heads.items():
+                answers = {"word": hole.words.tolist()}
+                found[name].append(head.probabilities(logits, x, answers)["word"][0].log())
+            found[ONE_BY_ONE].append(self._one_by_one(hole))
+        return {name: torch.stack(scores) for name, scores in found.items()}
+
+    @torch.no_grad()
+    def _one_by_one(self, hole: Hole) -> Tensor:
+        """From left to right, with a row for every beginning of a word."""
+        found = torch.zeros(len(hole.words))
+        x = hole.masked(self.mask_token_id).repeat(len(found), 1)
         for place, tokens in zip(hole.span, hole.words.t(), strict=True):
             different, which = x.unique(dim=0, return_inverse=True)
-            log_m = self._marginals(hole, different).log_m[which, place]
+            logits = block_logits(self.backbone, hole.row.expand(len(different), -1), different)
+            log_m = Marginals.of(logits, different, self.mask_token_id).log_m[which, place]
             found += log_m.gather(1, tokens.unsqueeze(1)).squeeze(1)
             x[:, place] = tokens
         return found
-
-    def _coupled(self, head: CircuitHead) -> Score:
-        def score(hole: Hole) -> Tensor:
-            x = self._x(hole)
-            logits = block_logits(self.backbone, hole.row.unsqueeze(0), x)
-            return head.probabilities(logits, x, {"word": hole.words.tolist()})["word"][0].log()
-
-        return score
-
-    def _x(self, hole: Hole) -> Tensor:
-        x = hole.row[-self.block :].clone()
-        x[hole.span.start : hole.span.stop] = self.mask_token_id
-        return x.unsqueeze(0)
-
-    def _marginals(self, hole: Hole, x: Tensor) -> Marginals:
-        logits = block_logits(self.backbone, hole.row.expand(len(x), -1), x)
-        return Marginals.of(logits, x, self.mask_token_id)
 
 
 def figures(log_p: Tensor) -> list[float]:
@@ -131,19 +134,16 @@ def figures(log_p: Tensor) -> list[float]:
     return [float(-log_p[:, 0].double().mean()), float(right.mean()), error]
 
 
-@torch.no_grad()
-def judge(holes: Sequence[Hole], readers: Mapping[str, Score], columns: Iterable[Column]) -> Table:
-    """By reader the figures of every column, and how much less its log-loss is than the first's."""
-    found: dict[str, list[float]] = {}
-    parts: list[Tensor] = []
-    for name, score in readers.items():
-        scores = torch.stack([score(hole) for hole in tqdm(holes, name, leave=False)])
-        log_p = [column.of(holes, scores) for column in columns]
-        parts = parts or log_p
-        found[name] = []
-        for own, first in zip(log_p, parts, strict=True):
-            less = float((own[:, 0] - first[:, 0]).double().mean())
-            found[name] += [*figures(own), less]
+def judge(
+    holes: Sequence[Hole], scores: Mapping[str, Tensor], columns: Iterable[Column]
+) -> dict[str, list[float]]:
+    """The figures of every column, and how much less its log-loss is than by independent slots."""
+    found: dict[str, list[float]] = {name: [] for name in scores}
+    for column in columns:
+        first = column.of(holes, scores[INDEPENDENT])
+        for name, row in found.items():
+            log_p = column.of(holes, scores[name])
+            row += [*figures(log_p), float((log_p - first)[:, 0].double().mean())]
     return found
 
 
@@ -181,28 +181,49 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = _parse(arguments)
     material, saved = asked(given)
     lexicon = lexicon_of(material)
-    columns = BY_OPTIONS + BY_TOKENS
+    reader = Reader(material.denoiser, material.tokenizer.mask_token_id)
     runs: dict[Kind, list[Table]] = {kind: [] for kind in get_args(Kind)}
     for seed in range(given.seed, given.seed + given.seeds):
         say(f"Seed {seed}: a circuit of the text, and couplings.")
         torch.manual_seed(seed)
         draws = torch.Generator().manual_seed(seed)
-        _, heads = circuit_and_heads(saved, material, given.states, draws)
-        readers = Readers(material.denoiser, material.tokenizer.mask_token_id, material.block)
-        for kind, found in runs.items():
-            holes = some_holes(lexicon, material, kind, draws)
+        fitted_to = some_holes(lexicon, material.calibration, material.block, "any words", draws)
+        heads = heads_of(saved, material, given.states, reader, fitted_to)
+        for kind, tables in runs.items():
+            holes = some_holes(lexicon, material.judged, material.block, kind, draws)
             counts = [sum(len(hole.span) in c.tokens for hole in holes) for c in BY_TOKENS]
-            say(f"{len(holes)} holes, {kind}; of 2, 3, more tokens: {counts}")
-            found.append(judge(holes, readers.by_name(heads), columns))
+            say(f"{len(holes)} holes, {kind}; of 2, 3 and more tokens: {counts}.")
+            scores = reader.scores(holes, heads)
+            tables.append(judge(holes, scores, BY_OPTIONS + BY_TOKENS))
     for kind, tables in runs.items():
         print(f"\n{kind}\n\n{_tables(tables)}")
 
 
+def heads_of(
+    saved: CircuitHead | None,
+    material: Material,
+    states: int,
+    reader: Reader,
+    holes: Sequence[Hole],
+) -> dict[str, CircuitHead]:
+    """Couplings of a circuit of the text, or of a saved head's, one of them fitted to holes."""
+    circuit = fit_circuit(material, states) if saved is None else saved.model
+    mask = material.tokenizer.mask_token_id
+    fitted = CircuitHead(circuit, mask, "product")
+    logits, x = reader.logits(holes)
+    fitted.fit_coupling(logits, x, torch.stack([hole.row for hole in holes])[:, -x.shape[1] :])
+    return ({} if saved is None else {SAVED: saved}) | {
+        "product": CircuitHead(circuit, mask, "product"),
+        "projection, 2 sweeps": CircuitHead(circuit, mask, "projection"),
+        "log-linear, fitted": fitted,
+    }
+
+
 def some_holes(
-    lexicon: Lexicon, material: Material, kind: Kind, generator: torch.Generator
+    lexicon: Lexicon, rows: Tensor, block: int, kind: Kind, generator: torch.Generator
 ) -> list[Hole]:
-    """So many of the words of the held-out blocks, or all if there are no more."""
-    every = list(lexicon.holes(material.judged, material.block, kind, OPTIONS[-1], generator))
+    """So many of the words in the blocks of rows [N, C + L], or all if there are no more."""
+    every = list(lexicon.holes(rows, block, kind, OPTIONS[-1], generator))
     return [every[i] for i in torch.randperm(len(every), generator=generator)[:HOLES].tolist()]
 
 

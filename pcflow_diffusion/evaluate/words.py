@@ -1,6 +1,7 @@
 """Words as tokens: where they stand in a text, and which others might stand there.
 
-Legend: C tokens of the context, L positions of a block, n words to choose from.
+Legend: C tokens of the context, L positions of a block, W tokens of a word, n words to choose
+from.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pcflow_diffusion.head import Marginals
+
 Word = tuple[int, ...]
 Kind = Literal["any words", "words that begin or end alike"]
 """Which others a word is to be told from: any, or those with its first or its last token."""
@@ -24,13 +27,26 @@ class Hole:
 
     Attributes:
         row: context and block, [C + L].
+        block: L.
         span: where in the block the word is.
-        words: [n, tokens of the word].
+        words: [n, W].
     """
 
     row: Tensor
+    block: int
     span: range
     words: Tensor
+
+    def masked(self, mask_token_id: int) -> Tensor:
+        """The block [L] without the word."""
+        x = self.row[-self.block :].clone()
+        x[self.span.start : self.span.stop] = mask_token_id
+        return x
+
+    def product(self, said: Marginals) -> Tensor:
+        """Log-probabilities [n] (nats) of the words, every token by itself."""
+        log_m = said.log_m[0, self.span.start : self.span.stop]  # [W, V]
+        return log_m.gather(1, self.words.t()).sum(dim=0)
 
 
 class Lexicon:
@@ -101,7 +117,7 @@ class Lexicon:
                 others = self.others(word, kind, count - 1, generator)
                 if others is not None:
                     inside = range(span.start - before, span.stop - before)
-                    yield Hole(row, inside, torch.tensor([word, *others]))
+                    yield Hole(row, block, inside, torch.tensor([word, *others]))
 
 
 def spelled(vocabulary: Sequence[str]) -> list[str]:

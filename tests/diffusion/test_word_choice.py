@@ -21,7 +21,7 @@ from pcflow_diffusion.evaluate.decisions import (
     INDEPENDENT,
     ONE_BY_ONE,
     Column,
-    Readers,
+    Reader,
     figures,
     judge,
     markdown,
@@ -111,7 +111,7 @@ def test_figures_by_hand() -> None:
 
 
 def test_fewer_words_are_the_first_of_more() -> None:
-    holes = [Hole(torch.arange(5), range(0, width), torch.zeros(3, width)) for width in (2, 3, 2)]
+    holes = [Hole(torch.arange(5), 5, range(width), torch.zeros(3, width)) for width in (2, 3, 2)]
     scores = torch.tensor([[0.0, 1.0, 9.0], [2.0, 0.0, 0.0], [1.0, 1.0, 0.0]])
     found = Column("", 2, range(2, 3)).of(holes, scores)
     torch.testing.assert_close(found, scores[[0, 2], :2].log_softmax(dim=-1))
@@ -143,27 +143,27 @@ class Exact:
         found = []
         for row in rows:
             other = (words != row[3:5]).any(dim=1)
-            found.append(Hole(row, range(1, 3), torch.cat([row[None, 3:5], words[other][:15]])))
+            found.append(
+                Hole(row, LENGTH, range(1, 3), torch.cat([row[None, 3:5], words[other][:15]]))
+            )
         return found
 
 
 def test_where_the_circuit_is_the_truth_the_joint_is_that_of_one_token_after_another() -> None:
     world = Exact()
     heads = {name: CircuitHead(world.model, V, name) for name in ("ratio", "projection")}
-    readers = Readers(world, V, LENGTH).by_name(heads)
-    assert list(readers) == [INDEPENDENT, "ratio", "projection", ONE_BY_ONE]
-    for hole in world.holes(5):
+    holes = world.holes(60)
+    scores = Reader(world, V).scores(holes, heads)
+    assert list(scores) == [INDEPENDENT, "ratio", "projection", ONE_BY_ONE]
+    for row, hole in enumerate(holes):
         x = hole.row[-LENGTH:].repeat(len(hole.words), 1)
         x[:, 1:3] = hole.words
-        truth = world.model.log_prob(x).log_softmax(dim=0)
+        truth = world.model.log_prob(x).log_softmax(dim=0).float()
         for name in ("ratio", "projection", ONE_BY_ONE):
-            torch.testing.assert_close(
-                readers[name](hole).log_softmax(0).double(), truth, rtol=0, atol=1e-5
-            )
-    table = judge(world.holes(60), readers, BY_OPTIONS)
-    for name in ("ratio", "projection", ONE_BY_ONE):
-        assert table[name] == pytest.approx(table["ratio"], abs=1e-5)
-    assert table["ratio"][11] > 0.01  # of sixteen words: what pairs of tokens say
+            found = scores[name][row].log_softmax(0).float()
+            torch.testing.assert_close(found, truth, rtol=0, atol=1e-5)
+    table = judge(holes, scores, BY_OPTIONS)
+    assert table["ratio"][11] > 0.01  # of eight words: what pairs of tokens say
     assert [len(row) for row in table.values()] == [4 * len(BY_OPTIONS)] * 4
     lines = markdown(table, table, BY_OPTIONS).splitlines()
     assert len(lines) == 6
@@ -181,12 +181,11 @@ def test_the_command_prints_tables_for_both_kinds_of_words(
     denoiser = Denoiser(DenoiserConfig(size, width=8, depth=1, heads=1))
     material = Material(tokenizer, denoiser, rows, rows, rows, block=24)
     circuit = pf.compile(pf.hmm(24, 2, pf.Categorical(size)))
-    heads = {"product": CircuitHead(circuit, size, "product")}
     monkeypatch.setattr(decisions, "HOLES", 6)
     monkeypatch.setattr(decisions, "BY_OPTIONS", [Column("2 words", 2, range(2, 9))])
     monkeypatch.setattr(decisions, "OPTIONS", (2, 3))
     monkeypatch.setattr(decisions, "asked", lambda given: (material, None))
-    monkeypatch.setattr(decisions, "circuit_and_heads", lambda *given: (circuit, heads))
+    monkeypatch.setattr(decisions, "fit_circuit", lambda *given: circuit)
     command_line(["decisions", "--seeds", "2"])
     printed = capsys.readouterr().out
     assert printed.count("6 holes") == 4
