@@ -90,18 +90,20 @@ class Lexicon:
     ) -> list[Word] | None:
         """So many other words of as many tokens, drawn as often as they occur, each once.
 
-        None if there are not so many.
+        They begin with a space if the word does, and without if not. None if there are not so many.
         """
-        known = [
-            other
-            for other in self.counts[len(word)]
-            if other != word and (kind == "any words" or _alike(word, other))
-        ]
+        known = [other for other in self.counts[len(word)] if self._fits(word, other, kind)]
         if len(known) < count:
             return None
         weights = torch.tensor([float(self.counts[len(word)][other]) for other in known])
         drawn = weights.multinomial(count, generator=generator)
         return [known[i] for i in drawn.tolist()]
+
+    def _fits(self, word: Word, other: Word, kind: Kind) -> bool:
+        """Whether another word is one to be told from."""
+        alike = kind == "any words" or word[0] == other[0] or word[-1] == other[-1]
+        spaces = [self._spelled[first[0]].startswith(" ") for first in (word, other)]
+        return other != word and alike and spaces[0] == spaces[1]
 
     def holes(
         self, rows: Tensor, block: int, kind: Kind, count: int, generator: torch.Generator
@@ -132,7 +134,3 @@ def spelled(vocabulary: Sequence[str]) -> list[str]:
     if any(token.startswith("##") for token in vocabulary):
         return [t.removeprefix("##") if t.startswith("##") else f" {t}" for t in vocabulary]
     return [token.replace("\u0120", " ").replace("\u2581", " ") for token in vocabulary]
-
-
-def _alike(word: Word, other: Word) -> bool:
-    return word[0] == other[0] or word[-1] == other[-1]

@@ -85,6 +85,7 @@ def test_others_may_be_alike_and_there_may_be_too_few() -> None:
     alike = words.others(TODAY, "words that begin or end alike", 2, seeded())
     assert alike is not None and set(alike) == {TONIGHT, MIDDAY}
     assert words.others(TODAY, "words that begin or end alike", 3, seeded()) is None
+    assert words.others((6, 1), "any words", 1, seeded()) is None  # they begin with a space
     every = words.others(TODAY, "any words", 3, seeded())
     assert every is not None and set(every) == set(COUNTS) - {TODAY}
 
