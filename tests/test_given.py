@@ -331,7 +331,7 @@ def test_the_model_is_asked_as_it_is_now() -> None:
     model = pf.compile(pf.hmm(3, 2, pf.Categorical(3), generator=seeded(0)), dtype=torch.float64)
     rule = pf.Automaton.phrases([[1, 2]], num_categories=3)
     found = model.given(rule)
-    assert model.given(pf.Automaton.phrases([[1, 2]], num_categories=3)) is found
+    assert model.given(pf.Automaton.phrases([[1, 2]], num_categories=3)).engine is found.engine
     before = found.log_probability.item()
     with torch.no_grad():
         for bank in model.banks:
@@ -397,3 +397,104 @@ def test_rows_that_break_the_rule_are_named() -> None:
             query(x)
         assert refused.value.rows == (1,)
     assert found.sample(2, x[:1])[:, 0].tolist() == [[0, 1, 1]] * 2
+
+
+def between_cases():
+    return st.tuples(cases(), st.integers(0, 999))
+
+
+@given(between_cases())
+def test_stretches_lead_from_any_state_to_weighed_ones(case) -> None:
+    """Every row from a state of its own: masses, draws, marginals and the best of all strings."""
+    (circuit, rule, known), seed = case
+    V, S, length = circuit.num_categories[0], len(rule.next), circuit.num_variables
+    wide, g = rule.widened(V), seeded(seed)
+    start = torch.randint(-1, S, (3,), generator=g)
+    final = torch.randn(3, S, generator=g).double()
+    final = final.masked_fill(torch.rand(3, S, generator=g) < 0.3, -torch.inf)
+    x, log = weights(circuit, pf.Automaton.lengths(0, None, V), known)
+    ends = torch.stack([wide.run(x, start=s.expand(len(x))) for s in start])  # [B, N]
+    log = log + final.gather(-1, ends.clamp_min(0)).masked_fill(ends < 0, -torch.inf)
+    found = pf.compile(circuit, dtype=torch.float64).given(rule, start, final)
+    close(found.log_mass(known), log.logsumexp(dim=-1))
+    assert wide.live(length, anywhere=True)[0][start[start >= 0]].shape
+    possible = log.logsumexp(dim=-1) > -torch.inf
+    assume(possible.any())
+    rows = possible.nonzero().squeeze(-1)
+    found = pf.compile(circuit, dtype=torch.float64).given(rule, start[rows], final[rows])
+    known, log = known.rows(rows), log[rows]
+    share = log.softmax(dim=-1)
+    wanted = torch.einsum("bn,ndv->bdv", share, torch.nn.functional.one_hot(x, V).double())
+    close(found.marginals(known).exp(), wanted)
+    drawn = found.sample_with_marginals(2, known, seeded(0))
+    for one in drawn.values:
+        place = (one.unsqueeze(1) == x).all(dim=-1).int().argmax(dim=-1, keepdim=True)
+        assert (log.gather(-1, place) > -torch.inf).all()
+    values, log_value, exact = found.mpe(known)
+    place = (values.unsqueeze(1) == x).all(dim=-1).int().argmax(dim=-1, keepdim=True)
+    close(log_value + found.log_probability, log.gather(-1, place).squeeze(-1))
+    if exact:
+        close(log_value + found.log_probability, log.amax(dim=-1))
+
+
+def test_stretches_are_weighed_row_by_row() -> None:
+    """Two halves drawn one after the other, by the mass of what may come: as the whole at once."""
+    rule = pf.Automaton.phrases([[1, 2], [0, 0]], num_categories=3)
+    half = pf.compile(factorized(2, pf.Categorical(3), 0), dtype=torch.float64)
+    S, start = len(rule.next), torch.zeros(40_000).long()
+    future = half.given(rule, start=torch.arange(S)).log_probability
+    first = half.given(rule, start, future).sample(1, generator=seeded(1))[0]
+    second = half.given(rule, rule.run(first)).sample(1, generator=seeded(2))[0]
+    x = strings(4, 3)
+    log = sum(pf.reference_log_prob(half.circuit, part) for part in (x[:, :2], x[:, 2:]))
+    wanted = log.masked_fill(~rule.accepts(x), -torch.inf).softmax(dim=0) * len(start)
+    counts = torch.bincount(torch.cat([first, second], -1) @ 3 ** torch.arange(3, -1, -1), None, 81)
+    used = wanted > 0
+    assert not counts[~used].any()
+    statistic = ((counts - wanted) ** 2 / wanted)[used].sum()
+    assert statistic < used.sum() + 6 * math.sqrt(2 * used.sum())
+    whole = half.given(rule, final=future).log_probability
+    close(whole, log[rule.accepts(x)].logsumexp(dim=0, keepdim=True))
+
+
+def test_stretches_have_gradients_parts_and_copies() -> None:
+    circuit = pf.hmm(6, 3, pf.Categorical(3), generator=seeded(0))
+    rule = ~pf.Automaton.phrases([[1, 2], [0, 0]], num_categories=3)
+    start, final = torch.tensor([0, 1, 2, 0]), torch.randn(4, 3, generator=seeded(1)).double()
+    soft = torch.randn(4, 6, 3, generator=seeded(2)).double().requires_grad_()
+    found = []
+    for how in ({}, {"memory": 1 << 14}, {"machine": pf.Machine(records=True)}, {"fold": False}):
+        model = pf.compile(circuit, dtype=torch.float64, **how)
+        given = model.given(rule, start, final)
+        for asked in (given, copy.deepcopy(given)):
+            mass = asked.log_mass(pf.Evidence(log_potentials=soft))
+            (slope,) = torch.autograd.grad(mass.sum(), soft)
+            found.append((mass, slope))
+        mass.sum()
+    for mass, slope in found:
+        close(mass, found[0][0])
+        close(slope, found[0][1])
+    x = strings(6, 3)
+    log = pf.reference_log_prob(circuit, x) + soft.gather(-1, x.t().expand(4, -1, -1)).sum(dim=1)
+    ends = torch.stack([rule.run(x, start=s.expand(len(x))) for s in start])
+    log = log + final.gather(-1, ends.clamp_min(0)).masked_fill(ends < 0, -torch.inf)
+    wanted = log.logsumexp(dim=-1)
+    close(found[0][0], wanted)
+    close(found[0][1], torch.autograd.grad(wanted.sum(), soft)[0])
+
+
+def test_stretches_that_do_not_fit_are_refused() -> None:
+    model = pf.compile(pf.hmm(3, 2, pf.Categorical(2)))
+    rule = ~pf.Automaton.phrases([[0, 1]], num_categories=2)
+    for start, final in (([0, 5], None), ([[0]], None), ([0, 0], [[0.0, 0.0]] * 3),
+                         (None, [0.0, 0.0, 0.0]), (None, [NONE, 0.0]), ([0.5], None)):  # fmt: skip
+        with pytest.raises(pf.EvidenceError):
+            model.given(rule, start, final)
+    given = model.given(rule, [0, 1, -1])
+    assert given.log_mass(torch.ones(1, 3)).isfinite().tolist() == [True, False, False]
+    with pytest.raises(pf.EvidenceError, match="2 rows for 3 states"):
+        given.log_mass(torch.zeros(2, 3))
+    with pytest.raises(pf.NoMassError):
+        given.sample(1)
+    assert model.given(rule, [0, 0]).sample(4).shape == (4, 2, 3)
+    assert model.given(rule, [0]).sample(4).shape == (4, 3)

@@ -333,17 +333,21 @@ class Automaton:
         """V."""
         return len(self.classes)
 
-    def run(self, x: Numbers) -> Tensor:
+    def run(self, x: Numbers, start: Numbers | None = None) -> Tensor:
         """The states [B] to which strings lead, -1 for those that no accepted string begins with.
 
         Args:
             x: categories [B, L].
+            start: the states [B] from which they lead; the first by default.
 
         Raises:
-            EvidenceError: if `x` are no categories in rows.
+            EvidenceError: if `x` are no categories in rows, or `start` are no states of these.
 
         Examples:
-            >>> Automaton.options([[0, 1], [0, 2]]).run([[0, 1], [1, 1]])
+            >>> rule = Automaton.options([[0, 1], [0, 2]])
+            >>> rule.run([[0, 1], [1, 1]])
+            tensor([ 2, -1])
+            >>> rule.run([[1], [2]], start=rule.run([[0], [1]]))
             tensor([ 2, -1])
         """
         strings = _whole("x", as_tensor("x", x))
@@ -356,6 +360,10 @@ class Automaton:
             raise EvidenceError(f"x: row {row}, place {place} is {strings[row, place]}, {wanted}")
         classes, ways = self.classes.to(strings.device), self._ways.to(strings.device)
         here = strings.new_zeros(len(strings))
+        if start is not None:
+            here = self.states("start", start).to(strings.device)
+            if here.shape != strings.shape[:1]:
+                raise EvidenceError(f"start must be [{len(strings)}], got {tuple(here.shape)}")
         for label in classes[strings].t():
             here = ways[here, label]
         return here
@@ -373,8 +381,23 @@ class Automaton:
         state = self.run(x)
         return (state >= 0) & self.accept.to(state.device)[state]
 
-    def live(self, length: int) -> Tensor:
+    def states(self, name: str, given: Numbers) -> Tensor:
+        """Numbers of states as a tensor, -1 for none.
+
+        Raises:
+            EvidenceError: if one is of no state; it has the `name`.
+        """
+        states = _whole(name, as_tensor(name, given))
+        if bool(((states < -1) | (states >= len(self.next))).any()):
+            raise EvidenceError(f"{name} must be states, -1..{len(self.next) - 1}, got {states}")
+        return states
+
+    def live(self, length: int, anywhere: bool = False) -> Tensor:
         """Through which states the accepted strings of a length pass, bool [L + 1, S].
+
+        Args:
+            length: L.
+            anywhere: ask for stretches of that length of accepted strings of any length.
 
         Raises:
             EmptyLanguage: if none is of that length.
@@ -382,8 +405,25 @@ class Automaton:
         Examples:
             >>> Automaton.options([[0, 1], [2]]).live(2).sum(-1)
             tensor([1, 1, 1])
+            >>> Automaton.options([[0, 1], [2]]).live(1, anywhere=True).sum(-1)
+            tensor([2, 2])
         """
-        return torch.from_numpy(self._live(length))
+        return torch.from_numpy(self._live(length, anywhere))
+
+    def log_counts(self, most: int) -> Tensor:
+        """The logarithms of how many ways lead from every state to an end, [most + 1, S].
+
+        In row n those of n categories, -inf where there is none: so it says what is still possible
+        in the n places that are left.
+
+        Examples:
+            >>> Automaton.options([[0, 1], [2, 1], [1]]).log_counts(2).exp()
+            tensor([[0., 0., 1.],
+                    [1., 1., 0.],
+                    [2., 0., 0.]], dtype=torch.float64)
+        """
+        check_whole("most", most, least=0)
+        return torch.from_numpy(self._log_counts(most)[::-1].copy())
 
     def log_count(self, length: int) -> float:
         """The logarithm of how many strings of a length are accepted; -inf if none is.
@@ -499,23 +539,25 @@ class Automaton:
         share = torch.rand(len(label), generator=generator, dtype=torch.float64)
         return self.classes.argsort(stable=True)[first[label] + (share * sizes[label]).long()]
 
-    def _live(self, length: int) -> Flags:
+    def _live(self, length: int, anywhere: bool = False) -> Flags:
         check_whole("length", length, least=0)
-        ends = self._log_counts(length) > -np.inf  # [L + 1, S]
-        if not ends[0, 0]:
-            raise EmptyLanguage(f"no string of length {length} is accepted by {self}")
+        last = np.ones(len(self.next), dtype=np.bool_) if anywhere else self._table.accept
+        ends = self._log_counts(length, last) > -np.inf  # [L + 1, S]
         live = np.zeros_like(ends)
-        live[0, 0] = True
+        live[0] = ends[0] if anywhere else ends[0] & (np.arange(len(last)) == 0)
+        if not live[0].any():
+            raise EmptyLanguage(f"no string of length {length} is accepted by {self}")
         for place, here in enumerate(live[:-1]):
             after = self._table.next[here]
             live[place + 1, after[after >= 0]] = True
             live[place + 1] &= ends[place + 1]
         return live
 
-    def _log_counts(self, length: int) -> npt.NDArray[np.float64]:
+    def _log_counts(self, length: int, ends: Flags | None = None) -> npt.NDArray[np.float64]:
         """In how many ways the rest can follow from every state, by its length from the end."""
+        ends = self._table.accept if ends is None else ends
         with np.errstate(divide="ignore"):
-            found = [np.log(self._table.accept.astype(np.float64))]
+            found = [np.log(ends.astype(np.float64))]
         for _ in range(length):
             found.append(np.logaddexp.reduce(self._onward(found[-1]), axis=1))
         return np.stack(found[::-1])

@@ -33,11 +33,17 @@ from pcflow.circuit import (
     SumLayer,
 )
 from pcflow.errors import NotAChain, PropertyRequired
-from pcflow.inputs import FiniteFamily, shares
+from pcflow.inputs import FiniteFamily, Gate, shares
 
 
-def times(circuit: Circuit, rule: Automaton) -> Circuit:
+def times(circuit: Circuit, rule: Automaton, between: bool = False) -> Circuit:
     """The part of a chain, or of independent variables, that a rule accepts.
+
+    Args:
+        circuit: the chain.
+        rule: with S states.
+        between: begin and end in any state, each behind a gate, of two variables more: gate s is
+            for an end in state s, gate S + s for a start.
 
     Raises:
         NotAChain: if the circuit is none.
@@ -49,7 +55,7 @@ def times(circuit: Circuit, rule: Automaton) -> Circuit:
     places, sizes = _places(circuit), set(circuit.num_categories)
     if None in sizes or len(sizes) > 1:
         raise PropertyRequired(f"a rule needs one finite range for all variables, got {sizes}")
-    return Circuit(_Builder(circuit, places, rule.widened(sizes.pop() or 0)).root())
+    return Circuit(_Builder(circuit, places, rule.widened(sizes.pop() or 0), between).root())
 
 
 @dataclass(frozen=True)
@@ -102,9 +108,11 @@ def _arrivals(layer: Layer) -> tuple[tuple[SumLayer, ...], Layer]:
 class _Builder:
     """Layers from the last variable to the first."""
 
-    def __init__(self, circuit: Circuit, places: Sequence[_Place], rule: Automaton) -> None:
-        self.places, self.next = places, rule.next.tolist()
-        live = rule.live(len(places)).tolist()
+    def __init__(
+        self, circuit: Circuit, places: Sequence[_Place], rule: Automaton, between: bool
+    ) -> None:
+        self.places, self.next, self.between = places, rule.next.tolist(), between
+        live = rule.live(len(places), anywhere=between).tolist()
         self.live = [[s for s, there in enumerate(row) if there] for row in live]
         inputs = [layer for layer in circuit.layers if isinstance(layer, InputLayer)]
         labels = range(rule.next.shape[1])
@@ -117,11 +125,19 @@ class _Builder:
 
     def root(self) -> Layer:
         after: dict[int, Layer | None] = dict.fromkeys(self.live[-1])
+        if self.between:
+            after = {s: self.gate(0, s) for s in after}
         for t in reversed(range(len(self.places))):
             after = self.place(t, after)
-        (root,) = after.values()
-        assert root is not None
-        return root
+        starts = {s: layer for s, layer in after.items() if layer is not None}
+        if self.between:
+            return self.added(tuple(_both(la, self.gate(1, s)) for s, la in starts.items()))
+        return starts[0]
+
+    def gate(self, side: int, state: int) -> Layer:
+        """What rows weigh a state by, after the last variable or before the first."""
+        number = Fixed(torch.tensor([float(side * len(self.next) + state)]))
+        return InputLayer(len(self.places) + side, Gate(), 1, {"number": number})
 
     def place(self, t: int, after: dict[int, Layer | None]) -> dict[int, Layer | None]:
         """The layers of the states before a variable, from those of the states after it."""
@@ -138,7 +154,7 @@ class _Builder:
         @cache
         def way(labels: tuple[int, ...], there: int) -> Layer:
             rest = after[there]
-            return one_of(labels) if rest is None else ProductLayer([one_of(labels), rest])
+            return one_of(labels) if rest is None else _both(one_of(labels), rest)
 
         @cache
         def either(ways: tuple[Layer, ...]) -> Layer:
@@ -168,6 +184,13 @@ class _Builder:
         if len(layers) == 1:
             return layers[0]
         return SumLayer(layers, self.ones(layers[0].units, len(layers)), mixing=True)
+
+
+def _both(layer: Layer, other: Layer) -> Layer:
+    """Unit by unit, or all units of the first with the only one of a gate."""
+    return ProductLayer(
+        [layer, other], kind="hadamard" if layer.units == other.units else "kronecker"
+    )
 
 
 def _ones(units: int, inputs: int) -> Parameter:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pcflow.engine.descent import GraphDescent, TreeDescent
 from pcflow.engine.kernels import add_rows
-from pcflow.engine.leaves import Leaf, make_leaf
+from pcflow.engine.leaves import GateLeaf, Leaf, make_leaf
 from pcflow.engine.memory import Pool, Sheet
 from pcflow.engine.modes import in_ordinary_modes
 from pcflow.engine.plan import BankRead, InputStep, Plan, ProductStep, SumStep
@@ -221,7 +221,8 @@ def follow(tape: Tape, route: Route, copies: int) -> Tensor:
     for run in reversed(runs):
         if isinstance(tape.plan.steps[run.start], InputStep):
             for number in reversed(run):
-                descent.leaf(number)
+                if not isinstance(tape.leaves[number], GateLeaf):  # which has no values
+                    descent.leaf(number)
         else:
             descent.go_through(run)
     return descent.values.t().contiguous()

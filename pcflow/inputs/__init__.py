@@ -16,6 +16,7 @@ from pcflow.inputs.binomial import Binomial
 from pcflow.inputs.categorical import Categorical
 from pcflow.inputs.discretized_logistic import DiscretizedLogistic
 from pcflow.inputs.exponential import Exponential
+from pcflow.inputs.gate import Gate
 from pcflow.inputs.gaussian import Gaussian
 from pcflow.inputs.histogram import Histogram
 from pcflow.inputs.indicator import Indicator
@@ -36,6 +37,7 @@ __all__ = [
     "Exponential",
     "ExponentialFamily",
     "FiniteFamily",
+    "Gate",
     "Gaussian",
     "Histogram",
     "Indicator",

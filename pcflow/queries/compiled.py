@@ -33,7 +33,7 @@ from pcflow.evidence import Evidence, Numbers
 from pcflow.queries.asked import Asked
 from pcflow.queries.export import Export
 from pcflow.queries.filtering import Filter
-from pcflow.queries.given import Given
+from pcflow.queries.given import Between, Given, engine_under
 from pcflow.queries.mpe import MPE, mpe
 from pcflow.queries.projection import ProjectedEvidence, project
 
@@ -242,7 +242,9 @@ class CompiledCircuit(nn.Module, Asked):
         return Filter(chain, rows, self.device)
 
     @in_ordinary_modes
-    def given(self, rule: Automaton) -> Given:
+    def given(
+        self, rule: Automaton, start: Numbers | None = None, final: Numbers | None = None
+    ) -> Given:
         """The distribution given that the values obey a rule, with queries of its own.
 
         Of hidden Markov chains and independent variables: exact, with the parameters of this model
@@ -251,9 +253,15 @@ class CompiledCircuit(nn.Module, Asked):
         somebody holds it; after the model has moved to another device or precision, ask again.
 
         Args:
-            rule: for the values of all variables, in their order.
+            rule: for the values of all variables, in their order; of a longer text, if they are a
+                stretch of it that leads from `start` to `final`.
+            start: the state of the rule before the first variable, for every row of evidence, [B];
+                -1 for none, the first one by default.
+            final: by what its states after the last variable are weighed (nats), [B, S] or [S]; by
+                default 0 where strings may end and -inf elsewhere.
 
         Raises:
+            EvidenceError: if `start` or `final` do not fit the rule.
             NotAChain: if the circuit is no chain.
             PropertyRequired: if variables differ in their ranges, or the chain goes by them in
                 another order.
@@ -267,14 +275,24 @@ class CompiledCircuit(nn.Module, Asked):
             >>> given = model.given(~pf.Automaton.phrases([[0, 1]], num_categories=3))
             >>> bool(given.rule.accepts(given.sample(5)).all())
             True
+
+            Eight variables, in two halves, the second from where the first has led:
+
+            >>> rule, still = given.rule, torch.zeros(len(given.rule.next))
+            >>> first = model.given(rule, start=torch.zeros(5), final=still).sample(1)[0]
+            >>> second = model.given(rule, start=rule.run(first)).sample(1)[0]
+            >>> bool(rule.accepts(torch.cat([first, second], dim=1)).all())
+            True
         """
         check_kind("rule", rule, Automaton, "an Automaton")
-        found = self._given.get(rule)
+        between = start is not None or final is not None
+        found = self._given.get((rule, between))
         if found is None:
             with required_by("given", "multiply(model, rule.circuit(D)), where compatible"):
-                found = Given(self, rule, self._export.is_deterministic)
-            self._given[rule] = found
-        return found
+                found = engine_under(self.engine, rule, between)
+            self._given[rule, between] = found
+        about = self, rule, self._export.is_deterministic, found
+        return Between(*about, start, final) if between else Given(*about)
 
     def _connect(self) -> None:
         """Build the engine on the device where the parameters are now."""
@@ -283,7 +301,7 @@ class CompiledCircuit(nn.Module, Asked):
         tables = Tables(plan, banks, self._like, self._memory, self._soft_dtype)
         self.engine = Engine(self._structure, plan, tables, Pool(plan.machine.sheets), self._memory)
         self._export = Export(self.engine)
-        self._given: WeakValueDictionary[Automaton, Given] = WeakValueDictionary()
+        self._given: WeakValueDictionary[tuple[Automaton, bool], Engine] = WeakValueDictionary()
 
     def __getstate__(self) -> dict[str, Any]:
         """What copies and pickles are made of: nothing that was computed."""

@@ -22,6 +22,7 @@ from pcflow_diffusion.decode.remasking import (
     log_prob_under_backbone,
     log_prob_under_circuit,
 )
+from pcflow_diffusion.decode.rules import Constraint, Course, constraint_of
 from pcflow_diffusion.decode.span import Span
 from pcflow_diffusion.decode.view import View
 from pcflow_diffusion.errors import BackboneError, GenerationError
@@ -57,6 +58,7 @@ class Canvas:
         view: who is asked.
         span: who decides.
         callback: who is told of every step.
+        constraint: which rules the texts obey, if any.
         steps: how many there have been.
         stopped: whether the callback has said so.
     """
@@ -66,6 +68,7 @@ class Canvas:
     view: View
     span: Span
     callback: Callback | None
+    constraint: Constraint | None = None
     steps: int = 0
     stopped: bool = False
 
@@ -91,6 +94,16 @@ class Canvas:
         if self.steps == 0 and vocabulary_of(self.view.backbone) is None:
             text = Text(self.tokens, self.real, False)
             check_known("the text", text, self.view.mask, vocabulary_size)
+            if self.constraint is not None:
+                self.constraint.check_known(vocabulary_size)
+
+    def check_rules(self) -> None:
+        """Refuse texts that no rule of theirs lets anybody complete."""
+        every = torch.arange(len(self.tokens), device=self.tokens.device)
+        for rows, _ in self.alike(every, slice(0, self.tokens.shape[1])):
+            course = self.course(rows)
+            if course is not None:
+                course.check(rows.tolist())
 
     def masked(self, rows: Tensor, places: slice) -> Tensor:
         """Which tokens are to be written, bool [b, L]."""
@@ -106,12 +119,23 @@ class Canvas:
             own = rows[some]
             tokens, said = self.tokens[own, part], _some(logits, some, _within(part, block))
             before = self.known(own, slice(first, part.start))
-            drawn, chosen = self.span.step(tokens, said, count[some], own, part.start, before)
+            course = self.course(own)
+            drawn, chosen = self.span.step(
+                tokens, said, count[some], own, part.start, before, course
+            )
             self.tokens[own, part] = torch.where(chosen, drawn.to(tokens.dtype), tokens)
             committed[own, part] = chosen
         if self.callback is not None:
             self.stopped = self.callback(Step(self.steps, self.tokens.clone(), committed)) is True
         self.steps += 1
+
+    def course(self, rows: Tensor) -> Course | None:
+        """What some rows of text at the same places are under, and what is known of them."""
+        if self.constraint is None:
+            return None
+        stop = int(bounds(self.real[rows])[1].max())
+        every = slice(0, stop)
+        return self.constraint.course(rows, self.tokens[rows, every], self.masked(rows, every))
 
     def known(self, rows: Tensor, places: slice) -> Tensor:
         """Tokens [b, C], with masks where there is padding."""
@@ -157,6 +181,7 @@ def canvas_of(
     backbone: Backbone,
     head: CircuitHead | None,
     text: Text,
+    begin: Tensor,
     mask: int,
     how: Decoding,
     circuit_context: int | None,
@@ -164,7 +189,10 @@ def canvas_of(
     callback: Callback | None,
     cache: bool = False,
 ) -> Canvas:
-    """What fills the masks of a text, once those who have a say agree."""
+    """What fills the masks of a text, once those who have a say agree.
+
+    Rules, if there are any, are about what comes from `begin` [B] on.
+    """
     check_generator(generator, text.tokens.device)
     if circuit_context is not None:
         check_count("circuit_context", circuit_context, least=0)
@@ -177,7 +205,25 @@ def canvas_of(
     prefix = Prefix(backbone, name) if cache and name else None
     view = View(backbone, mask, text.tokens != mask, attention, how.guidance, prefix)
     span = Span(head, mask, how, circuit_context, generator)
-    return Canvas(text.tokens, text.real, view, span, callback)
+    rules = _constraint(backbone, head, begin, mask, how)
+    canvas = Canvas(text.tokens, text.real, view, span, callback, rules)
+    canvas.check_rules()
+    return canvas
+
+
+def _constraint(
+    backbone: Backbone, head: CircuitHead | None, begin: Tensor, mask: int, how: Decoding
+) -> Constraint | None:
+    """The rules of a batch, if its circuit can be asked under one."""
+    given = how.constraint
+    if given is None and head is not None:
+        given = head.constraint
+    if given is None:
+        return None
+    size = vocabulary_of(backbone) if head is None else head.vocabulary_size
+    if head is not None:
+        head.check_takes_rules()
+    return constraint_of(given, begin, size, (mask, *how.suppress), how.end_token_id)
 
 
 def settled(
@@ -196,6 +242,8 @@ def settled(
     check_kind("decoding", how, Decoding)
     if head is not None:
         check_kind("head", head, CircuitHead)
+    if head is not None and head.constraint is not None and how.constraint is not None:
+        raise GenerationError("head and decoding have a constraint each: a & b is both")
     if head is not None and how.top_k is not None:
         raise GenerationError("decoding.top_k is for draws without a head: set the head's top_k")
     mask = _mask_id(mask_token_id, head, backbone)

@@ -17,12 +17,13 @@ from math import prod
 import torch
 from torch import Tensor
 
-from pcflow import CompiledCircuit, Evidence, NoMassError, Potentials, SettingError
+from pcflow import CompiledCircuit, Evidence, Given, NoMassError, Potentials, SettingError
 from pcflow_diffusion.checks import check_id, check_ids, check_kind, check_tokens
 from pcflow_diffusion.errors import AnswerError, TypeMismatch
 from pcflow_diffusion.head.likelihood import told_of
 from pcflow_diffusion.head.marginals import Marginals
 from pcflow_diffusion.head.tokenizers import encode
+from pcflow_diffusion.head.widening import widened
 
 Answer = str | Sequence[int]
 Questions = Mapping[str, Sequence[Answer]]
@@ -82,22 +83,16 @@ class Decisions:
         if said.listed is None or isinstance(logits, Potentials):
             return said
         needed = torch.cat([tokens.flatten() for tokens in self.answers.values()]).unique()
-        own = logits.gather(-1, said.listed).masked_fill(said.log_m == -torch.inf, -torch.inf)
-        few = torch.full_like(logits, -torch.inf).scatter(-1, said.listed, own)
-        few[..., needed] = logits[..., needed]
-        return Marginals.of(
-            Potentials.of(few).top_k(said.listed.shape[-1] + len(needed)),
-            said.tokens.masked_fill(said.masked, said.mask_token_id),
-            said.mask_token_id,
-            dtype=said.log_m.dtype,
-            vocabulary_size=said.vocabulary_size,
-        )
+        label = torch.full((said.vocabulary_size,), -1, device=needed.device)
+        label[needed] = torch.arange(len(needed), device=needed.device)
+        x, mask = said.tokens.masked_fill(said.masked, said.mask_token_id), said.mask_token_id
+        return widened(said, Marginals.of(logits, x, mask, dtype=said.log_m.dtype), label)
 
-    def joint(self, model: CompiledCircuit, said: Marginals, coupled: Evidence) -> Tensor:
+    def joint(self, model: CompiledCircuit | Given, said: Marginals, coupled: Evidence) -> Tensor:
         """Probabilities [B, n, n, ...] of all combinations, an axis for every question.
 
         Args:
-            model: the circuit.
+            model: the circuit, or what it is given a rule.
             said: of which `coupled` was made.
             coupled: the evidence that couples the circuit.
 
@@ -119,7 +114,9 @@ class Decisions:
         own = [table.movedim(axis, 1).reshape(B, table.shape[axis], -1) for axis in range(1, Q + 1)]
         return dict(zip(self.answers, (part.sum(dim=-1) for part in own), strict=True))
 
-    def _log_mass(self, model: CompiledCircuit, said: Marginals, coupled: Evidence) -> Tensor:
+    def _log_mass(
+        self, model: CompiledCircuit | Given, said: Marginals, coupled: Evidence
+    ) -> Tensor:
         """Log-mass [B, N] (nats) under the circuit and its potentials, some rows at a time."""
         known = ~said.masked | (self.slot >= 0)
         rows = torch.arange(len(known), device=known.device)
@@ -141,7 +138,9 @@ class Decisions:
         return texts
 
 
-def _log_mass(model: CompiledCircuit, coupled: Evidence, tokens: Tensor, known: Tensor) -> Tensor:
+def _log_mass(
+    model: CompiledCircuit | Given, coupled: Evidence, tokens: Tensor, known: Tensor
+) -> Tensor:
     """The same [B] of tokens [B, L] where known; -inf where one is not possible."""
     rows, possible = told_of(coupled, tokens, known)
     assert rows.offset is not None

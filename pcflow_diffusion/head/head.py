@@ -6,20 +6,22 @@ as many controls if the head is modulated.
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
+from math import inf
 from typing import Literal, get_args, overload
 
 import torch
 from torch import Tensor, nn
 
 from pcflow import (
+    Automaton,
     Batch,
     CompiledCircuit,
     Evidence,
+    Given,
     Potentials,
     SettingError,
-    compile,
-    marginalize,
 )
 from pcflow_diffusion.checks import (
     check_alike,
@@ -43,6 +45,7 @@ from pcflow_diffusion.head.coupling import (
     coupling_by_name,
 )
 from pcflow_diffusion.head.decisions import Allowed, Decisions, Questions, Slots
+from pcflow_diffusion.head.derived import Derived, Stretch, narrowed
 from pcflow_diffusion.head.kept import Kept
 from pcflow_diffusion.head.likelihood import log_prob_of, told_of
 from pcflow_diffusion.head.listing import TopK, check_top_k, most_listed
@@ -50,9 +53,9 @@ from pcflow_diffusion.head.marginals import Marginals
 from pcflow_diffusion.head.modulation import check_fits
 from pcflow_diffusion.head.ranking import Ranking, check_ranking
 from pcflow_diffusion.head.sampling import Draw, Order, check_order, draw
+from pcflow_diffusion.head.widening import label_of, widened
 
-KEPT = 4
-"""How many circuits over some of its positions a head keeps: each has tables of its own."""
+NO_RULE = "a modulated head takes no constraint: a circuit with controls is no chain of tokens"
 
 
 class CircuitHead(Kept):
@@ -77,17 +80,23 @@ class CircuitHead(Kept):
             control, which is summed out. The coupling must be log-linear.
         tokenizer: what tells the tokenizer apart whose ids these are, see `fingerprint`; kept with
             the head, and compared by `from_pretrained`.
+        constraint: a rule that texts obey. `generate`, `infill` and samplers with a `CircuitLM`
+            carry its state from window to window; what is asked of the head itself is about texts
+            of L tokens that obey it. Lists are widened by the best token of every class of the
+            rule, and others are impossible. Couplings and training do not see it.
 
     Attributes:
         length: L.
+        derived: circuits that were made of this one, and are kept.
 
     Raises:
-        CouplingError: if the coupling is unknown or cannot be modulated.
+        CouplingError: if the coupling is unknown or cannot be modulated, or a modulated head is
+            given a rule.
         SettingError: if `top_k` is a number below 1 or another word.
         ShapeMismatch: if the circuit's positions do not all have the same number of categories,
             there is not one control for each, or the `Modulation` is about others.
         TypeMismatch: if `model` is no compiled circuit, `mask_token_id` no whole number of 64 bits,
-            or `tokenizer` no text.
+            `tokenizer` no text, or `constraint` no `pcflow.Automaton`.
 
     Examples:
         >>> import pcflow as pf
@@ -106,6 +115,7 @@ class CircuitHead(Kept):
         top_k: TopK = "auto",
         modulation: nn.Module | None = None,
         tokenizer: str | None = None,
+        constraint: Automaton | None = None,
     ) -> None:
         """Check the circuit and look up the coupling."""
         super().__init__()
@@ -123,16 +133,19 @@ class CircuitHead(Kept):
         self.coupling = coupling_by_name(coupling) if isinstance(coupling, str) else coupling
         if modulation is not None and isinstance(self.coupling, Projection):
             raise CouplingError(NOT_MODULATED)
-        self._shorter: dict[range, tuple[tuple[object, ...], CompiledCircuit]] = {}
+        self.constraint = self._rule(constraint)
+        self.stretch: Stretch | None = None
+        self.derived = Derived()
 
     def extra_repr(self) -> str:
-        """What `repr` says beside the modules: sizes, coupling, and what is listed."""
+        """What `repr` says beside the modules: sizes, coupling, what is listed, and the rule."""
         most = most_listed(self.top_k, self.vocabulary_size)
         listed = "all tokens" if most is None else f"{'up to ' * (self.top_k == 'auto')}{most:,}"
+        rule = "" if self.constraint is None else f"\n{self.constraint}"
         return (
             f"{self.length} positions, {self.vocabulary_size:,} tokens, mask {self.mask_token_id}\n"
             f"{self.coupling}\n"
-            f"top_k={self.top_k!r}: lists {listed}"
+            f"top_k={self.top_k!r}: lists {listed}{rule}"
         )
 
     def over(self, positions: int | range) -> CircuitHead:
@@ -159,7 +172,52 @@ class CircuitHead(Kept):
         if span == range(self.length):
             return self
         given = {"coupling": self.coupling, "modulation": self.modulation, **self._settings}
-        return CircuitHead(self._circuit_over(span), **given)
+        short = self.derived.over(self.model, self._variables(span))
+        head = CircuitHead(short, constraint=self.constraint, **given)
+        head.derived = self.derived
+        return head
+
+    def under(self, rule: Automaton | Stretch | None) -> CircuitHead:
+        """The head under a rule for its L tokens, in place of the one that it has; None for none.
+
+        Under a stretch of a rule what is asked has as many rows as that.
+
+        Raises:
+            CouplingError: if it is modulated.
+            TypeMismatch: if `rule` is none.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> head = CircuitHead(pf.compile(pf.hmm(2, 2, pf.Categorical(4))), mask_token_id=4)
+            >>> rule = pf.Automaton.options([[0, 3], [3, 0]])
+            >>> x = torch.tensor([[4, 0]])
+            >>> head.under(rule).sample(torch.zeros(1, 2, 4), x).tokens
+            tensor([[3, 0]])
+        """
+        head = copy(self)
+        head.constraint = self._rule(rule.rule if isinstance(rule, Stretch) else rule)
+        head.stretch = rule if isinstance(rule, Stretch) else None
+        return head
+
+    def check_takes_rules(self) -> None:
+        """Refuse a circuit that cannot be asked under a rule.
+
+        Raises:
+            CouplingError: if the head is modulated.
+            NotAChain, PropertyRequired: see `pcflow.CompiledCircuit.given`.
+        """
+        _ = self.under(Automaton.lengths(0, None, self.vocabulary_size)).law
+
+    @property
+    def law(self) -> CompiledCircuit | Given:
+        """What is asked of the coupled evidence: the circuit, or the circuit given the rule.
+
+        Raises:
+            NotAChain, PropertyRequired, EmptyLanguage: see `pcflow.CompiledCircuit.given`.
+        """
+        if self.constraint is None:
+            return self.model
+        return self.derived.given(self.model, self.stretch or self.constraint)
 
     def forward(self, logits: Tensor, x: Tensor) -> Tensor:
         """Log-marginals of the coupled joint at masked positions: for code that expects logits.
@@ -183,7 +241,7 @@ class CircuitHead(Kept):
         check_kind("logits", logits, Tensor)
         said = self._said(logits, x)
         coupled = self._coupled(said)
-        log_q = token_marginals(self.model, coupled, self.length, coupled.categories)
+        log_q = token_marginals(self.law, coupled, self.length, coupled.categories)
         log_q = self._spread(said, logits, x, log_q).to(logits.dtype)
         return torch.where(said.masked.unsqueeze(-1), log_q, logits)
 
@@ -257,8 +315,10 @@ class CircuitHead(Kept):
         asked = torch.ones_like(said.masked) if at is None else at | ~said.masked
         tokens = self._filled(said, x0)
         alone = said.log_prob_unlisted(logits, tokens)
-        log_q = log_prob_of(self.model, self._coupled(said), tokens, asked, alone)
-        if said.listed is None:
+        if self.constraint is not None:
+            alone = torch.full_like(alone, -inf)
+        log_q = log_prob_of(self.law, self._coupled(said), tokens, asked, alone)
+        if said.listed is None or self.constraint is not None:
             return log_q
         return log_q + said.log_listed.masked_fill(~(asked & said.lists(tokens)), 0.0).sum(dim=-1)
 
@@ -346,7 +406,7 @@ class CircuitHead(Kept):
         said = self._said(logits, x)
         asked = Decisions.of(questions, said, slots, pad, allowed, tokenizer)
         said = asked.listed(said, logits)
-        table = asked.joint(self.model, said, self._coupled(said))
+        table = asked.joint(self.law, said, self._coupled(said))
         return table if joint else asked.apart(table)
 
     def conditional(
@@ -438,7 +498,7 @@ class CircuitHead(Kept):
         said = self._fitting(said)
         check_generator(generator, self.model.device)
         return draw(
-            self.model,
+            self.law,
             self._coupled(said),
             self.length,
             temperature=temperature,
@@ -559,6 +619,8 @@ class CircuitHead(Kept):
         if said.listed is None:
             return log_q
         log_m = Marginals.of(logits, x, self.mask_token_id, dtype=log_q.dtype).log_m
+        if self.constraint is not None:
+            log_m = torch.full_like(log_m, -inf)
         log_q = log_q[..., : said.listed.shape[-1]]  # controls of more values make lists longer
         log_q = log_q + said.log_listed.unsqueeze(-1)
         surplus = said.log_m == -torch.inf  # of a list that is longer than need be
@@ -573,7 +635,7 @@ class CircuitHead(Kept):
             logits,
             x,
             self.mask_token_id,
-            top_k=self.top_k,
+            top_k=self.top_k if self.constraint is None else None,
             dtype=self.model.dtype,
             vocabulary_size=self.vocabulary_size if listed else None,
         )
@@ -591,7 +653,10 @@ class CircuitHead(Kept):
             where = f"on {said.tokens.device}, the circuit on {self.model.device}"
             raise TypeMismatch(f"logits and x are {where}")
         check_tokens("x", said.tokens, self.vocabulary_size)
-        return said.few(self.top_k)
+        few = said.few(self.top_k)
+        if self.constraint is None:
+            return few
+        return widened(few, said, label_of(self.constraint, self.vocabulary_size))
 
     def _filled(self, said: Marginals, x0: Tensor) -> Tensor:
         """The visible tokens, and those of x0 where x is masked."""
@@ -611,19 +676,19 @@ class CircuitHead(Kept):
             raise ShapeMismatch(f"the circuit has {self.length} positions: {positions=}")
         return positions
 
-    def _circuit_over(self, span: range) -> CompiledCircuit:
-        """The circuit of some positions and of their controls."""
-        made_for = (self.model.circuit, self.model.device, self.model.dtype)
-        kept = self._shorter.get(span)
-        if kept is None or kept[0] != made_for:
-            firsts = [0] if self.modulation is None else [0, self.length]
-            keep = [first + place for first in firsts for place in span]
-            short = compile(marginalize(made_for[0], keep), self.model.device, self.model.dtype)
-            kept = made_for, short
-        others = {other: it for other, it in self._shorter.items() if other != span}
-        last = list(others.items())[1 - KEPT :]
-        self._shorter = dict([*last, (span, kept)])  # never edited: other threads may be reading
-        return kept[1]
+    def _rule(self, constraint: Automaton | None) -> Automaton | None:
+        """A rule, if it is one that this head can be under."""
+        if constraint is not None:
+            check_kind("constraint", constraint, Automaton)
+            if self.modulation is not None:
+                raise CouplingError(NO_RULE)
+            return narrowed(constraint, self.vocabulary_size)
+        return constraint
+
+    def _variables(self, span: range) -> tuple[int, ...]:
+        """Some positions and their controls."""
+        firsts = [0] if self.modulation is None else [0, self.length]
+        return tuple(first + place for first in firsts for place in span)
 
     def _one_size(self, sizes: tuple[int | None, ...]) -> int:
         """How many categories every one of some variables has."""

@@ -79,7 +79,11 @@ class World:
     def enumerated(self, head: CircuitHead) -> Tensor:
         """The same by adding up all states of the coupled joint."""
         every = enumerate_weights(self.circuit, head.couple(self.logits, self.x))
-        states, weight = every.states, every.log_weight.softmax(dim=-1)  # [S, L], [B, S]
+        return self.shares(every.states, every.log_weight)
+
+    def shares(self, states: Tensor, log_weight: Tensor) -> Tensor:
+        """Those of the answers, of states [S, L] with weights [B, S]."""
+        weight = log_weight.softmax(dim=-1)
         found = torch.zeros(len(self.x), *map(len, self.questions.values()), dtype=torch.float64)
         for (i, one), (j, two) in product(*map(enumerate, self.questions.values())):
             fits = torch.ones(len(states), dtype=torch.bool)
@@ -155,6 +159,22 @@ def test_independent_slots_are_the_product_of_what_the_backbone_says(coupling: s
             head(world.logits, world.x).softmax(-1)[world.masked],
             world.logits.softmax(-1)[world.masked],
         )
+
+
+@given(st.integers(0, 10**6), st.sampled_from(sorted(COUPLINGS)))
+@settings(max_examples=8, deadline=None)
+def test_under_a_rule_answers_have_their_shares_of_what_obeys(seed: int, coupling: str) -> None:
+    world = World(seed)
+    rule = ~pf.Automaton.phrases([[0, 0], [2, 1]], V)
+    head = world.head(coupling)
+    every = enumerate_weights(world.circuit, head.couple(world.logits, world.x))
+    bound = every.log_weight.masked_fill(~rule.accepts(every.states), -torch.inf)
+    wanted = world.shares(every.states, bound)
+    if bool(wanted.isfinite().all()):
+        close(world.table(world.head(coupling, constraint=rule)), wanted)
+    else:
+        with pytest.raises(pf.NoMassError):
+            world.table(world.head(coupling, constraint=rule))
 
 
 @pytest.mark.parametrize("kind", ["latents", "gates"])

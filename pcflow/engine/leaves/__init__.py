@@ -8,17 +8,19 @@ missing value is one. `DensityLeaf` evaluates log-densities.
 from pcflow.engine.leaves.base import Leaf
 from pcflow.engine.leaves.density import DensityLeaf
 from pcflow.engine.leaves.finite import FiniteLeaf
+from pcflow.engine.leaves.gate import GateLeaf
 from pcflow.engine.leaves.posteriors import log_flows, log_posterior, rank_over_same_variable
 from pcflow.engine.leaves.share import ShareLeaf
 from pcflow.engine.plan import InputStep
 from pcflow.engine.semiring import Semiring
 from pcflow.engine.tables import Tables
 from pcflow.evidence import CheckedEvidence
-from pcflow.inputs import FiniteFamily, Share
+from pcflow.inputs import FiniteFamily, Gate, Share
 
 __all__ = [
     "DensityLeaf",
     "FiniteLeaf",
+    "GateLeaf",
     "Leaf",
     "log_flows",
     "log_posterior",
@@ -35,4 +37,6 @@ def make_leaf(
         return ShareLeaf(step, tables, evidence, semiring, keep)
     if isinstance(step.family, FiniteFamily):
         return FiniteLeaf(step, tables, evidence, semiring, keep)
+    if isinstance(step.family, Gate):
+        return GateLeaf(step, tables, evidence, semiring)
     return DensityLeaf(step, tables, evidence, semiring)
