@@ -70,7 +70,7 @@ class Decisions:
         answers = {}
         for number, (question, texts) in enumerate(questions.items()):
             ids = _ids(question, texts, tokenizer)
-            widths = (slot == number).sum(dim=1)  # [B]
+            widths = (slot == number).sum(dim=1).tolist()
             answers[question] = _padded(question, ids, widths, fill).to(slot.device)
             check_tokens(f"answers to {question!r}", answers[question], said.vocabulary_size)
         return cls(answers, slot, _combinations(questions, allowed).to(slot.device))
@@ -110,9 +110,10 @@ class Decisions:
 
     def apart(self, table: Tensor) -> dict[str, Tensor]:
         """Of the joint of all questions that of each, [B, n]."""
-        B, Q = len(table), len(self.answers)
-        own = [table.movedim(axis, 1).reshape(B, table.shape[axis], -1) for axis in range(1, Q + 1)]
-        return dict(zip(self.answers, (part.sum(dim=-1) for part in own), strict=True))
+        axes = range(1, table.dim())
+        others = [[axis for axis in axes if axis != own] for own in axes]
+        each = (table.sum(dim=some) if some else table for some in others)
+        return dict(zip(self.answers, each, strict=True))
 
     def _log_mass(
         self, model: CompiledCircuit | Given, said: Marginals, coupled: Evidence
@@ -122,7 +123,7 @@ class Decisions:
         rows = torch.arange(len(known), device=known.device)
         row = rows.repeat_interleave(len(self.combinations))
         tokens = self._written(said.tokens).flatten(0, 1)  # [B N, L]
-        some = max(1, AT_ONCE // said.log_m[0].numel())
+        some = max(1, AT_ONCE // said.log_m.shape[1:].numel())
         parts = zip(row.split(some), tokens.split(some), strict=True)
         found = [_log_mass(model, coupled.rows(of), text, known[of]) for of, text in parts]
         return torch.cat(found).view(len(known), -1)
@@ -210,7 +211,7 @@ def _ids_of(question: str, text: Answer, tokenizer: object) -> tuple[int, ...]:
 
 
 def _padded(
-    question: str, ids: Sequence[tuple[int, ...]], widths: Tensor, pad: int | None
+    question: str, ids: Sequence[tuple[int, ...]], widths: Sequence[int], pad: int | None
 ) -> Tensor:
     """Answers as wide as the widest slot, [n, W].
 
@@ -218,7 +219,8 @@ def _padded(
         AnswerError: if one is longer than a slot, or shorter and nothing fills it, or two are
             the same.
     """
-    narrowest, widest = int(widths.min()), int(widths.max())
+    widths = widths or [max(map(len, ids))]  # where there are no rows
+    narrowest, widest = min(widths), max(widths)
     for answer in ids:
         if len(answer) > narrowest:
             raise AnswerError(question, f"{answer} does not fit in a slot of {narrowest} tokens")

@@ -227,6 +227,15 @@ def test_slots_are_the_runs_of_masks_wherever_they_stand_in_a_row() -> None:
         close(found[row : row + 1], alone)
 
 
+@pytest.mark.parametrize("slots", [SLOTS[0], None])
+def test_no_rows_have_no_tables(slots: dict[str, range] | None) -> None:
+    world = World(5, rows=0)
+    questions = {"one": [[0, 1], [1, 1]], "two": [[2]]}
+    how = {"slots": slots, "pad": 0}
+    found = world.head().probabilities(world.logits, world.x, questions, **how)  # type: ignore[call-overload]
+    assert {name: part.shape for name, part in found.items()} == {"one": (0, 2), "two": (0, 1)}
+
+
 def test_a_short_answer_is_filled_up() -> None:
     world = World(7)
     head = world.head()
