@@ -126,7 +126,7 @@ class Decisions:
         some = max(1, AT_ONCE // said.log_m.shape[1:].numel())
         parts = zip(row.split(some), tokens.split(some), strict=True)
         found = [_log_mass(model, coupled.rows(of), text, known[of]) for of, text in parts]
-        return torch.cat(found).view(len(known), -1)
+        return torch.cat(found).view(len(known), len(self.combinations))
 
     def _written(self, tokens: Tensor) -> Tensor:
         """Texts [B, N, L] of tokens [B, L] with every combination of answers in the slots."""
