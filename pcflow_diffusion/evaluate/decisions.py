@@ -4,8 +4,8 @@
     python -m pcflow_diffusion.evaluate decisions --model FOLDER [--head FILE]
 
 From a held-out block a word of two tokens or more is taken out. To choose from are this word and
-others of as many tokens, drawn from the text as often as they occur there. Every seed has words,
-a circuit (unless it is that of a saved head) and training draws of its own.
+others of as many tokens that occur in the training text: any, or those that begin or end with the
+same token. Every seed has words and a circuit (unless it is that of a saved head) of its own.
 
 Legend: C tokens of the context, L positions of a block, W tokens of a word, V tokens of the
 vocabulary, N holes, n words to choose from.
@@ -24,6 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pcflow_diffusion.backbones import Backbone
+from pcflow_diffusion.errors import TextError
 from pcflow_diffusion.evaluate.gap import Table, mean_and_spread
 from pcflow_diffusion.evaluate.setting import (
     SAVED,
@@ -39,7 +40,7 @@ from pcflow_diffusion.head import CircuitHead, Marginals
 from pcflow_diffusion.train import block_logits
 
 OPTIONS = (2, 4, 8)
-HOLES = 256  # at most
+HOLES = 128  # at most
 BATCH = 64  # rows per call of the backbone
 BINS = 10  # of confidence, for the calibration error
 INDEPENDENT, ONE_BY_ONE = "independent slots", "one token after another"
@@ -222,8 +223,14 @@ def heads_of(
 def some_holes(
     lexicon: Lexicon, rows: Tensor, block: int, kind: Kind, generator: torch.Generator
 ) -> list[Hole]:
-    """So many of the words in the blocks of rows [N, C + L], or all if there are no more."""
+    """So many of the words in the blocks of rows [N, C + L], or all if there are no more.
+
+    Raises:
+        TextError: if there is none that enough others are known for.
+    """
     every = list(lexicon.holes(rows, block, kind, OPTIONS[-1], generator))
+    if not every:
+        raise TextError(f"of no held-out word {OPTIONS[-1] - 1} others are known: {kind}")
     return [every[i] for i in torch.randperm(len(every), generator=generator)[:HOLES].tolist()]
 
 

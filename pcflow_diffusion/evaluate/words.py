@@ -6,10 +6,10 @@ from.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,8 +17,8 @@ from torch import Tensor
 from pcflow_diffusion.head import Marginals
 
 Word = tuple[int, ...]
-Kind = Literal["any words", "words that begin or end alike"]
-"""Which others a word is to be told from: any, or those with its first or its last token."""
+Kind = Literal["any words", "words that begin alike", "words that end alike"]
+"""Which others a word is to be told from: any, those with its first token, those with its last."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class Hole:
 
 
 class Lexicon:
-    """How often every word of a text occurs, of two tokens or more.
+    """The words of a text, of two tokens or more.
 
     Args:
         tokens: the text, [N].
@@ -59,19 +59,23 @@ class Lexicon:
     Examples:
         >>> vocabulary = [" ban", "ana", "da", ".", " an"]
         >>> lexicon = Lexicon(torch.tensor([0, 1, 3, 0, 2, 1, 4, 3, 0, 1, 3]), vocabulary)
-        >>> lexicon.counts[2]
-        Counter({(0, 1): 1})
+        >>> sorted(lexicon.words)
+        [(0, 1), (0, 2, 1)]
         >>> list(lexicon.spans([2, 4, 1, 1, 3, 0, 1]))  # what an end cuts off is no word
         [range(1, 4)]
     """
 
     def __init__(self, tokens: Tensor, vocabulary: Sequence[str]) -> None:
-        """Count."""
+        """Find them."""
         self._spelled = spelled(vocabulary)
-        self.counts: dict[int, Counter[Word]] = defaultdict(Counter)
         text: list[int] = tokens.tolist()
-        for span in self.spans(text):
-            self.counts[len(span)][tuple(text[span.start : span.stop])] += 1
+        found = (tuple(text[span.start : span.stop]) for span in self.spans(text))
+        self.words = dict.fromkeys(found)
+        self._like: dict[Kind, dict[tuple[object, ...], list[Word]]] = {}
+        for kind in get_args(Kind):
+            self._like[kind] = defaultdict(list)
+            for word in self.words:
+                self._like[kind][self._family(word, kind)].append(word)
 
     def spans(self, text: Sequence[int]) -> Iterator[range]:
         """Where words of several tokens stand in a text; what its ends may cut off is none."""
@@ -88,22 +92,20 @@ class Lexicon:
     def others(
         self, word: Word, kind: Kind, count: int, generator: torch.Generator
     ) -> list[Word] | None:
-        """So many other words of as many tokens, drawn as often as they occur, each once.
+        """So many other words, each as likely as any; None if there are not so many.
 
-        They begin with a space if the word does, and without if not. None if there are not so many.
+        They have as many tokens, and begin with a space if the word does. As whatever words are
+        drawn could have been drawn for each of them, nothing but the text tells which is right:
+        the probability that a model gives it among them is what it should be sure by.
         """
-        known = [other for other in self.counts[len(word)] if self._fits(word, other, kind)]
-        if len(known) < count:
-            return None
-        weights = torch.tensor([float(self.counts[len(word)][other]) for other in known])
-        drawn = weights.multinomial(count, generator=generator)
-        return [known[i] for i in drawn.tolist()]
+        known = [other for other in self._like[kind][self._family(word, kind)] if other != word]
+        drawn = torch.randperm(len(known), generator=generator)[:count].tolist()
+        return [known[i] for i in drawn] if len(drawn) == count else None
 
-    def _fits(self, word: Word, other: Word, kind: Kind) -> bool:
-        """Whether another word is one to be told from."""
-        alike = kind == "any words" or word[0] == other[0] or word[-1] == other[-1]
-        spaces = [self._spelled[first[0]].startswith(" ") for first in (word, other)]
-        return other != word and alike and spaces[0] == spaces[1]
+    def _family(self, word: Word, kind: Kind) -> tuple[object, ...]:
+        """What words that may stand for one another have in common."""
+        common = {"any words": None, "words that begin alike": word[0]}.get(kind, word[-1])
+        return len(word), self._spelled[word[0]].startswith(" "), common
 
     def holes(
         self, rows: Tensor, block: int, kind: Kind, count: int, generator: torch.Generator

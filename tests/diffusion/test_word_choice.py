@@ -13,6 +13,7 @@ from torch import Tensor
 
 import pcflow as pf
 from pcflow_diffusion import CharacterTokenizer, CircuitHead, Denoiser, DenoiserConfig
+from pcflow_diffusion.errors import TextError
 from pcflow_diffusion.evaluate import decisions
 from pcflow_diffusion.evaluate.__main__ import main as command_line
 from pcflow_diffusion.evaluate.decisions import (
@@ -32,20 +33,20 @@ from pcflow_diffusion.models import windows
 
 VOCABULARY = [" to", "day", "night", " mid", ".", "\n", "and", " so"]
 TODAY, TONIGHT, MIDDAY, MIDNIGHT = (0, 1), (0, 2), (3, 1), (3, 2)
-COUNTS = {TODAY: 6, TONIGHT: 3, MIDDAY: 2, MIDNIGHT: 1}
+WORDS = {TODAY, TONIGHT, MIDDAY, MIDNIGHT}
 
 
 def lexicon() -> Lexicon:
-    words = [word for word, count in COUNTS.items() for _ in range(count)]
-    return Lexicon(torch.tensor([7, *[token for word in words for token in word], 4]), VOCABULARY)
+    text = [TODAY, TONIGHT, TODAY, TODAY, MIDDAY, MIDNIGHT, TODAY, TONIGHT]
+    return Lexicon(torch.tensor([7, *[token for word in text for token in word], 4]), VOCABULARY)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_words_are_counted_by_their_tokens() -> None:
-    assert lexicon().counts == {2: Counter(COUNTS)}
+def test_words_of_several_tokens_are_known() -> None:
+    assert set(lexicon().words) == WORDS
 
 
 @pytest.mark.parametrize(
@@ -67,27 +68,27 @@ def test_tokens_of_other_libraries_are_spelled_with_their_spaces() -> None:
     assert spelled(["to", "##day", "."]) == [" to", "day", " ."]
 
 
-def test_others_are_drawn_as_often_as_they_occur() -> None:
-    words, generator, draws = lexicon(), seeded(), 4_000
-    first = Counter(
+def test_others_are_drawn_alike_however_often_they_occur() -> None:
+    words, generator, draws = lexicon(), seeded(), 3_000
+    drawn = Counter(
         others[0]
         for _ in range(draws)
         if (others := words.others(TODAY, "any words", 1, generator))
     )
-    wanted = {word: draws * count / 6 for word, count in COUNTS.items() if word != TODAY}
-    distance = sum((first[word] - count) ** 2 / count for word, count in wanted.items())
-    assert set(first) == set(wanted)
+    expected = draws / 3
+    distance = sum((count - expected) ** 2 / expected for count in drawn.values())
+    assert set(drawn) == WORDS - {TODAY}
     assert chi2.sf(distance, 2) > 1e-6
 
 
-def test_others_may_be_alike_and_there_may_be_too_few() -> None:
+def test_others_are_alike_and_there_may_be_too_few() -> None:
     words = lexicon()
-    alike = words.others(TODAY, "words that begin or end alike", 2, seeded())
-    assert alike is not None and set(alike) == {TONIGHT, MIDDAY}
-    assert words.others(TODAY, "words that begin or end alike", 3, seeded()) is None
-    assert words.others((6, 1), "any words", 1, seeded()) is None  # they begin with a space
+    assert words.others(TODAY, "words that begin alike", 1, seeded()) == [TONIGHT]
+    assert words.others(TODAY, "words that end alike", 1, seeded()) == [MIDDAY]
+    assert words.others(TODAY, "words that end alike", 2, seeded()) is None
+    assert words.others((6, 1), "any words", 1, seeded()) is None  # the others begin with a space
     every = words.others(TODAY, "any words", 3, seeded())
-    assert every is not None and set(every) == set(COUNTS) - {TODAY}
+    assert every is not None and set(every) == WORDS - {TODAY}
 
 
 def test_a_hole_is_a_word_of_the_block_and_comes_first() -> None:
@@ -97,7 +98,7 @@ def test_a_hole_is_a_word_of_the_block_and_comes_first() -> None:
     for hole in holes:
         word = hole.row[-6:][hole.span.start : hole.span.stop]
         assert torch.equal(hole.words[0], word)
-        assert {tuple(other) for other in hole.words.tolist()} == set(COUNTS)
+        assert {tuple(other) for other in hole.words.tolist()} == WORDS
 
 
 def test_figures_by_hand() -> None:
@@ -174,7 +175,7 @@ def test_where_the_circuit_is_the_truth_the_joint_is_that_of_one_token_after_ano
 def test_the_command_prints_tables_for_both_kinds_of_words(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = "the cat saw that rat and ran. " * 60
+    text = "the tan tar rat ran ram man and. " * 60
     tokenizer = CharacterTokenizer.fit(text)
     rows = windows(tokenizer.encode(text), 40, 8)
     torch.manual_seed(0)
@@ -187,9 +188,12 @@ def test_the_command_prints_tables_for_both_kinds_of_words(
     monkeypatch.setattr(decisions, "OPTIONS", (2, 3))
     monkeypatch.setattr(decisions, "asked", lambda given: (material, None))
     monkeypatch.setattr(decisions, "fit_circuit", lambda *given: circuit)
+    lexicon = Lexicon(rows[0, :2], tokenizer.vocabulary)
+    with pytest.raises(TextError, match="no held-out word 2 others are known"):
+        decisions.some_holes(lexicon, rows, 24, "any words", seeded())
     command_line(["decisions", "--seeds", "2"])
     printed = capsys.readouterr().out
-    assert printed.count("6 holes") == 4
+    assert printed.count("6 holes") == 6
     tables = [line for line in printed.splitlines() if line.startswith("| product | ")]
-    assert len(tables) == 4 and all(" ± " in line for line in tables)
+    assert len(tables) == 6 and all(" ± " in line for line in tables)
     assert "3 tokens" in printed and "| 2 tokens" not in printed  # of which there are none
