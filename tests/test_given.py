@@ -1,24 +1,25 @@
 """Models given a rule, against enumeration, dense multiplication and rejection."""
 
 import copy
+import itertools
 import math
 import pickle
-from itertools import product
 
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from rules import automata
 from torch import Tensor
 
 import pcflow as pf
+from pcflow.inputs import share
 
 NONE = torch.nan
 
 
 def strings(length: int, V: int) -> Tensor:
-    return torch.tensor(list(product(range(V), repeat=length))).reshape(V**length, length)
+    return torch.tensor(list(itertools.product(range(V), repeat=length))).reshape(V**length, length)
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -31,16 +32,36 @@ def factorized(length: int, family: pf.InputFamily, seed: int, units: int = 1) -
 
 
 @st.composite
+def trees(draw, first: int, stop: int, units: int, K: int, family: pf.InputFamily, g):
+    """Sums over ways to split neighbouring variables into two or three parts, in any order."""
+    if stop - first == 1:
+        return pf.InputLayer.random(first, family, units, g)
+    terms = []
+    for _ in range(draw(st.integers(1, 2))):
+        cuts = draw(st.lists(st.integers(first + 1, stop - 1), min_size=1, max_size=2, unique=True))
+        ends = [first, *sorted(cuts), stop]
+        kind = draw(st.sampled_from(["hadamard", "kronecker"]))
+        parts = [draw(trees(a, b, K, K, family, g)) for a, b in itertools.pairwise(ends)]
+        if kind == "hadamard" or len(parts) == 2:
+            parts = draw(st.permutations(parts))
+        terms.append(pf.ProductLayer(parts, kind))
+    return pf.SumLayer.random(terms, units, generator=g)
+
+
+@st.composite
 def chains(draw, V: int) -> pf.Circuit:
-    """Hidden Markov chains with tied or free parameters and hard zeros, and independent variables.
+    """Hidden Markov chains, tied, free or with hard zeros; independent variables; trees.
 
     Also several emissions at a position, and families without logits.
     """
     seed, K = draw(st.integers(0, 999)), draw(st.integers(1, 3))
     length = draw(st.integers(1, 4))
     family = draw(st.sampled_from([pf.Categorical(V), pf.Binomial(V - 1)]))
-    kind = draw(st.sampled_from(["tied", "free", "zeros", "several", "independent", "mixture"]))
+    kinds = ["tied", "free", "zeros", "several", "independent", "mixture", "tree", "tree"]
+    kind = draw(st.sampled_from(kinds))
     g = seeded(seed)
+    if kind == "tree":
+        return pf.Circuit(draw(trees(0, length, 1, K, family, g)))
     if kind == "zeros":
         table = torch.rand(K, V, generator=g) * (torch.rand(K, V, generator=g) < 0.6)
         table[:, 0] += 0.1
@@ -71,9 +92,15 @@ def evidence(draw, length: int, V: int, kinds: tuple[str, ...]) -> pf.Evidence:
     return said.top_k(draw(st.integers(1, V)))
 
 
+@pytest.fixture(autouse=True)
+def _small_classes_as_they_were(monkeypatch) -> None:
+    monkeypatch.setattr(share, "MOST", share.MOST)
+
+
 @st.composite
 def cases(draw, kinds=("hard", "soft", "listed")):
     V = draw(st.integers(2, 3))
+    share.MOST = draw(st.sampled_from([0, 1, 8]))  # classes of more values have a step each
     circuit = draw(chains(V))
     rule = draw(automata(st.integers(1, V)))
     rule |= pf.Automaton.options([[0] * circuit.num_variables])  # of this length
@@ -111,6 +138,7 @@ def close(a: Tensor, b: Tensor) -> None:
     torch.testing.assert_close(a.detach(), b.detach(), rtol=1e-9, atol=1e-9)
 
 
+@settings(max_examples=40)
 @given(cases())
 def test_masses_are_those_of_all_strings(case) -> None:
     circuit, rule, known = case
@@ -120,6 +148,7 @@ def test_masses_are_those_of_all_strings(case) -> None:
     close(model.given(rule).log_probability, log_probability(circuit, rule))
 
 
+@settings(max_examples=40)
 @given(cases())
 def test_marginals_and_means_are_those_of_all_strings(case) -> None:
     circuit, rule, known = case
@@ -141,6 +170,7 @@ def test_marginals_and_means_are_those_of_all_strings(case) -> None:
     close(drawn.log_marginals, told.log())
 
 
+@settings(max_examples=40)
 @given(cases())
 def test_the_best_string_is_the_best_of_all(case) -> None:
     circuit, rule, known = case
@@ -152,11 +182,12 @@ def test_the_best_string_is_the_best_of_all(case) -> None:
     place = (values.unsqueeze(1) == x).all(dim=-1).int().argmax(dim=-1, keepdim=True)
     log_value = log_value + log_probability(circuit, rule)
     close(log_value, log.gather(-1, place).squeeze(-1))
-    if exact or all(layer.units == 1 for layer in circuit.layers):
+    if exact or pf.is_deterministic(circuit):
         assert exact
         close(log_value, log.amax(dim=-1))
 
 
+@settings(max_examples=40)
 @given(cases(kinds=("soft", "listed")))
 def test_gradients_are_those_of_all_strings(case) -> None:
     circuit, rule, known = case
@@ -209,22 +240,32 @@ def test_the_circuit_of_a_rule_is_uniform(rule, length) -> None:
     assert math.isclose(pf.entropy(circuit), rule.log_count(length), abs_tol=1e-9)
 
 
-def test_other_circuits_are_multiplied_with_that_of_a_rule() -> None:
+def test_circuits_that_split_variables_that_are_no_neighbours_are_refused() -> None:
     rule = pf.Automaton.phrases([[1, 2]], num_categories=3)
-    two = [pf.InputLayer.random(v, pf.Categorical(3), 2, seeded(v)) for v in range(4)]
-    pair = pf.ProductLayer(two[2:], "kronecker")  # which no chain has
-    circuit = pf.Circuit(
-        pf.SumLayer.random([pf.ProductLayer([*two[:2], pair], "kronecker")], 1, generator=seeded(5))
-    )
-    model = pf.compile(circuit, dtype=torch.float64)
-    with pytest.raises(pf.NotAChain, match=r"without it: multiply\(model, rule.circuit"):
-        model.given(rule)
-    product = pf.compile(pf.multiply(model, rule.circuit(4)), dtype=torch.float64)
-    x, log = weights(circuit, rule, nothing(4))
-    close(product.log_prob(x), log[0].log_softmax(dim=0))
     tree = pf.build_circuit(pf.structure.random_binary_tree(6), pf.Categorical(3), 2)
+    with pytest.raises(pf.NotCompatible, match="given needs") as refused:
+        pf.compile(tree).given(rule)
+    layer, (apart, _) = refused.value.layers[0], refused.value.scopes
+    assert apart == tuple(tree.scope(part) for part in layer.inputs)
+    assert any(a[-1] + 1 != b[0] for a, b in itertools.pairwise(sorted(apart)))
     with pytest.raises(pf.NotCompatible):
         pf.multiply(tree, rule.circuit(6))
+
+
+def test_a_tree_says_the_same_as_a_dense_product() -> None:
+    """Where both ways are open; and the parameters are those of now."""
+    rule = pf.Automaton.phrases([[1, 2]], num_categories=3)
+    two = [pf.InputLayer.random(v, pf.Categorical(3), 2, seeded(v)) for v in range(4)]
+    pair = pf.ProductLayer(two[2:], "kronecker")
+    root = pf.SumLayer.random([pf.ProductLayer([*two[:2], pair], "kronecker")], 1)
+    model = pf.compile(pf.Circuit(root), dtype=torch.float64)
+    under, x = model.given(rule), strings(4, 3)
+    for _ in range(2):
+        dense = pf.compile(pf.multiply(model, rule.circuit(4)), dtype=torch.float64)
+        close(under.log_prob(x), dense.log_prob(x))
+        with torch.no_grad():
+            for bank in model.banks:
+                bank.add_(torch.randn(bank.shape, generator=seeded(1)))
 
 
 def test_draws_are_those_that_rejection_leaves() -> None:
@@ -373,8 +414,6 @@ def test_nothing_as_large_as_states_times_squared_units() -> None:
 @pytest.mark.parametrize(
     ("error", "circuit", "rule"),
     [
-        (pf.NotAChain, pf.build_circuit(pf.structure.random_binary_tree(4), pf.Categorical(2), 2),
-         pf.Automaton.lengths(0, None, 2)),
         (pf.PropertyRequired, pf.hmm(3, 2, pf.Gaussian()), pf.Automaton.lengths(0, None, 2)),
         (pf.PropertyRequired, pf.naive_bayes([pf.Categorical(2), pf.Categorical(3)], 2),
          pf.Automaton.lengths(0, None, 2)),
@@ -403,6 +442,7 @@ def between_cases():
     return st.tuples(cases(), st.integers(0, 999))
 
 
+@settings(max_examples=40)
 @given(between_cases())
 def test_stretches_lead_from_any_state_to_weighed_ones(case) -> None:
     """Every row from a state of its own: masses, draws, marginals and the best of all strings."""

@@ -25,7 +25,7 @@ from pcflow.inputs.intervals import log_sum
 from pcflow.inputs.log_normal import LogNormal
 from pcflow.inputs.poisson import Poisson
 from pcflow.inputs.registry import FAMILIES, register_family
-from pcflow.inputs.share import Share, shares
+from pcflow.inputs.share import Few, Share, few, shares
 
 __all__ = [
     "FAMILIES",
@@ -36,6 +36,7 @@ __all__ = [
     "DiscretizedLogistic",
     "Exponential",
     "ExponentialFamily",
+    "Few",
     "FiniteFamily",
     "Gate",
     "Gaussian",
@@ -49,6 +50,7 @@ __all__ = [
     "Power",
     "Share",
     "alike",
+    "few",
     "log_sum",
     "powered",
     "register_family",

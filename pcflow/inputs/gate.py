@@ -1,4 +1,4 @@
-"""A weight that every row of evidence brings along: not of a variable, but of a part of a circuit."""
+"""A weight that every row of evidence brings along: of a part of a circuit, not of a variable."""
 
 from dataclasses import dataclass
 

@@ -29,7 +29,7 @@ from pcflow.engine import (
     make_plan,
 )
 from pcflow.errors import SettingError
-from pcflow.evidence import Evidence, Numbers
+from pcflow.evidence import Evidence, Numbers, Potentials
 from pcflow.queries.asked import Asked
 from pcflow.queries.export import Export
 from pcflow.queries.filtering import Filter
@@ -177,7 +177,7 @@ class CompiledCircuit(nn.Module, Asked):
     def project(
         self,
         evidence: Evidence | Numbers,
-        log_marginals: Numbers,
+        log_marginals: Numbers | Potentials,
         sweeps: int = 2,
         *,
         tolerance: float = 0.0,
@@ -194,9 +194,10 @@ class CompiledCircuit(nn.Module, Asked):
 
         Args:
             evidence: what is observed; its potentials, if any, are where fitting starts, and what
-                they rule out stays ruled out.
+                they rule out stays ruled out. Without any it starts at the circuit's own posterior.
             log_marginals: targets (nats) [B, D, V], normalised here; not read where
-                observed. If the evidence lists categories, those of the listed ones, [B, D, k].
+                observed. If the evidence lists categories, those of the listed ones, [B, D, k];
+                so do `pcflow.Potentials` that list some, which then need not be in the evidence.
             sweeps: how often every variable is visited, at most.
             tolerance: a row is left alone once no marginal was off by as much as this.
             normalised: whether `log_marginals` are, over every variable's own categories; then a
@@ -247,10 +248,12 @@ class CompiledCircuit(nn.Module, Asked):
     ) -> Given:
         """The distribution given that the values obey a rule, with queries of its own.
 
-        Of hidden Markov chains and independent variables: exact, with the parameters of this model
-        as they are at every query, at the cost of one pass over the emission tables, whatever the
-        rule, and of states times hidden states squared for every variable. The same one while
-        somebody holds it; after the model has moved to another device or precision, ask again.
+        Exact, with the parameters of this model as they are at every query. Of hidden Markov chains
+        and independent variables at the cost of one pass over the emission tables, whatever the
+        rule, and of states times hidden states squared for every variable; of circuits whose
+        products split stretches of variables, such as trees over regions in order, at that of up to
+        states squared parts of every layer. What was built stays while somebody holds the result;
+        after the model has moved to another device or precision, ask again.
 
         Args:
             rule: for the values of all variables, in their order; of a longer text, if they are a
@@ -262,9 +265,8 @@ class CompiledCircuit(nn.Module, Asked):
 
         Raises:
             EvidenceError: if `start` or `final` do not fit the rule.
-            NotAChain: if the circuit is no chain.
-            PropertyRequired: if variables differ in their ranges, or the chain goes by them in
-                another order.
+            NotCompatible: if a product of the circuit splits variables that are no neighbours.
+            PropertyRequired: if variables differ in their ranges.
             EmptyLanguage: if the rule accepts no string of as many categories as there are
                 variables.
             SettingError: if the rule is about more categories than there are.
@@ -288,7 +290,7 @@ class CompiledCircuit(nn.Module, Asked):
         between = start is not None or final is not None
         found = self._given.get((rule, between))
         if found is None:
-            with required_by("given", "multiply(model, rule.circuit(D)), where compatible"):
+            with required_by("given"):
                 found = engine_under(self.engine, rule, between)
             self._given[rule, between] = found
         about = self, rule, self._export.is_deterministic, found

@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 
 from pcflow_diffusion.backbones import PAST, Backbone, mask_of, past_argument, takes, vocabulary_of
 from pcflow_diffusion.checks import check_count, check_generator, check_id, check_kind
+from pcflow_diffusion.decode.course import Constraint, Course, constraint_of
 from pcflow_diffusion.decode.decoding import Decoding
 from pcflow_diffusion.decode.prefix import Prefix
 from pcflow_diffusion.decode.prompts import Text, bounds, check_known
@@ -22,7 +23,6 @@ from pcflow_diffusion.decode.remasking import (
     log_prob_under_backbone,
     log_prob_under_circuit,
 )
-from pcflow_diffusion.decode.rules import Constraint, Course, constraint_of
 from pcflow_diffusion.decode.span import Span
 from pcflow_diffusion.decode.view import View
 from pcflow_diffusion.errors import BackboneError, GenerationError
@@ -59,6 +59,7 @@ class Canvas:
         span: who decides.
         callback: who is told of every step.
         constraint: which rules the texts obey, if any.
+        ruled: what these are about, bool [B, N].
         steps: how many there have been.
         stopped: whether the callback has said so.
     """
@@ -68,7 +69,8 @@ class Canvas:
     view: View
     span: Span
     callback: Callback | None
-    constraint: Constraint | None = None
+    constraint: Constraint | None
+    ruled: Tensor
     steps: int = 0
     stopped: bool = False
 
@@ -97,14 +99,6 @@ class Canvas:
             if self.constraint is not None:
                 self.constraint.check_known(vocabulary_size)
 
-    def check_rules(self) -> None:
-        """Refuse texts that no rule of theirs lets anybody complete."""
-        every = torch.arange(len(self.tokens), device=self.tokens.device)
-        for rows, _ in self.alike(every, slice(0, self.tokens.shape[1])):
-            course = self.course(rows)
-            if course is not None:
-                course.check(rows.tolist())
-
     def masked(self, rows: Tensor, places: slice) -> Tensor:
         """Which tokens are to be written, bool [b, L]."""
         return (self.tokens[rows, places] == self.view.mask) & self.real[rows, places]
@@ -130,12 +124,12 @@ class Canvas:
         self.steps += 1
 
     def course(self, rows: Tensor) -> Course | None:
-        """What some rows of text at the same places are under, and what is known of them."""
+        """Which rules some rows are under, and what is known of their texts."""
         if self.constraint is None:
             return None
-        stop = int(bounds(self.real[rows])[1].max())
-        every = slice(0, stop)
-        return self.constraint.course(rows, self.tokens[rows, every], self.masked(rows, every))
+        every = slice(None)
+        known = self.tokens[rows], self.masked(rows, every), ~self.ruled[rows]
+        return self.constraint.course(rows, *known)
 
     def known(self, rows: Tensor, places: slice) -> Tensor:
         """Tokens [b, C], with masks where there is padding."""
@@ -181,7 +175,7 @@ def canvas_of(
     backbone: Backbone,
     head: CircuitHead | None,
     text: Text,
-    begin: Tensor,
+    ruled: Tensor,
     mask: int,
     how: Decoding,
     circuit_context: int | None,
@@ -191,7 +185,7 @@ def canvas_of(
 ) -> Canvas:
     """What fills the masks of a text, once those who have a say agree.
 
-    Rules, if there are any, are about what comes from `begin` [B] on.
+    Rules, if there are any, are about what is `ruled`, bool [B, N].
     """
     check_generator(generator, text.tokens.device)
     if circuit_context is not None:
@@ -205,14 +199,16 @@ def canvas_of(
     prefix = Prefix(backbone, name) if cache and name else None
     view = View(backbone, mask, text.tokens != mask, attention, how.guidance, prefix)
     span = Span(head, mask, how, circuit_context, generator)
-    rules = _constraint(backbone, head, begin, mask, how)
-    canvas = Canvas(text.tokens, text.real, view, span, callback, rules)
-    canvas.check_rules()
+    rules = _constraint(backbone, head, len(text.tokens), mask, how)
+    canvas = Canvas(text.tokens, text.real, view, span, callback, rules, ruled)
+    course = canvas.course(torch.arange(len(text.tokens), device=text.tokens.device))
+    if course is not None:
+        course.check()
     return canvas
 
 
 def _constraint(
-    backbone: Backbone, head: CircuitHead | None, begin: Tensor, mask: int, how: Decoding
+    backbone: Backbone, head: CircuitHead | None, rows: int, mask: int, how: Decoding
 ) -> Constraint | None:
     """The rules of a batch, if its circuit can be asked under one."""
     given = how.constraint
@@ -223,7 +219,7 @@ def _constraint(
     size = vocabulary_of(backbone) if head is None else head.vocabulary_size
     if head is not None:
         head.check_takes_rules()
-    return constraint_of(given, begin, size, (mask, *how.suppress), how.end_token_id)
+    return constraint_of(given, rows, size, (mask, *how.suppress), how.end_token_id)
 
 
 def settled(

@@ -5,7 +5,6 @@ Legend: B batch, N positions of a text, C of them before a span, R rows of a win
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,10 +12,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pcflow import NoMassError
+from pcflow_diffusion.decode.course import Course, Passage, turns
 from pcflow_diffusion.decode.decoding import Decoding
 from pcflow_diffusion.decode.independent import independent_head
 from pcflow_diffusion.decode.places import Look, looks
-from pcflow_diffusion.decode.rules import Course, Passage
 from pcflow_diffusion.decode.windows import bridges
 from pcflow_diffusion.head import CircuitHead, Draw, Marginals, rank
 
@@ -115,22 +114,14 @@ class Drawer:
 
     def walk(self, scene: Scene, wanted: Tensor, count: Tensor | None, found: Draw) -> None:
         """Write what is wanted [B, N] into what has been found."""
-        for part in self.turns(scene, wanted):
+        parts = [wanted] if scene.passage is None else turns(wanted, scene.text)
+        for part in parts:
             for look in looks(part, scene.visible, scene.text, self.head.length, self.context):
                 coupled = self.coupled(scene.likely.masked[look.rows, look.places])
                 for some, draw in ((~coupled, self.alone), (coupled, self.jointly)):
                     if bool(some.any()):
                         draw(scene, look.of(some), count, found)
                 scene = scene.showing(found)
-
-    def turns(self, scene: Scene, wanted: Tensor) -> Iterator[Tensor]:
-        """Parts of what is wanted [B, N], one after another where rules go on over a cut."""
-        if scene.passage is None:
-            yield wanted
-            return
-        texts = (~scene.text).cumsum(dim=-1)
-        for number in texts[wanted].unique().tolist():
-            yield wanted & (texts == number)
 
     def coupled(self, masked: Tensor) -> Tensor:
         """The windows [R] that the head couples, by what is masked in them [R, W]."""
@@ -158,23 +149,22 @@ class Drawer:
         if scene.passage is None:
             _write(found, look, independent(said, likely, self.how, self.generator))
             return
-        for some, head in self.heads(independent_head(likely, likely.length), scene, look):
-            self.asked(head, scene, look.of(some), count, found)
+        self.under(independent_head(likely, likely.length), scene, look, count, found)
 
     def jointly(self, scene: Scene, look: Look, count: Tensor | None, found: Draw) -> None:
         """Tokens of windows, drawn from the coupled joint."""
-        for some, head in self.heads(self.head.over(look.places.shape[1]), scene, look):
-            self.asked(head, scene, look.of(some), count, found)
+        self.under(self.head.over(look.places.shape[1]), scene, look, count, found)
 
-    def heads(
-        self, head: CircuitHead, scene: Scene, look: Look
-    ) -> Iterator[tuple[Tensor | slice, CircuitHead]]:
-        """Windows that are drawn together, and by which head: that of the part of a rule."""
+    def under(
+        self, head: CircuitHead, scene: Scene, look: Look, count: Tensor | None, found: Draw
+    ) -> None:
+        """Tokens of windows, drawn by a head under the rules that there are."""
         if scene.passage is None:
-            yield slice(None), head
+            self.asked(head, scene, look, count, found)
             return
-        for some, stretch in scene.passage.parts(scene.likely.tokens, scene.likely.masked, look):
-            yield some, head.under(stretch)
+        known = scene.likely.tokens, scene.likely.masked
+        for part, ruled in scene.passage.heads(head, look, *known):
+            self.asked(ruled, scene, part, count, found)
 
     def asked(
         self, head: CircuitHead, scene: Scene, look: Look, count: Tensor | None, found: Draw

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from pcflow import NoMassError
+from pcflow_diffusion.decode.course import Course
 from pcflow_diffusion.decode.decoding import Decoding
 from pcflow_diffusion.decode.drawing import Drawer, independent, renamed
 from pcflow_diffusion.decode.independent import LONGEST, independent_head
-from pcflow_diffusion.decode.rules import Course
 from pcflow_diffusion.errors import LogitsError
 from pcflow_diffusion.head import CircuitHead, Draw, Marginals, best, rank
 
@@ -80,7 +80,9 @@ class Span:
         if said.length <= drawer.head.length:
             return self.chosen(drawer.draw(scene, said.masked, count), count)
         commit = self.ranked(said, likely, count)
-        wanted = commit if course is None else said.masked  # a state is known behind what is drawn
+        wanted = commit
+        if course is not None:  # which must know the states before what is drawn
+            wanted = said.masked & (commit.flip(-1).cumsum(dim=-1).flip(-1) > 0)
         return drawer.draw(scene, wanted).tokens, commit
 
     def drawer(self, said: Marginals, course: Course | None, start: int) -> Drawer:

@@ -6,7 +6,6 @@ as many controls if the head is modulated.
 
 from __future__ import annotations
 
-from copy import copy
 from dataclasses import replace
 from math import inf
 from typing import Literal, get_args, overload
@@ -19,14 +18,11 @@ from pcflow import (
     Batch,
     CompiledCircuit,
     Evidence,
-    Given,
     Potentials,
-    SettingError,
 )
 from pcflow_diffusion.checks import (
     check_alike,
     check_choice,
-    check_count,
     check_flags,
     check_generator,
     check_id,
@@ -45,20 +41,18 @@ from pcflow_diffusion.head.coupling import (
     coupling_by_name,
 )
 from pcflow_diffusion.head.decisions import Allowed, Decisions, Questions, Slots
-from pcflow_diffusion.head.derived import Derived, Stretch, narrowed
-from pcflow_diffusion.head.kept import Kept
+from pcflow_diffusion.head.derived import Derived, Stretch
 from pcflow_diffusion.head.likelihood import log_prob_of, told_of
 from pcflow_diffusion.head.listing import TopK, check_top_k, most_listed
 from pcflow_diffusion.head.marginals import Marginals
 from pcflow_diffusion.head.modulation import check_fits
+from pcflow_diffusion.head.parts import Parts
 from pcflow_diffusion.head.ranking import Ranking, check_ranking
 from pcflow_diffusion.head.sampling import Draw, Order, check_order, draw
 from pcflow_diffusion.head.widening import label_of, widened
 
-NO_RULE = "a modulated head takes no constraint: a circuit with controls is no chain of tokens"
 
-
-class CircuitHead(Kept):
+class CircuitHead(Parts):
     """Backbone logits and visible tokens to a joint distribution of the masked tokens.
 
     The backbone's marginals become potentials on the circuit's variables, and the circuit is
@@ -133,7 +127,7 @@ class CircuitHead(Kept):
         self.coupling = coupling_by_name(coupling) if isinstance(coupling, str) else coupling
         if modulation is not None and isinstance(self.coupling, Projection):
             raise CouplingError(NOT_MODULATED)
-        self.constraint = self._rule(constraint)
+        self.constraint = self.checked_rule(constraint)
         self.stretch: Stretch | None = None
         self.derived = Derived()
 
@@ -147,77 +141,6 @@ class CircuitHead(Kept):
             f"{self.coupling}\n"
             f"top_k={self.top_k!r}: lists {listed}{rule}"
         )
-
-    def over(self, positions: int | range) -> CircuitHead:
-        """The head over neighbouring positions alone, with the circuit's others summed out.
-
-        It has coupling, modulation and `top_k` of this one as they are now; its circuit is a copy,
-        made anew when parameters change. The four that were asked for last are kept.
-
-        Args:
-            positions: neighbours, as in `range(2, 5)`, or the number of those from the first on.
-
-        Raises:
-            ShapeMismatch: if the circuit does not have them all.
-            SettingError: if it is no number of positions, or they are no neighbours.
-
-        Examples:
-            >>> import pcflow as pf
-            >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(5)))
-            >>> head = CircuitHead(model, mask_token_id=5)
-            >>> head.over(3).length, head.over(range(2, 4)).length
-            (3, 2)
-        """
-        span = self._span(positions)
-        if span == range(self.length):
-            return self
-        given = {"coupling": self.coupling, "modulation": self.modulation, **self._settings}
-        short = self.derived.over(self.model, self._variables(span))
-        head = CircuitHead(short, constraint=self.constraint, **given)
-        head.derived = self.derived
-        return head
-
-    def under(self, rule: Automaton | Stretch | None) -> CircuitHead:
-        """The head under a rule for its L tokens, in place of the one that it has; None for none.
-
-        Under a stretch of a rule what is asked has as many rows as that.
-
-        Raises:
-            CouplingError: if it is modulated.
-            TypeMismatch: if `rule` is none.
-
-        Examples:
-            >>> import pcflow as pf
-            >>> head = CircuitHead(pf.compile(pf.hmm(2, 2, pf.Categorical(4))), mask_token_id=4)
-            >>> rule = pf.Automaton.options([[0, 3], [3, 0]])
-            >>> x = torch.tensor([[4, 0]])
-            >>> head.under(rule).sample(torch.zeros(1, 2, 4), x).tokens
-            tensor([[3, 0]])
-        """
-        head = copy(self)
-        head.constraint = self._rule(rule.rule if isinstance(rule, Stretch) else rule)
-        head.stretch = rule if isinstance(rule, Stretch) else None
-        return head
-
-    def check_takes_rules(self) -> None:
-        """Refuse a circuit that cannot be asked under a rule.
-
-        Raises:
-            CouplingError: if the head is modulated.
-            NotAChain, PropertyRequired: see `pcflow.CompiledCircuit.given`.
-        """
-        _ = self.under(Automaton.lengths(0, None, self.vocabulary_size)).law
-
-    @property
-    def law(self) -> CompiledCircuit | Given:
-        """What is asked of the coupled evidence: the circuit, or the circuit given the rule.
-
-        Raises:
-            NotAChain, PropertyRequired, EmptyLanguage: see `pcflow.CompiledCircuit.given`.
-        """
-        if self.constraint is None:
-            return self.model
-        return self.derived.given(self.model, self.stretch or self.constraint)
 
     def forward(self, logits: Tensor, x: Tensor) -> Tensor:
         """Log-marginals of the coupled joint at masked positions: for code that expects logits.
@@ -618,9 +541,9 @@ class CircuitHead(Kept):
         """Log-probabilities [B, L, V] of all tokens, from those [B, L, k] of what is listed."""
         if said.listed is None:
             return log_q
+        if self.constraint is not None:  # nothing else obeys for certain
+            return Potentials.of(log_q, said.listed).dense(self.vocabulary_size)
         log_m = Marginals.of(logits, x, self.mask_token_id, dtype=log_q.dtype).log_m
-        if self.constraint is not None:
-            log_m = torch.full_like(log_m, -inf)
         log_q = log_q[..., : said.listed.shape[-1]]  # controls of more values make lists longer
         log_q = log_q + said.log_listed.unsqueeze(-1)
         surplus = said.log_m == -torch.inf  # of a list that is longer than need be
@@ -664,31 +587,6 @@ class CircuitHead(Kept):
         tokens = torch.where(said.masked, x0, said.tokens)
         check_tokens("x0", tokens, self.vocabulary_size)
         return tokens
-
-    def _span(self, positions: int | range) -> range:
-        """Neighbouring positions, once the circuit has them."""
-        if not isinstance(positions, range):
-            check_count("positions", positions)
-            positions = range(positions)
-        wanted = "a whole number, or neighbours such as range(2, 5)"
-        SettingError.check("positions", positions, wanted, lambda span: span and span.step == 1)
-        if positions.start < 0 or positions.stop > self.length:
-            raise ShapeMismatch(f"the circuit has {self.length} positions: {positions=}")
-        return positions
-
-    def _rule(self, constraint: Automaton | None) -> Automaton | None:
-        """A rule, if it is one that this head can be under."""
-        if constraint is not None:
-            check_kind("constraint", constraint, Automaton)
-            if self.modulation is not None:
-                raise CouplingError(NO_RULE)
-            return narrowed(constraint, self.vocabulary_size)
-        return constraint
-
-    def _variables(self, span: range) -> tuple[int, ...]:
-        """Some positions and their controls."""
-        firsts = [0] if self.modulation is None else [0, self.length]
-        return tuple(first + place for first in firsts for place in span)
 
     def _one_size(self, sizes: tuple[int | None, ...]) -> int:
         """How many categories every one of some variables has."""
