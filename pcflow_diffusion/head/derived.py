@@ -47,7 +47,7 @@ class Derived:
         """The distribution given that all tokens obey a rule, or a stretch of one.
 
         Raises:
-            NotAChain, PropertyRequired, EmptyLanguage: see `CompiledCircuit.given`.
+            NotCompatible, PropertyRequired, EmptyLanguage: see `CompiledCircuit.given`.
         """
         stretch = under if isinstance(under, Stretch) else Stretch(under)
         found = model.given(stretch.rule, stretch.start, stretch.log_final)

@@ -289,8 +289,8 @@ class CircuitHead(Parts):
         """How probable the answers to questions are that stand in holes of the text.
 
         Of all texts that have one of its answers in every question's hole, the shares under the
-        coupled joint; masks elsewhere are summed out. Exact, and all rows together. Where tokens
-        are listed, those of the answers are too.
+        coupled joint, and under the head's rule if it has one; masks elsewhere are summed out.
+        Exact. Where tokens are listed, those of the answers are too.
 
         Args:
             logits: the backbone's, [B, L, V]; or `pcflow.Potentials` of the only possible tokens.
