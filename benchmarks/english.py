@@ -1,16 +1,24 @@
-"""A denoiser of English by 8,192 subwords: all of a text but the tenth that evaluations hold out.
+"""English by 8,192 subwords: a denoiser, and what couplings with a circuit of the same text do.
 
     python benchmarks/english.py --text english.txt --out FOLDER [--minutes 40]
+    python -m pcflow_diffusion.train --text FOLDER/train.txt --tokenizer FOLDER/tokenizer.json \
+        --out FOLDER/head.safetensors
+    python benchmarks/english.py --text english.txt --out FOLDER [--seeds 0 1 2]
 
-Writes FOLDER/denoiser.safetensors, FOLDER/tokenizer.json and FOLDER/train.txt, what it learned
-from, of which a circuit is made next. A run that was stopped goes on when it is started again; what
-took its minutes goes on with more of them, from a copy of FOLDER without denoiser.safetensors.
-`benchmarks/prose.py` makes such a text; docs/results.md has all commands.
+The first command trains the denoiser on all of the text but the tenth that evaluations hold out. It
+goes on where it was stopped; what took its minutes goes on with more of them, from a copy of FOLDER
+without denoiser.safetensors. Once there is a head, it prints the tables; every seed has masks,
+blocks for Eq. 7, powers and draws of its own, and is kept in FOLDER. `benchmarks/prose.py` makes
+such a text.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -18,49 +26,56 @@ from torch import Tensor
 from toy import TOY, arguments, size
 
 import pcflow as pf
-from pcflow_diffusion import Denoiser, DenoiserConfig, load_denoiser, save_denoiser
-from pcflow_diffusion.models import TrainingConfig, blocks, load_text, train_denoiser
+from pcflow_diffusion import CircuitHead, Denoiser, DenoiserConfig, load_denoiser, save_denoiser
+from pcflow_diffusion.evaluate import few_step as few
+from pcflow_diffusion.evaluate import gap_table, ladder, markdown, mean_and_spread
+from pcflow_diffusion.evaluate.few_step_of_text import decoders_of, judge_of
+from pcflow_diffusion.evaluate.gap import Table
+from pcflow_diffusion.evaluate.setting import Material, check_head, circuit_and_heads, prepare, say
+from pcflow_diffusion.models import BLOCK, CONTEXT, Text, TrainingConfig, load_text, train_denoiser
 from pcflow_diffusion.models.subwords import SubwordTokenizer
-from pcflow_diffusion.models.training import block_loss
 
 VOCABULARY = size(8_192, 300)
-WIDTH, DEPTH = size((192, 4), (16, 1))
-HOW = TrainingConfig(whole_window=0.6, short_window=0.1)  # as the shipped denoiser
-JUDGED = size(512, 2)
-RATIOS = (0.15, 0.5, 1.0)
+WIDTH, DEPTH = size((128, 4), (16, 1))
+HOW = TrainingConfig(8, whole_window=0.6, short_window=0.1)
+SPARED = size(2, 32)  # every so many of the texts that evaluations judge by
+BLOCKS = size(1_024, 32)  # for Eq. 7
+RATIOS = size((0.15, 0.5, 1.0), (0.5,))
+STEPS = size((1, 2, 4, 8), (1, 2))
 
 
 def main() -> None:
-    """Train what is not trained, and say what it knows of the held-out text."""
+    """Train what is not trained; with a head, evaluate."""
     given = _parse()
     given.out.mkdir(parents=True, exist_ok=True)
     text = load_text(given.text)
-    if not (learned := given.out / "train.txt").exists():
-        pf.replace_file(learned, [text.train.encode()])
-    tokenizer = tokenizer_of(text.train, given.out / "tokenizer.json")
+    tokenizer = tokenizer_of(text.train, given.out)
     path = given.out / "denoiser.safetensors"
     if not path.exists():
-        train(text.train, tokenizer, path, given.minutes)
-    denoiser = load_denoiser(path)[0]  # rounded, as evaluations have it
-    rows = blocks(tokenizer.encode(text.held_out), JUDGED)
-    nats = (f"{ratio:.0%} {block_loss(denoiser, rows, ratio):.3f}" for ratio in RATIOS)
-    print(f"{tokenizer.vocabulary_size} tokens, {_size(denoiser):.1f} M parameters;", end=" ")
-    print(f"held-out nats per masked token: {', '.join(nats)}")
+        train(text, tokenizer, path, given.minutes)
+    head = given.out / "head.safetensors"
+    if TOY and not head.exists():
+        circuit = pf.compile(pf.hmm(BLOCK, 4, pf.Categorical(tokenizer.vocabulary_size)))
+        CircuitHead(circuit, tokenizer.mask_token_id).save(head)
+    if head.exists():
+        tables(Trained(given.text, given.out), given.seeds)
 
 
-def tokenizer_of(text: str, path: Path) -> SubwordTokenizer:
-    """The subwords in the folder, or those of the text, which are kept there."""
+def tokenizer_of(text: str, folder: Path) -> SubwordTokenizer:
+    """The subwords in the folder, or those of the text, which is kept there with them."""
+    path = folder / "tokenizer.json"
     if not path.exists():
         made = SubwordTokenizer.fit(text.split("\n\n"), VOCABULARY)
+        pf.replace_file(folder / "train.txt", [text.encode()])
         pf.replace_file(path, [made.definition().encode()])
     return SubwordTokenizer.from_definition(path.read_text(encoding="utf-8"))
 
 
-def train(text: str, tokenizer: SubwordTokenizer, path: Path, minutes: float) -> None:
+def train(text: Text, tokenizer: SubwordTokenizer, path: Path, minutes: float) -> None:
     """Write the denoiser, when all minutes are spent."""
-    tokens = tokenizer.encode(text)
+    tokens = tokenizer.encode(text.train)
     config = DenoiserConfig(tokenizer.vocabulary_size, width=WIDTH, depth=DEPTH, dropout=0.0)
-    print(f"{len(tokens):,} tokens to learn from", flush=True)
+    say(f"{len(tokens):,} tokens to learn from")
     denoiser = train_denoiser(
         tokens,
         config,
@@ -81,9 +96,98 @@ def beginning(config: DenoiserConfig, tokens: Tensor) -> Denoiser:
     return denoiser
 
 
-def _size(denoiser: Denoiser) -> float:
-    """Millions of parameters."""
-    return sum(weight.numel() for weight in denoiser.parameters()) / 1e6
+@dataclass(frozen=True)
+class Trained:
+    """What is in the folder, and what is found with it."""
+
+    text: Path
+    folder: Path
+
+    @cached_property
+    def material(self) -> Material:
+        """The denoiser and its text."""
+        trained = load_denoiser(self.folder / "denoiser.safetensors")
+        found = prepare(self.text, train=False, minutes=0.0, seed=0, model=trained)
+        spared = {name: getattr(found, name)[::SPARED] for name in ("judged", "calibration")}
+        return replace(found, **spared)
+
+    @cached_property
+    def head(self) -> CircuitHead:
+        """A circuit of the text."""
+        found = CircuitHead.load(self.folder / "head.safetensors")
+        check_head(found, self.material.tokenizer)
+        return found
+
+    @cached_property
+    def judge(self) -> few.Reader:
+        """Counts of what the denoiser learned from."""
+        return judge_of(self.material, minutes=0.0, seed=0)
+
+    def seed(self, number: int) -> Seed:
+        """What a seed finds, from its file if it is there."""
+        path = self.folder / f"{number}.json"
+        if not path.exists():
+            say(f"Seed {number}")
+            pf.replace_file(path, [json.dumps(self.measured(number)).encode()])
+        return Seed(**json.loads(path.read_text(encoding="utf-8")))
+
+    def measured(self, number: int) -> dict[str, object]:
+        """All figures of a seed, and what was written."""
+        torch.manual_seed(number)
+        draws, masks = (torch.Generator().manual_seed(number) for _ in range(2))
+        material, rows = self.material, self.material.judged
+        circuit, heads = circuit_and_heads(self.head, material, 0, draws, BLOCKS)
+        gap = gap_table(material.denoiser, circuit, heads, rows, RATIOS, generator=masks)
+        found = ladder(
+            material.denoiser,
+            decoders_of(heads),
+            rows[:, :CONTEXT],
+            self.judge,
+            STEPS,
+            generator=draws,
+        )
+        real = few.judge_rows(self.judge, rows, CONTEXT, BLOCK)
+        steps = {name: {n: _told(text) for n, text in row.items()} for name, row in found.items()}
+        powers = repr(heads["log-linear, fitted"].coupling)
+        return {"gap": gap, "steps": steps, "real": _told(real), "powers": powers}
+
+
+@dataclass(frozen=True)
+class Seed:
+    """What a seed found: the gap, what was written in few steps, real text, and powers."""
+
+    gap: Table
+    steps: Mapping[str, Mapping[str, Sequence[Sequence[float]]]]
+    real: Sequence[Sequence[float]]
+    powers: str
+
+    @property
+    def ladder(self) -> few.Ladder:
+        """What was written."""
+        return {
+            name: {int(count): _written(told) for count, told in row.items()}
+            for name, row in self.steps.items()
+        }
+
+
+def _told(text: few.Written) -> list[list[float]]:
+    return [text.tokens.tolist(), text.row_nats.tolist()]
+
+
+def _written(told: Sequence[Sequence[float]]) -> few.Written:
+    tokens, nats = told
+    return few.Written(torch.tensor(tokens).long(), torch.tensor(nats))
+
+
+def tables(trained: Trained, numbers: Sequence[int]) -> None:
+    """Print what the seeds found."""
+    seeds = [trained.seed(number) for number in numbers]
+    table, spread = mean_and_spread([seed.gap for seed in seeds])
+    real = _written(seeds[0].real)
+    say(f"{len(real.tokens)} texts, {len(seeds)} seeds; {', '.join(seed.powers for seed in seeds)}")
+    print(f"\n{markdown(table, RATIOS, spread)}")
+    found = few.together([seed.ladder for seed in seeds])
+    print(f"\n{few.markdown(found, real)}\n\n{few.half_the_steps(found)}")
 
 
 def _parse() -> argparse.Namespace:
@@ -91,6 +195,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--text", type=Path, required=not TOY, help="UTF-8")
     parser.add_argument("--out", type=Path, default=Path(size("english", "english_toy")))
     parser.add_argument("--minutes", type=float, default=size(40.0, 0.02), help="(%(default)g)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(%(default)s)")
     given = parser.parse_args()
     if TOY:
         given.text = Path("english.txt")

@@ -51,6 +51,8 @@ from pcflow_diffusion.train import Blocks, StoredLogits, fit_conditional, store_
 CHECKPOINT = Path(__file__).parents[1] / "models" / "checkpoints" / "english.safetensors"
 HELD = 1 << 27  # logits that are held at once; of larger vocabularies training has these alone:
 LISTED = 256
+BLOCKS = 4_096
+"""Of training text, to fit a circuit to what the denoiser says."""
 SAVED = "as it was saved"
 
 Read = TypeVar("Read")
@@ -255,14 +257,18 @@ def fit_circuit(material: Material, states: int, rows: int = 16_000) -> pf.Compi
 
 
 def circuit_and_heads(
-    saved: CircuitHead | None, material: Material, states: int, generator: torch.Generator
+    saved: CircuitHead | None,
+    material: Material,
+    states: int,
+    generator: torch.Generator,
+    blocks: int = BLOCKS,
 ) -> tuple[pf.CompiledCircuit, dict[str, CircuitHead]]:
     """The circuit of a saved head, or of the text, and every coupling by name.
 
     The saved head is one of them, unless it is coupled like one that is there anyway.
     """
     circuit = fit_circuit(material, states) if saved is None else saved.model
-    heads = couple(circuit, material, generator)
+    heads = couple(circuit, material, generator, blocks)
     known = [head.coupling for head in heads.values() if head.model is circuit]
     if saved is None or saved.coupling in known:
         return circuit, heads
@@ -270,13 +276,17 @@ def circuit_and_heads(
 
 
 def couple(
-    circuit: pf.CompiledCircuit, material: Material, generator: torch.Generator
+    circuit: pf.CompiledCircuit,
+    material: Material,
+    generator: torch.Generator,
+    count: int = BLOCKS,
 ) -> dict[str, CircuitHead]:
     """Every coupling by name; all but one share the circuit that was trained on text."""
     mask = material.tokenizer.mask_token_id
     against = CircuitHead(copy.deepcopy(circuit), mask, "product")
     with TemporaryDirectory() as folder:
-        fit_conditional(against, _seen(material, generator, folder), epochs=6, generator=generator)
+        seen = _seen(material, count, generator, folder)
+        fit_conditional(against, seen, epochs=6, generator=generator)
 
     log_linear = CircuitHead(circuit, mask, "product")
     fresh = material.examples(material.calibration, generator)
@@ -301,8 +311,10 @@ def with_context(head: CircuitHead) -> CircuitHead:
     return CircuitHead(circuit, head.mask_token_id, head.coupling)
 
 
-def _seen(material: Material, generator: torch.Generator, folder: str) -> Blocks | StoredLogits:
+def _seen(
+    material: Material, count: int, generator: torch.Generator, folder: str
+) -> Blocks | StoredLogits:
     """Training blocks with the denoiser's logits: in memory, or in a folder if they are many."""
-    rows = material.some(4_096, generator)
+    rows = material.some(count, generator)
     few = len(rows) * material.block * material.tokenizer.vocabulary_size <= HELD
     return material.examples(rows, generator) if few else material.stored(rows, generator, folder)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 import pcflow as pf
 from pcflow_diffusion import Denoiser, DenoiserConfig, load_denoiser, save_denoiser
@@ -22,6 +23,13 @@ def test_every_text_comes_back(text: str) -> None:
     tokens = TOKENIZER.encode(text)
     assert TOKENIZER.decode(tokens) == text
     assert ((tokens >= 0) & (tokens < TOKENIZER.vocabulary_size)).all()
+
+
+@settings(deadline=None)
+@given(st.text(st.sampled_from("ab, .1\n\t\u00a0\u2028'"), max_size=30))
+def test_paragraph_by_paragraph_comes_to_the_same_as_all_at_once(text: str) -> None:
+    whole = Tokenizer.from_str(TOKENIZER.definition())
+    assert TOKENIZER.encode(text).tolist() == whole.encode(text).ids
 
 
 def test_what_is_frequent_is_one_token_and_digits_are_never_joined() -> None:
