@@ -19,10 +19,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import log
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from toy import TOY, arguments, size
 
 import pcflow as pf
@@ -37,9 +39,10 @@ from pcflow_diffusion.models.subwords import SubwordTokenizer
 
 VOCABULARY = size(8_192, 300)
 WIDTH, DEPTH = size((128, 4), (16, 1))
-HOW = TrainingConfig(8, whole_window=0.6, short_window=0.1)
+HOW = TrainingConfig(8, 1.5e-3, whole_window=0.6, short_window=0.1)
 SPARED = size(2, 32)  # every so many of the texts that evaluations judge by
 BLOCKS = size(1_024, 32)  # for Eq. 7
+NEIGHBOURS = torch.tensor([0.2, 0.5, 0.0, 0.5, 0.2])  # what the first convolution adds up
 RATIOS = size((0.15, 0.5, 1.0), (0.5,))
 STEPS = size((1, 2, 4, 8), (1, 2))
 
@@ -76,24 +79,52 @@ def train(text: Text, tokenizer: SubwordTokenizer, path: Path, minutes: float) -
     tokens = tokenizer.encode(text.train)
     config = DenoiserConfig(tokenizer.vocabulary_size, width=WIDTH, depth=DEPTH, dropout=0.0)
     say(f"{len(tokens):,} tokens to learn from")
+    unfinished = path.with_name("training")
     denoiser = train_denoiser(
         tokens,
         config,
         minutes=minutes,
         training=HOW,
-        start=beginning(config, tokens),
-        unfinished=path.with_name("training"),
+        start=None if unfinished.exists() else beginning(config, tokens),
+        unfinished=unfinished,
     )
     save_denoiser(denoiser, path, tokenizer)
 
 
 def beginning(config: DenoiserConfig, tokens: Tensor) -> Denoiser:
-    """New weights that know how often tokens occur, which would take hundreds of steps to learn."""
+    """New weights that know how often tokens occur, and beside which others.
+
+    Embeddings and head are a factorisation of pointwise mutual information (Levy and Goldberg
+    2014); the first convolution adds up neighbours, all else begins as nothing. With 15 % masked
+    that is 5.9 nats a token, where 600 steps from random weights have 6.7 and frequencies 6.8.
+    """
     torch.manual_seed(0)
     denoiser = Denoiser(config)
-    counts = torch.bincount(tokens, minlength=config.vocabulary_size)
-    denoiser.head.bias.data = ((counts + 1) / len(tokens)).log()
+    counts = torch.bincount(tokens, minlength=config.vocabulary_size) + 1
+    left, right = factors(tokens, counts, config.width)
+    with torch.no_grad():
+        denoiser.embedding.weight.copy_(functional.pad(right / right.std() / 2, (0, 0, 0, 1)))
+        denoiser.head.weight.copy_(left / left.std() / config.width**0.5 / 2)
+        denoiser.head.bias.copy_((counts / len(tokens)).log())
+        for block in denoiser.blocks:
+            for update in (block.convolution, block.attended, block.mlp[-1]):
+                update.weight.zero_()
+        denoiser.blocks[0].convolution.weight.copy_(NEIGHBOURS)
     return denoiser
+
+
+def factors(tokens: Tensor, counts: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Two matrices [V, width] whose product is about the positive information of neighbours."""
+    V, pairs = len(counts), torch.stack([tokens[:-1], tokens[1:]])  # [2, N - 1]
+    pairs = torch.cat([pairs, pairs.flip(0)], dim=1)  # whichever comes first
+    ones = torch.ones(pairs.shape[1])
+    met = torch.sparse_coo_tensor(pairs, ones, (V, V), check_invariants=True).coalesce()
+    row, column = met.indices()
+    expected = counts[row].log() + counts[column].log() - log(len(tokens) / 2)
+    surprise = (met.values().log() - expected).clamp_min(0)
+    known = torch.sparse_coo_tensor(met.indices(), surprise, (V, V), check_invariants=True)
+    u, s, v = torch.svd_lowrank(known, width, niter=4)
+    return u * s.sqrt(), v * s.sqrt()
 
 
 @dataclass(frozen=True)
