@@ -44,7 +44,7 @@ SPARED = size(2, 32)  # every so many of the texts that evaluations judge by
 BLOCKS = size(1_024, 32)  # for Eq. 7
 NEIGHBOURS = torch.tensor([0.2, 0.5, 0.0, 0.5, 0.2])  # what the first convolution adds up
 RATIOS = size((0.15, 0.5, 1.0), (0.5,))
-STEPS = size((1, 2, 4, 8), (1, 2))
+STEPS = size((1, 2, 4), (1, 2))
 
 
 def main() -> None:
