@@ -103,12 +103,13 @@ class Forks:
         """In a fork this returns nothing, and pytest goes on to run what is left of the tests."""
         if not (pid := fork()):
             self.watches, session.config.option.maxfail = True, 0
+            signal.signal(signal.SIGPROF, too_slow)
             return None
         os.waitpid(pid, 0)
         items = {item.nodeid: item for item in session.items}
         costs, entered = self.read()
         if failed := len(items) - len(costs):
-            print(f"{failed} tests fail before anything is changed, and are left out", flush=True)
+            print(f"{failed} tests are left out: too slow, skipped or failing", flush=True)
         living = functions(self.given)
         for path, (number, change, code) in by_turns(self.given):
             if time.monotonic() > self.until:
@@ -140,9 +141,11 @@ class Forks:
             yield
             return
         self.entered, self.passed, begin = set(), True, time.process_time()
+        signal.setitimer(signal.ITIMER_PROF, SLOW)
         sys.setprofile(self.look)
         yield
         sys.setprofile(None)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         if self.passed:
             line = [item.nodeid, time.process_time() - begin, sorted(self.entered)]
             print(json.dumps(line), file=self.report, flush=True)
@@ -184,6 +187,11 @@ def fork() -> int:
     resource.setrlimit(resource.RLIMIT_AS, (1 << 34, 1 << 34))  # some lists grow for ever
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     return 0
+
+
+def too_slow(*_: object) -> None:
+    """Ends a test that would take long on every mutant."""
+    raise TimeoutError
 
 
 def short(path: str | Path) -> str:
