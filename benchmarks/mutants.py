@@ -101,11 +101,14 @@ class Forks:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
         """In a fork this returns nothing, and pytest goes on to run what is left of the tests."""
-        if not (pid := fork()):
-            self.watches, session.config.option.maxfail = True, 0
-            signal.signal(signal.SIGPROF, too_slow)
-            return None
-        os.waitpid(pid, 0)
+        for part in range(self.jobs):
+            if not fork():
+                self.watches, session.config.option.maxfail = True, 0
+                session.items[:] = session.items[part :: self.jobs]
+                signal.signal(signal.SIGPROF, too_slow)
+                return None
+        for _ in range(self.jobs):
+            os.wait()
         items = {item.nodeid: item for item in session.items}
         costs, entered = self.read()
         if failed := len(items) - len(costs):
@@ -148,7 +151,7 @@ class Forks:
         signal.setitimer(signal.ITIMER_PROF, 0)
         if self.passed:
             line = [item.nodeid, time.process_time() - begin, sorted(self.entered)]
-            print(json.dumps(line), file=self.report, flush=True)
+            os.write(self.report.fileno(), f"{json.dumps(line)}\n".encode())  # in one piece
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """A test that does not pass as it is, shows nothing."""
