@@ -116,5 +116,18 @@ class WindowError(DiffusionError):
     """A position lies where no window may be."""
 
 
+class AlreadyRunning(DiffusionError):
+    """Another run is at work on the same files.
+
+    Attributes:
+        path: the file that it holds.
+    """
+
+    def __init__(self, path: object) -> None:
+        """Keep the path."""
+        self.path = path
+        super().__init__(f"{path} is held by another run: wait for it, or give another --out")
+
+
 class StoreError(DiffusionError):
     """A folder of logits is unfinished, truncated, foreign, or about something else."""

@@ -130,8 +130,9 @@ def generate(
     check_prompt(text, mask)
     check_known("prompt", text, mask, vocabulary_of(backbone))
     longer = _longer(text, gen_length, mask)
+    new = pad(torch.zeros_like(text.real), (0, gen_length), value=True)
     canvas = canvas_of(
-        backbone, head, longer, mask, how, circuit_context, generator, callback, cache
+        backbone, head, longer, new, mask, how, circuit_context, generator, callback, cache
     )
     for rows in text.groups(backbone, apart=align):
         first = int(bounds(text.real)[0][rows].min())

@@ -82,7 +82,8 @@ def infill(
         raise GenerationError("infill fills every mask: decoding.end_token_id is for generate")
     check_known("tokens", text, mask, vocabulary_of(backbone))
     own = Text(text.tokens.clone(), text.real, text.attended)
-    canvas = canvas_of(backbone, head, own, mask, how, circuit_context, generator, callback)
+    where = text.real
+    canvas = canvas_of(backbone, head, own, where, mask, how, circuit_context, generator, callback)
     for rows in text.groups(backbone):
         stops = bounds(text.real[rows])
         every = slice(int(stops[0].min()), int(stops[1].max()))
