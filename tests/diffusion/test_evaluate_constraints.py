@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import replace
-from importlib.util import find_spec
 from itertools import product
 
 import pytest
@@ -204,13 +203,6 @@ def test_rule_and_pattern_say_the_same(row, place, token) -> None:
     changed[place] = token
     accepted = bool(records.rule().accepts(changed[None]))
     assert accepted == bool(records.are_valid(changed[None]))
-
-
-@pytest.mark.skipif(find_spec("outlines_core") is None, reason="needs pcflow[constraints]")
-def test_the_rule_is_that_of_the_pattern() -> None:
-    words = records.tokenizer()
-    found = pf.Automaton.regex(records.PATTERN, words.vocabulary).padded(int(records.end()))
-    assert found == records.rule()
 
 
 def test_values_are_compared_with_the_nearest_record() -> None:
