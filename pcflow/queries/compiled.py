@@ -29,7 +29,7 @@ from pcflow.engine import (
     make_plan,
 )
 from pcflow.errors import SettingError
-from pcflow.evidence import Evidence, Numbers
+from pcflow.evidence import Evidence, Numbers, Potentials
 from pcflow.queries.asked import Asked
 from pcflow.queries.export import Export
 from pcflow.queries.filtering import Filter
@@ -177,7 +177,7 @@ class CompiledCircuit(nn.Module, Asked):
     def project(
         self,
         evidence: Evidence | Numbers,
-        log_marginals: Numbers,
+        log_marginals: Numbers | Potentials,
         sweeps: int = 2,
         *,
         tolerance: float = 0.0,
@@ -194,9 +194,10 @@ class CompiledCircuit(nn.Module, Asked):
 
         Args:
             evidence: what is observed; its potentials, if any, are where fitting starts, and what
-                they rule out stays ruled out.
+                they rule out stays ruled out. Without any it starts at the circuit's own posterior.
             log_marginals: targets (nats) [B, D, V], normalised here; not read where
-                observed. If the evidence lists categories, those of the listed ones, [B, D, k].
+                observed. If the evidence lists categories, those of the listed ones, [B, D, k];
+                so do `pcflow.Potentials` that list some, which then need not be in the evidence.
             sweeps: how often every variable is visited, at most.
             tolerance: a row is left alone once no marginal was off by as much as this.
             normalised: whether `log_marginals` are, over every variable's own categories; then a
