@@ -305,14 +305,14 @@ ONCE = [[0, 1, 0], [1, -1, 1]]  # of three classes of tokens, the second occurs 
 
 def surer(tokens: Tensor) -> Tensor:
     """A backbone of six tokens, which likes those that may occur once."""
-    return torch.tensor([0.0, 1.0, 1.0, 1.0, -9.0, -9.0]).expand(*tokens.shape, V + 2)
+    return torch.tensor([1.0, 1.0, 1.0, 0.0, -9.0, -9.0]).expand(*tokens.shape, V + 2)
 
 
-@pytest.mark.parametrize(("order", "steps"), [("joint", 1), ("any_order", 1), ("any_order", 3)])
+@pytest.mark.parametrize(("order", "steps"), [("joint", 1), ("any_order", 1), ("any_order", 6)])
 @pytest.mark.parametrize("top_k", [None, 1])
 def test_a_rule_goes_on_over_tokens_that_the_circuit_does_not_know(order, steps, top_k) -> None:
     """They cut the text for the circuit, and move the state of the rule."""
-    rule = pf.Automaton([0, 1, 1, 1, 2, 2], ONCE, 0, [True, True])
+    rule = pf.Automaton([1, 1, 1, 0, 2, 2], ONCE, 0, [True, True])
     head = CircuitHead(CHAINS[3], mask_token_id=9, coupling="product", top_k=top_k)
     text = torch.tensor([[9, 9, 5, 9, 5, 5, 9, 9, 9]]).expand(50, -1)
     how = Decoding(constraint=rule, temperature=1.0, order=order, ranking="random")
@@ -325,7 +325,7 @@ def test_a_rule_goes_on_over_tokens_that_the_circuit_does_not_know(order, steps,
 
 @pytest.mark.parametrize("order", ["joint", "any_order"])
 def test_windows_of_a_long_block_begin_where_those_before_have_led(order) -> None:
-    rule = pf.Automaton([0, 1, 1, 1], [row[:2] for row in ONCE], 0, [False, True])
+    rule = pf.Automaton([1, 1, 1, 0], [row[:2] for row in ONCE], 0, [False, True])
     how = Decoding(constraint=rule, temperature=1.0, order=order, ranking="random")
     settings = {"gen_length": 9, "block_length": 9, "mask_token_id": MASK, "decoding": how}
     for steps in (1, 4):
