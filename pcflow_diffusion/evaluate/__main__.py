@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from pcflow_diffusion.evaluate import (
+    constraints_by_task,
     cost,
     decisions,
     exact_world,
@@ -27,6 +28,7 @@ def lm_eval(arguments: Sequence[str]) -> None:
 
 
 EVALUATIONS: dict[str, Callable[[Sequence[str]], None]] = {
+    "constraints": constraints_by_task.main,
     "cost": cost.main,
     "decisions": decisions.main,
     "exact-world": exact_world.main,

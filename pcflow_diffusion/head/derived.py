@@ -15,8 +15,8 @@ Kept = TypeVar("Kept")
 SHORTER = 4
 """How many circuits over some of its positions a head keeps: each has tables of its own."""
 
-GIVEN = 16
-"""How many rules a head remembers."""
+GIVEN = 8
+"""How many rules a head remembers, likewise."""
 
 
 @dataclass(frozen=True, eq=False)
