@@ -1,30 +1,42 @@
 """Mutation testing: break one thing at a time, and see whether the tests notice.
 
     pip install -c constraints.txt -e '.[test]'
-    python benchmarks/mutants.py                        # every file of TESTS
-    python benchmarks/mutants.py pcflow/engine/passes.py --only 42 43
-    python benchmarks/mutants.py pcflow/evidence/*.py --sample 40
+    python benchmarks/mutants.py                        # 15 mutants of every file of the heart
+    python benchmarks/mutants.py pcflow/engine/passes.py --sample 40
+    python benchmarks/mutants.py pcflow/engine/rows.py --only 42 43 --tests tests/test_memory.py
 
-Every mutant is a file with one change (see changes.py). The tests of the file run on each of them
-until one fails; if none does, the mutant survives. Printed are a Markdown table and the survivors.
+Every mutant is a file with one change (see changes.py). First the tests run as they are, watched:
+which functions each of them enters, and how long it takes. Then each mutant is a fork of the
+process that has collected them. There the functions that exist are given their changed code, and
+the tests that enter them run, the quickest first, until one fails. If none does of those that take
+twenty seconds together (`--seconds`), the mutant survives. Files take turns, so that a count that
+is stopped (`--minutes`) is one of them all. Printed are a Markdown table and the survivors.
 
-One process imports torch and pytest; each mutant is a fork of it that imports pcflow with the
-changed file. Hypothesis draws the same ten examples each time and does not shrink, and the quickest
-test comes first. A test fails if it takes ten seconds of processor time: some mutants never end.
+Hypothesis draws the same ten examples each time and does not shrink. A test fails if it takes ten
+seconds of processor time: some mutants never end. What takes more than three as it is, is not run.
 """
 
 from __future__ import annotations
 
+import ast
+import gc
+import json
 import os
 import resource
 import signal
 import sys
+import time
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from importlib.machinery import SourceFileLoader
+from itertools import accumulate, zip_longest
+from math import inf
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryFile
-from types import CodeType
+from types import CodeType, FrameType, FunctionType
 
 os.environ |= {"OMP_NUM_THREADS": "1", "CI": "1"}
 
@@ -39,190 +51,271 @@ for name in ("networkx", "scipy.stats", "matplotlib.pyplot", "torch._dynamo"):
     import_module(name)  # so that forks need not
 
 ROOT = Path(__file__).resolve().parent.parent
-ALL = ["wrong_arguments", "laws_queries", "laws_engine"]
-ASKED = [*ALL, "compiled", "chosen", "evidence", "hand_numbers"]
-SAID = [*ALL, "evidence", "potentials", "chosen", "input_gradients"]
-LEARNED = [*ALL[:1], "learn", "learners", "stochastic", "conditional_learning", "laws_learning"]
-RUN = [*ASKED, "laws_learning", "potentials", "kernels", "padding"]
-BOUNDED, LONG = [*RUN, "intervals"], ["long_sequences", "laws_engine"]
-SHEETS, PLANNED = [*RUN, "recording", "memory"], [*RUN, "plan", "versions"]
-STRUCTURE = [*ALL[:1], "circuit", "properties", "laws_structure", "transform"]
-KEPT = ["files", "io", "pickle"]
-HEAD = ["head", "couplings", "marginals", "sampling"]
-ROOMS = {
-    "pcflow/evidence": {"door": SAID, "potentials": SAID, "evidence": SAID, "domain": SAID},
-    "pcflow/queries": dict.fromkeys(["draws", "marginals", "mean", "mpe", "possible"], ASKED),
-    "pcflow/circuit": {
-        "properties": STRUCTURE,
-        "supports": STRUCTURE,
-        "pairing": STRUCTURE,
-        "scopes": STRUCTURE,
-        "circuit": [*STRUCTURE, "pickle"],
-        "rebuild": [*ALL[:1], "refine", "transform", "circuit"],
-    },
-    "pcflow/learn": {
-        "em": LEARNED,
-        "counts": LEARNED,
-        "batch": LEARNED,
-        "stochastic": LEARNED,
-        "checkpoint": ["checkpoints", "fit", "learners"],
-    },
-    "pcflow/io": {"container": [*KEPT, "checkpoints"], "files": [*KEPT, "checkpoints"]},
-    "pcflow_diffusion/head": dict.fromkeys(["coupling", "marginals", "sampling", "ranking"], HEAD),
-    "pcflow/engine": {
-        "evaluate": [*RUN, "memory", "long_sequences"],
-        **dict.fromkeys(["semiring", "log_semiring", "kernels"], RUN),
-        **dict.fromkeys(["passes", "descent", "routes", "memory", "tape", "recording"], SHEETS),
-        **dict.fromkeys(["schedule", "rows", "plan", "tables", "cache", "versions"], PLANNED),
-        **dict.fromkeys(["chain", "halves", "evaluation"], LONG),
-        "told": ["padding", "weights"],
-    },
-    "pcflow/engine/leaves": dict.fromkeys(
-        ["access", "density", "entries", "finite", "flows", "posteriors", "truncated"],
-        BOUNDED,
-    ),
-}  # the files of a room, and the test files that pytest is asked to run, besides its doctests
-
-
-def tests(room: str, name: str) -> list[str]:
-    """What pytest is asked to run for a file."""
-    folder = "tests/diffusion" if room.startswith("pcflow_diffusion") else "tests"
-    return [f"{room}/{name}.py", *(f"{folder}/test_{test}.py" for test in ROOMS[room][name])]
-
-
-TESTS = {f"{room}/{name}.py": tests(room, name) for room, names in ROOMS.items() for name in names}
-SLOW = [
-    "tests/test_laws_queries.py::test_projection_reaches_any_marginals_that_potentials_can_make",
-    "tests/test_hand_numbers.py::test_log_space_rows_have_right_gradients_marginals_and_draws",
-    "tests/test_files.py::test_reading_takes_time_in_proportion",
-    "tests/test_fit.py::test_two_processes_learn_what_one_learns",
-    "tests/test_fit.py::test_a_killed_fit_goes_on_to_the_same_parameters",
-]  # and of that, not these
+ROOMS = ["evidence", "circuit", "engine", "engine/leaves", "queries", "learn"]
+ADAPTER = ["coupling", "listing", "marginals", "ranking", "sampling"]
+HEART = [
+    *(path for room in ROOMS for path in sorted((ROOT / "pcflow" / room).glob("[!_]*.py"))),
+    *(ROOT / "pcflow/io" / f"{name}.py" for name in ("container", "files")),
+    *(ROOT / "pcflow_diffusion/head" / f"{name}.py" for name in ADAPTER),
+]
+ASIDE = ["architecture", "benchmarks", "datasets", "juice", "learning_page", "logic", "spn"]
+HEAD = ["couplings", "cuts", "head", "head_files", "listing", "marginals", "sampling"]
+TESTS = [
+    *(path for path in HEART if ">>>" in path.read_text()),
+    *(path for path in sorted((ROOT / "tests").glob("test_*.py")) if path.stem[5:] not in ASIDE),
+    *(ROOT / "tests/diffusion" / f"test_{name}.py" for name in HEAD),
+]
 OPTIONS = ["-n0", "-xs", "--assert=plain", "-pno:terminal", "-pno:cacheprovider"]
-OPTIONS += ["--hypothesis-profile=mutants", *(f"--deselect={test}" for test in SLOW)]
-SECONDS = 10  # of processor time that one test may take; the slowest takes three
+OPTIONS += ["--hypothesis-profile=mutants"]
+SECONDS = 10.0  # of processor time that one test may take
+SLOW = 3.0  # what takes longer as it is, is not run
+MANY = 200  # tests that are collected anew, where a change shows at import
+
+Place = tuple[str, str]  # a file, and a function or method in it that is in no other
+
+
+class Bounds:
+    """A pytest plugin: who takes longer than a test may is ended by a timer."""
+
+    def pytest_runtest_logstart(self) -> None:
+        """Gives the next test its time."""
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        signal.alarm(60 * int(SECONDS))  # of somebody who waits for ever
 
 
 class Forks:
-    """A pytest plugin: once pytest is ready, it goes on in a fork for every mutant of a file."""
+    """A pytest plugin: what was collected runs in a fork for every mutant."""
 
-    def __init__(self, path: str, given: list[Mutant], jobs: int) -> None:
-        """No mutant has survived yet."""
-        self.path, self.given, self.jobs = path, given, jobs
+    def __init__(self, given: dict[str, list[Mutant]], asked: Namespace) -> None:
+        """Nothing was tried yet."""
+        self.given, self.jobs, self.seconds = given, asked.jobs, asked.seconds
+        self.until = time.monotonic() + 60 * asked.minutes
         self.report = TemporaryFile("w+")  # noqa: SIM115
-        self.durations: dict[str, float] = {}
-        self.running: dict[int, str] = {}
-        self.survivors: list[str] = []
+        self.watches = False
+        self.entered: set[Place] = set()
+        self.passed = True
+        self.running: dict[int, tuple[str, str]] = {}
+        self.tried: Counter[str] = Counter()
+        self.survivors: dict[str, list[str]] = {path: [] for path in given}
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_collection(self) -> None:
-        """In a fork this returns, and pytest collects and runs tests, which import the change."""
-        if any(name.startswith("pcflow") for name in sys.modules):
-            pytest.exit("a conftest.py imports pcflow, so that no test would see a change", 1)
-        code = compile((ROOT / self.path).read_text(), ROOT / self.path, "exec")
-        if not (pid := self.fork(code)):
-            return
-        if os.waitpid(pid, 0)[1] != 0:
-            pytest.exit(f"{self.path}: its tests fail before anything is changed", 1)
-        self.report.seek(0)
-        for line in self.report:
-            name, duration = line.split("\t")
-            self.durations[name] = float(duration)
-        for number, change, code in self.given:
+    def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
+        """In a fork this returns nothing, and pytest goes on to run what is left of the tests."""
+        for part in range(self.jobs):
+            if not fork():
+                self.watches, session.config.option.maxfail = True, 0
+                session.items[:] = session.items[part :: self.jobs]
+                signal.signal(signal.SIGPROF, too_slow)
+                return None
+        for _ in range(self.jobs):
+            os.wait()
+        items = {item.nodeid: item for item in session.items}
+        costs, entered = self.read()
+        if failed := len(items) - len(costs):
+            print(f"{failed} tests are left out: too slow, skipped or failing", flush=True)
+        living = functions(self.given)
+        for path, (number, change, code) in by_turns(self.given):
+            if time.monotonic() > self.until:
+                break
+            changed = differences(path, code, living[path])
+            places = {(path, outermost(one)) for _, one in changed}
+            names = chosen(costs, entered, places or {(path, "")}, self.seconds)
             if len(self.running) == self.jobs:
                 self.wait()
-            if not (pid := self.fork(code)):
-                return
-            self.running[pid] = f"{self.path}:{number}: {change}"
+            if pid := fork():
+                said = f"{short(path)}:{number}: {change} ({len(names)} tests)"
+                self.running[pid] = path, said
+                continue
+            if not changed:
+                begin_anew(path, code, names[:MANY])
+            for function, one in changed:
+                function.__code__ = one
+            session.items[:] = [items[name] for name in names]
+            session.config.pluginmanager.register(Bounds())
+            return None
         while self.running:
             self.wait()
-        pytest.exit("all forks have ended", 0)
+        return True
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        """Watches a test, where asked to."""
+        if not self.watches:
+            yield
+            return
+        self.entered, self.passed, begin = set(), True, time.process_time()
+        signal.setitimer(signal.ITIMER_PROF, SLOW)
+        sys.setprofile(self.look)
+        yield
+        sys.setprofile(None)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        if self.passed:
+            line = [item.nodeid, time.process_time() - begin, sorted(self.entered)]
+            os.write(self.report.fileno(), f"{json.dumps(line)}\n".encode())  # in one piece
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Before anything is changed: tell the parent how long each test takes."""
-        if report.when == "call" and not self.durations:
-            print(report.nodeid, report.duration, sep="\t", file=self.report, flush=True)
+        """A test that does not pass as it is, shows nothing."""
+        self.passed &= report.passed
 
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """The quickest test first."""
-        items.sort(key=lambda item: self.durations.get(item.nodeid, 0.0))
+    def look(self, frame: FrameType, event: str, _: object) -> None:
+        """Remembers what is entered."""
+        code = frame.f_code
+        if event == "call" and code.co_filename in self.given:
+            self.entered |= {(code.co_filename, outermost(code)), (code.co_filename, "")}
 
-    def pytest_runtest_logstart(self) -> None:
-        """Give the next test its time; who takes longer is ended by the timer."""
-        signal.setitimer(signal.ITIMER_PROF, SECONDS)
-
-    def fork(self, code: CodeType) -> int:
-        """A process for which the file has this code; 0 within it."""
-        if pid := os.fork():
-            return pid
-        self.pytest_runtest_logstart()  # imports, too
-        resource.setrlimit(resource.RLIMIT_AS, (1 << 34, 1 << 34))  # some lists grow for ever
-        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-        changed, load = self.path[:-3].replace("/", "."), SourceFileLoader.get_code
-        SourceFileLoader.get_code = lambda it, name: code if name == changed else load(it, name)
-        return 0
+    def read(self) -> tuple[dict[str, float], dict[Place, list[str]]]:
+        """What each test takes, the quickest first, and the tests that enter a place."""
+        self.report.seek(0)
+        lines = sorted(map(json.loads, self.report), key=lambda line: line[1])
+        entered: dict[Place, list[str]] = {}
+        for name, _, places in lines:
+            for place in places:
+                entered.setdefault(tuple(place), []).append(name)
+        return {name: seconds for name, seconds, _ in lines}, entered
 
     def wait(self) -> None:
         """Until the tests of one mutant end."""
         pid, status = os.wait()
-        change = self.running.pop(pid)
+        path, change = self.running.pop(pid)
+        self.tried[path] += 1
+        print("killed:" if status else "survived:", change, file=sys.stderr, flush=True)
         if status == 0:
-            self.survivors.append(change)
-            print("survived:", change, file=sys.stderr)
+            self.survivors[path].append(change)
 
 
-def check_paths() -> None:
-    """Refuse to run if a file of TESTS was moved."""
-    files = {test.partition("::")[0] for tests in TESTS.values() for test in [*tests, *SLOW]}
-    if gone := [path for path in sorted(files | set(TESTS)) if not (ROOT / path).is_file()]:
-        raise SystemExit(f"TESTS names files that are not there: {', '.join(gone)}")
+def fork() -> int:
+    """A process that is quiet and has bounds; 0 within it."""
+    if pid := os.fork():
+        return pid
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 34, 1 << 34))  # some lists grow for ever
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    return 0
+
+
+def too_slow(*_: object) -> None:
+    """Ends a test that would take long on every mutant."""
+    raise TimeoutError
+
+
+def short(path: str | Path) -> str:
+    """The name of a file, seen from the repository."""
+    return Path(path).relative_to(ROOT).as_posix()
+
+
+def outermost(code: CodeType) -> str:
+    """The name of the function, in no other, that a piece of code is a part of."""
+    return code.co_qualname.partition(".<locals>")[0]
+
+
+def pieces(code: CodeType) -> Iterator[CodeType]:
+    """The functions in a piece of code, and those in them."""
+    for one in code.co_consts:
+        if isinstance(one, CodeType):
+            yield from (one, *pieces(one))
+
+
+def key(code: CodeType) -> tuple[str, int, tuple[str, ...]]:
+    """What a function keeps when something in it is changed."""
+    return code.co_qualname, code.co_firstlineno, code.co_freevars
+
+
+def by_turns(given: dict[str, list[Mutant]]) -> Iterator[tuple[str, Mutant]]:
+    """One mutant of each file, then the next one of each, so that one may stop at any time."""
+    for ones in zip_longest(*given.values()):
+        yield from ((path, one) for path, one in zip(given, ones, strict=True) if one is not None)
+
+
+def functions(given: Iterable[str]) -> dict[str, list[FunctionType]]:
+    """The functions of each file that exist."""
+    found: dict[str, list[FunctionType]] = {path: [] for path in given}
+    for one in gc.get_objects():
+        if type(one) is FunctionType and one.__code__.co_filename in found:
+            found[one.__code__.co_filename].append(one)
+    return found
+
+
+def differences(
+    path: str, code: CodeType, living: list[FunctionType]
+) -> list[tuple[FunctionType, CodeType]]:
+    """Functions and what becomes of them; none if a change shows when the file is imported."""
+    base = compile(ast.parse(Path(path).read_text()), path, "exec")
+    before = {key(one): one for one in pieces(base)}
+    changed = {key(one): one for one in pieces(code) if before.get(key(one)) != one}
+    return [(one, changed[key(one.__code__)]) for one in living if key(one.__code__) in changed]
+
+
+def chosen(
+    costs: dict[str, float], entered: dict[Place, list[str]], places: set[Place], enough: float
+) -> list[str]:
+    """The tests that enter one of these places, as many as there is time for."""
+    times = Counter(name for place in places for name in entered.get(place, []))
+    names = [name for name in costs if name in times and costs[name] < SLOW]
+    spent = accumulate(costs[name] for name in names)
+    return [name for name, seconds in zip(names, spent, strict=True) if seconds < enough]
+
+
+def begin_anew(path: str, code: CodeType, names: list[str]) -> None:
+    """Imports and collects all again, with the changed file, and ends with the tests' status."""
+    if not names:
+        os._exit(0)  # nobody notices
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(f"{ROOT}/"):
+            del sys.modules[name]
+    changed, load = short(path)[:-3].replace("/", "."), SourceFileLoader.get_code
+    SourceFileLoader.get_code = lambda it, name: code if name == changed else load(it, name)
+    os._exit(pytest.main([*OPTIONS, *names], [Bounds()]))
+
+
+def sample(path: Path, lines: list[int] | None, count: int) -> list[Mutant]:
+    """Mutants of a file; of a larger sample the first ones are those of a smaller one."""
+    if lines is not None:
+        return [one for one in mutants(path) if one[0] in lines]
+    given = list(mutants(path))
+    Random(short(path)).shuffle(given)
+    return given[: size(count, 3)]
 
 
 def main() -> None:
     """Count, print."""
     parser = arguments(__doc__)
-    parser.add_argument(
-        "files",
-        nargs="*",
-        default=size(list(TESTS), ["pcflow/circuit/supports.py"]),
-        help="of those in TESTS",
-    )
+    few = [ROOT / "pcflow/circuit/supports.py"], [ROOT / "tests/test_properties.py"]
+    parser.add_argument("files", nargs="*", type=Path, default=size(HEART, few[0]))
+    parser.add_argument("--tests", nargs="+", default=size(TESTS, few[1]), help="instead of all")
     parser.add_argument("--only", nargs="+", type=int, metavar="LINE", help="just these lines")
-    parser.add_argument("--sample", type=int, metavar="N", help="N of a file, always the same ones")
-    parser.add_argument("--jobs", type=int, default=1, help="processes at a time (%(default)s)")
+    parser.add_argument("--sample", type=int, default=15, metavar="N", help="of a file (15)")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of tests for a mutant (20)")
+    parser.add_argument("--minutes", type=float, default=inf, help="after which no more begin")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time (1)")
     asked = parser.parse_args()
-    check_paths()
     os.chdir(ROOT)
     sys.path[0] = str(ROOT)
     torch.set_num_threads(1)
     matplotlib.use("Agg")
-    phases = [Phase.explicit, Phase.generate]
-    assert "pcflow" not in sys.modules
     settings.register_profile(
         "mutants",
         deadline=None,
         derandomize=True,
         max_examples=10,
-        phases=phases,
+        phases=[Phase.explicit, Phase.generate],
         suppress_health_check=[HealthCheck.too_slow],  # which other processes would decide
     )
-    print("| file | mutants | killed | share |\n|---|---|---|---|", flush=True)
-    left: list[str] = []
-    for path in asked.files:
-        given = [one for one in mutants(ROOT / path) if asked.only is None or one[0] in asked.only]
-        if asked.sample is not None and asked.sample < len(given):
-            given = sorted(Random(path).sample(given, asked.sample), key=lambda one: one[0])
-        given = given[: size(None, 3)]
-        if not given:
-            continue  # nothing in those lines can be changed
-        forks, parent = Forks(path, given, asked.jobs), os.getpid()
-        status = pytest.main([*OPTIONS, *TESTS[path]], [forks])
-        if os.getpid() != parent or status != 0:
-            os._exit(status)
-        killed = len(given) - len(forks.survivors)
-        print(f"| `{path}` | {len(given)} | {killed} | {killed / len(given):.1%} |", flush=True)
-        left += forks.survivors
-    print("\nSurvivors:\n", *left, sep="\n- ")
+    files = [path.resolve() for path in asked.files]
+    given = {str(path): sample(path, asked.only, asked.sample) for path in files}
+    forks, parent = Forks(given, asked), os.getpid()
+    status = pytest.main([*OPTIONS, *map(str, asked.tests)], [forks])
+    if os.getpid() != parent or status != 0:
+        os._exit(status)
+    print("| file | mutants | killed | share |\n|---|---|---|---|")
+    for path in given:
+        show(short(path), forks.tried[path], len(forks.survivors[path]))
+    show("together", forks.tried.total(), sum(map(len, forks.survivors.values())))
+    print("\nSurvivors:\n", *(one for ones in forks.survivors.values() for one in ones), sep="\n- ")
+
+
+def show(name: str, count: int, survived: int) -> None:
+    """A row of the table, unless there was nothing to change."""
+    if count:
+        print(f"| `{name}` | {count} | {count - survived} | {1 - survived / count:.1%} |")
 
 
 if __name__ == "__main__":

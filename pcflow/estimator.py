@@ -9,7 +9,6 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -247,7 +246,7 @@ class CircuitDensity(DensityMixin, BaseEstimator):  # type: ignore[misc] # sciki
             raise SettingError("how", how, '"mean", "mpe" or "sample"')
         if how == "mean":
             filled = torch.where(self._is_coded(), filled, self.model_.mean(given))
-        return self._form(X).filled(X, columns, self.encoding_.decode(filled.numpy()))
+        return self.form_.answering(X).filled(X, columns, self.encoding_.decode(filled.numpy()))
 
     def predict_proba(self, X: Table, columns: Any = None) -> Table:
         """Probabilities of the values of some columns, given the rest of every row.
@@ -278,11 +277,13 @@ class CircuitDensity(DensityMixin, BaseEstimator):  # type: ignore[misc] # sciki
         one = columns is not None and not isinstance(columns, list | tuple | np.ndarray)
         asked = self._finite() if columns is None else [columns] if one else list(columns)
         chosen = [self.form_.place(column) for column in asked]
-        values = _seen(self._encoded(self._with_gaps(X, chosen)))
+        values = _seen(self._encoded(self.form_.with_gaps(X, chosen)))
         values[:, chosen] = torch.nan
         named = [(self.form_.names[v], value) for v in chosen for value in self._values(v)]
         found = self._probabilities(values, chosen)
-        return self._form(X).named(X, [value for _, value in named] if one else named, found)
+        return self.form_.answering(X).named(
+            X, [value for _, value in named] if one else named, found
+        )
 
     def condition(self, values: Mapping[Any, Any]) -> CircuitDensity:
         """The density of the other columns, given values of some: a fitted estimator of them.
@@ -426,15 +427,7 @@ class CircuitDensity(DensityMixin, BaseEstimator):  # type: ignore[misc] # sciki
         if reset:
             self._name(Form.of(X))
             return given
-        found = {self.form_.place(column.name): column for column in given}
-        nothing = np.full(len(given[0].values), np.nan)
-        return [found.get(v, Column(name, nothing)) for v, name in enumerate(self.form_.names)]
-
-    def _with_gaps(self, X: Table, chosen: Sequence[int]) -> Table:
-        """A frame that lacks the chosen columns and no others, with them."""
-        names = list(self.form_.names)
-        others = [name for v, name in enumerate(names) if v not in chosen]
-        return X.reindex(columns=names) if is_frame(X) and list(X.columns) == others else X
+        return self.form_.completed(given)
 
     def _name(self, form: Form) -> None:
         """What `validate_data` notes of arrays and frames."""
@@ -448,12 +441,6 @@ class CircuitDensity(DensityMixin, BaseEstimator):  # type: ignore[misc] # sciki
         self.model_, self.encoding_ = model, encoding
         self._name(form)
         return self
-
-    def _form(self, X: Table) -> Form:
-        """That in which an answer about X is given."""
-        if is_frame(X):
-            return Form.of(X)
-        return replace(self.form_, kind="dict" if is_dict(X) else "array")
 
     def _wishes(self) -> dict[int, Wish]:
         """What the settings ask of columns."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import networkx as nx
 import pytest
 import torch
+from families import FAMILIES
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -197,20 +198,6 @@ def layer_with(family: pf.InputFamily, name: str, number: float, units: int = 3)
     named = {n: value.double() for n, value in initial.items()}
     named[name][..., 1].view(-1)[:1].fill_(number)
     return pf.InputLayer(0, family, units, {n: pf.Parameter(v) for n, v in named.items()})
-
-
-FAMILIES = [
-    pf.Bernoulli(),
-    pf.Binomial(3),
-    pf.Categorical(3),
-    pf.DiscretizedLogistic(4),
-    pf.Exponential(),
-    pf.Gaussian(),
-    pf.Histogram([0.0, 1.0, 3.0]),
-    pf.Inflated(pf.LogNormal()),
-    pf.LogNormal(),
-    pf.Poisson(),
-]
 
 
 DENSITIES = ("Exponential", "Gaussian", "Inflated", "LogNormal", "Poisson")

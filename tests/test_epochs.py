@@ -154,6 +154,36 @@ def test_parts_go_on_where_they_were_however_seldom_they_are_kept(tmp_path: Path
         assert torch.equal(run(file, 0, seconds), whole)
 
 
+def test_an_epoch_may_be_said_to_be_the_last(tmp_path: Path) -> None:
+    """It is kept then, however seldom checkpoints are written, and gone on from as from a stop."""
+    held_out, file = rows(30, 2), tmp_path / "fit"
+
+    def run(epochs: int, last: int = 0) -> tuple[Tensor, pf.FitResult]:
+        torch.manual_seed(0)
+        model = model_of()
+        result = pf.fit(
+            model,
+            rows(),
+            pf.Anemone(),
+            epochs=epochs,
+            batch_size=7,
+            validation=held_out,
+            progress=False,
+            checkpoint=file,
+            checkpoint_seconds=1e9,
+            after_epoch=lambda result: len(result.train) == last,
+        )
+        return values(model), result
+
+    _, stopped = run(9, last=3)
+    assert len(stopped.train) == 3 and file.exists()
+    found, result = run(5)
+    file.unlink()
+    wanted, whole = run(5)
+    assert torch.equal(found, wanted)
+    assert (result.train, result.validation) == (whole.train, whole.validation)
+
+
 def test_seconds_are_not_negative() -> None:
     with pytest.raises(pf.SettingError, match="checkpoint_seconds must be not negative, got -1"):
         fitted(rows(), checkpoint_seconds=-1)

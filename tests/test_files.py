@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from families import FAMILIES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
@@ -386,20 +387,6 @@ def test_every_reader_looks_at_numbers(tmp_path: Path, kind: str, value: float) 
             READERS[kind](path)
     path.write_bytes(good)
     READERS[kind](path)
-
-
-FAMILIES = [
-    pf.Bernoulli(),
-    pf.Binomial(3),
-    pf.Categorical(3),
-    pf.DiscretizedLogistic(4),
-    pf.Exponential(),
-    pf.Gaussian(),
-    pf.Histogram([0.0, 1.0, 3.0]),
-    pf.Inflated(pf.LogNormal()),
-    pf.LogNormal(),
-    pf.Poisson(),
-]
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: type(family).__name__)

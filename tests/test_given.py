@@ -1,24 +1,25 @@
 """Models given a rule, against enumeration, dense multiplication and rejection."""
 
 import copy
+import itertools
 import math
 import pickle
-from itertools import product
 
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from rules import automata
 from torch import Tensor
 
 import pcflow as pf
+from pcflow.inputs import share
 
 NONE = torch.nan
 
 
 def strings(length: int, V: int) -> Tensor:
-    return torch.tensor(list(product(range(V), repeat=length))).reshape(V**length, length)
+    return torch.tensor(list(itertools.product(range(V), repeat=length))).reshape(V**length, length)
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -31,16 +32,36 @@ def factorized(length: int, family: pf.InputFamily, seed: int, units: int = 1) -
 
 
 @st.composite
+def trees(draw, first: int, stop: int, units: int, K: int, family: pf.InputFamily, g):
+    """Sums over ways to split neighbouring variables into two or three parts, in any order."""
+    if stop - first == 1:
+        return pf.InputLayer.random(first, family, units, g)
+    terms = []
+    for _ in range(draw(st.integers(1, 2))):
+        cuts = draw(st.lists(st.integers(first + 1, stop - 1), min_size=1, max_size=2, unique=True))
+        ends = [first, *sorted(cuts), stop]
+        kind = draw(st.sampled_from(["hadamard", "kronecker"]))
+        parts = [draw(trees(a, b, K, K, family, g)) for a, b in itertools.pairwise(ends)]
+        if kind == "hadamard" or len(parts) == 2:
+            parts = draw(st.permutations(parts))
+        terms.append(pf.ProductLayer(parts, kind))
+    return pf.SumLayer.random(terms, units, generator=g)
+
+
+@st.composite
 def chains(draw, V: int) -> pf.Circuit:
-    """Hidden Markov chains with tied or free parameters and hard zeros, and independent variables.
+    """Hidden Markov chains, tied, free or with hard zeros; independent variables; trees.
 
     Also several emissions at a position, and families without logits.
     """
     seed, K = draw(st.integers(0, 999)), draw(st.integers(1, 3))
     length = draw(st.integers(1, 4))
     family = draw(st.sampled_from([pf.Categorical(V), pf.Binomial(V - 1)]))
-    kind = draw(st.sampled_from(["tied", "free", "zeros", "several", "independent", "mixture"]))
+    kinds = ["tied", "free", "zeros", "several", "independent", "mixture", "tree", "tree"]
+    kind = draw(st.sampled_from(kinds))
     g = seeded(seed)
+    if kind == "tree":
+        return pf.Circuit(draw(trees(0, length, 1, K, family, g)))
     if kind == "zeros":
         table = torch.rand(K, V, generator=g) * (torch.rand(K, V, generator=g) < 0.6)
         table[:, 0] += 0.1
@@ -71,9 +92,15 @@ def evidence(draw, length: int, V: int, kinds: tuple[str, ...]) -> pf.Evidence:
     return said.top_k(draw(st.integers(1, V)))
 
 
+@pytest.fixture(autouse=True)
+def _small_classes_as_they_were(monkeypatch) -> None:
+    monkeypatch.setattr(share, "MOST", share.MOST)
+
+
 @st.composite
 def cases(draw, kinds=("hard", "soft", "listed")):
     V = draw(st.integers(2, 3))
+    share.MOST = draw(st.sampled_from([0, 1, 8]))  # classes of more values have a step each
     circuit = draw(chains(V))
     rule = draw(automata(st.integers(1, V)))
     rule |= pf.Automaton.options([[0] * circuit.num_variables])  # of this length
@@ -111,6 +138,7 @@ def close(a: Tensor, b: Tensor) -> None:
     torch.testing.assert_close(a.detach(), b.detach(), rtol=1e-9, atol=1e-9)
 
 
+@settings(max_examples=40)
 @given(cases())
 def test_masses_are_those_of_all_strings(case) -> None:
     circuit, rule, known = case
@@ -120,6 +148,7 @@ def test_masses_are_those_of_all_strings(case) -> None:
     close(model.given(rule).log_probability, log_probability(circuit, rule))
 
 
+@settings(max_examples=40)
 @given(cases())
 def test_marginals_and_means_are_those_of_all_strings(case) -> None:
     circuit, rule, known = case
@@ -141,6 +170,7 @@ def test_marginals_and_means_are_those_of_all_strings(case) -> None:
     close(drawn.log_marginals, told.log())
 
 
+@settings(max_examples=40)
 @given(cases())
 def test_the_best_string_is_the_best_of_all(case) -> None:
     circuit, rule, known = case
@@ -152,11 +182,12 @@ def test_the_best_string_is_the_best_of_all(case) -> None:
     place = (values.unsqueeze(1) == x).all(dim=-1).int().argmax(dim=-1, keepdim=True)
     log_value = log_value + log_probability(circuit, rule)
     close(log_value, log.gather(-1, place).squeeze(-1))
-    if exact or all(layer.units == 1 for layer in circuit.layers):
+    if exact or pf.is_deterministic(circuit):
         assert exact
         close(log_value, log.amax(dim=-1))
 
 
+@settings(max_examples=40)
 @given(cases(kinds=("soft", "listed")))
 def test_gradients_are_those_of_all_strings(case) -> None:
     circuit, rule, known = case
@@ -209,22 +240,32 @@ def test_the_circuit_of_a_rule_is_uniform(rule, length) -> None:
     assert math.isclose(pf.entropy(circuit), rule.log_count(length), abs_tol=1e-9)
 
 
-def test_other_circuits_are_multiplied_with_that_of_a_rule() -> None:
+def test_circuits_that_split_variables_that_are_no_neighbours_are_refused() -> None:
     rule = pf.Automaton.phrases([[1, 2]], num_categories=3)
-    two = [pf.InputLayer.random(v, pf.Categorical(3), 2, seeded(v)) for v in range(4)]
-    pair = pf.ProductLayer(two[2:], "kronecker")  # which no chain has
-    circuit = pf.Circuit(
-        pf.SumLayer.random([pf.ProductLayer([*two[:2], pair], "kronecker")], 1, generator=seeded(5))
-    )
-    model = pf.compile(circuit, dtype=torch.float64)
-    with pytest.raises(pf.NotAChain, match=r"without it: multiply\(model, rule.circuit"):
-        model.given(rule)
-    product = pf.compile(pf.multiply(model, rule.circuit(4)), dtype=torch.float64)
-    x, log = weights(circuit, rule, nothing(4))
-    close(product.log_prob(x), log[0].log_softmax(dim=0))
     tree = pf.build_circuit(pf.structure.random_binary_tree(6), pf.Categorical(3), 2)
+    with pytest.raises(pf.NotCompatible, match="given needs") as refused:
+        pf.compile(tree).given(rule)
+    layer, (apart, _) = refused.value.layers[0], refused.value.scopes
+    assert apart == tuple(tree.scope(part) for part in layer.inputs)
+    assert any(a[-1] + 1 != b[0] for a, b in itertools.pairwise(sorted(apart)))
     with pytest.raises(pf.NotCompatible):
         pf.multiply(tree, rule.circuit(6))
+
+
+def test_a_tree_says_the_same_as_a_dense_product() -> None:
+    """Where both ways are open; and the parameters are those of now."""
+    rule = pf.Automaton.phrases([[1, 2]], num_categories=3)
+    two = [pf.InputLayer.random(v, pf.Categorical(3), 2, seeded(v)) for v in range(4)]
+    pair = pf.ProductLayer(two[2:], "kronecker")
+    root = pf.SumLayer.random([pf.ProductLayer([*two[:2], pair], "kronecker")], 1)
+    model = pf.compile(pf.Circuit(root), dtype=torch.float64)
+    under, x = model.given(rule), strings(4, 3)
+    for _ in range(2):
+        dense = pf.compile(pf.multiply(model, rule.circuit(4)), dtype=torch.float64)
+        close(under.log_prob(x), dense.log_prob(x))
+        with torch.no_grad():
+            for bank in model.banks:
+                bank.add_(torch.randn(bank.shape, generator=seeded(1)))
 
 
 def test_draws_are_those_that_rejection_leaves() -> None:
@@ -232,7 +273,8 @@ def test_draws_are_those_that_rejection_leaves() -> None:
     model = pf.compile(circuit, dtype=torch.float64)
     rule = pf.Automaton.phrases([[1, 2], [0, 0]], num_categories=3)
     soft = pf.Evidence(log_potentials=torch.randn(1, 4, 3, generator=seeded(1)).double())
-    for known in (soft, soft.top_k(2)):
+    hard = pf.Evidence([[NONE, 1, NONE, NONE]])
+    for known in (soft, soft.top_k(2), hard, nothing(4)):
         free = model.sample(60_000, known, seeded(4))[:, 0]
         left = free[rule.accepts(free)]
         mine = model.given(rule).sample(len(left), known, seeded(5))[:, 0]
@@ -292,9 +334,11 @@ def test_the_certificate_is_never_optimistic(seed, spread) -> None:
     circuit = pf.Circuit(pf.SumLayer.random([below], 1, generator=g))
     rule = ~pf.Automaton.phrases([[0, 1], [3, 3]], num_categories=4)
     soft = pf.Evidence(log_potentials=torch.randn(2, 6, 4, generator=g) * spread)
-    for known in (soft, soft.top_k(2)):
+    hard = pf.Evidence([[NONE, 1, NONE, NONE, 2, NONE], [0, 0, 2, NONE, NONE, 1]])
+    final = torch.randn(2, len(rule.next), generator=g) * spread
+    for known, ends in itertools.product((soft, soft.top_k(2), hard), ((), ([0, 1], final))):
         low, high = (
-            pf.compile(circuit, dtype=dtype).given(rule).log_mass(known).double()
+            pf.compile(circuit, dtype=dtype).given(rule, *ends).log_mass(known).double()
             for dtype in (torch.float32, torch.float64)
         )
         torch.testing.assert_close(low, high, rtol=2e-5, atol=2e-4)
@@ -331,7 +375,7 @@ def test_the_model_is_asked_as_it_is_now() -> None:
     model = pf.compile(pf.hmm(3, 2, pf.Categorical(3), generator=seeded(0)), dtype=torch.float64)
     rule = pf.Automaton.phrases([[1, 2]], num_categories=3)
     found = model.given(rule)
-    assert model.given(pf.Automaton.phrases([[1, 2]], num_categories=3)) is found
+    assert model.given(pf.Automaton.phrases([[1, 2]], num_categories=3)).engine is found.engine
     before = found.log_probability.item()
     with torch.no_grad():
         for bank in model.banks:
@@ -373,8 +417,6 @@ def test_nothing_as_large_as_states_times_squared_units() -> None:
 @pytest.mark.parametrize(
     ("error", "circuit", "rule"),
     [
-        (pf.NotAChain, pf.build_circuit(pf.structure.random_binary_tree(4), pf.Categorical(2), 2),
-         pf.Automaton.lengths(0, None, 2)),
         (pf.PropertyRequired, pf.hmm(3, 2, pf.Gaussian()), pf.Automaton.lengths(0, None, 2)),
         (pf.PropertyRequired, pf.naive_bayes([pf.Categorical(2), pf.Categorical(3)], 2),
          pf.Automaton.lengths(0, None, 2)),
@@ -397,3 +439,105 @@ def test_rows_that_break_the_rule_are_named() -> None:
             query(x)
         assert refused.value.rows == (1,)
     assert found.sample(2, x[:1])[:, 0].tolist() == [[0, 1, 1]] * 2
+
+
+def between_cases():
+    return st.tuples(cases(), st.integers(0, 999))
+
+
+@settings(max_examples=40)
+@given(between_cases())
+def test_stretches_lead_from_any_state_to_weighed_ones(case) -> None:
+    """Every row from a state of its own: masses, draws, marginals and the best of all strings."""
+    (circuit, rule, known), seed = case
+    V, S, length = circuit.num_categories[0], len(rule.next), circuit.num_variables
+    wide, g = rule.widened(V), seeded(seed)
+    start = torch.randint(-1, S, (3,), generator=g)
+    final = torch.randn(3, S, generator=g).double()
+    final = final.masked_fill(torch.rand(3, S, generator=g) < 0.3, -torch.inf)
+    x, log = weights(circuit, pf.Automaton.lengths(0, None, V), known)
+    ends = torch.stack([wide.run(x, start=s.expand(len(x))) for s in start])  # [B, N]
+    log = log + final.gather(-1, ends.clamp_min(0)).masked_fill(ends < 0, -torch.inf)
+    found = pf.compile(circuit, dtype=torch.float64).given(rule, start, final)
+    close(found.log_mass(known), log.logsumexp(dim=-1))
+    assert wide.live(length, anywhere=True)[0][start[start >= 0]].shape
+    possible = log.logsumexp(dim=-1) > -torch.inf
+    assume(possible.any())
+    rows = possible.nonzero().squeeze(-1)
+    found = pf.compile(circuit, dtype=torch.float64).given(rule, start[rows], final[rows])
+    known, log = known.rows(rows), log[rows]
+    share = log.softmax(dim=-1)
+    wanted = torch.einsum("bn,ndv->bdv", share, torch.nn.functional.one_hot(x, V).double())
+    close(found.marginals(known).exp(), wanted)
+    drawn = found.sample_with_marginals(2, known, seeded(0))
+    for one in drawn.values:
+        place = (one.unsqueeze(1) == x).all(dim=-1).int().argmax(dim=-1, keepdim=True)
+        assert (log.gather(-1, place) > -torch.inf).all()
+    values, log_value, exact = found.mpe(known)
+    place = (values.unsqueeze(1) == x).all(dim=-1).int().argmax(dim=-1, keepdim=True)
+    close(log_value + found.log_probability, log.gather(-1, place).squeeze(-1))
+    if exact:
+        close(log_value + found.log_probability, log.amax(dim=-1))
+
+
+def test_stretches_are_weighed_row_by_row() -> None:
+    """Two halves drawn one after the other, by the mass of what may come: as the whole at once."""
+    rule = pf.Automaton.phrases([[1, 2], [0, 0]], num_categories=3)
+    half = pf.compile(factorized(2, pf.Categorical(3), 0), dtype=torch.float64)
+    S, start = len(rule.next), torch.zeros(40_000).long()
+    future = half.given(rule, start=torch.arange(S)).log_probability
+    first = half.given(rule, start, future).sample(1, generator=seeded(1))[0]
+    second = half.given(rule, rule.run(first)).sample(1, generator=seeded(2))[0]
+    x = strings(4, 3)
+    log = sum(pf.reference_log_prob(half.circuit, part) for part in (x[:, :2], x[:, 2:]))
+    wanted = log.masked_fill(~rule.accepts(x), -torch.inf).softmax(dim=0) * len(start)
+    counts = torch.bincount(torch.cat([first, second], -1) @ 3 ** torch.arange(3, -1, -1), None, 81)
+    used = wanted > 0
+    assert not counts[~used].any()
+    statistic = ((counts - wanted) ** 2 / wanted)[used].sum()
+    assert statistic < used.sum() + 6 * math.sqrt(2 * used.sum())
+    whole = half.given(rule, final=future).log_probability
+    close(whole, log[rule.accepts(x)].logsumexp(dim=0, keepdim=True))
+
+
+def test_stretches_have_gradients_parts_and_copies() -> None:
+    circuit = pf.hmm(6, 3, pf.Categorical(3), generator=seeded(0))
+    rule = ~pf.Automaton.phrases([[1, 2], [0, 0]], num_categories=3)
+    start, final = torch.tensor([0, 1, 2, 0]), torch.randn(4, 3, generator=seeded(1)).double()
+    soft = torch.randn(4, 6, 3, generator=seeded(2)).double().requires_grad_()
+    found = []
+    for how in ({}, {"memory": 1 << 14}, {"machine": pf.Machine(records=True)}, {"fold": False}):
+        model = pf.compile(circuit, dtype=torch.float64, **how)
+        given = model.given(rule, start, final)
+        for asked in (given, copy.deepcopy(given)):
+            mass = asked.log_mass(pf.Evidence(log_potentials=soft))
+            (slope,) = torch.autograd.grad(mass.sum(), soft)
+            found.append((mass, slope))
+        mass.sum()
+    for mass, slope in found:
+        close(mass, found[0][0])
+        close(slope, found[0][1])
+    x = strings(6, 3)
+    log = pf.reference_log_prob(circuit, x) + soft.gather(-1, x.t().expand(4, -1, -1)).sum(dim=1)
+    ends = torch.stack([rule.run(x, start=s.expand(len(x))) for s in start])
+    log = log + final.gather(-1, ends.clamp_min(0)).masked_fill(ends < 0, -torch.inf)
+    wanted = log.logsumexp(dim=-1)
+    close(found[0][0], wanted)
+    close(found[0][1], torch.autograd.grad(wanted.sum(), soft)[0])
+
+
+def test_stretches_that_do_not_fit_are_refused() -> None:
+    model = pf.compile(pf.hmm(3, 2, pf.Categorical(2)))
+    rule = ~pf.Automaton.phrases([[0, 1]], num_categories=2)
+    for start, final in (([0, 5], None), ([[0]], None), ([0, 0], [[0.0, 0.0]] * 3),
+                         (None, [0.0, 0.0, 0.0]), (None, [NONE, 0.0]), ([0.5], None)):  # fmt: skip
+        with pytest.raises(pf.EvidenceError):
+            model.given(rule, start, final)
+    given = model.given(rule, [0, 1, -1])
+    assert given.log_mass(torch.ones(1, 3)).isfinite().tolist() == [True, False, False]
+    with pytest.raises(pf.EvidenceError, match="2 rows for 3 states"):
+        given.log_mass(torch.zeros(2, 3))
+    with pytest.raises(pf.NoMassError):
+        given.sample(1)
+    assert model.given(rule, [0, 0]).sample(4).shape == (4, 2, 3)
+    assert model.given(rule, [0]).sample(4).shape == (4, 3)

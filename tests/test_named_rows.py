@@ -104,6 +104,20 @@ def test_so_do_conditional_likelihoods(name: str) -> None:
     assert_alike(*(learn(model, pf.Anemone(), some) for model in both(CIRCUITS[name]())))
 
 
+@given(st.integers(1, 9), st.integers(0, 9), st.integers(1, 30))
+@settings(max_examples=30)
+def test_rows_are_named_by_what_is_missing(rows: int, hidden: int, listed: int) -> None:
+    """What is observed has lists that nobody reads: they do not make a batch name many."""
+    missing = (torch.arange(rows * 4) < min(hidden, rows * 4)).view(rows, 4)
+    categories = torch.arange(listed).expand(rows, 4, -1)
+    soft = (torch.zeros(rows, 4, listed), categories)
+    model = compiled(pf.hmm(4, 20, pf.Categorical(V)), LARGE)
+    counts = Counts(model)
+    counts.add(pf.Batch(pf.Evidence(torch.zeros(rows, 4).long(), missing, *soft)))
+    few = 4 * rows < V and int(missing.sum()) * listed < 4 * V
+    assert bool(counts.categories.named) == few
+
+
 @pytest.mark.parametrize("name", CIRCUITS)
 def test_so_do_many_batches_of_one_step(name: str) -> None:
     """More rows are named than half of a table has: then all are added to."""
@@ -195,10 +209,10 @@ def test_soft_tables_need_no_others(name: str, listed: bool) -> None:
             circuit, DEVICE, torch.float64, soft_dtype=torch.bfloat16, machine=machine
         )
         log_prob = model.log_prob(soft)
+        drawn = model.sample(4, soft, torch.Generator(DEVICE).manual_seed(0))
         if machine == LARGE:
             assert "table" not in model.memory.tables
         log_prob.sum().backward()
-        drawn = model.sample(4, soft, torch.Generator(DEVICE).manual_seed(0))
         marginals = model.marginals(soft).exp()
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         found.append([t.detach().cpu() for t in (log_prob, drawn, marginals, *gradients)])

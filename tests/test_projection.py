@@ -197,6 +197,39 @@ def test_listed_categories_are_those_with_all_others_ruled_out(
     torch.testing.assert_close(found.mismatch, wanted.mismatch, rtol=1e-9, atol=1e-9)
 
 
+@settings(max_examples=30)
+@given(st.data(), TREES)
+def test_marginals_may_list_what_they_are_of(data: st.DataObject, circuit: pf.Circuit) -> None:
+    """Where nothing has potentials, trees are swept from the circuit on, whatever is listed."""
+    about, target = data.draw(questions(circuit))
+    k, sweeps = data.draw(st.integers(1, target.shape[-1])), data.draw(st.integers(1, 3))
+    top = target.topk(k, dim=-1)
+    dense = torch.full_like(target, -torch.inf).scatter(-1, top.indices, top.values)
+    nothing, model = pf.Evidence(about.values, about.missing), compiled(circuit)
+    try:
+        wanted = model.project(nothing, dense, sweeps)
+    except pf.NoMassError:
+        return
+    found = model.project(nothing, pf.Potentials.of(top.values, top.indices), sweeps)
+    assert found.categories is not None
+    sizes = torch.tensor([n or 0 for n in circuit.num_categories], device=DEVICE)
+    read = found.missing.unsqueeze(-1) & (found.categories < sizes.unsqueeze(-1))
+    listed = wanted.log_potentials.gather(-1, found.categories)
+    torch.testing.assert_close(found.log_potentials[read], listed[read], rtol=1e-9, atol=1e-9)
+
+
+def test_marginals_of_other_categories_than_the_potentials_are_refused() -> None:
+    model = pf.compile(pf.hmm(2, 2, pf.Categorical(4)))
+    some, others = torch.tensor([[[0, 1]] * 2]), torch.tensor([[[0, 2]] * 2])
+    zeros, hidden = torch.zeros(1, 2, 2), torch.ones(1, 2, dtype=torch.bool)
+    listed = pf.Evidence(None, hidden, zeros, some)
+    assert model.project(listed, pf.Potentials.of(zeros, some.clone())).categories is not None
+    everything = pf.Evidence(None, hidden, torch.zeros(1, 2, 4))
+    for about, wanted in ((listed, others), (everything, some)):
+        with pytest.raises(pf.EvidenceError, match="of the categories that the evidence lists"):
+            model.project(about, pf.Potentials.of(zeros, wanted))
+
+
 def test_entries_past_a_variable_s_own_categories_are_not_read() -> None:
     generator = torch.Generator().manual_seed(0)
     families = [pf.Categorical(3), pf.Categorical(2), pf.Categorical(3)]

@@ -169,3 +169,19 @@ def test_a_pseudocount_weighs_alike_at_every_step(
     for _ in range(2_000):
         run.step([pf.Batch(torch.tensor([[1.0], [1.0], [0.0], [1.0]]))])
     assert model.log_prob(torch.zeros(1, 1)).exp().item() == pytest.approx(0.35 / 1.2, abs=1e-9)
+
+
+@given(st.integers(2, 9_000), st.floats(0.05, 1.0))
+@settings(max_examples=30)
+def test_by_default_many_values_share_what_few_get(values: int, step: float) -> None:
+    """One in a million of a row for each; a thousand in a million for all of a larger one."""
+    each = min(1e-6, 1e-3 / values)
+    start = pf.Parameter(torch.zeros(values, 1))  # all alike
+    inputs = pf.InputLayer(0, pf.Categorical(values), 1, {"logits": start})
+    for learner in (pf.Anemone(step, momentum=0.0), pf.MiniBatchEM(step)):
+        model = compiled(pf.Circuit(inputs))
+        learner.start(model).step([pf.Batch(torch.zeros(5, 1).long())])
+        unseen = model.log_prob(torch.ones(1, 1).long()).exp().item()
+        kept = (1 - step) / values  # of the start
+        wanted = (kept + step * each) / (1 + step * each * values)
+        assert unseen == pytest.approx(wanted, rel=1e-9)

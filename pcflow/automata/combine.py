@@ -5,12 +5,12 @@ Legend: V categories, C classes, S states.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import TypeVar
 
 import numpy as np
 
-from pcflow.automata.table import NOWHERE, Flags, Table, Wholes
+from pcflow.automata.table import NOWHERE, Flags, Table, Wholes, of_edges
 
 State = TypeVar("State", bound=Hashable)
 
@@ -42,38 +42,40 @@ def concatenation(a: Table, b: Table) -> Table:
     def entered(first: int, seconds: frozenset[int]) -> Progress:
         return first, seconds | {b.start} if first >= 0 and a.accept[first] else seconds
 
-    def follow(state: Progress) -> list[Progress | None]:
+    left, right = np.array(labels).T  # [C] each
+
+    def follow(state: Progress) -> dict[int, Progress]:
         first, seconds = state
-        ahead = a.next[first] if first >= 0 else np.full(a.next.shape[1], NOWHERE)
-        after = b.next[sorted(seconds)] if seconds else np.empty((0, b.next.shape[1]), np.int64)
-        found: list[Progress | None] = []
-        for c, d in labels:
-            state = entered(int(ahead[c]), frozenset(after[:, d][after[:, d] >= 0].tolist()))
-            found.append(state if state[0] >= 0 or state[1] else None)
-        return found
+        ahead = a.after(np.array(first), left)  # [C]
+        after = b.next[sorted(seconds)][:, right]  # [states, C]
+        onward = np.flatnonzero((ahead >= 0) | (after >= 0).any(axis=0)).tolist()
+        behind = {c: frozenset(after[after[:, c] >= 0, c].tolist()) for c in onward}
+        return {c: entered(int(ahead[c]), some) for c, some in behind.items()}
 
     start = entered(a.start, frozenset())
-    return _explored(classes, start, follow, lambda state: bool(b.accept[list(state[1])].any()))
+
+    def ends(state: Progress) -> bool:
+        return bool(b.accept[list(state[1])].any())
+
+    return _explored(len(labels), start, follow, ends).among(classes)
 
 
 def _explored(
-    classes: Wholes,
+    classes: int,
     start: State,
-    follow: Callable[[State], list[State | None]],
+    follow: Callable[[State], Mapping[int, State]],
     ends: Callable[[State], bool],
 ) -> Table:
-    """The table of all states that are met; None is nowhere."""
-    number, order, rows = {start: 0}, [start], []
-    for state in order:  # which grows meanwhile
-        row = []
-        for there in follow(state):
-            if there is not None and there not in number:
+    """The table of all states that are met, by the classes that lead on."""
+    number, order, edges = {start: 0}, [start], []
+    for here, state in enumerate(order):  # which grows meanwhile
+        for label, there in follow(state).items():
+            if there not in number:
                 number[there] = len(order)
                 order.append(there)
-            row.append(NOWHERE if there is None else number[there])
-        rows.append(row)
-    accept = np.array([ends(state) for state in order])
-    return Table(classes, np.array(rows, dtype=np.int64), 0, accept)
+            edges.append((here, [label], number[there]))
+    finals = [n for n, state in enumerate(order) if ends(state)]
+    return of_edges(classes, edges, 0, finals, len(order))
 
 
 def _beside(

@@ -1,14 +1,20 @@
-"""A chain times an automaton, as a circuit that shares the chain's parameters.
+"""A circuit times an automaton, as a circuit that shares the parameters of the first.
 
-What follows at a place depends on the hidden state and on that of the automaton:
+A layer over some neighbouring variables becomes one for every two states: the part of it whose
+values lead the automaton from the one to the other. An input is a share of its table, a sum the
+same sum over the parts of its inputs, and a product the sum over the states in between,
+
+    P[s, t] = sum over states m of A[s, m] * B[m, t].
+
+Behind the last variable it does not matter which of the accepting states was reached. So of a
+hidden Markov chain, whose products are an emission and all that follows, there are S sums for every
+variable, which share the transition:
 
     U_t[s] = sum over classes c of G_t[c] * (A U_t+1[next(s, c)]),    G_t[c] = sum of B[v], v in c,
 
-vectors over the K hidden states. So a class is an input layer that reads its share of the emission
-table, and all states share the transition A: nothing is as large as states times K squared. Only
-states are there through which an accepted string of the length passes. Sums over classes add up
-what they read as it is, because a string has one way through the automaton: the circuit is not
-normalised, and its value is the mass of what is accepted.
+and nothing is as large as states times K squared. Only states are there through which an accepted
+string of the length passes. What is added up is added as it is, because a string has one way
+through the automaton: the circuit is not normalised, and its value is the mass of what is accepted.
 
 Legend: D variables, V categories, C classes, S states, K units.
 """
@@ -16,9 +22,10 @@ Legend: D variables, V categories, C classes, S states, K units.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 
 import torch
 
@@ -32,136 +39,139 @@ from pcflow.circuit import (
     ProductLayer,
     SumLayer,
 )
-from pcflow.errors import NotAChain, PropertyRequired
-from pcflow.inputs import FiniteFamily, shares
+from pcflow.errors import NotCompatible, PropertyRequired
+from pcflow.inputs import FiniteFamily, Gate, few, shares
+
+End = int | None
+"""The state behind some variables; None behind the last one, where a string may end."""
+
+Ways = dict[tuple[int, End], Layer]
+"""The parts of a layer by the states before and behind its variables."""
 
 
-def times(circuit: Circuit, rule: Automaton) -> Circuit:
-    """The part of a chain, or of independent variables, that a rule accepts.
+def times(circuit: Circuit, rule: Automaton, between: bool = False) -> Circuit:
+    """The part of a circuit that a rule accepts.
+
+    Args:
+        circuit: its products split neighbouring variables from one another.
+        rule: with S states.
+        between: begin and end in any state, each behind a gate, of two variables more: gate s is
+            for an end in state s, gate S + s for a start.
 
     Raises:
-        NotAChain: if the circuit is none.
-        PropertyRequired: if the chain does not go by the variables in their order, or one has no
-            finite range.
+        NotCompatible: if a product splits variables that are no neighbours.
+        PropertyRequired: if variables differ in their range, or one has no finite one.
         EmptyLanguage: if the rule accepts no string of as many categories as there are variables.
         SettingError: if it is about more categories than there are.
     """
-    places, sizes = _places(circuit), set(circuit.num_categories)
+    sizes = set(circuit.num_categories)
     if None in sizes or len(sizes) > 1:
         raise PropertyRequired(f"a rule needs one finite range for all variables, got {sizes}")
-    return Circuit(_Builder(circuit, places, rule.widened(sizes.pop() or 0)).root())
-
-
-@dataclass(frozen=True)
-class _Place:
-    """A variable: what it emits, and the sums that arrive before it, unless others come first."""
-
-    emission: Layer
-    arrivals: tuple[SumLayer, ...]
-
-
-def _places(circuit: Circuit) -> list[_Place]:
-    """The variables as a circuit goes by them: beside each product there is at most one other."""
-    variable, found, layer = _variables(circuit), list[_Place](), [circuit.root]
-    while layer:
-        arrivals, below = _arrivals(layer[0])
-        together = isinstance(below, ProductLayer) and below.unit_by_unit
-        parts = below.inputs if together else (below,)
-        emissions = sorted((p for p in parts if p in variable), key=variable.__getitem__)
-        layer = [p for p in parts if p not in variable]
-        if not emissions or len(layer) > 1:
-            raise NotAChain(below)
-        found.append(_Place(emissions[0], arrivals))
-        found += [_Place(emission, ()) for emission in emissions[1:]]
-    order = [variable[place.emission] for place in found]
-    if order != sorted(order):
-        raise PropertyRequired(f"a rule reads variables in their order, but the chain {order[:8]}")
-    return found
-
-
-def _variables(circuit: Circuit) -> dict[Layer, int]:
-    """Of layers over a single variable, which it is."""
-    found: dict[Layer, int] = {}
-    for layer in circuit.layers:
-        if isinstance(layer, InputLayer):
-            found[layer] = layer.variable
-        elif isinstance(layer, SumLayer) and layer.inputs[0] in found:
-            found[layer] = found[layer.inputs[0]]
-    return found
-
-
-def _arrivals(layer: Layer) -> tuple[tuple[SumLayer, ...], Layer]:
-    """The sums over one layer each that come first, and what is below them."""
-    found = []
-    while isinstance(layer, SumLayer) and len(layer.inputs) == 1:
-        found.append(layer)
-        (layer,) = layer.inputs
-    return tuple(found), layer
+    return Circuit(_Builder(circuit, rule.widened(sizes.pop() or 0), between).root())
 
 
 class _Builder:
-    """Layers from the last variable to the first."""
+    """The parts of all layers, inputs first."""
 
-    def __init__(self, circuit: Circuit, places: Sequence[_Place], rule: Automaton) -> None:
-        self.places, self.next = places, rule.next.tolist()
-        live = rule.live(len(places)).tolist()
-        self.live = [[s for s, there in enumerate(row) if there] for row in live]
-        inputs = [layer for layer in circuit.layers if isinstance(layer, InputLayer)]
-        labels = range(rule.next.shape[1])
+    def __init__(self, circuit: Circuit, rule: Automaton, between: bool) -> None:
+        self.circuit, self.rule, self.between = circuit, rule, between
+        self.first, self.last = _spans(circuit, rule)
+        live = rule.live(circuit.num_variables, anywhere=between).tolist()
+        self.live = [dict.fromkeys(s for s, there in enumerate(row) if there) for row in live]
+        self.next, labels = rule.next.tolist(), range(rule.next.shape[1])
         self.shares = {
             family: shares(family, rule.classes, labels)
-            for family in {layer.family for layer in inputs}
+            for family in {la.family for la in circuit.layers if isinstance(la, InputLayer)}
             if isinstance(family, FiniteFamily)
         }
-        self.ones = cache(_ones)
+        self.few = cache(lambda family, *parameters: few(family, rule.classes))  # by table
+        self.share, self.gate, self.ones = cache(self._share), cache(self._gate), cache(_ones)
+        self.found: dict[Layer, Ways] = {}
 
     def root(self) -> Layer:
-        after: dict[int, Layer | None] = dict.fromkeys(self.live[-1])
-        for t in reversed(range(len(self.places))):
-            after = self.place(t, after)
-        (root,) = after.values()
-        assert root is not None
-        return root
+        for layer in self.circuit.layers:
+            if self.first[layer] < self.last[layer]:
+                self.found[layer] = self.of(layer)
+        ways = self.ways(self.circuit.root)
+        if self.between:
+            return self.added(tuple(_both(way, self.gate(1, s)) for (s, _), way in ways.items()))
+        return ways[0, None]
 
-    def place(self, t: int, after: dict[int, Layer | None]) -> dict[int, Layer | None]:
-        """The layers of the states before a variable, from those of the states after it."""
-        emission, arrivals = self.places[t].emission, self.places[t].arrivals
+    def ways(self, layer: Layer) -> Ways:
+        if layer not in self.found:  # whoever reads one of several variables has found it
+            self.found[layer] = self.at_variable(layer)
+        return self.found[layer]
 
-        @cache
-        def read(label: int) -> Layer:
-            return self.share(emission, label)
-
-        @cache
-        def one_of(labels: tuple[int, ...]) -> Layer:
-            return self.added(tuple(map(read, labels)))
-
-        @cache
-        def way(labels: tuple[int, ...], there: int) -> Layer:
-            rest = after[there]
-            return one_of(labels) if rest is None else ProductLayer([one_of(labels), rest])
+    def of(self, layer: Layer) -> Ways:
+        """The parts of a layer over several variables."""
+        if isinstance(layer, ProductLayer):
+            return self.of_product(layer)
+        assert isinstance(layer, SumLayer)
+        every = [self.ways(one) for one in layer.inputs]
 
         @cache
-        def either(ways: tuple[Layer, ...]) -> Layer:
-            found = self.added(ways)
-            for arrival in reversed(arrivals):
-                found = replace(arrival, inputs=(found,))
-            return found
+        def make(*inputs: Layer) -> Layer:
+            return replace(layer, inputs=inputs)
 
-        here: dict[int, Layer | None] = {}
-        for state in self.live[t]:
-            labels = defaultdict(list)
+        return {states: make(*(ways[states] for ways in every)) for states in every[0]}
+
+    def of_product(self, layer: ProductLayer) -> Ways:
+        """From the last variables to the first."""
+        parts = sorted(layer.inputs, key=self.first.__getitem__)
+        turned = parts != list(layer.inputs) and not layer.unit_by_unit
+        found = self.ways(parts[-1])
+        for part in reversed(parts[:-1]):
+
+            def make(before: Layer, behind: Layer) -> Layer:
+                pair = [behind, before] if turned else [before, behind]
+                return ProductLayer(pair, layer.kind)
+
+            found = self.joined(self.ways(part), found, make)
+        return found
+
+    def joined(self, before: Ways, behind: Ways, make: Callable[[Layer, Layer], Layer]) -> Ways:
+        """What leads over some states in between."""
+        onward: dict[End, list[tuple[End, Layer]]] = defaultdict(list)
+        for (middle, end), layer in behind.items():
+            onward[middle].append((end, layer))
+        terms: dict[tuple[int, End], list[Layer]] = defaultdict(list)
+        make, either = cache(make), cache(self.added)
+        for (start, there), layer in before.items():
+            for end, rest in onward[there]:
+                terms[start, end].append(make(layer, rest))
+        return {states: either(tuple(layers)) for states, layers in terms.items()}
+
+    def at_variable(self, layer: Layer) -> Ways:
+        """The parts of a layer over one variable: shares of the classes that lead on."""
+        place = self.first[layer]
+        one_of = cache(lambda *labels: self.added(tuple(self.share(layer, c) for c in labels)))
+        either, found = cache(self.added), Ways()
+        for state in self.live[place]:
+            labels: dict[int, list[int]] = defaultdict(list)
             for label, there in enumerate(self.next[state]):
-                if there in after:
+                if there in self.live[place + 1]:
                     labels[there].append(label)
-            here[state] = either(tuple(way(tuple(c), s) for s, c in labels.items()))
-        return here
+            ways = {there: one_of(*some) for there, some in labels.items()}
+            if place + 1 < len(self.live) - 1:
+                found |= {(state, there): way for there, way in ways.items()}
+            elif ways:
+                ends = (_both(w, self.gate(0, s)) if self.between else w for s, w in ways.items())
+                found[state, None] = either(tuple(ends))
+        return found
 
-    def share(self, emission: Layer, label: int) -> Layer:
-        """An emission of the values of one class."""
-        if isinstance(emission, InputLayer):
-            assert isinstance(emission.family, FiniteFamily)
-            return replace(emission, family=self.shares[emission.family][label])
-        return replace(emission, inputs=tuple(self.share(one, label) for one in emission.inputs))
+    def _share(self, layer: Layer, label: int) -> Layer:
+        """A layer over one variable where that has values of one class."""
+        if isinstance(layer, InputLayer):
+            assert isinstance(layer.family, FiniteFamily)
+            small = self.few(layer.family, *layer.parameters.values())
+            return replace(layer, family=small.get(label) or self.shares[layer.family][label])
+        return replace(layer, inputs=tuple(self.share(one, label) for one in layer.inputs))
+
+    def _gate(self, side: int, state: int) -> Layer:
+        """What rows weigh a state by, after the last variable or before the first."""
+        number = Fixed(torch.tensor([float(side * len(self.next) + state)]))
+        variable = self.circuit.num_variables + side
+        return InputLayer(variable, Gate(), 1, {"number": number})
 
     def added(self, layers: tuple[Layer, ...]) -> Layer:
         """Unit by unit the sum, as it is."""
@@ -170,5 +180,38 @@ class _Builder:
         return SumLayer(layers, self.ones(layers[0].units, len(layers)), mixing=True)
 
 
+def _both(layer: Layer, other: Layer) -> Layer:
+    """All units of the first with the only one of a gate."""
+    return ProductLayer([layer, other], "kronecker")
+
+
 def _ones(units: int, inputs: int) -> Parameter:
     return Fixed(torch.zeros(units, inputs))
+
+
+def _spans(circuit: Circuit, rule: Automaton) -> tuple[dict[Layer, int], dict[Layer, int]]:
+    """The first and the last variable of every layer, which is over all in between.
+
+    Raises:
+        NotCompatible: naming the first product that splits variables in another way.
+    """
+    first: dict[Layer, int] = {}
+    last: dict[Layer, int] = {}
+    for layer in circuit.layers:
+        if isinstance(layer, InputLayer):
+            first[layer] = last[layer] = layer.variable
+            continue
+        parts = sorted(layer.inputs, key=first.__getitem__)
+        if isinstance(layer, ProductLayer) and not _in_order(layer, parts, first, last):
+            wanted = [(variable,) for variable in circuit.scope(layer)]
+            raise NotCompatible(layer, rule, [circuit.scope(p) for p in layer.inputs], wanted)
+        first[layer], last[layer] = first[parts[0]], last[parts[-1]]
+    return first, last
+
+
+def _in_order(
+    layer: ProductLayer, parts: Sequence[Layer], first: dict[Layer, int], last: dict[Layer, int]
+) -> bool:
+    """Whether variables go from part to part, and units of three or more do as well."""
+    turned = len(parts) > 2 and not layer.unit_by_unit and list(parts) != list(layer.inputs)
+    return not turned and all(last[a] + 1 == first[b] for a, b in pairwise(parts))

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
-from pcflow.automata.table import NOWHERE, Table, of_edges, of_rows, reached, useful
+from pcflow.automata.table import Table, Way, Wholes, of_edges, of_ways, reached, useful
 from pcflow.errors import CannotEnd, PatternError, SettingError, StructureError
 
 
@@ -43,27 +44,39 @@ def from_index(index: Index, num_categories: int, end: int | None) -> Table:
     states = {first, *finals, *transitions, *(t for w in transitions.values() for t in w.values())}
     number = {state: n for n, state in enumerate(sorted(states))}
     ended = len(number)  # a state of its own, for what follows an end
-    after = np.full((ended + 1, num_categories), NOWHERE, dtype=np.int64)
-    for state, ways in transitions.items():
-        _write(after[number[state]], ways, number)
+    told = [transitions.get(state, {}) for state in number]
+    ways: list[Way] = [partial(_ways, way, number, num_categories) for way in told]
+    accept = [number[state] for state in finals]
     if end is not None:
-        after[:, end] = NOWHERE
-        after[[number[state] for state in finals] + [ended], end] = ended
-    accept = [number[state] for state in finals] + ([ended] if end is not None else [])
-    table = of_rows(after, number[first], accept)
+        ways = [partial(_ended, way, end, ended, n in accept) for n, way in enumerate(ways)]
+        nothing = partial(_ways, {}, number, num_categories)
+        ways.append(partial(_ended, nothing, end, ended, True))
+        accept.append(ended)
+    table = of_ways(num_categories, ways, number[first], accept)
     lost = reached(table) & ~useful(table)
     if lost.any():
         raise CannotEnd([sorted(states)[n] for n in lost.nonzero()[0]])
     return table
 
 
-def _write(row: Any, ways: Mapping[int, int], number: Mapping[int, int]) -> None:
-    """The ways from one state."""
+def _ways(
+    ways: Mapping[int, int], number: Mapping[int, int], num_categories: int
+) -> tuple[Wholes, Wholes]:
+    """Tokens that lead on from a state, and where to."""
     tokens = np.fromiter(ways.keys(), dtype=np.int64, count=len(ways))
-    if len(tokens) and tokens.max() >= len(row):
-        raise SettingError("num_categories", len(row), f"above {tokens.max()}, which a state reads")
+    if len(tokens) and tokens.max() >= num_categories:
+        wanted = f"above {tokens.max()}, which a state reads"
+        raise SettingError("num_categories", num_categories, wanted)
     there = map(number.__getitem__, ways.values())
-    row[tokens] = np.fromiter(there, dtype=np.int64, count=len(ways))
+    return tokens, np.fromiter(there, dtype=np.int64, count=len(ways))
+
+
+def _ended(way: Way, end: int, ended: int, final: bool) -> tuple[Wholes, Wholes]:
+    """The same with `end`, which leads to a state of its own from where strings may end."""
+    tokens, there = way()
+    others = tokens != end
+    tokens, there = tokens[others], there[others]
+    return (np.append(tokens, end), np.append(there, ended)) if final else (tokens, there)
 
 
 def from_ctrl_g(given: Mapping[str, Any]) -> Table:

@@ -5,7 +5,7 @@ Legend: V categories, C classes, S states, E ways from state to state.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pcflow.errors import EmptyLanguage
 
 Wholes = npt.NDArray[np.int64]
+Way = Callable[[], tuple[Wholes, Wholes]]
 Flags = npt.NDArray[np.bool_]
 NOWHERE = -1
 """In place of a state: no string goes on from here."""
@@ -83,6 +84,41 @@ def of_rows(after: Wholes, start: int, accept: Iterable[int]) -> Table:
     return Table(classes, after[:, first], start, ends)
 
 
+def of_ways(num_categories: int, ways: Sequence[Way], start: int, accept: Iterable[int]) -> Table:
+    """From what leads on from every state, without a number for every state and category.
+
+    Args:
+        num_categories: V.
+        ways: of every state, different categories and the states after them, made when asked.
+        start: the first state.
+        accept: in which states a string may end.
+    """
+    for seed in range(1, 100):
+        digest, found = Digest(len(ways), len(ways), seed), np.zeros(num_categories, np.uint64)
+        for here, way in enumerate(ways):
+            categories, there = way()
+            found[categories] += digest.of(here, there)
+        _, first, number = np.unique(found, return_index=True, return_inverse=True)
+        classes, first = _by_first(first, number)
+        sizes = np.bincount(classes)
+        after = np.full((len(ways), len(first)), NOWHERE, dtype=np.int64)
+        rows = zip(after, ways, strict=True)
+        if all(_written(row, classes, sizes, *way()) for row, way in rows):
+            break
+    ends = np.zeros(len(ways), dtype=np.bool_)
+    ends[list(accept)] = True
+    return Table(classes, after, start, ends)
+
+
+def _written(
+    row: Wholes, classes: Wholes, sizes: Wholes, categories: Wholes, there: Wholes
+) -> bool:
+    """Whether the states after categories are those of their classes, which are written."""
+    label = classes[categories]
+    row[label] = there
+    return bool((row[label] == there).all() and sizes[np.unique(label)].sum() == len(label))
+
+
 def normal(table: Table) -> Table:
     """The only table of its language: as few states and classes as can be, in a fixed order.
 
@@ -105,25 +141,64 @@ def alike(rows: npt.NDArray[np.int64]) -> tuple[Wholes, Wholes]:
     """A number for every different row, by where it occurs first; and these places."""
     if not rows.shape[1]:
         return np.zeros(len(rows), dtype=np.int64), np.zeros(1, dtype=np.int64)
+    said = np.count_nonzero(rows >= 0)
+    sparse = bool(said * 8 < rows.size)
     for seed in range(1, 100):  # digests of different rows are the same once in 2^64
-        digest = _digest(rows, seed)
+        digest = _sparse_digest(rows, seed) if sparse else _digest(rows, seed)
         _, first, number = np.unique(digest, return_index=True, return_inverse=True)
-        if np.array_equal(rows, rows[first[number]]):
+        if _equal(rows, first[number], sparse):
             break
+    return _by_first(first, number)
+
+
+def _by_first(first: Wholes, number: Wholes) -> tuple[Wholes, Wholes]:
+    """Numbers of rows anew, in the order in which they first occur; and these places."""
     order = first.argsort()
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
     return rank[number].astype(np.int64), first[order]
 
 
+def _equal(rows: Wholes, others: Wholes, sparse: bool) -> bool:
+    """Whether every row is equal to another, by number."""
+    if not sparse:
+        return np.array_equal(rows, rows[others])
+    here, column = np.nonzero(rows >= 0)
+    count = np.bincount(here, minlength=len(rows))
+    same = rows[here, column] == rows[others[here], column]
+    return bool(same.all() and (count == count[others]).all())
+
+
+class Digest:
+    """Random numbers for places in a row and what stands there."""
+
+    def __init__(self, columns: int, values: int, seed: int) -> None:
+        """Draw them; the last value is that of NOWHERE."""
+        random = np.random.default_rng(seed)
+        self.value = random.integers(0, 2**64, size=values + 1, dtype=np.uint64)
+        self.factor = random.integers(0, 2**64, size=columns, dtype=np.uint64) | np.uint64(1)
+
+    def of(self, column: int | Wholes, value: Wholes) -> npt.NDArray[np.uint64]:
+        """What is added up over a row."""
+        mixed = self.value[value] * self.factor[column]
+        found: npt.NDArray[np.uint64] = mixed ^ (mixed >> np.uint64(29))
+        return found
+
+
 def _digest(rows: Wholes, seed: int) -> npt.NDArray[np.uint64]:
-    random = np.random.default_rng(seed)
-    value = random.integers(0, 2**64, size=int(rows.max()) + 2, dtype=np.uint64)
-    factor = random.integers(0, 2**64, size=(rows.shape[1],), dtype=np.uint64)
+    digest = Digest(rows.shape[1], int(rows.max()) + 1, seed)
     found = np.zeros(len(rows), dtype=np.uint64)
     for c in range(rows.shape[1]):  # column by column, so that no more than one is copied
-        mixed = value[rows[:, c]] * (factor[c] | np.uint64(1))
-        found += mixed ^ (mixed >> np.uint64(29))
+        found += digest.of(c, rows[:, c])
+    return found
+
+
+def _sparse_digest(rows: Wholes, seed: int) -> npt.NDArray[np.uint64]:
+    """The same of rows that lead nowhere almost everywhere."""
+    digest = Digest(rows.shape[1], int(rows.max()) + 1, seed)
+    here, column = np.nonzero(rows >= 0)
+    found = np.zeros(len(rows), dtype=np.uint64)
+    np.add.at(found, here, digest.of(column, rows[here, column]))
     return found
 
 
@@ -188,8 +263,8 @@ def _as_met(after: Wholes, start: int) -> Wholes:
     """All states, in the order of a search in breadth from the start."""
     met, order = {start}, [start]
     for state in order:  # which grows meanwhile
-        for there in dict.fromkeys(after[state].tolist()):
-            if there >= 0 and there not in met:
+        for there in dict.fromkeys(after[state][after[state] >= 0].tolist()):
+            if there not in met:
                 met.add(there)
                 order.append(there)
     return np.array(order)

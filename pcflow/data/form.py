@@ -81,6 +81,25 @@ class Form:
         types = tuple(self.types[v] for v in left) if self.types else ()
         return replace(self, names=tuple(self.names[v] for v in left), types=types)
 
+    def answering(self, table: Any) -> Form:
+        """That in which an answer about a table of these columns is given."""
+        if is_frame(table):
+            return Form.of(table)
+        return replace(self, kind="dict" if is_dict(table) else "array")
+
+    def completed(self, columns: Sequence[Column]) -> list[Column]:
+        """All columns, of which some are given; the others are missing."""
+        found = {self.place(column.name): column for column in columns}
+        nothing = np.full(len(columns[0].values), np.nan)
+        return [found.get(v, Column(name, nothing)) for v, name in enumerate(self.names)]
+
+    def with_gaps(self, table: Any, chosen: Sequence[int]) -> Any:
+        """A frame that lacks the chosen columns and no others, with them."""
+        names = list(self.names)
+        others = [name for v, name in enumerate(names) if v not in chosen]
+        lacks = is_frame(table) and list(table.columns) == others
+        return table.reindex(columns=names) if lacks else table
+
     def table(self, columns: Sequence[Array]) -> Any:
         """A table of columns [N]."""
         if self.kind == "array":

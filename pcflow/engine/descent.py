@@ -272,13 +272,22 @@ class GraphDescent(Descent):
             max(1, self.plan.machine.choices // len(step.inputs)),
         )
         for u, f, s in zip(unit.split(size), fold.split(size), sample.split(size), strict=True):
-            place = torch.stack([_rows(read.rows, f) for read in step.inputs], dim=-1)  # [N, H]
+            place = step.rows[f]  # [N, H]
             row = (s % self.batch).unsqueeze(-1)
             units = arena.units[place, row, u.unsqueeze(-1)]
             units = self.semiring.aligned(units, arena.scale[place, row])
             edges = _take(weight, (f, u) if len(weight) > 1 else (u,))  # [N, H]
             index = self.choose(edges, units, self.route).unsqueeze(-1)
             self.chosen[width][place.gather(-1, index).squeeze(-1), s] = u
+
+    def reader(self, number: int, step: SumStep) -> Callable[[Tensor, Tensor], Tensor]:
+        """What a sum reads of folds and rows [N], side by side: [N, J]."""
+        if len(step.inputs) > 1:
+            every = self.inputs(number, step)
+            return lambda fold, row: _take(every, (fold, row))
+        (only,) = step.inputs
+        units = self.sheet.arenas[only.width].units
+        return lambda fold, row: _take(units, (_rows(only.rows, fold), row))
 
     def reached(self, step: InputStep | SumStep | ProductStep) -> tuple[Tensor, Tensor, Tensor]:
         """Unit, fold and sample [N] of every entry."""
@@ -290,11 +299,11 @@ class GraphDescent(Descent):
         self, number: int, step: SumStep, unit: Tensor, fold: Tensor, row: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Which input layer [N], and which of its units [N], every entry follows."""
-        weight, read = self.weights[number].tensor, self.inputs(number, step)
+        weight, read = self.weights[number].tensor, self.reader(number, step)
         size, found = max(1, self.plan.machine.choices // weight.shape[-1]), []
         for u, f, r in zip(unit.split(size), fold.split(size), row.split(size), strict=True):
             edges = _take(weight, (f, u) if len(weight) > 1 else (u,))  # [N, J]
-            units = _take(read, (f, r))  # [N, J]
+            units = read(f, r)  # [N, J]
             found.append(self.choose(edges, units, self.route))
         index = torch.cat(found)
         starts = torch.tensor([0, *(r.width for r in step.inputs)], device=index.device).cumsum(0)

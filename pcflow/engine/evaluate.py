@@ -100,7 +100,8 @@ class Engine:
     def domain(self) -> Domain:
         """What evidence must be about."""
         like = self.tables.like
-        return Domain(self.structure.num_categories, like.device, like.dtype)
+        sizes = self.structure.num_categories[: self.plan.num_variables]  # gates come after them
+        return Domain(sizes, like.device, like.dtype)
 
     @cached_property
     def chain(self) -> MarkovChain:
@@ -157,7 +158,7 @@ class Engine:
 
     def nothing(self, rows: int = 1) -> CheckedEvidence:
         """Evidence in which everything is missing."""
-        shape, device = (rows, self.structure.num_variables), self.domain.device
+        shape, device = (rows, self.plan.num_variables), self.domain.device
         values = torch.zeros(shape, dtype=torch.long, device=device)
         hidden = torch.ones(shape, dtype=torch.bool)
         values = values if self.domain.is_finite else values.to(self.domain.dtype)

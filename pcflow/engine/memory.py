@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from threading import RLock
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from pcflow.engine.plan import InputStep, Plan, Read, Step
 from pcflow.engine.recording import Recordings
 from pcflow.engine.semiring import Value
+from pcflow.engine.sparse import Beside, beside
 
 
 class Sheet:
@@ -48,6 +50,16 @@ class Sheet:
             (slot, width): _allocate(rows, batch, width, like)
             for (slot, width), rows in plan.gathered.items()
         }
+
+    @cached_property
+    def beside(self) -> dict[int, Beside]:
+        """Which sums may be zero for some rows, and when."""
+        return beside(self.plan.steps)
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether much may be zero: under a rule; on a CPU, where that can be looked at."""
+        return self.plan.has_rules and self.lowest.device.type == "cpu"
 
     @property
     def size(self) -> int:

@@ -18,12 +18,13 @@ from torch import Tensor
 
 from pcflow.engine.descent import GraphDescent, TreeDescent
 from pcflow.engine.kernels import add_rows
-from pcflow.engine.leaves import Leaf, make_leaf
+from pcflow.engine.leaves import GateLeaf, Leaf, make_leaf
 from pcflow.engine.memory import Pool, Sheet
 from pcflow.engine.modes import in_ordinary_modes
 from pcflow.engine.plan import BankRead, InputStep, Plan, ProductStep, SumStep
 from pcflow.engine.routes import Route
-from pcflow.engine.semiring import Semiring, Value, Weight
+from pcflow.engine.semiring import Scaled, Semiring, Value, Weight
+from pcflow.engine.sparse import add, some
 from pcflow.engine.tables import BankSums, Tables
 from pcflow.engine.tape import Tape
 from pcflow.engine.told import Shares, share_of
@@ -70,10 +71,17 @@ def up(
 
 
 def _climb(run: range, sheet: Sheet, semiring: Semiring, weights: dict[int, Weight]) -> None:
+    sparse = semiring if isinstance(semiring, Scaled) and sheet.is_sparse else None
     for number in run:
         step, out = sheet.plan.steps[number], sheet.outs[number]
+        if sparse and isinstance(step, SumStep) and step.plain:
+            add(sparse, sheet.arenas[step.units], step.rows, out)
+            continue
         inputs = sheet.inputs(number, step)
-        if isinstance(step, ProductStep):
+        if sparse and number in sheet.beside:
+            matters = sheet.beside[number].matters(sheet.arenas[step.units])
+            some(sparse, inputs[0], weights[number], out, matters)
+        elif isinstance(step, ProductStep):
             semiring.product(inputs, out, step.kronecker)
         else:
             semiring.sum(inputs, weights[number], out)
@@ -221,7 +229,8 @@ def follow(tape: Tape, route: Route, copies: int) -> Tensor:
     for run in reversed(runs):
         if isinstance(tape.plan.steps[run.start], InputStep):
             for number in reversed(run):
-                descent.leaf(number)
+                if not isinstance(tape.leaves[number], GateLeaf):  # which has no values
+                    descent.leaf(number)
         else:
             descent.go_through(run)
     return descent.values.t().contiguous()

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from pcflow.circuit import (
     Circuit,
+    Fixed,
     InputLayer,
     Layer,
     Parameter,
@@ -69,9 +70,13 @@ class BankRead:
 
 @dataclass(frozen=True, eq=False)
 class InputStep:
-    """Input units of one family: fold f is over variable `variables[f]`, `over[f]` for Python."""
+    """Input units of one family: fold f is over variable `variables[f]`, `over[f]` for Python.
+
+    Of families that are equal and not the same, those of all folds are `families`.
+    """
 
     family: InputFamily
+    families: tuple[InputFamily, ...]
     variables: Tensor
     over: tuple[int, ...]
     parameters: dict[str, BankRead]
@@ -82,15 +87,24 @@ class InputStep:
 
 @dataclass(frozen=True, eq=False)
 class SumStep:
-    """Sums over the units of `inputs`, read side by side; `lowest` if those are input units."""
+    """Sums over the units of `inputs`, read side by side; `lowest` if those are input units.
+
+    `plain` says that inputs are added as they are, because strings have one way through a rule.
+    """
 
     inputs: tuple[Read, ...]
     weight: BankRead
     mixing: bool
+    plain: bool
     lowest: bool
     folds: int
     units: int
     out: slice
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """The rows that a mixing sum reads, [F, H], all of one arena."""
+        return torch.stack([as_index(read.rows) for read in self.inputs], dim=-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,6 +176,11 @@ class Plan:
     def products(self) -> list[int]:
         """Folds of every step that multiplies, zero for the others."""
         return [step.folds if isinstance(step, ProductStep) else 0 for step in self.steps]
+
+    @cached_property
+    def has_rules(self) -> bool:
+        """Whether it is of a model under a rule, which lets many units be zero."""
+        return any(isinstance(step, SumStep) and step.plain for step in self.steps)
 
     @property
     def gathered(self) -> dict[tuple[int, int], int]:
@@ -329,10 +348,13 @@ class _Writer:
                 layers = [layer for layer in strip if isinstance(layer, InputLayer)]
                 over = tuple(layer.variable for layer in layers)
                 named = dict(zip(first.parameters, roles, strict=True))
-                return InputStep(first.family, torch.tensor(over), over, named, folds, units, out)
+                families = tuple(layer.family for layer in layers)
+                what = first.family, families, torch.tensor(over), over
+                return InputStep(*what, named, folds, units, out)
             case SumLayer():
                 lowest = all(isinstance(x, InputLayer) for layer in strip for x in layer.inputs)
-                return SumStep(reads, roles[0], first.mixing, lowest, folds, units, out)
+                plain = isinstance(first.weight, Fixed)
+                return SumStep(reads, roles[0], first.mixing, plain, lowest, folds, units, out)
             case ProductLayer():
                 return ProductStep(reads, first.kind == "kronecker", folds, units, out)
 
@@ -351,6 +373,11 @@ def _rows(rows: Iterable[int]) -> Rows:
     if listed == list(range(listed[0], listed[0] + len(listed))):
         return slice(listed[0], listed[0] + len(listed))
     return torch.tensor(listed)
+
+
+def as_index(rows: Rows) -> Tensor:
+    """The numbers of rows, be they a slice."""
+    return torch.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
 
 
 def _flops(step: Step) -> int:

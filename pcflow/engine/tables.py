@@ -158,8 +158,12 @@ class Tables:
         return self._of_step("soft", step, lambda: family.table(self.parameters(step)).to(dtype))
 
     def by_unit(self, step: InputStep) -> Tensor:
-        """Probabilities [F, K, V] of a finite input step, those of a unit side by side."""
-        return self._of_table("by unit", step, lambda table: table.transpose(1, 2).contiguous())
+        """The table that soft evidence is multiplied with, the numbers of a unit side by side.
+
+        [F or 1, K, V].
+        """
+        whole = self.soft_table
+        return self._of_step("by unit", step, lambda: whole(step).transpose(1, 2).contiguous())
 
     def is_shared(self, step: InputStep) -> bool:
         """Whether all folds of a step read the same table."""

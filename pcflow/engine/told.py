@@ -13,7 +13,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from pcflow.engine.plan import InputStep, Plan, ProductStep, Step
+from pcflow.engine.plan import InputStep, Plan, Step
 
 Shares = dict[int, Tensor]
 """How much of every fold's flow counts: [R, B] of the arena of each width."""
@@ -31,9 +31,8 @@ def told_below(plan: Plan, told: Tensor) -> Shares:
     for step in plan.steps:
         if isinstance(step, InputStep):
             found = by_variable.index_select(0, step.variables)  # [F, B]
-        else:  # the inputs of a sum are all over the same variables
-            reads = step.inputs if isinstance(step, ProductStep) else step.inputs[:1]
-            found = reduce(torch.maximum, (shares[read.width][read.rows] for read in reads))
+        else:
+            found = reduce(torch.maximum, (shares[read.width][read.rows] for read in step.inputs))
         shares[step.units][step.out] = found
     return shares
 

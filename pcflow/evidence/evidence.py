@@ -168,6 +168,7 @@ class CheckedEvidence(Evidence):
         categories: [B, D, k] or None.
         lower: [B, D, U] or None, NaN where there is no interval; intervals do not meet.
         upper: [B, D, U] or None.
+        log_gates: what every row weighs parts of its circuit by (nats), [B, G], or None.
         domain: what it was checked against.
         origin: which rows of a larger batch these are; None if they are not.
         whole: that batch, where one was cut in parts.
@@ -176,6 +177,7 @@ class CheckedEvidence(Evidence):
     values: Tensor
     missing: Tensor
     domain: Domain = field(kw_only=True)
+    log_gates: Tensor | None = field(default=None, kw_only=True)
     origin: Tensor | None = field(default=None, kw_only=True)
     whole: CheckedEvidence | None = field(default=None, kw_only=True)
 
@@ -252,8 +254,8 @@ class CheckedEvidence(Evidence):
 
     def rows(self, index: Tensor) -> CheckedEvidence:
         """The rows of `index`, which know where they come from."""
-        parts = (self.log_potentials, self.categories, self.lower, self.upper)
-        log, listed, lower, upper = (None if t is None else t[index] for t in parts)
+        parts = (self.log_potentials, self.categories, self.lower, self.upper, self.log_gates)
+        log, listed, lower, upper, gates = (None if t is None else t[index] for t in parts)
         return CheckedEvidence(
             self.values[index],
             self.missing[index],
@@ -262,5 +264,6 @@ class CheckedEvidence(Evidence):
             lower=lower,
             upper=upper,
             domain=self.domain,
+            log_gates=gates,
             origin=index if self.origin is None else self.origin[index],
         )

@@ -16,6 +16,7 @@ from pcflow.inputs.binomial import Binomial
 from pcflow.inputs.categorical import Categorical
 from pcflow.inputs.discretized_logistic import DiscretizedLogistic
 from pcflow.inputs.exponential import Exponential
+from pcflow.inputs.gate import Gate
 from pcflow.inputs.gaussian import Gaussian
 from pcflow.inputs.histogram import Histogram
 from pcflow.inputs.indicator import Indicator
@@ -24,7 +25,7 @@ from pcflow.inputs.intervals import log_sum
 from pcflow.inputs.log_normal import LogNormal
 from pcflow.inputs.poisson import Poisson
 from pcflow.inputs.registry import FAMILIES, register_family
-from pcflow.inputs.share import Share, shares
+from pcflow.inputs.share import Few, Share, few, shares
 
 __all__ = [
     "FAMILIES",
@@ -35,7 +36,9 @@ __all__ = [
     "DiscretizedLogistic",
     "Exponential",
     "ExponentialFamily",
+    "Few",
     "FiniteFamily",
+    "Gate",
     "Gaussian",
     "Histogram",
     "Indicator",
@@ -47,6 +50,7 @@ __all__ = [
     "Power",
     "Share",
     "alike",
+    "few",
     "log_sum",
     "powered",
     "register_family",

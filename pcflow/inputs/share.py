@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from pcflow.inputs.base import FiniteFamily, Params
 
@@ -69,6 +70,43 @@ class Share(FiniteFamily):
         every = flow.new_zeros(len(flow), self.num_categories, flow.shape[-1])
         every[:, self.values.to(flow.device)] = flow
         return self.whole.maximize(params, every, pseudocount)
+
+
+MOST = 8
+"""Values of a class that is so small that all such classes are read at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Few(Share):
+    """A share of a few of the values that several such shares have between them.
+
+    Those of the same values are equal, so that all layers of such classes are one step.
+
+    Args:
+        own: the numbers of its own among the values, [W], the last ones -1 if there are fewer.
+    """
+
+    own: Tensor = field(kw_only=True)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether it has the same table."""
+        return isinstance(other, Few) and self.values is other.values
+
+    def __hash__(self) -> int:
+        """Of the values, which are shared."""
+        return id(self.values)
+
+
+def few(family: FiniteFamily, classes: Tensor) -> dict[int, Few]:
+    """The shares of all small classes, of classes [V], on one table."""
+    sizes = torch.bincount(classes)
+    small = (sizes > 0) & (sizes <= MOST)
+    labels = small.nonzero().squeeze(-1)
+    values = small[classes].nonzero().squeeze(-1)
+    values = values[classes[values].argsort(stable=True)]  # class by class
+    numbers = torch.arange(len(values)).split(sizes[labels].tolist())
+    own = pad_sequence(numbers, batch_first=True, padding_value=-1) if len(labels) else labels
+    return {int(n): Few(family, values, own=row) for n, row in zip(labels, own, strict=True)}
 
 
 def shares(family: FiniteFamily, classes: Tensor, labels: Iterable[int]) -> dict[int, Share]:

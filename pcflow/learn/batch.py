@@ -18,8 +18,16 @@ from pcflow.evidence import CheckedEvidence, Evidence
 from pcflow.queries import refuse_impossible
 
 
+class Likelihood(Protocol):
+    """What says how probable evidence is: a model, or a model given a rule."""
+
+    def log_prob(self, evidence: Evidence | Tensor) -> Tensor:
+        """Log-probability [B] (nats) of evidence, differentiable in the parameters."""
+        ...
+
+
 @runtime_checkable
-class Model(Protocol):
+class Model(Likelihood, Protocol):
     """What is asked of a model that learns: a `CompiledCircuit`, or one with more beside it."""
 
     @property
@@ -34,10 +42,6 @@ class Model(Protocol):
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """All that may be learned, always in the same order."""
-        ...
-
-    def log_prob(self, evidence: Evidence | Tensor) -> Tensor:
-        """Log-probability [B] (nats) of evidence, differentiable in the parameters."""
         ...
 
 
@@ -93,7 +97,7 @@ class Batch:
         """How much every row counts [B]."""
         return torch.ones(len(self)) if self.weight is None else self.weight
 
-    def log_prob(self, model: Model) -> Tensor:
+    def log_prob(self, model: Likelihood) -> Tensor:
         """What is learned of every row [B] (nats), without its weight; differentiable.
 
         It is -inf where it is no number, because what is given is impossible too.
@@ -128,7 +132,7 @@ class Batch:
         refuse_impossible(log_prob.masked_fill(weight == 0, 0.0), "fit", rows, why)
 
     @torch.no_grad()
-    def possible(self, model: Model) -> Batch:
+    def possible(self, model: Likelihood) -> Batch:
         """Those of its rows that have mass."""
         there = (self.log_prob(model) > -torch.inf).cpu()
         if bool(there.all()):

@@ -35,6 +35,9 @@ from pcflow.learn.spread import both, by_row, seen, spread, together, unseen
 from pcflow.learn.team import Team
 from pcflow.queries import never
 
+Smoothing = Callable[[int], float]
+"""What is added to every count of a distribution over so many values."""
+
 Rule = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Takes what a unit counts if it is used once as it is, what was counted, and the total of that."""
 
@@ -152,22 +155,23 @@ class Counts:
         assert isinstance(family, FiniteFamily)
         return family.table(self.params(named, units))
 
-    def maximize(self, pseudocount: float, alike: float = 0.0) -> None:
+    def maximize(self, smoothing: Smoothing, alike: float = 0.0) -> None:
         """Give the model the parameters that fit these counts, smoothed.
 
         Frozen ones are kept, and those of units of which nothing was counted.
 
         Args:
-            pseudocount: what smooths.
+            smoothing: what is added to counts.
             alike: stands for the spread of columns whose values were all alike.
         """
         banks = self.engine.tables.banks
         for bank, flow in self.weights.found.items():
             if banks[bank].requires_grad:
-                banks[bank].copy_(_normalise(flow, banks[bank], pseudocount))
+                added = smoothing(flow.shape[-1])
+                banks[bank].copy_(_normalise(flow, banks[bank], added))
         for family, named in self.kinds:
             if isinstance(family, DensityFamily):
-                found = self._maximize(family, named, pseudocount, alike)
+                found = self._maximize(family, named, smoothing(1), alike)
                 self._put(named, ALL, found)
                 continue
             assert isinstance(family, FiniteFamily)
@@ -176,7 +180,8 @@ class Counts:
                     self.params(named, units),
                     self.categories.flow(first_of(named), units),
                 )
-                found = family.maximize(params, flow, pseudocount)
+                values = 1 if family.logits is None else flow.shape[-2]  # a table that is free
+                found = family.maximize(params, flow, smoothing(values))
                 self._put(named, units, _kept(found, params, flow))
 
     def _maximize(

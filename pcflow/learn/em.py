@@ -113,7 +113,7 @@ class EMRun(CountingRun[EM]):
 
     def update(self, counts: Counts, done: float) -> None:
         """Relative counts; these are all rows, so what is alike stays alike."""
-        counts.maximize(self.learner.pseudocount, alike=1.0)
+        counts.maximize(lambda values: self.learner.pseudocount, alike=1.0)
 
 
 def check_pseudocount(pseudocount: float) -> None:

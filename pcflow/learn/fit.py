@@ -86,7 +86,7 @@ def fit(
     impossible: Literal["refuse", "skip"] = "refuse",
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_seconds: float = 0.0,
-    after_epoch: Callable[[FitResult], None] | None = None,
+    after_epoch: Callable[[FitResult], object] | None = None,
     distributed: bool = False,
     progress: bool | None = None,
     generator: torch.Generator | None = None,
@@ -124,7 +124,8 @@ def fit(
             other data or settings, it is refused.
         checkpoint_seconds: write it at most so often, and at the end; for epochs that take less
             time than the file.
-        after_epoch: called with what happened so far after every epoch.
+        after_epoch: called with what happened so far after every epoch; if it returns True, that
+            was the last one. All processes have to agree about that.
         distributed: share every batch among the processes of `torch.distributed`, which all call
             `fit` alike. The result is that of a single process, up to rounding. A DataLoader loads
             each process's own share; a checkpoint must be where all of them can read it.
@@ -171,18 +172,24 @@ def fit(
     if file is not None:
         file.take_up(course.restore)
     written = monotonic()
+
+    def keep(at_once: bool) -> None:
+        nonlocal written
+        due = at_once or monotonic() - written >= checkpoint_seconds
+        if file is not None and team.rank == 0 and due:
+            file.write(course.state())
+            written = monotonic()
+
     with ExitStack() as end:
         end.callback(course.finish)
         bar = end.enter_context(closing(course.bar(epochs, False if team.rank else progress)))
         while not course.is_over(epochs, patience):
             course.run_epoch(bar, epochs)
             bar.tell(**course.shown(epochs))
-            due = course.is_over(epochs, patience) or monotonic() - written >= checkpoint_seconds
-            if file is not None and team.rank == 0 and due:
-                file.write(course.state())
-                written = monotonic()
-            if after_epoch is not None:
-                after_epoch(course.result)
+            keep(at_once=course.is_over(epochs, patience))
+            if after_epoch is not None and after_epoch(course.result) is True:
+                keep(at_once=True)
+                break
     return course.result
 
 

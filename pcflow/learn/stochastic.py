@@ -17,13 +17,19 @@ from pcflow.errors import PropertyRequired, SettingError
 from pcflow.inputs import DensityFamily, FiniteFamily
 from pcflow.learn.batch import Batch, Model
 from pcflow.learn.checkpoint import must_be_like
-from pcflow.learn.counts import Counts, PriorCounts, first_of
+from pcflow.learn.counts import Counts, PriorCounts, Smoothing, first_of
 from pcflow.learn.em import CountingRun, check_pseudocount
 from pcflow.learn.learner import State
 from pcflow.learn.spread import both, unseen
 from pcflow.learn.team import ALONE, Team
 
 Settings = TypeVar("Settings")
+
+PSEUDOCOUNT = 1e-6
+"""Added to every count of a small distribution, of a batch's mean."""
+
+FEW = 1000
+"""Values that one has then; more of them get no more in all."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,9 @@ class Anemone:
         momentum: of the flows and of how many rows they are of, in [0, 1): every row of a batch
             weighs alike, in a short one too.
         pseudocount: added to every count of the batch's mean, so that its weight is that of the
-            batch whatever the step is. Unlike in `EM` it is by row: one row more in N is 1 / N.
+            batch whatever the step is. Unlike in `EM` it is by row: one row more in N is 1 / N. By
+            default 1e-6, but to a distribution over more than 1,000 values a thousandth in all:
+            what every one of many values gets adds up.
         decay: let the step fall linearly, to zero at the end of the last epoch.
 
     Raises:
@@ -63,14 +71,14 @@ class Anemone:
 
     step: float = 0.4
     momentum: float = 0.9
-    pseudocount: float = 1e-6
+    pseudocount: float | None = None
     decay: bool = False
     full_batch = False
 
     def __post_init__(self) -> None:
         """Check the numbers."""
         _check_step(self.step)
-        check_pseudocount(self.pseudocount)
+        check_pseudocount(self.pseudocount or 0.0)
         SettingError.check("momentum", self.momentum, "in [0, 1)", lambda share: 0 <= share < 1)
 
     def start(self, model: Model, team: Team = ALONE) -> AnemoneRun:
@@ -86,10 +94,10 @@ class BatchRun(CountingRun[Settings]):
         super().__init__(learner, model, team)
         self.columns = unseen(model.num_variables)
 
-    def maximize(self, counts: Counts, pseudocount: float) -> None:
+    def maximize(self, counts: Counts, smoothing: Smoothing) -> None:
         """Move the parameters, with floors by all rows so far."""
         self.columns = counts.columns = both(self.columns, counts.columns)
-        counts.maximize(pseudocount)
+        counts.maximize(smoothing)
 
     def state(self) -> State:
         """What was met of every column."""
@@ -141,13 +149,13 @@ class AnemoneRun(BatchRun[Anemone]):
         counts.categories.flow = lambda bank, some: mix(
             expects(bank, some), categories[bank][..., some]
         )
-        self.maximize(counts, step * learner.pseudocount)
+        self.maximize(counts, smoothing_by(learner.pseudocount, step))
 
-    def maximize(self, counts: Counts, pseudocount: float) -> None:
+    def maximize(self, counts: Counts, smoothing: Smoothing) -> None:
         """Move the parameters, and count the sums from where they are then."""
         real = [(f, named) for f, named in counts.kinds if isinstance(f, DensityFamily)]
         before = [{n: p.clone() for n, p in counts.params(named).items()} for _, named in real]
-        super().maximize(counts, pseudocount)
+        super().maximize(counts, smoothing)
         assert self.sums is not None
         _, _, flows, statistics, _ = self.sums
         for (family, named), params in zip(real, before, strict=True):
@@ -196,7 +204,7 @@ class MiniBatchEM:
 
     Args:
         step: how far, in (0, 1].
-        pseudocount: added to every relative count of the batch.
+        pseudocount: added to every relative count of the batch; by default as in `Anemone`.
 
     Raises:
         SettingError: if a number is out of range.
@@ -211,13 +219,13 @@ class MiniBatchEM:
     """
 
     step: float = 0.1
-    pseudocount: float = 1e-6
+    pseudocount: float | None = None
     full_batch = False
 
     def __post_init__(self) -> None:
         """Check the numbers."""
         _check_step(self.step)
-        check_pseudocount(self.pseudocount)
+        check_pseudocount(self.pseudocount or 0.0)
 
     def start(self, model: Model, team: Team = ALONE) -> MiniBatchRun:
         """See `Learner`."""
@@ -230,7 +238,7 @@ class MiniBatchRun(BatchRun[MiniBatchEM]):
     def update(self, counts: Counts, done: float) -> None:
         """Mix relative counts with present parameters."""
         counts.change(self._mix)
-        self.maximize(counts, self.learner.step * self.learner.pseudocount)
+        self.maximize(counts, smoothing_by(self.learner.pseudocount, self.learner.step))
 
     def _mix(self, present: Tensor, flow: Tensor, total: Tensor) -> Tensor:
         used = total > 0
@@ -258,6 +266,19 @@ def _shares(told: dict[int, Tensor], plan: Plan) -> Shares:
     return {width: (rows / anything).unsqueeze(-1) for width, rows in told.items()}  # [R, 1]
 
 
+def smoothing_by(pseudocount: float | None, step: float) -> Smoothing:
+    """A pseudocount, or the default, that weighs with the step.
+
+    Examples:
+        >>> added = smoothing_by(None, step=0.5)
+        >>> added(2) == added(1000) == 5e-7, added(10_000) == 5e-8
+        (True, True)
+    """
+    if pseudocount is None:
+        return lambda values: step * PSEUDOCOUNT * min(1.0, FEW / values)
+    return lambda values: step * pseudocount
+
+
 def _check_step(step: float) -> None:
     SettingError.check("step", step, "in (0, 1]", lambda share: 0 < share <= 1)
 
@@ -271,4 +292,5 @@ def _mix(expected: Tensor, flow: Tensor, rows: float, step: float, difference: b
     mean = flow / rows
     if not difference:
         return torch.lerp(expected, mean, step)
-    return torch.maximum(expected + step * mean, (1 - step) * expected)
+    found = mean.mul_(step).add_(expected)  # a large tensor less
+    return torch.maximum(found, (1 - step) * expected, out=found)

@@ -46,6 +46,10 @@ class Asked:
         """
         return check(given, self.engine.domain)
 
+    def nothing(self) -> CheckedEvidence:
+        """Evidence of which all is missing."""
+        return self.engine.nothing()
+
     @in_ordinary_modes
     @torch.no_grad()
     def marginals(
@@ -138,9 +142,9 @@ class Asked:
             >>> model.sample(5).shape
             torch.Size([5, 4])
         """
-        known = self.engine.nothing() if evidence is None else self.evidence(evidence)
+        known = self.nothing() if evidence is None else self.evidence(evidence)
         values = sample(self.engine, n, known, Drawn(generator, temperature))
-        return values[:, 0] if evidence is None else values
+        return values[:, 0] if evidence is None and len(known.values) == 1 else values
 
     @in_ordinary_modes
     @torch.no_grad()

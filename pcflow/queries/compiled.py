@@ -29,11 +29,11 @@ from pcflow.engine import (
     make_plan,
 )
 from pcflow.errors import SettingError
-from pcflow.evidence import Evidence, Numbers
+from pcflow.evidence import Evidence, Numbers, Potentials
 from pcflow.queries.asked import Asked
 from pcflow.queries.export import Export
 from pcflow.queries.filtering import Filter
-from pcflow.queries.given import Given
+from pcflow.queries.given import Between, Given, engine_under
 from pcflow.queries.mpe import MPE, mpe
 from pcflow.queries.projection import ProjectedEvidence, project
 
@@ -177,7 +177,7 @@ class CompiledCircuit(nn.Module, Asked):
     def project(
         self,
         evidence: Evidence | Numbers,
-        log_marginals: Numbers,
+        log_marginals: Numbers | Potentials,
         sweeps: int = 2,
         *,
         tolerance: float = 0.0,
@@ -194,9 +194,10 @@ class CompiledCircuit(nn.Module, Asked):
 
         Args:
             evidence: what is observed; its potentials, if any, are where fitting starts, and what
-                they rule out stays ruled out.
+                they rule out stays ruled out. Without any it starts at the circuit's own posterior.
             log_marginals: targets (nats) [B, D, V], normalised here; not read where
-                observed. If the evidence lists categories, those of the listed ones, [B, D, k].
+                observed. If the evidence lists categories, those of the listed ones, [B, D, k];
+                so do `pcflow.Potentials` that list some, which then need not be in the evidence.
             sweeps: how often every variable is visited, at most.
             tolerance: a row is left alone once no marginal was off by as much as this.
             normalised: whether `log_marginals` are, over every variable's own categories; then a
@@ -242,21 +243,30 @@ class CompiledCircuit(nn.Module, Asked):
         return Filter(chain, rows, self.device)
 
     @in_ordinary_modes
-    def given(self, rule: Automaton) -> Given:
+    def given(
+        self, rule: Automaton, start: Numbers | None = None, final: Numbers | None = None
+    ) -> Given:
         """The distribution given that the values obey a rule, with queries of its own.
 
-        Of hidden Markov chains and independent variables: exact, with the parameters of this model
-        as they are at every query, at the cost of one pass over the emission tables, whatever the
-        rule, and of states times hidden states squared for every variable. The same one while
-        somebody holds it; after the model has moved to another device or precision, ask again.
+        Exact, with the parameters of this model as they are at every query. Of hidden Markov chains
+        and independent variables at the cost of one pass over the emission tables, whatever the
+        rule, and of states times hidden states squared for every variable; of circuits whose
+        products split stretches of variables, such as trees over regions in order, at that of up to
+        states squared parts of every layer. What was built stays while somebody holds the result;
+        after the model has moved to another device or precision, ask again.
 
         Args:
-            rule: for the values of all variables, in their order.
+            rule: for the values of all variables, in their order; of a longer text, if they are a
+                stretch of it that leads from `start` to `final`.
+            start: the state of the rule before the first variable, for every row of evidence, [B];
+                -1 for none, the first one by default.
+            final: by what its states after the last variable are weighed (nats), [B, S] or [S]; by
+                default 0 where strings may end and -inf elsewhere.
 
         Raises:
-            NotAChain: if the circuit is no chain.
-            PropertyRequired: if variables differ in their ranges, or the chain goes by them in
-                another order.
+            EvidenceError: if `start` or `final` do not fit the rule.
+            NotCompatible: if a product of the circuit splits variables that are no neighbours.
+            PropertyRequired: if variables differ in their ranges.
             EmptyLanguage: if the rule accepts no string of as many categories as there are
                 variables.
             SettingError: if the rule is about more categories than there are.
@@ -267,14 +277,24 @@ class CompiledCircuit(nn.Module, Asked):
             >>> given = model.given(~pf.Automaton.phrases([[0, 1]], num_categories=3))
             >>> bool(given.rule.accepts(given.sample(5)).all())
             True
+
+            Eight variables, in two halves, the second from where the first has led:
+
+            >>> rule, still = given.rule, torch.zeros(len(given.rule.next))
+            >>> first = model.given(rule, start=torch.zeros(5), final=still).sample(1)[0]
+            >>> second = model.given(rule, start=rule.run(first)).sample(1)[0]
+            >>> bool(rule.accepts(torch.cat([first, second], dim=1)).all())
+            True
         """
         check_kind("rule", rule, Automaton, "an Automaton")
-        found = self._given.get(rule)
+        between = start is not None or final is not None
+        found = self._given.get((rule, between))
         if found is None:
-            with required_by("given", "multiply(model, rule.circuit(D)), where compatible"):
-                found = Given(self, rule, self._export.is_deterministic)
-            self._given[rule] = found
-        return found
+            with required_by("given"):
+                found = engine_under(self.engine, rule, between)
+            self._given[rule, between] = found
+        about = self, rule, self._export.is_deterministic, found
+        return Between(*about, start, final) if between else Given(*about)
 
     def _connect(self) -> None:
         """Build the engine on the device where the parameters are now."""
@@ -283,7 +303,7 @@ class CompiledCircuit(nn.Module, Asked):
         tables = Tables(plan, banks, self._like, self._memory, self._soft_dtype)
         self.engine = Engine(self._structure, plan, tables, Pool(plan.machine.sheets), self._memory)
         self._export = Export(self.engine)
-        self._given: WeakValueDictionary[Automaton, Given] = WeakValueDictionary()
+        self._given: WeakValueDictionary[tuple[Automaton, bool], Engine] = WeakValueDictionary()
 
     def __getstate__(self) -> dict[str, Any]:
         """What copies and pickles are made of: nothing that was computed."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf
 from typing import NamedTuple
 
 import torch
@@ -29,7 +30,7 @@ from pcflow.engine import (
     SumStep,
     up,
 )
-from pcflow.evidence import CheckedEvidence
+from pcflow.evidence import CheckedEvidence, Potentials
 
 
 @dataclass(frozen=True)
@@ -105,29 +106,31 @@ class _Front(NamedTuple):
     """Lists [B, D, k] with what is possible in front, so that no row of a table is read in vain.
 
     Attributes:
-        order: where everything stood, [B, D, k].
+        place: where everything comes to stand, [B, D, k].
         widths: how much of every variable's list is possible in any row of the batch.
     """
 
-    order: Tensor
+    place: Tensor
     widths: list[int]
 
     @staticmethod
-    def of(start: Tensor) -> _Front | None:
-        """By the potentials where fitting starts; None where hardly anything is impossible."""
-        gone = start == -torch.inf
-        widths = (~gone).sum(dim=-1).amax(dim=0).clamp_min(1)  # [D]
+    def of(gone: Tensor) -> _Front | None:
+        """By what is impossible, bool [B, D, k]; None where hardly anything is."""
+        left = ~gone
+        count = left.sum(dim=-1, keepdim=True)  # [B, D, 1]
+        widths = count.squeeze(-1).amax(dim=0).clamp_min(1)  # [D]
         if 4 * int(widths.sum()) > 3 * gone.shape[1] * gone.shape[2]:
             return None
-        return _Front(gone.byte().argsort(dim=-1, stable=True), widths.tolist())
+        behind = count + gone.cumsum(dim=-1)
+        return _Front(torch.where(gone, behind, left.cumsum(dim=-1)) - 1, widths.tolist())
 
     def sort(self, numbers: Tensor) -> Tensor:
         """Numbers [B, D, k] in this order."""
-        return numbers.gather(-1, self.order)
+        return torch.empty_like(numbers).scatter(-1, self.place, numbers)
 
     def back(self, numbers: Tensor) -> Tensor:
         """The same where they stood."""
-        return torch.empty_like(numbers).scatter(-1, self.order, numbers)
+        return numbers.gather(-1, self.place)
 
 
 class GaussSeidel:
@@ -140,13 +143,14 @@ class GaussSeidel:
         nodes: from `tree_of`.
         checked: what is observed; its potentials are where fitting starts, and what they rule out
             stays ruled out.
-        target: normalised log-marginals [B, D, V].
+        about: normalised log-marginals [B, D, V], or of what is listed [B, D, k].
     """
 
     def __init__(
-        self, engine: Engine, nodes: list[Node], checked: CheckedEvidence, target: Tensor
+        self, engine: Engine, nodes: list[Node], checked: CheckedEvidence, about: Potentials
     ) -> None:
         """Start every message from one upward pass."""
+        target, listed = about.log, about.categories
         self.steps, self.nodes, self.machine = engine.plan.steps, nodes, engine.plan.machine
         self.tiny = torch.finfo(target.dtype).tiny
         self.any_missing = checked.hidden.any(dim=0).tolist()
@@ -159,8 +163,9 @@ class GaussSeidel:
         }
         self.records = self._may_record(target)
         kept = self._kept if self.records else _as_it_is
-        listed, start = checked.categories, start_of(checked, target)
-        self.front = _Front.of(start) if listed is not None and not self.records else None
+        start = start_of(checked, about)
+        few = listed is not None and not self.records
+        self.front = _Front.of(start == -torch.inf) if few else None
         if self.front is not None and listed is not None:
             target, start, listed = map(self.front.sort, (target, start, listed))
         self.target = kept("target", target)
@@ -205,7 +210,9 @@ class GaussSeidel:
         self.later: dict[int, Tensor] = {}  # what the siblings that come after a node say
         self._room: Tensor | None = None
         for sweep in range(sweeps):
-            found = self._sweep(final=sweep == sweeps - 1)
+            final = sweep == sweeps - 1
+            self.looks = final or tolerance > 0
+            found = self._sweep(final)
             self.mismatch = torch.where(self.live, found, self.mismatch)
             self.live &= found >= tolerance
             if tolerance > 0 and not self.live.any():
@@ -213,7 +220,7 @@ class GaussSeidel:
         return Fitted(self.potentials, self.mismatch, self.lowest)
 
     def _sweep(self, final: bool) -> Tensor:
-        """Mend every variable once; returns the largest mismatch [B] met.
+        """Mend every variable once; returns the largest mismatch [B] met, if anybody wants it.
 
         After the last node of the final sweep there is nobody left to tell.
         """
@@ -271,7 +278,7 @@ class GaussSeidel:
         return first
 
     def _mend(self, number: int) -> Tensor:
-        """Set one variable's potential; returns how far its marginal was off, [B]."""
+        """Set one variable's potential; returns how far its marginal was off, [B], if it looks."""
         node, step = self.nodes[number], self._step(number)
         assert isinstance(step, InputStep)
         variable = step.over[node.fold]
@@ -282,7 +289,9 @@ class GaussSeidel:
         place = (slice(None), variable, slice(table.shape[-2]))
         wanted, present = self.target[place], self.potentials[place]  # [B, V]
         log_r = _times(self.machine, table, self.above[number]).log()
-        mismatch = furthest((present + log_r).log_softmax(dim=-1), wanted, missing)
+        mismatch = torch.zeros_like(self.mismatch)
+        if self.looks:
+            mismatch = furthest((present + log_r).log_softmax(dim=-1), wanted, missing)
         mended = (missing & self.live).unsqueeze(-1)
         fitted = torch.where(mended, _quotient(wanted, log_r, present), present)
         self.potentials[place] = fitted
@@ -302,11 +311,16 @@ class GaussSeidel:
     def _rows(self, table: Tensor, listed: Tensor) -> Tensor:
         """The rows of listed categories, [B, k, K]."""
         listed = listed.clamp_max(len(table) - 1)
-        count = listed.numel()
-        if self._room is None or len(self._room) < count:  # one place for all stays in the cache
-            self._room = table.new_empty(count, table.shape[-1])
-        rows = torch.index_select(table, 0, listed.flatten(), out=self._room[:count])
+        rows = self._room_for(listed.numel(), table)
+        torch.index_select(table, 0, listed.flatten(), out=rows)
         return rows.view(*listed.shape, -1)
+
+    def _room_for(self, count: int, table: Tensor) -> Tensor:
+        """So many rows of a table to be written over: one place for all stays in the cache."""
+        room, units = self._room, table.shape[-1]
+        if room is None or len(room) < count or room.shape[-1] != units:
+            room = self._room = table.new_empty(count, units)
+        return room[:count]
 
     def _scaled(self, message: Tensor) -> Tensor:
         """The message [B, K] with largest entry one; remembers how small it was."""
@@ -327,10 +341,12 @@ def _as_it_is(_: str, tensor: Tensor) -> Tensor:
     return tensor
 
 
-def start_of(checked: CheckedEvidence, target: Tensor) -> Tensor:
-    """Where fitting starts: the present potentials [B, D, V], or ones."""
-    present = checked.log_potentials
-    return torch.zeros_like(target) if present is None else present.detach().clone()
+def start_of(checked: CheckedEvidence, about: Potentials) -> Tensor:
+    """Where fitting starts: the present potentials [B, D, V], or ones, of what can be at all."""
+    present, ones = checked.log_potentials, torch.zeros_like(about.log)
+    if present is not None:
+        return present.detach().clone()
+    return ones if about.categories is None else ones.masked_fill(about.log == -inf, -inf)
 
 
 def furthest(log_q: Tensor, target: Tensor, missing: Tensor) -> Tensor:

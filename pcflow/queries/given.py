@@ -1,12 +1,13 @@
 """A model given that its values obey a rule: the same passes, over its product with an automaton.
 
-Legend: B batch, D variables, V categories, n draws.
+Legend: B batch, D variables, V categories, S states of the rule, n draws.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from operator import methodcaller
 from typing import Any
 
@@ -22,7 +23,8 @@ from pcflow.engine import (
     in_ordinary_modes,
     make_plan,
 )
-from pcflow.evidence import Evidence, Numbers
+from pcflow.errors import EvidenceError
+from pcflow.evidence import CheckedEvidence, Evidence, Numbers, as_tensor
 from pcflow.queries.asked import Asked
 from pcflow.queries.mpe import MPE, mpe
 
@@ -52,26 +54,21 @@ class Given(Asked):
         True
     """
 
-    def __init__(self, model: Asked, rule: Automaton, is_deterministic: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        model: Asked,
+        rule: Automaton,
+        is_deterministic: Callable[[], bool],
+        engine: Engine | None = None,
+    ) -> None:
         """Multiply the model with the rule: what is deterministic stays so."""
         self.rule, self._model, self._is_deterministic = rule, model, is_deterministic
-        engine = model.engine
-        circuit = times(engine.structure, rule)
-        machine = replace(engine.plan.machine, strip=STRIP)
-        stored = engine.plan.banks
-        plan = make_plan(circuit, machine=machine, stored=stored)
-        tables = engine.tables
-        like = tables.like
-        more = [torch.stack([p.value for p in bank]).to(like) for bank in plan.banks[len(stored) :]]
-        banks = _And(tables.banks, more)
-        plan = plan.to(like.device, machine)
-        own = Tables(plan, banks, like, engine.memory, tables.soft_dtype)
-        self.engine = Engine(circuit, plan, own, Pool(machine.sheets), engine.memory)
+        self.engine = engine_under(model.engine, rule) if engine is None else engine
 
     @property
     def log_probability(self) -> Tensor:
         """The log-probability (nats) that the rule holds, one number; differentiable."""
-        return differentiable_log_prob(self.engine, self.engine.nothing())[0]
+        return differentiable_log_prob(self.engine, self.nothing())[0]
 
     @in_ordinary_modes
     def log_mass(self, evidence: Evidence | Numbers) -> Tensor:
@@ -116,7 +113,106 @@ class Given(Asked):
 
     def __repr__(self) -> str:
         """The rule, and of how many variables."""
-        return f"Given({self.rule}, {self.engine.structure.num_variables} variables)"
+        return f"Given({self.rule}, {self.engine.plan.num_variables} variables)"
+
+
+class Between(Given):
+    """A distribution given that its values lead from some states of a rule to others, row by row.
+
+    Evidence has as many rows as there are states to start from, or one of both counts.
+    `model.given(rule, start, final)` makes it.
+
+    Attributes:
+        start: the state of every row before the first variable, -1 for none, [B].
+        log_final: what its states after the last variable are weighed by (nats), [B, S].
+    """
+
+    def __init__(
+        self,
+        model: Asked,
+        rule: Automaton,
+        is_deterministic: Callable[[], bool],
+        engine: Engine,
+        start: Numbers | None,
+        final: Numbers | None,
+    ) -> None:
+        """Read the states."""
+        super().__init__(model, rule, is_deterministic, engine)
+        self.start, self.log_final = _ends(rule, start, final, engine.tables.like)
+
+    @cached_property
+    def log_gates(self) -> Tensor:
+        """What the gates of the circuit are weighed by, those of ends first, [B, 2 S]."""
+        states = torch.arange(len(self.rule.next), device=self.start.device)
+        first = (self.start.unsqueeze(-1) == states).to(self.log_final).log()
+        return torch.cat([self.log_final, first], dim=-1)
+
+    def evidence(self, given: Evidence | Numbers) -> CheckedEvidence:
+        """See `CompiledCircuit.evidence`; a single row goes with every start.
+
+        Raises:
+            EvidenceError: if it does not fit, or has another number of rows.
+        """
+        return self._weighed(super().evidence(given))
+
+    def nothing(self) -> CheckedEvidence:
+        """All is missing, in a row for every start."""
+        return self._weighed(self.engine.nothing(len(self.start)))
+
+    @property
+    def log_probability(self) -> Tensor:
+        """The log [B] (nats) of how the model weighs the states where it ends; differentiable."""
+        return differentiable_log_prob(self.engine, self.nothing())
+
+    def _weighed(self, evidence: CheckedEvidence) -> CheckedEvidence:
+        rows, starts = len(evidence.values), len(self.start)
+        if rows != starts and 1 not in (rows, starts):
+            raise EvidenceError(f"evidence has {rows} rows for {starts} states to start from")
+        if rows < starts:
+            evidence = evidence.rows(torch.zeros(starts, dtype=torch.long).to(self.start.device))
+            evidence = replace(evidence, origin=None)
+        found = replace(evidence, log_gates=self.log_gates.expand(max(rows, starts), -1))
+        return found.seen(evidence.hidden)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles ask a copy of the model again."""
+        return methodcaller("given", self.rule, self.start, self.log_final), (self._model,)
+
+
+def _ends(
+    rule: Automaton, start: Numbers | None, final: Numbers | None, like: Tensor
+) -> tuple[Tensor, Tensor]:
+    """States before [B] and log-weights of those after [B, S].
+
+    Raises:
+        EvidenceError: if they are none of the rule, or do not fit together.
+    """
+    states = len(rule.next)
+    first = torch.zeros(1).long() if start is None else rule.states("start", start)
+    last = rule.accept.double().log() if final is None else as_tensor("final", final).detach()
+    last = last.to(like).unsqueeze(0) if last.dim() == 1 else last.to(like)
+    rows = {*first.shape, *last.shape[:-1]} - {1}
+    if first.dim() != 1 or last.dim() != 2 or last.shape[1] != states or len(rows) > 1:
+        shapes = tuple(first.shape), tuple(last.shape)
+        raise EvidenceError(f"start must be [B], final [B, {states}] or [{states}], got {shapes}")
+    if not (last < torch.inf).all():
+        raise EvidenceError("final must be log-weights, none of them NaN or infinite")
+    count = rows.pop() if rows else 1
+    return first.to(like.device).expand(count), last.expand(count, -1)
+
+
+def engine_under(engine: Engine, rule: Automaton, between: bool = False) -> Engine:
+    """The engine of a model times a rule, on its parameters; see `times`."""
+    circuit = times(engine.structure, rule, between)
+    machine = replace(engine.plan.machine, strip=STRIP)
+    stored, tables = engine.plan.banks, engine.tables
+    plan = make_plan(circuit, machine=machine, stored=stored)
+    plan = replace(plan, num_variables=engine.plan.num_variables)  # gates come after them
+    like = tables.like
+    more = [torch.stack([p.value for p in bank]).to(like) for bank in plan.banks[len(stored) :]]
+    plan = plan.to(like.device, machine)
+    own = Tables(plan, _And(tables.banks, more), like, engine.memory, tables.soft_dtype)
+    return Engine(circuit, plan, own, Pool(machine.sheets), engine.memory)
 
 
 class _And(Sequence[Tensor]):

@@ -41,7 +41,7 @@ class ProjectedEvidence(CheckedEvidence):
 def project(
     engine: Engine,
     checked: CheckedEvidence,
-    log_marginals: Numbers,
+    log_marginals: Numbers | Potentials,
     sweeps: int,
     tolerance: float = 0.0,
     normalised: bool = False,
@@ -64,31 +64,47 @@ def project(
         checked.values,
         checked.missing,
         potentials,
-        checked.categories,
+        target.categories,
         domain=checked.domain,
         mismatch=mismatch,
     )
 
 
 def _target(
-    engine: Engine, checked: CheckedEvidence, log_marginals: Numbers, normalised: bool
-) -> Tensor:
-    """Normalised log-marginals [B, D, V], checked like potentials."""
-    wanted = Potentials.of(as_tensor("log_marginals", log_marginals).detach(), checked.categories)
-    told = engine.check(checked.with_potentials(wanted)).potentials
+    engine: Engine, checked: CheckedEvidence, given: Numbers | Potentials, normalised: bool
+) -> Potentials:
+    """Normalised log-marginals [B, D, V], or of what is listed [B, D, k]; checked."""
+    wanted = given
+    if not isinstance(wanted, Potentials):
+        wanted = Potentials.of(as_tensor("log_marginals", wanted), checked.categories)
+    _refuse_others(checked, wanted)
+    told = engine.check(checked.with_potentials(wanted.like(wanted.log.detach()))).potentials
     assert told is not None
     if normalised:
-        return told.log
+        return told
     sizes = torch.tensor([n or 0 for n in checked.domain.num_categories], device=told.log.device)
     target = told.log.masked_fill(told.beyond(sizes), -torch.inf).log_softmax(dim=-1)
     empty = target.isnan().any(dim=-1) & checked.missing
     if empty.any():
         row, variable = (int(i) for i in empty.nonzero()[0])
         raise EvidenceError(f"log_marginals: row {row}, variable {variable} has no mass")
-    return target
+    return told.like(target)
 
 
-def _rows(target: Tensor, part: CheckedEvidence) -> Tensor:
+def _refuse_others(checked: CheckedEvidence, wanted: Potentials) -> None:
+    """Refuse marginals of other categories than those that the evidence has potentials of.
+
+    Raises:
+        EvidenceError: if they are.
+    """
+    if checked.log_potentials is None or checked.categories is wanted.categories:
+        return
+    known, named = checked.categories, wanted.categories
+    if known is None or named is None or not torch.equal(known.cpu(), named.cpu()):
+        raise EvidenceError("log_marginals must be of the categories that the evidence lists")
+
+
+def _rows(target: Potentials, part: CheckedEvidence) -> Potentials:
     return target if part.origin is None else target[part.origin]
 
 
@@ -96,7 +112,7 @@ def _fit(
     engine: Engine,
     nodes: list[Node] | None,
     checked: CheckedEvidence,
-    target: Tensor,
+    target: Potentials,
     sweeps: int,
     tolerance: float,
 ) -> tuple[Tensor, Tensor]:
@@ -104,7 +120,7 @@ def _fit(
     if nodes is None:
         return _simultaneous(engine, checked, target, sweeps, tolerance)
     found = GaussSeidel(engine, nodes, checked, target).fit(sweeps, tolerance)
-    low = (~(found.lowest.squeeze(-1) >= floor_of(target.dtype))).nonzero().squeeze(-1)
+    low = (~(found.lowest.squeeze(-1) >= floor_of(target.log.dtype))).nonzero().squeeze(-1)
     if len(low):  # messages that may have underflowed: posteriors go through log space
         rows = checked.rows(low)
         mended = _simultaneous(engine, rows, target[low], sweeps, tolerance)
@@ -113,11 +129,12 @@ def _fit(
 
 
 def _simultaneous(
-    engine: Engine, checked: CheckedEvidence, target: Tensor, sweeps: int, tolerance: float
+    engine: Engine, checked: CheckedEvidence, about: Potentials, sweeps: int, tolerance: float
 ) -> tuple[Tensor, Tensor]:
     """All variables at once, each row as far along the common step as its dual allows."""
-    missing = checked.missing.unsqueeze(-1)
-    now = replace(checked, log_potentials=start_of(checked, target))
+    target, missing = about.log, checked.missing.unsqueeze(-1)
+    start = start_of(checked, about)
+    now = replace(checked, log_potentials=start, categories=about.categories)
     mismatch = torch.zeros_like(target[:, 0, 0])
     live = torch.ones_like(mismatch, dtype=torch.bool)
     for _ in range(sweeps):

@@ -5,7 +5,7 @@ Legend: P parameter sets, F columns, B batch, K units, S statistics, N draws, Q 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -213,12 +213,18 @@ def _derivatives(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
     """Impossible values have no flow, and a slope of zero times infinity must not arise."""
     law = "impossible values do not spoil the derivatives"
     x = torch.cat([_columns(family, params), torch.tensor([[-1.0, -0.5, 0.0, 0.5]] * 2)], dim=1)
+    yield from slopes_are_finite(law, lambda leaves: family.log_prob(leaves, x), params)
+
+
+def slopes_are_finite(
+    law: str, log_value: Callable[[Parameters], Tensor], params: Parameters
+) -> Iterator[Breach]:
+    """Of values by parameters, where what has no mass has no flow."""
     leaves = {n: p.clone().requires_grad_() for n, p in params.items()}
-    log_prob = family.log_prob(leaves, x)
-    flow = (log_prob > -torch.inf).to(log_prob)
-    for name, slope in zip(
-        leaves, torch.autograd.grad(log_prob, list(leaves.values()), flow), strict=True
-    ):
+    found = log_value(leaves)
+    flow = (found > -torch.inf).to(found)
+    slopes = torch.autograd.grad(found, list(leaves.values()), flow)
+    for name, slope in zip(leaves, slopes, strict=True):
         if not slope.isfinite().all():
             yield Breach(law, f"of {name}", "finite numbers", str(slope.tolist()))
 

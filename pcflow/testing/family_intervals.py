@@ -12,7 +12,13 @@ from torch import Tensor
 
 from pcflow.inputs import DensityFamily
 from pcflow.testing.breach import Breach, compare_entries, generator
-from pcflow.testing.family_densities import EXACT, QUADRATURE, Unit, units_of
+from pcflow.testing.family_densities import (
+    EXACT,
+    QUADRATURE,
+    Unit,
+    slopes_are_finite,
+    units_of,
+)
 from pcflow.testing.frequencies import band
 
 Parameters = dict[str, Tensor]
@@ -209,13 +215,7 @@ def _derivatives(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
     law = "intervals without mass do not spoil the derivatives"
     lower = torch.tensor([[-torch.inf, -2.0, 0.2, 1.0, 1.0, 2.0, -torch.inf]]).double()
     upper = torch.tensor([[-1.0, -1.0, 0.3, 1.0, 50.0, torch.inf, torch.inf]]).double()
-    leaves = {n: p.clone().requires_grad_() for n, p in params.items()}
-    log_mass = family.log_mass(leaves, lower, upper)
-    flow = (log_mass > -torch.inf).to(log_mass)
-    grads = torch.autograd.grad(log_mass, list(leaves.values()), flow)
-    for name, slope in zip(leaves, grads, strict=True):
-        if not slope.isfinite().all():
-            yield Breach(law, f"of {name}", "finite numbers", str(slope.tolist()))
+    yield from slopes_are_finite(law, lambda some: family.log_mass(some, lower, upper), params)
 
 
 INTERVALS = (

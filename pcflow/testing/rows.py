@@ -18,6 +18,7 @@ from pcflow.testing.subject import (
     Subject,
     a_batch_is_its_rows,
     log_prob_is_a_number,
+    not_best,
     not_completions,
     order_does_not_matter,
 )
@@ -156,15 +157,7 @@ def _mpe_is_best(subject: Subject, evidence: Tensor, rows: Tensor) -> Iterator[B
         known = subject.score("log_prob", rivals)
         state = subject.completions(row.unsqueeze(0))
         value = subject.score("log_prob", state)[0]
-        best = known.max()
-        if value < best - subject.tolerance * best.abs().clamp_min(1.0):
-            yield Breach(
-                "no completion is better than the most probable state",
-                show_row(row),
-                f"{show_row(rivals[known.argmax()])} of log-probability {best:.8g}",
-                f"{show_row(state[0])} of log-probability {value:.8g}",
-            )
-            return
+        yield from not_best(subject, row, state[0], value, rivals, known)
 
 
 def _draws(subject: Subject, rows: Tensor) -> Iterator[Breach]:

@@ -19,6 +19,7 @@ from pcflow.testing.subject import (
     Subject,
     a_batch_is_its_rows,
     log_prob_is_a_number,
+    not_best,
     not_completions,
     order_does_not_matter,
 )
@@ -136,18 +137,10 @@ def _mpe_is_best(subject: Subject, table: _Table) -> Iterator[Breach]:
     completed = subject.completions(table.possible)
     for row, state in zip(table.possible, completed, strict=True):
         weights = table.weights(row.unsqueeze(0))[0]
-        best = weights.max()
         chosen = (table.states == state).all(dim=-1)
         value = weights.masked_fill(~chosen, -torch.inf).max()
-        kept = (row.isnan() | (row == state)).all() and chosen.any()
-        if kept and value < best - subject.tolerance * best.abs().clamp_min(1.0):
-            yield Breach(
-                "no completion is better than the most probable state",
-                show_row(row),
-                f"{show_row(table.states[weights.argmax()])} of log-probability {best:.8g}",
-                f"{show_row(state)} of log-probability {value:.8g}",
-            )
-            return
+        if (row.isnan() | (row == state)).all() and chosen.any():
+            yield from not_best(subject, row, state, value, table.states, weights)
 
 
 def _draws(subject: Subject, table: _Table) -> Iterator[Breach]:

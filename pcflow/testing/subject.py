@@ -108,6 +108,20 @@ def not_completions(subject: Subject, law: str, rows: Tensor, values: Tensor) ->
         yield Breach(law, show_row(rows[row]), "a completion of it", show_row(values[row]))
 
 
+def not_best(
+    subject: Subject, row: Tensor, state: Tensor, value: Tensor, rivals: Tensor, known: Tensor
+) -> Iterator[Breach]:
+    """A state [D] of a row [D], if a rival [N, D] is likelier: log-probability `value`, `known`."""
+    best = known.max()
+    if value < best - subject.tolerance * best.abs().clamp_min(1.0):
+        yield Breach(
+            "no completion is better than the most probable state",
+            show_row(row),
+            f"{show_row(rivals[known.argmax()])} of log-probability {best:.8g}",
+            f"{show_row(state)} of log-probability {value:.8g}",
+        )
+
+
 def log_prob_is_a_number(subject: Subject, rows: Tensor) -> Iterator[Breach]:
     """No NaN, no infinity but -inf; of finite variables, none above zero."""
     found = subject.score("log_prob", rows)

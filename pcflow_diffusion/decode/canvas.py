@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 
 from pcflow_diffusion.backbones import PAST, Backbone, mask_of, past_argument, takes, vocabulary_of
 from pcflow_diffusion.checks import check_count, check_generator, check_id, check_kind
+from pcflow_diffusion.decode.course import Constraint, Course, constraint_of
 from pcflow_diffusion.decode.decoding import Decoding
 from pcflow_diffusion.decode.prefix import Prefix
 from pcflow_diffusion.decode.prompts import Text, bounds, check_known
@@ -57,6 +58,8 @@ class Canvas:
         view: who is asked.
         span: who decides.
         callback: who is told of every step.
+        constraint: which rules the texts obey, if any.
+        ruled: what these are about, bool [B, N].
         steps: how many there have been.
         stopped: whether the callback has said so.
     """
@@ -66,6 +69,8 @@ class Canvas:
     view: View
     span: Span
     callback: Callback | None
+    constraint: Constraint | None
+    ruled: Tensor
     steps: int = 0
     stopped: bool = False
 
@@ -91,6 +96,8 @@ class Canvas:
         if self.steps == 0 and vocabulary_of(self.view.backbone) is None:
             text = Text(self.tokens, self.real, False)
             check_known("the text", text, self.view.mask, vocabulary_size)
+            if self.constraint is not None:
+                self.constraint.check_known(vocabulary_size)
 
     def masked(self, rows: Tensor, places: slice) -> Tensor:
         """Which tokens are to be written, bool [b, L]."""
@@ -106,12 +113,23 @@ class Canvas:
             own = rows[some]
             tokens, said = self.tokens[own, part], _some(logits, some, _within(part, block))
             before = self.known(own, slice(first, part.start))
-            drawn, chosen = self.span.step(tokens, said, count[some], own, part.start, before)
+            course = self.course(own)
+            drawn, chosen = self.span.step(
+                tokens, said, count[some], own, part.start, before, course
+            )
             self.tokens[own, part] = torch.where(chosen, drawn.to(tokens.dtype), tokens)
             committed[own, part] = chosen
         if self.callback is not None:
             self.stopped = self.callback(Step(self.steps, self.tokens.clone(), committed)) is True
         self.steps += 1
+
+    def course(self, rows: Tensor) -> Course | None:
+        """Which rules some rows are under, and what is known of their texts."""
+        if self.constraint is None:
+            return None
+        every = slice(None)
+        known = self.tokens[rows], self.masked(rows, every), ~self.ruled[rows]
+        return self.constraint.course(rows, *known)
 
     def known(self, rows: Tensor, places: slice) -> Tensor:
         """Tokens [b, C], with masks where there is padding."""
@@ -157,6 +175,7 @@ def canvas_of(
     backbone: Backbone,
     head: CircuitHead | None,
     text: Text,
+    ruled: Tensor,
     mask: int,
     how: Decoding,
     circuit_context: int | None,
@@ -164,7 +183,10 @@ def canvas_of(
     callback: Callback | None,
     cache: bool = False,
 ) -> Canvas:
-    """What fills the masks of a text, once those who have a say agree."""
+    """What fills the masks of a text, once those who have a say agree.
+
+    Rules, if there are any, are about what is `ruled`, bool [B, N].
+    """
     check_generator(generator, text.tokens.device)
     if circuit_context is not None:
         check_count("circuit_context", circuit_context, least=0)
@@ -177,7 +199,27 @@ def canvas_of(
     prefix = Prefix(backbone, name) if cache and name else None
     view = View(backbone, mask, text.tokens != mask, attention, how.guidance, prefix)
     span = Span(head, mask, how, circuit_context, generator)
-    return Canvas(text.tokens, text.real, view, span, callback)
+    rules = _constraint(backbone, head, len(text.tokens), mask, how)
+    canvas = Canvas(text.tokens, text.real, view, span, callback, rules, ruled)
+    course = canvas.course(torch.arange(len(text.tokens), device=text.tokens.device))
+    if course is not None:
+        course.check()
+    return canvas
+
+
+def _constraint(
+    backbone: Backbone, head: CircuitHead | None, rows: int, mask: int, how: Decoding
+) -> Constraint | None:
+    """The rules of a batch, if its circuit can be asked under one."""
+    given = how.constraint
+    if given is None and head is not None:
+        given = head.constraint
+    if given is None:
+        return None
+    size = vocabulary_of(backbone) if head is None else head.vocabulary_size
+    if head is not None:
+        head.check_takes_rules()
+    return constraint_of(given, rows, size, (mask, *how.suppress), how.end_token_id)
 
 
 def settled(
@@ -196,6 +238,8 @@ def settled(
     check_kind("decoding", how, Decoding)
     if head is not None:
         check_kind("head", head, CircuitHead)
+    if head is not None and head.constraint is not None and how.constraint is not None:
+        raise GenerationError("head and decoding have a constraint each: a & b is both")
     if head is not None and how.top_k is not None:
         raise GenerationError("decoding.top_k is for draws without a head: set the head's top_k")
     mask = _mask_id(mask_token_id, head, backbone)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
-from pcflow import SettingError
-from pcflow_diffusion.checks import check_count, check_id, check_ids
+from pcflow import Automaton, SettingError
+from pcflow_diffusion.checks import check_count, check_id, check_ids, check_kind
 from pcflow_diffusion.head import Order, Ranking, check_order, check_ranking
 
 
@@ -49,10 +49,17 @@ class Decoding:
         remask: share of the tokens committed in a block, the least probable ones, that are masked
             again after every step but the last. With a head probable given all the others, under
             its circuit; without one as the backbone says it of visible tokens, if it does.
+        constraint: a rule that texts obey, or one for every row: what `generate` writes, and all of
+            the text that `infill` completes. Each window is drawn from the joint given the rule,
+            from the state that the text before it leads to, and such that the rest can be
+            completed. After an end token nothing but it follows, and what is before it obeys.
+            Confidence is that under the rule, after `top_k` and `top_p`, which leave the best token
+            of every class of the rule in.
 
     Raises:
         SettingError: if a setting is out of range.
-        TypeMismatch: if what should be the id of a token is no whole number.
+        TypeMismatch: if what should be the id of a token is no whole number, or a constraint no
+            `pcflow.Automaton`.
 
     Examples:
         >>> Decoding(temperature=0.7, suppress=[3]).suppress
@@ -71,6 +78,7 @@ class Decoding:
     defer: Sequence[int] = ()
     guidance: float = 0.0
     remask: float = 0.0
+    constraint: Automaton | Sequence[Automaton] | None = None
 
     def __post_init__(self) -> None:
         """Check every setting."""
@@ -91,6 +99,8 @@ class Decoding:
         SettingError.check("remask", self.remask, "in [0, 1)", lambda share: 0 <= share < 1)
         for name in ("suppress", "defer"):
             object.__setattr__(self, name, _tokens(name, getattr(self, name)))
+        if self.constraint is not None:
+            object.__setattr__(self, "constraint", _rules(self.constraint))
 
     @property
     def drawing_order(self) -> Order:
@@ -103,6 +113,16 @@ class Decoding:
         if self.order is not None:
             return self.order
         return "any_order" if self.temperature == 0 else "joint"
+
+
+def _rules(given: Automaton | Sequence[Automaton]) -> Automaton | tuple[Automaton, ...]:
+    """A rule, or one for every row."""
+    if isinstance(given, Sequence):
+        for rule in given:
+            check_kind("a constraint of a row", rule, Automaton)
+        return tuple(given)
+    check_kind("constraint", given, Automaton)
+    return given
 
 
 def _tokens(name: str, given: Sequence[int]) -> tuple[int, ...]:

@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pcflow import NoMassError
+from pcflow_diffusion.decode.course import Course, Passage, turns
 from pcflow_diffusion.decode.decoding import Decoding
+from pcflow_diffusion.decode.independent import independent_head
 from pcflow_diffusion.decode.places import Look, looks
 from pcflow_diffusion.decode.windows import bridges
 from pcflow_diffusion.head import CircuitHead, Draw, Marginals, rank
@@ -27,12 +29,14 @@ class Scene:
         likely: the same, of tokens that are considered.
         text: where a circuit may look, bool [B, N]; gaps in it cut a row into texts of their own.
         before: C, how many of the N positions stand before the span.
+        passage: which states of its rules it goes through, if it is under any.
     """
 
     said: Marginals
     likely: Marginals
     text: Tensor
     before: int
+    passage: Passage | None = None
 
     @property
     def visible(self) -> Tensor:
@@ -55,12 +59,17 @@ class Scene:
 
 @dataclass(frozen=True)
 class Drawer:
-    """Draws tokens of a scene, coupled by a head."""
+    """Draws tokens of a scene, coupled by a head; under the rules of a course, if there is one.
+
+    The span stands at `start` of the course.
+    """
 
     head: CircuitHead
     how: Decoding
     circuit_context: int | None
     generator: torch.Generator | None
+    course: Course | None = None
+    start: int = 0
 
     @property
     def context(self) -> int:
@@ -76,13 +85,18 @@ class Drawer:
         spare = self.head.length - said.length
         most = self.context if spare < 0 else min(self.context, spare)
         before = before[:, max(0, before.shape[1] - most) :]  # [B, C]
-        if self.how.gamma is None:  # nobody asks for more than what the head takes
+        passage = None
+        if self.course is not None:
+            first = self.start - before.shape[1]
+            passage = self.course.passage(first, self.start + said.length)
+            said, likely = said.after(before), likely.after(before)
+        elif self.how.gamma is None:  # nobody asks for more than what the head takes
             likely = said = likely.few(self.head.top_k).after(before)
         else:
             said, likely = said.after(before), likely.after(before)
         token, size = likely.tokens, self.head.vocabulary_size
         known = (token >= 0) & (token < size) & (token != said.mask_token_id)
-        return Scene(said, likely, likely.masked | known, before.shape[1])
+        return Scene(said, likely, likely.masked | known, before.shape[1], passage)
 
     def draw(self, scene: Scene, wanted: Tensor, count: Tensor | None = None) -> Draw:
         """Masked tokens of the span that are wanted [B, L], or `count` [B] of each text.
@@ -100,12 +114,14 @@ class Drawer:
 
     def walk(self, scene: Scene, wanted: Tensor, count: Tensor | None, found: Draw) -> None:
         """Write what is wanted [B, N] into what has been found."""
-        for look in looks(wanted, scene.visible, scene.text, self.head.length, self.context):
-            coupled = self.coupled(scene.likely.masked[look.rows, look.places])
-            for some, draw in ((~coupled, self.alone), (coupled, self.jointly)):
-                if bool(some.any()):
-                    draw(scene, look.of(some), count, found)
-            scene = scene.showing(found)
+        parts = [wanted] if scene.passage is None else turns(wanted, scene.text)
+        for part in parts:
+            for look in looks(part, scene.visible, scene.text, self.head.length, self.context):
+                coupled = self.coupled(scene.likely.masked[look.rows, look.places])
+                for some, draw in ((~coupled, self.alone), (coupled, self.jointly)):
+                    if bool(some.any()):
+                        draw(scene, look.of(some), count, found)
+                scene = scene.showing(found)
 
     def coupled(self, masked: Tensor) -> Tensor:
         """The windows [R] that the head couples, by what is masked in them [R, W]."""
@@ -113,19 +129,47 @@ class Drawer:
             return masked.new_ones(len(masked))
         return masked.double().mean(dim=-1) < self.how.gamma
 
-    def number(self, masked: Tensor, look: Look, count: Tensor | None) -> Tensor | None:
-        """How many of the masked tokens of windows [R, W] are drawn in any order; None for all."""
+    def number(self, scene: Scene, look: Look, count: Tensor | None) -> Tensor | None:
+        """How many masked tokens of every window [R] are drawn in any order; None for all.
+
+        Under rules all, if there are more to the right: these begin in the state behind them.
+        """
         if count is None or self.how.threshold is not None or self.how.defer:
             return None
-        return torch.minimum(count[look.rows[:, 0]], masked.sum(dim=-1))
+        rows = look.rows[:, 0]
+        masked = scene.likely.masked[look.rows, look.places].sum(dim=-1)
+        few = torch.minimum(count[rows], masked)
+        if scene.passage is None:
+            return few
+        return few.where(scene.likely.masked[rows].sum(dim=-1) == masked, masked)
 
     def alone(self, scene: Scene, look: Look, count: Tensor | None, found: Draw) -> None:
-        """Tokens of windows, each by itself."""
+        """Tokens of windows, each by itself as far as rules allow."""
         said, likely = _window(scene.said, look), _window(scene.likely, look)
-        _write(found, look, independent(said, likely, self.how, self.generator))
+        if scene.passage is None:
+            _write(found, look, independent(said, likely, self.how, self.generator))
+            return
+        self.under(independent_head(likely, likely.length), scene, look, count, found)
 
     def jointly(self, scene: Scene, look: Look, count: Tensor | None, found: Draw) -> None:
-        """Tokens of windows, drawn from the coupled joint.
+        """Tokens of windows, drawn from the coupled joint."""
+        self.under(self.head.over(look.places.shape[1]), scene, look, count, found)
+
+    def under(
+        self, head: CircuitHead, scene: Scene, look: Look, count: Tensor | None, found: Draw
+    ) -> None:
+        """Tokens of windows, drawn by a head under the rules that there are."""
+        if scene.passage is None:
+            self.asked(head, scene, look, count, found)
+            return
+        known = scene.likely.tokens, scene.likely.masked
+        for part, ruled in scene.passage.heads(head, look, *known):
+            self.asked(ruled, scene, part, count, found)
+
+    def asked(
+        self, head: CircuitHead, scene: Scene, look: Look, count: Tensor | None, found: Draw
+    ) -> None:
+        """Tokens of windows, drawn by a head.
 
         Where the circuit holds what is known impossible, nothing is shown before what is decided.
 
@@ -134,12 +178,12 @@ class Drawer:
         """
         likely, how = _window(scene.likely, look), self.how
         try:
-            part = self.head.over(likely.length).draw(
+            part = head.draw(
                 likely,
                 temperature=how.temperature,
                 order=how.drawing_order,
                 ranking=how.ranking,
-                count=self.number(likely.masked, look, count),
+                count=self.number(scene, look, count),
                 generator=self.generator,
             )
         except NoMassError as error:

@@ -112,6 +112,9 @@ def generate(
         SettingError: if a number is out of range.
         BackboneError: if the backbone does not return [B, n, V], or nothing that `cache` keeps.
         LogitsError: if the logits are no distribution at a masked position.
+        EmptyLanguage: if no text of this length obeys the constraint.
+        NotCompatible, PropertyRequired: if the circuit cannot be asked under one.
+        NoMassError: if circuit and backbone hold all that may follow impossible.
         ShapeMismatch, TypeMismatch: if the prompt is not tokens [B, P], or no number is an id.
 
     Examples:
@@ -130,8 +133,9 @@ def generate(
     check_prompt(text, mask)
     check_known("prompt", text, mask, vocabulary_of(backbone))
     longer = _longer(text, gen_length, mask)
+    new = pad(torch.zeros_like(text.real), (0, gen_length), value=True)
     canvas = canvas_of(
-        backbone, head, longer, mask, how, circuit_context, generator, callback, cache
+        backbone, head, longer, new, mask, how, circuit_context, generator, callback, cache
     )
     for rows in text.groups(backbone, apart=align):
         first = int(bounds(text.real)[0][rows].min())

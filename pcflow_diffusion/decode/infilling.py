@@ -66,6 +66,8 @@ def infill(
         SettingError: if `steps` is below 1.
         BackboneError: if the backbone does not return [B, n, V].
         LogitsError: if the logits are no distribution at a masked position.
+        EmptyLanguage: if no text with these tokens obeys the constraint.
+        NotCompatible, PropertyRequired: if the circuit cannot be asked under one.
         NoMassError: if the circuit holds what is known impossible, and so it is without what is to
             the left of the masks.
         ShapeMismatch, TypeMismatch: if the text is not tokens [B, n], or no number is an id.
@@ -82,7 +84,8 @@ def infill(
         raise GenerationError("infill fills every mask: decoding.end_token_id is for generate")
     check_known("tokens", text, mask, vocabulary_of(backbone))
     own = Text(text.tokens.clone(), text.real, text.attended)
-    canvas = canvas_of(backbone, head, own, mask, how, circuit_context, generator, callback)
+    where = text.real
+    canvas = canvas_of(backbone, head, own, where, mask, how, circuit_context, generator, callback)
     for rows in text.groups(backbone):
         stops = bounds(text.real[rows])
         every = slice(int(stops[0].min()), int(stops[1].max()))

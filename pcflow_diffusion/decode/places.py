@@ -29,7 +29,7 @@ class Look:
     places: Tensor
     decided: Tensor
 
-    def of(self, some: Tensor | Sequence[int]) -> Look:
+    def of(self, some: Tensor | Sequence[int] | slice) -> Look:
         """Some of the R windows."""
         return Look(self.rows[some], self.places[some], self.decided[some])
 

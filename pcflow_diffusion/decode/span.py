@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from pcflow import NoMassError
+from pcflow_diffusion.decode.course import Course
 from pcflow_diffusion.decode.decoding import Decoding
 from pcflow_diffusion.decode.drawing import Drawer, independent, renamed
+from pcflow_diffusion.decode.independent import LONGEST, independent_head
 from pcflow_diffusion.errors import LogitsError
 from pcflow_diffusion.head import CircuitHead, Draw, Marginals, best, rank
 
@@ -35,42 +37,61 @@ class Span:
         rows: Tensor,
         start: int,
         before: Tensor,
+        course: Course | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Tokens [B, L] for a span that stands at `start` of some rows, and which to commit.
 
-        The circuit may see the tokens `before` it, [B, C], behind the last mask among them.
+        The circuit may see the tokens `before` it, [B, C], behind the last mask among them. With a
+        course, the texts obey its rules.
         """
-        said = self.read(logits, span, rows, start)
+        said = self.read(logits, span, rows, start, course is not None)
         try:
-            return self.decide(said, before, count)
+            return self.decide(said, before, count, course, start)
         except NoMassError as error:
             raise renamed(error, rows[list(error.rows)], start) from None
 
-    def read(self, logits: Tensor, span: Tensor, rows: Tensor, start: int) -> Marginals:
+    def read(
+        self, logits: Tensor, span: Tensor, rows: Tensor, start: int, ruled: bool
+    ) -> Marginals:
         """What the backbone says of what may be generated, in the precision of the circuit.
 
-        Where all is drawn by a head, only of what it lists.
+        Where all is drawn by a head, only of what it lists, unless rules need more.
         """
         head, never = self.head, self.how.suppress
         dtype = None if head is None else head.model.dtype
-        top_k = None if head is None or self.how.gamma is not None else head.top_k
+        top_k = None if head is None or self.how.gamma is not None or ruled else head.top_k
         try:
             return Marginals.of(logits, span, self.mask, suppress=never, top_k=top_k, dtype=dtype)
         except LogitsError as error:
             row, position = int(rows[error.row]), start + error.position
             raise LogitsError(row, position, error.reason) from None
 
-    def decide(self, said: Marginals, before: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    def decide(
+        self, said: Marginals, before: Tensor, count: Tensor, course: Course | None, start: int
+    ) -> tuple[Tensor, Tensor]:
         """Tokens [B, L], and which of them to commit."""
         likely = said.top_k(self.how.top_k).top_p(self.how.top_p)
-        if self.head is None:
+        if course is not None:
+            likely = course.widened(likely, said)
+        elif self.head is None:
             return self.chosen(independent(said, likely, self.how, self.generator), count)
-        drawer = Drawer(self.head, self.how, self.circuit_context, self.generator)
+        drawer = self.drawer(said, course, start)
         scene = drawer.scene(said, likely, before)
-        if said.length <= self.head.length:
+        if said.length <= drawer.head.length:
             return self.chosen(drawer.draw(scene, said.masked, count), count)
         commit = self.ranked(said, likely, count)
-        return drawer.draw(scene, commit).tokens, commit
+        wanted = commit
+        if course is not None:  # which must know the states before what is drawn
+            wanted = said.masked & (commit.flip(-1).cumsum(dim=-1).flip(-1) > 0)
+        return drawer.draw(scene, wanted).tokens, commit
+
+    def drawer(self, said: Marginals, course: Course | None, start: int) -> Drawer:
+        """Who draws; under rules without a head, independent variables."""
+        if self.head is not None:
+            context = self.circuit_context
+            return Drawer(self.head, self.how, context, self.generator, course, start)
+        alone = independent_head(said, min(LONGEST, said.length))
+        return Drawer(alone, self.how, 0, self.generator, course, start)
 
     def chosen(self, found: Draw, count: Tensor) -> tuple[Tensor, Tensor]:
         """Draw first, then rank what was drawn."""

@@ -321,7 +321,7 @@ def markdown(found: Ladder, reference: Written | None = None) -> str:
     """
     steps = list(next(iter(found.values())))
     real = {} if reference is None else {REAL: dict.fromkeys(steps, reference)}
-    return _table(
+    return in_columns(
         "nats per token under the judge (entropy) by steps per block",
         [str(count) for count in steps],
         {name: [str(text) for text in row.values()] for name, row in (real | dict(found)).items()},
@@ -353,7 +353,7 @@ def half_the_steps(found: Ladder, against: str = FACTORISED) -> str:
     halves = [count for count in other if 2 * count in other]
     if not halves:
         raise GenerationError(f"{against!r} has steps {list(other)}: none is twice another one")
-    return _table(
+    return in_columns(
         f"nats over {against} (entropy) by steps for steps",
         [f"{count} for {2 * count}" for count in halves],
         {
@@ -371,7 +371,8 @@ def _difference(ours: Written, other: Written) -> str:
     return f"{float(nats.mean()):+.3f} ± {error:.3f} ({entropy:+.1f} %)"
 
 
-def _table(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
+def in_columns(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
+    """A table in Markdown: its cells by row, below a title and the names of columns."""
     lines = [f"| {title} | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
     return "\n".join(lines + [f"| {name} | {' | '.join(row)} |" for name, row in rows.items()])
 

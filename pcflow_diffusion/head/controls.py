@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pcflow import CompiledCircuit, Evidence
+from pcflow import CompiledCircuit, Evidence, Given
 
 
 def unsteered(model: CompiledCircuit, visible: Evidence) -> Evidence:
@@ -50,12 +50,17 @@ def observed(coupled: Evidence) -> tuple[Tensor, Tensor]:
 
 
 def token_marginals(
-    model: CompiledCircuit, evidence: Evidence | Tensor, length: int, listed: Tensor | None = None
+    model: CompiledCircuit | Given,
+    evidence: Evidence | Tensor,
+    length: int,
+    listed: Tensor | None = None,
 ) -> Tensor:
     """Posterior log-probabilities [B, L, V] of the positions; or [B, L, k] of listed tokens.
 
     `listed` [B, D, k] is given for controls as well, and not read there.
     """
-    tokens = max(size or 0 for size in model.num_categories[:length])
     found = model.marginals(evidence, listed)[:, :length]
+    if isinstance(model, Given):  # where there are no controls, and all variables alike
+        return found
+    tokens = max(size or 0 for size in model.num_categories[:length])
     return found[..., :tokens]

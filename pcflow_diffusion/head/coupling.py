@@ -133,10 +133,9 @@ class Projection:
             target = divided(power(target, a), log_r, -b)
             if log_r is not None:  # no mass where the circuit cannot go
                 target = target.masked_fill(log_r == -torch.inf, -torch.inf)
-        start = said.potentials.read(said.visible, lambda _: said.soft(_even(said.log_m)))
         return model.project(
-            start,
-            target,
+            said.visible(),
+            said.potentials.like(target),
             sweeps=self.sweeps,
             tolerance=self.tolerance,
             normalised=target is said.log_m,
@@ -169,11 +168,6 @@ def log_potentials_of(coupled: Evidence, tokens: Tensor) -> Tensor:
     assert potentials is not None
     chosen = potentials[place].at(tokens.unsqueeze(-1)).squeeze(-1)
     return chosen.masked_fill(~observed(coupled)[1][place], 0.0)
-
-
-def _even(log_m: Tensor) -> Tensor:
-    """Log-potentials [B, L, V] that tell what is possible apart, and nothing else."""
-    return torch.zeros_like(log_m).masked_fill(log_m == -torch.inf, -torch.inf)
 
 
 def power(log_m: Tensor, a: float | Tensor) -> Tensor:

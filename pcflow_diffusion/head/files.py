@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from pcflow import CompiledCircuit, Container, PcflowError, load, save
+from pcflow import Automaton, CompiledCircuit, Container, PcflowError, load, save
 from pcflow_diffusion.errors import CheckpointError
 from pcflow_diffusion.head.coupling import Coupling, LogLinear, Projection
 from pcflow_diffusion.head.modulation import Modulation
 
 FORMAT = "pcflow_diffusion.head.2"
-MODULATION, TOLD = "modulation.", "pcflow_diffusion"
+MODULATION, RULE, TOLD = "modulation.", "constraint.", "pcflow_diffusion"
 SETTINGS = ("mask_token_id", "top_k", "tokenizer")
+PARTS = ("classes", "next", "accept")
 KINDS: dict[str, type[Any]] = {"LogLinear": LogLinear, "Projection": Projection}
 
 Json = dict[str, Any]
@@ -39,6 +40,7 @@ def write_head(
     model: CompiledCircuit,
     coupling: Coupling,
     modulation: nn.Module | None,
+    constraint: Automaton | None,
     settings: Json,
     dtype: torch.dtype | None = None,
 ) -> None:
@@ -49,6 +51,7 @@ def write_head(
         model: the circuit.
         coupling: a `LogLinear` or a `Projection`.
         modulation: a `Modulation`, if there is one.
+        constraint: the rule, if there is one.
         settings: what else `CircuitHead` is given, of what JSON has.
         dtype: see `pcflow.save`.
     """
@@ -57,6 +60,9 @@ def write_head(
     if modulation is not None:
         told["modulation"] = _described_modulation(modulation)
         weights = {f"{MODULATION}{name}": w for name, w in modulation.state_dict().items()}
+    if constraint is not None:
+        told["constraint"] = {"start": constraint.start}
+        weights |= {f"{RULE}{part}": getattr(constraint, part).long() for part in PARTS}
     save(model, path, {TOLD: json.dumps(told)}, weights, dtype=dtype)
 
 
@@ -79,6 +85,7 @@ def read_head(path: StrPath, device: torch.device | str | None) -> Json:
             "model": load(file, device),
             "coupling": _coupling_of(**told["coupling"]),
             "modulation": _modulation_of(told.get("modulation"), file, device),
+            "constraint": _rule_of(told.get("constraint"), file),
             **settings,
         }
     except _MALFORMED as error:
@@ -103,6 +110,13 @@ def _described_modulation(modulation: nn.Module) -> Json:
         kind = type(modulation).__name__
         raise CheckpointError(f"{kind}: only a `Modulation` can be kept in a file")
     return dict(modulation.sizes)
+
+
+def _rule_of(told: Json | None, file: Container) -> Automaton | None:
+    if told is None:
+        return None
+    parts = {part: file.read(f"{RULE}{part}") for part in PARTS}
+    return Automaton(parts["classes"], parts["next"], told["start"], parts["accept"])
 
 
 def _modulation_of(

@@ -7,24 +7,22 @@ as many controls if the head is modulated.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import get_args
+from math import inf
+from typing import Literal, get_args, overload
 
 import torch
 from torch import Tensor, nn
 
 from pcflow import (
+    Automaton,
     Batch,
     CompiledCircuit,
     Evidence,
     Potentials,
-    SettingError,
-    compile,
-    marginalize,
 )
 from pcflow_diffusion.checks import (
     check_alike,
     check_choice,
-    check_count,
     check_flags,
     check_generator,
     check_id,
@@ -42,19 +40,19 @@ from pcflow_diffusion.head.coupling import (
     Projection,
     coupling_by_name,
 )
-from pcflow_diffusion.head.kept import Kept
+from pcflow_diffusion.head.decisions import Allowed, Decisions, Questions, Slots
+from pcflow_diffusion.head.derived import Derived, Stretch
 from pcflow_diffusion.head.likelihood import log_prob_of, told_of
 from pcflow_diffusion.head.listing import TopK, check_top_k, most_listed
 from pcflow_diffusion.head.marginals import Marginals
 from pcflow_diffusion.head.modulation import check_fits
+from pcflow_diffusion.head.parts import Parts
 from pcflow_diffusion.head.ranking import Ranking, check_ranking
 from pcflow_diffusion.head.sampling import Draw, Order, check_order, draw
-
-KEPT = 4
-"""How many circuits over some of its positions a head keeps: each has tables of its own."""
+from pcflow_diffusion.head.widening import label_of, widened
 
 
-class CircuitHead(Kept):
+class CircuitHead(Parts):
     """Backbone logits and visible tokens to a joint distribution of the masked tokens.
 
     The backbone's marginals become potentials on the circuit's variables, and the circuit is
@@ -76,17 +74,23 @@ class CircuitHead(Kept):
             control, which is summed out. The coupling must be log-linear.
         tokenizer: what tells the tokenizer apart whose ids these are, see `fingerprint`; kept with
             the head, and compared by `from_pretrained`.
+        constraint: a rule that texts obey. `generate`, `infill` and samplers with a `CircuitLM`
+            carry its state from window to window; what is asked of the head itself is about texts
+            of L tokens that obey it. Lists are widened by the best token of every class of the
+            rule, and others are impossible. Couplings and training do not see it.
 
     Attributes:
         length: L.
+        derived: circuits that were made of this one, and are kept.
 
     Raises:
-        CouplingError: if the coupling is unknown or cannot be modulated.
+        CouplingError: if the coupling is unknown or cannot be modulated, or a modulated head is
+            given a rule.
         SettingError: if `top_k` is a number below 1 or another word.
         ShapeMismatch: if the circuit's positions do not all have the same number of categories,
             there is not one control for each, or the `Modulation` is about others.
         TypeMismatch: if `model` is no compiled circuit, `mask_token_id` no whole number of 64 bits,
-            or `tokenizer` no text.
+            `tokenizer` no text, or `constraint` no `pcflow.Automaton`.
 
     Examples:
         >>> import pcflow as pf
@@ -105,6 +109,7 @@ class CircuitHead(Kept):
         top_k: TopK = "auto",
         modulation: nn.Module | None = None,
         tokenizer: str | None = None,
+        constraint: Automaton | None = None,
     ) -> None:
         """Check the circuit and look up the coupling."""
         super().__init__()
@@ -122,43 +127,20 @@ class CircuitHead(Kept):
         self.coupling = coupling_by_name(coupling) if isinstance(coupling, str) else coupling
         if modulation is not None and isinstance(self.coupling, Projection):
             raise CouplingError(NOT_MODULATED)
-        self._shorter: dict[range, tuple[tuple[object, ...], CompiledCircuit]] = {}
+        self.constraint = self.checked_rule(constraint)
+        self.stretch: Stretch | None = None
+        self.derived = Derived()
 
     def extra_repr(self) -> str:
-        """What `repr` says beside the modules: sizes, coupling, and what is listed."""
+        """What `repr` says beside the modules: sizes, coupling, what is listed, and the rule."""
         most = most_listed(self.top_k, self.vocabulary_size)
         listed = "all tokens" if most is None else f"{'up to ' * (self.top_k == 'auto')}{most:,}"
+        rule = "" if self.constraint is None else f"\n{self.constraint}"
         return (
             f"{self.length} positions, {self.vocabulary_size:,} tokens, mask {self.mask_token_id}\n"
             f"{self.coupling}\n"
-            f"top_k={self.top_k!r}: lists {listed}"
+            f"top_k={self.top_k!r}: lists {listed}{rule}"
         )
-
-    def over(self, positions: int | range) -> CircuitHead:
-        """The head over neighbouring positions alone, with the circuit's others summed out.
-
-        It has coupling, modulation and `top_k` of this one as they are now; its circuit is a copy,
-        made anew when parameters change. The four that were asked for last are kept.
-
-        Args:
-            positions: neighbours, as in `range(2, 5)`, or the number of those from the first on.
-
-        Raises:
-            ShapeMismatch: if the circuit does not have them all.
-            SettingError: if it is no number of positions, or they are no neighbours.
-
-        Examples:
-            >>> import pcflow as pf
-            >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(5)))
-            >>> head = CircuitHead(model, mask_token_id=5)
-            >>> head.over(3).length, head.over(range(2, 4)).length
-            (3, 2)
-        """
-        span = self._span(positions)
-        if span == range(self.length):
-            return self
-        given = {"coupling": self.coupling, "modulation": self.modulation, **self._settings}
-        return CircuitHead(self._circuit_over(span), **given)
 
     def forward(self, logits: Tensor, x: Tensor) -> Tensor:
         """Log-marginals of the coupled joint at masked positions: for code that expects logits.
@@ -182,7 +164,7 @@ class CircuitHead(Kept):
         check_kind("logits", logits, Tensor)
         said = self._said(logits, x)
         coupled = self._coupled(said)
-        log_q = token_marginals(self.model, coupled, self.length, coupled.categories)
+        log_q = token_marginals(self.law, coupled, self.length, coupled.categories)
         log_q = self._spread(said, logits, x, log_q).to(logits.dtype)
         return torch.where(said.masked.unsqueeze(-1), log_q, logits)
 
@@ -256,10 +238,99 @@ class CircuitHead(Kept):
         asked = torch.ones_like(said.masked) if at is None else at | ~said.masked
         tokens = self._filled(said, x0)
         alone = said.log_prob_unlisted(logits, tokens)
-        log_q = log_prob_of(self.model, self._coupled(said), tokens, asked, alone)
-        if said.listed is None:
+        if self.constraint is not None:
+            alone = torch.full_like(alone, -inf)
+        log_q = log_prob_of(self.law, self._coupled(said), tokens, asked, alone)
+        if said.listed is None or self.constraint is not None:
             return log_q
         return log_q + said.log_listed.masked_fill(~(asked & said.lists(tokens)), 0.0).sum(dim=-1)
+
+    @overload
+    def probabilities(
+        self,
+        logits: Tensor | Potentials,
+        x: Tensor,
+        questions: Questions,
+        *,
+        joint: Literal[False] = False,
+        slots: Slots | None = None,
+        pad: int | None = None,
+        allowed: Allowed | None = None,
+        tokenizer: object = None,
+    ) -> dict[str, Tensor]: ...
+
+    @overload
+    def probabilities(
+        self,
+        logits: Tensor | Potentials,
+        x: Tensor,
+        questions: Questions,
+        *,
+        joint: Literal[True],
+        slots: Slots | None = None,
+        pad: int | None = None,
+        allowed: Allowed | None = None,
+        tokenizer: object = None,
+    ) -> Tensor: ...
+
+    @torch.no_grad()
+    def probabilities(
+        self,
+        logits: Tensor | Potentials,
+        x: Tensor,
+        questions: Questions,
+        *,
+        joint: bool = False,
+        slots: Slots | None = None,
+        pad: int | None = None,
+        allowed: Allowed | None = None,
+        tokenizer: object = None,
+    ) -> Tensor | dict[str, Tensor]:
+        """How probable the answers to questions are that stand in holes of the text.
+
+        Of all texts that have one of its answers in every question's hole, the shares under the
+        coupled joint, and under the head's rule if it has one; masks elsewhere are summed out.
+        Exact. Where tokens are listed, those of the answers are too.
+
+        Args:
+            logits: the backbone's, [B, L, V]; or `pcflow.Potentials` of the only possible tokens.
+            x: tokens with masks, [B, L].
+            questions: by name the answers to choose from, each a text or its token ids; at most
+                65,536 combinations of them.
+            joint: of all questions together, or of each with the others summed out.
+            slots: where the answers stand, ranges of masked positions; by default the runs of masks
+                of every row, as many as questions, in their order.
+            pad: the token that fills a slot behind an answer that is shorter.
+            allowed: whether answers, by question, may be given together; all may by default.
+            tokenizer: what makes tokens of answers that are texts: one of this package, of
+                `transformers` or `tokenizers`.
+
+        Returns:
+            [B, n, n, ...], an axis for every question in their order, and all add up to one; or by
+            question [B, n]. Not differentiable.
+
+        Raises:
+            ShapeMismatch, TypeMismatch, TokenOutOfRange, LogitsError: see `couple`.
+            AnswerError: if an answer does not fit its slot, or no combination is allowed.
+            SettingError: if slots and questions are not as many, or combinations too many.
+            NoMassError: if no combination is possible in a row.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> head = CircuitHead(pf.compile(pf.hmm(4, 2, pf.Categorical(5))), mask_token_id=5)
+            >>> logits, x = torch.randn(1, 4, 5), torch.tensor([[5, 5, 0, 5]])
+            >>> questions = {"route": [[1, 2], [3, 3]], "urgent": [[1], [2], [4]]}
+            >>> head.probabilities(logits, x, questions, joint=True).shape
+            torch.Size([1, 2, 3])
+            >>> one = lambda answer: answer["route"] == [1, 2] or answer["urgent"] == [4]
+            >>> head.probabilities(logits, x, questions, allowed=one)["urgent"].shape
+            torch.Size([1, 3])
+        """
+        said = self._said(logits, x)
+        asked = Decisions.of(questions, said, slots, pad, allowed, tokenizer)
+        said = asked.listed(said, logits)
+        table = asked.joint(self.law, said, self._coupled(said))
+        return table if joint else asked.apart(table)
 
     def conditional(
         self, logits: Tensor | Potentials, x: Tensor, x0: Tensor, weight: Tensor | None = None
@@ -350,7 +421,7 @@ class CircuitHead(Kept):
         said = self._fitting(said)
         check_generator(generator, self.model.device)
         return draw(
-            self.model,
+            self.law,
             self._coupled(said),
             self.length,
             temperature=temperature,
@@ -470,6 +541,8 @@ class CircuitHead(Kept):
         """Log-probabilities [B, L, V] of all tokens, from those [B, L, k] of what is listed."""
         if said.listed is None:
             return log_q
+        if self.constraint is not None:  # nothing else obeys for certain
+            return Potentials.of(log_q, said.listed).dense(self.vocabulary_size)
         log_m = Marginals.of(logits, x, self.mask_token_id, dtype=log_q.dtype).log_m
         log_q = log_q[..., : said.listed.shape[-1]]  # controls of more values make lists longer
         log_q = log_q + said.log_listed.unsqueeze(-1)
@@ -485,7 +558,7 @@ class CircuitHead(Kept):
             logits,
             x,
             self.mask_token_id,
-            top_k=self.top_k,
+            top_k=self.top_k if self.constraint is None else None,
             dtype=self.model.dtype,
             vocabulary_size=self.vocabulary_size if listed else None,
         )
@@ -503,7 +576,10 @@ class CircuitHead(Kept):
             where = f"on {said.tokens.device}, the circuit on {self.model.device}"
             raise TypeMismatch(f"logits and x are {where}")
         check_tokens("x", said.tokens, self.vocabulary_size)
-        return said.few(self.top_k)
+        few = said.few(self.top_k)
+        if self.constraint is None:
+            return few
+        return widened(few, said, label_of(self.constraint, self.vocabulary_size))
 
     def _filled(self, said: Marginals, x0: Tensor) -> Tensor:
         """The visible tokens, and those of x0 where x is masked."""
@@ -511,31 +587,6 @@ class CircuitHead(Kept):
         tokens = torch.where(said.masked, x0, said.tokens)
         check_tokens("x0", tokens, self.vocabulary_size)
         return tokens
-
-    def _span(self, positions: int | range) -> range:
-        """Neighbouring positions, once the circuit has them."""
-        if not isinstance(positions, range):
-            check_count("positions", positions)
-            positions = range(positions)
-        wanted = "a whole number, or neighbours such as range(2, 5)"
-        SettingError.check("positions", positions, wanted, lambda span: span and span.step == 1)
-        if positions.start < 0 or positions.stop > self.length:
-            raise ShapeMismatch(f"the circuit has {self.length} positions: {positions=}")
-        return positions
-
-    def _circuit_over(self, span: range) -> CompiledCircuit:
-        """The circuit of some positions and of their controls."""
-        made_for = (self.model.circuit, self.model.device, self.model.dtype)
-        kept = self._shorter.get(span)
-        if kept is None or kept[0] != made_for:
-            firsts = [0] if self.modulation is None else [0, self.length]
-            keep = [first + place for first in firsts for place in span]
-            short = compile(marginalize(made_for[0], keep), self.model.device, self.model.dtype)
-            kept = made_for, short
-        others = {other: it for other, it in self._shorter.items() if other != span}
-        last = list(others.items())[1 - KEPT :]
-        self._shorter = dict([*last, (span, kept)])  # never edited: other threads may be reading
-        return kept[1]
 
     def _one_size(self, sizes: tuple[int | None, ...]) -> int:
         """How many categories every one of some variables has."""

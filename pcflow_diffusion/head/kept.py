@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from pcflow import CompiledCircuit, PcflowError, compile, read_juice
+from pcflow import Automaton, CompiledCircuit, PcflowError, compile, read_juice
 from pcflow_diffusion.errors import CheckpointError
 from pcflow_diffusion.head.card import model_card
 from pcflow_diffusion.head.coupling import Coupling
@@ -26,6 +26,7 @@ class Kept(nn.Module):
     model: CompiledCircuit
     coupling: Coupling
     modulation: nn.Module | None
+    constraint: Automaton | None
     mask_token_id: int
     top_k: TopK
     tokenizer: str | None
@@ -36,7 +37,7 @@ class Kept(nn.Module):
         """Write the head to one safetensors file, which is replaced in one step; never a pickle.
 
         In it are the circuit with its present parameters, the coupling with its powers, the mask,
-        `top_k`, the weights of a `Modulation`, and what tells the tokenizer apart.
+        `top_k`, the weights of a `Modulation`, the constraint, and what tells the tokenizer apart.
 
         Args:
             path: where to; its directory must exist.
@@ -55,7 +56,8 @@ class Kept(nn.Module):
             ...     CircuitHead.load(f"{folder}/head.safetensors").top_k
             2
         """
-        write_head(path, self.model, self.coupling, self.modulation, self._settings, dtype)
+        parts = self.model, self.coupling, self.modulation, self.constraint
+        write_head(path, *parts, self._settings, dtype)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: torch.device | str | None = None) -> Self:
@@ -154,6 +156,7 @@ class Kept(nn.Module):
             "coupling": self.coupling,
             "top_k": self.top_k or "all tokens",
             "modulation": "none" if self.modulation is None else "by the backbone",
+            "constraint": self.constraint or "none",
             "training text": training_text,
         }
         folder.mkdir(parents=True, exist_ok=True)

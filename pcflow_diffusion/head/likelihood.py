@@ -8,18 +8,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pcflow import Batch, CompiledCircuit, Evidence
+from pcflow import Batch, CompiledCircuit, Evidence, Given
 from pcflow_diffusion.head.controls import with_tokens
 from pcflow_diffusion.head.coupling import log_potentials_of
 
 
 def log_prob_of(
-    model: CompiledCircuit, coupled: Evidence, tokens: Tensor, asked: Tensor, alone: Tensor
+    model: CompiledCircuit | Given,
+    coupled: Evidence,
+    tokens: Tensor,
+    asked: Tensor,
+    alone: Tensor,
 ) -> Tensor:
     """Log q [B] (nats) of tokens [B, L], where asked.
 
     Args:
-        model: the circuit.
+        model: the circuit, or the circuit given a rule.
         coupled: the evidence that couples it.
         tokens: the visible ones, and those to judge.
         asked: which count, the others being summed out, bool [B, L].

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pcflow import CompiledCircuit, Evidence, SettingError
+from pcflow import CompiledCircuit, Evidence, Given, SettingError
 from pcflow_diffusion.checks import check_choice
 from pcflow_diffusion.errors import GenerationError
 from pcflow_diffusion.head.controls import observed, token_marginals
@@ -71,7 +71,7 @@ def check_order(order: str, temperature: float) -> None:
 
 @torch.no_grad()
 def draw(
-    model: CompiledCircuit,
+    model: CompiledCircuit | Given,
     coupled: Evidence,
     length: int,
     *,
@@ -85,8 +85,9 @@ def draw(
     """Draw missing tokens from the joint that evidence with potentials stands for.
 
     Args:
-        model: the circuit; variables behind its L positions are controls. They are summed out,
-            except in "mpe", which takes the best state of tokens and controls.
+        model: the circuit, or the circuit given a rule; variables behind its L positions are
+            controls. They are summed out, except in "mpe", which takes the best state of tokens and
+            controls.
         coupled: visible tokens and potentials, as couplings make them.
         length: L.
         temperature: not negative; zero takes the most probable tokens.
@@ -132,7 +133,7 @@ def draw(
 
 
 def _state(
-    model: CompiledCircuit,
+    model: CompiledCircuit | Given,
     coupled: Evidence,
     order: Order,
     sharp: Evidence | None,
@@ -147,7 +148,7 @@ def _state(
 
 
 def _one_by_one(
-    model: CompiledCircuit,
+    model: CompiledCircuit | Given,
     coupled: Evidence,
     length: int,
     temperature: float,
@@ -160,9 +161,10 @@ def _one_by_one(
     count = missing.sum(dim=-1) if count is None else count
     tokens, still = values.masked_fill(missing, 0), missing
     rows = torch.arange(len(missing), device=missing.device)
-    known, behind = model.evidence(coupled), model.num_variables - length
+    known = model.evidence(coupled)
     assert known.potentials is not None
-    confidence = (~still).to(model.dtype)
+    behind, dtype = known.values.shape[1] - length, known.potentials.log.dtype
+    confidence = (~still).to(dtype)
     score = torch.zeros_like(confidence)
     for turn in range(int(count.max()) if len(count) else 0):
         now = known.observing(pad(tokens, (0, behind)), pad(~still, (0, behind)))

@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 
 from pcflow import SettingError
 from pcflow_diffusion.backbones import mask_of, read_logits
-from pcflow_diffusion.checks import check_ids, check_rows
+from pcflow_diffusion.checks import check_count, check_rows
 from pcflow_diffusion.decode import guided
 from pcflow_diffusion.errors import BackboneError, GenerationError, ShapeMismatch
 from pcflow_diffusion.head import CircuitHead
@@ -68,12 +68,16 @@ class CircuitLM(nn.Module):
             Then the token at 0 is visible.
         guidance: w of classifier-free guidance, as in LLaDA: logits u + (w + 1) (l - u), where u
             are those of the text with all that was given masked. It doubles the model's calls.
+        gen_length: how many tokens there are to be after the prompt, if the sampler does not show
+            all of them from the first call on. Only a rule asks for it.
         settings: what `CircuitLogits` takes beside: `mode`, `confidence`, `temperature`,
-            `suppress`, `block_length`, `generator`.
+            `suppress`, `block_length`, `generator`, `constraint`: a rule for what comes after the
+            prompt, whose length must be said then.
 
     Raises:
         SettingError, TypeMismatch: if a setting is out of range.
-        GenerationError: if the model has another mask than the head, itself or in its `config`.
+        GenerationError: if the model has another mask than the head, itself or in its `config`; or
+            if there is a rule, and it is not said where the prompt ends.
 
     Examples:
         >>> import pcflow as pf
@@ -90,6 +94,7 @@ class CircuitLM(nn.Module):
         prompt_length: int | Sequence[int] | None = None,
         right_shift: bool = False,
         guidance: float = 0.0,
+        gen_length: int | None = None,
         **settings: Any,
     ) -> None:
         """Check every setting."""
@@ -97,9 +102,15 @@ class CircuitLM(nn.Module):
         if not callable(model):
             raise BackboneError(f"a model maps tokens to logits, got {type(model).__name__}")
         SettingError.check("guidance", guidance, "finite and not negative", lambda w: 0 <= w < inf)
-        self.model, self.head, self.joint = model, head, CircuitLogits(head, **settings)
-        self.right_shift, self.guidance = right_shift, guidance
-        self.prompt_length = _lengths(prompt_length)
+        self.model, self.head, self.right_shift, self.guidance = model, head, right_shift, guidance
+        self.joint = CircuitLogits(head, **settings, prompt_length=prompt_length)
+        lengths = self.joint.lengths
+        self.prompt_length = torch.tensor(lengths).unsqueeze(-1) if lengths else None
+        self.gen_length = gen_length
+        if self.joint.constraint is not None and not lengths:
+            raise GenerationError("a rule is about what comes after a prompt: say prompt_length")
+        if gen_length is not None:
+            check_count("gen_length", gen_length)
         if (mask := mask_of(model)) is not None:
             self.joint.check_mask(mask)
         self._text: _Text | None = None
@@ -161,6 +172,7 @@ class CircuitLM(nn.Module):
             left=left,
             wanted=self._block(input_ids) if past is None else None,
             attended=attended,
+            right=self._right(left, input_ids),
         )
         if self.right_shift:
             found = torch.cat([found[:, 1:], raw[:, -1:].to(found.dtype)], dim=1)
@@ -210,15 +222,41 @@ class CircuitLM(nn.Module):
 
     def _left(self, x: Tensor, past: Any, said: dict[str, Any]) -> Tensor:
         """Visible tokens [B, C] before those of a call with a cache, as far as they are known."""
-        if past is None or self._text is None or len(self._text.tokens) != len(x):
+        if past is None:
             return x[:, :0]
+        if self._text is None or len(self._text.tokens) != len(x):
+            return self._unknown(x)
         text, mask = self._text.tokens, self.head.mask_token_id
         start = place(said.get("replace_position"), length_of(past), text, x, mask)
         before, there = text[:, :start], text[:, start : start + x.shape[1]]
         here = x[:, : there.shape[1]]
         agree = (there == here) | (there == mask) | (here == mask)
         gap = before.shape[1] < start or bool((before == mask).any())
-        return x[:, :0] if gap or not bool(agree.all()) else before[:, -self.head.length :]
+        if gap or not bool(agree.all()):
+            return self._unknown(x)
+        return before if self.joint.constraint else before[:, -self.head.length :]
+
+    def _unknown(self, x: Tensor) -> Tensor:
+        """Nothing before the tokens of a call, of which something is not known.
+
+        Raises:
+            GenerationError: if a rule asks for it.
+        """
+        if self.joint.constraint:
+            raise GenerationError("a rule needs all that is before a block, which is not known")
+        return x[:, :0]
+
+    def _right(self, left: Tensor, x: Tensor) -> Tensor | None:
+        """Tokens and masks [B, C'] behind those of a call and all before it, if a rule asks."""
+        if not self.joint.constraint:
+            return None
+        assert self._text is not None and self.prompt_length is not None
+        known = self._text.tokens[:, left.shape[1] + x.shape[1] :]
+        if self.gen_length is None:
+            return known
+        whole = int(self.prompt_length.max()) + self.gen_length
+        more = max(0, whole - left.shape[1] - x.shape[1] - known.shape[1])
+        return pad(known, (0, more), value=self.head.mask_token_id)
 
     def _follow(self, x: Tensor, past: Any) -> None:
         """Remember what a call is about.
@@ -259,13 +297,3 @@ class CircuitLM(nn.Module):
                 "the sampler guides: it would mix two draws. Switch its guidance off and take "
                 "CircuitLM(..., guidance=w), which acts before the circuit"
             )
-
-
-def _lengths(given: int | Sequence[int] | None) -> Tensor | None:
-    """How many tokens are given, [B, 1] or [1, 1]."""
-    if given is None:
-        return None
-    lengths = check_ids("prompt_length", [given] if isinstance(given, int) else given)
-    wanted = "one number for every row, or for all"
-    SettingError.check("prompt_length", lengths, wanted, lambda _: min(lengths) >= 0)
-    return torch.tensor(lengths).unsqueeze(-1)

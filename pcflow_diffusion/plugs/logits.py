@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pcflow import NoMassError, SettingError
+from pcflow import Automaton, NoMassError, SettingError
 from pcflow_diffusion.checks import (
     check_choice,
     check_count,
@@ -25,9 +25,10 @@ from pcflow_diffusion.checks import (
     check_logits,
     check_rows,
 )
-from pcflow_diffusion.decode import Decoding, Look, looks
+from pcflow_diffusion.decode import Course, Decoding, Look, Passage, constraint_of, looks, turns
 from pcflow_diffusion.errors import GenerationError, LogitsError, ShapeMismatch
 from pcflow_diffusion.head import CircuitHead, Draw, without
+from pcflow_diffusion.plugs.ruled import lengths_of_prompts, outside, rule_of
 
 Mode = Literal["drawn", "marginal"]
 T = TypeVar("T")
@@ -69,10 +70,17 @@ class CircuitLogits:
         block_length: of the sampler: masks so far from the first one in a row are not drawn, and
             their logits are all zero. All masks are drawn by default.
         generator: source of randomness; torch's global one by default.
+        constraint: a rule that texts obey, or one for every row, as in `Decoding`; the head's by
+            default. Needs calls that show all of the text, and a sampler that takes no other
+            tokens than the best ones.
+        prompt_length: how many tokens of a row are given, or of every row [B], which no rule is
+            about; zero by default.
 
     Raises:
         SettingError: if a setting is out of range.
-        TypeMismatch: if `head` is none, or an id no whole number.
+        TypeMismatch: if `head` is none, or an id no whole number, or a constraint no rule.
+        GenerationError: if marginals are wanted under a rule, which draws from them do not obey; or
+            if the head has a rule, too.
 
     Examples:
         >>> import pcflow as pf
@@ -89,6 +97,8 @@ class CircuitLogits:
     suppress: Sequence[int] = ()
     block_length: int | None = None
     generator: torch.Generator | None = None
+    constraint: Automaton | Sequence[Automaton] | None = None
+    prompt_length: int | Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         """Check every setting."""
@@ -101,6 +111,15 @@ class CircuitLogits:
         object.__setattr__(self, "suppress", check_ids("suppress", self.suppress))
         if self.block_length is not None:
             check_count("block_length", self.block_length)
+        _ = self.lengths  # which refuses what is none
+        object.__setattr__(self, "constraint", rule_of(self.head, self.constraint))
+        if self.constraint is not None and self.mode == "marginal":
+            raise GenerationError('draws from marginals obey no rule: take mode="drawn"')
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Of the prompts, if they are said."""
+        return lengths_of_prompts(self.prompt_length) or ()
 
     @torch.no_grad()
     def __call__(
@@ -111,6 +130,7 @@ class CircuitLogits:
         left: Tensor | None = None,
         wanted: Tensor | None = None,
         attended: Tensor | None = None,
+        right: Tensor | None = None,
     ) -> Tensor:
         """Logits [B, N, V] in at least single precision; the backbone's where tokens are visible.
 
@@ -120,10 +140,13 @@ class CircuitLogits:
             left: visible tokens that come before them, [B, C].
             wanted: which masks the sampler may commit, bool [B, N], in place of `block_length`.
             attended: which of `left` and `x` are no padding, bool [B, C + N]; all by default.
+            right: tokens and masks that come after them, [B, C'], which only a rule asks for. Then
+                `left` must be all there is.
 
         Raises:
             ShapeMismatch, TypeMismatch, TokenOutOfRange, LogitsError: see `CircuitHead.couple`.
-            NoMassError: if the backbone allows of nothing that the circuit does.
+            NoMassError: if the backbone allows of nothing that circuit and rule do.
+            EmptyLanguage: if no text obeys.
         """
         check_rows("x", x)
         check_logits("logits", logits, x)
@@ -137,10 +160,25 @@ class CircuitLogits:
         logits, x = pad(logits, (0, 0, before, 0)), torch.cat([left, x], dim=1)
         if attended is not None:
             attended = check_flags("attended", attended, x)
+        course = self._course(x, right, attended)
         try:
-            return self._decided(logits, x, pad(wanted, (before, 0)), attended)[:, before:]
+            return self._decided(logits, x, pad(wanted, (before, 0)), attended, course)[:, before:]
         except LogitsError as error:
             raise LogitsError(error.row, error.position - before, error.reason) from None
+
+    def _course(self, x: Tensor, right: Tensor | None, attended: Tensor | None) -> Course | None:
+        """Which rules texts [B, C + N] are under, whose last tokens stand on the right."""
+        if self.constraint is None:
+            return None
+        size, mask = self.head.vocabulary_size, self.head.mask_token_id
+        rules = constraint_of(self.constraint, len(x), size, (mask, *self.suppress), None)
+        beyond = x[:, :0] if right is None else right
+        check_rows("right", beyond)
+        idle = outside(self.lengths, x, beyond, attended)
+        text = torch.cat([x, beyond], dim=1)
+        course = rules.course(torch.arange(len(x)), text, text == mask, idle)
+        course.check()
+        return course
 
     def near(self, masked: Tensor) -> Tensor:
         """The masks [B, N] that are less than a block from the first one."""
@@ -170,7 +208,12 @@ class CircuitLogits:
             raise GenerationError(f"the mask is {mask_token_id}, that of the head {own}")
 
     def _decided(
-        self, logits: Tensor, x: Tensor, wanted: Tensor, attended: Tensor | None
+        self,
+        logits: Tensor,
+        x: Tensor,
+        wanted: Tensor,
+        attended: Tensor | None,
+        course: Course | None,
     ) -> Tensor:
         """Logits [B, N, V], decided where wanted and zero at other masks."""
         masked, vocabulary = x == self.head.mask_token_id, logits.shape[-1]
@@ -178,10 +221,16 @@ class CircuitLogits:
         visible = ~masked & ~strange if attended is None else ~masked & ~strange & attended
         dtype = torch.promote_types(logits.dtype, torch.float32)
         found = logits.to(dtype).masked_fill((masked & ~wanted).unsqueeze(-1), 0.0)
-        text = ~strange & _between(wanted | visible)
-        seen = looks(wanted, visible, text, self.head.length, shown=SHOWN)
+        text, passage = ~strange & _between(wanted | visible), None
+        drawn = [wanted]
+        if course is not None:
+            passage = course.passage(0, x.shape[1])
+            before = wanted.flip(-1).cumsum(dim=-1).flip(-1) > 0
+            drawn = [*turns(masked & before, text)]
+        width = self.head.length
+        seen = (look for part in drawn for look in looks(part, visible, text, width, shown=SHOWN))
         if self.mode == "drawn":
-            tokens, sure = self._drawn(logits, x, seen)
+            tokens, sure = self._drawn(logits, x, seen, passage)
             found[wanted] = drawn_logits(tokens[wanted], sure[wanted], vocabulary).to(dtype)
             return found
         for look in seen:
@@ -189,25 +238,38 @@ class CircuitLogits:
             found[where] = self._marginals(look, logits, x)[look.decided].to(dtype)
         return found
 
-    def _drawn(self, logits: Tensor, x: Tensor, seen: Iterable[Look]) -> tuple[Tensor, Tensor]:
+    def _drawn(
+        self, logits: Tensor, x: Tensor, seen: Iterable[Look], passage: Passage | None
+    ) -> tuple[Tensor, Tensor]:
         """Tokens [B, N] drawn window by window, and how sure of each the joint was [B, N].
 
         A token that was drawn given one that is only drawn is no surer than that.
         """
         sure = torch.ones_like(x, dtype=self.head.model.dtype)
-        for look in seen:
-            where, before = (look.rows, look.places), sure[look.rows, look.before]  # [R, 1]
-            draw = self._asked(look, logits[where], x[where], self._sampled)
-            confidence = before * draw.confidence if self.confidence else torch.ones_like(before)
-            sure = sure.index_put(where, torch.where(look.decided, confidence, sure[where]))
-            tokens = draw.tokens.to(x.dtype)
-            x = x.index_put(where, torch.where(look.decided, tokens, x[where]))
+        masked = x == self.head.mask_token_id
+        for every in seen:
+            for look, head in self._heads(every, x, masked, passage):
+                where, before = (look.rows, look.places), sure[look.rows, look.before]  # [R, 1]
+                draw = self._asked(head, look, logits[where], x[where], self._sampled)
+                own = before * draw.confidence if self.confidence else torch.ones_like(before)
+                sure = sure.index_put(where, torch.where(look.decided, own, sure[where]))
+                tokens = draw.tokens.to(x.dtype)
+                x = x.index_put(where, torch.where(look.decided, tokens, x[where]))
+                masked = masked.index_put(where, masked[where] & ~look.decided)
         return x, sure
+
+    def _heads(
+        self, look: Look, x: Tensor, masked: Tensor, passage: Passage | None
+    ) -> Iterable[tuple[Look, CircuitHead]]:
+        """Windows that are drawn together, and by whom."""
+        head = self.head.over(look.places.shape[1])
+        return [(look, head)] if passage is None else passage.heads(head, look, x, masked)
 
     def _marginals(self, look: Look, logits: Tensor, x: Tensor) -> Tensor:
         """Log-marginals [R, W, V] in windows."""
         where = look.rows, look.places
-        log_q = self._asked(look, logits[where], x[where], CircuitHead.__call__)
+        head = self.head.over(look.places.shape[1])
+        log_q = self._asked(head, look, logits[where], x[where], CircuitHead.__call__)
         return pad(log_q, (0, logits.shape[-1] - log_q.shape[-1]), value=-inf)
 
     def _sampled(self, head: CircuitHead, logits: Tensor, x: Tensor) -> Draw:
@@ -219,20 +281,28 @@ class CircuitLogits:
         return draw if order == "joint" else replace(draw, confidence=_together(draw))
 
     def _asked(
-        self, look: Look, logits: Tensor, x: Tensor, ask: Callable[[CircuitHead, Tensor, Tensor], T]
+        self,
+        head: CircuitHead,
+        look: Look,
+        logits: Tensor,
+        x: Tensor,
+        ask: Callable[[CircuitHead, Tensor, Tensor], T],
     ) -> T:
-        """What a head says of windows [R, W]; of the masks alone where it holds them impossible."""
-        head, logits = self.head.over(x.shape[1]), self._known(logits)
+        """What a head says of windows [R, W]; of the masks alone where it holds them impossible.
+
+        Not under a rule, of which visible tokens decide what may stand beside them.
+        """
+        logits = self._known(logits)
         try:
             return ask(head, logits, x)
         except NoMassError as error:
             hidden = torch.zeros_like(x, dtype=torch.bool)
             hidden[list(error.rows)] = x[list(error.rows)] != head.mask_token_id
-            if not bool(hidden.any()):
+            if not bool(hidden.any()) or head.constraint is not None:
                 rows = look.rows[list(error.rows), 0].tolist()
                 raise NoMassError(rows, "a window of the circuit") from error
             logits = logits.masked_fill(hidden.unsqueeze(-1), 0.0)
-            return self._asked(look, logits, x.masked_fill(hidden, head.mask_token_id), ask)
+            return self._asked(head, look, logits, x.masked_fill(hidden, head.mask_token_id), ask)
         except LogitsError as error:
             row, place = look.rows[error.row, 0], look.places[error.row, error.position]
             raise LogitsError(int(row), int(place), error.reason) from None

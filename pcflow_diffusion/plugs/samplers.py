@@ -19,6 +19,8 @@ from pcflow_diffusion.errors import GenerationError, TypeMismatch
 from pcflow_diffusion.head import CircuitHead
 from pcflow_diffusion.plugs.logits import CircuitLogits
 
+BLOCKS = "sees a block without what is before and behind it, so it obeys no rule: take CircuitLM"
+
 
 def dream_hook(head: CircuitHead, **settings: Any) -> Callable[[Any, Tensor, Tensor], Tensor]:
     """For Dream: `generation_logits_hook_func` of `diffusion_generate`, at temperature 0.
@@ -63,7 +65,7 @@ def circuit_scheduler(head: CircuitHead, scheduler: Any, **settings: Any) -> Any
         which goes into `settings`, and without a mask.
     """
     _check_has("scheduler", scheduler, "step")
-    joint, made = CircuitLogits(head, **settings), copy(scheduler)
+    joint, made = _of_blocks(head, settings), copy(scheduler)
     step = made.step
 
     def drawn(model_output: Tensor, timestep: Any, sample: Tensor, **given: Any) -> Any:
@@ -114,7 +116,7 @@ def circuit_transfer_index(
         A function that is called alike, and raises `GenerationError` at a temperature above zero.
     """
     _check_has("get_transfer_index", get_transfer_index, "__call__")
-    joint = CircuitLogits(head, **settings)
+    joint = _of_blocks(head, settings)
 
     def transfer(
         logits: Tensor,
@@ -155,8 +157,10 @@ def circuit_decoder(head: CircuitHead, decoder: Any, **settings: Any) -> Any:
     def drawn(
         logits: Tensor, block_start: int, block_end: int, x: Any, *rest: Any, **named: Any
     ) -> Any:
-        left = x[:, max(0, block_start - head.length) : block_start]
-        new = joint(logits, x[:, block_start:block_end], left=left)
+        ruled = joint.constraint is not None
+        left = x[:, 0 if ruled else max(0, block_start - head.length) : block_start]
+        right = x[:, block_end:] if ruled else None
+        new = joint(logits, x[:, block_start:block_end], left=left, right=right)
         return decode(new, block_start, block_end, x, *rest, **named)
 
     made.decode = drawn
@@ -176,7 +180,7 @@ def circuit_algorithm(head: CircuitHead, algorithm: type, **settings: Any) -> ty
         "Circuit".
     """
     _check_has("algorithm", algorithm, "step", "__mro__")
-    joint = CircuitLogits(head, **settings)
+    joint = _of_blocks(head, settings)
 
     def step(self: Any, forward_batch: Any, logits_output: Any, states: Any) -> Any:
         joint.check_mask(self.mask_id)
@@ -227,7 +231,7 @@ def circuit_policy(head: CircuitHead, policy: Any, **settings: Any) -> Any:
         settings: what `CircuitLogits` takes.
     """
     _check_has("policy", policy, "apply")
-    return _Policy(CircuitLogits(head, **settings), policy)
+    return _Policy(_of_blocks(head, settings), policy)
 
 
 def circuit_remask(
@@ -244,13 +248,25 @@ def circuit_remask(
         A function that is called alike.
     """
     _check_has("batched_remask", batched_remask, "__call__")
-    joint = CircuitLogits(head, **settings)
+    joint = _of_blocks(head, settings)
 
     def remask(logits: Tensor, input_draft: Tensor, mask_token_id: int, threshold: float) -> Any:
         joint.check_mask(mask_token_id)
         return batched_remask(joint(logits, input_draft), input_draft, mask_token_id, threshold)
 
     return remask
+
+
+def _of_blocks(head: CircuitHead, settings: Mapping[str, Any]) -> CircuitLogits:
+    """Logits of a sampler that shows blocks alone.
+
+    Raises:
+        GenerationError: if they are to obey a rule.
+    """
+    joint = CircuitLogits(head, **settings)
+    if joint.constraint is not None:
+        raise GenerationError(f"the sampler {BLOCKS}")
+    return joint
 
 
 def _check_has(name: str, theirs: object, *attributes: str) -> None:

@@ -63,6 +63,12 @@ def run(given: argparse.Namespace) -> int:
     """The steps, one after the other."""
     work = TextRun(given)
     work.begin()
+    with work.alone():
+        return _work(work, given)
+
+
+def _work(work: TextRun, given: argparse.Namespace) -> int:
+    """What no other run may do at the same time."""
     work.tell_plan()
     if given.plan:
         return 0
@@ -112,6 +118,12 @@ def _add_text(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--encoding", default="utf-8", help="of all files (%(default)s)")
     parser.add_argument(
         "--validation", type=float, default=0.05, help="share of documents held out (%(default)s)"
+    )
+    parser.add_argument(
+        "--end-of-text",
+        metavar="TOKEN",
+        help="that stands behind every document (default: the eos_token of the tokenizer, if it "
+        'names one); "" for none',
     )
     parser.add_argument("--tokens", type=Path, help="folder to keep tokens in (tokens/ by --out)")
     parser.add_argument("--vocabulary-size", type=_count, help="V, where no config.json says it")

@@ -23,6 +23,7 @@ LEARNED = re.compile(r"train:(\d{1,9})")
 SAMPLE = 1 << 14  # documents that subwords are learned from, at most 270 million characters
 FEWEST = 5  # a character that occurs less often is unknown
 FILE = "tokenizer.json"
+UNKNOWN = "\ufffd"
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,28 @@ class Encoder:
         vocabulary_size: V, how many tokens a model of them has.
         mask_token_id: which of them is the mask; V if none is.
         fingerprint: see `pcflow_diffusion.fingerprint`.
+        end_of_text: the token that stands behind a document, as text; empty if none is known.
     """
 
     encode: Encode
     vocabulary_size: int
     mask_token_id: int
     fingerprint: str
+    end_of_text: str = ""
+
+    def check_end(self, end: str) -> None:
+        """Refuse what is not one token.
+
+        Raises:
+            TextError: if it is several, or unknown.
+
+        Examples:
+            >>> letters = Encoder(lambda texts: [[ord(c) for c in t] for t in texts], 128, 128, "")
+            >>> letters.check_end("z")
+        """
+        ids, unknown = self.encode([end, UNKNOWN])
+        if len(ids) != 1 or list(ids) == list(unknown):
+            raise TextError(f"{end!r} is no token of the tokenizer, so it ends no text")
 
 
 def encoder_of(tokenizer: PretrainedTokenizer) -> Encoder:
@@ -49,6 +66,7 @@ def encoder_of(tokenizer: PretrainedTokenizer) -> Encoder:
         tokenizer.vocabulary_size,
         tokenizer.mask_token_id,
         fingerprint(tokenizer),
+        getattr(tokenizer.tokenizer, "eos_token", None) or "",
     )
 
 
@@ -88,7 +106,7 @@ def _characters(texts: Iterable[str]) -> str:
     for text in texts:
         counts.update(text)
     frequent = {c for c, n in counts.items() if n >= FEWEST}
-    return json.dumps({CHARACTERS: "".join(sorted(frequent | {"\ufffd"}))})
+    return json.dumps({CHARACTERS: "".join(sorted(frequent | {UNKNOWN}))})
 
 
 def _of_characters(path: Path) -> Encoder:
@@ -97,7 +115,7 @@ def _of_characters(path: Path) -> Encoder:
     except (LookupError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} lists no characters ({error}); remove it") from error
     ids = {character: number for number, character in enumerate(known.characters)}
-    unknown = ids["\ufffd"]
+    unknown = ids[UNKNOWN]
     return Encoder(
         lambda texts: [[ids.get(character, unknown) for character in text] for text in texts],
         known.vocabulary_size,
@@ -131,13 +149,15 @@ def _of_file(path: Path) -> Encoder:
         raise CheckpointError(f"{file} is no tokenizer of `tokenizers` ({error})") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    size, mask = _sizes(file.parent, tokenizer.get_vocab())
+    known = tokenizer.get_vocab()
+    size, mask = _sizes(file.parent, known)
+    end = _token(file.parent, "eos_token")
 
     def encode(texts: list[str]) -> list[list[int]]:
         found = tokenizer.encode_batch(texts, add_special_tokens=False)
         return [encoding.ids for encoding in found]
 
-    return Encoder(encode, size, mask, fingerprint(tokenizer))
+    return Encoder(encode, size, mask, fingerprint(tokenizer), end if end in known else "")
 
 
 def _sizes(folder: Path, known: dict[str, int]) -> tuple[int, int]:
@@ -145,14 +165,18 @@ def _sizes(folder: Path, known: dict[str, int]) -> tuple[int, int]:
 
     A model may have logits for more ids than its tokenizer has tokens.
     """
-    model, about = _told(folder / "config.json"), _told(folder / "tokenizer_config.json")
+    model = _told(folder / "config.json")
     size = max(max(known.values()) + 1, int(model.get("vocab_size") or 0))
-    token = about.get("mask_token")
-    token = token.get("content") if isinstance(token, dict) else token
     mask = model.get("mask_token_id")
-    if mask is None and token is not None:
-        mask = known.get(token)
+    mask = known.get(_token(folder, "mask_token")) if mask is None else mask
     return size, size if mask is None else int(mask)
+
+
+def _token(folder: Path, name: str) -> str:
+    """What the file beside a tokenizer calls a special token; empty if it has none."""
+    token = _told(folder / "tokenizer_config.json").get(name)
+    found = token.get("content") if isinstance(token, dict) else token
+    return found if isinstance(found, str) else ""
 
 
 def _told(path: Path) -> dict[str, Any]:

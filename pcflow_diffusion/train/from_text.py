@@ -8,6 +8,8 @@ import json
 import os
 import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +26,7 @@ from pcflow_diffusion.train.baselines import circuit_nats, token_nats
 from pcflow_diffusion.train.chain import LEARNER, text_chain
 from pcflow_diffusion.train.conditional import fit_conditional
 from pcflow_diffusion.train.encoders import Encoder, encoder_of, is_learned, open_encoder
+from pcflow_diffusion.train.lock import locked
 from pcflow_diffusion.train.plan import Plan, Settings, keep_plan, kept_plan, make_plan
 from pcflow_diffusion.train.report import USE, Files, Nats, News, clock, draw, table
 from pcflow_diffusion.train.stored import StoredLogits
@@ -62,6 +65,14 @@ class TextRun:
             wrong = f"{out} is there, and no {plan.name} of it: something else would be lost"
             raise CheckpointError(f"{wrong}; give another --out, or remove it")
         out.parent.mkdir(parents=True, exist_ok=True)
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Keep other runs from the files of the head; the first process does so for its team.
+
+        Raises:
+            AlreadyRunning: if one is at work on them.
+        """
+        return locked(self.files["lock"]) if self.first else nullcontext()
 
     def say(self, line: str = "") -> None:
         """Print, in the first process."""
@@ -108,6 +119,19 @@ class TextRun:
             self.wait()
         return found
 
+    @cached_property
+    def end_of_text(self) -> str:
+        """What stands behind every document, as text; empty if nothing does.
+
+        Raises:
+            TextError: if that is no token.
+        """
+        asked = self.given.end_of_text
+        end = self.encoder.end_of_text if asked is None else asked
+        if end:
+            self.encoder.check_end(end)
+        return end
+
     @property
     def sizes(self) -> tuple[int, int]:
         """V and the mask: what the command line says, the backbone, or the tokenizer."""
@@ -124,13 +148,14 @@ class TextRun:
         size, _ = self.sizes
         validation = self.given.validation
         told = [self.texts.told, self.given.field, self.given.encoding, validation, size]
+        told += [self.end_of_text] if self.end_of_text else []
         key = hashlib.sha256(json.dumps([*told, self.encoder.fingerprint]).encode()).hexdigest()
         folder = self.given.tokens or self.given.out.parent / "tokens"
         path = Path(folder) / key[:16]
         if self.first and not path.exists():
-            encode = self.encoder.encode
+            encode, texts = self.encoder.encode, replace(self.texts, end=self.end_of_text)
             try:
-                TokenStore.write(path, self.texts, encode, size, validation=validation, told=key)
+                TokenStore.write(path, texts, encode, size, validation=validation, told=key)
             except OSError:
                 if not path.exists():  # or else another run came first
                     raise
@@ -212,7 +237,8 @@ class TextRun:
         memory = "unknown" if plan.memory is None else f"{plan.memory / 2**20:,.0f} MiB at the most"
         processes = "" if self.team.size == 1 else f", {self.team.size} processes"
         self.say(f"text      {len(store.tokens):,} tokens, V = {store.vocabulary_size:,}")
-        self.say(f"          {documents:,} documents, of which {held_out:,} are held out")
+        ends = f", each ended by {self.end_of_text}" if self.end_of_text else ""
+        self.say(f"          {documents:,} documents{ends}, of which {held_out:,} are held out")
         self.say(f"circuit   {given.states} states, {given.length} tokens, {count:,} parameters")
         self.say(f"memory    {memory}, on {self.device}{processes}")
         self.say(f"a step    {given.batch_size} windows in {plan.step_seconds:.3g} s")
@@ -225,13 +251,21 @@ class TextRun:
         Raises:
             KeyboardInterrupt: if it is interrupted; the circuit has its best parameters then.
         """
-        given, plan = self.given, self.plan
         rows = torch.arange(len(self.held_out))
         tokens = int((self.held_out.tokens_of(rows) >= 0).sum())
         all_tokens = int(self.store.counts.sum())
         means = (all_tokens / len(self.train), tokens / len(self.held_out))
-        self.news = News(plan, means, told=self.first)
-        result = pf.fit(
+        result = pf.FitResult()
+        while self.news is None or self.news.plan is not self.plan:  # it was made shorter
+            self.news = News(self.plan, means, told=self.first)
+            result = self._fit(self.plan)
+            self.wait()  # for the checkpoint
+        self.news.take_up(result)  # of a run that was over, nothing was told
+
+    def _fit(self, plan: Plan) -> pf.FitResult:
+        """Learn by a plan, from where the checkpoint is."""
+        given = self.given
+        return pf.fit(
             self.model,
             self.train,
             LEARNER,
@@ -241,11 +275,28 @@ class TextRun:
             patience=max(10, 2 * plan.per_epoch, plan.parts // PATIENCE),
             checkpoint=self.files["checkpoint"],
             checkpoint_seconds=60 * given.checkpoint_minutes,
-            after_epoch=self.news,
+            after_epoch=self._is_to_be_shorter,
             distributed=self.team.together,
             generator=torch.Generator().manual_seed(given.seed),
         )
-        self.news.take_up(result)  # of a run that was over, nothing was told
+
+    def _is_to_be_shorter(self, result: pf.FitResult) -> bool:
+        """Tell the news; if the end would be late, make a shorter plan, from which to go on."""
+        assert self.news is not None
+        self.news(result)
+        if self.given.epochs is not None:
+            return False
+        found = self.news.shorter()
+        numbers = torch.tensor([found.parts, found.part_seconds], dtype=torch.float64)
+        self.team.follow_first([numbers])  # all go by one clock
+        parts, seconds = numbers.tolist()
+        if int(parts) == self.plan.parts:
+            return False
+        self.plan = replace(self.plan, parts=int(parts), part_seconds=seconds)
+        if self.first:
+            keep_plan(self.files["plan.json"], self.settings, self.plan)
+        self.say(f"slower than planned: {self.plan.parts} parts, {self.plan.epochs:.3g} epochs")
+        return True
 
     @cached_property
     def head(self) -> CircuitHead:

@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -21,6 +21,12 @@ from pcflow_diffusion.errors import CheckpointError
 from pcflow_diffusion.train.windows import Windows
 
 MOST_EPOCHS = 100
+SLOWER = 1.25
+"""A part that takes so many times as long as planned is one of too many."""
+
+WARM = 3
+"""Parts until it is known how long one takes."""
+
 Settings = dict[str, object]
 
 
@@ -51,6 +57,26 @@ class Plan:
     def minutes(self) -> float:
         """How long all of it takes."""
         return self.parts * self.part_seconds / 60
+
+    def kept_to(self, begun: int, done: int, seconds: float) -> Plan:
+        """A plan with the same end, if parts take much longer than was planned; or this one.
+
+        Args:
+            begun: how many parts were done when the clock was started.
+            done: how many are done.
+            seconds: what the clock says.
+
+        Examples:
+            >>> plan = Plan(100, per_epoch=10, part_seconds=1.0, step_seconds=0.1, memory=None)
+            >>> plan.kept_to(0, 10, seconds=12.0).parts, plan.kept_to(0, 10, seconds=40.0).parts
+            (100, 25)
+        """
+        each = seconds / (done - begun)
+        if done - begun < WARM or each < SLOWER * self.part_seconds:
+            return self
+        left = (self.parts - begun) * self.part_seconds - seconds
+        parts = done + max(1, round(left / each))
+        return replace(self, parts=parts, part_seconds=each) if parts < self.parts else self
 
 
 def make_plan(

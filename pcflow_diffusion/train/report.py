@@ -70,6 +70,11 @@ class News:
         if self.told and not sys.stderr.isatty() and self._is_end(done):
             print(self._line(done), flush=True)
 
+    def shorter(self) -> Plan:
+        """The plan, or a shorter one if parts take longer than it says."""
+        assert self.begun is not None
+        return self.plan.kept_to(self.begun, len(self.train), time.monotonic() - self.started)
+
     def _is_end(self, done: int) -> bool:
         """Whether an epoch of the text ends with that part, or all of it."""
         return done % self.plan.per_epoch == 0 or done == self.plan.parts

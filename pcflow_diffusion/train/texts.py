@@ -36,6 +36,7 @@ class Texts:
             that are called .txt, .md or .jsonl, or .gz after that; hidden ones are not.
         field: of the objects in a .jsonl file, which has the text.
         encoding: of all files.
+        end: what stands behind every document, such as the text of a token that ends one.
 
     Raises:
         TextError: if there is no such file or folder, no text in it, or no such encoding.
@@ -51,6 +52,7 @@ class Texts:
     paths: Sequence[str | Path]
     field: str = "text"
     encoding: str = "utf-8"
+    end: str = ""
 
     def __post_init__(self) -> None:
         """Look whether there is anything to read."""
@@ -83,7 +85,8 @@ class Texts:
         """
         for file in self.files:
             for document in self._documents(file):
-                yield from (piece for piece in _pieces(document) if piece.strip())
+                pieces = (piece for piece in _pieces(document) if piece.strip())
+                yield from _ended(pieces, self.end)
 
     def _documents(self, file: Path) -> Iterator[Iterable[str]]:
         """Each as the chunks in which it is read."""
@@ -174,6 +177,17 @@ def _pieces(chunks: Iterable[str]) -> Iterator[str]:
             start = stop
         rest = rest[start:]
     yield rest
+
+
+def _ended(pieces: Iterable[str], end: str) -> Iterator[str]:
+    """The same, with something behind the last one."""
+    last: str | None = None
+    for piece in pieces:
+        if last is not None:
+            yield last
+        last = piece
+    if last is not None:
+        yield last + end
 
 
 def _cut(text: str, start: int, stop: int) -> int:

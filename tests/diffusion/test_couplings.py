@@ -114,9 +114,8 @@ class Case:
         if coupling.pool != (1.0, 0.0):
             a_, b_ = coupling.pool
             target = a_ * log_m + (b_ * log_r if b_ else 0.0)
-        listed = torch.zeros_like(log_m).masked_fill(log_m == -torch.inf, -torch.inf)
-        start = pf.Evidence(self.visible.values, self.masked, listed)
-        found = self.model.project(start, target, coupling.sweeps).log_potentials
+        visible = pf.Evidence(self.visible.values, self.masked)
+        found = self.model.project(visible, target, coupling.sweeps).log_potentials
         assert found is not None
         return found
 

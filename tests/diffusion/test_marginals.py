@@ -26,7 +26,7 @@ from pcflow_diffusion import (
 )
 from pcflow_diffusion.decode import drawing
 from pcflow_diffusion.errors import LogitsError, ShapeMismatch, TypeMismatch
-from pcflow_diffusion.head import Draw
+from pcflow_diffusion.head import Draw, marginals
 
 B, L, V = 3, 4, 60
 SEEDS = st.integers(0, 10**6)
@@ -101,6 +101,23 @@ def test_what_follows_from_it(seed: int, k: int | None, temperature: float) -> N
     some = said.at(rows, places)
     assert torch.equal(some.tokens, said.tokens[rows, places])
     assert torch.equal(spread(some), spread(said)[rows, places])
+
+
+@given(SEEDS, st.sampled_from([0.3, 0.8, 1.0]), st.sampled_from([0.01, 1.0, 4.0]))
+def test_of_many_tokens_no_more_are_sorted_than_hold_the_mass(
+    seed: int, p: float, sharpness: float
+) -> None:
+    case = Case(seed, 64, 64)
+    said = Marginals.of(sharpness * case.logits, case.x, 64)
+    masked, wanted = said.masked, spread(said.top_p(p))
+    held = said.log_m.exp().sort(dim=-1, descending=True).values.cumsum(dim=-1)[masked]
+    enough = [k for k in (2, 16) if bool((held[:, k - 1] >= p).all())]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(marginals, "LARGE", 64)
+        patch.setattr(marginals, "MOST", 2)
+        few = said.top_p(p)
+    torch.testing.assert_close(spread(few)[masked].exp(), wanted[masked].exp())
+    assert few.log_m.shape[-1] == [*enough, 64][0]
 
 
 def test_suppressed_tokens_are_impossible_listed_or_not() -> None:

@@ -44,6 +44,23 @@ def test_pieces_are_the_document_however_it_is_read(text: str, chunk: int, piece
         assert found == list(texts._pieces([text]))
 
 
+@given(st.lists(WORDS, min_size=1, max_size=4), st.integers(2, 20), st.booleans())
+def test_what_ends_a_document_stands_behind_it_once(
+    documents: list[str], piece: int, lines: bool
+) -> None:
+    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
+        patch.setattr(texts, "PIECE", piece)
+        files = [Path(folder, f"{n}.jsonl") for n in range(len(documents))]
+        if lines:  # of one file
+            files = [files[0]] * len(documents)
+        for file, text in zip(files, documents, strict=True):
+            with file.open("a") as there:
+                there.write(json.dumps({"text": text}) + "\n")
+        alone = [[p for p in texts._pieces([text]) if p.strip()] for text in documents]
+        wanted = [p for some in alone if some for p in (*some[:-1], some[-1] + "$")]
+        assert list(Texts([folder], end="$")) == wanted
+
+
 @given(WORDS.filter(str.strip), st.integers(1, 7), st.sampled_from(["utf-8", "utf-16-le"]))
 def test_a_file_is_read_alike_by_any_chunks(text: str, chunk: int, encoding: str) -> None:
     with pytest.MonkeyPatch.context() as patch:

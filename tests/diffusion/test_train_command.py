@@ -7,23 +7,31 @@ import random
 import re
 import signal
 import socket
+import subprocess
 import sys
 import time
+from functools import partialmethod
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_models import MASK, WORDS, save_bert
 
 from pcflow_diffusion import CircuitHead, fingerprint
-from pcflow_diffusion.train import TokenStore
+from pcflow_diffusion.errors import AlreadyRunning
+from pcflow_diffusion.train import TokenStore, from_text
 from pcflow_diffusion.train import __main__ as command
 from pcflow_diffusion.train.from_text import TextRun
+from pcflow_diffusion.train.lock import locked
+from pcflow_diffusion.train.plan import Plan
 from pcflow_diffusion.train.report import News
 
 ROOT = Path(__file__).parents[2]
+SLOWNESS = st.one_of(st.floats(0.1, 1.2), st.floats(1.3, 50.0))
 SIZES = ("--states", "4", "--length", "6", "--batch-size", "16", "--part-steps", "8")
 
 
@@ -243,6 +251,117 @@ def test_two_runs_at_once_share_tokens(
     monkeypatch.setattr(TokenStore, "write", twice)
     assert command.main(asked(text, tmp_path / "head.safetensors", "--plan")) == 0
     assert len(list((tmp_path / "tokens").iterdir())) == 1
+
+
+def test_of_two_runs_with_one_head_the_second_is_locked_out(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, lock = tmp_path / "head.safetensors", tmp_path / "head.lock"
+    with locked(lock):
+        assert command.main(asked(text, out)) == 1
+        assert f"{lock} is held by another run" in capsys.readouterr().err
+        assert {path.name for path in tmp_path.iterdir()} == {lock.name}
+        assert command.main(asked(text, tmp_path / "other.safetensors", "--plan")) == 0
+    lock.touch()  # as a killed process leaves it
+    assert command.main(asked(text, out)) == 0
+    assert not lock.exists()
+
+
+def test_a_lock_goes_with_its_process(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    holds = "import sys, time; from pathlib import Path; from pcflow_diffusion.train.lock import *"
+    code = f"{holds}\nwith locked(Path({str(lock)!r})): print('held', flush=True); time.sleep(99)"
+    how = {"env": os.environ | {"PYTHONPATH": str(ROOT)}, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], **how) as other:  # type: ignore[call-overload]
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(AlreadyRunning, match="lock is held"), locked(lock):
+            pass
+        other.kill()
+    assert lock.exists()
+    with locked(lock):
+        pass
+    assert not lock.exists()
+
+
+def test_documents_end_as_the_tokenizer_says(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_bert(tmp_path / "bert")
+    tokenizer, out = str(tmp_path / "bert"), tmp_path / "head.safetensors"
+    end, about = WORDS.index("[SEP]"), tmp_path / "bert" / "tokenizer_config.json"
+
+    def ends(*more: str) -> int:
+        """How many tokens say that a text ends, if each stands behind one."""
+        arguments = asked(text, out, "--plan", *more, tokenizer=tokenizer)
+        store = TextRun(command.parse(arguments)).store
+        last = store.tokens[store.starts[1:] - 1]
+        assert (last == end).sum() == (store.tokens == end).sum()
+        return int((last == end).sum())
+
+    assert ends() == 0  # it names none
+    assert ends("--end-of-text", "[SEP]") == 120
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"eos_token": "[SEP]"}))
+    assert ends() == 120
+    assert ends("--end-of-text", "") == 0
+    assert command.main(asked(text, out, "--plan", tokenizer=tokenizer)) == 0
+    assert "documents, each ended by [SEP], of which" in capsys.readouterr().out
+    for wrong in ("nothing", "the cat"):
+        more = ("--plan", "--end-of-text", wrong)
+        assert command.main(asked(text, out, *more, tokenizer=tokenizer)) == 1
+        assert f"{wrong!r} is no token of the tokenizer" in capsys.readouterr().err
+
+
+@given(
+    st.integers(1, 500), st.floats(0.01, 100), st.integers(0, 400), st.integers(1, 100), SLOWNESS
+)
+def test_a_plan_keeps_its_end_where_parts_take_longer(
+    parts: int, planned: float, begun: int, more: int, slowness: float
+) -> None:
+    begun = min(begun, parts - 1)
+    done = min(parts, begun + more)
+    plan, seconds = Plan(parts, 10, planned, 0.1, None), (done - begun) * planned * slowness
+    found = plan.kept_to(begun, done, seconds)
+    if slowness < 1.2 or done - begun < 3:
+        assert found is plan
+    if found is plan:
+        return
+    assert done < found.parts < parts
+    assert found.part_seconds == pytest.approx(planned * slowness)
+    late = seconds + (found.parts - done) * found.part_seconds - (parts - begun) * planned
+    overdue = seconds - (parts - begun) * planned
+    assert late <= max(0.0, overdue) + 1.001 * found.part_seconds  # there is always one more
+    assert found.kept_to(done, found.parts, (found.parts - done) * found.part_seconds) is found
+
+
+def test_a_run_that_becomes_slower_ends_in_time_and_goes_on_alike(
+    text: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    whole, out = tmp_path / "whole" / "head.safetensors", tmp_path / "head.safetensors"
+    planned = Plan(40, per_epoch=4, part_seconds=1.0, step_seconds=0.1, memory=None)
+    monkeypatch.setattr(from_text, "make_plan", lambda *given, **more: planned)
+    told = News.__call__
+
+    def slow(news: News, result: object, stop: int = 0) -> None:
+        """Every part takes three seconds by the clock."""
+        told(news, result)  # type: ignore[arg-type]
+        news.started = time.monotonic() - 3.0 * (len(news.train) - (news.begun or 0))
+        if len(news.train) == stop:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(News, "__call__", slow)
+    minutes = ("--minutes", "1", "--checkpoint-minutes", "1")
+    assert command.main(asked(text, whole, *minutes)) == 0
+    assert "slower than planned: 13 parts" in capsys.readouterr().out
+    plan = json.loads((tmp_path / "whole" / "head.plan.json").read_text())["plan"]
+    assert (plan["parts"], plan["part_seconds"]) == (13, pytest.approx(3.0, abs=0.1))
+    with monkeypatch.context() as patch:
+        patch.setattr(News, "__call__", partialmethod(slow, stop=9))
+        assert command.main(asked(text, out, *minutes)) == 130
+    assert command.main(asked(text, out, *minutes)) == 0
+    assert out.read_bytes() == whole.read_bytes()
 
 
 def test_epochs_are_as_many_as_asked(

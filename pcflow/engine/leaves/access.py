@@ -104,7 +104,8 @@ class Access:
         """All entries of units [n], or their logarithms: [n, V]."""
         if linear:
             by_unit = self.tables.by_unit(self.step).flatten(0, 1)  # [F K, V]
-            return by_unit.index_select(0, self.fold(fold) * self.step.units + unit)
+            found = by_unit.index_select(0, self.fold(fold) * self.step.units + unit)
+            return found.to(self.tables.like.dtype)
         table = self.log_table
         return table[0].t()[unit] if self.shared else table[fold, :, unit]
 

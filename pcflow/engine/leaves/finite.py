@@ -73,7 +73,7 @@ class FiniteLeaf(Leaf):
         """Whether potentials, if there are any, list no more than a few times as many."""
         most, soft = 4 * self._table_rows, self.evidence.potentials if self.any_soft else None
         listed = 1 if soft is None else soft.read(lambda: most, lambda some: some.shape[-1])
-        return self.x.numel() * listed < most
+        return int(self.hidden.sum()) * listed < most
 
     @cached_property
     def entries(self) -> Entries:

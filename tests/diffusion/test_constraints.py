@@ -1,0 +1,378 @@
+"""Texts under a rule: all of them obey, and otherwise they are as the joint has them."""
+
+from functools import cache
+from itertools import product
+from math import inf
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from scipy.stats import chisquare
+from torch import Tensor
+
+import pcflow as pf
+from pcflow_diffusion import (
+    CircuitHead,
+    Coupling,
+    Decoding,
+    LogLinear,
+    Projection,
+    generate,
+    infill,
+    narrow,
+)
+from pcflow_diffusion.errors import GenerationError, TypeMismatch
+
+V, MASK, END = 4, 4, 3
+RANKINGS = ("random", "low_confidence", "margin", "entropy")
+COUPLINGS = ("product", "ratio", LogLinear(0.7, 0.4), Projection(), Projection(pool=(0.8, 0.3)))
+ORDERS = (
+    ("joint", 1.0),
+    ("joint", 0.0),
+    ("any_order", 0.0),
+    ("any_order", 1.0),
+    ("mpe", 0.0),
+    ("sharpened", 0.6),
+)
+few = settings(max_examples=15, suppress_health_check=[HealthCheck.filter_too_much])
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def chain(length: int = 5, seed: int = 0) -> pf.CompiledCircuit:
+    circuit = pf.hmm(length, states=2, inputs=pf.Categorical(V), generator=seeded(seed))
+    return pf.compile(circuit, dtype=torch.float64)
+
+
+CHAINS = {length: chain(length) for length in (2, 3, 5, 8)}
+
+
+class Backbone:
+    """Says something random of every position, which depends on all that it sees."""
+
+    mask_token_id = MASK
+    vocabulary_size = V
+
+    def __init__(self, seed: int, sharpness: float = 2.0) -> None:
+        self.table = torch.randn(97, V, generator=seeded(seed)) * sharpness
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        places = torch.arange(tokens.shape[1])
+        return self.table[(places * 7 + tokens.sum(dim=-1, keepdim=True)) % len(self.table)]
+
+
+RULES = (
+    pf.Automaton.template([{0, 1}, pf.Automaton.lengths(0, None, 3), {3}]),
+    ~pf.Automaton.phrases([[0], [2, 2]], num_categories=V),
+    pf.Automaton([0, 1, 2, 3], [[1, 2, 0, 0], [0, -1, 1, -1], [2, 2, 0, 1]], 0, [1, 0, 0]),
+    pf.Automaton.template([None, 2]) | pf.Automaton.lengths(3, None, V),
+    pf.Automaton([0, 1, 2, 2], [[1, 1, 0], [0, 0, 1]], 0, [True, False]),  # even
+)
+
+
+@st.composite
+def heads(draw: st.DrawFn) -> CircuitHead | None:
+    if draw(st.integers(0, 3)) == 0:
+        return None
+    lengths, top_k = st.sampled_from(sorted(CHAINS)), st.sampled_from([None, 1, 2])
+    return head_of(draw(lengths), draw(st.sampled_from(COUPLINGS)), draw(top_k))
+
+
+@cache  # with what they have made of their circuits
+def head_of(length: int, coupling: str | Coupling, top_k: int | None) -> CircuitHead:
+    return CircuitHead(CHAINS[length], MASK, coupling, top_k)
+
+
+@st.composite
+def decodings(draw: st.DrawFn, head: CircuitHead | None) -> dict[str, object]:
+    order, temperature = draw(st.sampled_from(ORDERS))
+    how = {"order": order, "temperature": temperature, "ranking": draw(st.sampled_from(RANKINGS))}
+    more = {
+        "gamma": st.sampled_from([0.0, 0.6]),
+        "threshold": st.just(0.4),
+        "top_p": st.just(0.5),
+        "defer": st.just((1,)),
+        "guidance": st.just(0.5),
+        "remask": st.just(0.5),
+    } | ({"top_k": st.just(1)} if head is None else {})
+    name = draw(st.sampled_from(sorted(more)))
+    return how | {name: draw(more[name])}
+
+
+@few
+@given(st.data(), st.integers(0, 99))
+def test_all_that_is_generated_obeys(data: st.DataObject, seed: int) -> None:
+    head = data.draw(heads())
+    length, block = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9))
+    rules = data.draw(st.lists(st.sampled_from(RULES), min_size=3, max_size=3))
+    end = data.draw(st.sampled_from([None, END]))
+    assume(all((r if end is None else r.padded(END)).log_count(length) > -inf for r in rules))
+    blocks = -(-length // block)
+    found = generate(
+        Backbone(seed),
+        torch.randint(V, (3, data.draw(st.integers(0, 4))), generator=seeded(seed)),
+        head,
+        steps=blocks * data.draw(st.integers(1, block)),
+        gen_length=length,
+        block_length=block,
+        circuit_context=data.draw(st.sampled_from([None, 0, 1])),
+        decoding=Decoding(constraint=rules, end_token_id=end, **data.draw(decodings(head))),
+        generator=seeded(seed),
+    )
+    for rule, text in zip(rules, found[:, -length:], strict=True):
+        rule = rule if end is None else rule.padded(END)
+        assert rule.accepts(text.unsqueeze(0)).all(), text
+
+
+@pytest.mark.parametrize("head", [None, head_of(5, "product", None)])
+@pytest.mark.parametrize("how", [{"align": True}, {"show": "blocks"}, {"context": 2}])
+def test_prompts_of_any_length_are_no_part_of_what_obeys(head, how) -> None:
+    prompts = [[1], [2, 2, 2, 3], [3, 0]]
+    decoding = Decoding(temperature=1.0, constraint=RULES[:3])
+    settings = {"steps": 9, "gen_length": 7, "block_length": 3, "decoding": decoding, **how}
+    found = generate(Backbone(0), prompts, head, generator=seeded(0), **settings)
+    for rule, text in zip(RULES, found, strict=False):
+        assert rule.accepts(text[None, 4:]).all()
+
+
+@pytest.mark.parametrize("head", [None, head_of(5, "product", None)])
+def test_padding_is_no_part_of_what_is_filled_in(head) -> None:
+    texts = torch.tensor([[2, 2, MASK, MASK, MASK, MASK], [MASK, 1, MASK, MASK, 2, 2]])
+    real = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]])
+    how = Decoding(constraint=RULES[0])
+    found = infill(Backbone(0), texts, head, steps=2, decoding=how, attention_mask=real)
+    assert RULES[0].accepts(found[real.bool()].view(2, 4)).all()
+    assert torch.equal(found[real == 0], texts[real == 0])
+
+
+@few
+@given(st.sampled_from(RULES), st.integers(0, 99))
+def test_the_best_text_without_a_head_is_the_best_that_obeys(rule, seed: int) -> None:
+    """What constrained decoders for independent positions find by dynamic programming."""
+    logits, every = torch.randn(1, 4, V, generator=seeded(seed)), strings(4)
+    assume(rule.log_count(4) > -inf)
+    how = Decoding(order="mpe", constraint=rule)
+    settings = {"steps": 1, "gen_length": 4, "block_length": 4, "mask_token_id": MASK}
+    found = generate(fixed(logits), [[]], decoding=how, **settings)
+    log_p = logits[0].log_softmax(-1)[torch.arange(4), every].sum(dim=-1)
+    assert torch.equal(found[0], every[log_p.masked_fill(~rule.accepts(every), -inf).argmax()])
+
+
+@few
+@given(st.data(), st.integers(0, 99))
+def test_all_that_is_filled_in_obeys(data: st.DataObject, seed: int) -> None:
+    head = data.draw(heads())
+    length = data.draw(st.integers(1, 12))
+    rules = data.draw(st.lists(st.sampled_from(RULES), min_size=2, max_size=2))
+    assume(all(rule.log_count(length) > -inf for rule in rules))
+    texts = torch.cat([rule.sample(1, length, seeded(seed)) for rule in rules])
+    masked = torch.rand(texts.shape, generator=seeded(seed)) < 0.6
+    found = infill(
+        Backbone(seed),
+        texts.masked_fill(masked, MASK),
+        head,
+        steps=data.draw(st.integers(1, 5)),
+        decoding=Decoding(constraint=rules, **data.draw(decodings(head))),
+        generator=seeded(seed),
+    )
+    assert torch.equal(found[~masked], texts[~masked])
+    for rule, text in zip(rules, found, strict=True):
+        assert rule.accepts(text.unsqueeze(0)).all(), text
+
+
+def strings(length: int) -> Tensor:
+    return torch.tensor(list(product(range(V), repeat=length)))
+
+
+def fixed(logits: Tensor):
+    """A backbone that says the same whatever it sees."""
+    return lambda tokens: logits.expand(len(tokens), -1, -1)
+
+
+@torch.no_grad()
+def p_value(found: Tensor, log_p: Tensor) -> float:
+    """Of draws [n, L] from what strings of this length have, [V ** L] (nats)."""
+    number = (found * V ** torch.arange(found.shape[1] - 1, -1, -1)).sum(dim=-1)
+    counts, expected = torch.bincount(number, minlength=len(log_p)), log_p.softmax(0) * len(found)
+    assert (counts[expected == 0] == 0).all()
+    rare = expected < 5
+    pooled = [torch.cat([t[~rare], t[rare].sum().view(1)]).double() for t in (counts, expected)]
+    counts, expected = (t[pooled[1] > 0] for t in pooled)
+    return float(chisquare(counts, expected * len(found) / expected.sum()).pvalue)
+
+
+@pytest.mark.parametrize("order", ["joint", "any_order"])
+@pytest.mark.parametrize("coupling", [*COUPLINGS[1:4], None])
+def test_a_block_in_one_step_is_the_joint_given_the_rule(order, coupling) -> None:
+    """Before it stands a prompt that the circuit sees, and behind it a block that is to come."""
+    rule = RULES[2]
+    logits = torch.randn(1, 8, V, generator=seeded(3))
+    head = None if coupling is None else CircuitHead(CHAINS[5], MASK, coupling)
+    found: list[Tensor] = []
+    generate(
+        fixed(logits),
+        torch.tensor([[1, 2]]).expand(3000, -1),
+        head,
+        steps=2,
+        gen_length=6,
+        block_length=3,
+        mask_token_id=MASK,
+        decoding=Decoding(temperature=1.0, order=order, constraint=rule),
+        callback=lambda step: found.append(step.tokens[:, 2:5]),
+        generator=seeded(0),
+    )
+    every = strings(3)
+    if head is None:
+        log_p = logits[0, 2:5].log_softmax(-1)[torch.arange(3), every].sum(dim=-1)
+    else:
+        x = torch.tensor([[1, 2, MASK, MASK, MASK]]).expand(len(every), -1)
+        x0 = torch.cat([x[:, :2], every], dim=1)
+        log_p = head.log_prob(logits[:, :5].expand(len(every), -1, -1), x, x0)
+    state, left = rule.run(every), rule.log_counts(3)[3]
+    can = (state >= 0) & (left[state] > -inf)
+    assert p_value(found[0], log_p.masked_fill(~can, -inf)) > 1e-6
+
+
+@few
+@given(st.sampled_from(RULES[:3]), st.sampled_from(COUPLINGS), st.integers(0, 99), st.data())
+def test_a_head_under_a_rule_is_its_joint_given_the_rule(rule, coupling, seed, data) -> None:
+    head = CircuitHead(CHAINS[3], MASK, coupling)
+    ruled = CircuitHead(CHAINS[3], MASK, coupling, constraint=rule)
+    x = torch.tensor([[MASK, data.draw(st.sampled_from([MASK, 1])), MASK]])
+    logits = torch.randn(1, 3, V, generator=seeded(seed)).double()
+    every = strings(3)
+    every = every[(every == x).where(x != MASK, torch.tensor(True)).all(dim=-1)]
+    assume(rule.accepts(every).any())
+    wide = logits.expand(len(every), -1, -1), x.expand(len(every), -1)
+    log_p = head.log_prob(*wide, every).masked_fill(~rule.accepts(every), -inf)
+    log_p = log_p.log_softmax(dim=0)
+    torch.testing.assert_close(ruled.log_prob(*wide, every), log_p)
+    log_q, p = ruled(logits, x)[0], log_p.exp()
+    for place in (x[0] == MASK).nonzero().squeeze(-1).tolist():
+        own = torch.stack([p[every[:, place] == token].sum() for token in range(V)])
+        torch.testing.assert_close(log_q[place].exp(), own)
+    drawn = ruled.sample(logits.expand(50, -1, -1), x.expand(50, -1), generator=seeded(seed))
+    assert rule.accepts(drawn.tokens).all()
+
+
+@few
+@given(st.sampled_from(RULES[:3]), st.integers(0, 99), st.integers(1, 3))
+def test_what_is_listed_is_all_there_is_and_enough(rule, seed: int, k: int) -> None:
+    """The best k tokens, and the best of every class of the rule; probabilities add up to one."""
+    head = CircuitHead(CHAINS[3], MASK, "product", top_k=k, constraint=rule)
+    logits = torch.randn(1, 3, V, generator=seeded(seed)).double()
+    every, x = strings(3), torch.full((V**3, 3), MASK)
+    log_q = head.log_prob(logits.expand(V**3, -1, -1), x, every)
+    torch.testing.assert_close(log_q.logsumexp(0), log_q.new_zeros(()))
+    assert rule.accepts(every[log_q > -inf]).all()
+    order = logits[0].argsort(dim=-1, descending=True)
+    for text in every[log_q > -inf].tolist():
+        for place, token in enumerate(text):
+            better = order[place, : (order[place] == token).nonzero().item()]
+            alike = rule.classes[better] == rule.classes[token]
+            assert len(better) < k or not alike.any()
+    drawn = head.sample(logits.expand(20, -1, -1), x[:20], generator=seeded(seed)).tokens
+    assert rule.accepts(drawn).all()
+    marginal = head(logits, x[:1])[0]
+    torch.testing.assert_close(marginal.logsumexp(-1), marginal.new_zeros(3))
+
+
+def test_a_rule_is_kept_in_files(tmp_path) -> None:
+    for rule in (RULES[0], ~pf.Automaton.phrases([[0, 1]], num_categories=V)):
+        head = CircuitHead(CHAINS[3], MASK, top_k=2, constraint=rule)
+        head.save(tmp_path / "head.safetensors", dtype=torch.bfloat16)
+        again = CircuitHead.load(tmp_path / "head.safetensors")
+        assert again.constraint == rule and again.over(2).constraint == rule
+        assert str(rule) in str(again)
+    head.save_pretrained(tmp_path, training_text="letters")
+    assert str(rule) in (tmp_path / "README.md").read_text()
+
+
+def test_top_p_leaves_what_a_rule_needs() -> None:
+    logits = torch.tensor([9.0, 0.0, 0.0, -9.0]).expand(1, 4, V)
+    rule = pf.Automaton.options([[3, 1, 3, 2], [3, 2, 3, 1]], num_categories=V)
+    settings = {"steps": 1, "gen_length": 4, "block_length": 4, "mask_token_id": MASK}
+    for head in (None, CircuitHead(CHAINS[5], MASK), CircuitHead(CHAINS[2], MASK, top_k=1)):
+        how = Decoding(constraint=rule, top_p=0.5, top_k=1 if head is None else None)
+        assert rule.accepts(generate(fixed(logits), [[]], head, decoding=how, **settings)).all()
+
+
+def test_a_rule_goes_on_over_tokens_that_the_circuit_does_not_know() -> None:
+    """They cut the text for the circuit, and move the state of the rule."""
+    even = [[0, 1, 0], [1, 0, 1]]  # tokens 1 to 3
+    wide = pf.Automaton([0, 1, 1, 1, 2, 2], even, 0, [True, False])
+    head = CircuitHead(CHAINS[3], mask_token_id=9, coupling="product")
+
+    def surer(tokens: Tensor) -> Tensor:
+        return torch.cat([torch.zeros(*tokens.shape, V), torch.full((*tokens.shape, 2), -9.0)], -1)
+
+    text = torch.tensor([[9, 9, 5, 9, 5, 5, 9, 9, 9]]).expand(50, -1)
+    how = Decoding(constraint=wide, temperature=1.0)
+    found = infill(narrow(surer, V), text, head, steps=2, decoding=how, generator=seeded(0))
+    assert wide.accepts(found).all() and len(found.unique(dim=0)) > 20
+    lost = pf.Automaton([0, 1, 0, 0, 0, 2], [[0, 0, 1], [-1, 1, -1]], 0, [True, True])
+    with pytest.raises(GenerationError, match="not all states"):
+        infill(narrow(surer, V), text, head, steps=2, decoding=Decoding(constraint=lost))
+
+
+def test_the_end_of_a_text_comes_when_it_obeys() -> None:
+    """Nothing but the end follows the end, and what is before it obeys."""
+    rule = pf.Automaton.template([0, 1]) | pf.Automaton.template([0, 1, 2, 2, END])
+    how = Decoding(constraint=rule, temperature=1.0, end_token_id=END)
+    found = generate(
+        fixed(torch.zeros(1, 6, V)),
+        torch.empty(60, 0).long(),
+        steps=6,
+        gen_length=6,
+        block_length=2,
+        decoding=how,
+        mask_token_id=MASK,
+        generator=seeded(0),
+    )
+    texts = {tuple(text) for text in found.tolist()}
+    assert texts == {(0, 1, 3, 3, 3, 3), (0, 1, 2, 2, 3, 3)}
+
+
+def test_impossible_requests_are_refused_at_the_door() -> None:
+    def never(tokens: Tensor) -> Tensor:
+        raise AssertionError("the backbone is not asked")
+
+    rule = pf.Automaton.options([[0, 1], [2, 1, 0]], num_categories=V)
+    settings = {"steps": 1, "gen_length": 4, "block_length": 4, "mask_token_id": MASK}
+    empty = pf.EmptyLanguage
+    with pytest.raises(empty, match="row 0: no text of 4 tokens"):
+        generate(never, [[1]], decoding=Decoding(constraint=rule), **settings)
+    long = pf.Automaton.lengths(4, 4, V)
+    with pytest.raises(empty, match="row 1: no text of 4 tokens"):
+        generate(never, [[1], [1]], decoding=Decoding(constraint=[long, rule]), **settings)
+    with pytest.raises(GenerationError, match="1 rules for 2 rows"):
+        generate(never, [[1], [1]], decoding=Decoding(constraint=[long]), **settings)
+    with pytest.raises(empty, match="row 0: no text of 4 tokens"):
+        how = Decoding(constraint=pf.Automaton.template([0, 1, 2, 3]), suppress=[2])
+        generate(never, [[1]], decoding=how, **settings)
+    texts = torch.tensor([[MASK, 1, MASK], [MASK, 2, 0]])
+    with pytest.raises(empty, match="row 1: token 2 at position 1"):
+        infill(never, texts, steps=1, decoding=Decoding(constraint=rule), mask_token_id=MASK)
+    with pytest.raises(empty, match="row 0: no text of 2 tokens"):
+        how = Decoding(constraint=rule)
+        infill(never, [[2, MASK]], steps=1, decoding=how, mask_token_id=MASK)
+    head = CircuitHead(CHAINS[5], MASK, constraint=rule)
+    with pytest.raises(GenerationError, match="a & b"):
+        generate(never, [[1]], head, decoding=Decoding(constraint=rule), **settings)
+    with pytest.raises(TypeMismatch, match="constraint"):
+        Decoding(constraint="a+")  # type: ignore[arg-type]
+    with pytest.raises(TypeMismatch, match="constraint"):
+        CircuitHead(CHAINS[5], MASK, constraint="a+")  # type: ignore[arg-type]
+    large = Decoding(constraint=pf.Automaton.lengths(4, 4, V + 2))
+    with pytest.raises(GenerationError, match="about 6 tokens, the backbone about 4"):
+        generate(fixed(torch.zeros(1, 5, V)), [[1]], decoding=large, **settings)
+
+
+def test_circuits_that_are_no_chains_are_refused_at_the_door() -> None:
+    tree = pf.compile(pf.chow_liu(torch.randint(V, (50, 4), generator=seeded(0))))
+    head = CircuitHead(tree, MASK, constraint=RULES[1])
+    with pytest.raises(pf.PropertyRequired):
+        generate(Backbone(0), [[1]], head, steps=1, gen_length=4, block_length=4)

@@ -1,0 +1,159 @@
+"""Other people's samplers write texts that obey a rule."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import other_samplers as others
+import pytest
+import torch
+from test_plugs import HEAD, LONG, MASK, Flat, V, prompts
+from torch import Tensor
+
+import pcflow as pf
+from pcflow_diffusion import (
+    CircuitLM,
+    CircuitLogits,
+    circuit_algorithm,
+    circuit_decoder,
+    circuit_policy,
+    circuit_processor,
+    circuit_remask,
+    circuit_scheduler,
+    circuit_transfer_index,
+    dream_hook,
+)
+from pcflow_diffusion.errors import GenerationError, ShapeMismatch
+
+RULES = (
+    pf.Automaton.template([{0, 1}, pf.Automaton.lengths(14, 14, V), {3}]),
+    ~pf.Automaton.phrases([[0, 0], [1, 2]], num_categories=V),
+    pf.Automaton([0, 1, 1, 2], [[1, 0, -1], [2, 1, 0], [0, 0, 1]], 0, [True, False, False]),
+)
+ROWS = [RULES[row % 3] for row in range(30)]
+PROMPTS = prompts()[:30]
+RAGGED = [row[: 1 + number % 4] for number, row in enumerate(prompts(4)[:30])]
+LENGTHS = [len(prompt) for prompt in RAGGED]
+Run = Callable[[int], Any]
+
+
+def lm(**how: Any) -> CircuitLM:
+    return CircuitLM(Flat(), HEAD, constraint=ROWS, **how)
+
+
+def shifted(steps: int) -> Any:
+    model = lm(prompt_length=LENGTHS, right_shift=True, block_length=8)
+    return others.dllm(model, RAGGED, MASK, 0, **LONG, steps=steps, right_shift=True)
+
+
+def bd3lm(steps: int) -> Any:
+    return others.bd3lm(lm(prompt_length=8, gen_length=16), RAGGED, MASK, 9, **LONG, steps=steps)
+
+
+def fast(dual: bool) -> Run:
+    return lambda steps: others.fast_dllm(
+        lm(prompt_length=3), PROMPTS, MASK, **LONG, steps=steps, dual=dual
+    )
+
+
+def dream(steps: int) -> Any:
+    hook = dream_hook(HEAD, constraint=ROWS, prompt_length=3)
+    how = {"gen_length": 16, "steps": steps, "algorithm": "entropy"}
+    return others.dream(Flat(), PROMPTS, MASK, hook, **how)
+
+
+def dinfer(steps: int) -> Any:
+    theirs = others.Decoder(temperature=0.0, threshold=0.9, mask_id=MASK)
+    decoder = circuit_decoder(HEAD, theirs, constraint=ROWS, prompt_length=3)
+    x = torch.cat([PROMPTS, torch.full((30, 16), MASK)], dim=1)
+    for start in (3, 11):
+        while bool((x[:, start : start + 8] == MASK).any()):
+            decoder.decode(torch.zeros(30, 8, V), start, start + 8, x)
+    return x
+
+
+def mdlm(steps: int) -> Any:
+    model = lm(prompt_length=0, confidence=False)
+
+    def said(x: Tensor) -> Tensor:
+        return others.subs(torch.nn.functional.pad(model(x).logits, (0, 1)), x, MASK)
+
+    return others.mdlm(said, torch.full((30, 16), MASK), MASK, steps=steps)
+
+
+RUNS: dict[str, Run] = {
+    "llada": lambda steps: others.llada(
+        lm(prompt_length=3, block_length=8), PROMPTS, MASK, **LONG, steps=steps
+    ),
+    "llada, random, all drawn": lambda steps: others.llada(
+        lm(prompt_length=3), PROMPTS, MASK, **LONG, steps=steps, remasking="random"
+    ),
+    "dllm": lambda steps: others.dllm(
+        lm(prompt_length=LENGTHS), RAGGED, MASK, 0, **LONG, steps=steps
+    ),
+    "dllm, shifted": shifted,
+    "bd3lm": bd3lm,
+    "fast-dllm, prefix": fast(dual=False),
+    "fast-dllm, dual": fast(dual=True),
+    "dream": dream,
+    "dinfer": dinfer,
+    "mdlm": mdlm,
+}
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("name", RUNS)
+def test_what_a_sampler_writes_obeys(name: str, steps: int) -> None:
+    torch.manual_seed(0)
+    texts = RUNS[name](steps)
+    for rule, text in zip(ROWS, texts, strict=True):
+        assert rule.accepts(text[None, -16:]).all(), text
+
+
+def test_draws_are_those_of_the_joint_given_the_rule() -> None:
+    """Of one window: pairs of neighbours, against the chain under the rule."""
+    rule = RULES[1]
+    model = CircuitLM(Flat(), HEAD, constraint=rule, prompt_length=0)
+    texts = model(torch.full((3000, 8), MASK)).logits.argmax(dim=-1)
+    exact = HEAD.model.given(rule).sample(3000, generator=torch.Generator().manual_seed(0))
+    pairs = [torch.bincount((x[:, 3] * V + x[:, 4]), minlength=V * V) for x in (texts, exact)]
+    assert (pairs[0] - pairs[1]).abs().sum() / 6000 < 0.06
+
+
+def test_a_rule_of_the_head_is_that_of_the_plug() -> None:
+    ruled = HEAD.under(RULES[1])
+    found = CircuitLM(Flat(), ruled, prompt_length=0)(torch.full((9, 12), MASK)).logits
+    assert RULES[1].accepts(found.argmax(dim=-1)).all()
+
+
+def test_what_cannot_obey_is_refused() -> None:
+    rule = {"constraint": RULES[1]}
+    with pytest.raises(GenerationError, match="say prompt_length"):
+        CircuitLM(Flat(), HEAD, **rule)
+    with pytest.raises(GenerationError, match="obey no rule"):
+        CircuitLogits(HEAD, mode="marginal", **rule)
+    with pytest.raises(GenerationError, match="obey no rule"):
+        circuit_processor(HEAD, **rule)
+    with pytest.raises(GenerationError, match="a & b"):
+        CircuitLogits(HEAD.under(RULES[1]), **rule)
+    scheduler = SimpleNamespace(step=None)
+    for make in (
+        lambda: circuit_scheduler(HEAD, scheduler, **rule),
+        lambda: circuit_transfer_index(HEAD, others.transfer_index, **rule),
+        lambda: circuit_algorithm(HEAD, others.LowConfidence, **rule),
+        lambda: circuit_policy(HEAD, others.Policy(), **rule),
+        lambda: circuit_remask(HEAD.under(RULES[1]), others.batched_remask),
+    ):
+        with pytest.raises(GenerationError, match="take CircuitLM"):
+            make()
+    flat, masks = torch.zeros(3, 4, V), torch.full((3, 4), MASK)
+    with pytest.raises(ShapeMismatch, match="2 prompt lengths"):
+        CircuitLogits(HEAD, prompt_length=[1, 2], **rule)(flat, masks)
+    with pytest.raises(pf.EmptyLanguage, match="row 0"):
+        CircuitLogits(HEAD, constraint=RULES[0])(flat, masks)
+
+
+def test_a_block_whose_text_is_not_known_is_refused() -> None:
+    model = CircuitLM(Flat(), HEAD, constraint=RULES[1], prompt_length=3)
+    with pytest.raises(GenerationError, match="not known"):
+        model(torch.full((2, 4), MASK), past_key_values=object())
