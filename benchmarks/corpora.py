@@ -1,4 +1,4 @@
-"""Real texts as tokens, cut into windows of context and block: plays, sums, documentation.
+"""Real texts as tokens, cut into windows of context and block: plays and sums.
 
 Legend: N tokens, R rows, C context, L tokens of a block.
 """
@@ -17,15 +17,13 @@ from toy import size
 
 from pcflow_diffusion.models import BLOCK, CONTEXT, CharacterTokenizer, blocks, load_text, windows
 from pcflow_diffusion.models.subwords import SubwordTokenizer
-from pcflow_diffusion.models.text import split_chapters
 
-NAMES = ("tinyshakespeare", "gsm8k", "english")
+NAMES = ("tinyshakespeare", "gsm8k")
 STRIDE = 4  # between two training windows of gsm8k
-VOCABULARY = size({"gsm8k": 2_048, "english": 8_192}, dict.fromkeys(NAMES, 300))
+VOCABULARY = size(2_048, 300)
 WHERE = """Give --data DIR or PCFLOW_DATA, a folder with
 text/tinyshakespeare.txt: https://github.com/karpathy/char-rnn, data/tinyshakespeare/input.txt
-text/gsm8k.train.jsonl, text/gsm8k.test.jsonl: https://github.com/openai/grade-school-math
-text/english.txt: what prose.py makes of folders of documentation"""
+text/gsm8k.train.jsonl, text/gsm8k.test.jsonl: https://github.com/openai/grade-school-math"""
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class Corpus:
 
 def load(name: str, data: Path) -> Corpus:
     """The corpus of that name, from the folder with the data sets."""
-    how = {"tinyshakespeare": tinyshakespeare, "gsm8k": gsm8k, "english": english}
+    how = {"tinyshakespeare": tinyshakespeare, "gsm8k": gsm8k}
     return how[name](data / "text")
 
 
@@ -68,24 +66,9 @@ def tinyshakespeare(folder: Path) -> Corpus:
 def gsm8k(folder: Path) -> Corpus:
     """Answers to sums after their questions, by subwords; blocks lie within answers."""
     train, test = (_problems(folder / f"gsm8k.{part}.jsonl") for part in ("train", "test"))
-    tokenizer = SubwordTokenizer.fit((q + a for q, a in train), VOCABULARY["gsm8k"])
+    tokenizer = SubwordTokenizer.fit((q + a for q, a in train), VOCABULARY)
     seen = _windows(tokenizer, train, STRIDE)
     return Corpus("gsm8k", tokenizer, seen.short(), _windows(tokenizer, test, BLOCK))
-
-
-def english(folder: Path) -> Corpus:
-    """Prose of documentation, by subwords; every tenth file of it is held out, by its number."""
-    files = (folder / "english.txt").read_text(encoding="utf-8").split("\n\n\n")
-    text = split_chapters({f"{number:07}": file for number, file in enumerate(files)})
-    tokenizer = SubwordTokenizer.fit(text.train.split("\n\n"), VOCABULARY["english"])
-    train, held_out = (_tokens(tokenizer, part) for part in (text.train, text.held_out))
-    return Corpus("english", tokenizer, windows(train, CONTEXT + BLOCK, 1), blocks(held_out))
-
-
-def _tokens(tokenizer: SubwordTokenizer, text: str) -> Tensor:
-    """Paragraph by paragraph, as all at once would need much memory; [N], of few bytes each."""
-    parts = (tokenizer.encode(f"{paragraph}\n\n") for paragraph in text.split("\n\n"))
-    return torch.cat([part.to(torch.int16) for part in parts])
 
 
 def _problems(path: Path) -> list[tuple[str, str]]:
@@ -114,7 +97,6 @@ def draw(data: Path) -> Path:
     told = [list(_sums(sums, count)) for count in (40, 20)]
     lines = [f"{row['question']}\n{row['answer']}\n" for part in told for row in part]
     (data / "text" / "tinyshakespeare.txt").write_text("\n".join(lines), encoding="utf-8")
-    (data / "text" / "english.txt").write_text("\n\n\n".join(lines), encoding="utf-8")
     for name, rows in zip(("train", "test"), told, strict=True):
         path = data / "text" / f"gsm8k.{name}.jsonl"
         path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")

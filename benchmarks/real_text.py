@@ -1,4 +1,4 @@
-"""Couplings on real text: plays by characters, sums and documentation by subwords; three seeds.
+"""Couplings on real text: plays by characters, sums by subwords; three seeds.
 
     python benchmarks/real_text.py gsm8k --data DIR --out FOLDER [--minutes 60] [--seeds 3]
 
@@ -61,10 +61,8 @@ from pcflow_diffusion.models import (
     train_judge,
 )
 
-DEPTH = size({"tinyshakespeare": 5, "gsm8k": 6, "english": 6}, dict.fromkeys(corpora.NAMES, 1))
-STATES = size(
-    {"tinyshakespeare": 256, "gsm8k": 512, "english": 512}, dict.fromkeys(corpora.NAMES, 4)
-)
+DEPTH = size({"tinyshakespeare": 5, "gsm8k": 6}, dict.fromkeys(corpora.NAMES, 1))
+STATES = size({"tinyshakespeare": 256, "gsm8k": 512}, dict.fromkeys(corpora.NAMES, 4))
 WIDTH, JUDGE_DEPTH = size((256, 4), (16, 1))
 RATIOS = size(gap.RATIOS, [0.5])
 BUCKETS = 4

@@ -112,6 +112,20 @@ class PromptError(DiffusionError):
         super().__init__(f"row {row}, position {position}: {reason}")
 
 
+class AnswerError(DiffusionError):
+    """An answer does not fit its slot, or answers and slots do not fit together.
+
+    Attributes:
+        question: whose answer it is.
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, question: str, reason: str) -> None:
+        """Keep both."""
+        self.question, self.reason = question, reason
+        super().__init__(f"{question!r}: {reason}")
+
+
 class WindowError(DiffusionError):
     """A position lies where no window may be."""
 

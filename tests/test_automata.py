@@ -197,6 +197,14 @@ def test_an_index_is_read() -> None:
     assert (0, 3, 2) in language(pf.Automaton.of(index, num_categories=4))
 
 
+@given(automata())
+def test_an_index_means_what_its_table_does(rule) -> None:
+    after = rule.next[:, rule.classes].tolist()  # [S, V]
+    ways = {s + 7: {v: t + 7 for v, t in enumerate(row) if t >= 0} for s, row in enumerate(after)}
+    finals = [s + 7 for s, ends in enumerate(rule.accept.tolist()) if ends]
+    assert pf.Automaton.of(Index(ways, finals), rule.num_categories) == rule
+
+
 def test_states_that_cannot_end_are_named() -> None:
     with pytest.raises(pf.CannotEnd, match="from state 5") as refused:
         pf.Automaton.of(Index({7: {0: 9, 1: 5}}, {9}), num_categories=2)
@@ -300,6 +308,11 @@ def test_the_page_of_rules_runs() -> None:
     exec("\n".join(blocks), {})
 
 
+def one_after_the_other(text) -> Index:
+    ways = {7 + n: {category: 8 + n} for n, category in enumerate(text)}
+    return Index(ways, [7 + len(text)])
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -307,6 +320,10 @@ def test_the_page_of_rules_runs() -> None:
         lambda texts, V: ~pf.Automaton.phrases(texts, V),
         lambda texts, V: pf.Automaton.lengths(1, len(texts), V),
         lambda texts, V: pf.Automaton.numbers(0, 10**20, range(10), V),
+        lambda texts, V: pf.Automaton.options(texts, V) + pf.Automaton.options(texts[:9], V),
+        lambda texts, V: pf.Automaton.of(
+            one_after_the_other(torch.tensor(texts).flatten().tolist()), V, end=0
+        ),
     ],
 )
 def test_rules_take_no_memory_for_categories_that_they_do_not_name(make) -> None:

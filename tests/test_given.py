@@ -273,7 +273,8 @@ def test_draws_are_those_that_rejection_leaves() -> None:
     model = pf.compile(circuit, dtype=torch.float64)
     rule = pf.Automaton.phrases([[1, 2], [0, 0]], num_categories=3)
     soft = pf.Evidence(log_potentials=torch.randn(1, 4, 3, generator=seeded(1)).double())
-    for known in (soft, soft.top_k(2)):
+    hard = pf.Evidence([[NONE, 1, NONE, NONE]])
+    for known in (soft, soft.top_k(2), hard, nothing(4)):
         free = model.sample(60_000, known, seeded(4))[:, 0]
         left = free[rule.accepts(free)]
         mine = model.given(rule).sample(len(left), known, seeded(5))[:, 0]
@@ -333,9 +334,11 @@ def test_the_certificate_is_never_optimistic(seed, spread) -> None:
     circuit = pf.Circuit(pf.SumLayer.random([below], 1, generator=g))
     rule = ~pf.Automaton.phrases([[0, 1], [3, 3]], num_categories=4)
     soft = pf.Evidence(log_potentials=torch.randn(2, 6, 4, generator=g) * spread)
-    for known in (soft, soft.top_k(2)):
+    hard = pf.Evidence([[NONE, 1, NONE, NONE, 2, NONE], [0, 0, 2, NONE, NONE, 1]])
+    final = torch.randn(2, len(rule.next), generator=g) * spread
+    for known, ends in itertools.product((soft, soft.top_k(2), hard), ((), ([0, 1], final))):
         low, high = (
-            pf.compile(circuit, dtype=dtype).given(rule).log_mass(known).double()
+            pf.compile(circuit, dtype=dtype).given(rule, *ends).log_mass(known).double()
             for dtype in (torch.float32, torch.float64)
         )
         torch.testing.assert_close(low, high, rtol=2e-5, atol=2e-4)

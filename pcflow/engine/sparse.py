@@ -25,27 +25,25 @@ class Beside(NamedTuple):
     """What a dense sum is multiplied with.
 
     Attributes:
-        always: folds that others read as well, bool [F].
+        folds: F.
         fold: [N].
         row: in the arena of the same width, [N].
     """
 
-    always: Tensor
+    folds: int
     fold: Tensor
     row: Tensor
 
     def matters(self, arena: Value) -> Tensor:
         """Which folds matter for which rows, bool [F, B]."""
         known = (arena.scale.index_select(0, self.row) > -torch.inf).long()  # [N, B]
-        count = self.always.long().unsqueeze(-1).repeat(1, known.shape[1])
-        return count.index_add_(0, self.fold, known) > 0
+        return known.new_zeros(self.folds, known.shape[1]).index_add_(0, self.fold, known) > 0
 
 
 def beside(steps: Sequence[Step]) -> dict[int, Beside]:
-    """Of every dense sum with several folds over one input, by its number."""
-    dense = {n: step for n, step in enumerate(steps) if _is_dense(step)}
+    """Of dense sums that nobody reads but products, whose other input is there before."""
     pairs: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    always: dict[int, list[int]] = defaultdict(list)
+    others: set[int] = set()  # numbers of sums that somebody else reads
     writer: dict[tuple[int, int], tuple[int, int]] = {}  # step and fold of every row of an arena
     for number, step in enumerate(steps):
         reads = () if isinstance(step, InputStep) else step.inputs
@@ -56,14 +54,15 @@ def beside(steps: Sequence[Step]) -> dict[int, Beside]:
         ]
         of_two = isinstance(step, ProductStep) and len(reads) == 2 and not step.kronecker
         for slot, here in enumerate(places):
-            for n, (sum_number, fold) in enumerate(here):
-                if of_two and places[1 - slot][n][0] < sum_number:
-                    pairs[sum_number].append((fold, rows[1 - slot][n]))
+            for n, (read, fold) in enumerate(here):
+                if of_two and places[1 - slot][n][0] < read:
+                    pairs[read].append((fold, rows[1 - slot][n]))
                 else:
-                    always[sum_number].append(fold)
+                    others.add(read)
         for fold, row in enumerate(range(step.out.start, step.out.stop)):
             writer[step.units, row] = number, fold
-    return {n: _beside(step.folds, always[n], pairs[n]) for n, step in dense.items() if pairs[n]}
+    dense = {n: step for n, step in enumerate(steps) if _is_dense(step) and n not in others}
+    return {n: Beside(step.folds, *torch.tensor(pairs[n]).t()) for n, step in dense.items()}
 
 
 def _is_dense(step: Step) -> bool:
@@ -72,26 +71,19 @@ def _is_dense(step: Step) -> bool:
     return step.weight.shared and step.folds > 1
 
 
-def _beside(folds: int, always: Sequence[int], pairs: Sequence[tuple[int, int]]) -> Beside:
-    flags = torch.zeros(folds, dtype=torch.bool)
-    flags[list(always)] = True
-    fold, row = torch.tensor(pairs).t()
-    return Beside(flags, fold, row)
-
-
 def add(semiring: Scaled, arena: Value, rows: Tensor, out: Value) -> None:
     """Rows [F, H] of an arena added up as they are, those that are zero left out."""
     batch = arena.scale.shape[1]
     scale = arena.scale[rows]  # [F, H, B]
-    top = scale.amax(dim=1)
-    out.scale.copy_(top)
-    scale = scale - top.nan_to_num(neginf=0.0).unsqueeze(1)
-    factor = exp_(scale.to(arena.units.dtype)).transpose(1, 2)  # [F, B, H]
+    torch.amax(scale, dim=1, out=out.scale)
+    top = out.scale.clamp_min(torch.finfo(scale.dtype).min).unsqueeze(1)
+    factor = exp_((scale - top).to(arena.units.dtype)).transpose(1, 2)  # [F, B, H]
     place = rows.unsqueeze(1) * batch + torch.arange(batch).unsqueeze(-1)
-    used = factor > 0
-    count = used.sum(dim=-1).flatten()
-    units, starts = arena.units.flatten(0, 1), count.cumsum(0) - count
-    found = embedding_bag(place[used], units, starts, per_sample_weights=factor[used], mode="sum")
+    used = factor.flatten().nonzero().squeeze(-1)
+    starts = torch.searchsorted(used, torch.arange(0, factor.numel(), factor.shape[-1]))
+    weights, place = (part.flatten().index_select(0, used) for part in (factor, place))
+    units = arena.units.flatten(0, 1)
+    found = embedding_bag(place, units, starts, per_sample_weights=weights, mode="sum")
     out.units.copy_(found.view_as(out.units))
     semiring.raise_(out.units)
 

@@ -112,6 +112,9 @@ def generate(
         SettingError: if a number is out of range.
         BackboneError: if the backbone does not return [B, n, V], or nothing that `cache` keeps.
         LogitsError: if the logits are no distribution at a masked position.
+        EmptyLanguage: if no text of this length obeys the constraint.
+        NotCompatible, PropertyRequired: if the circuit cannot be asked under one.
+        NoMassError: if circuit and backbone hold all that may follow impossible.
         ShapeMismatch, TypeMismatch: if the prompt is not tokens [B, P], or no number is an id.
 
     Examples:

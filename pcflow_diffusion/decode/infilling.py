@@ -66,6 +66,8 @@ def infill(
         SettingError: if `steps` is below 1.
         BackboneError: if the backbone does not return [B, n, V].
         LogitsError: if the logits are no distribution at a masked position.
+        EmptyLanguage: if no text with these tokens obeys the constraint.
+        NotCompatible, PropertyRequired: if the circuit cannot be asked under one.
         NoMassError: if the circuit holds what is known impossible, and so it is without what is to
             the left of the masks.
         ShapeMismatch, TypeMismatch: if the text is not tokens [B, n], or no number is an id.

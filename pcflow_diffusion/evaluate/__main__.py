@@ -4,7 +4,9 @@ import sys
 from collections.abc import Callable, Sequence
 
 from pcflow_diffusion.evaluate import (
+    constraints_by_task,
     cost,
+    decisions,
     exact_world,
     few_step_of_text,
     gap_of_text,
@@ -26,7 +28,9 @@ def lm_eval(arguments: Sequence[str]) -> None:
 
 
 EVALUATIONS: dict[str, Callable[[Sequence[str]], None]] = {
+    "constraints": constraints_by_task.main,
     "cost": cost.main,
+    "decisions": decisions.main,
     "exact-world": exact_world.main,
     "few-step": few_step_of_text.main,
     "gap": gap_of_text.main,

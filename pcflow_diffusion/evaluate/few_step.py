@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import mean
 from typing import Protocol
 
 import torch
@@ -110,10 +111,12 @@ class Written:
     Attributes:
         tokens: [N, T].
         row_nats: nats per token of every row under the judge, [N].
+        runs: of how many runs over the same prompts, whose rows stand one run after the other.
     """
 
     tokens: Tensor
     row_nats: Tensor
+    runs: int = 1
 
     @property
     def nats(self) -> float:
@@ -122,18 +125,52 @@ class Written:
 
     @property
     def entropy(self) -> float:
-        """Entropy (nats) of the frequencies of all tokens.
+        """Entropy (nats) of the frequencies of all tokens; of several runs the mean.
 
         Examples:
             >>> round(Written(torch.tensor([[3, 5], [5, 3]]), torch.ones(2)).entropy, 4)  # log 2
             0.6931
         """
-        counts = torch.bincount(self.tokens.flatten()).double()
-        return float(torch.special.entr(counts / counts.sum()).sum())
+        return mean(map(_entropy, self.tokens.chunk(self.runs)))
+
+    @property
+    def by_prompt(self) -> Tensor:
+        """Nats per token of every prompt, over all runs [N / runs]."""
+        return self.row_nats.view(self.runs, -1).mean(dim=0)
+
+    def __str__(self) -> str:
+        """Nats, of several runs their standard deviation, and entropy."""
+        each = self.row_nats.view(self.runs, -1).mean(dim=1)
+        spread = f" ± {float(each.std()):.3f}" if self.runs > 1 else ""
+        return f"{self.nats:.3f}{spread} ({self.entropy:.3f})"
+
+
+def _entropy(tokens: Tensor) -> float:
+    counts = torch.bincount(tokens.flatten()).double()
+    return float(torch.special.entr(counts / counts.sum()).sum())
 
 
 Ladder = Mapping[str, Mapping[int, Written]]
 """By decoder and by steps per block, what was written."""
+
+
+def together(runs: Sequence[Ladder]) -> dict[str, dict[int, Written]]:
+    """Several runs of the same decoders over the same prompts as one.
+
+    Examples:
+        >>> texts = (Written(torch.tensor([[0, 1]]), torch.tensor([nats])) for nats in (1.0, 3.0))
+        >>> print(together([{"ours": {4: text}} for text in texts])["ours"][4])
+        2.000 ± 1.414 (0.693)
+    """
+    return {
+        name: {count: _stacked([run[name][count] for run in runs]) for count in row}
+        for name, row in runs[0].items()
+    }
+
+
+def _stacked(parts: Sequence[Written]) -> Written:
+    tokens = torch.cat([part.tokens for part in parts])
+    return Written(tokens, torch.cat([part.row_nats for part in parts]), len(parts))
 
 
 def judge_rows(judge: Reader, rows: Tensor, prompt_length: int, block_length: int) -> Written:
@@ -268,6 +305,8 @@ def _asked(backbone: Backbone, decoder: Decoder, block_length: int) -> Backbone:
 def markdown(found: Ladder, reference: Written | None = None) -> str:
     """Nats under the judge by decoder and steps, in brackets the entropy, in Markdown.
 
+    Of several runs (see `together`) they are means, with the standard deviation of the nats.
+
     Args:
         found: by decoder and steps per block; the same steps for all.
         reference: what really follows the prompts.
@@ -282,13 +321,10 @@ def markdown(found: Ladder, reference: Written | None = None) -> str:
     """
     steps = list(next(iter(found.values())))
     real = {} if reference is None else {REAL: dict.fromkeys(steps, reference)}
-    return _table(
+    return in_columns(
         "nats per token under the judge (entropy) by steps per block",
         [str(count) for count in steps],
-        {
-            name: [f"{text.nats:.3f} ({text.entropy:.3f})" for text in row.values()]
-            for name, row in (real | dict(found)).items()
-        },
+        {name: [str(text) for text in row.values()] for name, row in (real | dict(found)).items()},
     )
 
 
@@ -296,7 +332,7 @@ def half_the_steps(found: Ladder, against: str = FACTORISED) -> str:
     """Every decoder against another one that has twice its steps, in Markdown.
 
     Nats per token in which it differs from the other's, with the standard error of the mean over
-    rows, and in brackets by how much its entropy differs. Negative nats are the better ones, as
+    prompts, and in brackets by how much its entropy differs. Negative nats are the better ones, as
     far as entropy is the same.
 
     Args:
@@ -317,7 +353,7 @@ def half_the_steps(found: Ladder, against: str = FACTORISED) -> str:
     halves = [count for count in other if 2 * count in other]
     if not halves:
         raise GenerationError(f"{against!r} has steps {list(other)}: none is twice another one")
-    return _table(
+    return in_columns(
         f"nats over {against} (entropy) by steps for steps",
         [f"{count} for {2 * count}" for count in halves],
         {
@@ -329,13 +365,14 @@ def half_the_steps(found: Ladder, against: str = FACTORISED) -> str:
 
 
 def _difference(ours: Written, other: Written) -> str:
-    nats = ours.row_nats - other.row_nats
+    nats = ours.by_prompt - other.by_prompt
     error = float(nats.std(correction=min(1, len(nats) - 1))) / len(nats) ** 0.5
     entropy = 100 * (ours.entropy / other.entropy - 1)
     return f"{float(nats.mean()):+.3f} ± {error:.3f} ({entropy:+.1f} %)"
 
 
-def _table(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
+def in_columns(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
+    """A table in Markdown: its cells by row, below a title and the names of columns."""
     lines = [f"| {title} | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
     return "\n".join(lines + [f"| {name} | {' | '.join(row)} |" for name, row in rows.items()])
 

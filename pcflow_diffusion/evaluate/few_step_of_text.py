@@ -1,8 +1,10 @@
 """Few steps per block on a text: a judge for it, what every decoder writes, tables and a picture.
 
 python -m pcflow_diffusion.evaluate few-step [--text FILE] [--ranking low_confidence]
+python -m pcflow_diffusion.evaluate few-step --text FILE --denoiser FILE [--head FILE]
 python -m pcflow_diffusion.evaluate few-step --model FOLDER [--head FILE]
 
+Every seed has a circuit (unless it is that of a saved head), couplings and draws of its own.
 Ranking and temperature are the same for all decoders. With the ranking low_confidence, the default
 of `generate`, all of them write too many frequent tokens: look at the entropy.
 """
@@ -11,17 +13,20 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import get_args
 
 import torch
 
+import pcflow as pf
 from pcflow_diffusion.decode import Decoding
 from pcflow_diffusion.evaluate.counting import CountingReader
 from pcflow_diffusion.evaluate.few_step import (
     FACTORISED,
     STEPS,
     Decoder,
+    Ladder,
     Reader,
     draw_few_step,
     half_the_steps,
@@ -29,6 +34,7 @@ from pcflow_diffusion.evaluate.few_step import (
     ladder,
     markdown,
     samples,
+    together,
 )
 from pcflow_diffusion.evaluate.gap import LeftToRight
 from pcflow_diffusion.evaluate.setting import (
@@ -38,7 +44,6 @@ from pcflow_diffusion.evaluate.setting import (
     asked,
     block_of,
     circuit_and_heads,
-    parse_with_model,
     say,
     with_context,
 )
@@ -52,7 +57,7 @@ def decoders_of(heads: Mapping[str, CircuitHead]) -> dict[str, Decoder]:
     jointly = [name for name in compared if name in heads]
     best = jointly[-1]
     found = {FACTORISED: Decoder()} | {name: Decoder(heads[name]) for name in jointly}
-    if SAVED not in heads:  # whose circuit may be no chain
+    with suppress(pf.NotAChain, pf.SettingError):  # as a saved one may be
         found[f"{best}, context in the window"] = Decoder(with_context(heads[best]))
     return found | {f"{best}, drawn independently": Decoder(heads[best], jointly=False)}
 
@@ -80,19 +85,36 @@ def strength(judge: Reader, material: Material) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line, train what is needed, write, print the tables, draw the picture."""
     given = _parse(arguments)
-    torch.manual_seed(given.seed)
-    generator = torch.Generator().manual_seed(given.seed)
     material, saved = asked(given)
     judge = judge_of(material, given.judge_minutes, given.seed)
     say(strength(judge, material))
-    say("A circuit of the text, and couplings.")
+    seeds = range(given.seed, given.seed + given.seeds)
+    found = together([run(given, material, saved, judge, seed) for seed in seeds])
+    reference = judge_rows(judge, material.judged, CONTEXT, material.block)
+    print(f"\n{samples(found, material.tokenizer.decode)}\n\n{markdown(found, reference)}")
+    if any(2 * count in given.steps for count in given.steps):
+        print(f"\n{half_the_steps(found)}")
+    draw_few_step(given.out, found, reference)
+    say(f"Picture: {given.out}")
+
+
+def run(
+    given: argparse.Namespace,
+    material: Material,
+    saved: CircuitHead | None,
+    judge: Reader,
+    seed: int,
+) -> Ladder:
+    """What all decoders of a seed write."""
+    say(f"Seed {seed}: a circuit of the text, and couplings.")
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     _, heads = circuit_and_heads(saved, material, given.states, generator)
-    decoders = decoders_of(heads)
     say(f"Text in few steps: ranking {given.ranking}, temperature {given.temperature:g}.")
     rows = material.judged.repeat(given.repeats, 1)
-    found = ladder(
+    return ladder(
         material.denoiser,
-        decoders,
+        decoders_of(heads),
         rows[:, :CONTEXT],
         judge,
         given.steps,
@@ -101,12 +123,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         decoding=Decoding(given.temperature, ranking=given.ranking),
         generator=generator,
     )
-    reference = judge_rows(judge, material.judged, CONTEXT, material.block)
-    print(f"\n{samples(found, material.tokenizer.decode)}\n\n{markdown(found, reference)}")
-    if any(2 * count in given.steps for count in given.steps):
-        print(f"\n{half_the_steps(found)}")
-    draw_few_step(given.out, found, reference)
-    say(f"Picture: {given.out}")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -129,7 +145,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, default=Path("pcflow_few_step.png"), help="(%(default)s)"
     )
-    given = parse_with_model(parser, arguments)
+    given = parser.parse_args(arguments)
     block = block_of(given)
     if not all(1 <= count <= block for count in given.steps):
         parser.error(f"--steps must lie in 1 to {block}, the length of a block")

@@ -1,6 +1,7 @@
 """The gap that every coupling closes on a text: a table per seed, their mean, and a picture.
 
     python -m pcflow_diffusion.evaluate gap [--text FILE] [--seeds 3]
+    python -m pcflow_diffusion.evaluate gap --text FILE --denoiser FILE [--head FILE]
     python -m pcflow_diffusion.evaluate gap --model FOLDER [--head FILE]
 
 One denoiser, or a masked language model of `transformers`; every seed has masks, a circuit (unless
@@ -21,7 +22,6 @@ from pcflow_diffusion.evaluate.setting import (
     add_arguments,
     asked,
     circuit_and_heads,
-    parse_with_model,
     say,
 )
 
@@ -50,6 +50,5 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "pcflow_diffusion.evaluate gap", description=(__doc__ or "").splitlines()[0]
     )
     add_arguments(parser)
-    parser.add_argument("--seeds", type=int, default=1, help="how many (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("pcflow_gap.png"), help="(%(default)s)")
-    return parse_with_model(parser, arguments)
+    return parser.parse_args(arguments)

@@ -1,7 +1,7 @@
 """What evaluations on text run on: a text, a denoiser for it, a circuit of it, and couplings.
 
-The denoiser is the shipped one, one that is trained for the text, or a masked language model of
-`transformers`; the circuit is learned from the text, or that of a head from a file.
+The denoiser is the shipped one, that of a file, one that is trained for the text, or a masked
+language model of `transformers`; the circuit is learned from the text, or that of a saved head.
 
 Legend: N rows or tokens, L positions of a block, V tokens of the vocabulary.
 """
@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -34,7 +35,6 @@ from pcflow_diffusion.models import (
     CONTEXT,
     CharacterTokenizer,
     DenoiserConfig,
-    Pretrained,
     Text,
     Tokenizer,
     blocks,
@@ -51,7 +51,13 @@ from pcflow_diffusion.train import Blocks, StoredLogits, fit_conditional, store_
 CHECKPOINT = Path(__file__).parents[1] / "models" / "checkpoints" / "english.safetensors"
 HELD = 1 << 27  # logits that are held at once; of larger vocabularies training has these alone:
 LISTED = 256
+BLOCKS = 4_096
+"""Of training text, to fit a circuit to what the denoiser says."""
 SAVED = "as it was saved"
+
+Read = TypeVar("Read")
+Model: TypeAlias = tuple[Backbone, Tokenizer]
+"""What is coupled, and what makes tokens of text for it."""
 
 
 @dataclass(frozen=True)
@@ -96,15 +102,19 @@ class Material:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command line that say what to run on."""
     parser.add_argument("--text", type=Path, help="UTF-8 text (default: the shipped one)")
-    parser.add_argument("--train", action="store_true", help="train a denoiser anew")
     parser.add_argument("--minutes", type=float, default=10.0, help="to train it (%(default)g)")
     parser.add_argument("--states", type=int, default=256, help="of the HMM (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="the first (%(default)s)")
+    parser.add_argument("--seeds", type=int, default=1, help="how many (%(default)s)")
+    _add_models(parser)
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that say which model to take in place of a denoiser, and which circuit."""
-    parser.add_argument("--model", help="a masked language model of transformers: folder or name")
+def _add_models(parser: argparse.ArgumentParser) -> None:
+    """The options that say which model is taken, and which circuit."""
+    models = parser.add_mutually_exclusive_group()
+    models.add_argument("--train", action="store_true", help="train a denoiser anew")
+    models.add_argument("--denoiser", type=_given_denoiser, help="a file of save_denoiser")
+    models.add_argument("--model", help="a masked language model of transformers: folder or name")
     parser.add_argument("--revision", help="of the model, where it is a name")
     parser.add_argument("--trust-remote-code", action="store_true", help="run code of the model")
     parser.add_argument(
@@ -112,17 +122,6 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--mask-token-id", type=int, help="where the model does not say it")
     parser.add_argument("--head", type=_given_head, help="made for it: a file, folder or name")
-
-
-def parse_with_model(
-    parser: argparse.ArgumentParser, arguments: Sequence[str] | None
-) -> argparse.Namespace:
-    """Read the command line, with the options of models."""
-    add_model_arguments(parser)
-    given = parser.parse_args(arguments)
-    if given.model is not None and given.train:
-        parser.error("--train is for a denoiser, --model for what is trained")
-    return given
 
 
 def block_of(given: argparse.Namespace) -> int:
@@ -145,17 +144,18 @@ def asked(given: argparse.Namespace) -> tuple[Material, CircuitHead | None]:
     return material, given.head
 
 
-def given_model(given: argparse.Namespace) -> Pretrained | None:
-    """The model that the command line names, if it does."""
+def given_model(given: argparse.Namespace) -> Model | None:
+    """The model or denoiser that the command line names, if it does."""
     if given.model is None:
-        return None
+        denoiser: Model | None = given.denoiser
+        return denoiser
     return load_pretrained(
         given.model,
         mask_token_id=given.mask_token_id,
         right_shift=given.right_shift,
         revision=given.revision,
         trust_remote_code=given.trust_remote_code,
-    )
+    )[:2]
 
 
 def head_of(name: str) -> CircuitHead:
@@ -164,9 +164,19 @@ def head_of(name: str) -> CircuitHead:
 
 
 def _given_head(name: str) -> CircuitHead:
-    """The same on the command line, which says why there is none."""
+    """The same on the command line."""
+    return _given(head_of, name)
+
+
+def _given_denoiser(name: str) -> Model:
+    """That of a file."""
+    return _given(load_denoiser, name)
+
+
+def _given(read: Callable[[str], Read], name: str) -> Read:
+    """What is read from a file that the command line names, which says why it is not."""
     try:
-        return head_of(name)
+        return read(name)
     except (CheckpointError, ImportError, OSError) as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
@@ -196,7 +206,7 @@ def prepare(
     train: bool,
     minutes: float,
     seed: int,
-    model: Pretrained | None = None,
+    model: Model | None = None,
     block: int = BLOCK,
 ) -> Material:
     """Load the text, and the denoiser that was made for it, or a new one, or the given model.
@@ -206,7 +216,7 @@ def prepare(
     """
     text = load_text(path)
     _check_length(len(text.held_out), "characters", block)
-    denoiser, tokenizer = model[:2] if model else _denoiser(text, path, train, minutes, seed)
+    denoiser, tokenizer = model or _denoiser(text, path, train, minutes, seed)
     tokens, held_out = tokenizer.encode(text.train), tokenizer.encode(text.held_out)
     _check_length(len(held_out), "tokens", block)
     rows = blocks(held_out, block=block)
@@ -224,9 +234,7 @@ def _check_length(found: int, what: str, block: int) -> None:
         raise TextError(f"the held-out tenth has {found} {what}, needs {least}")
 
 
-def _denoiser(
-    text: Text, path: Path | None, train: bool, minutes: float, seed: int
-) -> tuple[Backbone, Tokenizer]:
+def _denoiser(text: Text, path: Path | None, train: bool, minutes: float, seed: int) -> Model:
     """The shipped denoiser for the shipped text, else a new one."""
     if path is None and not train:
         return load_denoiser(CHECKPOINT)
@@ -249,22 +257,36 @@ def fit_circuit(material: Material, states: int, rows: int = 16_000) -> pf.Compi
 
 
 def circuit_and_heads(
-    saved: CircuitHead | None, material: Material, states: int, generator: torch.Generator
+    saved: CircuitHead | None,
+    material: Material,
+    states: int,
+    generator: torch.Generator,
+    blocks: int = BLOCKS,
 ) -> tuple[pf.CompiledCircuit, dict[str, CircuitHead]]:
-    """The circuit of a saved head, or of the text, and every coupling by name."""
+    """The circuit of a saved head, or of the text, and every coupling by name.
+
+    The saved head is one of them, unless it is coupled like one that is there anyway.
+    """
     circuit = fit_circuit(material, states) if saved is None else saved.model
-    first = {} if saved is None else {SAVED: saved}
-    return circuit, first | couple(circuit, material, generator)
+    heads = couple(circuit, material, generator, blocks)
+    known = [head.coupling for head in heads.values() if head.model is circuit]
+    if saved is None or saved.coupling in known:
+        return circuit, heads
+    return circuit, {SAVED: saved} | heads
 
 
 def couple(
-    circuit: pf.CompiledCircuit, material: Material, generator: torch.Generator
+    circuit: pf.CompiledCircuit,
+    material: Material,
+    generator: torch.Generator,
+    count: int = BLOCKS,
 ) -> dict[str, CircuitHead]:
     """Every coupling by name; all but one share the circuit that was trained on text."""
     mask = material.tokenizer.mask_token_id
     against = CircuitHead(copy.deepcopy(circuit), mask, "product")
     with TemporaryDirectory() as folder:
-        fit_conditional(against, _seen(material, generator, folder), epochs=6, generator=generator)
+        seen = _seen(material, count, generator, folder)
+        fit_conditional(against, seen, epochs=6, generator=generator)
 
     log_linear = CircuitHead(circuit, mask, "product")
     fresh = material.examples(material.calibration, generator)
@@ -289,8 +311,10 @@ def with_context(head: CircuitHead) -> CircuitHead:
     return CircuitHead(circuit, head.mask_token_id, head.coupling)
 
 
-def _seen(material: Material, generator: torch.Generator, folder: str) -> Blocks | StoredLogits:
+def _seen(
+    material: Material, count: int, generator: torch.Generator, folder: str
+) -> Blocks | StoredLogits:
     """Training blocks with the denoiser's logits: in memory, or in a folder if they are many."""
-    rows = material.some(4_096, generator)
+    rows = material.some(count, generator)
     few = len(rows) * material.block * material.tokenizer.vocabulary_size <= HELD
     return material.examples(rows, generator) if few else material.stored(rows, generator, folder)

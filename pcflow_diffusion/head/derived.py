@@ -15,8 +15,8 @@ Kept = TypeVar("Kept")
 SHORTER = 4
 """How many circuits over some of its positions a head keeps: each has tables of its own."""
 
-GIVEN = 16
-"""How many rules a head remembers."""
+GIVEN = 8
+"""How many rules a head remembers, likewise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ class Derived:
         """The distribution given that all tokens obey a rule, or a stretch of one.
 
         Raises:
-            NotAChain, PropertyRequired, EmptyLanguage: see `CompiledCircuit.given`.
+            NotCompatible, PropertyRequired, EmptyLanguage: see `CompiledCircuit.given`.
         """
         stretch = under if isinstance(under, Stretch) else Stretch(under)
         found = model.given(stretch.rule, stretch.start, stretch.log_final)

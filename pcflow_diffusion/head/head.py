@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import inf
-from typing import get_args
+from typing import Literal, get_args, overload
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,7 @@ from pcflow_diffusion.head.coupling import (
     Projection,
     coupling_by_name,
 )
+from pcflow_diffusion.head.decisions import Allowed, Decisions, Questions, Slots
 from pcflow_diffusion.head.derived import Derived, Stretch
 from pcflow_diffusion.head.likelihood import log_prob_of, told_of
 from pcflow_diffusion.head.listing import TopK, check_top_k, most_listed
@@ -243,6 +244,93 @@ class CircuitHead(Parts):
         if said.listed is None or self.constraint is not None:
             return log_q
         return log_q + said.log_listed.masked_fill(~(asked & said.lists(tokens)), 0.0).sum(dim=-1)
+
+    @overload
+    def probabilities(
+        self,
+        logits: Tensor | Potentials,
+        x: Tensor,
+        questions: Questions,
+        *,
+        joint: Literal[False] = False,
+        slots: Slots | None = None,
+        pad: int | None = None,
+        allowed: Allowed | None = None,
+        tokenizer: object = None,
+    ) -> dict[str, Tensor]: ...
+
+    @overload
+    def probabilities(
+        self,
+        logits: Tensor | Potentials,
+        x: Tensor,
+        questions: Questions,
+        *,
+        joint: Literal[True],
+        slots: Slots | None = None,
+        pad: int | None = None,
+        allowed: Allowed | None = None,
+        tokenizer: object = None,
+    ) -> Tensor: ...
+
+    @torch.no_grad()
+    def probabilities(
+        self,
+        logits: Tensor | Potentials,
+        x: Tensor,
+        questions: Questions,
+        *,
+        joint: bool = False,
+        slots: Slots | None = None,
+        pad: int | None = None,
+        allowed: Allowed | None = None,
+        tokenizer: object = None,
+    ) -> Tensor | dict[str, Tensor]:
+        """How probable the answers to questions are that stand in holes of the text.
+
+        Of all texts that have one of its answers in every question's hole, the shares under the
+        coupled joint, and under the head's rule if it has one; masks elsewhere are summed out.
+        Exact. Where tokens are listed, those of the answers are too.
+
+        Args:
+            logits: the backbone's, [B, L, V]; or `pcflow.Potentials` of the only possible tokens.
+            x: tokens with masks, [B, L].
+            questions: by name the answers to choose from, each a text or its token ids; at most
+                65,536 combinations of them.
+            joint: of all questions together, or of each with the others summed out.
+            slots: where the answers stand, ranges of masked positions; by default the runs of masks
+                of every row, as many as questions, in their order.
+            pad: the token that fills a slot behind an answer that is shorter.
+            allowed: whether answers, by question, may be given together; all may by default.
+            tokenizer: what makes tokens of answers that are texts: one of this package, of
+                `transformers` or `tokenizers`.
+
+        Returns:
+            [B, n, n, ...], an axis for every question in their order, and all add up to one; or by
+            question [B, n]. Not differentiable.
+
+        Raises:
+            ShapeMismatch, TypeMismatch, TokenOutOfRange, LogitsError: see `couple`.
+            AnswerError: if an answer does not fit its slot, or no combination is allowed.
+            SettingError: if slots and questions are not as many, or combinations too many.
+            NoMassError: if no combination is possible in a row.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> head = CircuitHead(pf.compile(pf.hmm(4, 2, pf.Categorical(5))), mask_token_id=5)
+            >>> logits, x = torch.randn(1, 4, 5), torch.tensor([[5, 5, 0, 5]])
+            >>> questions = {"route": [[1, 2], [3, 3]], "urgent": [[1], [2], [4]]}
+            >>> head.probabilities(logits, x, questions, joint=True).shape
+            torch.Size([1, 2, 3])
+            >>> one = lambda answer: answer["route"] == [1, 2] or answer["urgent"] == [4]
+            >>> head.probabilities(logits, x, questions, allowed=one)["urgent"].shape
+            torch.Size([1, 3])
+        """
+        said = self._said(logits, x)
+        asked = Decisions.of(questions, said, slots, pad, allowed, tokenizer)
+        said = asked.listed(said, logits)
+        table = asked.joint(self.law, said, self._coupled(said))
+        return table if joint else asked.apart(table)
 
     def conditional(
         self, logits: Tensor | Potentials, x: Tensor, x0: Tensor, weight: Tensor | None = None

@@ -14,7 +14,9 @@ from pcflow_diffusion.errors import CouplingError, ShapeMismatch
 from pcflow_diffusion.head.derived import Derived, Stretch, narrowed
 from pcflow_diffusion.head.kept import Kept
 
-NO_RULE = "a modulated head takes no constraint: a circuit with controls is no chain of tokens"
+NO_RULE = (
+    "a modulated head takes no constraint: rules are about tokens, and controls are none"
+)
 
 
 class Parts(Kept):
@@ -81,7 +83,7 @@ class Parts(Kept):
 
         Raises:
             CouplingError: if the head is modulated.
-            NotAChain, PropertyRequired: see `pcflow.CompiledCircuit.given`.
+            NotCompatible, PropertyRequired: see `pcflow.CompiledCircuit.given`.
         """
         _ = self.under(Automaton.lengths(0, None, self.vocabulary_size)).law
 
@@ -90,7 +92,7 @@ class Parts(Kept):
         """What is asked of the coupled evidence: the circuit, or the circuit given the rule.
 
         Raises:
-            NotAChain, PropertyRequired, EmptyLanguage: see `pcflow.CompiledCircuit.given`.
+            NotCompatible, PropertyRequired, EmptyLanguage: see `pcflow.CompiledCircuit.given`.
         """
         if self.constraint is None:
             return self.model

@@ -47,6 +47,28 @@ def fingerprint(tokenizer: object) -> str:
     return f"sha256:{told.hexdigest()}"
 
 
+def encode(tokenizer: Any, text: str) -> tuple[int, ...]:
+    """The ids of a text, with nothing put around it.
+
+    Args:
+        tokenizer: as `fingerprint` takes it, but no path.
+        text: the text.
+
+    Raises:
+        TypeMismatch: if it is no tokenizer.
+
+    Examples:
+        >>> from pcflow_diffusion import CharacterTokenizer
+        >>> encode(CharacterTokenizer("ab" + chr(0xFFFD)), "ba")
+        (1, 0)
+    """
+    if not callable(getattr(tokenizer, "encode", None)) or isinstance(tokenizer, str):
+        raise TypeMismatch(f"tokenizer must be one, got {type(tokenizer).__name__}")
+    ours = hasattr(tokenizer, "vocabulary")
+    found = tokenizer.encode(text) if ours else tokenizer.encode(text, add_special_tokens=False)
+    return tuple(index(number) for number in getattr(found, "ids", found))
+
+
 def check_made_for(known: str | None, tokenizer: str) -> None:
     """Refuse a head whose tokenizer has another fingerprint, or an unknown one.
 

@@ -47,10 +47,26 @@ def widened(few: Marginals, said: Marginals, label: Tensor) -> Marginals:
     log = said.log_m.masked_fill(~keep & said.masked.unsqueeze(-1), -torch.inf)
     if few.listed is None:
         return replace(few, log_m=log.log_softmax(dim=-1))
-    top = said.potentials.like(log).top_k(int(keep[said.masked].sum(dim=-1).amax()))
-    share = top.log.logsumexp(dim=-1).clamp_max(0.0).masked_fill(~said.masked, 0.0)
-    log_m, share = top.log.log_softmax(dim=-1), said.log_listed + share
-    return replace(few, log_m=log_m, listed=top.categories, log_listed=share)
+    keep &= said.masked.unsqueeze(-1)
+    place = marked(keep, int(keep.sum(dim=-1).amax()))
+    listed = place if said.listed is None else said.listed.gather(-1, place)
+    log = log.gather(-1, place)
+    share = log.logsumexp(dim=-1).clamp_max(0.0).masked_fill(~said.masked, 0.0)
+    log_m, share = log.log_softmax(dim=-1), said.log_listed + share
+    return replace(few, log_m=log_m, listed=listed, log_listed=share)
+
+
+def marked(flags: Tensor, count: int) -> Tensor:
+    """The places [..., count] that are marked [..., k], filled up with the first that are not.
+
+    Examples:
+        >>> marked(torch.tensor([[False, True, True], [False, False, True]]), count=2)
+        tensor([[1, 2],
+                [0, 2]])
+    """
+    spare = count - flags.sum(dim=-1, keepdim=True)
+    taken = flags | ((~flags).cumsum(dim=-1) <= spare)
+    return taken.nonzero()[:, -1].view(*flags.shape[:-1], count)
 
 
 def best_of_each(log: Tensor, labels: Tensor) -> Tensor:

@@ -8,7 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pcflow_diffusion.checks import check_kind
+import torch
+from torch import Tensor
+
+from pcflow_diffusion.checks import check_flags, check_kind
 from pcflow_diffusion.models.text import Tokenizer
 from pcflow_diffusion.models.transformer import Transformer, TransformerConfig
 from pcflow_diffusion.models.weights import load_weights, save_weights
@@ -37,8 +40,7 @@ class Denoiser(Transformer):
     """A small bidirectional transformer with rotary positions and short convolutions.
 
     Called with tokens [B, L], real ones or the mask, it returns logits [B, L, V] over the real
-    ones; a `Backbone`. It raises `ShapeMismatch` if tokens are not [B, L], and `TokenOutOfRange` if
-    one is neither real nor the mask.
+    ones; a `Backbone`.
 
     Args:
         config: its shape. The caller's random state gives the initial weights.
@@ -55,6 +57,27 @@ class Denoiser(Transformer):
     def __init__(self, config: DenoiserConfig) -> None:
         """Build the layers and draw their weights."""
         super().__init__(config, causal=False)
+
+    def forward(self, tokens: Tensor, asked: Tensor | None = None) -> Tensor:
+        """Logits over the V real tokens, at every position, or at some.
+
+        Args:
+            tokens: long [B, L], real tokens or the mask; any L.
+            asked: which positions, bool [B, L]; all by default. In training most of the time would
+                go to logits that nobody reads.
+
+        Returns:
+            [B, L, V]; of n positions that are asked for [n, V], in their order.
+
+        Raises:
+            ShapeMismatch: if `tokens` is not [B, L], or `asked` not of that shape.
+            TypeMismatch: if tokens are no integers, or `asked` says neither yes nor no.
+            TokenOutOfRange: if a token has no embedding.
+        """
+        if asked is None:
+            return super().forward(tokens)
+        found = self.read(tokens)  # [B, L, W]
+        return torch.as_tensor(self.head(found[check_flags("asked", asked, tokens)]))
 
     @property
     def mask_token_id(self) -> int:

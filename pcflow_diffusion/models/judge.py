@@ -150,7 +150,7 @@ class _Windows:
     rows: Tensor
     batch_size: int
 
-    def __call__(self, ask: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    def __call__(self, ask: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
         """What is minimised is what is shown."""
         nats = -ask(self.rows[torch.randint(len(self.rows), (self.batch_size,))].long()).mean()
         return nats, nats

@@ -27,7 +27,7 @@ LOOK = 100
 
 Model = TypeVar("Model", bound=nn.Module)
 
-Objective: TypeAlias = Callable[[Callable[[Tensor], Tensor]], tuple[Tensor, Tensor]]
+Objective: TypeAlias = Callable[[Callable[..., Tensor]], tuple[Tensor, Tensor]]
 """Draws a batch and asks the model it is given: what is minimised, and nats per token to show."""
 
 
@@ -222,11 +222,11 @@ class Loop(Generic[Model]):
             raise CheckpointError(f"{unfinished}: {error}") from error
         self.steps, self.best = int(steps), dict(parts.get("best", {})) or None
 
-    def ask(self, tokens: Tensor) -> Tensor:
-        """What the model says, in the precision of the run."""
+    def ask(self, *tokens: Tensor) -> Tensor:
+        """What the model says of tokens, or of some, in the precision of the run."""
         exact = sdpa_kernel(SDPBackend.MATH)  # on a CPU its gradient is the quicker one
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16), exact:
-            return cast(Tensor, self.model(tokens))
+            return cast(Tensor, self.model(*tokens))
 
     def look(self) -> dict[str, str]:
         """What the bar shows; weights that are better on held-out text than any before are kept."""

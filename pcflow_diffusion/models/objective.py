@@ -286,8 +286,18 @@ def masked_diffusion_loss(
         check_weights("weights", weights, len(x))
     masked = x == check_id("mask_token_id", mask_token_id)  # [B, L]
     check_tokens("x0", x0.masked_fill(~masked, 0), logits.shape[-1])
-    targets = x0[masked].long()  # [masked]
-    nll = functional.cross_entropy(logits[masked].float(), targets, reduction="none")
-    loss = torch.zeros(masked.shape, dtype=nll.dtype, device=nll.device)  # [B, L]
-    per_row = loss.masked_scatter(masked, nll).sum(dim=1)  # [B]
+    per_row = row_nats(logits[masked], x0, masked)  # [B]
     return per_row if weights is None else per_row * weights
+
+
+def row_nats(logits: Tensor, x0: Tensor, masked: Tensor) -> Tensor:
+    """Negative log-likelihood of the masked tokens of every row, [B].
+
+    Args:
+        logits: of the masked positions alone, [masked, V].
+        x0: tokens, [B, L].
+        masked: bool, [B, L].
+    """
+    nll = functional.cross_entropy(logits.float(), x0[masked].long(), reduction="none")
+    loss = torch.zeros(masked.shape, dtype=nll.dtype, device=nll.device)  # [B, L]
+    return loss.masked_scatter(masked, nll).sum(dim=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor
 
 from pcflow_diffusion.errors import TextError
 from pcflow_diffusion.models.text import one_row
+
+PARAGRAPH = re.compile(r"(?<=\S)(?=\n\n)")
+"""Where one ends; the empty line begins what follows."""
 
 
 class SubwordTokenizer:
@@ -93,8 +97,13 @@ class SubwordTokenizer:
         return sorted(found, key=found.__getitem__)
 
     def encode(self, text: str) -> Tensor:
-        """Token ids, long [number of tokens]."""
-        return torch.tensor(self._tokenizer.encode(text).ids, dtype=torch.long)
+        """Token ids, long [number of tokens].
+
+        Paragraphs are encoded one by one, as a long text at once would need much memory. No token
+        goes beyond a paragraph's last letter or mark: it comes to the same.
+        """
+        parts = (self._tokenizer.encode(part).ids for part in PARAGRAPH.split(text))
+        return torch.cat([torch.tensor(ids, dtype=torch.long) for ids in parts])
 
     def decode(self, tokens: Tensor | Sequence[int], mask: str = "_") -> str:
         """The text of one row of tokens; the mask token prints as `mask`.

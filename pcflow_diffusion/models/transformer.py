@@ -96,13 +96,16 @@ class Transformer(nn.Module):
             ShapeMismatch: if `tokens` is not [B, L]; TypeMismatch: if it is not of integers.
             TokenOutOfRange: if a token has no embedding.
         """
+        return torch.as_tensor(self.head(self.read(tokens)))
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """What the head reads of tokens [B, L], normalised: [B, L, W]."""
         self._check(tokens)
         x = self.embedding(tokens)  # [B, L, W]
         rotation = _rotation(tokens.shape[1], self.config, x)
         for block in self.blocks:
             x = block(x, rotation)
-        logits: Tensor = self.head(self.norm(x))  # [B, L, V]
-        return logits
+        return torch.as_tensor(self.norm(x))
 
     def _check(self, tokens: Tensor) -> None:
         """Refuse tokens that have no embedding."""

@@ -26,7 +26,7 @@ def rule_of(
     Raises:
         GenerationError: if both have one.
         TypeMismatch: if what is given is none.
-        NotAChain, PropertyRequired: see `pcflow.CompiledCircuit.given`.
+        NotCompatible, PropertyRequired: see `pcflow.CompiledCircuit.given`.
     """
     if given is not None and head.constraint is not None:
         raise GenerationError("head and plug have a constraint each: a & b is both")

@@ -251,31 +251,34 @@ class TextRun:
         Raises:
             KeyboardInterrupt: if it is interrupted; the circuit has its best parameters then.
         """
-        given = self.given
         rows = torch.arange(len(self.held_out))
         tokens = int((self.held_out.tokens_of(rows) >= 0).sum())
         all_tokens = int(self.store.counts.sum())
         means = (all_tokens / len(self.train), tokens / len(self.held_out))
-        while True:
+        result = pf.FitResult()
+        while self.news is None or self.news.plan is not self.plan:  # it was made shorter
             self.news = News(self.plan, means, told=self.first)
-            result = pf.fit(
-                self.model,
-                self.train,
-                LEARNER,
-                epochs=self.plan.parts,
-                batch_size=given.batch_size,
-                validation=self.held_out,
-                patience=max(10, 2 * self.plan.per_epoch, self.plan.parts // PATIENCE),
-                checkpoint=self.files["checkpoint"],
-                checkpoint_seconds=60 * given.checkpoint_minutes,
-                after_epoch=self._is_to_be_shorter,
-                distributed=self.team.together,
-                generator=torch.Generator().manual_seed(given.seed),
-            )
+            result = self._fit(self.plan)
             self.wait()  # for the checkpoint
-            if self.plan is self.news.plan:
-                break
         self.news.take_up(result)  # of a run that was over, nothing was told
+
+    def _fit(self, plan: Plan) -> pf.FitResult:
+        """Learn by a plan, from where the checkpoint is."""
+        given = self.given
+        return pf.fit(
+            self.model,
+            self.train,
+            LEARNER,
+            epochs=plan.parts,
+            batch_size=given.batch_size,
+            validation=self.held_out,
+            patience=max(10, 2 * plan.per_epoch, plan.parts // PATIENCE),
+            checkpoint=self.files["checkpoint"],
+            checkpoint_seconds=60 * given.checkpoint_minutes,
+            after_epoch=self._is_to_be_shorter,
+            distributed=self.team.together,
+            generator=torch.Generator().manual_seed(given.seed),
+        )
 
     def _is_to_be_shorter(self, result: pf.FitResult) -> bool:
         """Tell the news; if the end would be late, make a shorter plan, from which to go on."""

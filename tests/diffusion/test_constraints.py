@@ -1,5 +1,6 @@
 """Texts under a rule: all of them obey, and otherwise they are as the joint has them."""
 
+from functools import cache
 from itertools import product
 from math import inf
 
@@ -13,6 +14,7 @@ from torch import Tensor
 import pcflow as pf
 from pcflow_diffusion import (
     CircuitHead,
+    Coupling,
     Decoding,
     LogLinear,
     Projection,
@@ -25,8 +27,15 @@ from pcflow_diffusion.errors import GenerationError, TypeMismatch
 V, MASK, END = 4, 4, 3
 RANKINGS = ("random", "low_confidence", "margin", "entropy")
 COUPLINGS = ("product", "ratio", LogLinear(0.7, 0.4), Projection(), Projection(pool=(0.8, 0.3)))
-ORDERS = (("joint", 1.0), ("joint", 0.0), ("any_order", 0.0), ("any_order", 1.0), ("mpe", 0.0))
-few = settings(max_examples=20, suppress_health_check=[HealthCheck.filter_too_much])
+ORDERS = (
+    ("joint", 1.0),
+    ("joint", 0.0),
+    ("any_order", 0.0),
+    ("any_order", 1.0),
+    ("mpe", 0.0),
+    ("sharpened", 0.6),
+)
+few = settings(max_examples=15, suppress_health_check=[HealthCheck.filter_too_much])
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -68,9 +77,13 @@ RULES = (
 def heads(draw: st.DrawFn) -> CircuitHead | None:
     if draw(st.integers(0, 3)) == 0:
         return None
-    model = CHAINS[draw(st.sampled_from(sorted(CHAINS)))]
-    coupling = draw(st.sampled_from(COUPLINGS))
-    return CircuitHead(model, MASK, coupling, top_k=draw(st.sampled_from([None, 1, 2])))
+    lengths, top_k = st.sampled_from(sorted(CHAINS)), st.sampled_from([None, 1, 2])
+    return head_of(draw(lengths), draw(st.sampled_from(COUPLINGS)), draw(top_k))
+
+
+@cache  # with what they have made of their circuits
+def head_of(length: int, coupling: str | Coupling, top_k: int | None) -> CircuitHead:
+    return CircuitHead(CHAINS[length], MASK, coupling, top_k)
 
 
 @st.composite
@@ -112,6 +125,40 @@ def test_all_that_is_generated_obeys(data: st.DataObject, seed: int) -> None:
     for rule, text in zip(rules, found[:, -length:], strict=True):
         rule = rule if end is None else rule.padded(END)
         assert rule.accepts(text.unsqueeze(0)).all(), text
+
+
+@pytest.mark.parametrize("head", [None, head_of(5, "product", None)])
+@pytest.mark.parametrize("how", [{"align": True}, {"show": "blocks"}, {"context": 2}])
+def test_prompts_of_any_length_are_no_part_of_what_obeys(head, how) -> None:
+    prompts = [[1], [2, 2, 2, 3], [3, 0]]
+    decoding = Decoding(temperature=1.0, constraint=RULES[:3])
+    settings = {"steps": 9, "gen_length": 7, "block_length": 3, "decoding": decoding, **how}
+    found = generate(Backbone(0), prompts, head, generator=seeded(0), **settings)
+    for rule, text in zip(RULES, found, strict=False):
+        assert rule.accepts(text[None, 4:]).all()
+
+
+@pytest.mark.parametrize("head", [None, head_of(5, "product", None)])
+def test_padding_is_no_part_of_what_is_filled_in(head) -> None:
+    texts = torch.tensor([[2, 2, MASK, MASK, MASK, MASK], [MASK, 1, MASK, MASK, 2, 2]])
+    real = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]])
+    how = Decoding(constraint=RULES[0])
+    found = infill(Backbone(0), texts, head, steps=2, decoding=how, attention_mask=real)
+    assert RULES[0].accepts(found[real.bool()].view(2, 4)).all()
+    assert torch.equal(found[real == 0], texts[real == 0])
+
+
+@few
+@given(st.sampled_from(RULES), st.integers(0, 99))
+def test_the_best_text_without_a_head_is_the_best_that_obeys(rule, seed: int) -> None:
+    """What constrained decoders for independent positions find by dynamic programming."""
+    logits, every = torch.randn(1, 4, V, generator=seeded(seed)), strings(4)
+    assume(rule.log_count(4) > -inf)
+    how = Decoding(order="mpe", constraint=rule)
+    settings = {"steps": 1, "gen_length": 4, "block_length": 4, "mask_token_id": MASK}
+    found = generate(fixed(logits), [[]], decoding=how, **settings)
+    log_p = logits[0].log_softmax(-1)[torch.arange(4), every].sum(dim=-1)
+    assert torch.equal(found[0], every[log_p.masked_fill(~rule.accepts(every), -inf).argmax()])
 
 
 @few

@@ -1,5 +1,6 @@
 """The figures of the gap table against exact numbers, and training on Eq. 7."""
 
+import re
 from math import isnan, log
 from pathlib import Path
 
@@ -8,9 +9,16 @@ import torch
 from torch import Tensor
 
 import pcflow as pf
-from pcflow_diffusion import CircuitHead
+from pcflow_diffusion import (
+    CharacterTokenizer,
+    CircuitHead,
+    Denoiser,
+    DenoiserConfig,
+    fingerprint,
+    save_denoiser,
+)
 from pcflow_diffusion.errors import RatioOutOfRange, TokenOutOfRange
-from pcflow_diffusion.evaluate import gap_of_text
+from pcflow_diffusion.evaluate import gap_of_text, setting
 from pcflow_diffusion.evaluate.__main__ import main as command_line
 from pcflow_diffusion.evaluate.gap import (
     CIRCUIT,
@@ -205,6 +213,51 @@ def test_tokens_that_a_backbone_has_no_logit_for_are_refused() -> None:
             call()
 
 
+TEXT = "the cat sat. " * 900
+
+
+@pytest.fixture
+def uniform(tmp_path: Path) -> Path:
+    """A file of a denoiser that knows nothing of the text, which is beside it, as is a head."""
+    tokenizer = CharacterTokenizer.fit(TEXT)
+    count = tokenizer.vocabulary_size
+    model = Denoiser(DenoiserConfig(count, width=16, depth=1, heads=2))
+    torch.nn.init.zeros_(model.head.weight)
+    save_denoiser(model, tmp_path / "denoiser", tokenizer)
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    circuit = pf.compile(pf.hmm(32, 4, pf.Categorical(count)))
+    CircuitHead(circuit, count, tokenizer=fingerprint(tokenizer)).save(tmp_path / "head")
+    return tmp_path
+
+
+@pytest.mark.usefixtures("in_small")
+def test_a_denoiser_and_a_head_of_files_are_evaluated(
+    uniform: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gap_of_text, "RATIOS", [0.5])
+    options = ["--text", uniform / "text.txt", "--denoiser", uniform / "denoiser"]
+    options += ["--head", uniform / "head", "--out", uniform / "out.png"]
+    command_line(["gap", *map(str, options)])
+    printed = capsys.readouterr().out
+    uniform_nats = log(CharacterTokenizer.fit(TEXT).vocabulary_size)
+    assert f"| factorised, one step | {uniform_nats:.3f} |" in printed
+    assert setting.SAVED not in printed  # it projects, as one of the others does
+    options += ["--steps", 1, "--repeats", 1, "--seeds", 2]
+    command_line(["few-step", *map(str, options)])
+    printed = capsys.readouterr().out
+    assert "context in the window" in printed and "Seed 1:" in printed
+    assert re.search(r"\| projection, 2 sweeps \| \d+\.\d+ ± 0\.\d+ \(", printed)
+
+
+def test_a_denoiser_that_cannot_be_read_or_is_not_the_only_one_is_refused(
+    uniform: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, more, why in (("head", [], "format"), ("denoiser", ["--train"], "not allowed with")):
+        with pytest.raises(SystemExit):
+            command_line(["gap", "--denoiser", str(uniform / name), *more])
+        assert why in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("in_small")
 def test_evaluations_are_run_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -213,7 +266,7 @@ def test_evaluations_are_run_by_name(
         command_line(["unknown"])
     monkeypatch.setattr(gap_of_text, "RATIOS", [0.5, 1.0])
     text, picture = tmp_path / "text.txt", tmp_path / "gap.png"
-    text.write_text("the cat sat. " * 900, encoding="utf-8")
+    text.write_text(TEXT, encoding="utf-8")
     options = ["--text", text, "--out", picture, "--states", 16, "--minutes", 0.02, "--seeds", 2]
     command_line(["gap", *map(str, options)])
     table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]

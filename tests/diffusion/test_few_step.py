@@ -24,6 +24,7 @@ from pcflow_diffusion.evaluate.few_step import (
     ladder,
     markdown,
     samples,
+    together,
 )
 
 L, V, P = 4, 3, 2
@@ -261,6 +262,24 @@ def test_tables_by_hand(tmp_path: Path) -> None:
     picture = tmp_path / "ladder.png"
     draw_few_step(picture, found, reference)
     assert picture.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_runs_stand_behind_their_mean() -> None:
+    runs = [
+        {
+            FACTORISED: {n: written([2.0 / n, 4.0 / n], [0, 1, 0, 1]) for n in (1, 2)},
+            "ours": {n: written([better, better + 1], [0, 1, kind, 3]) for n in (1, 2)},
+        }
+        for better, kind in ((1.0, 2), (2.0, 3))
+    ]
+    found = together(runs)
+    entropies = (runs[0]["ours"][1].entropy, runs[1]["ours"][1].entropy)
+    assert entropies[0] != entropies[1]
+    assert f"| ours | 2.000 ± 0.707 ({sum(entropies) / 2:.3f}) |" in markdown(found)
+    assert "| factorised | 3.000 ± 0.000 (0.693) |" in markdown(found)
+    # of the first prompt 1 and 2 less 1, of the second 2 and 3 less 2: .5 each, prompt by prompt
+    assert "+0.500 ± 0.000" in half_the_steps(found)
+    assert str(together(runs[:1])["ours"][1]) == str(runs[0]["ours"][1])
 
 
 def test_a_single_row_has_no_standard_error() -> None:

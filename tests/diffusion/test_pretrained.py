@@ -9,7 +9,7 @@ import torch
 from tiny_models import MASK, WORDS, save_bert
 
 import pcflow as pf
-from pcflow_diffusion import CircuitHead, fingerprint
+from pcflow_diffusion import CircuitHead, Projection, fingerprint
 from pcflow_diffusion.errors import CheckpointError, CouplingError, ShapeMismatch, TokenizerMismatch
 from pcflow_diffusion.evaluate import gap_of_text, setting
 from pcflow_diffusion.evaluate.__main__ import main as command_line
@@ -26,7 +26,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def head_for(tokenizer: object, vocabulary_size: int = len(WORDS), length: int = 8) -> CircuitHead:
     model = pf.compile(pf.hmm(length, 2, pf.Categorical(vocabulary_size)))
-    return CircuitHead(model, MASK, tokenizer=fingerprint(tokenizer))
+    return CircuitHead(model, MASK, Projection(sweeps=3), tokenizer=fingerprint(tokenizer))
 
 
 def test_a_model_is_its_logits_by_its_own_vocabulary(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 import pcflow as pf
 from pcflow_diffusion import Denoiser, DenoiserConfig, load_denoiser, save_denoiser
@@ -14,6 +15,7 @@ from pcflow_diffusion.models.subwords import SubwordTokenizer
 
 TEXTS = ["the cat sat on the mat, 12 cats", "the hat of the cat 2024"] * 3
 TOKENIZER = SubwordTokenizer.fit(TEXTS, vocabulary_size=280)
+SPACED = SubwordTokenizer.fit(["ab.\n\na b\n\n\n b \n\n", "\n\n\t  a,"] * 3, vocabulary_size=280)
 
 
 @settings(deadline=None)
@@ -22,6 +24,14 @@ def test_every_text_comes_back(text: str) -> None:
     tokens = TOKENIZER.encode(text)
     assert TOKENIZER.decode(tokens) == text
     assert ((tokens >= 0) & (tokens < TOKENIZER.vocabulary_size)).all()
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(["ab", ".", " ", "\n", "\n\n", "\u2028"]), min_size=5))
+def test_paragraph_by_paragraph_comes_to_the_same_as_all_at_once(parts: list[str]) -> None:
+    text = "".join(parts)
+    whole = Tokenizer.from_str(SPACED.definition())
+    assert SPACED.encode(text).tolist() == whole.encode(text).ids
 
 
 def test_what_is_frequent_is_one_token_and_digits_are_never_joined() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pcflow import SettingError
-from pcflow_diffusion.errors import CheckpointError, DiffusionError, TextError
+from pcflow_diffusion.errors import CheckpointError, DiffusionError, ShapeMismatch, TextError
 from pcflow_diffusion.models import (
     Denoiser,
     DenoiserConfig,
@@ -19,6 +19,7 @@ from pcflow_diffusion.models import (
     blocks,
     load_denoiser,
     load_text,
+    masked_diffusion_loss,
     train_denoiser,
 )
 from pcflow_diffusion.models.checkpoints import make_english
@@ -55,6 +56,27 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_callers_draws_alone
     for name, weight in first.state_dict().items():
         assert torch.equal(weight, second.state_dict()[name])
     assert not torch.equal(first.head.weight, other.head.weight)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_positions_that_are_asked_about_have_the_logits_of_all(share: float) -> None:
+    model, tokens = train(1), torch.randint(6, (3, 40), generator=torch.Generator().manual_seed(0))
+    asked = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(1)) < share
+    torch.testing.assert_close(model(tokens, asked), model(tokens)[asked])
+    with pytest.raises(ShapeMismatch):
+        model(tokens, asked[:2])
+
+
+def test_the_loss_is_that_of_all_logits() -> None:
+    how = replace(HOW, batch_size=64)
+    run, model = _MaskedWindows(blocks(periodic()), CONFIG.mask_token_id, how), train(1)
+    torch.manual_seed(0)
+    _, nats = run(model)
+    torch.manual_seed(0)
+    x, x0, _ = run.batch()
+    masked = x == CONFIG.mask_token_id
+    whole = masked_diffusion_loss(model(x), x, x0, CONFIG.mask_token_id).sum() / masked.sum()
+    torch.testing.assert_close(nats, whole)
 
 
 def test_checkpoints_come_while_training_and_at_the_end() -> None:
