@@ -32,7 +32,6 @@ from pcflow_diffusion.evaluate.setting import (
     add_arguments,
     asked,
     fit_circuit,
-    parse_with_model,
     say,
 )
 from pcflow_diffusion.evaluate.words import Hole, Kind, Lexicon
@@ -258,5 +257,4 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "pcflow_diffusion.evaluate decisions", description=(__doc__ or "").splitlines()[0]
     )
     add_arguments(parser)
-    parser.add_argument("--seeds", type=int, default=1, help="how many (%(default)s)")
-    return parse_with_model(parser, arguments)
+    return parser.parse_args(arguments)
