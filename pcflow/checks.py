@@ -56,6 +56,29 @@ def check_whole(name: str, value: object, least: int = 1) -> None:
     )
 
 
+def check_device(device: object) -> None:
+    """Refuse what is no device, or none that torch has here.
+
+    Raises:
+        SettingError: naming it.
+
+    Examples:
+        >>> check_device("gpu")
+        Traceback (most recent call last):
+        ...
+        pcflow.errors.SettingError: device must be one that torch has here, got 'gpu'
+    """
+    SettingError.check("device", device, "one that torch has here", _is_here)
+
+
+def _is_here(device: Any) -> bool:
+    try:
+        torch.empty(0, device=device)
+    except AssertionError:  # torch was built without
+        return False
+    return True
+
+
 def check_generator(generator: object, device: torch.device | None = CPU) -> None:
     """Refuse what is no source of randomness, such as a seed, or draws on another device.
 

@@ -202,6 +202,16 @@ def test_draws_of_mixed_columns_are_real_numbers() -> None:
     )
 
 
+@pytest.mark.parametrize("narrow", [0.01, 100.0])
+def test_a_missing_real_value_weighs_its_density_at_the_mode(narrow: float) -> None:
+    named = {"mean": torch.tensor([-1.0, 1.0]), "log_std": torch.tensor([1.0, narrow]).log()}
+    values = {name: pf.Parameter(value.double()) for name, value in named.items()}
+    sides = pf.InputLayer(0, pf.Gaussian(), 2, values)
+    either = pf.SumLayer([sides], pf.Parameter.from_probs([[0.5, 0.5]]))
+    best = pf.compile(pf.Circuit(either), DEVICE, torch.float64).mpe(torch.full((1, 1), torch.nan))
+    assert best.values.item() == (1.0 if narrow < 1 else -1.0)
+
+
 def test_temperature_sharpens_values_and_keeps_the_latent_path() -> None:
     one_path = pf.compile(pf.hmm(3, states=1, inputs=pf.Categorical(4)), DEVICE)
     cold = one_path.sample(30, temperature=0.0)

@@ -351,3 +351,18 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
 def test_distributed_needs_processes() -> None:
     with pytest.raises(RuntimeError, match="init_process_group"):
         fitted(rows(), distributed=True)
+
+
+def test_processes_exchange_tensors_that_do_not_lie_in_one_piece(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dist = torch.distributed
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_backend", lambda: "gloo")
+    monkeypatch.setattr(dist, "all_reduce", lambda x: x.view(-1).mul_(2.0))  # as many twins
+    monkeypatch.setattr(dist, "broadcast", lambda x, src: x.view(-1).fill_(src))
+    whole = torch.arange(6.0).view(2, 3)
+    pf.Team(together=True).add_up([whole.t()])
+    assert torch.equal(whole, 2 * torch.arange(6.0).view(2, 3))
+    pf.Team(together=True).follow_first([whole.t()])
+    assert not whole.any()

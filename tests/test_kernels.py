@@ -9,6 +9,7 @@ from torch import Tensor
 
 import pcflow as pf
 from pcflow.engine import kernels
+from pcflow.engine.semiring import Scaled
 
 SMALL = pf.Machine(block=8, large=2, columns=4)  # small pieces
 
@@ -102,3 +103,12 @@ def test_running_sums_are_the_same_each_time(shape: tuple[int, ...]) -> None:
     found = [kernels.running_sums(x.float()) for _ in range(11)]
     assert all(torch.equal(found[0], other) for other in found)
     torch.testing.assert_close(kernels.running_sums(x, out=x.clone()), x.cumsum(dim=-1))
+
+
+@given(st.integers(0, 10**6))
+def test_units_of_several_scales_are_brought_to_the_largest(seed: int) -> None:
+    torch.manual_seed(seed)
+    units, scale = rand(6, 3), 5 * torch.randn(6, 3, dtype=torch.float64, device=DEVICE)
+    scale[:3, 0] = -torch.inf  # an exact zero
+    wanted = units.log() + scale - scale.amax(dim=-1, keepdim=True)
+    torch.testing.assert_close(Scaled(SMALL).aligned(units, scale).log(), wanted)

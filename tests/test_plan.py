@@ -4,7 +4,9 @@ import pytest
 import torch
 
 import pcflow as pf
+from pcflow.circuit import Layer
 from pcflow.engine import make_plan
+from pcflow.engine.rows import assign_rows
 
 
 @pytest.mark.parametrize("side", [2, 4, 8, 16])
@@ -77,6 +79,16 @@ def test_memory_is_used_again_and_does_not_pile_up() -> None:
     for rows in (50, 1):
         model.log_prob(torch.randint(5, (rows, 8))).sum().backward()
     assert sorted(before) == sorted(id(sheet) for sheet in pool.free)
+
+
+@pytest.mark.parametrize("wide", [1, 2, 3])
+def test_rows_that_nobody_reads_any_more_are_taken_again(wide: int) -> None:
+    bits = [pf.InputLayer.random(0, pf.Bernoulli(), units=4) for _ in range(wide)]
+    strips: list[list[Layer]] = [[*bits]]
+    for _ in range(6):  # each reads the one before, as a whole
+        strips.append([pf.SumLayer.random(strips[-1], 4) for _ in range(wide)])
+    assert assign_rows(strips, reuse=True).counts == {4: 2 * wide}
+    assert assign_rows(strips, reuse=False).counts == {4: 7 * wide}
 
 
 def test_circuits_of_one_unit_never_underflow() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
+from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor
@@ -172,7 +173,7 @@ class Circuit(Immutable):
                         f"variable {layer.variable} has {found[layer.variable]} categories in one "
                         f"input layer and {categories} in another"
                     )
-        absent = next(v for v in range(len(found) + 1) if v not in found)
+        absent = next(v for v in count() if v not in found)
         if absent < len(found):
             raise StructureError(f"variables must be 0..{max(found)}, but {absent} is in no input")
         return tuple(found[v] for v in range(len(found)))

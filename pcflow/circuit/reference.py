@@ -38,8 +38,8 @@ def reference_log_prob(
         torch.Size([4])
     """
     check_kind("circuit", circuit, Circuit, "a Circuit")
-    check_kind("parameters", parameters or {}, Mapping, "a mapping from parameters to tensors")
-    given = parameters or {}
+    given = {} if parameters is None else parameters
+    check_kind("parameters", given, Mapping, "a mapping from parameters to tensors")
     values = {p: given.get(p, p.value).to(torch.float64) for p in circuit.parameters}
     device = next(iter(values.values())).device if values else torch.device("cpu")
     known = check(evidence, Domain(circuit.num_categories, device, torch.float64))

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pcflow.checks import check_kind
+from pcflow.checks import check_kind, check_kinds
 from pcflow.circuit import Circuit, Parameter
 from pcflow.engine import Machine
 from pcflow.errors import FileFormatError, PcflowError, SettingError
@@ -59,7 +59,7 @@ def save(
 
     Raises:
         SettingError: if a tensor has another name, or `dtype` is neither None nor bfloat16.
-        TypeMismatch: if `model` is not a CompiledCircuit.
+        TypeMismatch: if `model` is not a CompiledCircuit, or the others are no mappings of such.
         OSError: if the file cannot be written; an existing one is left as it was.
 
     Examples:
@@ -71,6 +71,9 @@ def save(
         3
     """
     check_kind("model", model, CompiledCircuit, "a CompiledCircuit")
+    check_kind("texts", texts, Mapping, "a mapping from names to texts")
+    check_kind("tensors", tensors, Mapping, "a mapping from names to tensors")
+    check_kinds("tensors", tensors.values(), Tensor, "a tensor")
     for name in tensors:  # those of the circuit are called by their shapes
         SettingError.check("tensors", name, "named by a letter first", lambda n: n[:1].isalpha())
     either = (None, torch.bfloat16)

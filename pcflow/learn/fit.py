@@ -152,6 +152,7 @@ def fit(
     check_kind("model", model, Model, "a CompiledCircuit, or what learns like one")
     if learner is not None:
         check_kind("learner", learner, Learner, "a learner, such as EM()")
+    check_kind("after_epoch", after_epoch, Callable | None, "a function of the result so far")
     check_generator(generator, device=None)
     _check(epochs, batch_size, patience, checkpoint_seconds)
     wanted = ("refuse", "skip")

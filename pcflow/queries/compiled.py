@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pcflow.automata import Automaton
-from pcflow.checks import check_kind, check_whole
+from pcflow.checks import check_device, check_kind, check_whole
 from pcflow.circuit import Circuit, MarkovChain, required_by
 from pcflow.engine import (
     MACHINE,
@@ -398,7 +398,7 @@ def compile(
     Raises:
         TypeMismatch: if `circuit` is not a Circuit, or `machine` not a Machine.
         SettingError: if `dtype` is not float32 or float64, `soft_dtype` neither None nor bfloat16,
-            `device` without numbers, or `memory` not a positive integer.
+            `device` not here or without numbers, or `memory` not a positive integer.
 
     Examples:
         >>> import pcflow as pf
@@ -407,6 +407,7 @@ def compile(
     """
     dtype = torch.get_default_dtype() if dtype is None else dtype
     check_kind("circuit", circuit, Circuit, "a Circuit")
+    check_device(device)
     _check_dtype(dtype)
     either = (None, torch.bfloat16)
     SettingError.check("soft_dtype", soft_dtype, "None or bfloat16", lambda one: one in either)
