@@ -149,7 +149,7 @@ def judged(task: Task, rows: Tensor, seconds: float) -> Outcome:
         values = task.share_right(prompts, texts)
     return Outcome(
         float(valid.double().mean()),
-        float((values == 1).double().mean()),
+        float((values == 1).double().where(~values.isnan(), nan).mean()),
         float(values.mean()),
         float(nats[valid].mean()),
         seconds,

@@ -25,6 +25,7 @@ from pcflow_diffusion.models.text import REPLACEMENT
 
 PROMPT, ANSWER, BLOCK = 4, 40, 20  # P, T, and tokens of a block
 END = "\n"
+FIELDS = ("city", "phone", "state", "zip")
 
 
 class City(NamedTuple):
@@ -42,7 +43,7 @@ class City(NamedTuple):
             >>> City("Akron", "330", "OH", "443").json()
             '{"city":"Akron","phone":"330","state":"OH","zip":"443"}'
         """
-        return json.dumps(self._asdict(), separators=(",", ":"))
+        return json.dumps(dict(zip(FIELDS, self, strict=True)), separators=(",", ":"))
 
 
 TABLE = """
@@ -88,7 +89,7 @@ def tokenizer() -> PieceTokenizer:
     """
     words = {word for name in NAMES for word in re.findall(" ?[^ ]+", name)}
     return PieceTokenizer(
-        [REPLACEMENT, END, " ", *'{}":,0123456789', *City._fields, *STATES, *sorted(words)]
+        [REPLACEMENT, END, " ", *'{}":,0123456789', *FIELDS, *STATES, *sorted(words)]
     )
 
 

@@ -2,8 +2,8 @@
 
 import re
 from dataclasses import replace
-from importlib.util import find_spec
 from itertools import product
+from math import isnan
 
 import pytest
 import torch
@@ -170,7 +170,7 @@ def test_only_valid_texts_are_judged() -> None:
     rows = torch.tensor([[0, 0, 3, 1], [0, 0, 3, 3], [0, 0, 1, 1]])
     found = judged(task, rows, 5.0)
     assert found.valid == pytest.approx(2 / 3) and found.nats == 1.5 and found.seconds == 5.0
-    assert found.values != found.values and found.right == 0.0  # nothing is right or wrong
+    assert isnan(found.values) and isnan(found.right)  # nothing is right or wrong
     share = torch.tensor([1.0, 0.0, 0.5])
     told = judged(replace(task, share_right=lambda prompts, texts: share), rows, 5.0)
     assert told.right == pytest.approx(1 / 3) and told.values == pytest.approx(0.5)
@@ -204,13 +204,6 @@ def test_rule_and_pattern_say_the_same(row, place, token) -> None:
     changed[place] = token
     accepted = bool(records.rule().accepts(changed[None]))
     assert accepted == bool(records.are_valid(changed[None]))
-
-
-@pytest.mark.skipif(find_spec("outlines_core") is None, reason="needs pcflow[constraints]")
-def test_the_rule_is_that_of_the_pattern() -> None:
-    words = records.tokenizer()
-    found = pf.Automaton.regex(records.PATTERN, words.vocabulary).padded(int(records.end()))
-    assert found == records.rule()
 
 
 def test_values_are_compared_with_the_nearest_record() -> None:
