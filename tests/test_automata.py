@@ -216,7 +216,18 @@ END = 9
 
 
 @pytest.mark.parametrize(
-    "pattern", ["(ab)*", "[ab]{2,3}-?[01]+", "a|b0*", "(a|ba)+1?", "a(b0?1)*", "[ab]+(-[01]+)?"]
+    "pattern",
+    [
+        "(ab)*",
+        "[ab]{2,3}-?[01]+",
+        "a|b0*",
+        "(a|ba)+1?",
+        "a(b0?1)*",
+        "[ab]+(-[01]+)?",
+        ".*b1.*",
+        "(?s:.)*a",
+        "[^b]*(b[^b]*b[^b]*)*",
+    ],
 )
 def test_regular_expressions_mean_what_python_says(pattern) -> None:
     pytest.importorskip("outlines_core", reason="an extra")

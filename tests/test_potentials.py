@@ -18,6 +18,7 @@ def pairs(draw: st.DrawFn) -> Pair:
     k, seed = draw(st.integers(1, SIZE)), draw(st.integers(0, 2**31 - 1))
     generator = torch.Generator().manual_seed(seed)
     listed = torch.rand(3, 2, SIZE, generator=generator).argsort(-1)[..., :k].to(DEVICE)
+    listed = listed.sort(dim=-1).values if draw(st.booleans()) else listed  # which is read as it is
     log = torch.randn(3, 2, k, generator=generator).to(DEVICE)
     dense = torch.full((3, 2, SIZE), -torch.inf, device=DEVICE).scatter(-1, listed, log)
     return pf.Potentials.of(log, listed), pf.Potentials.of(dense)
@@ -108,6 +109,20 @@ def test_a_place_stands_for_a_category(pair: Pair, seed: int) -> None:
     found = listed.log.gather(-1, place.unsqueeze(-1))
     assert torch.equal(listed.at(listed.category(place).unsqueeze(-1)), found)
     assert dense.category(place) is place
+
+
+@given(pairs(), st.data())
+def test_what_is_listed_twice_or_nowhere_is_misplaced(pair: Pair, data: st.DataObject) -> None:
+    listed, _ = pair
+    assert listed.categories is not None and not listed.misplaced(SIZE).any()
+    row, variable = data.draw(st.integers(0, 2)), data.draw(st.integers(0, 1))
+    place = data.draw(st.integers(0, listed.categories.shape[-1] - 1))
+    others = set(listed.categories[row, variable].tolist())
+    others.discard(int(listed.categories[row, variable, place]))
+    wrong = listed.categories.clone()
+    wrong[row, variable, place] = data.draw(st.sampled_from([*sorted(others), -1, SIZE]))
+    found = pf.Potentials.of(listed.log, wrong).misplaced(SIZE)
+    assert found.sum() == 1 and bool(found[row, variable])
 
 
 def test_evidence_takes_potentials() -> None:

@@ -40,7 +40,7 @@ from pcflow.circuit import (
     SumLayer,
 )
 from pcflow.errors import NotCompatible, PropertyRequired
-from pcflow.inputs import FiniteFamily, Gate, few, shares
+from pcflow.inputs import FiniteFamily, Gate, Share, few
 
 End = int | None
 """The state behind some variables; None behind the last one, where a string may end."""
@@ -78,13 +78,8 @@ class _Builder:
         self.first, self.last = _spans(circuit, rule)
         live = rule.live(circuit.num_variables, anywhere=between).tolist()
         self.live = [dict.fromkeys(s for s, there in enumerate(row) if there) for row in live]
-        self.next, labels = rule.next.tolist(), range(rule.next.shape[1])
-        self.shares = {
-            family: shares(family, rule.classes, labels)
-            for family in {la.family for la in circuit.layers if isinstance(la, InputLayer)}
-            if isinstance(family, FiniteFamily)
-        }
         self.few = cache(lambda family, *parameters: few(family, rule.classes))  # by table
+        self.large, self.labels = cache(self._large), cache(self._labels)
         self.share, self.gate, self.ones = cache(self._share), cache(self._gate), cache(_ones)
         self.found: dict[Layer, Ways] = {}
 
@@ -147,11 +142,8 @@ class _Builder:
         one_of = cache(lambda *labels: self.added(tuple(self.share(layer, c) for c in labels)))
         either, found = cache(self.added), Ways()
         for state in self.live[place]:
-            labels: dict[int, list[int]] = defaultdict(list)
-            for label, there in enumerate(self.next[state]):
-                if there in self.live[place + 1]:
-                    labels[there].append(label)
-            ways = {there: one_of(*some) for there, some in labels.items()}
+            onward, live = self.labels(state).items(), self.live[place + 1]
+            ways = {there: one_of(*some) for there, some in onward if there in live}
             if place + 1 < len(self.live) - 1:
                 found |= {(state, there): way for there, way in ways.items()}
             elif ways:
@@ -164,12 +156,23 @@ class _Builder:
         if isinstance(layer, InputLayer):
             assert isinstance(layer.family, FiniteFamily)
             small = self.few(layer.family, *layer.parameters.values())
-            return replace(layer, family=small.get(label) or self.shares[layer.family][label])
+            return replace(layer, family=small.get(label) or self.large(layer.family, label))
         return replace(layer, inputs=tuple(self.share(one, label) for one in layer.inputs))
+
+    def _large(self, family: FiniteFamily, label: int) -> Share:
+        return Share(family, (self.rule.classes == label).nonzero().squeeze(-1))
+
+    def _labels(self, state: int) -> dict[int, list[int]]:
+        """The classes that lead on from a state, by the state after it."""
+        found: dict[int, list[int]] = defaultdict(list)
+        ways = self.rule.next[state]
+        for label in (ways >= 0).nonzero().squeeze(-1).tolist():
+            found[int(ways[label])].append(label)
+        return found
 
     def _gate(self, side: int, state: int) -> Layer:
         """What rows weigh a state by, after the last variable or before the first."""
-        number = Fixed(torch.tensor([float(side * len(self.next) + state)]))
+        number = Fixed(torch.tensor([float(side * len(self.rule.next) + state)]))
         variable = self.circuit.num_variables + side
         return InputLayer(variable, Gate(), 1, {"number": number})
 

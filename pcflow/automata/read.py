@@ -146,8 +146,9 @@ class Marked:
             raise PatternError(pattern, str(error)) from error
         self._start, self._ways = found.get_initial_state(), found.get_transitions()
         after = [ways.pop(mark, None) for ways in self._ways.values()]
-        self._finals = [s for s, end in zip(self._ways, after, strict=True) if end is not None]
-        for end in found.get_final_states():
+        ends = set(found.get_final_states())  # the mark may also be what a pattern such as .* reads
+        self._finals = [s for s, end in zip(self._ways, after, strict=True) if end in ends]
+        for end in ends:
             self._ways.pop(end)
 
     def get_initial_state(self) -> int:

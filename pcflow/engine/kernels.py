@@ -77,6 +77,20 @@ def add_sorted(target: Tensor, index: Tensor, rows: Tensor) -> None:
     target.add_(spread.sum(dim=0))
 
 
+def numbered(index: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Which of `count` indices are named [n], rising, and the number of each [...] among them.
+
+    What `unique` finds by sorting, quicker where many indices name a few.
+
+    Examples:
+        >>> numbered(torch.tensor([5, 2, 5]), 9)
+        (tensor([2, 5]), tensor([1, 0, 1]))
+    """
+    named = torch.zeros(count, dtype=torch.bool, device=index.device)
+    named.index_fill_(0, index.flatten(), True)
+    return named.nonzero().squeeze(-1), (named.cumsum(0) - 1)[index]
+
+
 def named_sums(index: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Every index [M] that is named, each once [n], and the sums [n, K] of rows [M, K] that do."""
     named, place = index.unique(return_inverse=True)

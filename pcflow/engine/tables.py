@@ -196,6 +196,10 @@ class Tables:
 
         return self.cache.keep("mixture", (step.family, reads), [read.bank for read in reads], make)
 
+    def mass(self, step: InputStep) -> Tensor:
+        """What the rows of the table of a finite step add up to, [F or 1, K]."""
+        return self._of_table("mass", step, lambda table: table.sum(dim=1))
+
     def modes(self, step: InputStep) -> Tensor:
         """The most probable value of every unit of a finite step: [F, K]."""
         return self._of_table("modes", step, lambda table: table.argmax(dim=1))

@@ -25,7 +25,7 @@ from pcflow.inputs.intervals import log_sum
 from pcflow.inputs.log_normal import LogNormal
 from pcflow.inputs.poisson import Poisson
 from pcflow.inputs.registry import FAMILIES, register_family
-from pcflow.inputs.share import Few, Share, few, shares
+from pcflow.inputs.share import Few, Share, few
 
 __all__ = [
     "FAMILIES",
@@ -54,6 +54,5 @@ __all__ = [
     "log_sum",
     "powered",
     "register_family",
-    "shares",
     "spread_of",
 ]

@@ -1,6 +1,5 @@
 """Some values of a finite family, as they are: what a rule tells apart from the others."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -83,18 +82,24 @@ class Few(Share):
     Those of the same values are equal, so that all layers of such classes are one step.
 
     Args:
-        own: the numbers of its own among the values, [W], the last ones -1 if there are fewer.
+        every: the share of all of these values.
+        own: the numbers of its own among them, [W], the last ones -1 if there are fewer.
     """
 
+    every: Share = field(kw_only=True)
     own: Tensor = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Values are numbered already."""
+        object.__setattr__(self, "place", self.every.place)
 
     def __eq__(self, other: object) -> bool:
         """Whether it has the same table."""
-        return isinstance(other, Few) and self.values is other.values
+        return isinstance(other, Few) and self.every is other.every
 
     def __hash__(self) -> int:
-        """Of the values, which are shared."""
-        return id(self.values)
+        """Of what is shared."""
+        return hash(self.every)
 
 
 def few(family: FiniteFamily, classes: Tensor) -> dict[int, Few]:
@@ -106,9 +111,5 @@ def few(family: FiniteFamily, classes: Tensor) -> dict[int, Few]:
     values = values[classes[values].argsort(stable=True)]  # class by class
     numbers = torch.arange(len(values)).split(sizes[labels].tolist())
     own = pad_sequence(numbers, batch_first=True, padding_value=-1) if len(labels) else labels
-    return {int(n): Few(family, values, own=row) for n, row in zip(labels, own, strict=True)}
-
-
-def shares(family: FiniteFamily, classes: Tensor, labels: Iterable[int]) -> dict[int, Share]:
-    """The share of every class that is named, of classes [V]."""
-    return {label: Share(family, (classes == label).nonzero().squeeze(-1)) for label in labels}
+    every, rows = Share(family, values), zip(labels.tolist(), own, strict=True)
+    return {label: Few(family, values, every=every, own=row) for label, row in rows}

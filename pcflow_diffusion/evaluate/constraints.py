@@ -23,7 +23,7 @@ from tqdm import tqdm
 from pcflow_diffusion.decode import Decoding, generate
 from pcflow_diffusion.evaluate.few_step import in_columns
 from pcflow_diffusion.evaluate.ruled import BestString, Frontier, Task, write
-from pcflow_diffusion.head import CircuitHead
+from pcflow_diffusion.head import CircuitHead, Order
 
 BUDGET = 16
 FREE = "coupled, no rule"
@@ -55,7 +55,7 @@ class Generated:
 
     def __call__(self, task: Task, steps: int, generator: torch.Generator) -> Tensor:
         """See `Writer`."""
-        order = "joint" if self.temperature else "mpe"
+        order: Order = "joint" if self.temperature else "mpe"
         rule = task.rule if self.obeys else None
         return generate(
             task.backbone,
@@ -147,8 +147,13 @@ def judged(task: Task, rows: Tensor, seconds: float) -> Outcome:
     nats = task.judge.nats(rows, last=task.gen_length).double().mean(dim=1)
     if task.share_right is not None:
         values = task.share_right(prompts, texts)
-    numbers = (valid.double(), (values == 1).double(), values, nats[valid])
-    return Outcome(*(float(number.mean()) for number in numbers), seconds)
+    return Outcome(
+        float(valid.double().mean()),
+        float((values == 1).double().mean()),
+        float(values.mean()),
+        float(nats[valid].mean()),
+        seconds,
+    )
 
 
 def measure(

@@ -103,6 +103,7 @@ def rule() -> Automaton:
     digits = set(said("0123456789"))
     code, phone = [digits] * 3, [digits - set(said("01")), digits, digits]
     city, state = (Automaton.options(map(said, some)) for some in (NAMES, STATES))
+    parts: list[int | set[int] | Automaton]
     parts = [*said('{"city":"'), city, *said('","phone":"'), *phone, *said('","state":"'), state]
     parts += [*said('","zip":"'), *code, *said('"}')]
     return Automaton.template(parts, words.vocabulary_size).padded(int(end()))

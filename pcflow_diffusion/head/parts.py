@@ -14,9 +14,7 @@ from pcflow_diffusion.errors import CouplingError, ShapeMismatch
 from pcflow_diffusion.head.derived import Derived, Stretch, narrowed
 from pcflow_diffusion.head.kept import Kept
 
-NO_RULE = (
-    "a modulated head takes no constraint: rules are about tokens, and controls are none"
-)
+NO_RULE = "a modulated head takes no constraint: rules are about tokens, and controls are none"
 
 
 class Parts(Kept):

@@ -300,22 +300,39 @@ def test_top_p_leaves_what_a_rule_needs() -> None:
         assert rule.accepts(generate(fixed(logits), [[]], head, decoding=how, **settings)).all()
 
 
-def test_a_rule_goes_on_over_tokens_that_the_circuit_does_not_know() -> None:
+ONCE = [[0, 1, 0], [1, -1, 1]]  # of three classes of tokens, the second occurs at most once
+
+
+def surer(tokens: Tensor) -> Tensor:
+    """A backbone of six tokens, which likes those that may occur once."""
+    return torch.tensor([1.0, 1.0, 1.0, 0.0, -9.0, -9.0]).expand(*tokens.shape, V + 2)
+
+
+@pytest.mark.parametrize(("order", "steps"), [("joint", 1), ("any_order", 1), ("any_order", 6)])
+@pytest.mark.parametrize("top_k", [None, 1])
+def test_a_rule_goes_on_over_tokens_that_the_circuit_does_not_know(order, steps, top_k) -> None:
     """They cut the text for the circuit, and move the state of the rule."""
-    even = [[0, 1, 0], [1, 0, 1]]  # tokens 1 to 3
-    wide = pf.Automaton([0, 1, 1, 1, 2, 2], even, 0, [True, False])
-    head = CircuitHead(CHAINS[3], mask_token_id=9, coupling="product")
-
-    def surer(tokens: Tensor) -> Tensor:
-        return torch.cat([torch.zeros(*tokens.shape, V), torch.full((*tokens.shape, 2), -9.0)], -1)
-
+    rule = pf.Automaton([1, 1, 1, 0, 2, 2], ONCE, 0, [True, True])
+    head = CircuitHead(CHAINS[3], mask_token_id=9, coupling="product", top_k=top_k)
     text = torch.tensor([[9, 9, 5, 9, 5, 5, 9, 9, 9]]).expand(50, -1)
-    how = Decoding(constraint=wide, temperature=1.0)
-    found = infill(narrow(surer, V), text, head, steps=2, decoding=how, generator=seeded(0))
-    assert wide.accepts(found).all() and len(found.unique(dim=0)) > 20
+    how = Decoding(constraint=rule, temperature=1.0, order=order, ranking="random")
+    found = infill(narrow(surer, V), text, head, steps=steps, decoding=how, generator=seeded(0))
+    assert rule.accepts(found).all() and len(found.unique(dim=0)) > 3
     lost = pf.Automaton([0, 1, 0, 0, 0, 2], [[0, 0, 1], [-1, 1, -1]], 0, [True, True])
     with pytest.raises(GenerationError, match="not all states"):
         infill(narrow(surer, V), text, head, steps=2, decoding=Decoding(constraint=lost))
+
+
+@pytest.mark.parametrize("order", ["joint", "any_order"])
+def test_windows_of_a_long_block_begin_where_those_before_have_led(order) -> None:
+    rule = pf.Automaton([1, 1, 1, 0], [row[:2] for row in ONCE], 0, [False, True])
+    how = Decoding(constraint=rule, temperature=1.0, order=order, ranking="random")
+    settings = {"gen_length": 9, "block_length": 9, "mask_token_id": MASK, "decoding": how}
+    for steps in (1, 4):
+        head, flat = CircuitHead(CHAINS[2], MASK, "product"), narrow(surer, V)
+        prompt = torch.empty(50, 0).long()
+        found = generate(flat, prompt, head, steps=steps, generator=seeded(0), **settings)
+        assert rule.accepts(found).all() and len(found.unique(dim=0)) > 3
 
 
 def test_the_end_of_a_text_comes_when_it_obeys() -> None:
@@ -334,6 +351,16 @@ def test_the_end_of_a_text_comes_when_it_obeys() -> None:
     )
     texts = {tuple(text) for text in found.tolist()}
     assert texts == {(0, 1, 3, 3, 3, 3), (0, 1, 2, 2, 3, 3)}
+
+
+def test_what_would_obey_with_ends_in_between_is_not_taken_for_what_does() -> None:
+    even = pf.Automaton([0, 1, 0, 0], [[0, 1], [1, 0]], 0, [True, False])  # of ones
+    how = Decoding(constraint=even, temperature=1.0, end_token_id=END)
+    settings = {"steps": 1, "gen_length": 6, "block_length": 6, "mask_token_id": MASK}
+    prompt = torch.empty(60, 0).long()
+    flat = fixed(torch.zeros(1, 6, V))
+    found = generate(flat, prompt, decoding=how, generator=seeded(0), **settings)
+    assert even.accepts(found).all() and (found == END).any()
 
 
 def test_impossible_requests_are_refused_at_the_door() -> None:

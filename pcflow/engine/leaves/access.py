@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from pcflow.engine.kernels import add_rows, exp_
+from pcflow.engine.kernels import add_rows, exp_, numbered
 from pcflow.engine.plan import InputStep
 from pcflow.engine.semiring import floor_of
 from pcflow.engine.tables import Normalizer, Tables
@@ -145,7 +145,7 @@ class FewRows(Access):
 
     def bag(self, place: Tensor, weights: Tensor) -> Tensor:
         """See `Access`; every row is made once, whoever names it."""
-        named, where = place.unique(return_inverse=True)
+        named, where = numbered(place, self.normalizer.logits[..., 0].numel())
         return embedding_bag(where, self.rows(named), per_sample_weights=weights, mode="sum")
 
     def some(self, categories: Tensor, unit: Tensor, fold: Tensor, linear: bool) -> Tensor:

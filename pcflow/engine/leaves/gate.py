@@ -29,7 +29,7 @@ class GateLeaf(Leaf):
         shape = (step.folds, len(evidence.values))
         self.x = number.new_zeros(shape)
         self.missing = torch.zeros(shape, dtype=torch.bool, device=number.device)
-        self.hidden = self.missing.cpu()
+        self.hidden = torch.zeros(shape, dtype=torch.bool)
         self.log_weight = tables.like.new_zeros(shape)
         if evidence.log_gates is not None:
             self.log_weight = evidence.log_gates.t().index_select(0, number)  # [F, B]

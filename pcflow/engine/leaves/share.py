@@ -51,8 +51,10 @@ class ShareLeaf(FiniteLeaf):
         log, listed = near.log, near.categories
         there = replace(evidence, log_potentials=log, categories=listed).seen(evidence.hidden)
         super().__init__(step, tables, there, semiring, keep)
-        silent = (log.detach().amax(dim=-1) == -torch.inf).t().index_select(0, step.variables)
-        self.lost = torch.where(self.missing, silent, self.number[self.x] < 0)
+        self.lost = (self.number[self.x] < 0) & ~self.missing
+        if evidence.potentials is not None:
+            silent = (log.detach().amax(dim=-1) == -torch.inf).t()  # [D, B]
+            self.lost |= silent.index_select(0, step.variables) & self.missing
 
     @property
     def rows_read(self) -> Tensor:
@@ -106,6 +108,14 @@ class _Entries(Entries):
     def __init__(self, leaf: ShareLeaf, *given: Any) -> None:
         super().__init__(*given)
         self.leaf = leaf
+
+    def weighed(self) -> tuple[Tensor, Tensor]:
+        """See `Entries`; without potentials all entries of a table are the same."""
+        if self.leaf.told.potentials is not None:
+            return super().weighed()
+        mass = self.access.tables.mass(self.access.step)  # [F or 1, K]
+        units = mass.index_select(0, self.access.fold(self.fold))
+        return units, units.new_zeros(len(units))
 
     def log_potential(self, fold: Tensor, row: Tensor) -> Tensor:
         told = self.leaf.told.potentials
