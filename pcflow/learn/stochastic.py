@@ -78,7 +78,7 @@ class Anemone:
     def __post_init__(self) -> None:
         """Check the numbers."""
         _check_step(self.step)
-        check_pseudocount(self.pseudocount or 0.0)
+        check_pseudocount(0.0 if self.pseudocount is None else self.pseudocount)
         SettingError.check("momentum", self.momentum, "in [0, 1)", lambda share: 0 <= share < 1)
 
     def start(self, model: Model, team: Team = ALONE) -> AnemoneRun:
@@ -225,7 +225,7 @@ class MiniBatchEM:
     def __post_init__(self) -> None:
         """Check the numbers."""
         _check_step(self.step)
-        check_pseudocount(self.pseudocount or 0.0)
+        check_pseudocount(0.0 if self.pseudocount is None else self.pseudocount)
 
     def start(self, model: Model, team: Team = ALONE) -> MiniBatchRun:
         """See `Learner`."""

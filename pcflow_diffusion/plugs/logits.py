@@ -221,12 +221,13 @@ class CircuitLogits:
         visible = ~masked & ~strange if attended is None else ~masked & ~strange & attended
         dtype = torch.promote_types(logits.dtype, torch.float32)
         found = logits.to(dtype).masked_fill((masked & ~wanted).unsqueeze(-1), 0.0)
-        text, passage = ~strange & _between(wanted | visible), None
-        drawn = [wanted]
-        if course is not None:
+        needed, passage = wanted, None
+        if course is not None:  # which must know the states before what is wanted
             passage = course.passage(0, x.shape[1])
             before = wanted.flip(-1).cumsum(dim=-1).flip(-1) > 0
-            drawn = [*turns(masked & before, text)]
+            needed = masked & before if attended is None else masked & before & attended
+        text = ~strange & _between(needed | visible)
+        drawn = [needed] if passage is None else turns(needed, text)
         width = self.head.length
         seen = (look for part in drawn for look in looks(part, visible, text, width, shown=SHOWN))
         if self.mode == "drawn":

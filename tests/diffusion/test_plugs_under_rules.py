@@ -12,6 +12,7 @@ from torch import Tensor
 
 import pcflow as pf
 from pcflow_diffusion import (
+    CircuitHead,
     CircuitLM,
     CircuitLogits,
     circuit_algorithm,
@@ -118,6 +119,31 @@ def test_draws_are_those_of_the_joint_given_the_rule() -> None:
     exact = HEAD.model.given(rule).sample(3000, generator=torch.Generator().manual_seed(0))
     pairs = [torch.bincount((x[:, 3] * V + x[:, 4]), minlength=V * V) for x in (texts, exact)]
     assert (pairs[0] - pairs[1]).abs().sum() / 6000 < 0.06
+
+
+def test_what_is_wanted_first_may_stand_anywhere() -> None:
+    """Of a text that a token cuts which the circuit does not know; tokens below 3 occur once."""
+    x = torch.full((60, 12), MASK)
+    x[:, 5] = 9
+    rule = pf.Automaton([1, 1, 1, 0, 1, *[0] * 5], [[0, 1], [1, -1]], 0, [False, True])
+    joint = CircuitLogits(HEAD, constraint=rule)
+    torch.manual_seed(0)
+    for places in (slice(9, 11), slice(2, 4), slice(0, 12)):
+        wanted = torch.zeros_like(x, dtype=torch.bool)
+        wanted[:, places] = True
+        wanted &= x == MASK
+        x = torch.where(wanted, joint(torch.zeros(60, 12, V), x, wanted=wanted).argmax(-1), x)
+    assert rule.accepts(x).all() and (x[:, 9:11] < 3).any()
+
+
+def test_what_is_visible_is_not_hidden_under_a_rule() -> None:
+    """Where circuit and text contradict one another: without a rule tokens are hidden."""
+    still = pf.hmm(4, V, pf.Categorical(V), transition=torch.eye(V), emission=torch.eye(V))
+    head = CircuitHead(pf.compile(still), MASK, coupling="product")
+    x, flat = torch.tensor([[MASK, MASK, 1, 3]]), torch.zeros(1, 4, V)
+    CircuitLogits(head)(flat, x)
+    with pytest.raises(pf.NoMassError):
+        CircuitLogits(head, constraint=RULES[1])(flat, x)
 
 
 def test_a_rule_of_the_head_is_that_of_the_plug() -> None:
