@@ -170,8 +170,8 @@ class Between(Given):
             raise EvidenceError(f"evidence has {rows} rows for {starts} states to start from")
         count = rows if starts == 1 else starts
         if rows != count:
-            evidence = evidence.rows(torch.zeros(count, dtype=torch.long).to(self.start.device))
-            evidence = replace(evidence, origin=None)
+            first = torch.zeros(count, dtype=torch.long, device=self.start.device)
+            evidence = evidence.rows(first).by_itself
         found = replace(evidence, log_gates=self.log_gates.expand(count, -1))
         return found.seen(evidence.hidden)
 
