@@ -284,6 +284,7 @@ def edge(here, there) -> dict:
         (pf.SettingError, lambda: pf.Automaton.numbers(0, 5, digits=range(9))),
         (pf.SettingError, lambda: pf.Automaton.numbers(5, 4, digits=range(10))),
         (pf.SettingError, lambda: pf.Automaton.options([[3]]).widened(2)),
+        (pf.SettingError, lambda: pf.Automaton.template([pf.Automaton.options([[3]])], 2)),
         (pf.SettingError, lambda: pf.Automaton.of(Index({7: {4: 9}}, {9}), num_categories=3)),
         (pf.TypeMismatch, lambda: pf.Automaton.of([0], num_categories=3)),
         (pf.StructureError, lambda: pf.Automaton([0, 2], [[0, 0]], 0, [True])),

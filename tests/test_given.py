@@ -550,6 +550,7 @@ def test_stretches_that_do_not_fit_are_refused() -> None:
             model.given(rule, start, final)
     given = model.given(rule, [0, 1, -1])
     assert given.log_mass(torch.ones(1, 3)).isfinite().tolist() == [True, False, False]
+    assert given.log_prob(torch.ones(1, 3)).isnan().tolist() == [False, False, True]
     with pytest.raises(pf.EvidenceError, match="2 rows for 3 states"):
         given.log_mass(torch.zeros(2, 3))
     with pytest.raises(pf.NoMassError):

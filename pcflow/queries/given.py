@@ -91,6 +91,8 @@ class Given(Asked):
     def log_prob(self, evidence: Evidence | Numbers) -> Tensor:
         """Log-probability [B] (nats) of evidence given the rule; see `log_mass`.
 
+        It is no number where the model gives no mass to what is given.
+
         Raises:
             EvidenceError: if the evidence does not fit the model.
         """
