@@ -14,6 +14,7 @@ from hypothesis import given
 from rules import automata, tables
 
 import pcflow as pf
+from pcflow.automata import read
 
 LONGEST = 5
 
@@ -240,6 +241,17 @@ def test_regular_expressions_mean_what_python_says(pattern) -> None:
     assert not rule.accepts([(*text, END, 0) for text in every]).any()
 
 
+@pytest.mark.parametrize("pattern", ["[ab]*", "a|ba", ".*b", "a(?s:.)b?"])
+def test_tokens_may_be_any_characters(pattern) -> None:
+    """Also those that spell what stands behind a text while its index is made."""
+    pytest.importorskip("outlines_core", reason="an extra")
+    tokens = ["a", "b", *read.MARK, read.MARK[:2], "a" + read.MARK]
+    rule = pf.Automaton.regex(pattern, tokens)
+    every = list(product(range(len(tokens)), repeat=3))
+    fits = [bool(re.fullmatch(pattern, "".join(tokens[c] for c in text))) for text in every]
+    assert rule.widened(len(tokens)).accepts(every).tolist() == fits
+
+
 def test_json_of_a_schema() -> None:
     pytest.importorskip("outlines_core", reason="an extra")
     characters = ["", *sorted(set('{}": truefalsok'))]
@@ -272,6 +284,7 @@ def edge(here, there) -> dict:
         (pf.SettingError, lambda: pf.Automaton.numbers(0, 5, digits=range(9))),
         (pf.SettingError, lambda: pf.Automaton.numbers(5, 4, digits=range(10))),
         (pf.SettingError, lambda: pf.Automaton.options([[3]]).widened(2)),
+        (pf.SettingError, lambda: pf.Automaton.template([pf.Automaton.options([[3]])], 2)),
         (pf.SettingError, lambda: pf.Automaton.of(Index({7: {4: 9}}, {9}), num_categories=3)),
         (pf.TypeMismatch, lambda: pf.Automaton.of([0], num_categories=3)),
         (pf.StructureError, lambda: pf.Automaton([0, 2], [[0, 0]], 0, [True])),

@@ -233,6 +233,26 @@ def test_a_batch_without_rows_gives_answers_without_rows(circuit: pf.Circuit) ->
     assert model.sample(0).shape == (0, 5)
 
 
+@pytest.mark.parametrize("kind", ["hard", "soft", "listed"])
+def test_rows_of_checked_evidence_are_a_batch_by_themselves(circuit: pf.Circuit, kind: str) -> None:
+    model, g = pf.compile(circuit, DEVICE, torch.float64), torch.Generator().manual_seed(0)
+    values = torch.randint(3, (4, 5), generator=g)
+    missing = torch.rand(4, 5, generator=g) < 0.6
+    soft = None if kind == "hard" else torch.randn(4, 5, 3, generator=g).double()
+    known = pf.Evidence(values, missing, soft)
+    known = known.top_k(2) if kind == "listed" else known
+    some = torch.tensor([3, 0, 3])
+    mine, wanted = model.evidence(known).rows(some.to(DEVICE)), known.rows(some)
+    for ask in (model.log_prob, model.marginals, model.mean, lambda x: model.mpe(x).values):
+        torch.testing.assert_close(ask(mine), ask(wanted))
+    zeros = torch.zeros(3, 5, 2, dtype=torch.long)
+    for ask in (
+        lambda x: model.marginals(x, categories=zeros),
+        lambda x: model.sample_with_marginals(2, x, torch.Generator(DEVICE).manual_seed(0)).values,
+    ):
+        torch.testing.assert_close(ask(mine), ask(wanted))
+
+
 def test_potentials_beside_real_values_count_where_a_value_was_chosen() -> None:
     columns = [pf.Categorical(3), pf.Gaussian()]
     model = pf.compile(pf.build_circuit(pf.structure.chain(2), columns), DEVICE, torch.float64)

@@ -669,6 +669,15 @@ def test_counts_that_nobody_can_hold_are_refused(tmp_path: Path) -> None:
         pf.CNF([[1]], 10**17)
 
 
+@pytest.mark.parametrize("told", [{"texts": {"of": 1}}, {"texts": {1: "of"}}, {"tensors": {1: 2}}])
+def test_what_could_not_be_read_again_is_not_written(tmp_path: Path, told: dict) -> None:
+    pf.save(MODEL, tmp_path / "file")
+    before = (tmp_path / "file").read_bytes()
+    with pytest.raises(pf.TypeMismatch):
+        pf.save(MODEL, tmp_path / "file", **told)
+    assert (tmp_path / "file").read_bytes() == before
+
+
 def test_products_of_products_do_not_count_beyond_all_measure(tmp_path: Path) -> None:
     path = tmp_path / "file"
     pf.save(MODEL, path)

@@ -525,6 +525,22 @@ def test_stretches_have_gradients_parts_and_copies() -> None:
     close(found[0][1], torch.autograd.grad(wanted.sum(), soft)[0])
 
 
+@pytest.mark.parametrize("ends", [(), ([0],), ([],), (None, [0.0] * 3)])
+def test_batches_without_rows_give_answers_without_rows(ends) -> None:
+    model = pf.compile(pf.hmm(4, 3, pf.Categorical(5), generator=seeded(0)))
+    found = model.given(~pf.Automaton.phrases([[1, 2], [0, 0]], num_categories=5), *ends)
+    soft = pf.Evidence(log_potentials=torch.zeros(0, 4, 5))
+    known = [torch.empty(0, 4), soft, soft.top_k(2)]
+    if ends == ([],):  # one row goes with every start
+        assert found.log_probability.shape == (0,) and found.sample(2).shape == (2, 0, 4)
+        known.append(torch.full((1, 4), NONE))
+    for x in known:
+        assert found.log_mass(x).shape == found.log_prob(x).shape == (0,)
+        assert found.marginals(x).shape == (0, 4, 5)
+        assert found.mean(x).shape == found.mpe(x).values.shape == (0, 4)
+        assert found.sample(2, x).shape == (2, 0, 4)
+
+
 def test_stretches_that_do_not_fit_are_refused() -> None:
     model = pf.compile(pf.hmm(3, 2, pf.Categorical(2)))
     rule = ~pf.Automaton.phrases([[0, 1]], num_categories=2)
@@ -534,6 +550,7 @@ def test_stretches_that_do_not_fit_are_refused() -> None:
             model.given(rule, start, final)
     given = model.given(rule, [0, 1, -1])
     assert given.log_mass(torch.ones(1, 3)).isfinite().tolist() == [True, False, False]
+    assert given.log_prob(torch.ones(1, 3)).isnan().tolist() == [False, False, True]
     with pytest.raises(pf.EvidenceError, match="2 rows for 3 states"):
         given.log_mass(torch.zeros(2, 3))
     with pytest.raises(pf.NoMassError):

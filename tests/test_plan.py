@@ -5,7 +5,7 @@ import torch
 
 import pcflow as pf
 from pcflow.circuit import Layer
-from pcflow.engine import make_plan
+from pcflow.engine import SumStep, make_plan
 from pcflow.engine.rows import assign_rows
 
 
@@ -55,6 +55,16 @@ def test_the_plan_prints_itself() -> None:
     long = str(make_plan(pf.hmm(100, 2, pf.Bernoulli())))
     assert "more steps" in long
     assert len(long.splitlines()) < 60
+
+
+def test_a_moved_plan_reads_where_it_was_moved() -> None:
+    """Also what it makes of slices, which are nowhere."""
+    circuit = pf.build_circuit(pf.structure.quad_graph((2, 2)), pf.Bernoulli(), units=2)
+    moved = make_plan(circuit).to(torch.device("meta"), pf.Machine())
+    sums = [step for step in moved.steps if isinstance(step, SumStep) and step.mixing]
+    assert sums and all(step.rows.device.type == "meta" for step in sums)
+    reads = [read for step in moved.steps for read in getattr(step, "inputs", ())]
+    assert all(read.index.device.type == "meta" for read in reads)
 
 
 def test_memory_is_used_again_and_does_not_pile_up() -> None:

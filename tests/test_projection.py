@@ -218,6 +218,20 @@ def test_marginals_may_list_what_they_are_of(data: st.DataObject, circuit: pf.Ci
     torch.testing.assert_close(found.log_potentials[read], listed[read], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("k", [None, 2])
+@pytest.mark.parametrize("kind", ["chain", "graph"])
+def test_a_batch_without_rows_is_fitted_without_rows(kind: str, k: int | None) -> None:
+    graph = pf.structure.quad_graph((2, 2))
+    many = pf.Categorical(5)
+    model = compiled(pf.hmm(4, 2, many) if kind == "chain" else pf.build_circuit(graph, many, 2))
+    target = pf.Evidence(log_potentials=torch.zeros(0, 4, 5))
+    target = target if k is None else target.top_k(k)
+    assert target.potentials is not None
+    found = model.project(torch.empty(0, 4), target.potentials)
+    assert found.log_potentials is not None
+    assert found.log_potentials.shape == (0, 4, k or 5) and found.mismatch.shape == (0,)
+
+
 def test_marginals_of_other_categories_than_the_potentials_are_refused() -> None:
     model = pf.compile(pf.hmm(2, 2, pf.Categorical(4)))
     some, others = torch.tensor([[[0, 1]] * 2]), torch.tensor([[[0, 2]] * 2])

@@ -104,8 +104,9 @@ class Made(Language):
         parts = list(as_iterable("parts", parts))
         fixed = [as_wholes("parts", p) for p in parts if p is not None and not _is_rule(p)]
         rules = [part for part in parts if isinstance(part, Language)]
-        size = max((len(rule.classes) for rule in rules), default=1)
-        size = max(size, _range(fixed, None)) if num_categories is None else num_categories
+        widest = max((len(rule.classes) for rule in rules), default=1)
+        size = max(widest, _range(fixed, None)) if num_categories is None else num_categories
+        check_whole("num_categories", size, least=widest)
         _range(fixed, size)
         found: list[Table] = []
         run: list[npt.NDArray[np.int64]] = []  # single steps, which are one table

@@ -6,6 +6,7 @@ Legend: V categories, S states.
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -150,6 +151,17 @@ class Marked:
         self._finals = [s for s, end in zip(self._ways, after, strict=True) if end in ends]
         for end in ends:
             self._ways.pop(end)
+        self._leave_out(ends)
+
+    def _leave_out(self, ends: set[int]) -> None:
+        """Without ways into the mark: tokens may spell it, and no text ends there."""
+        after = {state: set(ways.values()) for state, ways in self._ways.items()}
+        inside = _leading(ends, after) - _leading(self._finals, after)
+        for state in [state for state, there in after.items() if there & inside]:
+            ways = self._ways[state].items()
+            self._ways[state] = {token: there for token, there in ways if there not in inside}
+        for state in inside:
+            self._ways.pop(state, None)
 
     def get_initial_state(self) -> int:
         """Where texts begin."""
@@ -164,6 +176,20 @@ class Marked:
         """The state after a state and a token."""
         ways: Mapping[int, Mapping[int, int]] = self._ways
         return ways
+
+
+def _leading(to: Iterable[int], after: Mapping[int, set[int]]) -> set[int]:
+    """The states from which some way leads to others, and these, by the states after each."""
+    before: dict[int, set[int]] = defaultdict(set)
+    for here, states in after.items():
+        for there in states:
+            before[there].add(here)
+    found, waiting = set(to), list(to)
+    while waiting:
+        new = before[waiting.pop()] - found
+        found |= new
+        waiting += new
+    return found
 
 
 def _refuse_malformed(core: Any, pattern: str) -> None:

@@ -58,6 +58,13 @@ class Read:
     fresh: bool
     first: Tensor
 
+    @property
+    def index(self) -> Tensor:
+        """The numbers of the rows, where the plan is, be they a slice."""
+        if isinstance(self.rows, slice):
+            return torch.arange(self.rows.start, self.rows.stop, device=self.first.device)
+        return self.rows
+
 
 @dataclass(frozen=True, eq=False)
 class BankRead:
@@ -104,7 +111,7 @@ class SumStep:
     @cached_property
     def rows(self) -> Tensor:
         """The rows that a mixing sum reads, [F, H], all of one arena."""
-        return torch.stack([as_index(read.rows) for read in self.inputs], dim=-1)
+        return torch.stack([read.index for read in self.inputs], dim=-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -373,11 +380,6 @@ def _rows(rows: Iterable[int]) -> Rows:
     if listed == list(range(listed[0], listed[0] + len(listed))):
         return slice(listed[0], listed[0] + len(listed))
     return torch.tensor(listed)
-
-
-def as_index(rows: Rows) -> Tensor:
-    """The numbers of rows, be they a slice."""
-    return torch.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
 
 
 def _flops(step: Step) -> int:

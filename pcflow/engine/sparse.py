@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from pcflow.engine.kernels import exp_
-from pcflow.engine.plan import InputStep, ProductStep, Step, SumStep, as_index
+from pcflow.engine.plan import InputStep, ProductStep, Step, SumStep
 from pcflow.engine.semiring import Scaled, Value, Weight
 
 
@@ -47,7 +47,7 @@ def beside(steps: Sequence[Step]) -> dict[int, Beside]:
     writer: dict[tuple[int, int], tuple[int, int]] = {}  # step and fold of every row of an arena
     for number, step in enumerate(steps):
         reads = () if isinstance(step, InputStep) else step.inputs
-        rows = [as_index(read.rows).tolist() for read in reads]
+        rows = [read.index.tolist() for read in reads]
         places = [
             [writer[read.width, row] for row in some]
             for read, some in zip(reads, rows, strict=True)

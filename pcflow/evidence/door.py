@@ -27,7 +27,8 @@ SOUND = torch.tensor(True)
 def check(given: Evidence | Numbers, domain: Domain) -> CheckedEvidence:
     """Evidence that fits the variables of a circuit, on its device and in its precision.
 
-    What was checked against the same domain before is returned as it is.
+    What was checked against the same domain before is returned as it is; some rows of it, as a
+    batch by themselves.
 
     Args:
         given: values [B, D], NaN where missing, or `Evidence`.
@@ -37,7 +38,7 @@ def check(given: Evidence | Numbers, domain: Domain) -> CheckedEvidence:
         EvidenceError: naming the argument, and where it applies the row, variable and value.
     """
     if isinstance(given, CheckedEvidence) and given.domain == domain:
-        return given
+        return given.by_itself
     evidence = given if isinstance(given, Evidence) else Evidence(values=given)
     shape = (evidence.batch_size, len(domain.num_categories))
     values = _values(evidence.values, shape)

@@ -252,6 +252,13 @@ class CheckedEvidence(Evidence):
         values, missing = self.values.clone(), self.missing.clone()
         return replace(self, values=values, missing=missing, lower=lower, upper=upper)
 
+    @property
+    def by_itself(self) -> CheckedEvidence:
+        """The same, as a batch of its own: itself, if it is no part of another."""
+        if self.origin is None:
+            return self
+        return replace(self, origin=None, whole=None).seen(self.hidden)
+
     def rows(self, index: Tensor) -> CheckedEvidence:
         """The rows of `index`, which know where they come from."""
         parts = (self.log_potentials, self.categories, self.lower, self.upper, self.log_gates)

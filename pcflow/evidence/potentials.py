@@ -251,7 +251,7 @@ class _Listed(Potentials):
         numbered = number[self.categories]
         inside = numbered >= 0
         place = inside.to(torch.uint8).sort(dim=-1, descending=True, stable=True).indices
-        if place.device.type == "cpu":  # elsewhere one would wait for the answer
+        if place.device.type == "cpu" and len(place):  # elsewhere one would wait for the answer
             place = place[..., : max(1, int(inside.sum(dim=-1).max()))]
         log = self.log.masked_fill(~inside, -torch.inf).gather(-1, place)
         return _Listed(log, numbered.clamp_min(0).gather(-1, place)), place

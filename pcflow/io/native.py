@@ -73,6 +73,8 @@ def save(
     check_kind("model", model, CompiledCircuit, "a CompiledCircuit")
     check_kind("texts", texts, Mapping, "a mapping from names to texts")
     check_kind("tensors", tensors, Mapping, "a mapping from names to tensors")
+    check_kinds("texts", (*texts, *texts.values()), str, "a text")
+    check_kinds("tensors", tensors, str, "a name")
     check_kinds("tensors", tensors.values(), Tensor, "a tensor")
     for name in tensors:  # those of the circuit are called by their shapes
         SettingError.check("tensors", name, "named by a letter first", lambda n: n[:1].isalpha())

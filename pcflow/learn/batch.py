@@ -170,7 +170,7 @@ def _count(name: str, part: Evidence | Tensor) -> int:
 def rows_of(evidence: Evidence, rows: Tensor) -> Evidence:
     """Rows of evidence that are all there is, so that they are numbered from zero again."""
     found = evidence.rows(rows)
-    return replace(found, origin=None) if isinstance(found, CheckedEvidence) else found
+    return found.by_itself if isinstance(found, CheckedEvidence) else found
 
 
 def _chosen(part: Any, rows: Tensor) -> Any:

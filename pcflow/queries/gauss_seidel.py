@@ -116,6 +116,8 @@ class _Front(NamedTuple):
     @staticmethod
     def of(gone: Tensor) -> _Front | None:
         """By what is impossible, bool [B, D, k]; None where hardly anything is."""
+        if not len(gone):
+            return None
         left = ~gone
         count = left.sum(dim=-1, keepdim=True)  # [B, D, 1]
         widths = count.squeeze(-1).amax(dim=0).clamp_min(1)  # [D]

@@ -59,11 +59,11 @@ class Given(Asked):
         model: Asked,
         rule: Automaton,
         is_deterministic: Callable[[], bool],
-        engine: Engine | None = None,
+        engine: Engine,
     ) -> None:
-        """Multiply the model with the rule: what is deterministic stays so."""
+        """What is deterministic stays so; the engine is that of `engine_under`."""
         self.rule, self._model, self._is_deterministic = rule, model, is_deterministic
-        self.engine = engine_under(model.engine, rule) if engine is None else engine
+        self.engine = engine
 
     @property
     def log_probability(self) -> Tensor:
@@ -90,6 +90,8 @@ class Given(Asked):
 
     def log_prob(self, evidence: Evidence | Numbers) -> Tensor:
         """Log-probability [B] (nats) of evidence given the rule; see `log_mass`.
+
+        It is no number where the model gives no mass to what is given.
 
         Raises:
             EvidenceError: if the evidence does not fit the model.
@@ -168,10 +170,11 @@ class Between(Given):
         rows, starts = len(evidence.values), len(self.start)
         if rows != starts and 1 not in (rows, starts):
             raise EvidenceError(f"evidence has {rows} rows for {starts} states to start from")
-        if rows < starts:
-            evidence = evidence.rows(torch.zeros(starts, dtype=torch.long).to(self.start.device))
-            evidence = replace(evidence, origin=None)
-        found = replace(evidence, log_gates=self.log_gates.expand(max(rows, starts), -1))
+        count = rows if starts == 1 else starts
+        if rows != count:
+            first = torch.zeros(count, dtype=torch.long, device=self.start.device)
+            evidence = evidence.rows(first).by_itself
+        found = replace(evidence, log_gates=self.log_gates.expand(count, -1))
         return found.seen(evidence.hidden)
 
     def __reduce__(self) -> tuple[Any, ...]:
