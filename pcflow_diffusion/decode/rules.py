@@ -157,7 +157,8 @@ def of_so_many(rule: Automaton, size: int) -> tuple[Automaton, Tensor]:
     few = narrowed(rule, size)
     if len(few.next) < len(rule.next):
         what = f"only the first {size} tokens are drawn here, and in {few} of them"
-        raise GenerationError(f"{what} not all states of {rule} can be reached")
+        hint = f"if texts hold no others, take rule & Automaton.lengths(0, None, {size})"
+        raise GenerationError(f"{what} not all states of {rule} can be reached: {hint}")
     return few, twins(few, few.start, rule)
 
 
