@@ -379,18 +379,18 @@ def of_drawn(rule: pf.Automaton) -> pf.Automaton:
     return pf.Automaton(rule.classes[:V], rule.next, rule.start, rule.accept)
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(max_examples=5, suppress_health_check=[HealthCheck.filter_too_much])
 @given(st.integers(0, 9999), st.sampled_from([2, 3]))
 @example(seed=-1, width=3)
 def test_whoever_is_not_drawn_may_lead_first_to_a_state(seed: int, width: int) -> None:
     """Tokens that the circuit does not know do not change which rules can be obeyed."""
     after = torch.randint(-1, 4, (4, V + 1), generator=seeded(seed))
     if seed < 0:  # the last token leads to the third state at once, the second by a detour
-        after = torch.tensor([[1, 1, -1, -1, 2], [3, 2, -1, -1, 2], [2] * 5, [3, 0, 3, 3, 3]])
+        after = torch.tensor([[1, 1, -1, -1, 2], [3, 2, -1, -1, 2], [2, 2, 0, 2, 2], [3, 0, 3, 3, 3]])
     try:
-        rule = pf.Automaton(torch.arange(V + 1), after, 0, [False, False, True, True])
+        rule = pf.Automaton(torch.arange(V + 1), after, 0, [False, False, False, True])
         assume(len(of_drawn(rule).next) == len(rule.next))
-        texts = rule.sample(5, 7, seeded(seed))
+        texts = rule.sample(40, 8, seeded(seed))
     except pf.EmptyLanguage:
         assume(False)
     masked = (texts < V) & (torch.rand(texts.shape, generator=seeded(seed)) < 0.8)
