@@ -386,7 +386,8 @@ def test_whoever_is_not_drawn_may_lead_first_to_a_state(seed: int, width: int) -
     """Tokens that the circuit does not know do not change which rules can be obeyed."""
     after = torch.randint(-1, 4, (4, V + 1), generator=seeded(seed))
     if seed < 0:  # the last token leads to the third state at once, the second by a detour
-        after = torch.tensor([[1, 1, -1, -1, 2], [3, 2, -1, -1, 2], [2, 2, 0, 2, 2], [3, 0, 3, 3, 3]])
+        ways = [[1, 1, -1, -1, 2], [3, 2, -1, -1, 2], [2, 2, 0, 2, 2], [3, 0, 3, 3, 3]]
+        after = torch.tensor(ways)
     try:
         rule = pf.Automaton(torch.arange(V + 1), after, 0, [False, False, False, True])
         assume(len(of_drawn(rule).next) == len(rule.next))
