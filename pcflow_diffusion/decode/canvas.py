@@ -216,6 +216,9 @@ def _constraint(
         given = head.constraint
     if given is None:
         return None
+    if how.order == "sharpened" and how.temperature == 0:
+        what = "leaves the best tokens alone, which may not obey"
+        raise GenerationError(f'order "sharpened" at temperature 0 {what}: take "mpe"')
     size = vocabulary_of(backbone) if head is None else head.vocabulary_size
     if head is not None:
         head.check_takes_rules()

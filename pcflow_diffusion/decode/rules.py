@@ -51,17 +51,13 @@ class Rule:
     written: Tensor
 
     @cached_property
-    def drawn(self) -> Automaton:
-        """The rule, states and all, as far as it is about tokens that may be drawn.
+    def drawn(self) -> tuple[Automaton, Tensor]:
+        """The rule as far as it is about tokens that may be drawn, and where its states are there.
 
         Raises:
             GenerationError: if it has states to which others alone lead.
         """
-        few = narrowed(self.automaton, len(self.written))
-        if not torch.equal(few.next, self.automaton.next[:, : few.next.shape[1]]):
-            what = f"only the first {len(self.written)} tokens are drawn here, and in {few} of them"
-            raise GenerationError(f"{what} not all states of {self.automaton} can be reached")
-        return few
+        return of_so_many(self.automaton, len(self.written))
 
     @cached_property
     def after(self) -> Tensor:
@@ -83,16 +79,19 @@ class Rule:
         labels = self.label(self.written.nonzero().squeeze(-1)).unique()
         here = torch.arange(len(self.after)).unsqueeze(-1).expand(-1, len(labels))
         there = self.after[:, labels]
-        nowhere = torch.zeros(len(self.after), len(self.after))
-        return nowhere.index_put((here, there), torch.ones(()))
+        nowhere = torch.zeros(len(self.after), len(self.after), dtype=torch.bool)
+        return nowhere.index_put((here, there), torch.tensor(True)).float()
 
     def stretch(self, free: int, start: Tensor, ends: Tensor) -> Stretch:
         """From states [B], behind so many tokens of any kind, to some of others, bool [B, S+1]."""
-        start = start.where(start < len(self.after) - 1, -1)
-        if not free:
-            return Stretch(self.drawn, start, ends[:, :-1].float().log())
-        more, twin = behind(self.drawn, free)
-        return Stretch(more, torch.zeros_like(start), ends[:, twin].float().log())
+        few, twin = self.drawn
+        if free:
+            few, own = behind(few, free)
+            start, twin = torch.zeros_like(start), twin[own].where(own >= 0, -1)
+        else:
+            place = torch.cat([twin.argsort(), torch.tensor([-1])])
+            start = place[start]
+        return Stretch(few, start, ends[:, twin].float().log())
 
     def label(self, tokens: Tensor) -> Tensor:
         """The classes of tokens, the last for those that it does not know."""
@@ -143,6 +142,27 @@ class Rule:
 
 
 @lru_cache(maxsize=64)
+def of_so_many(rule: Automaton, size: int) -> tuple[Automaton, Tensor]:
+    """A rule for so many tokens, the first ones, and which of its states each of that is.
+
+    Raises:
+        GenerationError: if others alone lead to some of its states.
+
+    Examples:
+        >>> of_so_many(Automaton.options([[0, 1], [2, 1]]), size=2)[1]
+        tensor([0, 1, 2])
+    """
+    if rule.num_categories <= size:
+        return rule.widened(size), torch.arange(len(rule.next))
+    few = narrowed(rule, size)
+    if len(few.next) < len(rule.next):
+        what = f"only the first {size} tokens are drawn here, and in {few} of them"
+        hint = f"if texts hold no others, take rule & Automaton.lengths(0, None, {size})"
+        raise GenerationError(f"{what} not all states of {rule} can be reached: {hint}")
+    return few, twins(few, few.start, rule)
+
+
+@lru_cache(maxsize=64)
 def behind(rule: Automaton, free: int) -> tuple[Automaton, Tensor]:
     """A rule behind so many tokens of any kind, and which of its states each of it is, -1 for none.
 
@@ -151,15 +171,24 @@ def behind(rule: Automaton, free: int) -> tuple[Automaton, Tensor]:
         tensor([-1, -1,  0,  1,  2])
     """
     more = Automaton.lengths(free, free, rule.num_categories) + rule
+    return more, twins(more, int(more.run(torch.zeros(1, free))[0]), rule)
+
+
+def twins(more: Automaton, first: int, rule: Automaton) -> Tensor:
+    """Which states of a rule those of an automaton are that goes on as it does from some state on.
+
+    Returns:
+        A number for every state of `more`, -1 for those that do not come after the first.
+    """
     token = [int((more.classes == label).nonzero()[0]) for label in range(more.next.shape[1])]
-    here = int(more.run(torch.zeros(1, free))[0])
-    twin, found = torch.full((len(more.next),), -1), [(here, rule.start)]
-    for here, state in found:  # which grows meanwhile
-        if twin[here] < 0 <= state:
-            twin[here] = state
-            there = rule.next[state, rule.classes[token]]
-            found += zip(more.next[here].tolist(), there.tolist(), strict=True)
-    return more, twin
+    labels, twin, found = rule.classes[token], torch.full((len(more.next),), -1), [first]
+    twin[first] = rule.start
+    for here in found:  # which grows meanwhile
+        there = more.next[here]
+        new = (there >= 0) & (twin[there] < 0)
+        twin[there[new]] = rule.next[twin[here], labels][new]
+        found += there[new].unique().tolist()
+    return twin
 
 
 @lru_cache(maxsize=64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar
 
 from torch import Tensor
@@ -43,6 +44,10 @@ class Derived:
         self._shorter: dict[tuple[int, ...], tuple[tuple[object, ...], CompiledCircuit]] = {}
         self._given: dict[tuple[CompiledCircuit, Automaton, bool], Given] = {}
 
+    def __reduce__(self) -> tuple[type[Derived], tuple[()]]:
+        """Copies and pickles are made of nothing that was computed."""
+        return Derived, ()
+
     def given(self, model: CompiledCircuit, under: Automaton | Stretch) -> Given:
         """The distribution given that all tokens obey a rule, or a stretch of one.
 
@@ -77,6 +82,7 @@ def _with_last(kept: dict[Key, Kept], key: Key, last: Kept, most: int) -> dict[K
     return dict([*others[1 - most :], (key, last)])
 
 
+@lru_cache(maxsize=64)
 def narrowed(rule: Automaton, num_categories: int) -> Automaton:
     """The strings of a rule in which only the first so many categories occur.
 

@@ -217,7 +217,7 @@ class Kept(nn.Module):
             path: the .jpc file; see `pcflow.read_juice`.
             mask_token_id: which the file does not say.
             device: where the circuit lives.
-            settings: what else a head takes: `coupling`, `top_k`, `tokenizer`.
+            settings: what else a head takes: `coupling`, `top_k`, `tokenizer`, `constraint`.
 
         Raises:
             FileFormatError: if the file is truncated or hostile, or holds another circuit than one
@@ -229,5 +229,5 @@ class Kept(nn.Module):
 
     @property
     def _settings(self) -> dict[str, Any]:
-        """What it was given beside circuit, coupling and modulation."""
+        """What it was given beside circuit, coupling, modulation and rule."""
         return {name: getattr(self, name) for name in SETTINGS}

@@ -26,8 +26,9 @@ class Parts(Kept):
     def over(self, positions: int | range) -> Self:
         """The head over neighbouring positions alone, with the circuit's others summed out.
 
-        It has coupling, modulation and `top_k` of this one as they are now; its circuit is a copy,
-        made anew when parameters change. The four that were asked for last are kept.
+        It has coupling, modulation and `top_k` of this one as they are now, and its rule, which is
+        then about the fewer tokens; its circuit is a copy, made anew when parameters change. The
+        four that were asked for last are kept.
 
         Args:
             positions: neighbours, as in `range(2, 5)`, or the number of those from the first on.
@@ -50,7 +51,7 @@ class Parts(Kept):
         given = {"coupling": self.coupling, "modulation": self.modulation, **self._settings}
         short = self.derived.over(self.model, self._variables(span))
         head = type(self)(short, constraint=self.constraint, **given)
-        head.derived = self.derived
+        head.derived, head.stretch = self.derived, self.stretch
         return head
 
     def under(self, rule: Automaton | Stretch | None) -> Self:
@@ -94,7 +95,8 @@ class Parts(Kept):
         """
         if self.constraint is None:
             return self.model
-        return self.derived.given(self.model, self.stretch or self.constraint)
+        under = self.stretch or narrowed(self.constraint, self.vocabulary_size)
+        return self.derived.given(self.model, under)
 
     def _span(self, positions: int | range) -> range:
         """Neighbouring positions, once the circuit has them."""
@@ -108,12 +110,12 @@ class Parts(Kept):
         return positions
 
     def checked_rule(self, constraint: Automaton | None) -> Automaton | None:
-        """A rule, about the tokens that there are, if it is one that this head can be under."""
+        """A rule, if it is one that this head can be under; it may be about more tokens."""
         if constraint is not None:
             check_kind("constraint", constraint, Automaton)
             if self.modulation is not None:
                 raise CouplingError(NO_RULE)
-            return narrowed(constraint, self.vocabulary_size)
+            _ = narrowed(constraint, self.vocabulary_size)  # refuses what nothing obeys
         return constraint
 
     def _variables(self, span: range) -> tuple[int, ...]:

@@ -50,7 +50,7 @@ def widened(few: Marginals, said: Marginals, label: Tensor) -> Marginals:
     keep &= said.masked.unsqueeze(-1)
     place = marked(keep, int(keep.sum(dim=-1).amax()))
     listed = place if said.listed is None else said.listed.gather(-1, place)
-    log = log.gather(-1, place)
+    log = log.gather(-1, place).masked_fill(~said.masked.unsqueeze(-1), 0.0)
     share = log.logsumexp(dim=-1).clamp_max(0.0).masked_fill(~said.masked, 0.0)
     log_m, share = log.log_softmax(dim=-1), said.log_listed + share
     return replace(few, log_m=log_m, listed=listed, log_listed=share)

@@ -7,7 +7,7 @@ from math import inf
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from scipy.stats import chisquare
 from torch import Tensor
 
@@ -125,6 +125,25 @@ def test_all_that_is_generated_obeys(data: st.DataObject, seed: int) -> None:
     for rule, text in zip(rules, found[:, -length:], strict=True):
         rule = rule if end is None else rule.padded(END)
         assert rule.accepts(text.unsqueeze(0)).all(), text
+
+
+@pytest.mark.parametrize("head", [head_of(5, "product", None), head_of(8, "ratio", 2)])
+def test_prompts_may_hold_tokens_that_the_rule_does_not_know(head) -> None:
+    """They are shown to the circuit, whatever the rule is about."""
+    rule, prompt = pf.Automaton([0, 1], [[1, 0], [0, 1]], 0, [True, False]), [[3, 2, 3]] * 200
+    settings = {"steps": 2, "gen_length": 6, "block_length": 3}
+    found = [
+        generate(
+            Backbone(0),
+            prompt,
+            head,
+            decoding=Decoding(constraint=one, temperature=1.0),
+            generator=seeded(0),
+            **settings,
+        )
+        for one in (rule, rule.widened(V))
+    ]
+    assert rule.accepts(found[0][:, 3:]).all() and torch.equal(*found)
 
 
 @pytest.mark.parametrize("head", [None, head_of(5, "product", None)])
@@ -300,6 +319,23 @@ def test_top_p_leaves_what_a_rule_needs() -> None:
         assert rule.accepts(generate(fixed(logits), [[]], head, decoding=how, **settings)).all()
 
 
+@pytest.mark.parametrize("top_k", [None, 1, 2])
+@pytest.mark.parametrize("top_p", [None, 0.9])
+def test_what_is_never_written_does_not_matter_where_something_is(top_k, top_p) -> None:
+    head, rule = CircuitHead(CHAINS[5], MASK, top_k=top_k), pf.Automaton.lengths(0, None, V)
+    how = Decoding(constraint=rule, suppress=[0], top_p=top_p)
+    settings = {"steps": 3, "gen_length": 6, "block_length": 3}
+    assert (generate(Backbone(0), [[1, 2]], head, decoding=how, **settings) > 0).all()
+
+
+@pytest.mark.parametrize("head", [None, head_of(5, "product", None)])
+def test_what_leaves_the_best_token_alone_is_refused_at_the_door(head) -> None:
+    """At temperature zero: that the rule allows of it is not certain."""
+    how = Decoding(constraint=RULES[1], order="sharpened")
+    with pytest.raises(GenerationError, match="sharpened"):
+        generate(Backbone(0), [[1]], head, steps=2, gen_length=4, block_length=4, decoding=how)
+
+
 ONCE = [[0, 1, 0], [1, -1, 1]]  # of three classes of tokens, the second occurs at most once
 
 
@@ -324,6 +360,47 @@ def test_a_rule_goes_on_over_tokens_that_the_circuit_does_not_know(
     lost = pf.Automaton([0, 1, 0, 0, 0, 2], [[0, 0, 1], [-1, 1, -1]], 0, [True, True])
     with pytest.raises(GenerationError, match="not all states"):
         infill(narrow(surer, V), text, head, steps=2, decoding=Decoding(constraint=lost))
+    how = Decoding(constraint=lost & pf.Automaton.lengths(0, None, V))  # as the message says
+    infill(narrow(surer, V), [[9, 2, 9, 9]], head, steps=2, decoding=how)
+
+
+def test_a_rule_of_the_head_is_about_tokens_that_its_circuit_does_not_know(tmp_path) -> None:
+    rule = pf.Automaton([1, 1, 1, 0, 2, 2], ONCE, 0, [True, True])
+    head = CircuitHead(CHAINS[3], mask_token_id=9)
+    text, settings = torch.tensor([[9, 9, 5, 9, 5, 9]]), {"steps": 2}
+    wanted = infill(narrow(surer, V), text, head, decoding=Decoding(constraint=rule), **settings)
+    head.under(rule).save(tmp_path / "head.safetensors")
+    for ruled in (head.under(rule), CircuitHead.load(tmp_path / "head.safetensors")):
+        assert torch.equal(infill(narrow(surer, V), text, ruled, **settings), wanted)
+        assert ruled.sample(torch.zeros(1, 3, V), torch.full((1, 3), 9)).tokens.max() < V
+
+
+def of_drawn(rule: pf.Automaton) -> pf.Automaton:
+    return pf.Automaton(rule.classes[:V], rule.next, rule.start, rule.accept)
+
+
+@settings(max_examples=5, suppress_health_check=[HealthCheck.filter_too_much])
+@given(st.integers(0, 9999), st.sampled_from([2, 3]))
+@example(seed=-1, width=3)
+def test_whoever_is_not_drawn_may_lead_first_to_a_state(seed: int, width: int) -> None:
+    """Tokens that the circuit does not know do not change which rules can be obeyed."""
+    after = torch.randint(-1, 4, (4, V + 1), generator=seeded(seed))
+    if seed < 0:  # the last token leads to the third state at once, the second by a detour
+        ways = [[1, 1, -1, -1, 2], [3, 2, -1, -1, 2], [2, 2, 0, 2, 2], [3, 0, 3, 3, 3]]
+        after = torch.tensor(ways)
+    try:
+        rule = pf.Automaton(torch.arange(V + 1), after, 0, [False, False, False, True])
+        assume(len(of_drawn(rule).next) == len(rule.next))
+        texts = rule.sample(40, 8, seeded(seed))
+    except pf.EmptyLanguage:
+        assume(False)
+    masked = (texts < V) & (torch.rand(texts.shape, generator=seeded(seed)) < 0.8)
+    head = CircuitHead(CHAINS[width], mask_token_id=9)
+    how = Decoding(constraint=rule, temperature=1.0)
+    flat = narrow(lambda tokens: torch.zeros(*tokens.shape, V + 1), V)
+    text = texts.masked_fill(masked, 9)
+    found = infill(flat, text, head, steps=2, decoding=how, generator=seeded(seed))
+    assert rule.accepts(found).all() and torch.equal(found[~masked], texts[~masked])
 
 
 @pytest.mark.parametrize("order", ["joint", "any_order"])
@@ -406,3 +483,15 @@ def test_circuits_that_are_no_chains_are_refused_at_the_door() -> None:
     head = CircuitHead(tree, MASK, constraint=RULES[1])
     with pytest.raises(pf.PropertyRequired):
         generate(Backbone(0), [[1]], head, steps=1, gen_length=4, block_length=4)
+
+
+@pytest.mark.parametrize("head", [None, head_of(5, "product", None)])
+def test_what_precision_new_tensors_have_does_not_matter(head) -> None:
+    how, said = Decoding(constraint=RULES[1]), Backbone(0)
+    settings = {"steps": 4, "gen_length": 8, "block_length": 4, "decoding": how}
+    found = generate(said, [[1]], head, **settings)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(generate(said, [[1]], head, **settings), found)
+    finally:
+        torch.set_default_dtype(torch.float32)

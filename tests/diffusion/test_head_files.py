@@ -29,6 +29,7 @@ from pcflow_diffusion import (
     Projection,
 )
 from pcflow_diffusion.errors import CheckpointError
+from pcflow_diffusion.head import Stretch
 from pcflow_diffusion.head.files import TOLD
 
 ROOT = Path(__file__).parents[2]
@@ -348,6 +349,29 @@ def test_a_shorter_head_is_as_the_longer_one_is_now() -> None:
     short = head.over(2)
     for name in ("coupling", "top_k", "mask_token_id", "tokenizer"):
         assert getattr(short, name) == getattr(head, name)
+
+
+def test_a_shorter_head_is_under_the_stretch_of_the_longer_one() -> None:
+    rule = pf.Automaton.options([[0, 1, 2, 3]], num_categories=V)
+    head = CircuitHead(pf.compile(chain(0)), MASK)
+    stretch = Stretch(rule, torch.tensor([1, 2]), torch.zeros(2, len(rule.next)))
+    x = torch.full((2, 2), MASK)
+    found = head.under(stretch).over(2).sample(torch.zeros(2, 2, V), x).tokens
+    assert found.tolist() == [[1, 2], [2, 3]]
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda head: pickle.loads(pickle.dumps(head))])
+def test_copies_hold_nothing_that_was_made_of_a_head(copied) -> None:
+    model = pf.compile(pf.hmm(4, 2, pf.Categorical(2000)))
+    head = CircuitHead(model, 2000, constraint=pf.Automaton.phrases([[3]], num_categories=2000))
+    hash(head.constraint)  # which it remembers
+    fresh, logits, x = len(pickle.dumps(head)), torch.zeros(1, 4, 2000), torch.full((1, 4), 2000)
+    wanted = head(logits, x)
+    for span in (2, 3):
+        assert head.over(span).law.log_probability < 0
+    twin = copied(head)
+    assert len(pickle.dumps(twin)) < 1.2 * fresh and len(pickle.dumps(head)) < 1.2 * fresh
+    assert torch.equal(twin(logits, x), wanted)
 
 
 def test_a_head_is_made_of_what_pyjuice_saved(tmp_path: Path) -> None:

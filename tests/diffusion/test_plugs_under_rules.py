@@ -152,6 +152,13 @@ def test_a_rule_of_the_head_is_that_of_the_plug() -> None:
     assert RULES[1].accepts(found.argmax(dim=-1)).all()
 
 
+def test_prompts_may_hold_tokens_that_the_rule_does_not_know() -> None:
+    rule = pf.Automaton.lengths(0, None, 2)
+    model = CircuitLM(Flat(), HEAD, prompt_length=3, constraint=rule)
+    x = torch.cat([torch.full((9, 3), V - 1), torch.full((9, 10), MASK)], dim=1)
+    assert rule.accepts(model(x).logits.argmax(dim=-1)[:, 3:]).all()
+
+
 def test_what_cannot_obey_is_refused() -> None:
     rule = {"constraint": RULES[1]}
     with pytest.raises(GenerationError, match="say prompt_length"):
