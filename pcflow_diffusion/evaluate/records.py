@@ -78,7 +78,6 @@ PATTERN = (
 
 
 @cache
-@cache
 def tokenizer() -> PieceTokenizer:
     """Words, digits and marks.
 
