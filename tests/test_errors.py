@@ -17,6 +17,7 @@ PAIR = pf.ProductLayer([BIT, pf.InputLayer.random(1, pf.Gaussian())])
 MIXED = pf.SumLayer([PAIR], pf.Parameter(torch.zeros(1, 1)))
 
 WITNESSES: dict[str, tuple[object, ...]] = {  # of every error that takes more than a message
+    "AnswerError": ("route", "'billing' has 3 tokens, its slot 2"),
     "LogitsError": (0, 3, "hold nan"),
     "NoMassError": ([3, 5], "sample"),
     "NotAChain": (PAIR,),

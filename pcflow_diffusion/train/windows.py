@@ -94,15 +94,15 @@ class Windows:
     def of_epoch(self, number: int) -> Windows:
         """A part of all windows: the epochs of `pcflow.fit` count parts."""
         epoch, part = divmod(number, self.parts)
-        if epoch != self._epoch:
-            self._cut(epoch)
-        shard = max(1, min(SHARD, len(self) // (8 * self.parts)))
+        whole = copy.copy(self)
+        whole._cut(epoch)
+        shard = max(1, min(SHARD, len(whole) // (8 * self.parts)))
         generator = torch.Generator().manual_seed(_mixed(self.seed, epoch))
-        strata = -(-len(self) // (shard * self.parts))  # each part has a shard of every one
+        strata = -(-len(whole) // (shard * self.parts))  # each part has a shard of every one
         order = torch.rand(strata, self.parts, generator=generator).argsort(dim=1)
         first = (torch.arange(strata) * self.parts + order[:, part]) * shard
         rows = (first.unsqueeze(-1) + torch.arange(shard)).flatten()
-        return self._some(rows[rows < len(self)])
+        return whole._some(rows[rows < len(whole)])
 
     def at_most(self, count: int) -> Windows:
         """So many of them, spread evenly; all if there are no more."""
@@ -122,7 +122,6 @@ class Windows:
 
     def _cut(self, epoch: int) -> None:
         """Where windows lie in an epoch: how long the first one of every document is, and ends."""
-        self._epoch = epoch
         generator = torch.Generator().manual_seed(_mixed(self.seed, epoch))
         first = torch.randint(1, self.length + 1, (len(self._sizes),), generator=generator)
         self._first = first.numpy()

@@ -85,7 +85,7 @@ def test_no_text_breaks_a_card(
     front, text = card_of(folder)
     assert front["library_name"] == "pcflow" and front.get("base_model", base) == base
     table = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(table) == 12
+    assert len(table) == 13
     assert all(line.replace("\\\\", "").replace("\\|", "").count("|") == 3 for line in table)
 
 

@@ -234,6 +234,7 @@ def test_an_epoch_has_every_token_once(
 ) -> None:
     store = counting_store(lengths, tmp_path_factory.mktemp("store"))
     windows = Windows(store, length, batch_size=size, steps=1, seed=seed)
+    told = windows.fingerprint()
     learned = list(range(sum(lengths[:-1])))
     for epoch in range(2):
         seen: list[int] = []
@@ -248,6 +249,8 @@ def test_an_epoch_has_every_token_once(
                 assert len(set(document.tolist())) == 1
             seen += rows[rows >= 0].tolist()
         assert sorted(seen) == learned
+    # what is asked for parts stays what it was: a fit that goes on knows it again
+    assert all(map(torch.equal, windows.fingerprint(), told))
     held_out = Windows(store, length, held_out=True, seed=seed)
     rows = held_out.tokens_of(torch.arange(len(held_out)))
     assert sorted(rows[rows >= 0].tolist()) == list(range(sum(lengths[:-1]), sum(lengths)))
