@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import CodeType
@@ -37,7 +38,8 @@ def mutants(path: Path) -> Iterator[Mutant]:
             if before != after:
                 put(ast.fix_missing_locations(ast.copy_location(other, node)))
                 change = f"left out: `{before}`" if after == "pass" else f"`{before}` -> `{after}`"
-                yield node.lineno, change, compile(tree, path, "exec")
+                with suppress(SyntaxError):  # what leaves a name unbound is no program
+                    yield node.lineno, change, compile(tree, path, "exec")
                 put(node)
 
 

@@ -211,12 +211,12 @@ def test_projection_reaches_any_marginals_that_potentials_can_make(
         return
     target = enumerate_marginals(circuit, about)
     visible = pf.Evidence(about.values, about.missing)
-    fitted = compiled(circuit).project(visible, target, sweeps=200)
+    fitted = compiled(circuit).project(visible, target, sweeps=200, tolerance=1e-8)
     for _ in range(25):  # strongly coupled variables take longer; fitting goes on where it was
         assert fitted.mismatch is not None
         if (fitted.mismatch < 1e-7).all():
             break
-        fitted = compiled(circuit).project(fitted, target, sweeps=200)
+        fitted = compiled(circuit).project(fitted, target, sweeps=200, tolerance=1e-8)
     assert fitted.log_potentials is not None
     soft = pf.Evidence(about.values, about.missing, fitted.log_potentials.cpu())
     found = enumerate_marginals(circuit, soft)
