@@ -204,7 +204,7 @@ def main() -> None:
         joint(head.model, e, given.draws)
         for e in (nothing, head.coupling.couple(head.model, marginals))
     ]
-    columns = [f"{count} steps" for count in STEPS]
+    columns = [f"{count} step{'s' * (count > 1)}" for count in STEPS]
     columns += ["mass", "share", "z", "mass, coupled", "share", "z"]
     print(f"| kind | states | {' | '.join(columns)} |\n|---|---|{'---|' * len(columns)}")
     for name, pattern in kinds.items():

@@ -94,7 +94,7 @@ class CouplingError(DiffusionError):
 
 
 class GenerationError(DiffusionError):
-    """The numbers given to `generate` do not fit together."""
+    """What is asked of `generate`, `infill` or a plug does not fit together."""
 
 
 class PromptError(DiffusionError):

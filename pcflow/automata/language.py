@@ -189,8 +189,9 @@ class Language:
     def circuit(self, length: int) -> Circuit:
         """All accepted strings of a length with equal probability, as a deterministic circuit.
 
-        To multiply other circuits with than `CompiledCircuit.given` takes, and to ask what circuits
-        are asked: its entropy is `log_count`.
+        To ask what circuits are asked: its entropy is `log_count`. And to make a circuit of its own
+        of a product: `multiply` takes it with what is split as a hidden Markov chain is, while
+        `CompiledCircuit.given` takes all whose products split neighbouring variables.
 
         Args:
             length: at least 1.

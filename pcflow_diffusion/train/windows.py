@@ -12,12 +12,15 @@ from __future__ import annotations
 import copy
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 import pcflow as pf
 from pcflow_diffusion.checks import check_count
 from pcflow_diffusion.train.tokens import TokenStore
+
+Wholes = npt.NDArray[np.int64]
 
 SHARD = 256
 """So many windows that follow one another are drawn together, and then shuffled with others."""
@@ -41,6 +44,8 @@ class Windows:
     Attributes:
         parts: how many there are.
         chosen: the numbers of those windows that these are; None for all.
+        first: how long the first window of every document is, [D].
+        ends: how many windows there are up to the end of every document, [D].
 
     Raises:
         SettingError: if a number is too small.
@@ -73,13 +78,13 @@ class Windows:
         self._documents = store.documents(held_out)
         self._sizes = np.diff(store.starts)[self._documents]
         self.chosen: Tensor | None = None
-        self._cut(0)
+        self.first, self.ends = self._cut(0)
         least = int((-(-self._sizes // length)).sum())  # windows of the epoch that has fewest
         self.parts = max(1, round(least / (batch_size * steps)))
 
     def __len__(self) -> int:
         """How many, N."""
-        return int(self._ends[-1]) if self.chosen is None else len(self.chosen)
+        return int(self.ends[-1]) if self.chosen is None else len(self.chosen)
 
     def take(self, rows: Tensor) -> pf.Batch:
         """Those with the given numbers [B]."""
@@ -94,46 +99,44 @@ class Windows:
     def of_epoch(self, number: int) -> Windows:
         """A part of all windows: the epochs of `pcflow.fit` count parts."""
         epoch, part = divmod(number, self.parts)
-        whole = copy.copy(self)
-        whole._cut(epoch)
-        shard = max(1, min(SHARD, len(whole) // (8 * self.parts)))
+        found = copy.copy(self)
+        found.first, found.ends = self._cut(epoch)
+        shard = max(1, min(SHARD, len(found) // (8 * self.parts)))
         generator = torch.Generator().manual_seed(_mixed(self.seed, epoch))
-        strata = -(-len(whole) // (shard * self.parts))  # each part has a shard of every one
+        strata = -(-len(found) // (shard * self.parts))  # each part has a shard of every one
         order = torch.rand(strata, self.parts, generator=generator).argsort(dim=1)
         first = (torch.arange(strata) * self.parts + order[:, part]) * shard
         rows = (first.unsqueeze(-1) + torch.arange(shard)).flatten()
-        return whole._some(rows[rows < len(whole)])
+        found.chosen = rows[rows < len(found)]
+        return found
 
     def at_most(self, count: int) -> Windows:
         """So many of them, spread evenly; all if there are no more."""
         if len(self) <= count:
             return self
-        return self._some(torch.arange(count) * len(self) // count)
+        found = copy.copy(self)
+        found.chosen = torch.arange(count) * len(self) // count
+        return found
 
     def fingerprint(self) -> list[Tensor]:
         """What tells these windows from others."""
         digest = torch.tensor(list(bytes.fromhex(self.store.digest)))
         return [digest, torch.tensor([self.length, self.seed, self.parts, len(self)])]
 
-    def _some(self, rows: Tensor) -> Windows:
-        found = copy.copy(self)
-        found.chosen = rows
-        return found
-
-    def _cut(self, epoch: int) -> None:
-        """Where windows lie in an epoch: how long the first one of every document is, and ends."""
+    def _cut(self, epoch: int) -> tuple[Wholes, Wholes]:
+        """Where windows lie in an epoch: first ones and ends, see the attributes."""
         generator = torch.Generator().manual_seed(_mixed(self.seed, epoch))
-        first = torch.randint(1, self.length + 1, (len(self._sizes),), generator=generator)
-        self._first = first.numpy()
-        rest = np.maximum(self._sizes - self._first, 0)
-        self._ends = (1 + -(-rest // self.length)).cumsum()
+        drawn = torch.randint(1, self.length + 1, (len(self._sizes),), generator=generator)
+        first = drawn.numpy()
+        rest = np.maximum(self._sizes - first, 0)
+        return first, (1 + -(-rest // self.length)).cumsum()
 
     def _read(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens [B, L], and where there is none."""
         numbers = (rows if self.chosen is None else self.chosen[rows]).numpy()
-        document = np.searchsorted(self._ends, numbers, side="right")
-        before = np.where(document > 0, self._ends[document - 1], 0)
-        begin = self._first[document] + (numbers - before - 1) * self.length  # [B]
+        document = np.searchsorted(self.ends, numbers, side="right")
+        before = np.where(document > 0, self.ends[document - 1], 0)
+        begin = self.first[document] + (numbers - before - 1) * self.length  # [B]
         places = begin[:, None] + np.arange(self.length)  # [B, L]
         last = self._sizes[document][:, None] - 1
         starts = self.store.starts[self._documents[document]][:, None]
