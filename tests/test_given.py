@@ -556,4 +556,8 @@ def test_stretches_that_do_not_fit_are_refused() -> None:
     with pytest.raises(pf.NoMassError):
         given.sample(1)
     assert model.given(rule, [0, 0]).sample(4).shape == (4, 2, 3)
-    assert model.given(rule, [0]).sample(4).shape == (4, 3)
+    assert model.given(rule, [0]).sample(4).shape == (4, 1, 3)
+    final = torch.zeros(len(rule.next))
+    alone = model.given(rule, None, final)
+    assert alone.sample(4).shape == copy.copy(alone).sample(4).shape == (4, 3)
+    assert model.given(rule, None, final[None]).sample(4).shape == (4, 1, 3)

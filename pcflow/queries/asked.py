@@ -18,9 +18,15 @@ from pcflow.queries.mean import mean
 
 
 class Asked:
-    """What has an engine, and the door for its evidence."""
+    """What has an engine, and the door for its evidence.
+
+    Attributes:
+        engine: what answers.
+        has_rows: whether there are rows to tell apart even where no evidence is given.
+    """
 
     engine: Engine
+    has_rows: bool = False
 
     def evidence(self, given: Evidence | Numbers) -> CheckedEvidence:
         """Evidence that fits, which queries take without checking it again.
@@ -144,7 +150,7 @@ class Asked:
         """
         known = self.nothing() if evidence is None else self.evidence(evidence)
         values = sample(self.engine, n, known, Drawn(generator, temperature))
-        return values[:, 0] if evidence is None and len(known.values) == 1 else values
+        return values if self.has_rows or evidence is not None else values[:, 0]
 
     @in_ordinary_modes
     @torch.no_grad()

@@ -127,6 +127,7 @@ class Between(Given):
     Attributes:
         start: the state of every row before the first variable, -1 for none, [B].
         log_final: what its states after the last variable are weighed by (nats), [B, S].
+        has_rows: whether one of both was given row by row; then draws are [n, B, D].
     """
 
     def __init__(
@@ -141,6 +142,9 @@ class Between(Given):
         """Read the states."""
         super().__init__(model, rule, is_deterministic, engine)
         self.start, self.log_final = _ends(rule, start, final, engine.tables.like)
+        self.has_rows = start is not None or (
+            final is not None and as_tensor("final", final).dim() == 2
+        )
 
     @cached_property
     def log_gates(self) -> Tensor:
@@ -179,7 +183,8 @@ class Between(Given):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles ask a copy of the model again."""
-        return methodcaller("given", self.rule, self.start, self.log_final), (self._model,)
+        ends = (self.start, self.log_final) if self.has_rows else (None, self.log_final[0])
+        return methodcaller("given", self.rule, *ends), (self._model,)
 
 
 def _ends(
