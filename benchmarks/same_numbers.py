@@ -42,6 +42,7 @@ CHANGED = {
         "parameters that start from data are in double"
     ),
     "inputs: Binomial, Anemone": "by deviance",
+    "heads: (pooled )?projection, top 3, .*": "fitting starts at the circuit's own posterior",
     "answers: .*, projection": "scales are doubles; fits in float32 stop elsewhere, no farther off",
     "learning: .*, Gradient.*|training: modulated gates": "scales are doubles, steps amplify it",
 }
