@@ -6,7 +6,6 @@ N entries (fold, row), n of them, C chosen categories.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -14,11 +13,7 @@ import torch
 from torch import Tensor
 
 from pcflow.engine.leaves.entries import Entries
-from pcflow.engine.leaves.finite import FiniteLeaf
-from pcflow.engine.leaves.share import ShareLeaf
-from pcflow.engine.plan import InputStep
-from pcflow.engine.semiring import Semiring
-from pcflow.engine.tables import Tables
+from pcflow.engine.leaves.share import ShareLeaf, seen_with
 from pcflow.evidence import CheckedEvidence, Potentials
 from pcflow.inputs import Few
 
@@ -31,31 +26,38 @@ class FewLeaf(ShareLeaf):
         log: log-potentials of these, [F, B, W].
     """
 
-    def __init__(
-        self,
-        step: InputStep,
-        tables: Tables,
-        evidence: CheckedEvidence,
-        semiring: Semiring,
-        keep: bool,
-    ) -> None:
-        """Look at the evidence of the values of each fold."""
-        assert isinstance(step.family, Few)
-        device, shape = evidence.values.device, (*evidence.values.shape, 1)
-        self.told, self.values = evidence, step.family.values.to(device)
-        self.number = step.family.place.to(device)
-        own = torch.stack([one.own for one in step.families if isinstance(one, Few)]).to(device)
-        self.own, self.inside = own.clamp_min(0), own >= 0
-        nothing = torch.zeros(1, dtype=evidence.domain.dtype, device=device).expand(shape)
+    def _through_rows(self) -> CheckedEvidence:
+        """Potentials of nothing: each fold looks at those of its own values."""
+        device, shape = self.told.values.device, (*self.told.values.shape, 1)
+        nothing = torch.zeros(1, dtype=self.told.domain.dtype, device=device).expand(shape)
         first = torch.zeros(1, dtype=torch.long, device=device).expand(shape)
-        there = replace(evidence, log_potentials=nothing, categories=first).seen(evidence.hidden)
-        FiniteLeaf.__init__(self, step, tables, there, semiring, keep)
-        self.log = self._look()
-        read = (self.number[self.x].unsqueeze(-1) == own.unsqueeze(1)) & (own >= 0).unsqueeze(1)
-        silent = self.log.detach().amax(dim=-1) == -torch.inf
-        self.lost = torch.where(self.missing, silent, ~read.any(dim=-1))
+        return seen_with(self.told, nothing, first)
 
-    def _look(self) -> Tensor:
+    @cached_property
+    def _padded(self) -> Tensor:
+        """What is its own, -1 behind the last, [F, W]."""
+        families = [one.own for one in self.step.families if isinstance(one, Few)]
+        return torch.stack(families).to(self.x.device)
+
+    @cached_property
+    def own(self) -> Tensor:
+        """See above."""
+        return self._padded.clamp_min(0)
+
+    @cached_property
+    def inside(self) -> Tensor:
+        """See above."""
+        return self._padded >= 0
+
+    def _lost(self) -> Tensor:
+        number = self.number[self.x].unsqueeze(-1)  # [F, B, 1]
+        read = (number == self.own.unsqueeze(1)) & self.inside.unsqueeze(1)
+        silent = self.log.detach().amax(dim=-1) == -torch.inf
+        return torch.where(self.missing, silent, ~read.any(dim=-1))
+
+    @cached_property
+    def log(self) -> Tensor:
+        """See above."""
         (folds, batch), width = self.x.shape, self.own.shape[1]
         if self.told.potentials is None:
             log = self.tables.like.detach().new_zeros(folds, batch, width)

@@ -47,14 +47,21 @@ class ShareLeaf(FiniteLeaf):
         device = evidence.values.device
         self.told, self.values = evidence, step.family.values.to(device)
         self.number = step.family.place.to(device)
-        near, self.origin = _among(evidence, self.values, self.number)
-        log, listed = near.log, near.categories
-        there = replace(evidence, log_potentials=log, categories=listed).seen(evidence.hidden)
-        super().__init__(step, tables, there, semiring, keep)
-        self.lost = (self.number[self.x] < 0) & ~self.missing
-        if evidence.potentials is not None:
-            silent = (log.detach().amax(dim=-1) == -torch.inf).t()  # [D, B]
-            self.lost |= silent.index_select(0, step.variables) & self.missing
+        super().__init__(step, tables, self._through_rows(), semiring, keep)
+        self.lost = self._lost()
+
+    def _through_rows(self) -> CheckedEvidence:
+        """What is known, of the values that count."""
+        near, self.origin = _among(self.told, self.values, self.number)
+        return seen_with(self.told, near.log, near.categories)
+
+    def _lost(self) -> Tensor:
+        lost = (self.number[self.x] < 0) & ~self.missing
+        near = self.evidence.potentials
+        if self.told.potentials is None or near is None:
+            return lost
+        silent = (near.log.detach().amax(dim=-1) == -torch.inf).t()  # [D, B]
+        return lost | (silent.index_select(0, self.step.variables) & self.missing)
 
     @property
     def rows_read(self) -> Tensor:
@@ -129,6 +136,11 @@ class _Entries(Entries):
         if told is None:
             return self.access.tables.like.new_zeros(categories.shape)
         return told.at_entries(row, self.variables[fold], self.leaf.values[categories])
+
+
+def seen_with(evidence: CheckedEvidence, log: Tensor, categories: Tensor | None) -> CheckedEvidence:
+    """The same with other potentials."""
+    return replace(evidence, log_potentials=log, categories=categories).seen(evidence.hidden)
 
 
 def _among(evidence: CheckedEvidence, values: Tensor, number: Tensor) -> tuple[Potentials, Tensor]:
