@@ -1,6 +1,6 @@
 """The Hypothesis profile; the seed is set in the conftest.py above.
 
-Laws run over 30 examples, or over as many as the environment variable PCFLOW_EXAMPLES says.
+Laws run over 50 examples, or over as many as the environment variable PCFLOW_EXAMPLES says.
 """
 
 import os
@@ -23,7 +23,7 @@ register_random(TORCH_RANDOM)
 settings.register_profile(
     "pcflow",
     deadline=None,
-    max_examples=int(os.environ.get("PCFLOW_EXAMPLES", "30")),
+    max_examples=int(os.environ.get("PCFLOW_EXAMPLES", "50")),
     derandomize=bool(os.environ.get("CI")),
 )
 settings.load_profile("pcflow")
