@@ -345,10 +345,9 @@ def _as_it_is(_: str, tensor: Tensor) -> Tensor:
 
 def start_of(checked: CheckedEvidence, about: Potentials) -> Tensor:
     """Where fitting starts: the present potentials [B, D, V], or ones, of what can be at all."""
-    present, ones = checked.log_potentials, torch.zeros_like(about.log)
-    if present is not None:
-        return present.detach().clone()
-    return ones if about.categories is None else ones.masked_fill(about.log == -inf, -inf)
+    if checked.log_potentials is not None:
+        return checked.log_potentials.detach().clone()
+    return torch.zeros_like(about.log).masked_fill(about.log == -inf, -inf)
 
 
 def furthest(log_q: Tensor, target: Tensor, missing: Tensor) -> Tensor:
