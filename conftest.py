@@ -15,7 +15,7 @@ torch.set_num_threads(1)  # pytest-xdist runs a process per core
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
-    """What is collected stays to the end: half a million objects, not to be looked through again."""
+    """What is collected stays to the end: half a million objects that no search need meet."""
     gc.disable()
     yield
     gc.freeze()

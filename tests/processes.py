@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-PRELOADED = ["pcflow_diffusion", "pcflow.testing", "pytest", "torch._dynamo"]  # the last by optimizers
+PRELOADED = ["pcflow_diffusion", "pcflow.testing", "pytest", "torch._dynamo"]
+"""The last is what optimizers of torch import when the first one is made."""
+
 ROOT = Path(__file__).parent.parent
 
 
