@@ -339,8 +339,6 @@ def _input_kinds(steps: Iterable[InputStep]) -> list[tuple[InputFamily, dict[str
 
 
 def _same_rows(a: BankRead, b: BankRead) -> bool:
-    if isinstance(a.rows, slice) or isinstance(b.rows, slice):
-        return (
-            a.rows == b.rows if isinstance(a.rows, slice) and isinstance(b.rows, slice) else False
-        )
-    return torch.equal(a.rows, b.rows)
+    if isinstance(a.rows, Tensor) and isinstance(b.rows, Tensor):
+        return torch.equal(a.rows, b.rows)
+    return type(a.rows) is type(b.rows) and a.rows == b.rows
