@@ -19,7 +19,6 @@ from pcflow.engine import (
     MACHINE,
     Engine,
     Machine,
-    Memory,
     Plan,
     Pool,
     RowCount,
@@ -79,24 +78,6 @@ class CompiledCircuit(nn.Module, Asked):
     def rows(self) -> RowCount:
         """How many rows were evaluated since the model was made or moved; print it."""
         return self.engine.rows
-
-    @property
-    def memory(self) -> Memory:
-        """What is kept from query to query, and how much that may be; print it.
-
-        Examples:
-            >>> import pcflow as pf
-            >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
-            >>> model.marginals(torch.full((1, 4), torch.nan)).shape
-            torch.Size([1, 4, 3])
-            >>> print(model.memory)
-            parameters                      48 bytes
-            weights                         24 bytes
-            table                           24 bytes
-            sheets                         220 bytes
-            computed from parameters: 48 of at most 1,073,741,824 bytes
-        """
-        return self.engine.held
 
     @property
     def dtype(self) -> torch.dtype:
