@@ -242,7 +242,8 @@ class CompiledCircuit(nn.Module, Asked):
             start: the state of the rule before the first variable, for every row of evidence, [B];
                 -1 for none, the first one by default.
             final: by what its states after the last variable are weighed (nats), [B, S] or [S]; by
-                default 0 where strings may end and -inf elsewhere.
+                default 0 where strings may end and -inf elsewhere. Numbers, to which no gradient
+                flows: queries are differentiable in parameters and potentials.
 
         Raises:
             EvidenceError: if `start` or `final` do not fit the rule.
