@@ -19,7 +19,6 @@ from pcflow.engine import (
     MACHINE,
     Engine,
     Machine,
-    Memory,
     Plan,
     Pool,
     RowCount,
@@ -79,24 +78,6 @@ class CompiledCircuit(nn.Module, Asked):
     def rows(self) -> RowCount:
         """How many rows were evaluated since the model was made or moved; print it."""
         return self.engine.rows
-
-    @property
-    def memory(self) -> Memory:
-        """What is kept from query to query, and how much that may be; print it.
-
-        Examples:
-            >>> import pcflow as pf
-            >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
-            >>> model.marginals(torch.full((1, 4), torch.nan)).shape
-            torch.Size([1, 4, 3])
-            >>> print(model.memory)
-            parameters                      48 bytes
-            weights                         24 bytes
-            table                           24 bytes
-            sheets                         220 bytes
-            computed from parameters: 48 of at most 1,073,741,824 bytes
-        """
-        return self.engine.held
 
     @property
     def dtype(self) -> torch.dtype:
@@ -261,7 +242,8 @@ class CompiledCircuit(nn.Module, Asked):
             start: the state of the rule before the first variable, for every row of evidence, [B];
                 -1 for none, the first one by default.
             final: by what its states after the last variable are weighed (nats), [B, S] or [S]; by
-                default 0 where strings may end and -inf elsewhere.
+                default 0 where strings may end and -inf elsewhere. Numbers, to which no gradient
+                flows: queries are differentiable in parameters and potentials.
 
         Raises:
             EvidenceError: if `start` or `final` do not fit the rule.
