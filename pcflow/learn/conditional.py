@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from pcflow.checks import as_iterable, check_kind, check_whole
 from pcflow.engine import Engine
 from pcflow.errors import EvidenceError, FileFormatError, SettingError
-from pcflow.evidence import Evidence, Numbers, as_tensor
+from pcflow.evidence import CheckedEvidence, Evidence, Numbers, as_tensor
 from pcflow.io import MALFORMED, Container, load, save
 from pcflow.learn.gradient import scales
 from pcflow.queries import MPE, CompiledCircuit
@@ -193,7 +193,7 @@ class ConditionalCircuit(nn.Module):
 class Conditioned:
     """A circuit with parameters of its own in every row: what is known given features.
 
-    Evidence has B rows; by default nothing is known of y.
+    Evidence has B rows; by default nothing is known.
 
     Args:
         model: the circuit.
@@ -205,9 +205,24 @@ class Conditioned:
     parameters: Mapping[str, Tensor]
     rows: int
 
+    def evidence(self, given: Evidence | Numbers | None = None) -> CheckedEvidence:
+        """Evidence with the parameters of its rows, which every query of the model takes.
+
+        Args:
+            given: values [B, D], NaN where missing, or `Evidence`.
+
+        Raises:
+            EvidenceError: if it does not fit.
+            SettingError: if it has another number of rows.
+        """
+        if given is None:
+            shape = self.rows, self.model.num_variables
+            given = Evidence(missing=torch.ones(shape, dtype=torch.bool, device=self.model.device))
+        return self.model.evidence(given, self.parameters)
+
     def log_prob(self, evidence: Evidence | Numbers) -> Tensor:
         """Log-probability [B] (nats), differentiable; see `CompiledCircuit.log_prob`."""
-        return self.model.log_prob(evidence, parameters=self.parameters)
+        return self.model.log_prob(self.evidence(evidence))
 
     def sample(
         self,
@@ -216,29 +231,19 @@ class Conditioned:
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Exact draws [n, B, D]; see `CompiledCircuit.sample`."""
-        known = self._known(evidence)
-        return self.model.sample(n, known, generator, parameters=self.parameters)
+        return self.model.sample(n, self.evidence(evidence), generator)
 
-    def marginals(
-        self, evidence: Evidence | Numbers | None = None, variables: Iterable[int] | None = None
-    ) -> Tensor:
+    def marginals(self, evidence: Evidence | Numbers | None = None) -> Tensor:
         """Posterior log-probabilities [B, D, V] (nats); see `CompiledCircuit.marginals`."""
-        known = self._known(evidence)
-        return self.model.marginals(known, variables=variables, parameters=self.parameters)
+        return self.model.marginals(self.evidence(evidence))
 
     def mean(self, evidence: Evidence | Numbers | None = None) -> Tensor:
         """Posterior means [B, D]; see `CompiledCircuit.mean`."""
-        return self.model.mean(self._known(evidence), parameters=self.parameters)
+        return self.model.mean(self.evidence(evidence))
 
     def mpe(self, evidence: Evidence | Numbers | None = None) -> MPE:
         """The most probable completion of every row; see `CompiledCircuit.mpe`."""
-        return self.model.mpe(self._known(evidence), parameters=self.parameters)
-
-    def _known(self, evidence: Evidence | Numbers | None) -> Evidence | Numbers:
-        if evidence is not None:
-            return evidence
-        shape = self.rows, self.model.num_variables
-        return Evidence(missing=torch.ones(shape, dtype=torch.bool, device=self.model.device))
+        return self.model.mpe(self.evidence(evidence))
 
 
 class _Network(nn.Module):
