@@ -212,13 +212,15 @@ class Conditioned:
             given: values [B, D], NaN where missing, or `Evidence`.
 
         Raises:
-            EvidenceError: if it does not fit.
-            SettingError: if it has another number of rows.
+            EvidenceError: if it does not fit, or has another number of rows.
         """
         if given is None:
             shape = self.rows, self.model.num_variables
             given = Evidence(missing=torch.ones(shape, dtype=torch.bool, device=self.model.device))
-        return self.model.evidence(given, self.parameters)
+        known = self.model.evidence(given)
+        if len(known.values) != self.rows:
+            raise EvidenceError(f"evidence has {len(known.values)} rows, features {self.rows}")
+        return self.model.evidence(known, self.parameters)
 
     def log_prob(self, evidence: Evidence | Numbers) -> Tensor:
         """Log-probability [B] (nats), differentiable; see `CompiledCircuit.log_prob`."""
