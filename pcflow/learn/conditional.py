@@ -115,7 +115,9 @@ class ConditionalCircuit(nn.Module):
             row, column = (~told.isfinite()).nonzero()[0].tolist()
             raise EvidenceError(f"features[{row}, {column}] is {told[row, column].item()}")
         theta, deltas = dict(self.model.named_parameters()), self.network(told)
-        moved = {name: theta[name] + delta for name, delta in deltas.items()}
+        moved: dict[str | nn.Parameter, Tensor] = {
+            name: theta[name] + delta for name, delta in deltas.items()
+        }
         return Conditioned(self.model, moved, len(told))
 
     def log_prob(self, evidence: Evidence | Numbers, features: Numbers) -> Tensor:
@@ -202,7 +204,7 @@ class Conditioned:
     """
 
     model: CompiledCircuit
-    parameters: Mapping[str, Tensor]
+    parameters: Mapping[str | nn.Parameter, Tensor]
     rows: int
 
     def evidence(self, given: Evidence | Numbers | None = None) -> CheckedEvidence:
@@ -300,7 +302,7 @@ class _Delta(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[B, W] to [B, *shape]."""
-        found = self.left(hidden).unflatten(1, self.left_shape)
+        found: Tensor = self.left(hidden).unflatten(1, self.left_shape)
         if self.right is not None:
             found = found @ self.right(hidden).unflatten(1, self.right_shape).mT  # [B, ..., M, N]
         return self.unit * found.view(-1, *self.shape)

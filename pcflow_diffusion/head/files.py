@@ -20,7 +20,10 @@ MODULATION, RULE, TOLD = "modulation.", "constraint.", "pcflow_diffusion"
 SETTINGS = ("mask_token_id", "top_k", "tokenizer")
 PARTS = ("classes", "next", "accept")
 KINDS: dict[str, type[Any]] = {"LogLinear": LogLinear, "Projection": Projection}
-STEERING = {"Modulation": Modulation, "TransitionModulation": TransitionModulation}
+STEERING: dict[str, type[Any]] = {
+    "Modulation": Modulation,
+    "TransitionModulation": TransitionModulation,
+}
 
 Json = dict[str, Any]
 StrPath = str | os.PathLike[str]
@@ -109,7 +112,7 @@ def _coupling_of(kind: str, **numbers: Any) -> Coupling:
 
 def _described_modulation(modulation: nn.Module) -> Json:
     kind = type(modulation).__name__
-    if STEERING.get(kind) is not type(modulation):
+    if not isinstance(modulation, Modulation | TransitionModulation) or kind not in STEERING:
         raise CheckpointError(f"{kind}: only modulations of this package can be kept in a file")
     return {"kind": kind, **modulation.sizes}
 
@@ -133,6 +136,6 @@ def _modulation_of(
     if sizes["depth"] > len(weights):  # before so many layers are built
         raise ValueError(f"{sizes['depth']} layers in {len(weights)} tensors")
     with torch.device("meta"):
-        modulation = kind(**sizes)
+        modulation: nn.Module = kind(**sizes)
     modulation.load_state_dict(weights, assign=True)
     return modulation.to(device)

@@ -69,7 +69,9 @@ class TransitionModulation(nn.Module):
         """
         return self._factors(self.network(said))
 
-    def parameters_of(self, model: CompiledCircuit, said: Marginals) -> dict[str, Tensor]:
+    def parameters_of(
+        self, model: CompiledCircuit, said: Marginals
+    ) -> dict[str | nn.Parameter, Tensor]:
         """What the chain's weights are in every row, by name, as its queries take it.
 
         Args:
@@ -77,7 +79,7 @@ class TransitionModulation(nn.Module):
             said: what the backbone says.
         """
         into, out_of = self(said).to(model.dtype).unbind(2)  # [B, L, K, r]
-        shared, found = dict(model.named_parameters()), {}
+        shared, found = dict(model.named_parameters()), dict[str | nn.Parameter, Tensor]()
         for t, (name, _) in enumerate(model.weight_places):
             left = out_of[:, t] if t else torch.ones_like(into[:, 0, :1])  # [B, K or 1, r]
             found[name] = shared[name] + (left @ into[:, t].mT).unsqueeze(1)  # [B, 1, K or 1, K]
@@ -104,4 +106,5 @@ class TransitionModulation(nn.Module):
             )
 
     def _factors(self, flat: Tensor) -> Tensor:
-        return flat.unflatten(-1, (2, self.sizes["states"], self.sizes["rank"]))
+        found: Tensor = flat.unflatten(-1, (2, self.sizes["states"], self.sizes["rank"]))
+        return found
