@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pcflow.automata import Automaton
 from pcflow.checks import check_device, check_kind, check_whole
-from pcflow.circuit import Circuit, MarkovChain, required_by
+from pcflow.circuit import Circuit, MarkovChain, SumLayer, required_by
 from pcflow.engine import (
     MACHINE,
     Engine,
@@ -99,6 +99,23 @@ class CompiledCircuit(nn.Module, Asked):
     def num_categories(self) -> tuple[int | None, ...]:
         """Per variable its number of categories, None if it has no finite range."""
         return self._structure.num_categories
+
+    @property
+    def weight_places(self) -> tuple[tuple[str, int], ...]:
+        """Where the weights of every sum layer are, from the root down: in which parameter and row.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(3, states=2, inputs=pf.Categorical(3)))
+            >>> model.weight_places
+            (('banks.2', 0), ('banks.1', 0), ('banks.1', 0))
+        """
+        place = {
+            p: (n, row) for n, bank in enumerate(self._plan.banks) for row, p in enumerate(bank)
+        }
+        sums = [layer for layer in self._structure.layers if isinstance(layer, SumLayer)]
+        found = (place[layer.weight] for layer in reversed(sums))
+        return tuple((f"banks.{bank}", row) for bank, row in found)
 
     @property
     def circuit(self) -> Circuit:
