@@ -1,6 +1,6 @@
 """How a circuit runs: a plan of batched steps, one pass up, one pass down."""
 
-from pcflow.engine.autograd import differentiable_log_prob
+from pcflow.engine.autograd import differentiable_leaves, differentiable_log_prob
 from pcflow.engine.evaluate import Engine, Memory, RowCount
 from pcflow.engine.evaluation import Evaluation, Taped
 from pcflow.engine.halves import best_path, stay
@@ -9,6 +9,7 @@ from pcflow.engine.leaves.base import Leaf
 from pcflow.engine.leaves.density import DensityLeaf
 from pcflow.engine.leaves.finite import FiniteLeaf
 from pcflow.engine.leaves.posteriors import log_flows, log_posterior, rank_over_same_variable
+from pcflow.engine.log_matrix import LogMatrix
 from pcflow.engine.log_semiring import MaxInputs, MaxProduct
 from pcflow.engine.machine import MACHINE, Machine
 from pcflow.engine.memory import Pool
@@ -42,6 +43,7 @@ __all__ = [
     "FiniteLeaf",
     "InputStep",
     "Leaf",
+    "LogMatrix",
     "Machine",
     "MaxInputs",
     "MaxProduct",
@@ -60,6 +62,7 @@ __all__ = [
     "Taped",
     "add_rows",
     "best_path",
+    "differentiable_leaves",
     "differentiable_log_prob",
     "floor_of",
     "follow",

@@ -13,10 +13,10 @@ from pcflow.engine.evaluate import Engine
 from pcflow.engine.evaluation import Evaluation
 from pcflow.engine.leaves import Leaf
 from pcflow.engine.modes import in_ordinary_modes
+from pcflow.engine.once import once
 from pcflow.engine.plan import BankRead
 from pcflow.engine.tables import BankSums
 from pcflow.engine.versions import Stamp
-from pcflow.errors import Unsupported
 from pcflow.evidence import CheckedEvidence
 
 
@@ -36,6 +36,43 @@ def differentiable_log_prob(engine: Engine, evidence: CheckedEvidence) -> Tensor
         evidence = replace(evidence, log_potentials=potentials.clone())
     apply = cast(Callable[..., Tensor], _LogProb.apply)
     return apply(engine, evidence, evidence.values, evidence.log_potentials, *banks)
+
+
+def differentiable_leaves(engine: Engine, evidence: CheckedEvidence) -> list[Tensor]:
+    """Logarithms [F, B, K] of the units of every input step, differentiable as `log_prob` is."""
+    apply = cast(Callable[..., tuple[Tensor, ...]], _LogLeaves.apply)
+    about = evidence.values, evidence.log_potentials
+    return list(apply(engine, evidence, *about, *engine.tables.banks))
+
+
+class _LogLeaves(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        engine: Engine,
+        evidence: CheckedEvidence,
+        values: Tensor,
+        potentials: Tensor | None,
+        *banks: Tensor,
+    ) -> tuple[Tensor, ...]:
+        ctx.engine, ctx.evidence = engine, evidence
+        ctx.save_for_backward(potentials)  # torch notices if they are edited in between
+        ctx.leaves = engine.log_leaves(evidence)
+        ctx.stamps = engine.tables.cache.stamps
+        return tuple(leaf.out.units.clone() for leaf in ctx.leaves)
+
+    @staticmethod
+    @in_ordinary_modes
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        _refuse_edits(ctx.engine, ctx.stamps)
+        ctx.engine.tables.cache.watch()
+        _ = ctx.saved_tensors
+        with torch.no_grad():
+            gradients = _Gradients(ctx.engine, ctx.evidence, ctx.needs_input_grad)
+            for leaf, grad in zip(ctx.leaves, grads, strict=True):
+                gradients.at_leaf(leaf, grad)
+            found = [*map(gradients.of_bank, range(len(ctx.engine.tables.banks)))]
+        return once(None, None, gradients.values, gradients.potentials, *found)
 
 
 class _LogProb(torch.autograd.Function):
@@ -65,26 +102,7 @@ class _LogProb(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         with torch.no_grad():
             found = _gradients(ctx, grad)
-        if not torch.is_grad_enabled():
-            return found
-        again = cast(Callable[..., tuple[Tensor, ...]], _Once.apply)
-        once = iter(again(*(g.requires_grad_() for g in found if g is not None)))
-        return tuple(None if g is None else next(once) for g in found)
-
-
-class _Once(torch.autograd.Function):
-    """Gradients that have none."""
-
-    @staticmethod
-    def forward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
-        return tuple(gradient.view_as(gradient) for gradient in gradients)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
-        raise Unsupported(
-            "log_prob can be differentiated once, not twice; second derivatives come from "
-            "reference_log_prob"
-        )
+        return once(*found)
 
 
 def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
