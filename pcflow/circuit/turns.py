@@ -9,7 +9,7 @@ of a tree whose leaves are in order, every layer is entered and left once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -26,16 +26,18 @@ class Turn:
     Attributes:
         enter: the layers above it that are not above the variable before, from the root down.
         inputs: its input layers.
-        leave: the layers above it that are not above the next variable.
-        renew: those of them whose values are read later, from the inputs up.
-        forget: layers whose values nobody reads any more.
+        leave: the layers above it that are not above the next variable, from the inputs up.
+        renew: those of them whose values are read later.
+        idle_contexts: layers whose contexts nobody reads any more.
+        idle_values: layers whose values nobody reads any more.
     """
 
     enter: list[Layer] = field(default_factory=list)
     inputs: list[InputLayer] = field(default_factory=list)
     leave: list[Layer] = field(default_factory=list)
     renew: list[Layer] = field(default_factory=list)
-    forget: list[Layer] = field(default_factory=list)
+    idle_contexts: list[Layer] = field(default_factory=list)
+    idle_values: list[Layer] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -71,19 +73,26 @@ class Turns:
         return found
 
     def _find_readers(self) -> None:
-        """Write what is to be renewed and forgotten, from the last turn to the first."""
-        wanted: set[Layer] = set()
+        """Write who is renewed and who is idle, from the last turn to the first."""
+        values: set[Layer] = set()  # that are read later
+        contexts: set[Layer] = set()
         for turn in reversed(self.turns):
             for layer in reversed(turn.leave):
-                if layer in wanted:
-                    wanted.remove(layer)
+                if layer in values:
+                    values.remove(layer)
                     turn.renew.append(layer)
-                    turn.forget += _new(layer.inputs, wanted)
+                    turn.idle_values += _new(layer.inputs, values)
             turn.renew.reverse()
-            for layer in turn.enter:
-                for parent, place in self.parents[layer]:
-                    if isinstance(parent, ProductLayer):
-                        turn.forget += _new([parent.inputs[1 - place]], wanted)
+            for layer in reversed(turn.enter):
+                contexts.discard(layer)
+                turn.idle_contexts += _new((la for la, _ in self.parents[layer]), contexts)
+                turn.idle_values += _new(self._beside(layer), values)
+
+    def _beside(self, layer: Layer) -> Iterator[Layer]:
+        """The other inputs of products that read a layer."""
+        for parent, place in self.parents[layer]:
+            if isinstance(parent, ProductLayer):
+                yield parent.inputs[1 - place]
 
 
 def in_pairs(circuit: Circuit) -> Circuit:

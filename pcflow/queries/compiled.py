@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pcflow.automata import Automaton
 from pcflow.checks import check_device, check_kind, check_whole
-from pcflow.circuit import Circuit, MarkovChain, required_by
+from pcflow.circuit import Circuit, required_by
 from pcflow.engine import (
     MACHINE,
     Engine,
@@ -282,13 +282,16 @@ class CompiledCircuit(nn.Module, Asked):
 
     @in_ordinary_modes
     def filter(self, rows: int) -> Filter:
-        """A filter that is told one observation after another, with constant work for each.
+        """A filter that is told one observation after another.
+
+        A step of a hidden Markov chain, as `hmm` makes them, is one product with the transitions,
+        however long the past. Of any other circuit, whose variables are observed in their order, it
+        is as long as the path to the next variable: from where it parts from the path to the last.
 
         Args:
             rows: how many sequences go side by side, B.
 
         Raises:
-            NotAChain: if the circuit is no hidden Markov chain, as `hmm` makes them.
             SettingError: if `rows` is below 1.
 
         Examples:
@@ -297,9 +300,7 @@ class CompiledCircuit(nn.Module, Asked):
             >>> seen.observe(torch.tensor([0, 2])).shape, seen.next_log_probs().shape
             (torch.Size([2]), torch.Size([2, 3]))
         """
-        with required_by("filter"):
-            chain = MarkovChain.of(self.circuit)
-        return Filter(chain, rows, self.device)
+        return Filter.of(self.circuit, rows, self.device)
 
     @in_ordinary_modes
     def given(

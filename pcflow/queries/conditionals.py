@@ -5,7 +5,7 @@ Legend: B batch, D variables (W of them), F folds, K units, V categories, P para
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 
 import torch
@@ -18,10 +18,7 @@ from pcflow.engine import Engine, InputStep, LogMatrix, differentiable_leaves
 from pcflow.evidence import CheckedEvidence
 from pcflow.inputs import FiniteFamily, log_sum
 from pcflow.queries.possible import chosen_variables, refuse_impossible, refuse_unbounded
-from pcflow.queries.prefixes import Walk
-
-Contexts = Mapping[InputLayer, Tensor]
-"""What input layers are multiplied by, [B, K] each, in logarithms."""
+from pcflow.queries.prefixes import Contexts, Walk, log_mass
 
 
 class ChainRule:
@@ -107,16 +104,15 @@ class Prefixes:
 
     def __init__(self, rule: ChainRule, evidence: CheckedEvidence) -> None:
         """Look up what the inputs say."""
-        self.rule, self.banks, self.rows = rule, rule.engine.tables.banks, len(evidence.values)
+        self.rule, self.banks = rule, rule.engine.tables.banks
+        self.start = rule.engine.tables.like.new_zeros(len(evidence.values), dtype=torch.float64)
         self.units = differentiable_leaves(rule.engine, evidence.by_itself)
         self.logs: dict[int, Sequence[Tensor]] = {}
 
     def walk(self) -> Iterator[tuple[Contexts, Tensor]]:
         """At every turn the contexts of its inputs, and log p(x_<j) [B]; at last log p(x)."""
-        turns, like = self.rule.turns, self.rule.engine.tables.like
-        walk = Walk(turns, self._log_weight, self.rows, like)
-        mass = like.new_zeros(self.rows, dtype=torch.float64)
-        for turn in turns.turns:
+        walk, mass = Walk(self.rule.turns, self._log_weight, self.start), self.start
+        for turn in self.rule.turns.turns:
             contexts = walk.enter(turn)
             yield contexts, mass
             units = {layer: self._units(layer) for layer in turn.inputs}
@@ -150,12 +146,6 @@ class Prefixes:
         one = {n: self.banks[bank][row].double()[None] for n, (bank, row) in places.items()}
         table = layer.family.log_table(one).double()
         return LogMatrix(table.squeeze(0).t().to(self.rule.engine.domain.device))
-
-
-def log_mass(contexts: Contexts, units: Mapping[InputLayer, Tensor]) -> Tensor:
-    """The log-mass [B] of a prefix, by its last variable."""
-    found = [context + units[layer] for layer, context in contexts.items()]
-    return log_sum(torch.cat(found, dim=-1), dim=-1)
 
 
 def _held(step: InputStep, banks: Sequence[Sequence[Parameter]]) -> list[tuple[Parameter, ...]]:

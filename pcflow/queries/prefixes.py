@@ -11,7 +11,6 @@ Legend: B batch, D variables (W of them), K units, J units read by a sum, V cate
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from copy import copy
 
 import torch
 from torch import Tensor
@@ -19,6 +18,9 @@ from torch import Tensor
 from pcflow.circuit import InputLayer, Layer, Parameter, ProductLayer, SumLayer, Turn, Turns
 from pcflow.engine import LogMatrix
 from pcflow.inputs import log_sum
+
+Contexts = Mapping[InputLayer, Tensor]
+"""Logarithms [B, K] for the units of input layers, such as what they are multiplied by."""
 
 LogWeight = Callable[[SumLayer], Tensor]
 """The logarithms of the weights of a sum, as its layer stores them."""
@@ -30,14 +32,14 @@ class Walk:
     Args:
         turns: of the circuit.
         log_weight: of every sum, in float64.
-        rows: how many prefixes go side by side, B.
+        log_mass: of every row, [B], before anything is known: zero.
     """
 
-    def __init__(self, turns: Turns, log_weight: LogWeight, rows: int, like: Tensor) -> None:
+    def __init__(self, turns: Turns, log_weight: LogWeight, log_mass: Tensor) -> None:
         """At the beginning, where nothing is known."""
         self._turns, self._log_weight = turns, log_weight
         self._matrices: dict[tuple[Parameter, int, int, bool], LogMatrix] = {}
-        self._one = like.new_zeros(rows, 1, dtype=torch.float64)
+        self._one = log_mass.unsqueeze(-1)
         self._contexts: dict[Layer, Tensor] = {}
         self._values: dict[Layer, Tensor] = {}
 
@@ -48,20 +50,21 @@ class Walk:
         other._contexts, other._values = dict(self._contexts), dict(self._values)
         return other
 
-    def enter(self, turn: Turn) -> dict[InputLayer, Tensor]:
+    def enter(self, turn: Turn) -> Contexts:
         """The contexts [B, K] of the input layers of the variable whose turn it is."""
         for layer in turn.enter:
             self._contexts[layer] = self._context(layer)
-        return {layer: self._contexts[layer] for layer in turn.inputs}
+        found = {layer: self._contexts.pop(layer) for layer in turn.inputs}
+        for layer in turn.idle_contexts:
+            del self._contexts[layer]
+        return found
 
-    def leave(self, turn: Turn, units: Mapping[InputLayer, Tensor]) -> None:
+    def leave(self, turn: Turn, units: Contexts) -> None:
         """Go on, with the logarithms [B, K] of what its input units say of the variable."""
         for layer in turn.renew:
-            at_input = isinstance(layer, InputLayer)
-            self._values[layer] = units[layer] if at_input else self._value(layer)
-        for layer in turn.leave:
-            del self._contexts[layer]
-        for layer in turn.forget:
+            known = units[layer] if isinstance(layer, InputLayer) else self._value(layer)
+            self._values[layer] = known
+        for layer in turn.idle_values:
             self._values.pop(layer, None)
 
     def _context(self, layer: Layer) -> Tensor:
@@ -112,3 +115,9 @@ class Walk:
             logs = self._log_weight(layer)[:, start:stop]
             self._matrices[key] = LogMatrix(logs.t() if up else logs)
         return self._matrices[key]
+
+
+def log_mass(contexts: Contexts, units: Contexts) -> Tensor:
+    """The log-mass [B] of a prefix, by what the units of its last variable say of it."""
+    found = [context + units[layer] for layer, context in contexts.items()]
+    return log_sum(torch.cat(found, dim=-1), dim=-1)
