@@ -1,6 +1,6 @@
 """How a circuit runs: a plan of batched steps, one pass up, one pass down."""
 
-from pcflow.engine.autograd import differentiable_leaves, differentiable_log_prob
+from pcflow.engine.autograd import differentiable_leaves, differentiable_log_prob, refuse_edits
 from pcflow.engine.evaluate import Engine, Memory, RowCount
 from pcflow.engine.evaluation import Evaluation, Taped
 from pcflow.engine.halves import best_path, stay
@@ -72,6 +72,7 @@ __all__ = [
     "make_plan",
     "named_sums",
     "rank_over_same_variable",
+    "refuse_edits",
     "share_of",
     "stay",
     "told_below",

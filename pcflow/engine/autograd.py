@@ -64,7 +64,7 @@ class _LogLeaves(torch.autograd.Function):
     @staticmethod
     @in_ordinary_modes
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        _refuse_edits(ctx.engine, ctx.stamps)
+        refuse_edits(ctx.engine, ctx.stamps)
         ctx.engine.tables.cache.watch()
         _ = ctx.saved_tensors
         with torch.no_grad():
@@ -109,7 +109,7 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """Gradients of all that `forward` takes."""
     engine: Engine = ctx.engine
     banks = engine.tables.banks
-    _refuse_edits(engine, ctx.stamps)
+    refuse_edits(engine, ctx.stamps)
     engine.tables.cache.watch()
     _ = ctx.saved_tensors
     evidence: CheckedEvidence = ctx.evidence
@@ -119,12 +119,13 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     else:
         for part in engine.parts(evidence):
             gradients.of(engine.evaluate(part), grad[part.origin])
-        _refuse_edits(engine, ctx.stamps)
+        refuse_edits(engine, ctx.stamps)
     found = map(gradients.of_bank, range(len(banks)))
     return None, None, gradients.values, gradients.potentials, *found
 
 
-def _refuse_edits(engine: Engine, stamps: tuple[Stamp, ...]) -> None:
+def refuse_edits(engine: Engine, stamps: tuple[Stamp, ...]) -> None:
+    """Raise if parameters have changed since they had these stamps, for all that is known."""
     if not engine.tables.cache.unchanged_since(stamps):
         raise RuntimeError("parameters were edited between log_prob and backward")
 

@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
 from pcflow.circuit import InputLayer, Parameter, SumLayer, Turns
-from pcflow.engine import Engine, InputStep, LogMatrix, differentiable_leaves
+from pcflow.engine import Engine, InputStep, LogMatrix, differentiable_leaves, refuse_edits
 from pcflow.evidence import CheckedEvidence
 from pcflow.inputs import FiniteFamily, log_sum
 from pcflow.queries.possible import chosen_variables, refuse_impossible, refuse_unbounded
@@ -58,7 +58,8 @@ class ChainRule:
             masses = [mass for _, mass in Prefixes(self, part).walk()]
             before = torch.stack(masses[:-1], dim=-1)  # [B, D]
             found = torch.stack(masses[1:], dim=-1) - before
-            return torch.where(before > -torch.inf, found, -torch.inf)
+            found = torch.where(before > -torch.inf, found, -torch.inf)
+            return found.to(self.engine.domain.dtype)
 
         return self._in_parts(evidence, ask)
 
@@ -88,9 +89,15 @@ class ChainRule:
         most = max(1, self.engine.memory // self._bytes_per_row)
         if len(evidence.values) <= most:
             return ask(evidence)
+        stamps = self.engine.tables.cache.refresh()
+
+        def again(part: CheckedEvidence) -> Tensor:
+            refuse_edits(self.engine, stamps)
+            return ask(part)
+
         rows = torch.arange(len(evidence.values), device=evidence.values.device)
         parts = [evidence.rows(some) for some in rows.split(most)]
-        return torch.cat([checkpoint(ask, part, use_reentrant=False) for part in parts])
+        return torch.cat([checkpoint(again, part, use_reentrant=False) for part in parts])
 
     @cached_property
     def _bytes_per_row(self) -> int:
