@@ -209,6 +209,26 @@ def products(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return made
 
 
+TREES = {
+    "chain": pf.hmm(6, 2, pf.Categorical(3), generator=seeded()),
+    "halves": pf.build_circuit(pf.structure.quad_tree((1, 6)), pf.Categorical(3), 2),
+    "from the right": pf.build_circuit(pf.structure.chain(6), pf.Categorical(3), 2),
+    "independent": pf.build_circuit(pf.structure.fully_factorized(6), pf.Categorical(3), 2),
+}
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_trees_in_order_take_one_pass(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one product is made variable by variable."""
+    made = products(monkeypatch)
+    model = pf.compile(TREES[name], dtype=torch.float64)
+    x = model.sample(4, generator=seeded())
+    found = model.conditionals(x)
+    assert not made
+    masses = [pf.reference_log_prob(TREES[name], prefix) for prefix in prefixes(model.evidence(x))]
+    torch.testing.assert_close(found, differences(masses), **CLOSE)
+
+
 def steps(model: pf.CompiledCircuit, made: list[int]) -> list[tuple[int, int]]:
     """Per step of a filter the products, and the numbers that are kept."""
     seen, found = model.filter(1), []

@@ -3,6 +3,7 @@
 from pcflow.engine.autograd import differentiable_leaves, differentiable_log_prob, refuse_edits
 from pcflow.engine.evaluate import Engine, Memory, RowCount
 from pcflow.engine.evaluation import Evaluation, Taped
+from pcflow.engine.folded import Folded
 from pcflow.engine.halves import best_path, stay
 from pcflow.engine.kernels import add_rows, named_sums
 from pcflow.engine.leaves.base import Leaf
@@ -41,6 +42,7 @@ __all__ = [
     "Engine",
     "Evaluation",
     "FiniteLeaf",
+    "Folded",
     "InputStep",
     "Leaf",
     "LogMatrix",

@@ -1,12 +1,18 @@
-"""The chain rule: every variable given those before it, in one walk through all of them.
+"""The chain rule: every variable given those before it, in one pass over all of them.
 
-Legend: B batch, D variables (W of them), F folds, K units, V categories, P parameters of a bank.
+Trees whose leaves are in order are asked step by step of the plan, in the model's precision
+(`Folded`); all other circuits, and rows of which something may have been lost on that way, variable
+by variable in logarithms (`Walk`).
+
+Legend: B batch, D variables (W of them), F folds, K units, V categories.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,11 +20,34 @@ from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
 from pcflow.circuit import InputLayer, Parameter, SumLayer, Turns
-from pcflow.engine import Engine, InputStep, LogMatrix, differentiable_leaves, refuse_edits
+from pcflow.engine import (
+    Engine,
+    Folded,
+    InputStep,
+    LogMatrix,
+    SumStep,
+    differentiable_leaves,
+    floor_of,
+    refuse_edits,
+)
 from pcflow.evidence import CheckedEvidence
 from pcflow.inputs import FiniteFamily, log_sum
 from pcflow.queries.possible import chosen_variables, refuse_impossible, refuse_unbounded
 from pcflow.queries.prefixes import Contexts, Walk, log_mass
+
+
+class Prefix(NamedTuple):
+    """What is known before a variable.
+
+    Attributes:
+        contexts: of the input layers of the variable, up to a common factor.
+        before: log-mass [B] of the prefix, by the same factor.
+        after: that of the prefix with the variable.
+    """
+
+    contexts: Contexts
+    before: Tensor
+    after: Tensor
 
 
 class ChainRule:
@@ -34,14 +63,25 @@ class ChainRule:
         return Turns.of(self.engine.structure)
 
     @cached_property
+    def folded(self) -> Folded | None:
+        """The quick way, if there is one."""
+        return Folded.of(self.engine.plan)
+
+    @cached_property
+    def steps(self) -> dict[int, InputStep]:
+        """The input steps by their numbers."""
+        steps = enumerate(self.engine.plan.steps)
+        return {number: step for number, step in steps if isinstance(step, InputStep)}
+
+    @cached_property
     def place(self) -> dict[object, tuple[int, int]]:
         """The input step and the fold of every input layer, by its key."""
-        steps = [step for step in self.engine.plan.steps if isinstance(step, InputStep)]
+        banks = self.engine.plan.banks
         return {
             (variable, family, step.units, held): (number, fold)
-            for number, step in enumerate(steps)
+            for number, step in self.steps.items()
             for fold, (variable, family, held) in enumerate(
-                zip(step.over, step.families, _held(step, self.engine.plan.banks), strict=True)
+                zip(step.over, step.families, _held(step, banks), strict=True)
             )
         }
 
@@ -53,15 +93,7 @@ class ChainRule:
 
     def conditionals(self, evidence: CheckedEvidence) -> Tensor:
         """Log p(x_j | x_<j) [B, D]."""
-
-        def ask(part: CheckedEvidence) -> Tensor:
-            masses = [mass for _, mass in Prefixes(self, part).walk()]
-            before = torch.stack(masses[:-1], dim=-1)  # [B, D]
-            found = torch.stack(masses[1:], dim=-1) - before
-            found = torch.where(before > -torch.inf, found, -torch.inf)
-            return found.to(self.engine.domain.dtype)
-
-        return self._in_parts(evidence, ask)
+        return self._in_parts(evidence, lambda prefixes: prefixes.conditionals())
 
     def next_log_probs(
         self, evidence: CheckedEvidence, variables: Iterable[int] | None = None
@@ -71,33 +103,45 @@ class ChainRule:
         asked = every if variables is None else chosen_variables(self.engine, variables)
         refuse_unbounded(self.engine, "next_log_probs", asked)
 
-        def ask(part: CheckedEvidence) -> Tensor:
-            prefixes = Prefixes(self, part)
+        def ask(prefixes: Prefixes) -> Tensor:
             found = {}
-            for variable, (contexts, mass) in enumerate(prefixes.walk()):
+            for variable, (contexts, before, _) in enumerate(prefixes):
                 if variable in asked:
-                    refuse_impossible(mass, "next_log_probs", part.origin)
-                    found[variable] = prefixes.spread(contexts) - mass.unsqueeze(-1)
+                    refuse_impossible(before, "next_log_probs", prefixes.origin)
+                    found[variable] = prefixes.spread(contexts) - before.unsqueeze(-1)
             return torch.stack([found[v] for v in asked], dim=1).to(self.engine.domain.dtype)
 
         return self._in_parts(evidence, ask)
 
-    def _in_parts(
-        self, evidence: CheckedEvidence, ask: Callable[[CheckedEvidence], Tensor]
-    ) -> Tensor:
+    def _in_parts(self, evidence: CheckedEvidence, ask: Ask) -> Tensor:
         """As many rows at a time as fit into memory; parts are asked again for their gradients."""
         most = max(1, self.engine.memory // self._bytes_per_row)
         if len(evidence.values) <= most:
-            return ask(evidence)
+            return self._quickly(evidence, ask)
         stamps = self.engine.tables.cache.refresh()
 
         def again(part: CheckedEvidence) -> Tensor:
             refuse_edits(self.engine, stamps)
-            return ask(part)
+            return self._quickly(part, ask)
 
         rows = torch.arange(len(evidence.values), device=evidence.values.device)
         parts = [evidence.rows(some) for some in rows.split(most)]
         return torch.cat([checkpoint(again, part, use_reentrant=False) for part in parts])
+
+    def _quickly(self, evidence: CheckedEvidence, ask: Ask) -> Tensor:
+        """The quick way, if there is one, for rows that lose nothing on it."""
+        if self.folded is None:
+            return ask(Walked(self, evidence))
+        quick = Quick(self, evidence, self.folded)
+        if not bool(quick.doubtful.any()):
+            return ask(quick)
+        order = quick.doubtful.long().argsort(stable=True)
+        count = int(quick.doubtful.sum())
+        sure, rest = order[: len(order) - count], order[len(order) - count :]
+        found = [ask(Walked(self, evidence.rows(rest)))]
+        if len(sure):
+            found.insert(0, ask(Quick(self, evidence.rows(sure), self.folded)))
+        return torch.cat(found)[order.argsort()]
 
     @cached_property
     def _bytes_per_row(self) -> int:
@@ -106,26 +150,31 @@ class ChainRule:
         return torch.float64.itemsize * sum(layer.units for layer in layers)
 
 
-class Prefixes:
-    """A walk along rows of evidence with the parameters as they are now; differentiable."""
+class Prefixes(ABC):
+    """The prefixes of rows of evidence, with the parameters as they are now; differentiable.
+
+    Attributes:
+        origin: which rows of a larger batch these are.
+    """
 
     def __init__(self, rule: ChainRule, evidence: CheckedEvidence) -> None:
         """Look up what the inputs say."""
         self.rule, self.banks = rule, rule.engine.tables.banks
-        self.start = rule.engine.tables.like.new_zeros(len(evidence.values), dtype=torch.float64)
-        self.units = differentiable_leaves(rule.engine, evidence.by_itself)
-        self.logs: dict[int, Sequence[Tensor]] = {}
+        self.rows, self.origin = len(evidence.values), evidence.origin
+        leaves = differentiable_leaves(rule.engine, evidence.by_itself)
+        self.units = dict(zip(rule.steps, leaves, strict=True))
 
-    def walk(self) -> Iterator[tuple[Contexts, Tensor]]:
-        """At every turn the contexts of its inputs, and log p(x_<j) [B]; at last log p(x)."""
-        walk, mass = Walk(self.rule.turns, self._log_weight, self.start), self.start
-        for turn in self.rule.turns.turns:
-            contexts = walk.enter(turn)
-            yield contexts, mass
-            units = {layer: self._units(layer) for layer in turn.inputs}
-            mass = log_mass(contexts, units)
-            walk.leave(turn, units)
-        yield {}, mass
+    @abstractmethod
+    def __iter__(self) -> Iterator[Prefix]:
+        """Variable by variable."""
+
+    def conditionals(self) -> Tensor:
+        """Log p(x_j | x_<j) [B, D]."""
+        each = [
+            torch.where(before > -torch.inf, after - before, -torch.inf)
+            for _, before, after in self
+        ]
+        return torch.stack(each, dim=1).to(self.rule.engine.domain.dtype)
 
     def spread(self, contexts: Contexts) -> Tensor:
         """How the mass of a prefix is spread over the next variable: logarithms [B, V]."""
@@ -134,18 +183,6 @@ class Prefixes:
         missing = self.rule.engine.domain.largest - total.shape[-1]
         return pad(total, (0, missing), value=-torch.inf)
 
-    def _units(self, layer: InputLayer) -> Tensor:
-        """What an input layer says of its variable, logarithms [B, K]."""
-        key = layer.variable, layer.family, layer.units, tuple(layer.parameters.values())
-        step, fold = self.rule.place[key]
-        return self.units[step][fold].double()
-
-    def _log_weight(self, layer: SumLayer) -> Tensor:
-        bank, row = self.rule.home[layer.weight]
-        if bank not in self.logs:
-            self.logs[bank] = self.banks[bank].double().log_softmax(dim=-1).unbind()
-        return self.logs[bank][row]
-
     def _table(self, layer: InputLayer) -> LogMatrix:
         """Log-probabilities [K, V] of all values."""
         assert isinstance(layer.family, FiniteFamily)
@@ -153,6 +190,92 @@ class Prefixes:
         one = {n: self.banks[bank][row].double()[None] for n, (bank, row) in places.items()}
         table = layer.family.log_table(one).double()
         return LogMatrix(table.squeeze(0).t().to(self.rule.engine.domain.device))
+
+    def _place(self, layer: InputLayer) -> tuple[int, int]:
+        key = layer.variable, layer.family, layer.units, tuple(layer.parameters.values())
+        return self.rule.place[key]
+
+
+Ask = Callable[[Prefixes], Tensor]
+"""Makes an answer of prefixes."""
+
+
+class Walked(Prefixes):
+    """One after another, in logarithms in which nothing is lost."""
+
+    def __iter__(self) -> Iterator[Prefix]:
+        """Walk."""
+        logs: dict[int, Sequence[Tensor]] = {}
+
+        def log_weight(layer: SumLayer) -> Tensor:
+            bank, row = self.rule.home[layer.weight]
+            if bank not in logs:
+                logs[bank] = self.banks[bank].double().log_softmax(dim=-1).unbind()
+            return logs[bank][row]
+
+        mass = self.rule.engine.tables.like.new_zeros(self.rows, dtype=torch.float64)
+        walk = Walk(self.rule.turns, log_weight, mass)
+        for turn in self.rule.turns.turns:
+            contexts, before = walk.enter(turn), mass
+            units = {layer: self._said(layer) for layer in turn.inputs}
+            mass = log_mass(contexts, units)
+            yield Prefix(contexts, before, mass)
+            walk.leave(turn, units)
+
+    def _said(self, layer: InputLayer) -> Tensor:
+        """What an input layer says of its variable, logarithms [B, K]."""
+        step, fold = self._place(layer)
+        return self.units[step][fold].double()
+
+
+class Quick(Prefixes):
+    """All at once.
+
+    Attributes:
+        doubtful: rows [B] of which something may have been lost.
+    """
+
+    def __init__(self, rule: ChainRule, evidence: CheckedEvidence, folded: Folded) -> None:
+        """Go through the plan."""
+        super().__init__(rule, evidence)
+        self.linear: dict[int, Tensor] = {}
+        peaks = {n: _peak(units) for n, units in self.units.items()}  # [F, B, 1]
+        units = {n: (units - peaks[n]).exp() for n, units in self.units.items()}
+        self.contexts, lowest = folded.contexts(units, self._weight)
+        self.before = {n: c.sum(dim=-1) for n, c in self.contexts.items()}  # [F, B]
+        after = {n: torch.linalg.vecdot(c, units[n]) for n, c in self.contexts.items()}
+        least = torch.stack([lowest, *(mass.detach().amin(dim=0) for mass in after.values())])
+        self.doubtful = ~(least.amin(dim=0) >= floor_of(least.dtype))
+        self.after = {n: mass.log() + peaks[n].squeeze(-1) for n, mass in after.items()}
+
+    def __iter__(self) -> Iterator[Prefix]:
+        """Read off."""
+        for turn in self.rule.turns.turns:
+            (layer,) = turn.inputs
+            step, fold = self._place(layer)
+            contexts = {layer: self.contexts[step][fold].double().log()}
+            before, after = self.before[step][fold].log(), self.after[step][fold]
+            yield Prefix(contexts, before, after)
+
+    def conditionals(self) -> Tensor:
+        """All at once."""
+        order = torch.tensor([v for step in self.rule.steps.values() for v in step.over])
+        each = [self.after[n] - self.before[n].log() for n in self.rule.steps]  # [F, B]
+        return torch.cat(each)[order.argsort().to(each[0].device)].t()
+
+    def _weight(self, step: SumStep) -> Tensor:
+        """Weights [F or 1, K, J]; those that are kept, if nobody learns."""
+        bank = step.weight.bank
+        if not (torch.is_grad_enabled() and self.banks[bank].requires_grad):
+            return self.rule.engine.tables.weight(step, in_log_space=False).tensor
+        if bank not in self.linear:
+            self.linear[bank] = self.banks[bank].softmax(dim=-1)
+        return self.linear[bank][step.weight.rows]
+
+
+def _peak(units: Tensor) -> Tensor:
+    """The largest unit [F, B, 1], zero where none is possible."""
+    return units.detach().amax(dim=-1, keepdim=True).nan_to_num(neginf=0.0)
 
 
 def _held(step: InputStep, banks: Sequence[Sequence[Parameter]]) -> list[tuple[Parameter, ...]]:
