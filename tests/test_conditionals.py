@@ -295,3 +295,48 @@ def test_a_filter_of_a_circuit_refuses_what_does_not_fit() -> None:
         seen.observe([0, 0])
     with pytest.raises(pf.EvidenceError, match="all 2 variables"):
         seen.next_log_probs()
+
+
+@given(st.data())
+def test_parameters_by_row_are_circuits_of_their_own(data: st.DataObject) -> None:
+    """Some parameters by row, others shared; values and gradients."""
+    circuit = data.draw(circuits(4))
+    some = data.draw(evidence(circuit))
+    model = pf.compile(circuit, dtype=torch.float64)
+    known, rows = model.evidence(some), some.batch_size
+    names = data.draw(st.sets(st.sampled_from([*model.parameter_shapes, "none"]))) - {"none"}
+    given_ = {
+        name: torch.randn(rows, *model.parameter_shapes[name], generator=seeded(n)).double()
+        for n, name in enumerate(sorted(names))
+    }
+    for tensor in given_.values():
+        tensor.requires_grad_()
+    found = model.conditionals(known, parameters=given_)
+    weight = torch.randn(found.shape, generator=seeded(), dtype=torch.float64)
+    weight = torch.where(found > -torch.inf, weight, 0.0)
+    each = []
+    for row in range(rows):
+        own = pf.compile(circuit, dtype=torch.float64)
+        held = dict(own.named_parameters()) | {name: t[row] for name, t in given_.items()}
+        values = {
+            p: v
+            for bank, members in zip(held.values(), own.plan.banks, strict=True)
+            for p, v in zip(members, bank, strict=True)
+        }
+        part = known.rows(torch.tensor([row]))
+        plain = [pf.reference_log_prob(circuit, prefix, values) for prefix in prefixes(part)]
+        each.append(differences(plain))
+    plain = torch.cat(each)
+    torch.testing.assert_close(found, plain, **CLOSE)
+    inputs = list(given_.values())
+    if inputs and (weight != 0).any():
+        mine = torch.autograd.grad(weighed(found, weight), inputs, materialize_grads=True)
+        its = torch.autograd.grad(weighed(plain, weight), inputs, materialize_grads=True)
+        torch.testing.assert_close(mine, tuple(g.nan_to_num() for g in its), **CLOSE)
+    if (model.log_prob(known, given_) > -torch.inf).all():
+        ahead = model.next_log_probs(known, parameters=given_).exp()
+        torch.testing.assert_close(ahead.sum(dim=-1), torch.ones_like(found), **CLOSE)
+        if known.potentials is None:
+            said = ahead.gather(-1, known.values.unsqueeze(-1)).squeeze(-1)
+            said = said.masked_fill(known.missing, 1.0)
+            torch.testing.assert_close(said, found.exp(), **CLOSE)

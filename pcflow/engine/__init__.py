@@ -1,6 +1,11 @@
 """How a circuit runs: a plan of batched steps, one pass up, one pass down."""
 
-from pcflow.engine.autograd import differentiable_leaves, differentiable_log_prob, refuse_edits
+from pcflow.engine.autograd import (
+    banks_of,
+    differentiable_leaves,
+    differentiable_log_prob,
+    refuse_edits,
+)
 from pcflow.engine.evaluate import Engine, Memory, RowCount
 from pcflow.engine.evaluation import Evaluation, Taped
 from pcflow.engine.folded import Folded
@@ -63,6 +68,7 @@ __all__ = [
     "Tables",
     "Taped",
     "add_rows",
+    "banks_of",
     "best_path",
     "differentiable_leaves",
     "differentiable_log_prob",

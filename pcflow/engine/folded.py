@@ -19,6 +19,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from pcflow.engine.kernels import times_by_row
 from pcflow.engine.plan import InputStep, Plan, ProductStep, Rows, SumStep
 
 Name = int | tuple[int, int]
@@ -115,7 +116,7 @@ class Folded:
 
         Args:
             units: of the input steps, [F, B, K], each relative to its largest.
-            weight: of sum steps, [F or 1, K, J].
+            weight: of sum steps, [F or 1, K, J], or [F or 1, B, K, J] by row.
 
         Returns:
             The contexts by step; and the smallest number [B] that was met on the way, which tells
@@ -145,11 +146,11 @@ class Folded:
     ) -> dict[Name, Tensor]:
         """The values that are wanted."""
         values: dict[Name, Tensor] = {}
-        values.update(units)
+        values |= {number: said for number, said in units.items()}
         for number in sorted(self.wanted):
             step = self.plan.steps[number]
             if isinstance(step, SumStep):
-                values[number] = times(self.reads[number, 0](values), weight(step).transpose(1, 2))
+                values[number] = times(self.reads[number, 0](values), weight(step).mT)
             elif isinstance(step, ProductStep):
                 value = self.reads[number, 0](values)
                 for slot in range(1, len(step.inputs)):
@@ -163,7 +164,9 @@ class Folded:
 
 
 def times(x: Tensor, weight: Tensor) -> Tensor:
-    """Products [F, B, J] of x [F, B, K] and a weight [F or 1, K, J]."""
+    """Products [F, B, J] of x [F, B, K] and a weight [F or 1, K, J], or [F or 1, B, K, J]."""
+    if weight.dim() > 3:
+        return times_by_row(x, weight)
     if len(weight) == 1 and len(x) > 1:
         return cast(Tensor, (x.flatten(0, 1) @ weight[0]).unflatten(0, x.shape[:2]))
     return torch.bmm(x, weight)

@@ -26,6 +26,7 @@ from pcflow.engine import (
     InputStep,
     LogMatrix,
     SumStep,
+    banks_of,
     differentiable_leaves,
     floor_of,
     refuse_edits,
@@ -159,7 +160,9 @@ class Prefixes(ABC):
 
     def __init__(self, rule: ChainRule, evidence: CheckedEvidence) -> None:
         """Look up what the inputs say."""
-        self.rule, self.banks = rule, rule.engine.tables.banks
+        self.rule, self.banks = rule, banks_of(rule.engine, evidence)
+        own = evidence.parameters
+        self.own = frozenset(() if own is None else own.by_bank)
         self.rows, self.origin = len(evidence.values), evidence.origin
         leaves = differentiable_leaves(rule.engine, evidence.by_itself)
         self.units = dict(zip(rule.steps, leaves, strict=True))
@@ -184,12 +187,20 @@ class Prefixes(ABC):
         return pad(total, (0, missing), value=-torch.inf)
 
     def _table(self, layer: InputLayer) -> LogMatrix:
-        """Log-probabilities [K, V] of all values."""
+        """Log-probabilities [K, V] of all values; [B, K, V] if some parameter is by row."""
         assert isinstance(layer.family, FiniteFamily)
-        places = {name: self.rule.home[p] for name, p in layer.parameters.items()}
-        one = {n: self.banks[bank][row].double()[None] for n, (bank, row) in places.items()}
-        table = layer.family.log_table(one).double()
-        return LogMatrix(table.squeeze(0).t().to(self.rule.engine.domain.device))
+        homes = {name: self.rule.home[p] for name, p in layer.parameters.items()}
+        by_row = any(bank in self.own for bank, _ in homes.values())
+        held = {name: self._held(*home, by_row) for name, home in homes.items()}
+        table = layer.family.log_table(held).double().mT.to(self.rule.engine.domain.device)
+        return LogMatrix(table if by_row else table.squeeze(0))
+
+    def _held(self, bank: int, row: int, by_row: bool) -> Tensor:
+        """A parameter [1, ...], or [B, ...] by row."""
+        if bank in self.own:
+            return self.banks[bank][:, row].double()
+        shared = self.banks[bank][row].double().unsqueeze(0)
+        return shared.expand(self.rows, *shared.shape[1:]) if by_row else shared
 
     def _place(self, layer: InputLayer) -> tuple[int, int]:
         key = layer.variable, layer.family, layer.units, tuple(layer.parameters.values())
@@ -210,7 +221,8 @@ class Walked(Prefixes):
         def log_weight(layer: SumLayer) -> Tensor:
             bank, row = self.rule.home[layer.weight]
             if bank not in logs:
-                logs[bank] = self.banks[bank].double().log_softmax(dim=-1).unbind()
+                by_row = int(bank in self.own)
+                logs[bank] = self.banks[bank].double().log_softmax(dim=-1).unbind(by_row)
             return logs[bank][row]
 
         mass = self.rule.engine.tables.like.new_zeros(self.rows, dtype=torch.float64)
@@ -264,12 +276,14 @@ class Quick(Prefixes):
         return torch.cat(each)[order.argsort().to(each[0].device)].t()
 
     def _weight(self, step: SumStep) -> Tensor:
-        """Weights [F or 1, K, J]; those that are kept, if nobody learns."""
+        """Weights [F or 1, K, J], by row [F or 1, B, K, J]; those that are kept, if they serve."""
         bank = step.weight.bank
-        if not (torch.is_grad_enabled() and self.banks[bank].requires_grad):
+        learns = torch.is_grad_enabled() and self.banks[bank].requires_grad
+        if not (learns or bank in self.own):
             return self.rule.engine.tables.weight(step, in_log_space=False).tensor
         if bank not in self.linear:
-            self.linear[bank] = self.banks[bank].softmax(dim=-1)
+            linear = self.banks[bank].softmax(dim=-1)
+            self.linear[bank] = linear.transpose(0, 1) if bank in self.own else linear
         return self.linear[bank][step.weight.rows]
 
 

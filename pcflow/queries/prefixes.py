@@ -23,7 +23,7 @@ Contexts = Mapping[InputLayer, Tensor]
 """Logarithms [B, K] for the units of input layers, such as what they are multiplied by."""
 
 LogWeight = Callable[[SumLayer], Tensor]
-"""The logarithms of the weights of a sum, as its layer stores them."""
+"""The logarithms of the weights of a sum, as its layer stores them; [B, ...] if by row."""
 
 
 class Walk:
@@ -80,7 +80,7 @@ class Walk:
             return self._through_product(parent, place, context)
         assert isinstance(parent, SumLayer)
         if parent.mixing:
-            return context + self._log_weight(parent)[:, place]
+            return context + self._log_weight(parent)[..., place]
         widths = [child.units for child in parent.inputs]
         start = sum(widths[:place])
         return self._matrix(parent, start, start + widths[place]).after(context)
@@ -112,8 +112,8 @@ class Walk:
         """The weights [K, J] of some inputs of a sum, or [J, K] on the way up; made once."""
         key = layer.weight, start, stop or 0, up
         if key not in self._matrices:
-            logs = self._log_weight(layer)[:, start:stop]
-            self._matrices[key] = LogMatrix(logs.t() if up else logs)
+            logs = self._log_weight(layer)[..., start:stop]
+            self._matrices[key] = LogMatrix(logs.mT if up else logs)
         return self._matrices[key]
 
 
