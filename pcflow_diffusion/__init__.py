@@ -5,7 +5,6 @@ independently mixes up what belongs together. `CircuitHead` couples them through
 (CoDD, arXiv 2603.00045): a joint distribution, exactly normalised and exactly sampled.
 """
 
-from pcflow_diffusion.backbones import Backbone, dream, llada, mdlm, narrow
 from pcflow_diffusion.decode import Decoding, Step, generate, infill, lengths_of, minimum_cover
 from pcflow_diffusion.errors import DiffusionError
 from pcflow_diffusion.head import (
@@ -19,15 +18,20 @@ from pcflow_diffusion.head import (
     fingerprint,
 )
 from pcflow_diffusion.models import (
+    Backbone,
     CharacterTokenizer,
     Denoiser,
     DenoiserConfig,
     Schedule,
+    dream,
     elbo_weights,
+    llada,
     load_denoiser,
     mask_exactly,
     mask_tokens,
     masked_diffusion_loss,
+    mdlm,
+    narrow,
     sample_times,
     save_denoiser,
     schedule_by_name,

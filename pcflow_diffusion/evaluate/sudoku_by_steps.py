@@ -31,7 +31,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 import pcflow as pf
-from pcflow_diffusion.backbones import Backbone
 from pcflow_diffusion.decode import Decoding, infill
 from pcflow_diffusion.evaluate.figure import save_figure
 from pcflow_diffusion.evaluate.sudoku import (
@@ -46,7 +45,7 @@ from pcflow_diffusion.evaluate.sudoku import (
     unseen,
 )
 from pcflow_diffusion.head import CircuitHead
-from pcflow_diffusion.models import DenoiserConfig, TrainingConfig, train_denoiser
+from pcflow_diffusion.models import Backbone, DenoiserConfig, TrainingConfig, train_denoiser
 
 FACTORISED = "factorised"
 STEPS = (1, 2, 4, 8, 12)
