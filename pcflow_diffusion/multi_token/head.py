@@ -10,7 +10,6 @@ K units.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from math import log, prod
@@ -18,6 +17,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 import pcflow as pf
 from pcflow_diffusion.checks import check_choice, check_count, check_generator, check_kind
@@ -38,40 +38,20 @@ class Draft:
 
     Attributes:
         tokens: those that were not known, [B, m].
-        log_q: of each, given all before it (nats), [B, m].
-        known: those that were, [B, n - m].
-        model: the circuit.
-        parameters: its parameters, by row.
+        log_rows: of all tokens at each place, given all before it (nats), [B, m, V].
     """
 
     tokens: Tensor
-    log_q: Tensor
-    known: Tensor
-    model: pf.CompiledCircuit
-    parameters: Mapping[str, Tensor]
+    log_rows: Tensor
+
+    @property
+    def log_q(self) -> Tensor:
+        """Of each drafted token, given all before it (nats), [B, m]."""
+        return self.log_rows.gather(-1, self.tokens.unsqueeze(-1)).squeeze(-1)
 
     def next_log_q(self, position: Tensor) -> Tensor:
-        """Log-probabilities (nats) of every token at positions [B] in 0..m-1, [B, V].
-
-        Given what is known and the drafted tokens before.
-        """
-        tokens = torch.cat([self.known, self.tokens], dim=1)  # [B, n]
-        place = position + self.known.shape[1]
-        return next_log_probs(self.model, self.parameters, tokens, place)
-
-
-def before(tokens: Tensor, place: Tensor) -> pf.Evidence:
-    """What is known before places [B] of tokens [B, n]."""
-    missing = torch.arange(tokens.shape[1], device=tokens.device) >= place.unsqueeze(-1)
-    return pf.Evidence(tokens, missing)
-
-
-def next_log_probs(
-    model: pf.CompiledCircuit, parameters: Mapping[str, Tensor], tokens: Tensor, place: Tensor
-) -> Tensor:
-    """Log-probabilities (nats) [B, V] at places [B], given the tokens [B, n] before them."""
-    found = model.marginals(before(tokens, place), parameters=parameters)  # [B, n, V]
-    return found[torch.arange(len(place), device=place.device), place]
+        """Of all tokens at positions [B] in 0..m-1 (nats), [B, V]."""
+        return self.log_rows[torch.arange(len(position), device=position.device), position]
 
 
 class MultiTokenHead(nn.Module):
@@ -165,6 +145,10 @@ class MultiTokenHead(nn.Module):
         """
         return self.model.conditionals(tokens, parameters=self.circuit_parameters(hidden))
 
+    def next_log_probs(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """The same of all tokens that might stand at each place, [B, n, V]."""
+        return self.model.next_log_probs(tokens, parameters=self.circuit_parameters(hidden))
+
     @torch.no_grad()
     def draft(
         self, hidden: Tensor, known: Tensor, generator: torch.Generator | None = None
@@ -183,16 +167,18 @@ class MultiTokenHead(nn.Module):
         Examples:
             >>> head = MultiTokenHead(nn.Linear(8, 5), length=4, states=2, rank=4)
             >>> draft = head.draft(torch.zeros(2, 8), known=torch.tensor([[0], [3]]))
-            >>> draft.tokens.shape, draft.next_log_q(torch.tensor([0, 2])).shape
-            (torch.Size([2, 3]), torch.Size([2, 5]))
+            >>> draft.tokens.shape, draft.log_q.shape, draft.next_log_q(torch.tensor([0, 2])).shape
+            (torch.Size([2, 3]), torch.Size([2, 3]), torch.Size([2, 5]))
         """
         check_generator(generator, known.device)
         parameters, count = self.circuit_parameters(hidden), known.shape[1]
-        values = nn.functional.pad(known, (0, self.length - count))  # [B, n]
-        evidence = before(values, torch.full_like(known[:, 0], count))
+        values = pad(known, (0, self.length - count))  # [B, n]
+        missing = torch.arange(self.length, device=known.device) >= count
+        evidence = pf.Evidence(values, missing.expand(values.shape))
         drawn = self.model.sample(1, evidence, generator, parameters=parameters)[0].long()
-        log_q = self.model.conditionals(drawn, parameters=parameters)
-        return Draft(drawn[:, count:], log_q[:, count:], known, self.model, parameters)
+        ahead = range(count, self.length)
+        log_rows = self.model.next_log_probs(drawn, ahead, parameters=parameters)
+        return Draft(drawn[:, count:], log_rows)
 
 
 class _Tokens(nn.Module):

@@ -80,9 +80,7 @@ def fit_multi_token(
         some = torch.randint(len(rows), (batch_size,), generator=generator, device=rows.device)
         with torch.set_grad_enabled(len(optimizer.param_groups) > 1):
             batch = some_places(verifier, rows[some].long(), head.length, states, generator)
-        loss = multi_token_loss(
-            head, *batch, discount=discount, distillation=distillation, generator=generator
-        )
+        loss = multi_token_loss(head, *batch, discount=discount, distillation=distillation)
         optimizer.zero_grad()
         loss.backward()
         clip_grad_norm_(head.parameters(), 1.0)
