@@ -2,7 +2,8 @@
 
 A masked diffusion language model gives one distribution per masked token; drawing several tokens
 independently mixes up what belongs together. `CircuitHead` couples them through a circuit
-(CoDD, arXiv 2603.00045): a joint distribution, exactly normalised and exactly sampled.
+(CoDD, arXiv 2603.00045): a joint distribution, exactly normalised and exactly sampled. For a causal
+model, `MultiTokenHead` drafts several tokens that it then verifies.
 """
 
 from pcflow_diffusion.decode import Decoding, Step, generate, infill, lengths_of, minimum_cover
@@ -36,6 +37,15 @@ from pcflow_diffusion.models import (
     save_denoiser,
     schedule_by_name,
 )
+from pcflow_diffusion.multi_token import (
+    CausalVerifier,
+    JudgeVerifier,
+    MultiTokenHead,
+    accept,
+    fit_multi_token,
+    multi_token_loss,
+    speculate,
+)
 from pcflow_diffusion.plugs import (
     CircuitLM,
     CircuitLogits,
@@ -61,6 +71,7 @@ from pcflow_diffusion.train import (
 __all__ = [
     "Backbone",
     "Blocks",
+    "CausalVerifier",
     "CharacterTokenizer",
     "CircuitHead",
     "CircuitLM",
@@ -71,13 +82,16 @@ __all__ = [
     "DenoiserConfig",
     "DiffusionError",
     "Draw",
+    "JudgeVerifier",
     "LogLinear",
     "Marginals",
     "Modulation",
+    "MultiTokenHead",
     "Projection",
     "Schedule",
     "Step",
     "StoredLogits",
+    "accept",
     "circuit_algorithm",
     "circuit_decoder",
     "circuit_policy",
@@ -93,6 +107,7 @@ __all__ = [
     "fit_conditional",
     "fit_jointly",
     "fit_modulation",
+    "fit_multi_token",
     "generate",
     "infill",
     "lengths_of",
@@ -103,9 +118,11 @@ __all__ = [
     "masked_diffusion_loss",
     "mdlm",
     "minimum_cover",
+    "multi_token_loss",
     "narrow",
     "sample_times",
     "save_denoiser",
     "schedule_by_name",
+    "speculate",
     "store_logits",
 ]

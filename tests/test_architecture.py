@@ -43,6 +43,7 @@ ROOMS = {  # the rooms of each package: one may import only from those above it
         "head",
         "decode",
         "plugs",
+        "multi_token",
         "train",
         "evaluate",
         "demo",
