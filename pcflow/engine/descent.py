@@ -39,7 +39,7 @@ class Descent(ABC):
         """Begin at the root."""
         self.plan, self.sheet, self.tables = tape.plan, tape.sheet, tape.tables
         self.semiring, self.weights, self.leaves = tape.semiring, tape.weights, tape.leaves
-        self.route, self.copies = route, copies
+        self.recordings, self.route, self.copies = tape.recordings, route, copies
         self.batch, device = self.sheet.batch, tape.log_value.device
         self.samples = copies * self.batch
         self.chosen = {
@@ -87,17 +87,17 @@ class TreeDescent(Descent):
             self.missing[leaf.step.units][leaf.step.out] = leaf.hidden
         soft = any(leaf.any_soft for leaf in leaves)
         # what is missing is looked up, which cannot be recorded
-        self.may_skip = not (soft or self.semiring.in_log_space or self.sheet.recordings.on)
+        self.may_skip = not (soft or self.semiring.in_log_space or self.recordings.on)
         self.leaf_at = {(leaf.step.units, leaf.step.out.start): leaf for leaf in leaves}
         self.done: set[Leaf] = set()
 
     def nowhere(self, width: int, make: Callable[[], Tensor]) -> Tensor:
         """Anything: every unit will be written before it is read."""
-        return self.sheet.recordings.memory(("chosen", self.copies, width), make)
+        return self.recordings.memory(("chosen", self.copies, width), make)
 
     def go_through(self, run: range) -> None:
         """Recorded, if that is done: then all that is drawn at random is drawn before."""
-        recordings = self.sheet.recordings
+        recordings = self.recordings
         if not recordings.on:
             self.descend(run, self.route)
             return

@@ -23,6 +23,7 @@ from pcflow.engine import (
     InputStep,
     Leaf,
     Shares,
+    Tables,
     share_of,
     told_below,
 )
@@ -110,11 +111,15 @@ class Counts:
             batch.refuse_impossible(evaluation.log_value, part.origin, why)
             flow = _of_part(weight, part)
             shares = None if there is None else told_below(self.engine.plan, _of_part(there, part))
-            evaluation.down(flow, self.at_leaf, self.weights.add, shares)
+            evaluation.down(flow, self.at_leaf, self.at_weights, shares)
             if not given:
                 self._tell(shares, flow)
             met += totals(evaluation.log_value, flow)
         return met
+
+    def at_weights(self, read: BankRead, flow: Tensor, tables: Tables) -> None:
+        """Add the flow of weights."""
+        self.weights.add(read, flow)
 
     def _tell(self, shares: Shares | None, weight: Tensor) -> None:
         """Add the weights [B] of rows that know something, fold by fold."""
@@ -246,7 +251,7 @@ class PriorCounts(Counts):
         self.categories.flow = self._expected
         evaluation = self.engine.evaluate(self.engine.nothing())
         flow = torch.ones_like(evaluation.log_value)
-        evaluation.down(flow, self.at_leaf, self.weights.add, shares)
+        evaluation.down(flow, self.at_leaf, self.at_weights, shares)
 
     def of_density(self, leaf: DensityLeaf, slope: Tensor) -> tuple[Tensor, Tensor]:
         """Flow, and flow times expected statistics."""
@@ -258,7 +263,7 @@ class PriorCounts(Counts):
     def of_categories(self, read: BankRead, leaf: FiniteLeaf, slope: Tensor) -> None:
         """Add the flow of units, which becomes counts when these are asked for."""
         flow = self._flow(leaf, slope)
-        self.units.add(read, flow.sum(dim=0, keepdim=True) if leaf.access.shared else flow)
+        self.units.add(read, flow.sum(dim=0, keepdim=True) if not leaf.sets.by_fold else flow)
 
     def _expected(self, bank: int, units: slice) -> Tensor:
         """Flow times probabilities."""

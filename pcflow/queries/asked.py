@@ -6,12 +6,14 @@ Legend: B batch, D variables, V categories.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from pcflow.engine import Drawn, Engine, in_ordinary_modes
 from pcflow.evidence import CheckedEvidence, Evidence, Numbers, check
+from pcflow.queries.by_row import ByRow, check_parameters
 from pcflow.queries.draws import Draws, sample, sample_with_marginals
 from pcflow.queries.marginals import marginals
 from pcflow.queries.mean import mean
@@ -28,11 +30,19 @@ class Asked:
     engine: Engine
     has_rows: bool = False
 
-    def evidence(self, given: Evidence | Numbers) -> CheckedEvidence:
+    @property
+    def named(self) -> dict[str, Tensor]:
+        """The parameters that rows may have of their own, by name."""
+        raise NotImplementedError
+
+    def evidence(
+        self, given: Evidence | Numbers, parameters: ByRow | None = None
+    ) -> CheckedEvidence:
         """Evidence that fits, which queries take without checking it again.
 
         Args:
             given: values [B, D], NaN where missing, or `Evidence`.
+            parameters: see `CompiledCircuit.log_prob`.
 
         Returns:
             All that is known: `values`, `missing`, and `potentials` if there are any. It may share
@@ -50,7 +60,11 @@ class Asked:
             >>> bool((model.sample(5, known)[..., 0] == 2).all())
             True
         """
-        return check(given, self.engine.domain)
+        known, plan = check(given, self.engine.domain), self.engine.plan
+        if parameters is None:
+            return known
+        fitting = parameters, self.named, plan.banks, self.engine.domain, len(known.values)
+        return replace(known, parameters=check_parameters(*fitting)).seen(known.hidden)
 
     def nothing(self) -> CheckedEvidence:
         """Evidence of which all is missing."""

@@ -31,6 +31,7 @@ from pcflow.engine import (
 from pcflow.errors import SettingError
 from pcflow.evidence import Evidence, Numbers, Potentials
 from pcflow.queries.asked import Asked
+from pcflow.queries.by_row import ByRow
 from pcflow.queries.export import Export
 from pcflow.queries.filtering import Filter
 from pcflow.queries.given import Between, Given, engine_under
@@ -123,18 +124,41 @@ class CompiledCircuit(nn.Module, Asked):
         """A copy with the parameters as they are now, the same one while somebody holds it."""
         return self._export.circuit()
 
-    def forward(self, evidence: Evidence | Numbers) -> Tensor:
+    @property
+    def named(self) -> dict[str, Tensor]:
+        """See `Asked`."""
+        return {f"banks.{number}": bank for number, bank in enumerate(self.engine.tables.banks)}
+
+    @property
+    def parameter_shapes(self) -> dict[str, torch.Size]:
+        """What `parameters` of a query may hold, by the names of `named_parameters`.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
+            >>> for name, shape in model.parameter_shapes.items():
+            ...     print(name, tuple(shape))
+            banks.0 (1, 3, 2)
+            banks.1 (1, 2, 2)
+            banks.2 (1, 1, 2)
+        """
+        return {name: parameter.shape for name, parameter in self.named.items()}
+
+    def forward(self, evidence: Evidence | Numbers, parameters: ByRow | None = None) -> Tensor:
         """The same as `log_prob`."""
-        return self.log_prob(evidence)
+        return self.log_prob(evidence, parameters)
 
     @in_ordinary_modes
-    def log_prob(self, evidence: Evidence | Numbers) -> Tensor:
+    def log_prob(self, evidence: Evidence | Numbers, parameters: ByRow | None = None) -> Tensor:
         """Log-probability [B] (nats) of evidence.
 
         Differentiable in parameters, potentials and values of variables without a finite range.
 
         Args:
             evidence: values [B, D], NaN where missing, or `Evidence`.
+            parameters: some of the model's parameters, or their names, each with what it holds in
+                every row, [B, *shape]; differentiable. All others are shared by the rows. See
+                `parameter_shapes`.
 
         Returns:
             log sum_x p(x) prod_i lambda_i(x_i) over everything that is not observed; -inf where
@@ -142,14 +166,25 @@ class CompiledCircuit(nn.Module, Asked):
 
         Raises:
             EvidenceError: if the evidence does not fit the circuit.
+            TypeMismatch: if `parameters` are no dict of tensors.
+            SettingError: naming the parameter that is none of the model or does not fit, or whose
+                numbers include NaN or +inf.
 
         Examples:
             >>> import pcflow as pf
             >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
             >>> model.log_prob(torch.tensor([[0, 2, 1, 1]])).shape
             torch.Size([1])
+
+            Every row with emissions of its own:
+
+            >>> logits = torch.randn(5, *model.parameter_shapes["banks.0"], requires_grad=True)
+            >>> x = torch.zeros(5, 4).long()
+            >>> model.log_prob(x, parameters={"banks.0": logits}).sum().backward()
+            >>> logits.grad.shape
+            torch.Size([5, 1, 3, 2])
         """
-        return differentiable_log_prob(self.engine, self.evidence(evidence))
+        return differentiable_log_prob(self.engine, self.evidence(evidence, parameters))
 
     @in_ordinary_modes
     @torch.no_grad()

@@ -181,7 +181,7 @@ class GaussSeidel:
             key = ("project", sweeps, self.target.shape, self.listed is not None)
             launch = partial(self._sweeps, sweeps, tolerance)
             reads = (self.weights, *self.tables.values())
-            found = self.sheet.recordings.run(key, reads, launch)
+            found = self.tape.recordings.run(key, reads, launch)
         else:
             found = self._sweeps(sweeps, tolerance)
         if self.front is not None:
@@ -193,7 +193,7 @@ class GaussSeidel:
         """Whether launches cost more than what is then done for observed variables in vain."""
         small = all(table.numel() <= self.machine.numbers for table in self.tables.values())
         return (
-            self.sheet.recordings.on
+            self.tape.recordings.on
             and target.numel() <= self.machine.numbers
             and (small or all(self.any_missing))
         )
@@ -201,7 +201,7 @@ class GaussSeidel:
     def _kept(self, name: str, tensor: Tensor) -> Tensor:
         """The same numbers where a recording reads them."""
         key = ("project", name, tensor.shape)
-        return self.sheet.recordings.memory(key, partial(torch.empty_like, tensor)).copy_(tensor)
+        return self.tape.recordings.memory(key, partial(torch.empty_like, tensor)).copy_(tensor)
 
     def _sweeps(self, sweeps: int, tolerance: float) -> Fitted:
         self.mismatch = torch.zeros_like(self.target[:, 0, 0])

@@ -26,6 +26,7 @@ from pcflow.engine import (
 from pcflow.errors import EvidenceError
 from pcflow.evidence import CheckedEvidence, Evidence, Numbers, as_tensor
 from pcflow.queries.asked import Asked
+from pcflow.queries.by_row import ByRow
 from pcflow.queries.mpe import MPE, mpe
 
 STRIP = 1 << 18
@@ -109,6 +110,11 @@ class Given(Asked):
         found = mpe(self.engine, self.evidence(evidence), self._is_deterministic())
         return found._replace(log_value=found.log_value - self.log_probability)
 
+    @property
+    def named(self) -> dict[str, Tensor]:
+        """See `Asked`."""
+        return self._model.named
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles ask a copy of the model again."""
         return methodcaller("given", self.rule), (self._model,)
@@ -153,13 +159,15 @@ class Between(Given):
         first = (self.start.unsqueeze(-1) == states).to(self.log_final).log()
         return torch.cat([self.log_final, first], dim=-1)
 
-    def evidence(self, given: Evidence | Numbers) -> CheckedEvidence:
+    def evidence(
+        self, given: Evidence | Numbers, parameters: ByRow | None = None
+    ) -> CheckedEvidence:
         """See `CompiledCircuit.evidence`; a single row goes with every start.
 
         Raises:
             EvidenceError: if it does not fit, or has another number of rows.
         """
-        return self._weighed(super().evidence(given))
+        return self._weighed(super().evidence(given, parameters))
 
     def nothing(self) -> CheckedEvidence:
         """All is missing, in a row for every start."""
