@@ -12,8 +12,9 @@ without drafts. Prints Markdown: characters per call of the judge, and per secon
 from __future__ import annotations
 
 import time
+from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -32,13 +33,14 @@ from pcflow_diffusion.models import (
 )
 from pcflow_diffusion.multi_token import (
     JudgeVerifier,
+    Kind,
     MultiTokenHead,
     Verifier,
     fit_multi_token,
     speculate,
 )
 
-KINDS = ("ff", "cp", "hmm", "tree")
+KINDS: tuple[Kind, ...] = ("ff", "cp", "hmm", "tree")
 PROMPT = 32  # characters
 PLAIN = "the judge alone"
 
@@ -48,16 +50,16 @@ class Spent:
     """What some decoder wrote, and what it took.
 
     Attributes:
-        characters: how many it wrote.
+        written: characters, those that were cut off at the end, too.
         calls: of the judge, row by row.
+        kept: characters that were asked for.
         seconds: of processor time.
-        nats: per token behind the first, of held-out text, if there is a head.
     """
 
-    characters: int = 0
+    written: int = 0
     calls: int = 0
-    seconds: list[float] = field(default_factory=list)
-    rates: list[float] = field(default_factory=list)
+    kept: int = 0
+    seconds: float = 0.0
 
 
 def main() -> None:
@@ -66,10 +68,10 @@ def main() -> None:
     parser.add_argument("--judge", type=Path, help="a file to read or write")
     parser.add_argument("--minutes", type=float, default=25.0, help="of its training (%(default)s)")
     parser.add_argument("--length", type=int, default=8, help="tokens ahead (%(default)s)")
-    parser.add_argument("--states", type=int, default=size(32, 2), help="(%(default)s)")
-    parser.add_argument("--steps", type=int, default=size(1500, 2), help="of a head (%(default)s)")
+    parser.add_argument("--states", type=int, default=size(16, 2), help="(%(default)s)")
+    parser.add_argument("--steps", type=int, default=size(400, 2), help="of a head (%(default)s)")
     parser.add_argument("--generated", type=int, default=size(96, 6), help="(%(default)s)")
-    parser.add_argument("--turns", type=int, default=size(6, 1), help="(%(default)s)")
+    parser.add_argument("--turns", type=int, default=size(8, 1), help="(%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     torch.manual_seed(given.seed)
@@ -86,7 +88,7 @@ def main() -> None:
         print(f"{kind}: {told}", flush=True)
     decoders = {PLAIN: plain} | {kind: drafted(head) for kind, head in heads.items()}
     prompts = held_out[torch.linspace(0, len(held_out) - 1, 32).long(), :PROMPT]
-    print("\n| | rows | characters per call of the judge | per second | of the judge alone |")
+    print("\n| | rows | characters per call of the judge | per second | times the judge alone |")
     print("|---|---|---|---|---|")
     for rows in (1, 32):
         report(rows, by_turns(decoders, verifier, prompts, rows, given))
@@ -114,7 +116,9 @@ def judge_of(
     return judge.requires_grad_(False), tokenizer
 
 
-def head_of(kind, judge, verifier, train, given) -> tuple[MultiTokenHead, str]:
+def head_of(
+    kind: Kind, judge: Judge, verifier: Verifier, train: Tensor, given: Namespace
+) -> tuple[MultiTokenHead, str]:
     """A trained head, and what that took."""
     torch.manual_seed(given.seed)
     head = MultiTokenHead(judge.head, given.length, kind, given.states)
@@ -160,30 +164,33 @@ def drafted(head: MultiTokenHead) -> Decoder:
     return decode
 
 
-def by_turns(decoders, verifier, prompts, rows, given) -> dict[str, Spent]:
-    """What every decoder makes of the same prompts, one after another, some of them each time."""
+def by_turns(
+    decoders: dict[str, Decoder],
+    verifier: Verifier,
+    prompts: Tensor,
+    rows: int,
+    given: Namespace,
+) -> dict[str, Spent]:
+    """What decoders make of so many prompts at a time, one decoder after another."""
     found = {name: Spent() for name in decoders}
-    for turn in range(given.turns if rows == 1 else max(1, given.turns // 3)):
+    for turn in range(given.turns if rows == 1 else 1 + given.turns // 4):
         some = prompts[turn : turn + 1] if rows == 1 else prompts
         for name, decode in decoders.items():
-            generator = torch.Generator().manual_seed(turn)
-            begun = time.process_time()
-            characters, calls = decode(verifier, some, given.generated, generator)
-            found[name].seconds.append(time.process_time() - begun)
-            found[name].characters += characters
+            generator, begun = torch.Generator().manual_seed(turn), time.process_time()
+            written, calls = decode(verifier, some, given.generated, generator)
+            found[name].seconds += time.process_time() - begun
+            found[name].written += written
             found[name].calls += calls
-            found[name].rates.append(len(some) * given.generated / found[name].seconds[-1])
+            found[name].kept += len(some) * given.generated
     return found
 
 
 def report(rows: int, found: dict[str, Spent]) -> None:
     """Lines of the table."""
-    alone = found[PLAIN]
+    alone = found[PLAIN].seconds
     for name, spent in found.items():
-        per_call = spent.characters / spent.calls
-        rate = sum(spent.rates) / len(spent.rates)
-        share = sum(alone.seconds) / sum(spent.seconds)
-        print(f"| {name} | {rows} | {per_call:.2f} | {rate:.0f} | {share:.2f} |")
+        per_call, rate = spent.written / spent.calls, spent.kept / spent.seconds
+        print(f"| {name} | {rows} | {per_call:.2f} | {rate:.0f} | {alone / spent.seconds:.2f} |")
 
 
 if __name__ == "__main__":

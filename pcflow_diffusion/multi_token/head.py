@@ -191,8 +191,8 @@ class _Tokens(nn.Module):
 
     def forward(self, hidden: Tensor, steering: Tensor, unembedding: nn.Linear) -> Tensor:
         away = torch.einsum("br,fkwr->bfkw", steering, self.away)
-        own = hidden[:, None, None] + away  # [B, F, K, W]
-        return unembedding(own).transpose(-1, -2)  # [B, F, V, K]
+        logits: Tensor = unembedding(hidden[:, None, None] + away)  # [B, F, K, V]
+        return logits.transpose(-1, -2)
 
 
 class _Weights(nn.Module):
@@ -204,7 +204,8 @@ class _Weights(nn.Module):
         nn.init.zeros_(self.map.weight)
 
     def forward(self, hidden: Tensor, steering: Tensor, unembedding: nn.Linear) -> Tensor:
-        return self.map(steering).unflatten(-1, self.shape)
+        found: Tensor = self.map(steering)
+        return found.unflatten(-1, self.shape)
 
 
 def circuit_of(kind: Kind, length: int, vocabulary_size: int, states: int) -> pf.Circuit:
