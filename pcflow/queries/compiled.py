@@ -188,12 +188,12 @@ class CompiledCircuit(nn.Module, Asked):
 
     @in_ordinary_modes
     @torch.no_grad()
-    def mpe(self, evidence: Evidence | Numbers) -> MPE:
+    def mpe(self, evidence: Evidence | Numbers, *, parameters: ByRow | None = None) -> MPE:
         """The most probable completion of the evidence, by max-product with backtracking.
 
         Exact if the circuit is proved deterministic. Otherwise (the problem is NP-hard) it is the
         best joint state of variables and latents, and its value a lower bound. The value is that
-        of the returned state, by sum-product.
+        of the returned state, by sum-product. Some `parameters` may be by row, see `log_prob`.
 
         Raises:
             NoMassError: if some row of the evidence is impossible.
@@ -206,7 +206,8 @@ class CompiledCircuit(nn.Module, Asked):
             >>> exact
             False
         """
-        return mpe(self.engine, self.evidence(evidence), self._export.is_deterministic())
+        known = self.evidence(evidence, parameters)
+        return mpe(self.engine, known, self._export.is_deterministic(known.parameters))
 
     @in_ordinary_modes
     def project(
@@ -217,6 +218,7 @@ class CompiledCircuit(nn.Module, Asked):
         *,
         tolerance: float = 0.0,
         normalised: bool = False,
+        parameters: ByRow | None = None,
     ) -> ProjectedEvidence:
         """Evidence whose potentials give the unobserved variables these marginals.
 
@@ -237,6 +239,7 @@ class CompiledCircuit(nn.Module, Asked):
             tolerance: a row is left alone once no marginal was off by as much as this.
             normalised: whether `log_marginals` are, over every variable's own categories; then a
                 large tensor need not be gone over for it.
+            parameters: some by row, see `log_prob`; the evidence that is returned keeps them.
 
         Raises:
             PropertyRequired: if a variable has no finite range.
@@ -253,7 +256,7 @@ class CompiledCircuit(nn.Module, Asked):
             >>> torch.allclose(model.marginals(fitted).exp(), target.exp().double(), atol=1e-6)
             True
         """
-        known = self.evidence(evidence)
+        known = self.evidence(evidence, parameters)
         return project(self.engine, known, log_marginals, sweeps, tolerance, normalised)
 
     @in_ordinary_modes
