@@ -92,11 +92,8 @@ __all__ = [
     "Schedule",
     "Step",
     "StoredLogits",
-<<<<<<< HEAD
     "TransitionModulation",
-=======
     "accept",
->>>>>>> multi
     "circuit_algorithm",
     "circuit_decoder",
     "circuit_policy",

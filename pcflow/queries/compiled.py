@@ -14,11 +14,7 @@ from torch import Tensor, nn
 
 from pcflow.automata import Automaton
 from pcflow.checks import check_device, check_kind, check_whole
-<<<<<<< HEAD
-from pcflow.circuit import Circuit, MarkovChain, SumLayer, required_by
-=======
-from pcflow.circuit import Circuit, required_by
->>>>>>> filter
+from pcflow.circuit import Circuit, SumLayer, required_by
 from pcflow.engine import (
     MACHINE,
     Engine,
