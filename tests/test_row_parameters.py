@@ -5,9 +5,11 @@ Legend: B batch, D variables, V categories, n draws.
 
 import copy
 import gc
+import re
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -458,3 +460,10 @@ def test_what_reads_the_same_parameters_in_all_rows_refuses() -> None:
     with pytest.raises(pf.EvidenceError, match="EM takes no parameters by row"):
         pf.fit(model, known, epochs=1, progress=False)
     assert pf.state_posteriors(model, known).shape == (5, 4, 3)
+
+
+def test_the_page_runs() -> None:
+    page = Path(__file__).parent.parent / "docs" / "row_parameters.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert blocks
+    exec("\n".join(blocks), {})
