@@ -467,3 +467,19 @@ def test_the_page_runs() -> None:
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     assert blocks
     exec("\n".join(blocks), {})
+
+
+def test_mpe_is_exact_by_what_is_impossible_in_all_rows() -> None:
+    zeros = torch.tensor([[0.0, -torch.inf], [-torch.inf, 0.0]])
+    logits = {"logits": pf.Parameter(zeros)}
+    inputs = pf.InputLayer(0, pf.Categorical(2), 2, logits)
+    model = compiled(pf.Circuit(pf.SumLayer([inputs], pf.Parameter(torch.zeros(1, 2)))))
+    nothing = torch.full((2, 1), torch.nan)
+    (name,) = [n for n, shape in model.parameter_shapes.items() if shape == (1, 2, 2)]
+    given = zeros.double().to(DEVICE).expand(2, 1, 2, 2).clone()
+    assert model.mpe(nothing, parameters={name: given + 1.0}).exact
+    given[1] = 0.0  # in one row both units have both values
+    assert not model.mpe(nothing, parameters={name: given}).exact
+    with torch.no_grad():
+        model.get_parameter(name).zero_()
+    assert model.mpe(nothing[:1], parameters={name: given[:1]}).exact
