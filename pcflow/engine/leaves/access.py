@@ -62,6 +62,8 @@ class Access:
 
     def of_grid(self, category: Tensor) -> Tensor:
         """The same of categories [F, B] of all folds and rows."""
+        if self.sets.count == 1:
+            return category
         fold, row = (torch.arange(size, device=category.device) for size in category.shape)
         return self.place(category, fold.unsqueeze(-1), row)
 
