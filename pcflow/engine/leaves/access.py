@@ -112,7 +112,14 @@ class Access:
     def some(self, categories: Tensor, unit: Tensor, fold: Tensor, linear: bool) -> Tensor:
         """Entries of units [n] for some categories [n, k], or their logarithms: [n, k]."""
         table = self.tables.table(self.step, in_log_space=not linear)
-        return table[self.fold(fold).unsqueeze(-1), categories, unit.unsqueeze(-1)]
+        return self._single(table, categories, unit, fold)
+
+    def _single(self, table: Tensor, categories: Tensor, unit: Tensor, fold: Tensor) -> Tensor:
+        """Numbers [n, k] of a table [F or 1, V, K]; many times faster than by three indices."""
+        _, size, units = table.shape
+        row = categories + (self.fold(fold) * size).unsqueeze(-1)
+        place = (row * units).add_(unit.unsqueeze(-1))
+        return table.reshape(-1).index_select(0, place.flatten()).view_as(place)
 
 
 class FewRows(Access):
@@ -150,9 +157,9 @@ class FewRows(Access):
 
     def some(self, categories: Tensor, unit: Tensor, fold: Tensor, linear: bool) -> Tensor:
         """See `Access`."""
-        (logits, log_total, _), fold = self.normalizer, self.fold(fold).unsqueeze(-1)
-        unit = unit.unsqueeze(-1)
-        found = logits[fold, categories, unit].sub_(log_total[fold, 0, unit])
+        logits, log_total, _ = self.normalizer
+        found = self._single(logits, categories, unit, fold)
+        found.sub_(log_total[self.fold(fold), 0, unit].unsqueeze(-1))
         return exp_(found) if linear else found
 
     def has_zeros(self) -> bool:
