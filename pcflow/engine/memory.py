@@ -16,7 +16,7 @@ from torch import Tensor
 from pcflow.engine.plan import InputStep, Plan, Read, Step
 from pcflow.engine.recording import Recordings
 from pcflow.engine.semiring import Value
-from pcflow.engine.sparse import Beside, beside
+from pcflow.engine.sparse import Sparse, sparse_steps
 
 
 class Sheet:
@@ -52,14 +52,13 @@ class Sheet:
         }
 
     @cached_property
-    def beside(self) -> dict[int, Beside]:
-        """Which sums may be zero for some rows, and when."""
-        return beside(self.plan.steps)
+    def sparse(self) -> dict[int, Sparse]:
+        """Steps of which little may be to do, by number: under a rule, which makes much zero.
 
-    @property
-    def is_sparse(self) -> bool:
-        """Whether much may be zero: under a rule; on a CPU, where that can be looked at."""
-        return self.plan.has_rules and self.lowest.device.type == "cpu"
+        On a CPU, where that can be looked at.
+        """
+        looks = self.plan.has_rules and self.lowest.device.type == "cpu"
+        return sparse_steps(self.plan.steps, self.batch) if looks and self.batch else {}
 
     @property
     def size(self) -> int:

@@ -24,7 +24,6 @@ from pcflow.engine.modes import in_ordinary_modes
 from pcflow.engine.plan import BankRead, InputStep, Plan, ProductStep, SumStep
 from pcflow.engine.routes import Route
 from pcflow.engine.semiring import Scaled, Semiring, Value, Weight
-from pcflow.engine.sparse import add, some
 from pcflow.engine.tables import BankSums, Tables
 from pcflow.engine.tape import Tape
 from pcflow.engine.told import Shares, share_of
@@ -71,17 +70,14 @@ def up(
 
 
 def _climb(run: range, sheet: Sheet, semiring: Semiring, weights: dict[int, Weight]) -> None:
-    sparse = semiring if isinstance(semiring, Scaled) and sheet.is_sparse else None
     for number in run:
         step, out = sheet.plan.steps[number], sheet.outs[number]
-        if sparse and isinstance(step, SumStep) and step.plain:
-            add(sparse, sheet.arenas[step.units], step.rows, out)
-            continue
+        if isinstance(semiring, Scaled) and number in sheet.sparse:
+            weight = weights.get(number)
+            if sheet.sparse[number].write(semiring, sheet.arenas, weight, out):
+                continue
         inputs = sheet.inputs(number, step)
-        if sparse and number in sheet.beside:
-            matters = sheet.beside[number].matters(sheet.arenas[step.units])
-            some(sparse, inputs[0], weights[number], out, matters)
-        elif isinstance(step, ProductStep):
+        if isinstance(step, ProductStep):
             semiring.product(inputs, out, step.kronecker)
         else:
             semiring.sum(inputs, weights[number], out)
