@@ -44,6 +44,11 @@ class Access:
         """The table, linear."""
         return self.table.exp() if self.in_log_space else self.table
 
+    @cached_property
+    def soft(self) -> Tensor:
+        """The table that soft evidence is multiplied with, flattened: [F V or V, K]."""
+        return self.tables.soft_table(self.step).flatten(0, 1)
+
     @property
     def log_table(self) -> Tensor:
         """Logarithms."""
@@ -90,15 +95,13 @@ class Access:
 
         On a CPU rows without weight are not read, if they are many.
         """
-        flat = self.table.flatten(0, 1)
-        if place.device.type != "cpu" or 4 * int((weights > 0).sum()) > 3 * weights.numel():
-            return embedding_bag(place, flat, per_sample_weights=weights, mode="sum")
-        used = weights > 0  # [N, k]
-        count = used.sum(dim=-1)
-        starts = count.cumsum(0) - count
-        return embedding_bag(
-            place[used], flat, starts, per_sample_weights=weights[used], mode="sum"
-        )
+        low, starts = weights.to(self.soft.dtype), None
+        if place.device.type == "cpu" and 4 * int((weights > 0).sum()) <= 3 * weights.numel():
+            used = weights > 0  # [N, k]
+            count = used.sum(dim=-1)
+            place, low, starts = place[used], low[used], count.cumsum(0) - count
+        units = embedding_bag(place, self.soft, starts, per_sample_weights=low, mode="sum")
+        return units.to(weights.dtype)
 
     def column(self, unit: Tensor, fold: Tensor, linear: bool) -> Tensor:
         """All entries of units [n], or their logarithms: [n, V]."""
@@ -111,8 +114,8 @@ class Access:
 
     def some(self, categories: Tensor, unit: Tensor, fold: Tensor, linear: bool) -> Tensor:
         """Entries of units [n] for some categories [n, k], or their logarithms: [n, k]."""
-        table = self.tables.table(self.step, in_log_space=not linear)
-        return self._single(table, categories, unit, fold)
+        table = self.tables.soft_table(self.step) if linear else self.log_table
+        return self._single(table, categories, unit, fold).to(self.tables.like.dtype)
 
     def _single(self, table: Tensor, categories: Tensor, unit: Tensor, fold: Tensor) -> Tensor:
         """Numbers [n, k] of a table [F or 1, V, K]; many times faster than by three indices."""
@@ -124,6 +127,16 @@ class Access:
 
 class FewRows(Access):
     """Rows that are made of logits when they are read; the table is not kept."""
+
+    @property
+    def keeps_soft(self) -> bool:
+        """Whether potentials read another table, which is kept."""
+        return self.tables.soft_dtype is not None and not self.tables.by_rows
+
+    @cached_property
+    def soft(self) -> Tensor:
+        """See `Access`."""
+        return super().soft if self.keeps_soft else self.table.flatten(0, 1)
 
     @cached_property
     def normalizer(self) -> Normalizer:
@@ -152,11 +165,15 @@ class FewRows(Access):
 
     def bag(self, place: Tensor, weights: Tensor) -> Tensor:
         """See `Access`; every row is made once, whoever names it."""
+        if self.keeps_soft:
+            return super().bag(place, weights)
         named, where = numbered(place, self.normalizer.logits[..., 0].numel())
         return embedding_bag(where, self.rows(named), per_sample_weights=weights, mode="sum")
 
     def some(self, categories: Tensor, unit: Tensor, fold: Tensor, linear: bool) -> Tensor:
         """See `Access`."""
+        if linear and self.keeps_soft:
+            return super().some(categories, unit, fold, linear)
         logits, log_total, _ = self.normalizer
         found = self._single(logits, categories, unit, fold)
         found.sub_(log_total[self.fold(fold), 0, unit].unsqueeze(-1))
