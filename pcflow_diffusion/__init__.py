@@ -16,6 +16,7 @@ from pcflow_diffusion.head import (
     Marginals,
     Modulation,
     Projection,
+    TransitionModulation,
     fingerprint,
 )
 from pcflow_diffusion.models import (
@@ -74,6 +75,7 @@ __all__ = [
     "Schedule",
     "Step",
     "StoredLogits",
+    "TransitionModulation",
     "circuit_algorithm",
     "circuit_decoder",
     "circuit_policy",

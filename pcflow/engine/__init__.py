@@ -26,7 +26,7 @@ from pcflow.engine.plan import (
 )
 from pcflow.engine.routes import Best, Drawn
 from pcflow.engine.semiring import Scaled, floor_of
-from pcflow.engine.tables import BankSums, Tables
+from pcflow.engine.tables import BankSums, Tables, select
 from pcflow.engine.told import Shares, share_of, told_below
 from pcflow.engine.versions import Stamp
 
@@ -69,6 +69,7 @@ __all__ = [
     "make_plan",
     "named_sums",
     "rank_over_same_variable",
+    "select",
     "share_of",
     "stay",
     "told_below",

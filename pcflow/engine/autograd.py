@@ -14,7 +14,7 @@ from pcflow.engine.evaluation import Evaluation
 from pcflow.engine.leaves import Leaf
 from pcflow.engine.modes import in_ordinary_modes
 from pcflow.engine.plan import BankRead
-from pcflow.engine.tables import BankSums
+from pcflow.engine.tables import BankSums, Tables
 from pcflow.engine.versions import Stamp
 from pcflow.errors import Unsupported
 from pcflow.evidence import CheckedEvidence
@@ -23,10 +23,12 @@ from pcflow.evidence import CheckedEvidence
 def differentiable_log_prob(engine: Engine, evidence: CheckedEvidence) -> Tensor:
     """Log-probability [B] (nats), differentiable once in parameters, potentials and real values.
 
+    In parameters by row, too.
+
     Raises:
         Unsupported: when it is differentiated a second time.
     """
-    banks = engine.tables.banks
+    banks = _banks(engine, evidence)
     inputs = (evidence.values, evidence.log_potentials, *banks)
     learns = any(tensor.requires_grad for tensor in inputs if tensor is not None)
     if not (learns and torch.is_grad_enabled()):
@@ -36,6 +38,12 @@ def differentiable_log_prob(engine: Engine, evidence: CheckedEvidence) -> Tensor
         evidence = replace(evidence, log_potentials=potentials.clone())
     apply = cast(Callable[..., Tensor], _LogProb.apply)
     return apply(engine, evidence, evidence.values, evidence.log_potentials, *banks)
+
+
+def _banks(engine: Engine, evidence: CheckedEvidence) -> Sequence[Tensor]:
+    """The parameters [P, ...] that are read, [B, P, ...] where every row has its own."""
+    banks, own = engine.tables.banks, evidence.parameters
+    return banks if own is None else own.in_place_of(banks)
 
 
 class _LogProb(torch.autograd.Function):
@@ -49,7 +57,8 @@ class _LogProb(torch.autograd.Function):
         *banks: Tensor,
     ) -> Tensor:
         ctx.engine, ctx.evidence = engine, evidence
-        ctx.save_for_backward(potentials)  # torch notices if they are edited in between
+        own = () if evidence.parameters is None else evidence.parameters.by_bank.values()
+        ctx.save_for_backward(potentials, *own)  # torch notices if they are edited in between
         ctx.evaluation = None
         if len(engine.parts(evidence)) > 1:  # too much to keep: each part is run again on its way
             ctx.evidence = evidence.copy()
@@ -90,7 +99,6 @@ class _Once(torch.autograd.Function):
 def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """Gradients of all that `forward` takes."""
     engine: Engine = ctx.engine
-    banks = engine.tables.banks
     _refuse_edits(engine, ctx.stamps)
     engine.tables.cache.watch()
     _ = ctx.saved_tensors
@@ -102,7 +110,7 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         for part in engine.parts(evidence):
             gradients.of(engine.evaluate(part), grad[part.origin])
         _refuse_edits(engine, ctx.stamps)
-    found = map(gradients.of_bank, range(len(banks)))
+    found = map(gradients.of_bank, range(len(gradients.banks)))
     return None, None, gradients.values, gradients.potentials, *found
 
 
@@ -115,11 +123,12 @@ class _Gradients:
     """Gradients of values, potentials and banks, from what a way down finds."""
 
     def __init__(self, engine: Engine, evidence: CheckedEvidence, wanted: Sequence[bool]) -> None:
-        self.engine, self.wanted = engine, wanted[4:]
+        self.banks, self.wanted = _banks(engine, evidence), wanted[4:]
+        self.batch, own = len(evidence.values), evidence.parameters
         self.values = torch.zeros_like(evidence.values) if wanted[2] else None
         log = evidence.log_potentials if wanted[3] else None
         self.potentials = None if log is None else torch.zeros_like(log)
-        self.sums = BankSums(engine.plan)
+        self.sums = BankSums(engine.plan, frozenset(() if own is None else own.by_bank))
 
     def of(self, evaluation: Evaluation, root_flow: Tensor) -> None:
         """Go down from where the derivative is `root_flow` [B]."""
@@ -130,14 +139,23 @@ class _Gradients:
         if not self.wanted[bank]:
             return None
         found = self.sums.found.get(bank)
-        return torch.zeros_like(self.engine.tables.banks[bank]) if found is None else found
+        if found is None:
+            return torch.zeros_like(self.banks[bank])
+        return found.transpose(0, 1) if bank in self.sums.own else found
 
-    def at_weights(self, read: BankRead, flow: Tensor) -> None:
+    def at_weights(self, read: BankRead, flow: Tensor, tables: Tables) -> None:
         """By the adjoint of the softmax."""
         if self.wanted[read.bank]:
             total = flow.sum(dim=-1, keepdim=True)
-            weights = self.engine.tables.linear(read.bank)[read.rows]
-            self.sums.add(read, flow.addcmul_(weights, total, value=-1.0))
+            weights = tables.linear(read.bank)[read.rows]
+            self.add(read, flow.addcmul_(weights, total, value=-1.0), tables.origin)
+
+    def add(self, read: BankRead, folds: Tensor, origin: Tensor | None) -> None:
+        """Add what belongs to the parameters of a step, or of some rows."""
+        if origin is None or read.bank not in self.sums.own:
+            self.sums.add(read, folds)
+        else:
+            self.sums.add_rows(read, folds, origin, self.batch)
 
     def at_leaf(self, leaf: Leaf, slope: Tensor) -> None:
         """By the family's own rule."""
@@ -148,4 +166,4 @@ class _Gradients:
         wanted = {n: r for n, r in leaf.step.parameters.items() if self.wanted[r.bank]}
         found = leaf.gradients(slope) if wanted else {}
         for name, read in wanted.items():
-            self.sums.add(read, found[name])
+            self.add(read, leaf.tables.of_folds(leaf.step, read, found[name]), leaf.rows)

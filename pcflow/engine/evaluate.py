@@ -70,6 +70,11 @@ class Memory:
     tables: dict[str, int]
     sheets: int
 
+    @property
+    def held(self) -> int:
+        """What would be free without it, the parameters apart."""
+        return sum(self.tables.values()) + self.sheets
+
     def __str__(self) -> str:
         """A line for each, and the budget."""
         held = {"parameters": self.parameters} | self.tables | {"sheets": self.sheets}
@@ -124,7 +129,7 @@ class Engine:
     def by_halves(self, evidence: CheckedEvidence) -> Halved | None:
         """A pass up by halves, if the circuit is a long chain and rows are few."""
         chain, whole = self.long_chain, evidence if evidence.whole is None else evidence.whole
-        if chain is None or not chain.suits(len(whole.values)):
+        if chain is None or evidence.parameters is not None or not chain.suits(len(whole.values)):
             return None
         return Halved.up(chain, self.tables, self.log_leaves(evidence))
 
@@ -167,6 +172,8 @@ class Engine:
     def parts(self, evidence: CheckedEvidence, lean: bool = False) -> list[CheckedEvidence]:
         """The evidence in parts that fit into memory: for a pass up, `lean`, or up and down."""
         numbers = self.plan.lean.numbers_per_row + (0 if lean else self.plan.numbers_per_row)
+        if evidence.parameters is not None:  # those of a part, and what is computed from them
+            numbers += (2 if lean else 4) * evidence.parameters.numbers_per_row
         most = max(1, self.memory // (numbers * self.tables.like.element_size()))
         batch = len(evidence.values)
         if batch <= most:

@@ -53,12 +53,14 @@ class Sheet:
 
     @cached_property
     def sparse(self) -> dict[int, Sparse]:
-        """Steps of which little may be to do, by number: under a rule, which makes much zero.
+        """Steps of which little may be to do, by number."""
+        any_rows = self.is_sparse and self.batch > 0
+        return sparse_steps(self.plan.steps, self.batch) if any_rows else {}
 
-        On a CPU, where that can be looked at.
-        """
-        looks = self.plan.has_rules and self.lowest.device.type == "cpu"
-        return sparse_steps(self.plan.steps, self.batch) if looks and self.batch else {}
+    @property
+    def is_sparse(self) -> bool:
+        """Whether much may be zero: under a rule; on a CPU, where that can be looked at."""
+        return self.plan.has_rules and self.lowest.device.type == "cpu"
 
     @property
     def size(self) -> int:

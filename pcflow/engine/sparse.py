@@ -60,14 +60,15 @@ class Dense(NamedTuple):
     starts: Places
 
     def write(self, semiring: Scaled, arenas: Arenas, weight: Weight | None, out: Value) -> bool:
-        """See `Sparse`."""
+        """See `Sparse`; weights by row are no business of it."""
+        if weight is None or weight.by_row:
+            return False
         read, met = arenas[self.width], arenas[out.units.shape[-1]]
         scale = _scales(read)[self.reads]
         most = np.maximum.reduceat(_scales(met)[self.met], self.starts)
         place = np.flatnonzero(np.minimum(scale, most) > -np.inf)
         if 4 * len(place) > 3 * len(scale):
             return False
-        assert weight is not None
         row = torch.from_numpy(self.reads[place])
         found = read.units.flatten(0, 1).index_select(0, row) @ weight.columns[0]  # [n, K]
         out.units.zero_().flatten(0, 1).index_copy_(0, torch.from_numpy(place), found)

@@ -14,12 +14,11 @@ from torch import Tensor, nn
 
 from pcflow.automata import Automaton
 from pcflow.checks import check_device, check_kind, check_whole
-from pcflow.circuit import Circuit, MarkovChain, required_by
+from pcflow.circuit import Circuit, MarkovChain, SumLayer, required_by
 from pcflow.engine import (
     MACHINE,
     Engine,
     Machine,
-    Memory,
     Plan,
     Pool,
     RowCount,
@@ -31,6 +30,7 @@ from pcflow.engine import (
 from pcflow.errors import SettingError
 from pcflow.evidence import Evidence, Numbers, Potentials
 from pcflow.queries.asked import Asked
+from pcflow.queries.by_row import ByRow
 from pcflow.queries.export import Export
 from pcflow.queries.filtering import Filter
 from pcflow.queries.given import Between, Given, engine_under
@@ -81,24 +81,6 @@ class CompiledCircuit(nn.Module, Asked):
         return self.engine.rows
 
     @property
-    def memory(self) -> Memory:
-        """What is kept from query to query, and how much that may be; print it.
-
-        Examples:
-            >>> import pcflow as pf
-            >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
-            >>> model.marginals(torch.full((1, 4), torch.nan)).shape
-            torch.Size([1, 4, 3])
-            >>> print(model.memory)
-            parameters                      48 bytes
-            weights                         24 bytes
-            table                           24 bytes
-            sheets                         220 bytes
-            computed from parameters: 48 of at most 1,073,741,824 bytes
-        """
-        return self.engine.held
-
-    @property
     def dtype(self) -> torch.dtype:
         """The precision that queries run in: float32 or float64."""
         return self._like.dtype
@@ -119,22 +101,62 @@ class CompiledCircuit(nn.Module, Asked):
         return self._structure.num_categories
 
     @property
+    def weight_places(self) -> tuple[tuple[str, int], ...]:
+        """Where the weights of every sum layer are, from the root down: in which parameter and row.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(3, states=2, inputs=pf.Categorical(3)))
+            >>> model.weight_places
+            (('banks.2', 0), ('banks.1', 0), ('banks.1', 0))
+        """
+        place = {
+            p: (n, row) for n, bank in enumerate(self._plan.banks) for row, p in enumerate(bank)
+        }
+        sums = [layer for layer in self._structure.layers if isinstance(layer, SumLayer)]
+        found = (place[layer.weight] for layer in reversed(sums))
+        return tuple((f"banks.{bank}", row) for bank, row in found)
+
+    @property
     def circuit(self) -> Circuit:
         """A copy with the parameters as they are now, the same one while somebody holds it."""
         return self._export.circuit()
 
-    def forward(self, evidence: Evidence | Numbers) -> Tensor:
+    @property
+    def named(self) -> dict[str, Tensor]:
+        """See `Asked`."""
+        return {f"banks.{number}": bank for number, bank in enumerate(self.engine.tables.banks)}
+
+    @property
+    def parameter_shapes(self) -> dict[str, torch.Size]:
+        """What `parameters` of a query may hold, by the names of `named_parameters`.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
+            >>> for name, shape in model.parameter_shapes.items():
+            ...     print(name, tuple(shape))
+            banks.0 (1, 3, 2)
+            banks.1 (1, 2, 2)
+            banks.2 (1, 1, 2)
+        """
+        return {name: parameter.shape for name, parameter in self.named.items()}
+
+    def forward(self, evidence: Evidence | Numbers, parameters: ByRow | None = None) -> Tensor:
         """The same as `log_prob`."""
-        return self.log_prob(evidence)
+        return self.log_prob(evidence, parameters)
 
     @in_ordinary_modes
-    def log_prob(self, evidence: Evidence | Numbers) -> Tensor:
+    def log_prob(self, evidence: Evidence | Numbers, parameters: ByRow | None = None) -> Tensor:
         """Log-probability [B] (nats) of evidence.
 
         Differentiable in parameters, potentials and values of variables without a finite range.
 
         Args:
             evidence: values [B, D], NaN where missing, or `Evidence`.
+            parameters: some of the model's parameters, or their names, each with what it holds in
+                every row, [B, *shape]; differentiable. All others are shared by the rows. See
+                `parameter_shapes`.
 
         Returns:
             log sum_x p(x) prod_i lambda_i(x_i) over everything that is not observed; -inf where
@@ -142,23 +164,34 @@ class CompiledCircuit(nn.Module, Asked):
 
         Raises:
             EvidenceError: if the evidence does not fit the circuit.
+            TypeMismatch: if `parameters` are no dict of tensors.
+            SettingError: naming the parameter that is none of the model or does not fit, or whose
+                numbers include NaN or +inf.
 
         Examples:
             >>> import pcflow as pf
             >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
             >>> model.log_prob(torch.tensor([[0, 2, 1, 1]])).shape
             torch.Size([1])
+
+            Every row with emissions of its own:
+
+            >>> logits = torch.randn(5, *model.parameter_shapes["banks.0"], requires_grad=True)
+            >>> x = torch.zeros(5, 4).long()
+            >>> model.log_prob(x, parameters={"banks.0": logits}).sum().backward()
+            >>> logits.grad.shape
+            torch.Size([5, 1, 3, 2])
         """
-        return differentiable_log_prob(self.engine, self.evidence(evidence))
+        return differentiable_log_prob(self.engine, self.evidence(evidence, parameters))
 
     @in_ordinary_modes
     @torch.no_grad()
-    def mpe(self, evidence: Evidence | Numbers) -> MPE:
+    def mpe(self, evidence: Evidence | Numbers, *, parameters: ByRow | None = None) -> MPE:
         """The most probable completion of the evidence, by max-product with backtracking.
 
         Exact if the circuit is proved deterministic. Otherwise (the problem is NP-hard) it is the
         best joint state of variables and latents, and its value a lower bound. The value is that
-        of the returned state, by sum-product.
+        of the returned state, by sum-product. Some `parameters` may be by row, see `log_prob`.
 
         Raises:
             NoMassError: if some row of the evidence is impossible.
@@ -171,7 +204,8 @@ class CompiledCircuit(nn.Module, Asked):
             >>> exact
             False
         """
-        return mpe(self.engine, self.evidence(evidence), self._export.is_deterministic())
+        known = self.evidence(evidence, parameters)
+        return mpe(self.engine, known, self._export.is_deterministic(known.parameters))
 
     @in_ordinary_modes
     def project(
@@ -182,6 +216,7 @@ class CompiledCircuit(nn.Module, Asked):
         *,
         tolerance: float = 0.0,
         normalised: bool = False,
+        parameters: ByRow | None = None,
     ) -> ProjectedEvidence:
         """Evidence whose potentials give the unobserved variables these marginals.
 
@@ -202,6 +237,7 @@ class CompiledCircuit(nn.Module, Asked):
             tolerance: a row is left alone once no marginal was off by as much as this.
             normalised: whether `log_marginals` are, over every variable's own categories; then a
                 large tensor need not be gone over for it.
+            parameters: some by row, see `log_prob`; the evidence that is returned keeps them.
 
         Raises:
             PropertyRequired: if a variable has no finite range.
@@ -218,7 +254,7 @@ class CompiledCircuit(nn.Module, Asked):
             >>> torch.allclose(model.marginals(fitted).exp(), target.exp().double(), atol=1e-6)
             True
         """
-        known = self.evidence(evidence)
+        known = self.evidence(evidence, parameters)
         return project(self.engine, known, log_marginals, sweeps, tolerance, normalised)
 
     @in_ordinary_modes
@@ -261,7 +297,8 @@ class CompiledCircuit(nn.Module, Asked):
             start: the state of the rule before the first variable, for every row of evidence, [B];
                 -1 for none, the first one by default.
             final: by what its states after the last variable are weighed (nats), [B, S] or [S]; by
-                default 0 where strings may end and -inf elsewhere.
+                default 0 where strings may end and -inf elsewhere. Numbers, to which no gradient
+                flows: queries are differentiable in parameters and potentials.
 
         Raises:
             EvidenceError: if `start` or `final` do not fit the rule.
