@@ -74,6 +74,13 @@ class BankRead:
     rows: Rows
     shared: bool
 
+    @property
+    def numbers(self) -> list[int]:
+        """The same rows, one by one."""
+        if isinstance(self.rows, slice):
+            return list(range(self.rows.start, self.rows.stop))
+        return self.rows.tolist()
+
 
 @dataclass(frozen=True, eq=False)
 class InputStep:

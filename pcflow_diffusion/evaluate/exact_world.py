@@ -26,12 +26,11 @@ import torch
 from torch import Tensor
 
 import pcflow as pf
-from pcflow_diffusion.backbones import Backbone
 from pcflow_diffusion.checks import as_count, as_not_negative, as_seed
 from pcflow_diffusion.errors import ShapeMismatch
 from pcflow_diffusion.evaluate.figure import draw_exact_world
 from pcflow_diffusion.head import CircuitHead, Projection
-from pcflow_diffusion.models import mask_exactly, sample_times
+from pcflow_diffusion.models import Backbone, mask_exactly, sample_times
 
 Positions = tuple[int, ...]
 

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 import pcflow as pf
-from pcflow_diffusion.backbones import Backbone
 from pcflow_diffusion.checks import as_count, as_not_negative, as_seed, as_whole
 from pcflow_diffusion.errors import (
     CheckpointError,
@@ -34,6 +33,7 @@ from pcflow_diffusion.head import CircuitHead, fingerprint
 from pcflow_diffusion.models import (
     BLOCK,
     CONTEXT,
+    Backbone,
     CharacterTokenizer,
     DenoiserConfig,
     Text,

@@ -31,7 +31,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 import pcflow as pf
-from pcflow_diffusion.backbones import Backbone
 from pcflow_diffusion.checks import as_count, as_not_negative, as_seed
 from pcflow_diffusion.decode import Decoding, infill
 from pcflow_diffusion.evaluate.figure import save_figure
@@ -47,7 +46,7 @@ from pcflow_diffusion.evaluate.sudoku import (
     unseen,
 )
 from pcflow_diffusion.head import CircuitHead
-from pcflow_diffusion.models import DenoiserConfig, TrainingConfig, train_denoiser
+from pcflow_diffusion.models import Backbone, DenoiserConfig, TrainingConfig, train_denoiser
 
 FACTORISED = "factorised"
 STEPS = (1, 2, 4, 8, 12)
