@@ -33,7 +33,7 @@ from pcflow.engine.plan import (
 )
 from pcflow.engine.routes import Best, Drawn
 from pcflow.engine.semiring import Scaled, floor_of
-from pcflow.engine.tables import BankSums, Tables
+from pcflow.engine.tables import BankSums, Tables, select
 from pcflow.engine.told import Shares, share_of, told_below
 from pcflow.engine.versions import Stamp
 
@@ -81,6 +81,7 @@ __all__ = [
     "named_sums",
     "rank_over_same_variable",
     "refuse_edits",
+    "select",
     "share_of",
     "stay",
     "told_below",

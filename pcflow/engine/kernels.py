@@ -14,6 +14,14 @@ from torch.nn.functional import embedding_bag
 LOG2_E = log2(e)
 
 
+def take(table: Tensor, place: tuple[Tensor, ...]) -> Tensor:
+    """Rows [N, J] of a table [..., J] at places of its last axes before J; much faster than []."""
+    index = place[0]
+    for part, size in zip(place[1:], table.shape[-len(place) : -1], strict=True):
+        index = index * size + part
+    return table.flatten(0, -2).index_select(0, index)
+
+
 def multiply(a: Tensor, b: Tensor, kronecker: bool, out: Tensor | None = None) -> Tensor:
     """Hadamard or Kronecker product over the last axis."""
     if not kronecker:
@@ -51,7 +59,7 @@ def times_by_row(x: Tensor, weight: Tensor) -> Tensor:
     if weight.shape[1] == 1:
         return torch.bmm(x, weight.squeeze(1)).transpose(0, 1)
     product = torch.bmm(x.reshape(-1, 1, x.shape[-1]), weight.flatten(0, 1))
-    return product.view(*x.shape[:2], -1).transpose(0, 1)
+    return product.view(*x.shape[:2], weight.shape[-1]).transpose(0, 1)
 
 
 def exp_(x: Tensor) -> Tensor:

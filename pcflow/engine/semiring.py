@@ -28,7 +28,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from pcflow.engine.kernels import exp_, multiply, outer, outer_by_row
+from pcflow.engine.kernels import exp_, multiply, outer, outer_by_row, take
 from pcflow.engine.machine import Machine
 
 
@@ -65,6 +65,13 @@ class Weight(NamedTuple):
     def by_input(self) -> Tensor:
         """Those of mixing sums, input by input: [H, F or 1, B or 1, K]."""
         return self.columns if self.by_row else self.columns.unsqueeze(-2)
+
+    def chosen(self, fold: Tensor, row: Tensor, unit: Tensor) -> Tensor:
+        """Those of single units of folds and rows: [N, J], mixing [N, H]."""
+        shared = len(self.tensor) == 1
+        if self.by_row:  # not laid out fold by fold
+            return self.tensor[torch.zeros_like(fold) if shared else fold, row, unit]
+        return take(self.tensor, (unit,) if shared else (fold, unit))
 
     def total(self, edges: Tensor) -> Tensor:
         """Sums of [F, B, K, J] over the folds and rows that share a weight, shaped as they are."""
@@ -252,7 +259,6 @@ class Scaled:
             torch.amin(units, -1, out=out.lowest)
         else:
             torch.minimum(out.lowest, units.amin(dim=-1), out=out.lowest)
-        out.lowest.masked_fill_(out.scale == -torch.inf, 1.0)  # exact zeros have lost nothing
         peak = units.amax(dim=-1)  # [F, B]
         peak.clamp_min_(torch.finfo(peak.dtype).tiny)
         units.div_(peak.unsqueeze(-1))

@@ -256,6 +256,23 @@ class CheckedEvidence(Evidence):
         return replace(self, values=values, missing=missing, lower=lower, upper=upper)
 
     @property
+    def forgotten(self) -> CheckedEvidence:
+        """The same rows, of which nothing is known any more."""
+        missing = torch.ones_like(self.missing)
+        known = replace(self, missing=missing, log_potentials=None, categories=None)
+        return replace(known, lower=None, upper=None)
+
+    def of_shared(self, query: str) -> CheckedEvidence:
+        """Itself, for a query that reads the same parameters in all rows.
+
+        Raises:
+            EvidenceError: if rows have parameters of their own, naming the query.
+        """
+        if self.parameters is not None:
+            raise EvidenceError(f"{query} takes no parameters by row")
+        return self
+
+    @property
     def by_itself(self) -> CheckedEvidence:
         """The same, as a batch of its own: itself, if it is no part of another."""
         if self.origin is None:

@@ -15,8 +15,21 @@ from pcflow.checks import check_kind
 from pcflow.errors import SettingError, TypeMismatch
 from pcflow.evidence import Domain, RowParameters, look
 
-ByRow = Mapping[str | nn.Parameter, Tensor]
+ByRow = (
+    Mapping[str, Tensor] | Mapping[nn.Parameter, Tensor] | Mapping[str | nn.Parameter, Tensor]
+)
 """For some parameters, or their names, what they hold in every row, [B, *shape]."""
+
+
+def rows_of(given: ByRow) -> int:
+    """How many rows parameters are given for, which is none if there are none.
+
+    Raises:
+        TypeMismatch: if they are no dict of tensors.
+    """
+    check_kind("parameters", given, Mapping, "a dict of tensors by parameter or name")
+    sizes = (len(t) for t in given.values() if isinstance(t, Tensor) and t.dim() > 0)
+    return next(sizes, 1)
 
 
 def check_parameters(

@@ -66,6 +66,7 @@ def project(
         potentials,
         target.categories,
         domain=checked.domain,
+        parameters=checked.parameters,
         mismatch=mismatch,
     )
 
