@@ -118,6 +118,17 @@ def test_drafts_come_from_what_they_say_they_come_from(kind: str) -> None:
     torch.testing.assert_close(draft.next_log_q(at), draft.log_rows[torch.arange(rows), at])
 
 
+def test_as_many_tokens_are_drafted_as_are_not_known() -> None:
+    head, hidden = a_head("tree"), torch.randn(2, 8, generator=seeded(0)).double()
+    nothing = torch.zeros(2, 0, dtype=torch.long)
+    draft = head.draft(hidden, nothing, seeded(1))
+    assert draft.tokens.shape == (2, N + 1)
+    torch.testing.assert_close(draft.log_q, head(hidden, draft.tokens), rtol=0, atol=1e-9)
+    for known in (torch.zeros(2, N + 1).long(), torch.zeros(3, 1).long()):
+        with pytest.raises(ShapeMismatch, match=r"known must be \[2, fewer than 4\]"):
+            head.draft(hidden, known)
+
+
 @pytest.mark.parametrize("kind", ["ff", "hmm"])
 def test_the_text_has_the_judges_law(kind: str) -> None:
     """Rows go on by different steps, end in different rounds, and some write more than is kept."""
