@@ -16,6 +16,7 @@ from pcflow_diffusion.head import (
     Marginals,
     Modulation,
     Projection,
+    TransitionModulation,
     fingerprint,
 )
 from pcflow_diffusion.models import (
@@ -91,6 +92,7 @@ __all__ = [
     "Schedule",
     "Step",
     "StoredLogits",
+    "TransitionModulation",
     "accept",
     "circuit_algorithm",
     "circuit_decoder",

@@ -71,6 +71,11 @@ class Memory:
     tables: dict[str, int]
     sheets: int
 
+    @property
+    def held(self) -> int:
+        """What would be free without it, the parameters apart."""
+        return sum(self.tables.values()) + self.sheets
+
     def __str__(self) -> str:
         """A line for each, and the budget."""
         held = {"parameters": self.parameters} | self.tables | {"sheets": self.sheets}

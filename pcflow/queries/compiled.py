@@ -14,12 +14,11 @@ from torch import Tensor, nn
 
 from pcflow.automata import Automaton
 from pcflow.checks import check_device, check_kind, check_whole
-from pcflow.circuit import Circuit, required_by
+from pcflow.circuit import Circuit, SumLayer, required_by
 from pcflow.engine import (
     MACHINE,
     Engine,
     Machine,
-    Memory,
     Plan,
     Pool,
     RowCount,
@@ -83,24 +82,6 @@ class CompiledCircuit(nn.Module, Asked):
         return self.engine.rows
 
     @property
-    def memory(self) -> Memory:
-        """What is kept from query to query, and how much that may be; print it.
-
-        Examples:
-            >>> import pcflow as pf
-            >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
-            >>> model.marginals(torch.full((1, 4), torch.nan)).shape
-            torch.Size([1, 4, 3])
-            >>> print(model.memory)
-            parameters                      48 bytes
-            weights                         24 bytes
-            table                           24 bytes
-            sheets                         220 bytes
-            computed from parameters: 48 of at most 1,073,741,824 bytes
-        """
-        return self.engine.held
-
-    @property
     def dtype(self) -> torch.dtype:
         """The precision that queries run in: float32 or float64."""
         return self._like.dtype
@@ -119,6 +100,23 @@ class CompiledCircuit(nn.Module, Asked):
     def num_categories(self) -> tuple[int | None, ...]:
         """Per variable its number of categories, None if it has no finite range."""
         return self._structure.num_categories
+
+    @property
+    def weight_places(self) -> tuple[tuple[str, int], ...]:
+        """Where the weights of every sum layer are, from the root down: in which parameter and row.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(3, states=2, inputs=pf.Categorical(3)))
+            >>> model.weight_places
+            (('banks.2', 0), ('banks.1', 0), ('banks.1', 0))
+        """
+        place = {
+            p: (n, row) for n, bank in enumerate(self._plan.banks) for row, p in enumerate(bank)
+        }
+        sums = [layer for layer in self._structure.layers if isinstance(layer, SumLayer)]
+        found = (place[layer.weight] for layer in reversed(sums))
+        return tuple((f"banks.{bank}", row) for bank, row in found)
 
     @property
     def circuit(self) -> Circuit:
@@ -364,7 +362,8 @@ class CompiledCircuit(nn.Module, Asked):
             start: the state of the rule before the first variable, for every row of evidence, [B];
                 -1 for none, the first one by default.
             final: by what its states after the last variable are weighed (nats), [B, S] or [S]; by
-                default 0 where strings may end and -inf elsewhere.
+                default 0 where strings may end and -inf elsewhere. Numbers, to which no gradient
+                flows: queries are differentiable in parameters and potentials.
 
         Raises:
             EvidenceError: if `start` or `final` do not fit the rule.

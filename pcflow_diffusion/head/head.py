@@ -49,7 +49,10 @@ from pcflow_diffusion.head.modulation import check_fits
 from pcflow_diffusion.head.parts import Parts
 from pcflow_diffusion.head.ranking import Ranking, check_ranking
 from pcflow_diffusion.head.sampling import Draw, Order, check_order, draw
+from pcflow_diffusion.head.transitions import TransitionModulation
 from pcflow_diffusion.head.widening import label_of, widened
+
+NOT_FITTED = "powers are not fitted under a TransitionModulation: name a log-linear coupling"
 
 
 class CircuitHead(Parts):
@@ -71,7 +74,8 @@ class CircuitHead(Parts):
         modulation: what steers the circuit by potentials on its latents or gates: a `Modulation`,
             or a module that is called alike. The circuit has 2 L variables then, as
             `pcflow.expose_latents` and `pcflow.add_gates` make of an HMM, and every position has a
-            control, which is summed out. The coupling must be log-linear.
+            control, which is summed out. Or a `TransitionModulation`, which gives every row
+            transitions of its own. The coupling must be log-linear.
         tokenizer: what tells the tokenizer apart whose ids these are, see `fingerprint`; kept with
             the head, and compared by `from_pretrained`.
         constraint: a rule that texts obey. `generate`, `infill` and samplers with a `CircuitLM`
@@ -119,9 +123,11 @@ class CircuitHead(Parts):
             check_kind("tokenizer", tokenizer, str)
         self.model, self.mask_token_id = model, check_id("mask_token_id", mask_token_id)
         self.modulation, self.top_k, self.tokenizer = modulation, top_k, tokenizer
-        self.length = model.num_variables // (1 if modulation is None else 2)
+        self.length = model.num_variables // (2 if self.has_controls else 1)
         self.vocabulary_size = self._one_size(model.num_categories[: self.length])
-        if modulation is not None:
+        if isinstance(modulation, TransitionModulation):
+            modulation.check_fits(model, self.vocabulary_size)
+        elif modulation is not None:
             values = self._one_size(model.num_categories[self.length :])
             check_fits(modulation, self.vocabulary_size, values)
         self.coupling = coupling_by_name(coupling) if isinstance(coupling, str) else coupling
@@ -514,13 +520,22 @@ class CircuitHead(Parts):
     def _held_out(
         self, logits: Tensor | Potentials, x: Tensor, x0: Tensor
     ) -> tuple[Marginals, Tensor, Tensor | None]:
-        """What the backbone says of examples, their tokens [N, L], and what steers the circuit."""
+        """What the backbone says of examples, their tokens [N, L], and what steers the circuit.
+
+        Raises:
+            CouplingError: if that are parameters.
+        """
+        if isinstance(self.modulation, TransitionModulation):
+            raise CouplingError(NOT_FITTED)
         said = self._said(logits, x)
         return said, self._filled(said, x0), self._controls(said)
 
     def _coupled(self, said: Marginals, temperature: float = 1.0) -> Evidence:
-        """The coupled joint as evidence; controls are steered by marginals as they are."""
+        """The coupled joint as evidence; the circuit is steered by marginals as they are."""
         coupled = self.coupling.couple(self.model, said.tempered(temperature))
+        if isinstance(self.modulation, TransitionModulation):
+            given = self.modulation.parameters_of(self.model, said)
+            return self.model.evidence(coupled, parameters=given)
         return steered(coupled, self._controls(said))
 
     def _controls(self, said: Marginals) -> Tensor | None:
@@ -592,7 +607,7 @@ class CircuitHead(Parts):
         """How many categories every one of some variables has."""
         if len(set(sizes)) != 1 or sizes[0] is None or len(sizes) != self.length:
             wanted = "one vocabulary at every position"
-            wanted += "" if self.modulation is None else ", and one control for each"
+            wanted += ", and one control for each" if self.has_controls else ""
             met = set(self.model.num_categories)
             raise ShapeMismatch(f"the circuit must have {wanted}: {met}")
         return sizes[0]
