@@ -119,7 +119,7 @@ class MultiTokenHead(nn.Module):
         )
         self.to(unembedding.weight.device)
 
-    def circuit_parameters(self, hidden: Tensor) -> dict[str | nn.Parameter, Tensor]:
+    def circuit_parameters(self, hidden: Tensor) -> dict[str, Tensor]:
         """The circuit's parameters by name, one set for every hidden state [B, W].
 
         Raises:
