@@ -25,6 +25,7 @@ from pcflow_diffusion.checks import (
     check_count,
     check_generator,
     check_kind,
+    check_real,
     check_rows,
 )
 from pcflow_diffusion.errors import ShapeMismatch
@@ -104,6 +105,7 @@ class MultiTokenHead(nn.Module):
         for name, size in (("length", length), ("states", states), ("rank", rank)):
             check_count(name, size)
         check_choice("kind", kind, get_args(Kind))
+        check_kind("shared", shared, bool)
         self.kind, self.length = kind, length
         self.unembedding = copy.deepcopy(unembedding).float().requires_grad_()
         self.width, vocabulary_size = unembedding.in_features, unembedding.out_features
@@ -125,9 +127,7 @@ class MultiTokenHead(nn.Module):
         Raises:
             ShapeMismatch: if hidden states are of another width.
         """
-        if hidden.dim() != 2 or hidden.shape[1] != self.width:
-            raise ShapeMismatch(f"hidden must be [B, {self.width}], got {tuple(hidden.shape)}")
-        hidden = hidden.to(self.unembedding.weight)
+        hidden = check_real("hidden", hidden, "B", self.width).to(self.unembedding.weight)
         steering = self.steering(hidden)  # [B, R]
         common = dict(self.model.named_parameters())
         return {

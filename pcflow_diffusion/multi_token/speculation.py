@@ -16,11 +16,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pcflow_diffusion.checks import check_count, check_generator, check_kind, check_rows
+from pcflow_diffusion.checks import (
+    check_count,
+    check_generator,
+    check_kind,
+    check_rows,
+    check_tokens,
+)
 from pcflow_diffusion.errors import GenerationError
 from pcflow_diffusion.multi_token.acceptance import accept
 from pcflow_diffusion.multi_token.head import MultiTokenHead
-from pcflow_diffusion.multi_token.verifier import Reading, Verifier
+from pcflow_diffusion.multi_token.verifier import Reading, Verifier, read
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +82,7 @@ def speculate(
     """
     check_kind("head", head, MultiTokenHead)
     check_rows("prompt", prompt)
+    check_tokens("prompt", prompt, head.unembedding.out_features)
     check_count("gen_length", gen_length)
     check_generator(generator, prompt.device)
     if prompt.numel() == 0:
@@ -117,7 +124,7 @@ class _Text:
         generator: torch.Generator | None,
     ) -> _Text:
         """The prompts, and the first token after each."""
-        hidden, log_p = (found[:, -1] for found in verifier(prompt))
+        hidden, log_p = (found[:, -1] for found in read(verifier, prompt))
         first = torch.multinomial(log_p.exp(), 1, generator=generator)  # [B, 1]
         tokens = pad(torch.cat([prompt, first], dim=1), (0, gen_length + 2 * ahead))
         lengths = torch.full_like(first.squeeze(1), prompt.shape[1] + 1)
@@ -151,7 +158,7 @@ class _Text:
         """
         kept = int(self.lengths.min()) - 1
         end = int(self.lengths[self.active].max()) + ahead
-        found = verifier(self.tokens[:, :end], kept)
+        found = read(verifier, self.tokens[:, :end], kept)
         steps = torch.arange(-1, ahead, device=self.tokens.device)
         place = (self.lengths.unsqueeze(-1) + steps).clamp(max=end - 1) - kept  # [B, m + 1]
         row = torch.arange(len(place), device=place.device).unsqueeze(-1)

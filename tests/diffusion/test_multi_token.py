@@ -209,6 +209,19 @@ def test_a_model_that_keeps_nothing_is_refused() -> None:
         CausalVerifier(lambda tokens: tokens)(PROMPT)
 
 
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        (None, "returns a Reading, got NoneType"),
+        ((torch.zeros(1, 2, 8), [0.0]), "log_p must be a tensor of floating point"),
+        ((torch.zeros(1, 2, 8), torch.zeros(1, 1, V)), r"log_p must be \[1, 2, V\]"),
+    ],
+)
+def test_a_verifier_returns_what_it_made_of_every_token(returned: Any, said: str) -> None:
+    with pytest.raises(BackboneError, match=said):
+        speculate(lambda tokens, kept=0: returned, a_head("cp"), PROMPT, 3)
+
+
 def test_the_loss_is_cross_entropy_and_divergence_discounted() -> None:
     head, hidden = a_head("hmm"), torch.randn(6, 8, generator=seeded(0)).double()
     tokens = torch.randint(V, (6, N + 1), generator=seeded(1))
