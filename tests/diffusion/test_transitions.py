@@ -28,7 +28,7 @@ from pcflow_diffusion import (
 from pcflow_diffusion.errors import CouplingError, ShapeMismatch
 from pcflow_diffusion.head import Order
 
-LENGTH, TOKENS, STATES = 3, 3, 4
+LENGTH, TOKENS, STATES = 4, 3, 4
 MASK = TOKENS
 COUPLINGS = {"product": LogLinear(), "ratio": LogLinear(1.0, 1.0)}
 WORLDS = st.integers(0, 10**6)
@@ -163,9 +163,28 @@ def test_the_circuit_s_gradient_adds_up_those_of_its_rows() -> None:
     each = [world.alone(row) for row in range(len(world.x))]
     for row, head in enumerate(each):
         head.log_prob(*(t[row : row + 1] for t in told)).sum().backward()
-    wanted = [[p.grad for p in head.model.parameters()] for head in each]
-    for parameter, *own in zip(world.model.parameters(), *wanted, strict=True):
-        torch.testing.assert_close(parameter.grad, sum(own), rtol=1e-9, atol=1e-9)
+    _, *steps = (name for name, _ in world.model.weight_places)
+    wanted = {
+        name: sum(dict(head.model.named_parameters())[name].grad for head in each)  # type: ignore[misc]
+        for name in world.model.parameter_shapes
+    }
+    of_all = sum(wanted[name] for name in steps) / len(steps)  # type: ignore[operator]
+    for name, parameter in world.model.named_parameters():
+        own = of_all if name in steps else wanted[name]
+        torch.testing.assert_close(parameter.grad, own, rtol=1e-9, atol=1e-9)
+
+
+def test_what_steps_share_stays_shared() -> None:
+    torch.manual_seed(0)
+    model = pf.compile(pf.untie(pf.hmm(4, 2, pf.Categorical(TOKENS))), DEVICE)
+    modulation = TransitionModulation(TOKENS, 2, rank=2, width=16, depth=1).to(DEVICE)
+    head = CircuitHead(model, MASK, "product", modulation=modulation)
+    before = copy.deepcopy(dict(model.named_parameters()))
+    fit_modulation(head, regimes(40, 0), epochs=2, batch_size=20, progress=False)
+    _, *steps = (name for name, _ in model.weight_places)
+    after = dict(model.named_parameters())
+    assert not torch.equal(before[steps[0]], after[steps[0]])
+    assert all(torch.equal(after[name], after[steps[0]]) for name in steps)
 
 
 class _LogProb(nn.Module):
@@ -222,8 +241,10 @@ def test_a_modulation_learns_what_the_static_circuit_cannot() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     world = World(0)
     tied = pf.compile(world.plain, DEVICE, torch.float64)
-    with pytest.raises(ShapeMismatch, match="untie"):
-        CircuitHead(tied, MASK, "product", modulation=world.modulation)
+    apart = pf.hmm(LENGTH, STATES, pf.Categorical(TOKENS), homogeneous=False)
+    for model in (tied, pf.compile(apart, DEVICE, torch.float64)):
+        with pytest.raises(ShapeMismatch, match="untie"):
+            CircuitHead(model, MASK, "product", modulation=world.modulation)
     for other in (TransitionModulation(TOKENS, STATES + 1), TransitionModulation(5, STATES)):
         with pytest.raises(ShapeMismatch, match="is about"):
             CircuitHead(world.model, MASK, "product", modulation=other)
