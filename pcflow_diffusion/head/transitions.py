@@ -86,9 +86,8 @@ class TransitionModulation(nn.Module):
         found: dict[str | nn.Parameter, Tensor] = {first: initial}
         if steps:
             mean = torch.stack([named[name] for name in steps]).mean(0)  # [1, K, K]
-            shared = named[steps[0]].detach() + (
-                mean - mean.detach()
-            )  # as all are, to the last bit
+            learned = mean - mean.detach()  # zero: all are alike, and a mean would be rounded
+            shared = named[steps[0]].detach() + learned
         for t, name in enumerate(steps, start=1):
             found[name] = shared + (out_of[:, t] @ into[:, t].mT).unsqueeze(1)  # [B, 1, K, K]
         return found

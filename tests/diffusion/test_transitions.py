@@ -28,7 +28,7 @@ from pcflow_diffusion import (
 from pcflow_diffusion.errors import CouplingError, ShapeMismatch
 from pcflow_diffusion.head import Order
 
-LENGTH, TOKENS, STATES = 4, 3, 4
+LENGTH, TOKENS, STATES = 3, 3, 4
 MASK = TOKENS
 COUPLINGS = {"product": LogLinear(), "ratio": LogLinear(1.0, 1.0)}
 WORLDS = st.integers(0, 10**6)
@@ -37,9 +37,9 @@ WORLDS = st.integers(0, 10**6)
 class World:
     """A chain, tokens with masks, a backbone's logits and a modulation that says something."""
 
-    def __init__(self, seed: int, rows: int = 3, speaks: bool = True) -> None:
+    def __init__(self, seed: int, rows: int = 3, speaks: bool = True, length: int = LENGTH) -> None:
         torch.manual_seed(seed)
-        plain = pf.hmm(LENGTH, STATES, pf.Categorical(TOKENS))
+        plain = pf.hmm(length, STATES, pf.Categorical(TOKENS))
         self.plain = plain.replace({p: 3 * p.value for p in plain.parameters})  # tokens depend
         self.model = pf.compile(pf.untie(self.plain), DEVICE, torch.float64)
         self.modulation = TransitionModulation(TOKENS, STATES, rank=2, width=4, depth=1)
@@ -47,11 +47,11 @@ class World:
         if speaks:
             nn.init.normal_(self.modulation.network.out.weight)
             nn.init.normal_(self.modulation.network.out.bias)
-        self.x0 = torch.randint(TOKENS, (rows, LENGTH)).to(DEVICE)
-        self.masked = torch.rand(rows, LENGTH).to(DEVICE) < 0.7
+        self.x0 = torch.randint(TOKENS, (rows, length)).to(DEVICE)
+        self.masked = torch.rand(rows, length).to(DEVICE) < 0.7
         self.masked[:, 0] = True
         self.x = self.x0.masked_fill(self.masked, MASK)
-        self.logits = torch.randn(rows, LENGTH, TOKENS, dtype=torch.float64).to(DEVICE)
+        self.logits = torch.randn(rows, length, TOKENS, dtype=torch.float64).to(DEVICE)
 
     def head(self, coupling: LogLinear = COUPLINGS["product"]) -> CircuitHead:
         return CircuitHead(self.model, MASK, coupling, modulation=self.modulation)
@@ -88,7 +88,7 @@ def test_under_the_product_every_row_has_a_circuit_of_its_own(seed: int) -> None
 @settings(max_examples=10)
 @given(WORLDS, st.sampled_from(sorted(COUPLINGS)))
 def test_before_training_the_head_is_that_of_the_plain_circuit(seed: int, name: str) -> None:
-    world, coupling = World(seed, speaks=False), COUPLINGS[name]
+    world, coupling = World(seed, speaks=False, length=12), COUPLINGS[name]
     shared = dict(world.model.named_parameters())
     for key, moved in world.parameters().items():
         assert isinstance(key, str)
