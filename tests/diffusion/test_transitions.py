@@ -40,7 +40,8 @@ class World:
     def __init__(self, seed: int, rows: int = 3, speaks: bool = True, length: int = LENGTH) -> None:
         torch.manual_seed(seed)
         plain = pf.hmm(length, STATES, pf.Categorical(TOKENS))
-        self.plain = plain.replace({p: 3 * p.value for p in plain.parameters})  # tokens depend
+        drawn = {p: 3 * torch.randn(p.shape, dtype=torch.float64) for p in plain.parameters}
+        self.plain = plain.replace(drawn)  # tokens depend, and every bit counts
         self.model = pf.compile(pf.untie(self.plain), DEVICE, torch.float64)
         self.modulation = TransitionModulation(TOKENS, STATES, rank=2, width=4, depth=1)
         self.modulation.double().to(DEVICE)
