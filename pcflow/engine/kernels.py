@@ -59,7 +59,7 @@ def times_by_row(x: Tensor, weight: Tensor) -> Tensor:
     if weight.shape[1] == 1:
         return torch.bmm(x, weight.squeeze(1)).transpose(0, 1)
     product = torch.bmm(x.reshape(-1, 1, x.shape[-1]), weight.flatten(0, 1))
-    return product.view(*x.shape[:2], -1).transpose(0, 1)
+    return product.view(*x.shape[:2], weight.shape[-1]).transpose(0, 1)
 
 
 def exp_(x: Tensor) -> Tensor:

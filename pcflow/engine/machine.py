@@ -144,6 +144,8 @@ class Machine:
     def log_normalizer(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Log-sum-exp [F, 1, K] over V of logits [F, V, K]; and the smallest log-softmax."""
         totals, lowest = [], []
+        if not len(logits):
+            return logits.sum(dim=1, keepdim=True), logits.new_zeros(())
         size = max(1, self.numbers // logits[0].numel())
         rows = max(1, self.numbers // logits.shape[-1])  # of one that is too large for a cache
         for block in logits.split(size):

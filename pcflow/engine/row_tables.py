@@ -67,7 +67,7 @@ class RowTables(Tables):
         """Those that are shared, and those of this batch, [F or 1, B, K, J]."""
         mine = {n: step for n, step in self._sums.items() if step.weight.bank in self.own}
         own = {n: self.weight(step, in_log_space) for n, step in mine.items()}
-        return self.shared.weights(in_log_space) | own
+        return own if len(own) == len(self._sums) else self.shared.weights(in_log_space) | own
 
     def _normalised(self, kind: str, bank: int, softmax: Callable[[Tensor, int], Tensor]) -> Tensor:
         if bank not in self.own:

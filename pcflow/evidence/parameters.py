@@ -39,6 +39,11 @@ class RowParameters:
         """The parameters of a model [P, ...], some of them by row."""
         return [self.by_bank.get(number, bank) for number, bank in enumerate(banks)]
 
+    def largest(self, banks: Sequence[Tensor]) -> list[Tensor]:
+        """The parameters of a model, or the largest of any row: what is zero in all rows is zero."""
+        some = {n: given.amax(dim=0) for n, given in self.by_bank.items() if len(given)}
+        return [some.get(number, bank) for number, bank in enumerate(banks)]
+
     def check_owner(self, banks: Sequence[object]) -> None:
         """Refuse to stand in for what another model stores.
 

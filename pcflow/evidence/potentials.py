@@ -278,10 +278,10 @@ class _Listed(Potentials):
         more = width - self.log.shape[-1]
         if more <= 0:
             return self
-        taken = torch.zeros(*self.log.shape[:-1], width, dtype=torch.bool, device=self.log.device)
-        inside = self.categories.clamp_max(width)
-        taken = pad(taken, (0, 1)).scatter(-1, inside, True)[..., :width]
-        first = taken.byte().argsort(dim=-1, stable=True)[..., :more]
+        shape = *self.log.shape[:-1], width + 1
+        taken = self.log.new_zeros(shape, dtype=torch.bool)  # those beyond stand last
+        taken.scatter_(-1, self.categories.clamp_max(width), True)
+        first = taken[..., :width].byte().argsort(dim=-1, stable=True)[..., :more]
         categories = torch.cat([self.categories, first], dim=-1)
         return _Listed(_widened(self.log, width), categories)
 

@@ -132,8 +132,9 @@ class Counts:
         counts = [numbers[key] for numbers in found for key in sorted(numbers)]
         team.add_up([self.met, self.telling, *counts])
         self.categories.gather(team)
-        places = torch.arange(self.columns.shape[1])
-        self.columns = together(self.columns, places, len(places), team)
+        if self.has_densities:
+            places = torch.arange(self.columns.shape[1])
+            self.columns = together(self.columns, places, len(places), team)
 
     def change(self, rule: Rule) -> None:
         """Put in place of what every unit counted what a rule makes of it."""
@@ -355,8 +356,6 @@ def _input_kinds(steps: Iterable[InputStep]) -> list[tuple[InputFamily, dict[str
 
 
 def _same_rows(a: BankRead, b: BankRead) -> bool:
-    if isinstance(a.rows, slice) or isinstance(b.rows, slice):
-        return (
-            a.rows == b.rows if isinstance(a.rows, slice) and isinstance(b.rows, slice) else False
-        )
-    return torch.equal(a.rows, b.rows)
+    if isinstance(a.rows, Tensor) and isinstance(b.rows, Tensor):
+        return torch.equal(a.rows, b.rows)
+    return type(a.rows) is type(b.rows) and a.rows == b.rows

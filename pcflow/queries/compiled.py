@@ -5,7 +5,7 @@ Legend: B batch, D variables, V categories.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 from weakref import WeakValueDictionary
 
@@ -14,12 +14,11 @@ from torch import Tensor, nn
 
 from pcflow.automata import Automaton
 from pcflow.checks import check_device, check_kind, check_whole
-from pcflow.circuit import Circuit, MarkovChain, SumLayer, required_by
+from pcflow.circuit import Circuit, SumLayer, required_by
 from pcflow.engine import (
     MACHINE,
     Engine,
     Machine,
-    Memory,
     Plan,
     Pool,
     RowCount,
@@ -32,6 +31,7 @@ from pcflow.errors import SettingError
 from pcflow.evidence import Evidence, Numbers, Potentials
 from pcflow.queries.asked import Asked
 from pcflow.queries.by_row import ByRow
+from pcflow.queries.conditionals import ChainRule
 from pcflow.queries.export import Export
 from pcflow.queries.filtering import Filter
 from pcflow.queries.given import Between, Given, engine_under
@@ -80,24 +80,6 @@ class CompiledCircuit(nn.Module, Asked):
     def rows(self) -> RowCount:
         """How many rows were evaluated since the model was made or moved; print it."""
         return self.engine.rows
-
-    @property
-    def memory(self) -> Memory:
-        """What is kept from query to query, and how much that may be; print it.
-
-        Examples:
-            >>> import pcflow as pf
-            >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
-            >>> model.marginals(torch.full((1, 4), torch.nan)).shape
-            torch.Size([1, 4, 3])
-            >>> print(model.memory)
-            parameters                      48 bytes
-            weights                         24 bytes
-            table                           24 bytes
-            sheets                         220 bytes
-            computed from parameters: 48 of at most 1,073,741,824 bytes
-        """
-        return self.engine.held
 
     @property
     def dtype(self) -> torch.dtype:
@@ -204,6 +186,69 @@ class CompiledCircuit(nn.Module, Asked):
         return differentiable_log_prob(self.engine, self.evidence(evidence, parameters))
 
     @in_ordinary_modes
+    def conditionals(self, evidence: Evidence | Numbers, parameters: ByRow | None = None) -> Tensor:
+        """Log-probability (nats) of every variable given those before it, in one pass.
+
+        The chain rule: what is returned adds up to `log_prob`. Differentiable in parameters,
+        potentials and values of variables without a finite range, as `log_prob` is.
+
+        Args:
+            evidence: values [B, D], NaN where missing, or `Evidence`.
+            parameters: by row, see `log_prob`.
+
+        Returns:
+            [B, D]: by how much the log-mass of what is known of variables 0, ..., j exceeds that of
+            what is known of 0, ..., j - 1, all others being summed out. Observed values have a
+            log-probability or log-density; what is missing has 0; what is told by intervals or
+            potentials counts from its own place on, and not before. All that comes after something
+            impossible is -inf, as that itself is.
+
+        Raises:
+            EvidenceError: if the evidence does not fit the circuit.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
+            >>> x = torch.tensor([[0, 2, 1, 1]])
+            >>> torch.allclose(model.conditionals(x).sum(dim=1), model.log_prob(x))
+            True
+        """
+        return self._chain_rule.conditionals(self.evidence(evidence, parameters))
+
+    @in_ordinary_modes
+    def next_log_probs(
+        self,
+        evidence: Evidence | Numbers,
+        variables: Iterable[int] | None = None,
+        parameters: ByRow | None = None,
+    ) -> Tensor:
+        """Log-probabilities (nats) of all values of a variable given those before it.
+
+        Differentiable as `conditionals` are, whose whole rows these are.
+
+        Args:
+            evidence: values [B, D], NaN where missing, or `Evidence`.
+            variables: which variables are asked for, W of them, all by default.
+            parameters: by row, see `log_prob`.
+
+        Returns:
+            [B, W, V], given what is known of the variables before each alone; categories that a
+            variable does not have are -inf.
+
+        Raises:
+            PropertyRequired: if a variable that is asked for has no finite range.
+            NoMassError: if what comes before a variable that is asked for is impossible.
+            EvidenceError: if the evidence does not fit the circuit.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
+            >>> model.next_log_probs(torch.tensor([[0, 2, 1, 1]]), variables=[2]).shape
+            torch.Size([1, 1, 3])
+        """
+        return self._chain_rule.next_log_probs(self.evidence(evidence, parameters), variables)
+
+    @in_ordinary_modes
     @torch.no_grad()
     def mpe(self, evidence: Evidence | Numbers, *, parameters: ByRow | None = None) -> MPE:
         """The most probable completion of the evidence, by max-product with backtracking.
@@ -278,13 +323,16 @@ class CompiledCircuit(nn.Module, Asked):
 
     @in_ordinary_modes
     def filter(self, rows: int) -> Filter:
-        """A filter that is told one observation after another, with constant work for each.
+        """A filter that is told one observation after another.
+
+        A step of a hidden Markov chain, as `hmm` makes them, is one product with the transitions,
+        however long the past. Of any other circuit, whose variables are observed in their order, it
+        is as long as the path to the next variable: from where it parts from the path to the last.
 
         Args:
             rows: how many sequences go side by side, B.
 
         Raises:
-            NotAChain: if the circuit is no hidden Markov chain, as `hmm` makes them.
             SettingError: if `rows` is below 1.
 
         Examples:
@@ -293,9 +341,7 @@ class CompiledCircuit(nn.Module, Asked):
             >>> seen.observe(torch.tensor([0, 2])).shape, seen.next_log_probs().shape
             (torch.Size([2]), torch.Size([2, 3]))
         """
-        with required_by("filter"):
-            chain = MarkovChain.of(self.circuit)
-        return Filter(chain, rows, self.device)
+        return Filter.of(self.circuit, rows, self.device)
 
     @in_ordinary_modes
     def given(
@@ -316,7 +362,8 @@ class CompiledCircuit(nn.Module, Asked):
             start: the state of the rule before the first variable, for every row of evidence, [B];
                 -1 for none, the first one by default.
             final: by what its states after the last variable are weighed (nats), [B, S] or [S]; by
-                default 0 where strings may end and -inf elsewhere.
+                default 0 where strings may end and -inf elsewhere. Numbers, to which no gradient
+                flows: queries are differentiable in parameters and potentials.
 
         Raises:
             EvidenceError: if `start` or `final` do not fit the rule.
@@ -357,12 +404,13 @@ class CompiledCircuit(nn.Module, Asked):
         banks = _Present(self.banks)
         tables = Tables(plan, banks, self._like, self._memory, self._soft_dtype)
         self.engine = Engine(self._structure, plan, tables, Pool(plan.machine.sheets), self._memory)
-        self._export = Export(self.engine)
+        self._export, self._chain_rule = Export(self.engine), ChainRule(self.engine)
         self._given: WeakValueDictionary[tuple[Automaton, bool], Engine] = WeakValueDictionary()
 
     def __getstate__(self) -> dict[str, Any]:
         """What copies and pickles are made of: nothing that was computed."""
-        return {k: v for k, v in self.__dict__.items() if k not in ("engine", "_export", "_given")}
+        computed = "engine", "_export", "_chain_rule", "_given"
+        return {k: v for k, v in self.__dict__.items() if k not in computed}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Compute anew."""

@@ -76,10 +76,7 @@ class Export:
 
     def _is_deterministic_in_all_rows(self, own: RowParameters) -> bool:
         shared = self.is_deterministic()
-        pairs = zip(
-            own.in_place_of(self.engine.tables.banks), self.engine.tables.banks, strict=True
-        )
-        largest = [bank if bank is model else bank.amax(dim=0) for bank, model in pairs]
+        largest = own.largest(self.engine.tables.banks)
         if self.proved is not None and self._zeros(largest) == self.proved.zeros:
             return shared
         circuit = self.engine.structure.replace(self._values(largest))

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import pcflow as pf
+from pcflow_diffusion.checks import as_count
 from pcflow_diffusion.evaluate.figure import save_figure
 from pcflow_diffusion.evaluate.learning_cost import learning_table, measure_learning
 from pcflow_diffusion.evaluate.timing import Run, interleaved, machine_sides, rates_of
@@ -310,17 +311,31 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "pcflow_diffusion.evaluate cost", description=(__doc__ or "").splitlines()[0]
     )
     size = Setting()
-    parser.add_argument("--length", type=int, default=size.length, help="positions (%(default)s)")
-    parser.add_argument("--vocabulary", type=int, default=size.vocabulary, help="(%(default)s)")
-    parser.add_argument("--states", type=int, default=size.states, help="of the HMM (%(default)s)")
-    parser.add_argument("--top-k", type=int, default=size.top_k, help="listed tokens (%(default)s)")
     parser.add_argument(
-        "--blocks", type=int, default=64, help="of a step of learning (%(default)s)"
+        "--length", type=as_count, default=size.length, help="positions (%(default)s)"
     )
-    parser.add_argument("--seen", type=int, default=size.seen, help="by the backbone (%(default)s)")
-    parser.add_argument("--parameters", type=int, default=size.parameters, help="of the backbone")
-    parser.add_argument("--repeats", type=int, default=size.repeats, help="turns (%(default)s)")
-    parser.add_argument("--threads", type=int, help="of torch (default: as it is set)")
+    parser.add_argument(
+        "--vocabulary", type=as_count, default=size.vocabulary, help="(%(default)s)"
+    )
+    parser.add_argument(
+        "--states", type=as_count, default=size.states, help="of the HMM (%(default)s)"
+    )
+    parser.add_argument(
+        "--top-k", type=as_count, default=size.top_k, help="listed tokens (%(default)s)"
+    )
+    parser.add_argument(
+        "--blocks", type=as_count, default=64, help="of a step of learning (%(default)s)"
+    )
+    parser.add_argument(
+        "--seen", type=as_count, default=size.seen, help="by the backbone (%(default)s)"
+    )
+    parser.add_argument(
+        "--parameters", type=as_count, default=size.parameters, help="of the backbone"
+    )
+    parser.add_argument(
+        "--repeats", type=as_count, default=size.repeats, help="turns (%(default)s)"
+    )
+    parser.add_argument("--threads", type=as_count, help="of torch (default: as it is set)")
     parser.add_argument("--out", type=Path, default=Path("pcflow_cost.png"), help="(%(default)s)")
     return parser.parse_args(arguments)
 

@@ -12,6 +12,7 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 import pcflow as pf
+from pcflow.queries import compiled
 from pcflow_diffusion import (
     CircuitHead,
     Coupling,
@@ -23,6 +24,7 @@ from pcflow_diffusion import (
     narrow,
 )
 from pcflow_diffusion.errors import GenerationError, TypeMismatch
+from pcflow_diffusion.head import derived
 
 V, MASK, END = 4, 4, 3
 RANKINGS = ("random", "low_confidence", "margin", "entropy")
@@ -495,3 +497,33 @@ def test_what_precision_new_tensors_have_does_not_matter(head) -> None:
         assert torch.equal(generate(said, [[1]], head, **settings), found)
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def builds_of(head: CircuitHead, rules: list[pf.Automaton], steps: int, monkeypatch) -> int:
+    """How many products are made while every row is written under a rule of its own."""
+    made = []
+
+    def engine_under(*given: object) -> object:
+        made.append(given)
+        return build(*given)
+
+    with monkeypatch.context() as patch:
+        build = compiled.engine_under
+        patch.setattr(compiled, "engine_under", engine_under)
+        how = Decoding(temperature=1.0, constraint=rules)
+        settings = {"steps": 2 * steps, "gen_length": 4, "block_length": 2}
+        texts = generate(Backbone(0), [[1]] * len(rules), head, decoding=how, **settings)
+    for rule, text in zip(rules, texts[:, 1:], strict=True):
+        assert rule.accepts(text[None])
+    return len(made)
+
+
+def test_a_batch_of_many_rules_makes_every_product_once(monkeypatch) -> None:
+    rules = [pf.Automaton.template([a, b, None, None], V) for a, b in product(range(3), range(3))]
+    once = builds_of(CircuitHead(chain(2), MASK), rules, 1, monkeypatch)
+    assert once == 1 + len(rules)  # and one that asks whether the circuit takes rules
+    assert builds_of(CircuitHead(chain(2), MASK), rules, 2, monkeypatch) == once
+    monkeypatch.setattr(derived, "HELD", 0)  # then the last alone is kept
+    head = CircuitHead(chain(2), MASK)
+    assert builds_of(head, rules, 1, monkeypatch) > once
+    assert len(head.derived._given) == 1
