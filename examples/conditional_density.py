@@ -160,7 +160,7 @@ def draw_picture(found: dict[str, Density], shares: dict[str, Tensor], row: Rows
     axes[0].set(xlabel="quantile", ylabel="share of values below", title="calibration")
     axes[0].legend(fontsize=7)
     first, second = 0, 6  # radius and concavity
-    line = torch.linspace(-2.5, 2.5, 40, dtype=torch.float64)
+    line = torch.linspace(-1.5, 1.5, 40, dtype=torch.float64)
     grid = torch.cartesian_prod(row.y[0, first] + line, row.y[0, second] + line)
     y = torch.full((len(grid), row.y.shape[1]), torch.nan, dtype=torch.float64)
     y[:, [first, second]] = grid
