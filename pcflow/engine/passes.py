@@ -55,10 +55,12 @@ def up(
     sheet.in_log_space = semiring.in_log_space
     tape = Tape(plan, tables, semiring, pool, sheet, tables.weights(semiring.in_log_space))
     keep = plan is not plan.lean
+    scaled, here = not semiring.in_log_space, tables.like.device.type == "cpu"
+    zeros = scaled and (sheet.is_sparse or not here)  # elsewhere one would have to wait for it
     for run in plan.runs:
         if not isinstance(plan.steps[run.start], InputStep):
-            key = ("up", semiring.arithmetic, run.start)
-            climb = partial(_climb, run, sheet, semiring, tape.weights)
+            key = ("up", semiring.arithmetic, run.start, zeros)
+            climb = partial(_climb, run, sheet, semiring, tape.weights, zeros)
             sheet.recordings.run(key, (tape.weights,), climb)
             continue
         for number in run:
@@ -66,11 +68,15 @@ def up(
             assert isinstance(step, InputStep)
             tape.leaves[number] = make_leaf(step, tables, evidence, semiring, keep)
             tape.leaves[number].up(sheet.outs[number])
+            zeros = zeros or (scaled and bool(_is_zero(sheet.outs[number]).any()))
     _conclude(tape)
     return tape
 
 
-def _climb(run: range, sheet: Sheet, semiring: Semiring, weights: dict[int, Weight]) -> None:
+def _climb(
+    run: range, sheet: Sheet, semiring: Semiring, weights: dict[int, Weight], zeros: bool
+) -> None:
+    """Through a run of sums and products; `zeros` if some of what they read may be exactly zero."""
     sparse = semiring if isinstance(semiring, Scaled) and sheet.is_sparse else None
     for number in run:
         step, out = sheet.plan.steps[number], sheet.outs[number]
@@ -83,8 +89,15 @@ def _climb(run: range, sheet: Sheet, semiring: Semiring, weights: dict[int, Weig
             some(sparse, inputs[0], weights[number], out, matters)
         elif isinstance(step, ProductStep):
             semiring.product(inputs, out, step.kronecker)
+            if zeros:
+                out.lowest.masked_fill_(_is_zero(out), 1.0)  # exact zeros have lost nothing
         else:
             semiring.sum(inputs, weights[number], out)
+
+
+def _is_zero(out: Value) -> Tensor:
+    """Which rows [F, B] are exactly zero, all units of them."""
+    return out.scale == -torch.inf
 
 
 AtLeaf = Callable[[Leaf, Tensor], None]

@@ -231,7 +231,6 @@ class Scaled:
             torch.amin(units, -1, out=out.lowest)
         else:
             torch.minimum(out.lowest, units.amin(dim=-1), out=out.lowest)
-        out.lowest.masked_fill_(out.scale == -torch.inf, 1.0)  # exact zeros have lost nothing
         peak = units.amax(dim=-1)  # [F, B]
         peak.clamp_min_(torch.finfo(peak.dtype).tiny)
         units.div_(peak.unsqueeze(-1))

@@ -127,8 +127,9 @@ class Counts:
         counts = [numbers[key] for numbers in found for key in sorted(numbers)]
         team.add_up([self.met, self.telling, *counts])
         self.categories.gather(team)
-        places = torch.arange(self.columns.shape[1])
-        self.columns = together(self.columns, places, len(places), team)
+        if self.has_densities:
+            places = torch.arange(self.columns.shape[1])
+            self.columns = together(self.columns, places, len(places), team)
 
     def change(self, rule: Rule) -> None:
         """Put in place of what every unit counted what a rule makes of it."""
