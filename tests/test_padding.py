@@ -116,7 +116,7 @@ def test_sums_below_which_nothing_is_known_count_nothing(
         flows = Counts(alone)
         evaluation = alone.engine.evaluate(alone.engine.check(row.unsqueeze(0)))
         one = torch.ones_like(evaluation.log_value)
-        evaluation.down(one, lambda leaf, slope: None, flows.weights.add)
+        evaluation.down(one, lambda leaf, slope: None, flows.at_weights)
         for bank, found in flows.weights.found.items():
             for flow, parameter in zip(found, alone.plan.banks[bank], strict=True):
                 if not row[list(circuit.scope(whose[parameter]))].isnan().all():

@@ -46,7 +46,7 @@ def test_prior_counts_are_what_the_models_own_rows_count(circuit: pf.Circuit) ->
     prior, own = PriorCounts(model), Counts(model)
     states = model.engine.check(enumerate_states(circuit))
     evaluation = model.engine.evaluate(states)
-    evaluation.down(evaluation.log_value.exp(), own.at_leaf, own.weights.add)
+    evaluation.down(evaluation.log_value.exp(), own.at_leaf, own.at_weights)
     for wanted, found in zip(all_of(own), all_of(prior), strict=True):
         assert wanted.keys() == found.keys()
         for bank, flow in wanted.items():

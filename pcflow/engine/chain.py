@@ -140,4 +140,4 @@ class Halved(Evaluation):
         """Flows [L, K, K] of weights, all that are one together; the root has one unit."""
         for read, positions in self.chain.reads.items():
             units = self.chain.sums[int(positions[0])].units
-            at_weights(read, flow[positions].sum(dim=0, keepdim=True)[:, :units])
+            at_weights(read, flow[positions].sum(dim=0, keepdim=True)[:, :units], self.tables)

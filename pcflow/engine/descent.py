@@ -9,15 +9,17 @@ Legend: F folds, B batch, C copies, S = C B samples, K units, J units read by a 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial, reduce
 
 import torch
 from torch import Tensor
 
+from pcflow.engine.kernels import take
 from pcflow.engine.leaves import Leaf
 from pcflow.engine.plan import InputStep, ProductStep, Read, Rows, SumStep
 from pcflow.engine.routes import Route
+from pcflow.engine.semiring import Weight
 from pcflow.engine.tape import Tape
 from pcflow.evidence import send
 
@@ -39,7 +41,7 @@ class Descent(ABC):
         """Begin at the root."""
         self.plan, self.sheet, self.tables = tape.plan, tape.sheet, tape.tables
         self.semiring, self.weights, self.leaves = tape.semiring, tape.weights, tape.leaves
-        self.route, self.copies = route, copies
+        self.recordings, self.route, self.copies = tape.recordings, route, copies
         self.batch, device = self.sheet.batch, tape.log_value.device
         self.samples = copies * self.batch
         self.chosen = {
@@ -87,17 +89,18 @@ class TreeDescent(Descent):
             self.missing[leaf.step.units][leaf.step.out] = leaf.hidden
         soft = any(leaf.any_soft for leaf in leaves)
         # what is missing is looked up, which cannot be recorded
-        self.may_skip = not (soft or self.semiring.in_log_space or self.sheet.recordings.on)
+        one_by_one = self.semiring.in_log_space or self.recordings.on or bool(self.tables.own)
+        self.may_skip = not (soft or one_by_one)
         self.leaf_at = {(leaf.step.units, leaf.step.out.start): leaf for leaf in leaves}
         self.done: set[Leaf] = set()
 
     def nowhere(self, width: int, make: Callable[[], Tensor]) -> Tensor:
         """Anything: every unit will be written before it is read."""
-        return self.sheet.recordings.memory(("chosen", self.copies, width), make)
+        return self.recordings.memory(("chosen", self.copies, width), make)
 
     def go_through(self, run: range) -> None:
         """Recorded, if that is done: then all that is drawn at random is drawn before."""
-        recordings = self.sheet.recordings
+        recordings = self.recordings
         if not recordings.on:
             self.descend(run, self.route)
             return
@@ -155,7 +158,7 @@ class TreeDescent(Descent):
 
     def sum(self, number: int, step: SumStep, route: Route, room: _Room) -> None:
         """Choose for all folds of a block at once; rows that are copied share their units."""
-        (read,), weight = step.inputs, self.weights[number].tensor
+        (read,), weight = step.inputs, self.weights[number]
         here = self.chosen[step.units][step.out]
         if step.mixing:
             self.go(read, here)
@@ -164,19 +167,31 @@ class TreeDescent(Descent):
             self.sum_over_missing(step, read, here)
             return
         units, width = self.inputs(number, step).unsqueeze(1), read.width  # [F, 1, B, J]
-        table = weight.flatten(0, 1)  # [F K or K, J]
-        fold = torch.arange(len(weight), device=here.device).unsqueeze(-1)  # zero if all share it
-        here = here + fold * step.units
+        edges = self.edges(weight, here, room)
         below = torch.empty_like(here)
         size = max(1, self.plan.machine.choices // (here.shape[1] * width))
         for start in range(0, step.folds, size):
-            place, there = here[start : start + size], below[start : start + size]  # [F, S]
-            edges = room.of(place.numel(), width, table)
-            torch.index_select(table, 0, place.flatten(), out=edges)
-            edges = edges.view(-1, self.copies, self.batch, width)
-            found = self.choose(edges, units[start : start + size], route)
-            there.copy_(found.flatten(1))
+            some = slice(start, start + size)
+            of_inputs = edges(some).view(-1, self.copies, self.batch, width)
+            below[some] = self.choose(of_inputs, units[some], route).flatten(1)
         self.go(read, below)
+
+    def edges(self, weight: Weight, here: Tensor, room: _Room) -> Callable[[slice], Tensor]:
+        """What finds the weights of the inputs of units [F, S], a block of folds at a time."""
+        folds = torch.arange(len(weight.tensor), device=here.device).unsqueeze(-1)  # [F or 1, 1]
+        if weight.by_row:
+            row = torch.arange(self.samples, device=here.device) % self.batch
+            folds = folds.expand(len(here), 1)
+            return lambda some: weight.chosen(folds[some], row, here[some])
+        table = weight.tensor.flatten(0, 1)  # [F K or K, J]
+        places = here + folds * weight.tensor.shape[1]
+
+        def look_up(some: slice) -> Tensor:
+            place = places[some].flatten()
+            found = room.of(len(place), table.shape[1], table)
+            return torch.index_select(table, 0, place, out=found)
+
+        return look_up
 
     def sum_over_missing(self, step: SumStep, read: Read, here: Tensor) -> None:
         """Input units that miss their value are all one; for the others any choice will do."""
@@ -258,7 +273,14 @@ class GraphDescent(Descent):
         if step.mixing:
             self.mix(number, step, unit, fold, sample)
             return
-        slot, below = self.pick(number, step, unit, fold, sample % self.batch)
+        index = self.pick(number, step, unit, fold, sample % self.batch)
+        if len(step.inputs) == 1:
+            (read,) = step.inputs
+            self.chosen[read.width][_rows(read.rows, fold), sample] = index
+            return
+        starts = torch.tensor([0, *(r.width for r in step.inputs)], device=index.device).cumsum(0)
+        slot = torch.bucketize(index, starts[1:-1], right=True)
+        below = index - starts[slot]
         for i, read in enumerate(step.inputs):
             some = (slot == i).nonzero().squeeze(-1)
             place = _rows(read.rows, fold[some])
@@ -266,17 +288,14 @@ class GraphDescent(Descent):
 
     def mix(self, number: int, step: SumStep, unit: Tensor, fold: Tensor, sample: Tensor) -> None:
         """Choose an input for every entry, by its own unit of each."""
-        weight, width = self.weights[number].tensor, step.units
-        arena, size = (
-            self.sheet.arenas[width],
-            max(1, self.plan.machine.choices // len(step.inputs)),
-        )
-        for u, f, s in zip(unit.split(size), fold.split(size), sample.split(size), strict=True):
+        weight, width = self.weights[number], step.units
+        arena, most = self.sheet.arenas[width], self.plan.machine.choices // len(step.inputs)
+        for u, f, s in _blocks(most, unit, fold, sample):
             place = step.rows[f]  # [N, H]
             row = (s % self.batch).unsqueeze(-1)
             units = arena.units[place, row, u.unsqueeze(-1)]
             units = self.semiring.aligned(units, arena.scale[place, row])
-            edges = _take(weight, (f, u) if len(weight) > 1 else (u,))  # [N, H]
+            edges = weight.chosen(f, s % self.batch, u)  # [N, H]
             index = self.choose(edges, units, self.route).unsqueeze(-1)
             self.chosen[width][place.gather(-1, index).squeeze(-1), s] = u
 
@@ -284,10 +303,10 @@ class GraphDescent(Descent):
         """What a sum reads of folds and rows [N], side by side: [N, J]."""
         if len(step.inputs) > 1:
             every = self.inputs(number, step)
-            return lambda fold, row: _take(every, (fold, row))
+            return lambda fold, row: take(every, (fold, row))
         (only,) = step.inputs
         units = self.sheet.arenas[only.width].units
-        return lambda fold, row: _take(units, (_rows(only.rows, fold), row))
+        return lambda fold, row: take(units, (_rows(only.rows, fold), row))
 
     def reached(self, step: InputStep | SumStep | ProductStep) -> tuple[Tensor, Tensor, Tensor]:
         """Unit, fold and sample [N] of every entry."""
@@ -295,20 +314,15 @@ class GraphDescent(Descent):
         fold, sample = (here >= 0).nonzero(as_tuple=True)
         return here[fold, sample], fold, sample
 
-    def pick(
-        self, number: int, step: SumStep, unit: Tensor, fold: Tensor, row: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Which input layer [N], and which of its units [N], every entry follows."""
-        weight, read = self.weights[number].tensor, self.reader(number, step)
-        size, found = max(1, self.plan.machine.choices // weight.shape[-1]), []
-        for u, f, r in zip(unit.split(size), fold.split(size), row.split(size), strict=True):
-            edges = _take(weight, (f, u) if len(weight) > 1 else (u,))  # [N, J]
+    def pick(self, number: int, step: SumStep, unit: Tensor, fold: Tensor, row: Tensor) -> Tensor:
+        """Which of the units of all inputs, side by side, every entry follows: [N]."""
+        weight, read = self.weights[number], self.reader(number, step)
+        most, found = self.plan.machine.choices // weight.tensor.shape[-1], []
+        for u, f, r in _blocks(most, unit, fold, row):
+            edges = weight.chosen(f, r, u)  # [N, J]
             units = read(f, r)  # [N, J]
             found.append(self.choose(edges, units, self.route))
-        index = torch.cat(found)
-        starts = torch.tensor([0, *(r.width for r in step.inputs)], device=index.device).cumsum(0)
-        slot = torch.bucketize(index, starts[1:-1], right=True)
-        return slot, index - starts[slot]
+        return found[0] if len(found) == 1 else torch.cat(found)
 
 
 def factor_units(step: ProductStep, unit: Tensor) -> list[Tensor]:
@@ -322,13 +336,12 @@ def factor_units(step: ProductStep, unit: Tensor) -> list[Tensor]:
     return found[::-1]
 
 
+def _blocks(most: int, *entries: Tensor) -> Iterable[tuple[Tensor, ...]]:
+    """Entries [N] of each, so many at a time."""
+    if len(entries[0]) <= most:
+        return [entries]
+    return zip(*(entry.split(max(1, most)) for entry in entries), strict=True)
+
+
 def _rows(rows: Rows, fold: Tensor) -> Tensor:
     return fold + rows.start if isinstance(rows, slice) else rows[fold]
-
-
-def _take(table: Tensor, place: tuple[Tensor, ...]) -> Tensor:
-    """Rows [N, J] of a table [..., J] at places of its last axes before J; much faster than []."""
-    index = place[0]
-    for part, size in zip(place[1:], table.shape[-len(place) : -1], strict=True):
-        index = index * size + part
-    return table.flatten(0, -2).index_select(0, index)

@@ -21,6 +21,7 @@ from pcflow.engine.memory import Pool
 from pcflow.engine.modes import in_ordinary_modes
 from pcflow.engine.passes import up
 from pcflow.engine.plan import InputStep, Plan
+from pcflow.engine.row_tables import tables_of
 from pcflow.engine.semiring import Scaled, Value, floor_of
 from pcflow.engine.tables import Tables
 from pcflow.engine.tape import Tape
@@ -69,6 +70,11 @@ class Memory:
     parameters: int
     tables: dict[str, int]
     sheets: int
+
+    @property
+    def held(self) -> int:
+        """What would be free without it, the parameters apart."""
+        return sum(self.tables.values()) + self.sheets
 
     def __str__(self) -> str:
         """A line for each, and the budget."""
@@ -124,17 +130,18 @@ class Engine:
     def by_halves(self, evidence: CheckedEvidence) -> Halved | None:
         """A pass up by halves, if the circuit is a long chain and rows are few."""
         chain, whole = self.long_chain, evidence if evidence.whole is None else evidence.whole
-        if chain is None or not chain.suits(len(whole.values)):
+        if chain is None or evidence.parameters is not None or not chain.suits(len(whole.values)):
             return None
         return Halved.up(chain, self.tables, self.log_leaves(evidence))
 
     def log_leaves(self, evidence: CheckedEvidence) -> list[Leaf]:
         """All inputs, in logarithms, on memory of their own."""
         self.tables.cache.refresh()
+        tables = tables_of(self.tables, evidence)
         logs, rows, found = LogSumProduct(self.plan.machine), len(evidence.values), []
         for step in self.plan.steps:
             if isinstance(step, InputStep):
-                leaf = make_leaf(step, self.tables, evidence, logs, keep=True)
+                leaf = make_leaf(step, tables, evidence, logs, keep=True)
                 units = self.tables.like.new_empty(step.folds, rows, step.units)
                 scale = units.new_zeros(units.shape[:2], dtype=torch.float64)
                 leaf.up(Value(units, scale, lowest=units.new_empty(0)))
@@ -167,6 +174,8 @@ class Engine:
     def parts(self, evidence: CheckedEvidence, lean: bool = False) -> list[CheckedEvidence]:
         """The evidence in parts that fit into memory: for a pass up, `lean`, or up and down."""
         numbers = self.plan.lean.numbers_per_row + (0 if lean else self.plan.numbers_per_row)
+        if evidence.parameters is not None:  # those of a part, and what is computed from them
+            numbers += (2 if lean else 4) * evidence.parameters.numbers_per_row
         most = max(1, self.memory // (numbers * self.tables.like.element_size()))
         batch = len(evidence.values)
         if batch <= most:

@@ -71,11 +71,12 @@ class LogSumProduct:
             return
         x = self.read(xs, weight.mixing)
         for rows in row_blocks(x, weight.tensor, self.machine.edges):
-            out.units[:, rows] = self.reduce(log_terms(x[:, rows], weight))
+            out.units[:, rows] = self.reduce(log_terms(x, weight, rows))
 
     def _sum_of_ones(self, xs: list[Value], weight: Weight, out: Value) -> None:
         """Inputs of one unit, one after the other: every pass is over whole rows, in a cache."""
-        log_weight = weight.tensor.movedim(-1, 0)  # [H, F or 1, 1]
+        log_weight = weight.tensor.movedim(-1, 0).squeeze(-1)  # [H, F or 1] or [H, F or 1, B]
+        log_weight = log_weight if weight.by_row else log_weight.unsqueeze(-1)
         size = max(1, self.machine.cached // max(1, len(xs) * out.units.shape[1]))
         for start in range(0, len(out.units), size):
             some = slice(start, start + size)
@@ -125,9 +126,9 @@ class LogSumProduct:
     def edges(self, xs: list[Value], weight: Weight, units: Tensor, slope: Tensor) -> Tensor:
         """The same shares, summed over rows."""
         total = torch.zeros_like(weight.tensor)
-        for _, shares in self._shares(self.read(xs, weight.mixing), weight, units, slope):
-            part = shares.sum(dim=1)  # [F, K, J]
-            total += part if len(total) > 1 else part.sum(dim=0, keepdim=True)
+        for rows, shares in self._shares(self.read(xs, weight.mixing), weight, units, slope):
+            part = total[:, rows] if weight.by_row else total
+            part += weight.total(shares)
         return total
 
     def _shares(
@@ -135,7 +136,7 @@ class LogSumProduct:
     ) -> Iterator[tuple[slice, Tensor]]:
         """A block of rows at a time, exp(log-weight + log-input - log-value) times slope."""
         for rows in row_blocks(x, weight.tensor, self.machine.edges):
-            shares = log_terms(x[:, rows], weight) - units[:, rows].unsqueeze(-1)
+            shares = log_terms(x, weight, rows) - units[:, rows].unsqueeze(-1)
             shares = shares.exp_().nan_to_num_(nan=0.0)
             yield rows, shares.mul_(slope[:, rows].unsqueeze(-1))
 
@@ -202,10 +203,11 @@ class MaxInputs(LogSumProduct):
         return torch.where(self.chosen[variables].unsqueeze(-1), peak, mass)
 
 
-def log_terms(units: Tensor, weight: Weight) -> Tensor:
-    """Log-weight plus log-input for every edge: [F, B, K, J] (mixing: [F, B, K, H])."""
-    inputs = units if weight.mixing else units.unsqueeze(-2)
-    return inputs + weight.tensor.unsqueeze(-3)
+def log_terms(units: Tensor, weight: Weight, rows: slice) -> Tensor:
+    """Log-weight plus log-input for every edge of some rows, [F, n, K, J] (mixing [F, n, K, H])."""
+    inputs = units[:, rows] if weight.mixing else units[:, rows].unsqueeze(-2)
+    log_weight = weight.over_rows
+    return inputs + (log_weight[:, rows] if weight.by_row else log_weight)
 
 
 def row_blocks(units: Tensor, weight: Tensor, most: int) -> list[slice]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pcflow.checks import check_kind, check_whole
-from pcflow.engine.kernels import exp_
+from pcflow.engine.kernels import exp_, times_by_row
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,13 @@ class Machine:
         return cls() if torch.device(device).type == "cpu" else _GPU
 
     def matmul(self, x: Tensor, weight: Tensor, out: Tensor) -> None:
-        """Write x [F, B, J] @ weight [F or 1, J, K] to out [F, B, K]; flat if they share it."""
-        if weight.shape[0] == x.shape[0]:
+        """Write x [F, B, J] @ weight [F or 1, J, K] to out [F, B, K]; flat if they share it.
+
+        Where every row has a weight of its own it is [F or 1, B, J, K].
+        """
+        if weight.dim() == 4:
+            out.copy_(times_by_row(x, weight))
+        elif weight.shape[0] == x.shape[0]:
             parts = self._parts(x, weight.shape[-1]) if x.shape[:2] == (1, 1) else 1
             if parts > 1:  # one row: a part of the columns for every thread
                 split = weight[0].unflatten(1, (parts, -1)).transpose(0, 1)  # [parts, J, K / parts]
@@ -139,6 +144,8 @@ class Machine:
     def log_normalizer(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Log-sum-exp [F, 1, K] over V of logits [F, V, K]; and the smallest log-softmax."""
         totals, lowest = [], []
+        if not len(logits):
+            return logits.sum(dim=1, keepdim=True), logits.new_zeros(())
         size = max(1, self.numbers // logits[0].numel())
         rows = max(1, self.numbers // logits.shape[-1])  # of one that is too large for a cache
         for block in logits.split(size):

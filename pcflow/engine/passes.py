@@ -23,8 +23,8 @@ from pcflow.engine.memory import Pool, Sheet
 from pcflow.engine.modes import in_ordinary_modes
 from pcflow.engine.plan import BankRead, InputStep, Plan, ProductStep, SumStep
 from pcflow.engine.routes import Route
+from pcflow.engine.row_tables import tables_of
 from pcflow.engine.semiring import Scaled, Semiring, Value, Weight
-from pcflow.engine.sparse import add, some
 from pcflow.engine.tables import BankSums, Tables
 from pcflow.engine.tape import Tape
 from pcflow.engine.told import Shares, share_of
@@ -44,54 +44,76 @@ def up(
 
     Args:
         plan: the steps, on the device of the tables; the lean plan if nobody goes down again.
-        tables: weights and input tables.
+        tables: weights and input tables that all batches share.
         evidence: checked against the circuit.
         semiring: the arithmetic.
         pool: where the sheet comes from.
         waits: see `Cache.refresh`.
     """
     tables.cache.refresh(waits)
+    tables = tables_of(tables, evidence)
     sheet = pool.take(plan, len(evidence.values), tables.like)
     sheet.in_log_space = semiring.in_log_space
     tape = Tape(plan, tables, semiring, pool, sheet, tables.weights(semiring.in_log_space))
     keep = plan is not plan.lean
+    scaled, here = not semiring.in_log_space, tables.like.device.type == "cpu"
+    zeros = scaled and (sheet.is_sparse or not here)  # elsewhere one would have to wait for it
     for run in plan.runs:
         if not isinstance(plan.steps[run.start], InputStep):
-            key = ("up", semiring.arithmetic, run.start)
-            climb = partial(_climb, run, sheet, semiring, tape.weights)
-            sheet.recordings.run(key, (tape.weights,), climb)
+            key = ("up", semiring.arithmetic, run.start, zeros)
+            climb = partial(_climb, run, sheet, semiring, tape.weights, zeros)
+            tape.recordings.run(key, (tape.weights,), climb)
             continue
         for number in run:
             step = plan.steps[number]
             assert isinstance(step, InputStep)
             tape.leaves[number] = make_leaf(step, tables, evidence, semiring, keep)
             tape.leaves[number].up(sheet.outs[number])
+            zeros = zeros or (scaled and bool(_is_zero(sheet.outs[number]).any()))
     _conclude(tape)
     return tape
 
 
-def _climb(run: range, sheet: Sheet, semiring: Semiring, weights: dict[int, Weight]) -> None:
-    sparse = semiring if isinstance(semiring, Scaled) and sheet.is_sparse else None
+def _climb(
+    run: range, sheet: Sheet, semiring: Semiring, weights: dict[int, Weight], zeros: bool
+) -> None:
+    """Through a run of sums and products; `zeros` if some of what they read may be exactly zero."""
     for number in run:
         step, out = sheet.plan.steps[number], sheet.outs[number]
-        if sparse and isinstance(step, SumStep) and step.plain:
-            add(sparse, sheet.arenas[step.units], step.rows, out)
+        if _climb_sparsely(number, sheet, semiring, weights):
             continue
         inputs = sheet.inputs(number, step)
-        if sparse and number in sheet.beside:
-            matters = sheet.beside[number].matters(sheet.arenas[step.units])
-            some(sparse, inputs[0], weights[number], out, matters)
-        elif isinstance(step, ProductStep):
+        if isinstance(step, ProductStep):
             semiring.product(inputs, out, step.kronecker)
+            if zeros:
+                out.lowest.masked_fill_(_is_zero(out), 1.0)  # exact zeros have lost nothing
         else:
             semiring.sum(inputs, weights[number], out)
+
+
+def _climb_sparsely(
+    number: int, sheet: Sheet, semiring: Semiring, weights: dict[int, Weight]
+) -> bool:
+    """Through a step of which little is not zero; False if it is none, or most of it is to do."""
+    if not isinstance(semiring, Scaled) or number not in sheet.sparse:
+        return False
+    step, weight = sheet.sparse[number], weights.get(number)
+    return step.write(semiring, sheet.arenas, weight, sheet.outs[number])
+
+
+def _is_zero(out: Value) -> Tensor:
+    """Which rows [F, B] are exactly zero, all units of them."""
+    return out.scale == -torch.inf
 
 
 AtLeaf = Callable[[Leaf, Tensor], None]
 """Takes a leaf, and the slopes [F, B, K] of its units (see `Semiring`); not valid afterwards."""
 
-AtWeights = Callable[[BankRead, Tensor], None]
-"""Takes flows [F, K, J] of the weights that are named, to be kept or edited."""
+AtWeights = Callable[[BankRead, Tensor, Tables], None]
+"""Takes flows [F, K, J] of the weights that are named, to be kept or edited; and whose these are.
+
+Of weights by row they are [F, B, K, J].
+"""
 
 
 @in_ordinary_modes
@@ -110,8 +132,8 @@ def down(
     a sum its weights are told a share, if there are `shares`: all of it goes down.
     """
     plan, values = tape.plan, tape.sheet
-    shares = None if shares is None else values.recordings.stay("shares", shares)
-    edges = None if at_weights is None else _Edges(plan, tape.semiring, at_weights, shares)
+    shares = None if shares is None else tape.recordings.stay("shares", shares)
+    edges = None if at_weights is None else _Edges(tape.tables, tape.semiring, at_weights, shares)
     with tape.lock, tape.pool.lend(plan.lean, values.batch, tape.tables.like) as slopes:
         root, slope = (sheet.outs[-1].units.view(-1) for sheet in (values, slopes))  # [B]
         slope.copy_(tape.semiring.slope(root, root_flow))
@@ -122,21 +144,21 @@ def down(
             else:
                 _hand_down(run, tape, slopes, edges)
     if edges is not None:
-        edges.conclude(tape.tables)
+        edges.conclude()
 
 
 def _hand_down(run: range, tape: Tape, slopes: Sheet, edges: _Edges | None) -> None:
     """Through a run of sums and products: recorded, if that is done."""
     values, semiring, weights = tape.sheet, tape.semiring, tape.weights
-    if not values.recordings.on:
+    if not tape.recordings.on:
         _descend(run, values, slopes, semiring, weights, edges)
         return
     shares = None if edges is None else edges.shares
     key = ("down", semiring.arithmetic, edges is not None, shares is not None, run.start)
     launch: Callable[[], _Kept | None] = partial(_descend, run, values, slopes, semiring, weights)
     if edges is not None:
-        launch = partial(_descend_and_keep, run, values, slopes, semiring, weights, shares)
-    kept = values.recordings.run(key, (weights, slopes), launch)
+        launch = partial(_descend_and_keep, run, tape, slopes, shares)
+    kept = tape.recordings.run(key, (weights, slopes), launch)
     if edges is not None and kept is not None:
         edges.take(kept)
 
@@ -170,17 +192,14 @@ class _Kept(NamedTuple):
     tied: dict[int, Tensor]
 
 
-def _descend_and_keep(
-    run: range,
-    values: Sheet,
-    slopes: Sheet,
-    semiring: Semiring,
-    weights: dict[int, Weight],
-    shares: Shares | None,
-) -> _Kept:
+def _descend_and_keep(run: range, tape: Tape, slopes: Sheet, shares: Shares | None) -> _Kept:
     flows: list[tuple[BankRead, Tensor]] = []
-    edges = _Edges(values.plan, semiring, lambda read, flow: flows.append((read, flow)), shares)
-    _descend(run, values, slopes, semiring, weights, edges)
+
+    def keep(read: BankRead, flow: Tensor, tables: Tables) -> None:
+        flows.append((read, flow))
+
+    edges = _Edges(tape.tables, tape.semiring, keep, shares)
+    _descend(run, tape.sheet, slopes, tape.semiring, tape.weights, edges)
     return _Kept(flows, edges.tied.found)
 
 
@@ -188,10 +207,11 @@ class _Edges:
     """What weights meet on the way down, on its way to who asked."""
 
     def __init__(
-        self, plan: Plan, semiring: Semiring, at_weights: AtWeights, shares: Shares | None
+        self, tables: Tables, semiring: Semiring, at_weights: AtWeights, shares: Shares | None
     ) -> None:
-        self.plan, self.semiring, self.at_weights = plan, semiring, at_weights
-        self.shares, self.tied = shares, BankSums(plan)
+        self.plan, self.tables, self.semiring = tables.plan, tables, semiring
+        self.at_weights, self.shares = at_weights, shares
+        self.tied = BankSums(tables.plan, tables.own)
 
     def meet(
         self, number: int, weight: Weight, xs: list[Value], units: Tensor, slope: Tensor
@@ -201,21 +221,22 @@ class _Edges:
         slope = slope if self.shares is None else slope * share_of(self.shares, step)
         edges = self.semiring.edges(xs, weight, units, slope)
         if step.weight.bank in self.plan.untied:
-            self.at_weights(step.weight, self.semiring.flow(weight.tensor, edges))
+            flow = self.semiring.flow(weight.tensor, edges)
+            self.at_weights(step.weight, flow, self.tables)
         else:
             self.tied.add(step.weight, edges)
 
     def take(self, kept: _Kept) -> None:
         for read, flow in kept.flows:
-            self.at_weights(read, flow.clone())  # the next time it is written over
+            self.at_weights(read, flow.clone(), self.tables)  # the next time it is written over
         for bank, found in kept.tied.items():
             self.tied.add(BankRead(bank, slice(0, len(found)), False), found)
 
-    def conclude(self, tables: Tables) -> None:
+    def conclude(self) -> None:
         """Hand over what was added up for weights that several folds share."""
         for bank, edges in self.tied.found.items():
-            flow = self.semiring.flow(tables.linear(bank), edges)
-            self.at_weights(BankRead(bank, slice(0, len(edges)), False), flow)
+            flow = self.semiring.flow(self.tables.linear(bank), edges)
+            self.at_weights(BankRead(bank, slice(0, len(edges)), False), flow, self.tables)
 
 
 @in_ordinary_modes

@@ -119,3 +119,6 @@ class _Calls:
 
 
 _Played = _Graph | _Calls
+
+NEVER = Recordings(torch.device("cpu"), on=False, most=0)
+"""Nothing is recorded."""

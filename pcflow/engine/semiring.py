@@ -28,7 +28,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from pcflow.engine.kernels import exp_, multiply, outer
+from pcflow.engine.kernels import exp_, multiply, outer, outer_by_row, take
 from pcflow.engine.machine import Machine
 
 
@@ -43,12 +43,40 @@ class Value(NamedTuple):
 class Weight(NamedTuple):
     """Weights of a sum step: linear or log; dense [F, K, J] or mixing [F, K, H]; F may be 1.
 
-    `columns` is how a pass up reads it: transposed, [F, J, K] or [H, F, K].
+    `columns` is how a pass up reads it: transposed, [F, J, K] or [H, F, K]. Where every row has its
+    own, B comes after F in both.
     """
 
     tensor: Tensor
     columns: Tensor
     mixing: bool
+
+    @property
+    def by_row(self) -> bool:
+        """Whether every row has its own."""
+        return self.tensor.dim() == 4
+
+    @property
+    def over_rows(self) -> Tensor:
+        """Weights [F or 1, B or 1, K, J], mixing [F or 1, B or 1, K, H]."""
+        return self.tensor if self.by_row else self.tensor.unsqueeze(1)
+
+    @property
+    def by_input(self) -> Tensor:
+        """Those of mixing sums, input by input: [H, F or 1, B or 1, K]."""
+        return self.columns if self.by_row else self.columns.unsqueeze(-2)
+
+    def chosen(self, fold: Tensor, row: Tensor, unit: Tensor) -> Tensor:
+        """Those of single units of folds and rows: [N, J], mixing [N, H]."""
+        shared = len(self.tensor) == 1
+        if self.by_row:  # not laid out fold by fold
+            return self.tensor[torch.zeros_like(fold) if shared else fold, row, unit]
+        return take(self.tensor, (unit,) if shared else (fold, unit))
+
+    def total(self, edges: Tensor) -> Tensor:
+        """Sums of [F, B, K, J] over the folds and rows that share a weight, shaped as they are."""
+        found = edges if self.by_row else edges.sum(dim=1)
+        return found if len(self.tensor) == len(found) else found.sum(dim=0, keepdim=True)
 
 
 class Inputs(Protocol):
@@ -145,7 +173,7 @@ class Semiring(Protocol):
     def edges(self, xs: list[Value], weight: Weight, units: Tensor, slope: Tensor) -> Tensor:
         """The derivative by every weight of a sum [F, K, J] (in log space: its flow).
 
-        It is summed over rows, and over folds where they share the weight.
+        It is summed over the rows and folds that share the weight.
         """
         ...
 
@@ -231,7 +259,6 @@ class Scaled:
             torch.amin(units, -1, out=out.lowest)
         else:
             torch.minimum(out.lowest, units.amin(dim=-1), out=out.lowest)
-        out.lowest.masked_fill_(out.scale == -torch.inf, 1.0)  # exact zeros have lost nothing
         peak = units.amax(dim=-1)  # [F, B]
         peak.clamp_min_(torch.finfo(peak.dtype).tiny)
         units.div_(peak.unsqueeze(-1))
@@ -248,19 +275,19 @@ class Scaled:
         if len(xs) == 1:
             out.scale.copy_(xs[0].scale)
         if weight.mixing:
-            self._mix(xs, weight.columns, out)
+            self._mix(xs, weight.by_input, out)
         else:
             self.machine.matmul(self._beside(xs, out), weight.columns, out.units)
         self.raise_(out.units)
 
     def _mix(self, xs: list[Value], columns: Tensor, out: Value) -> None:
-        torch.mul(xs[0].units, columns[0].unsqueeze(-2), out=out.units)
+        torch.mul(xs[0].units, columns[0], out=out.units)
         if len(xs) == 1:
             return
         factors = self._align(xs, out.scale)
         out.units.mul_(factors[0])
         for x, column, factor in zip(xs[1:], columns[1:], factors[1:], strict=True):
-            out.units.addcmul_(x.units * column.unsqueeze(-2), factor)
+            out.units.addcmul_(x.units * column, factor)
 
     def _beside(self, xs: list[Value], out: Value) -> Tensor:
         if len(xs) == 1:
@@ -312,9 +339,9 @@ class Scaled:
         """A matrix product; where inputs are mixed, a product for each."""
         factors = self._align(xs) if len(xs) > 1 else None
         if weight.mixing:
-            for slot, column in enumerate(weight.columns):
+            for slot, column in enumerate(weight.by_input):
                 place = into.place(slot)
-                part = torch.mul(slope, column.unsqueeze(-2), out=place)
+                part = torch.mul(slope, column, out=place)
                 if factors is not None:
                     part.mul_(factors[slot])
                 if place is None:
@@ -332,9 +359,11 @@ class Scaled:
     def edges(self, xs: list[Value], weight: Weight, units: Tensor, slope: Tensor) -> Tensor:
         """A matrix product; where inputs are mixed, a product and a sum for each."""
         if not weight.mixing:
-            return outer(slope, self.read(xs, mixing=False), shared=len(weight.tensor) == 1)
+            x, shared = self.read(xs, mixing=False), len(weight.tensor) == 1
+            return outer_by_row(slope, x, shared) if weight.by_row else outer(slope, x, shared)
         factors = self._align(xs) if len(xs) > 1 else [slope.new_ones(1)]
-        parts = [(x.units * slope).mul_(f).sum(dim=1) for x, f in zip(xs, factors, strict=True)]
+        parts = [(x.units * slope).mul_(f) for x, f in zip(xs, factors, strict=True)]
+        parts = parts if weight.by_row else [part.sum(dim=1) for part in parts]
         return torch.stack(parts, dim=-1)
 
 

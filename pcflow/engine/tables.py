@@ -8,7 +8,7 @@ Legend: F folds, P parameters of a bank, V categories, K units of the layer, J u
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
@@ -21,6 +21,7 @@ from pcflow.engine.cache import Cache
 from pcflow.engine.kernels import Cumulative, add_rows, exp_, running_sums
 from pcflow.engine.plan import BankRead, InputStep, Plan, SumStep
 from pcflow.engine.semiring import Weight, floor_of
+from pcflow.engine.sets import Sets
 from pcflow.inputs import FiniteFamily, Share
 
 T = TypeVar("T")
@@ -57,9 +58,13 @@ class Tables:
         cache: what was computed; to be refreshed before a pass.
         by_rows: whether tables are not worth making where few of their rows are read, because
             parameters change after every pass.
+        own: banks of which every row of a batch has its own.
+        origin: which rows of a larger batch these are, if not all.
     """
 
     by_rows = False
+    own: frozenset[int] = frozenset()
+    origin: Tensor | None = None
 
     def __init__(
         self,
@@ -82,6 +87,17 @@ class Tables:
         found.by_rows = True
         return found
 
+    def keep(
+        self,
+        kind: str,
+        key: Hashable,
+        banks: Iterable[int],
+        make: Callable[[], T],
+        renew: Callable[[T], T] | None = None,
+    ) -> T:
+        """See `Cache.keep`."""
+        return self.cache.keep(kind, key, banks, make, renew)
+
     def weights(self, in_log_space: bool) -> dict[int, Weight]:
         """The weights of every sum step, by its number."""
 
@@ -95,27 +111,27 @@ class Tables:
                         mine.copy_(its)
             return old
 
-        return self.cache.keep("weights", in_log_space, self._summed, make, renew)
+        return self.keep("weights", in_log_space, self._summed, make, renew)
 
     def weight(self, step: SumStep, in_log_space: bool) -> Weight:
         """Weights [F, K, J] of a sum step ([F, K, H] if mixing); F is 1 if all folds share them."""
         bank = step.weight.bank
         tensor = self._log(bank) if in_log_space else self.linear(bank)
-        tensor = _select(tensor, step.weight)
+        tensor = select(tensor, step.weight)
         columns = tensor.movedim(-1, 0).contiguous() if step.mixing else tensor.transpose(-1, -2)
         return Weight(tensor, columns, step.mixing)
 
     def linear(self, bank: int) -> Tensor:
         """Normalised weights [P, K, J] of a bank."""
         if bank in self._fixed:
-            return self.cache.keep("weight", bank, [bank], self.banks[bank].exp)
+            return self.keep("weight", bank, [bank], self.banks[bank].exp)
         return self._normalised("weight", bank, torch.softmax)
 
     def running(self, step: SumStep) -> Tensor:
         """Running sums over J of the weights [F or 1, K, J] of a sum step."""
         bank = step.weight.bank
-        sums = self.cache.keep("sums", bank, [bank], lambda: running_sums(self.linear(bank)))
-        return _select(sums, step.weight)
+        sums = self.keep("sums", bank, [bank], lambda: running_sums(self.linear(bank)))
+        return select(sums, step.weight)
 
     def _log(self, bank: int) -> Tensor:
         if bank in self._fixed:
@@ -129,7 +145,7 @@ class Tables:
         def renew(old: Tensor) -> Tensor:
             return old.copy_(make())
 
-        return self.cache.keep(kind, bank, [bank], make, renew)
+        return self.keep(kind, bank, [bank], make, renew)
 
     def table(self, step: InputStep, in_log_space: bool) -> Tensor:
         """Probabilities [F, V, K] of a finite input step; F is 1 if all folds share them."""
@@ -165,9 +181,10 @@ class Tables:
         whole = self.soft_table
         return self._of_step("by unit", step, lambda: whole(step).transpose(1, 2).contiguous())
 
-    def is_shared(self, step: InputStep) -> bool:
-        """Whether all folds of a step read the same table."""
-        return all(read.shared for read in step.parameters.values())
+    def sets(self, step: InputStep) -> Sets:
+        """Which parameters the folds of an input step read."""
+        shared = all(read.shared for read in step.parameters.values())
+        return Sets(rows=1, folds=1 if shared else step.folds)
 
     def has_zeros(self, step: InputStep) -> bool:
         """Whether a probability of a finite step is zero, or too small to hold."""
@@ -194,7 +211,7 @@ class Tables:
             weight = self.weight(above, in_log_space=False).columns  # [F or 1, J, K]
             return Cumulative(self.table(step, False) @ weight, entries)
 
-        return self.cache.keep("mixture", (step.family, reads), [read.bank for read in reads], make)
+        return self.keep("mixture", (step.family, reads), [read.bank for read in reads], make)
 
     def mass(self, step: InputStep) -> Tensor:
         """What the rows of the table of a finite step add up to, [F or 1, K]."""
@@ -209,27 +226,36 @@ class Tables:
 
     def _of_step(self, kind: str, step: InputStep, make: Callable[[], T]) -> T:
         reads = tuple(step.parameters.values())
-        return self.cache.keep(kind, (step.family, reads), [read.bank for read in reads], make)
+        return self.keep(kind, (step.family, reads), [read.bank for read in reads], make)
 
     def parameters(self, step: InputStep) -> dict[str, Tensor]:
         """Raw parameters of an input step, each [F, ...]; F is 1 if all folds share it."""
-        return {n: _select(self.banks[r.bank], r) for n, r in step.parameters.items()}
+        return {n: select(self.banks[r.bank], r) for n, r in step.parameters.items()}
+
+    def of_folds(self, step: InputStep, read: BankRead, found: Tensor) -> Tensor:
+        """What was found for the parameters of an input step [F or 1, ...], of one of them."""
+        return found
 
 
-def _select(bank: Tensor, read: BankRead) -> Tensor:
+def select(bank: Tensor, read: BankRead) -> Tensor:
+    """The parameters [F or 1, ...] of a bank that a step reads."""
     return bank[read.rows] if isinstance(read.rows, slice) else bank.index_select(0, read.rows)
 
 
 class BankSums:
     """Sums of numbers per fold, over the folds that read the same parameter.
 
+    Args:
+        plan: whose banks these are.
+        own: banks of which every row has its own.
+
     Attributes:
-        found: by bank, [P, ...].
+        found: by bank, [P, ...]; [P, B, ...] of those by row.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, own: frozenset[int] = frozenset()) -> None:
         """Start with nothing."""
-        self.plan = plan
+        self.plan, self.own = plan, own
         self.found: dict[int, Tensor] = {}
         self._seen: set[BankRead] = set()
 
@@ -246,7 +272,7 @@ class BankSums:
             return
         if read.bank not in self.found:
             make = folds.new_empty if alone else folds.new_zeros
-            self.found[read.bank] = make(size, *folds.shape[1:])
+            self.found[read.bank] = self._room(read.bank, make, folds.shape[1:])
         bank = self.found[read.bank]
         if alone:
             bank[read.rows] = folds
@@ -256,3 +282,20 @@ class BankSums:
             bank[read.rows] += folds
         else:
             add_rows(bank, read.rows, folds)
+
+    def add_rows(self, read: BankRead, folds: Tensor, rows: Tensor, batch: int) -> None:
+        """The same of some rows [n] of a batch, of parameters by row: [F or 1, n, ...]."""
+        self._seen.add(read)
+        if read.bank not in self.found:
+            shape = torch.Size([batch, *folds.shape[2:]])
+            self.found[read.bank] = self._room(read.bank, folds.new_zeros, shape)
+        each = folds.sum(dim=0, keepdim=True) if read.shared else folds
+        for number, fold in zip(read.numbers, each, strict=True):
+            self.found[read.bank][number].index_add_(0, rows, fold)
+
+    def _room(self, bank: int, make: Callable[..., Tensor], shape: torch.Size) -> Tensor:
+        """Memory for all parameters of a bank, rows first where they have their own."""
+        size = len(self.plan.banks[bank])
+        if bank not in self.own:
+            return make(size, *shape)
+        return make(shape[0], size, *shape[1:]).transpose(0, 1)

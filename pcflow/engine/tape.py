@@ -11,6 +11,7 @@ from torch import Tensor
 from pcflow.engine.leaves import Leaf
 from pcflow.engine.memory import Pool, Sheet
 from pcflow.engine.plan import Plan
+from pcflow.engine.recording import NEVER, Recordings
 from pcflow.engine.semiring import Semiring, Weight
 from pcflow.engine.tables import Tables
 
@@ -38,6 +39,11 @@ class Tape:
     log_value: Tensor = field(init=False)
     lowest: Tensor = field(init=False)
     lock: Lock = field(default_factory=Lock, init=False)
+
+    @property
+    def recordings(self) -> Recordings:
+        """Of passes over the sheet; none, if the weights are those of one batch."""
+        return NEVER if self.tables.own else self.sheet.recordings
 
     def __post_init__(self) -> None:
         """Whoever holds the tape holds the sheet."""

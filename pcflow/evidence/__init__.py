@@ -10,6 +10,7 @@ from pcflow.evidence.evidence import CheckedEvidence, Evidence
 from pcflow.evidence.intervals import Intervals
 from pcflow.evidence.look import look, send
 from pcflow.evidence.numbers import Numbers, as_tensor
+from pcflow.evidence.parameters import RowParameters
 from pcflow.evidence.potentials import Potentials
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Intervals",
     "Numbers",
     "Potentials",
+    "RowParameters",
     "as_tensor",
     "check",
     "check_categories",

@@ -39,6 +39,8 @@ def check(given: Evidence | Numbers, domain: Domain) -> CheckedEvidence:
     """
     if isinstance(given, CheckedEvidence) and given.domain == domain:
         return given.by_itself
+    if isinstance(given, CheckedEvidence) and given.parameters is not None:
+        raise EvidenceError("the evidence has parameters by row of another model")
     evidence = given if isinstance(given, Evidence) else Evidence(values=given)
     shape = (evidence.batch_size, len(domain.num_categories))
     values = _values(evidence.values, shape)

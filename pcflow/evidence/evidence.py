@@ -16,6 +16,7 @@ from pcflow.errors import EvidenceError
 from pcflow.evidence.domain import Domain
 from pcflow.evidence.intervals import Intervals
 from pcflow.evidence.numbers import Numbers, as_tensor
+from pcflow.evidence.parameters import RowParameters
 from pcflow.evidence.potentials import Potentials
 
 
@@ -169,6 +170,7 @@ class CheckedEvidence(Evidence):
         lower: [B, D, U] or None, NaN where there is no interval; intervals do not meet.
         upper: [B, D, U] or None.
         log_gates: what every row weighs parts of its circuit by (nats), [B, G], or None.
+        parameters: those that every row has of its own, or None.
         domain: what it was checked against.
         origin: which rows of a larger batch these are; None if they are not.
         whole: that batch, where one was cut in parts.
@@ -178,6 +180,7 @@ class CheckedEvidence(Evidence):
     missing: Tensor
     domain: Domain = field(kw_only=True)
     log_gates: Tensor | None = field(default=None, kw_only=True)
+    parameters: RowParameters | None = field(default=None, kw_only=True)
     origin: Tensor | None = field(default=None, kw_only=True)
     whole: CheckedEvidence | None = field(default=None, kw_only=True)
 
@@ -252,6 +255,32 @@ class CheckedEvidence(Evidence):
         values, missing = self.values.clone(), self.missing.clone()
         return replace(self, values=values, missing=missing, lower=lower, upper=upper)
 
+    def with_potentials(self, potentials: Potentials) -> Evidence:
+        """See `Evidence`.
+
+        Raises:
+            EvidenceError: if rows have parameters of their own, which would be lost.
+        """
+        self.of_shared("with_potentials")
+        return super().with_potentials(potentials)
+
+    @property
+    def forgotten(self) -> CheckedEvidence:
+        """The same rows, of which nothing is known any more."""
+        missing = torch.ones_like(self.missing)
+        known = replace(self, missing=missing, log_potentials=None, categories=None)
+        return replace(known, lower=None, upper=None)
+
+    def of_shared(self, query: str) -> CheckedEvidence:
+        """Itself, for a query that reads the same parameters in all rows.
+
+        Raises:
+            EvidenceError: if rows have parameters of their own, naming the query.
+        """
+        if self.parameters is not None:
+            raise EvidenceError(f"{query} takes no parameters by row")
+        return self
+
     @property
     def by_itself(self) -> CheckedEvidence:
         """The same, as a batch of its own: itself, if it is no part of another."""
@@ -272,5 +301,6 @@ class CheckedEvidence(Evidence):
             upper=upper,
             domain=self.domain,
             log_gates=gates,
+            parameters=None if self.parameters is None else self.parameters.rows(index),
             origin=index if self.origin is None else self.origin[index],
         )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pcflow.circuit import Circuit
-from pcflow.engine import BankRead, Leaf, MaxInputs, up
+from pcflow.engine import BankRead, Leaf, MaxInputs, Tables, up
 from pcflow.evidence import CheckedEvidence, Evidence, Numbers
 from pcflow.information.moments import checked_variables
 from pcflow.queries import CompiledCircuit, as_model, chosen_potentials
@@ -217,8 +217,8 @@ class _Entropies:
         self.tables = model.engine.tables
         self.total = torch.zeros(2, dtype=torch.float64, device=self.tables.like.device)
 
-    def at_weights(self, read: BankRead, flow: Tensor) -> None:
-        surprise = -self.tables.linear(read.bank)[read.rows].log()
+    def at_weights(self, read: BankRead, flow: Tensor, tables: Tables) -> None:
+        surprise = -tables.linear(read.bank)[read.rows].log()
         self.total[0] += (flow * surprise.masked_fill(flow == 0, 0.0)).sum(dtype=torch.float64)
 
     def at_leaf(self, leaf: Leaf, slope: Tensor) -> None:

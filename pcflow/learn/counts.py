@@ -23,10 +23,11 @@ from pcflow.engine import (
     InputStep,
     Leaf,
     Shares,
+    Tables,
     share_of,
     told_below,
 )
-from pcflow.errors import StructureError
+from pcflow.errors import StructureError, TypeMismatch
 from pcflow.evidence import CheckedEvidence, send
 from pcflow.inputs import DensityFamily, FiniteFamily, InputFamily
 from pcflow.learn.batch import Batch, Model, totals
@@ -81,14 +82,14 @@ class Counts:
     def add(self, batch: Batch) -> None:
         """Add the counts of what is evidence less those of what is given, by weight."""
         weight = batch.weights.to(self.engine.tables.like)
-        evidence = self.engine.check(batch.evidence)
+        evidence = self.engine.check(batch.evidence).of_shared("EM")
         self.telling += _telling(evidence, batch.weights)
         if self.has_densities:
             self.columns = both(self.columns, seen(evidence, weight))
         self.met += self._add(batch, evidence, evidence.told, weight)
         if batch.given is not None:
             self.of_differences = True
-            given = self.engine.check(batch.given)
+            given = self.engine.check(batch.given).of_shared("EM")
             self.met[0] += self._add(batch, given, evidence.told, -weight, given=True)[0]
         if batch.offset is not None:
             self.met[0] += totals(batch.offset, weight)[0]
@@ -110,11 +111,15 @@ class Counts:
             batch.refuse_impossible(evaluation.log_value, part.origin, why)
             flow = _of_part(weight, part)
             shares = None if there is None else told_below(self.engine.plan, _of_part(there, part))
-            evaluation.down(flow, self.at_leaf, self.weights.add, shares)
+            evaluation.down(flow, self.at_leaf, self.at_weights, shares)
             if not given:
                 self._tell(shares, flow)
             met += totals(evaluation.log_value, flow)
         return met
+
+    def at_weights(self, read: BankRead, flow: Tensor, tables: Tables) -> None:
+        """Add the flow of weights."""
+        self.weights.add(read, flow)
 
     def _tell(self, shares: Shares | None, weight: Tensor) -> None:
         """Add the weights [B] of rows that know something, fold by fold."""
@@ -127,8 +132,9 @@ class Counts:
         counts = [numbers[key] for numbers in found for key in sorted(numbers)]
         team.add_up([self.met, self.telling, *counts])
         self.categories.gather(team)
-        places = torch.arange(self.columns.shape[1])
-        self.columns = together(self.columns, places, len(places), team)
+        if self.has_densities:
+            places = torch.arange(self.columns.shape[1])
+            self.columns = together(self.columns, places, len(places), team)
 
     def change(self, rule: Rule) -> None:
         """Put in place of what every unit counted what a rule makes of it."""
@@ -246,7 +252,7 @@ class PriorCounts(Counts):
         self.categories.flow = self._expected
         evaluation = self.engine.evaluate(self.engine.nothing())
         flow = torch.ones_like(evaluation.log_value)
-        evaluation.down(flow, self.at_leaf, self.weights.add, shares)
+        evaluation.down(flow, self.at_leaf, self.at_weights, shares)
 
     def of_density(self, leaf: DensityLeaf, slope: Tensor) -> tuple[Tensor, Tensor]:
         """Flow, and flow times expected statistics."""
@@ -258,7 +264,7 @@ class PriorCounts(Counts):
     def of_categories(self, read: BankRead, leaf: FiniteLeaf, slope: Tensor) -> None:
         """Add the flow of units, which becomes counts when these are asked for."""
         flow = self._flow(leaf, slope)
-        self.units.add(read, flow.sum(dim=0, keepdim=True) if leaf.access.shared else flow)
+        self.units.add(read, flow.sum(dim=0, keepdim=True) if not leaf.sets.by_fold else flow)
 
     def _expected(self, bank: int, units: slice) -> Tensor:
         """Flow times probabilities."""
@@ -318,6 +324,18 @@ def refuse_half_frozen(model: Model) -> None:
                 f"{', '.join(sorted(learned))} of {family} cannot be counted while {frozen} is "
                 "frozen: freeze all of them, or learn by Gradient"
             )
+
+
+def refuse_more_than_a_circuit(model: Model) -> None:
+    """Raise if there are parameters that counting would leave as they are.
+
+    Raises:
+        TypeMismatch: if a network beside the circuit learns, too.
+    """
+    counted = {id(bank) for bank in model.engine.tables.banks}
+    if any(p.requires_grad and id(p) not in counted for p in model.parameters()):
+        wanted = "a circuit alone (with a network beside it, learn by Gradient)"
+        raise TypeMismatch("model", model, wanted)
 
 
 def _input_kinds(steps: Iterable[InputStep]) -> list[tuple[InputFamily, dict[str, int]]]:

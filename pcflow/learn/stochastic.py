@@ -96,7 +96,8 @@ class BatchRun(CountingRun[Settings]):
 
     def maximize(self, counts: Counts, smoothing: Smoothing) -> None:
         """Move the parameters, with floors by all rows so far."""
-        self.columns = counts.columns = both(self.columns, counts.columns)
+        if counts.has_densities:
+            self.columns = counts.columns = both(self.columns, counts.columns)
         counts.maximize(smoothing)
 
     def state(self) -> State:
@@ -164,19 +165,19 @@ class AnemoneRun(BatchRun[Anemone]):
 
     def _with(self, counts: Counts) -> Sums:
         """The sums, faded, and new counts: every row weighs alike, in a short batch too."""
+        found = counts.weights.found, counts.flows.found, counts.statistics.found, counts.told
+        if self.sums is None:
+            categories = {b: counts.categories.counted(b) for b in counts.categories}
+            new = [dict(one) for one in found]
+            return [new[0], categories, *new[1:]]
         momentum = self.learner.momentum
-        weights, categories, flows, statistics, told = self.sums or _nothing(self.model)
-
-        def upon(sums: dict[int, Tensor], found: dict[int, Tensor]) -> dict[int, Tensor]:
-            return {b: torch.add(flow, sums[b], alpha=momentum) for b, flow in found.items()}
-
-        return [
-            upon(weights, counts.weights.found),
-            {b: counts.categories.upon(b, categories[b], momentum) for b in counts.categories},
-            upon(flows, counts.flows.found),
-            upon(statistics, counts.statistics.found),
-            upon(told, counts.told),
+        so_far, categories, *rest = self.sums
+        sums = [
+            {b: torch.add(flow, old[b], alpha=momentum) for b, flow in one.items()}
+            for one, old in zip(found, (so_far, *rest), strict=True)
         ]
+        faded = {b: counts.categories.upon(b, categories[b], momentum) for b in counts.categories}
+        return [sums[0], faded, *sums[1:]]
 
     def state(self) -> State:
         """Sums, and of how many rows."""

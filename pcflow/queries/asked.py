@@ -6,12 +6,14 @@ Legend: B batch, D variables, V categories.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from pcflow.engine import Drawn, Engine, in_ordinary_modes
+from pcflow.engine import Drawn, Engine, Memory, in_ordinary_modes
 from pcflow.evidence import CheckedEvidence, Evidence, Numbers, check
+from pcflow.queries.by_row import ByRow, check_parameters, rows_of
 from pcflow.queries.draws import Draws, sample, sample_with_marginals
 from pcflow.queries.marginals import marginals
 from pcflow.queries.mean import mean
@@ -28,11 +30,37 @@ class Asked:
     engine: Engine
     has_rows: bool = False
 
-    def evidence(self, given: Evidence | Numbers) -> CheckedEvidence:
+    @property
+    def memory(self) -> Memory:
+        """What is kept from query to query, and how much that may be; print it.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
+            >>> model.marginals(torch.full((1, 4), torch.nan)).shape
+            torch.Size([1, 4, 3])
+            >>> print(model.memory)
+            parameters                      48 bytes
+            weights                         24 bytes
+            table                           24 bytes
+            sheets                         220 bytes
+            computed from parameters: 48 of at most 1,073,741,824 bytes
+        """
+        return self.engine.held
+
+    @property
+    def named(self) -> dict[str, Tensor]:
+        """The parameters that rows may have of their own, by name."""
+        raise NotImplementedError
+
+    def evidence(
+        self, given: Evidence | Numbers, parameters: ByRow | None = None
+    ) -> CheckedEvidence:
         """Evidence that fits, which queries take without checking it again.
 
         Args:
             given: values [B, D], NaN where missing, or `Evidence`.
+            parameters: see `CompiledCircuit.log_prob`.
 
         Returns:
             All that is known: `values`, `missing`, and `potentials` if there are any. It may share
@@ -50,11 +78,16 @@ class Asked:
             >>> bool((model.sample(5, known)[..., 0] == 2).all())
             True
         """
-        return check(given, self.engine.domain)
+        known, plan = check(given, self.engine.domain), self.engine.plan
+        if parameters is None:
+            return known
+        fitting = parameters, self.named, plan.banks, self.engine.domain, len(known.values)
+        return replace(known, parameters=check_parameters(*fitting)).seen(known.hidden)
 
-    def nothing(self) -> CheckedEvidence:
-        """Evidence of which all is missing."""
-        return self.engine.nothing()
+    def nothing(self, parameters: ByRow | None = None) -> CheckedEvidence:
+        """Evidence of which all is missing, in a row for each that parameters are given for."""
+        rows = 1 if parameters is None else rows_of(parameters)
+        return self.evidence(self.engine.nothing(rows), parameters)
 
     @in_ordinary_modes
     @torch.no_grad()
@@ -64,6 +97,7 @@ class Asked:
         categories: Numbers | None = None,
         *,
         variables: Iterable[int] | None = None,
+        parameters: ByRow | None = None,
     ) -> Tensor:
         """Posterior log-probabilities (nats) of every variable given the evidence.
 
@@ -77,6 +111,7 @@ class Asked:
                 Where these are few, few rows of large tables are read.
             variables: which variables are asked for, W of them, all by default; in place of D where
                 `categories` are given and in what is returned.
+            parameters: some by row, see `CompiledCircuit.log_prob`.
 
         Returns:
             [B, D, V], or [B, D, C] of the given categories.
@@ -97,14 +132,15 @@ class Asked:
             >>> model.marginals(x, variables=[1]).shape
             torch.Size([1, 1, 3])
         """
-        return marginals(self.engine, self.evidence(evidence), categories, variables)
+        return marginals(self.engine, self.evidence(evidence, parameters), categories, variables)
 
     @in_ordinary_modes
     @torch.no_grad()
-    def mean(self, evidence: Evidence | Numbers) -> Tensor:
+    def mean(self, evidence: Evidence | Numbers, *, parameters: ByRow | None = None) -> Tensor:
         """Posterior mean [B, D] of every variable given the evidence; observed values are kept.
 
         Of a finite variable it is the mean of its values 0, 1, ... as numbers. Not differentiable.
+        Some `parameters` may be by row, see `CompiledCircuit.log_prob`.
 
         Raises:
             NoMassError: if some row of the evidence is impossible.
@@ -116,7 +152,7 @@ class Asked:
             >>> pf.compile(circuit).mean(torch.tensor([[1.5, torch.nan]])).shape
             torch.Size([1, 2])
         """
-        return mean(self.engine, self.evidence(evidence))
+        return mean(self.engine, self.evidence(evidence, parameters))
 
     @in_ordinary_modes
     @torch.no_grad()
@@ -127,6 +163,7 @@ class Asked:
         generator: torch.Generator | None = None,
         *,
         temperature: float = 1.0,
+        parameters: ByRow | None = None,
     ) -> Tensor:
         """Exact draws [n, D], or [n, B, D] given evidence; observed values are kept.
 
@@ -137,6 +174,7 @@ class Asked:
             temperature: other than 1, draw the latent path as it is and then every finite variable
                 from its distribution given the path to the power 1 / temperature; zero takes the
                 most probable value (CoDD, arXiv 2603.00045, Sec. 5.1).
+            parameters: some by row, see `CompiledCircuit.log_prob`; draws are then [n, B, D].
 
         Raises:
             NoMassError: if some row of the evidence is impossible.
@@ -148,9 +186,12 @@ class Asked:
             >>> model.sample(5).shape
             torch.Size([5, 4])
         """
-        known = self.nothing() if evidence is None else self.evidence(evidence)
+        without = evidence is None and parameters is None
+        known = (
+            self.nothing(parameters) if evidence is None else self.evidence(evidence, parameters)
+        )
         values = sample(self.engine, n, known, Drawn(generator, temperature))
-        return values if self.has_rows or evidence is not None else values[:, 0]
+        return values[:, 0] if without and not self.has_rows else values
 
     @in_ordinary_modes
     @torch.no_grad()
@@ -161,6 +202,7 @@ class Asked:
         generator: torch.Generator | None = None,
         *,
         temperature: float = 1.0,
+        parameters: ByRow | None = None,
     ) -> Draws:
         """Draws as `sample` makes them, and the posterior log-probability of each drawn value.
 
@@ -171,6 +213,7 @@ class Asked:
             evidence: values, missing ones and potentials to condition on.
             generator: source of randomness; torch's global one by default.
             temperature: see `sample`.
+            parameters: some by row, see `CompiledCircuit.log_prob`.
 
         Returns:
             `values` [n, B, D], `log_marginals` [n, B, D] (nats), 0 where observed, and what was
@@ -189,4 +232,4 @@ class Asked:
             (torch.Size([5, 1, 4]), True)
         """
         route = Drawn(generator, temperature)
-        return sample_with_marginals(self.engine, n, self.evidence(evidence), route)
+        return sample_with_marginals(self.engine, n, self.evidence(evidence, parameters), route)

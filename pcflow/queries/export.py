@@ -6,6 +6,7 @@ Legend: P parameters of a bank, V categories, K units.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 from weakref import ReferenceType, ref
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor
 
 from pcflow.circuit import Circuit, Parameter
-from pcflow.engine import Engine, InputStep, Stamp, SumStep, in_ordinary_modes
+from pcflow.engine import Engine, InputStep, Stamp, SumStep, in_ordinary_modes, select
+from pcflow.evidence import RowParameters
 from pcflow.inputs import FiniteFamily
 
 
@@ -49,17 +51,22 @@ class Export:
         kept = self.exported
         found = kept.circuit() if kept is not None and kept.stamps is stamps else None
         if found is None:
-            found = self.engine.structure.replace(self._values())
+            found = self.engine.structure.replace(self._values(self.engine.tables.banks))
             self.exported = Exported(stamps, ref(found))
         return found
 
-    def is_deterministic(self) -> bool:
-        """Whether determinism can be proved: a matter of structure and hard zeros alone."""
+    def is_deterministic(self, own: RowParameters | None = None) -> bool:
+        """Whether determinism can be proved: a matter of structure and hard zeros alone.
+
+        Where rows have parameters of their `own`, by the zeros that all of them have.
+        """
+        if own is not None:
+            return self._is_deterministic_in_all_rows(own)
         stamps = self.engine.tables.cache.refresh()
         kept = self.proved
         if kept is not None and kept.stamps is stamps:
             return kept.deterministic
-        zeros = self._zeros()
+        zeros = self._zeros(self.engine.tables.banks)
         if kept is not None and kept.zeros == zeros:
             found = kept.deterministic
         else:
@@ -67,8 +74,16 @@ class Export:
         self.proved = Proved(stamps, zeros, found)
         return found
 
-    def _values(self) -> dict[Parameter, Tensor]:
-        pairs = zip(self.engine.tables.banks, self.engine.plan.banks, strict=True)
+    def _is_deterministic_in_all_rows(self, own: RowParameters) -> bool:
+        shared = self.is_deterministic()
+        largest = own.largest(self.engine.tables.banks)
+        if self.proved is not None and self._zeros(largest) == self.proved.zeros:
+            return shared
+        circuit = self.engine.structure.replace(self._values(largest))
+        return circuit.properties.deterministic is not None
+
+    def _values(self, banks: Sequence[Tensor]) -> dict[Parameter, Tensor]:
+        pairs = zip(banks, self.engine.plan.banks, strict=True)
         return {
             parameter: value.detach().cpu()
             for bank, members in pairs
@@ -76,19 +91,19 @@ class Export:
         }
 
     @torch.no_grad()
-    def _zeros(self) -> bytes:
+    def _zeros(self, banks: Sequence[Tensor]) -> bytes:
         """A digest of what is impossible: edges, and values of input units."""
         digest = hashlib.sha256()
         for step in self.engine.plan.steps:
             if isinstance(step, SumStep):
-                digest.update(_packed(self.engine.tables.banks[step.weight.bank]))
+                digest.update(_packed(banks[step.weight.bank]))
             elif isinstance(step, InputStep) and isinstance(step.family, FiniteFamily):
-                digest.update(_packed(self._log_table(step, step.family)))
+                parameters = {n: select(banks[r.bank], r) for n, r in step.parameters.items()}
+                digest.update(_packed(self._log_table(parameters, step.family)))
         return digest.digest()
 
-    def _log_table(self, step: InputStep, family: FiniteFamily) -> Tensor:
+    def _log_table(self, parameters: dict[str, Tensor], family: FiniteFamily) -> Tensor:
         """Log-probabilities [P, V, K] up to finite summands."""
-        parameters = self.engine.tables.parameters(step)
         if family.logits is not None:
             return parameters[family.logits]
         return family.log_table({name: p.double() for name, p in parameters.items()})

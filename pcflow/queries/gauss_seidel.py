@@ -157,9 +157,9 @@ class GaussSeidel:
         self.tiny = torch.finfo(target.dtype).tiny
         self.any_missing = checked.hidden.any(dim=0).tolist()
         self.tape = up(engine.plan, engine.tables, checked, Scaled(self.machine), engine.pool)
-        self.sheet, self.weights = self.tape.sheet, self.tape.weights
+        self.sheet, self.weights, tables = self.tape.sheet, self.tape.weights, self.tape.tables
         self.tables = {
-            node.step: engine.tables.table(step, in_log_space=False)
+            node.step: tables.sets(step).spread(tables.table(step, in_log_space=False))
             for node in nodes
             if isinstance(step := self.steps[node.step], InputStep)
         }
@@ -181,7 +181,7 @@ class GaussSeidel:
             key = ("project", sweeps, self.target.shape, self.listed is not None)
             launch = partial(self._sweeps, sweeps, tolerance)
             reads = (self.weights, *self.tables.values())
-            found = self.sheet.recordings.run(key, reads, launch)
+            found = self.tape.recordings.run(key, reads, launch)
         else:
             found = self._sweeps(sweeps, tolerance)
         if self.front is not None:
@@ -193,7 +193,7 @@ class GaussSeidel:
         """Whether launches cost more than what is then done for observed variables in vain."""
         small = all(table.numel() <= self.machine.numbers for table in self.tables.values())
         return (
-            self.sheet.recordings.on
+            self.tape.recordings.on
             and target.numel() <= self.machine.numbers
             and (small or all(self.any_missing))
         )
@@ -201,7 +201,7 @@ class GaussSeidel:
     def _kept(self, name: str, tensor: Tensor) -> Tensor:
         """The same numbers where a recording reads them."""
         key = ("project", name, tensor.shape)
-        return self.sheet.recordings.memory(key, partial(torch.empty_like, tensor)).copy_(tensor)
+        return self.tape.recordings.memory(key, partial(torch.empty_like, tensor)).copy_(tensor)
 
     def _sweeps(self, sweeps: int, tolerance: float) -> Fitted:
         self.mismatch = torch.zeros_like(self.target[:, 0, 0])
@@ -244,8 +244,7 @@ class GaussSeidel:
             return torch.ones_like(self.mismatch).unsqueeze(-1)  # [B, 1]
         above = self.above[parent]
         if isinstance(self._step(parent), SumStep):
-            weight = self._weight(parent).unsqueeze(0)  # of single rows, bmm makes short work
-            return self._scaled(torch.bmm(above.unsqueeze(0), weight).squeeze(0))
+            return self._scaled(_through(above, self._weight(parent)))
         return self._scaled(above * self.later[number]) if number in self.later else above
 
     def _enter(self, node: Node) -> None:
@@ -274,7 +273,8 @@ class GaussSeidel:
         """What the inputs of a node say of its units."""
         first, *others = (self.below[i] for i in self.nodes[number].inputs)
         if isinstance(self._step(number), SumStep):
-            return self._scaled(first @ self._weight(number).t())
+            weight = self._weight(number).transpose(1, 2)
+            return self._scaled(first @ weight[0] if len(weight) == 1 else _through(first, weight))
         for other in others:
             first = self._scaled(first * other)
         return first
@@ -302,17 +302,23 @@ class GaussSeidel:
         return mismatch
 
     def _table(self, node: Node, variable: int) -> Tensor:
-        """The rows [V, K] of a variable's table, or those that are listed, [B, k, K], for now."""
+        """The rows [V, K] of a variable's table, or those that are listed, [B, k, K], for now.
+
+        Where every row has a table of its own, all are [B, V, K].
+        """
         tables = self.tables[node.step]
-        table = tables[0 if len(tables) == 1 else node.fold]
+        table = tables[0 if len(tables) == 1 else node.fold]  # [B or 1, V, K]
         if self.listed is None:
-            return table
+            return table[0] if len(table) == 1 else table
         width = None if self.front is None else self.front.widths[variable]
         return self._rows(table, self.listed[:, variable, :width])
 
     def _rows(self, table: Tensor, listed: Tensor) -> Tensor:
         """The rows of listed categories, [B, k, K]."""
-        listed = listed.clamp_max(len(table) - 1)
+        listed = listed.clamp_max(table.shape[1] - 1)
+        if len(table) > 1:
+            return table.gather(1, listed.unsqueeze(-1).expand(-1, -1, table.shape[2]))
+        table = table[0]
         rows = self._room_for(listed.numel(), table)
         torch.index_select(table, 0, listed.flatten(), out=rows)
         return rows.view(*listed.shape, -1)
@@ -331,8 +337,8 @@ class GaussSeidel:
         return message / peak.clamp_min(self.tiny)
 
     def _weight(self, number: int) -> Tensor:
-        """The weight [K, J] of a sum."""
-        stacked = self.weights[self.nodes[number].step].tensor
+        """The weight [B or 1, K, J] of a sum."""
+        stacked = self.weights[self.nodes[number].step].over_rows
         return stacked[0 if len(stacked) == 1 else self.nodes[number].fold]
 
     def _step(self, number: int) -> Step:
@@ -366,6 +372,13 @@ def _quotient(target: Tensor, log_r: Tensor, present: Tensor) -> Tensor:
     quotient = (target - log_r).masked_fill(gone | unseen, -torch.inf)
     peak = quotient.amax(dim=-1, keepdim=True).nan_to_num(neginf=0.0)
     return (quotient - peak).masked_fill(unseen & ~gone, 0.0)
+
+
+def _through(message: Tensor, weight: Tensor) -> Tensor:
+    """A message [B, K] @ a matrix [1, K, J], or one for every row, [B, K, J]: [B, J]."""
+    if len(weight) == len(message):
+        return torch.bmm(message.unsqueeze(1), weight).squeeze(1)
+    return torch.bmm(message.unsqueeze(0), weight).squeeze(0)  # of single rows, makes short work
 
 
 def _times(machine: Machine, table: Tensor, units: Tensor) -> Tensor:

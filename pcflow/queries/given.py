@@ -24,8 +24,9 @@ from pcflow.engine import (
     make_plan,
 )
 from pcflow.errors import EvidenceError
-from pcflow.evidence import CheckedEvidence, Evidence, Numbers, as_tensor
+from pcflow.evidence import CheckedEvidence, Evidence, Numbers, RowParameters, as_tensor
 from pcflow.queries.asked import Asked
+from pcflow.queries.by_row import ByRow, rows_of
 from pcflow.queries.mpe import MPE, mpe
 
 STRIP = 1 << 18
@@ -58,7 +59,7 @@ class Given(Asked):
         self,
         model: Asked,
         rule: Automaton,
-        is_deterministic: Callable[[], bool],
+        is_deterministic: Callable[[RowParameters | None], bool],
         engine: Engine,
     ) -> None:
         """What is deterministic stays so; the engine is that of `engine_under`."""
@@ -71,13 +72,14 @@ class Given(Asked):
         return differentiable_log_prob(self.engine, self.nothing())[0]
 
     @in_ordinary_modes
-    def log_mass(self, evidence: Evidence | Numbers) -> Tensor:
+    def log_mass(self, evidence: Evidence | Numbers, parameters: ByRow | None = None) -> Tensor:
         """Log-probability [B] (nats) of evidence and rule together.
 
         Differentiable in parameters and potentials.
 
         Args:
             evidence: values [B, D], NaN where missing, or `Evidence`.
+            parameters: some by row, see `CompiledCircuit.log_prob`.
 
         Returns:
             log sum_x p(x) prod_i lambda_i(x_i) over all x that are not ruled out by what is
@@ -86,9 +88,9 @@ class Given(Asked):
         Raises:
             EvidenceError: if the evidence does not fit the model.
         """
-        return differentiable_log_prob(self.engine, self.evidence(evidence))
+        return differentiable_log_prob(self.engine, self.evidence(evidence, parameters))
 
-    def log_prob(self, evidence: Evidence | Numbers) -> Tensor:
+    def log_prob(self, evidence: Evidence | Numbers, parameters: ByRow | None = None) -> Tensor:
         """Log-probability [B] (nats) of evidence given the rule; see `log_mass`.
 
         It is no number where the model gives no mass to what is given.
@@ -96,18 +98,31 @@ class Given(Asked):
         Raises:
             EvidenceError: if the evidence does not fit the model.
         """
-        return self.log_mass(evidence) - self.log_probability
+        known = self.evidence(evidence, parameters)
+        return self.log_mass(known) - self._log_total(known)
 
     @in_ordinary_modes
     @torch.no_grad()
-    def mpe(self, evidence: Evidence | Numbers) -> MPE:
+    def mpe(self, evidence: Evidence | Numbers, *, parameters: ByRow | None = None) -> MPE:
         """The most probable completion that obeys the rule; see `CompiledCircuit.mpe`.
 
         Exact for independent variables, and where the circuit is deterministic. The log-value is
         that of `log_prob`, plus the log-potentials of what was chosen.
         """
-        found = mpe(self.engine, self.evidence(evidence), self._is_deterministic())
-        return found._replace(log_value=found.log_value - self.log_probability)
+        known = self.evidence(evidence, parameters)
+        found = mpe(self.engine, known, self._is_deterministic(known.parameters))
+        return found._replace(log_value=found.log_value - self._log_total(known))
+
+    def _log_total(self, known: CheckedEvidence) -> Tensor:
+        """The log-probability of the rule, one number, or for every row of evidence [B]."""
+        if known.parameters is None:
+            return self.log_probability
+        return differentiable_log_prob(self.engine, known.forgotten)
+
+    @property
+    def named(self) -> dict[str, Tensor]:
+        """See `Asked`."""
+        return self._model.named
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles ask a copy of the model again."""
@@ -134,7 +149,7 @@ class Between(Given):
         self,
         model: Asked,
         rule: Automaton,
-        is_deterministic: Callable[[], bool],
+        is_deterministic: Callable[[RowParameters | None], bool],
         engine: Engine,
         start: Numbers | None,
         final: Numbers | None,
@@ -153,17 +168,20 @@ class Between(Given):
         first = (self.start.unsqueeze(-1) == states).to(self.log_final).log()
         return torch.cat([self.log_final, first], dim=-1)
 
-    def evidence(self, given: Evidence | Numbers) -> CheckedEvidence:
+    def evidence(
+        self, given: Evidence | Numbers, parameters: ByRow | None = None
+    ) -> CheckedEvidence:
         """See `CompiledCircuit.evidence`; a single row goes with every start.
 
         Raises:
             EvidenceError: if it does not fit, or has another number of rows.
         """
-        return self._weighed(super().evidence(given))
+        return self._weighed(super().evidence(given, parameters))
 
-    def nothing(self) -> CheckedEvidence:
+    def nothing(self, parameters: ByRow | None = None) -> CheckedEvidence:
         """All is missing, in a row for every start."""
-        return self._weighed(self.engine.nothing(len(self.start)))
+        rows = len(self.start) if parameters is None else rows_of(parameters)
+        return self.evidence(self.engine.nothing(rows), parameters)
 
     @property
     def log_probability(self) -> Tensor:

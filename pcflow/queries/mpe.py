@@ -33,7 +33,13 @@ def mpe(engine: Engine, checked: CheckedEvidence, deterministic: bool) -> MPE:
     """The most probable completion of evidence; exact if the circuit is deterministic."""
     values = torch.cat([_best(engine, part) for part in engine.parts(checked)])
     known = torch.zeros_like(checked.missing)
-    chosen = CheckedEvidence(values, known, domain=checked.domain, log_gates=checked.log_gates)
+    chosen = CheckedEvidence(
+        values,
+        known,
+        domain=checked.domain,
+        log_gates=checked.log_gates,
+        parameters=checked.parameters,
+    )
     log_value = engine.log_value(chosen)
     log_potential = chosen_potentials(checked, values, checked.missing)
     return MPE(values, log_value + log_potential, deterministic)

@@ -64,7 +64,7 @@ def viterbi(
         tensor(-1)
     """
     engine, chain = _engine(circuit, "viterbi")
-    known = engine.check(evidence)
+    known = engine.check(evidence).of_shared("viterbi")
     ends = _ends(lengths, len(known.values), len(chain.positions)).to(engine.domain.device)
     long = engine.long_chain
     halved = long is not None and long.suits(len(ends))

@@ -1,6 +1,7 @@
 """How input units read their table: whole, a few rows of it, or not at all because it is ones.
 
-Legend: F folds, B batch, V categories, K units, N entries (fold, row), n of them, k categories.
+Legend: F folds, B batch, S tables, V categories, K units, N entries (fold, row), n of them, k
+categories.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from pcflow.inputs import FiniteFamily, Indicator
 
 
 class Access:
-    """The table [F or 1, V, K] of an input step, as its units read it.
+    """The tables [S, V, K] of an input step, as its units read them.
 
     Attributes:
-        family: whose table it is.
-        shared: whether all folds read the same one.
+        family: whose tables these are.
+        sets: which of them folds and rows read.
     """
 
     def __init__(
@@ -32,11 +33,11 @@ class Access:
     ) -> None:
         """Read nothing yet."""
         self.tables, self.step, self.family = tables, step, family
-        self.in_log_space, self.shared = in_log_space, tables.is_shared(step)
+        self.in_log_space, self.sets = in_log_space, tables.sets(step)
 
     @cached_property
     def table(self) -> Tensor:
-        """Probabilities or their logarithms, [F or 1, V, K]."""
+        """Probabilities or their logarithms, [S, V, K]."""
         return self.tables.table(self.step, self.in_log_space)
 
     @cached_property
@@ -45,20 +46,38 @@ class Access:
         return self.table.exp() if self.in_log_space else self.table
 
     @property
+    def soft_table(self) -> Tensor:
+        """The tables that soft evidence is multiplied with, [S, V, K]; by row as they are."""
+        if self.sets.by_row:
+            return self.tables.table(self.step, in_log_space=False)
+        return self.tables.soft_table(self.step)
+
+    @cached_property
+    def soft(self) -> Tensor:
+        """The same, flattened: [S V, K]."""
+        return self.soft_table.flatten(0, 1)
+
+    @property
     def log_table(self) -> Tensor:
         """Logarithms."""
         return self.tables.table(self.step, in_log_space=True)
 
-    def fold(self, fold: Tensor) -> Tensor:
-        """Which table each fold reads."""
-        return torch.zeros_like(fold) if self.shared else fold
-
-    def place(self, category: Tensor, fold: Tensor | None = None) -> Tensor:
-        """Row of the flattened table, of categories [N, ...] of folds [N], or of all in order."""
-        if self.shared:
+    def place(self, category: Tensor, fold: Tensor, row: Tensor) -> Tensor:
+        """Row of the flattened tables, of categories of folds and rows that broadcast."""
+        if self.sets.count == 1:
             return category
-        fold = torch.arange(len(category), device=category.device) if fold is None else fold
-        return category + fold.unsqueeze(-1) * self.family.size
+        return category + self.sets.number(fold, row) * self.family.size
+
+    def of_entries(self, category: Tensor, fold: Tensor, row: Tensor) -> Tensor:
+        """The same of categories [N, ...] of folds and rows [N]."""
+        return self.place(category, fold.unsqueeze(-1), row.unsqueeze(-1))
+
+    def of_grid(self, category: Tensor) -> Tensor:
+        """The same of categories [F, B] of all folds and rows."""
+        if self.sets.count == 1:
+            return category
+        fold, row = (torch.arange(size, device=category.device) for size in category.shape)
+        return self.place(category, fold.unsqueeze(-1), row)
 
     def write(self, place: Tensor, units: Tensor) -> None:
         """Write the rows of the flattened table at places [F, B] to units [F, B, K]."""
@@ -69,6 +88,10 @@ class Access:
         """Rows [..., K] of the flattened table, at any places [...]."""
         return self.table.flatten(0, 1)[place]
 
+    def weighed(self, units: Tensor) -> Tensor:
+        """The table, every unit times a number of [S, 1, K]."""
+        return self.table * units
+
     def has_zeros(self) -> bool:
         """Whether a probability is zero, or too small to hold."""
         return self.tables.has_zeros(self.step)
@@ -76,7 +99,7 @@ class Access:
     def times(self, rows: Tensor, transposed: bool = False) -> Tensor:
         """Rows [N, V] @ table -> [N, K], or rows [N, K] @ table^T -> [N, V]."""
         table = self.tables.soft_table(self.step)
-        if self.shared:
+        if not self.sets.by_fold:
             machine = self.tables.plan.machine
             times = machine.rows_times_transposed if transposed else machine.rows_times_table
             return times(rows, table[0])
@@ -85,38 +108,63 @@ class Access:
         flat: Tensor = product.flatten(0, 1).to(rows.dtype)
         return flat
 
+    def times_each(self, rows: Tensor, number: Tensor, transposed: bool = False) -> Tensor:
+        """Rows [N, V] @ the table of each [N]: [N, K]; or [N, K] @ table^T: [N, V]."""
+        table = self.probabilities.transpose(1, 2) if transposed else self.probabilities
+        size = max(1, self.tables.plan.machine.numbers // max(1, table[:1].numel()))
+        blocks = zip(rows.unsqueeze(1).split(size), number.split(size), strict=True)
+        return torch.cat([torch.bmm(some, table[its]).squeeze(1) for some, its in blocks])
+
     def bag(self, place: Tensor, weights: Tensor) -> Tensor:
         """Rows of the flattened table at places [N, k], weighed by [N, k] and added up: [N, K].
 
         On a CPU rows without weight are not read, if they are many.
         """
-        flat = self.table.flatten(0, 1)
-        if place.device.type != "cpu" or 4 * int((weights > 0).sum()) > 3 * weights.numel():
-            return embedding_bag(place, flat, per_sample_weights=weights, mode="sum")
-        used = weights > 0  # [N, k]
-        count = used.sum(dim=-1)
-        starts = count.cumsum(0) - count
-        return embedding_bag(
-            place[used], flat, starts, per_sample_weights=weights[used], mode="sum"
-        )
+        low, starts = weights.to(self.soft.dtype), None
+        if place.device.type == "cpu" and 4 * int((weights > 0).sum()) <= 3 * weights.numel():
+            used = weights > 0  # [N, k]
+            count = used.sum(dim=-1)
+            place, low, starts = place[used], low[used], count.cumsum(0) - count
+        units = embedding_bag(place, self.soft, starts, per_sample_weights=low, mode="sum")
+        return units.to(weights.dtype)
 
-    def column(self, unit: Tensor, fold: Tensor, linear: bool) -> Tensor:
-        """All entries of units [n], or their logarithms: [n, V]."""
+    def column(self, unit: Tensor, number: Tensor, linear: bool) -> Tensor:
+        """All entries of units [n] of tables [n], or their logarithms: [n, V]."""
+        if self.sets.by_row:
+            return self.tables.table(self.step, in_log_space=not linear)[number, :, unit]
         if linear:
             by_unit = self.tables.by_unit(self.step).flatten(0, 1)  # [F K, V]
-            found = by_unit.index_select(0, self.fold(fold) * self.step.units + unit)
+            found = by_unit.index_select(0, number * self.step.units + unit)
             return found.to(self.tables.like.dtype)
         table = self.log_table
-        return table[0].t()[unit] if self.shared else table[fold, :, unit]
+        return table[number, :, unit] if self.sets.by_fold else table[0].t()[unit]
 
-    def some(self, categories: Tensor, unit: Tensor, fold: Tensor, linear: bool) -> Tensor:
+    def some(self, categories: Tensor, unit: Tensor, number: Tensor, linear: bool) -> Tensor:
         """Entries of units [n] for some categories [n, k], or their logarithms: [n, k]."""
-        table = self.tables.table(self.step, in_log_space=not linear)
-        return table[self.fold(fold).unsqueeze(-1), categories, unit.unsqueeze(-1)]
+        table = self.soft_table if linear else self.log_table
+        return _single(table, categories, unit, number).to(self.tables.like.dtype)
+
+
+def _single(table: Tensor, categories: Tensor, unit: Tensor, number: Tensor) -> Tensor:
+    """Numbers [n, k] of tables [S, V, K]; many times faster than by three indices."""
+    _, size, units = table.shape
+    row = categories + (number * size).unsqueeze(-1)
+    place = (row * units).add_(unit.unsqueeze(-1))
+    return table.reshape(-1).index_select(0, place.flatten()).view_as(place)
 
 
 class FewRows(Access):
     """Rows that are made of logits when they are read; the table is not kept."""
+
+    @property
+    def keeps_soft(self) -> bool:
+        """Whether potentials read another table, which is kept."""
+        return self.tables.soft_dtype is not None and not (self.tables.by_rows or self.sets.by_row)
+
+    @cached_property
+    def soft(self) -> Tensor:
+        """See `Access`."""
+        return super().soft if self.keeps_soft else self.table.flatten(0, 1)
 
     @cached_property
     def normalizer(self) -> Normalizer:
@@ -132,27 +180,42 @@ class FewRows(Access):
         """See `Access`."""
         flat = self.normalizer.logits.flatten(0, 1)
         torch.index_select(flat, 0, place.flatten(), out=units.flatten(0, 1))
-        units.sub_(self.normalizer.log_total)
+        units.sub_(self.sets.spread(self.normalizer.log_total.squeeze(1)))
         if not self.in_log_space:
             exp_(units)
 
     def rows(self, place: Tensor) -> Tensor:
         """See `Access`."""
         log_total = self.normalizer.log_total  # [F or 1, 1, K]
-        fold = place.new_zeros(()) if self.shared else place // self.family.num_categories
-        found = self.normalizer.logits.flatten(0, 1)[place].sub_(log_total.squeeze(1)[fold])
+        shared = self.sets.count == 1
+        number = place.new_zeros(()) if shared else place // self.family.num_categories
+        found = self.normalizer.logits.flatten(0, 1)[place].sub_(log_total.squeeze(1)[number])
         return found if self.in_log_space else exp_(found)
+
+    def weighed(self, units: Tensor) -> Tensor:
+        """See `Access`; a piece at a time, as fresh memory is dear."""
+        logits, log_total, _ = self.normalizer
+        found = torch.empty_like(logits)
+        size = max(1, self.tables.plan.machine.numbers // max(1, logits[:1].numel()))
+        pieces = (part.split(size) for part in (logits, log_total, units, found))
+        for some, totals, times, out in zip(*pieces, strict=True):
+            exp_(torch.sub(some, totals, out=out)).mul_(times)
+        return found
 
     def bag(self, place: Tensor, weights: Tensor) -> Tensor:
         """See `Access`; every row is made once, whoever names it."""
+        if self.keeps_soft:
+            return super().bag(place, weights)
         named, where = numbered(place, self.normalizer.logits[..., 0].numel())
         return embedding_bag(where, self.rows(named), per_sample_weights=weights, mode="sum")
 
-    def some(self, categories: Tensor, unit: Tensor, fold: Tensor, linear: bool) -> Tensor:
+    def some(self, categories: Tensor, unit: Tensor, number: Tensor, linear: bool) -> Tensor:
         """See `Access`."""
-        (logits, log_total, _), fold = self.normalizer, self.fold(fold).unsqueeze(-1)
-        unit = unit.unsqueeze(-1)
-        found = logits[fold, categories, unit].sub_(log_total[fold, 0, unit])
+        if linear and self.keeps_soft:
+            return super().some(categories, unit, number, linear)
+        logits, log_total, _ = self.normalizer
+        found = _single(logits, categories, unit, number)
+        found.sub_(log_total[number, 0, unit].unsqueeze(-1))
         return exp_(found) if linear else found
 
     def has_zeros(self) -> bool:

@@ -20,6 +20,7 @@ class Leaf(ABC):
     """The evidence of one input step, fold by fold, and the unit values it leads to.
 
     Attributes:
+        sets: which parameters folds and rows read.
         x: values [F, B].
         missing: [F, B].
         hidden: the same on the CPU.
@@ -37,6 +38,7 @@ class Leaf(ABC):
     ) -> None:
         """Look up the values of the step's variables."""
         self.step, self.tables, self.semiring = step, tables, semiring
+        self.sets = tables.sets(step)
         values, missing = evidence.by_variable
         self.rows = evidence.origin
         self.x = values.index_select(0, step.variables)  # [F, B]
@@ -53,7 +55,7 @@ class Leaf(ABC):
 
     @abstractmethod
     def gradients(self, slope: Tensor) -> dict[str, Tensor]:
-        """Gradient of every raw parameter [F or 1, ...] from unit slopes [F, B, K]."""
+        """Gradient of every raw parameter, set by set [S, ...], from unit slopes [F, B, K]."""
 
     @abstractmethod
     def add_to_potentials(self, slope: Tensor, gradient: Tensor) -> None:

@@ -42,24 +42,29 @@ class DensityLeaf(Leaf):
     def up(self, out: Value) -> None:
         """Log-densities; missing entries are one."""
         self.out = out
-        self.semiring.write(self.log_prob(self.params(), self.x), out)
+        self.semiring.write(self.log_prob(self.params()), out)
 
     def params(self) -> dict[str, Tensor]:
-        """Raw parameters, detached."""
+        """Raw parameters [S, ...], detached."""
         return {n: p.detach() for n, p in self.tables.parameters(self.step).items()}
 
-    def log_prob(self, params: dict[str, Tensor], x: Tensor) -> Tensor:
+    def _observed(self, params: dict[str, Tensor], x: Tensor) -> Tensor:
+        """Log-densities [F, B, K] at values [F, B]."""
+        log_prob = self.family.log_prob(params, self.sets.collect(x))
+        return self.sets.release(log_prob, len(x))
+
+    def log_prob(self, params: dict[str, Tensor]) -> Tensor:
         """Log of the unit values [F, B, K]; at the mode where a missing value is maximised."""
-        log_prob = self.family.log_prob(params, x)
+        log_prob = self._observed(params, self.x)
         if not self.any_missing:
             return log_prob
         idle = log_prob.new_zeros(())
         if self.semiring.maximizes:
-            peak = torch.diagonal(
-                self.family.log_prob(params, self.family.mode(params)), dim1=-2, dim2=-1
-            ).expand(len(self.x), -1)  # [F, K]
-            idle = self.semiring.over_reals(torch.zeros_like(peak), peak, self.step.variables)
-            idle = idle.unsqueeze(-2)  # [F, 1, K]
+            peak = self.family.log_prob(params, self.family.mode(params))
+            peak = self.sets.spread(torch.diagonal(peak, dim1=-2, dim2=-1))  # [F or 1, B or 1, K]
+            peak = peak.expand(len(self.x), -1, -1)
+            variables = self.step.variables.unsqueeze(-1)
+            idle = self.semiring.over_reals(torch.zeros_like(peak), peak, variables)
         found = torch.where(self.missing.unsqueeze(-1), idle, log_prob)
         if self.bounded is None:
             return found
@@ -75,7 +80,8 @@ class DensityLeaf(Leaf):
     def truncated(self, params: Params) -> Truncated:
         """The units of these entries, in their intervals."""
         fold, row = self.bounds
-        each = {n: p.expand(len(self.x), *p.shape[1:])[fold] for n, p in params.items()}
+        number = self.sets.number(fold, row)
+        each = {name: p[number] for name, p in params.items()}
         return Truncated(self.family, each, *self._ends(fold, row))
 
     def _ends(self, fold: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,8 +94,12 @@ class DensityLeaf(Leaf):
     def means(self, slope: Tensor) -> Tensor:
         """Expected value [B, F], by the flow of every unit."""
         flow, params = self.semiring.flow(self.out.units, slope), self.params()
-        mean = self.family.mean(params).expand(len(self.x), -1)  # [F, K]
-        found = torch.einsum("fbk,fk->bf", flow, mean)
+        mean = self.sets.spread(self.family.mean(params))  # [F or 1, B or 1, K]
+        mean = mean.expand(len(self.x), -1, -1)
+        if self.sets.by_row:
+            found = torch.einsum("fbk,fbk->bf", flow, mean)
+        else:
+            found = torch.einsum("fbk,fk->bf", flow, mean.squeeze(1))
         if self.bounded is None:
             return found
         fold, row = self.bounds
@@ -116,7 +126,7 @@ class DensityLeaf(Leaf):
         flow = self.semiring.flow(self.out.units, slope)
         with torch.enable_grad():
             leaves = {n: p.requires_grad_() for n, p in self.params().items()}
-            log_prob = self.log_prob(leaves, self.x)
+            log_prob = self.log_prob(leaves)
         grads = torch.autograd.grad(log_prob, list(leaves.values()), flow)
         return dict(zip(leaves, grads, strict=True))
 
@@ -128,7 +138,7 @@ class DensityLeaf(Leaf):
         flow = self.observed_flow(slope)
         with torch.enable_grad():
             x = self.x.detach().requires_grad_()
-            log_prob = self.family.log_prob(self.params(), x)
+            log_prob = self._observed(self.params(), x)
         if log_prob.requires_grad:
             (found,) = torch.autograd.grad(log_prob, x, flow)  # [F, B]
             row = self.in_batch(torch.arange(x.shape[1], device=x.device))
@@ -137,10 +147,8 @@ class DensityLeaf(Leaf):
 
     def draw(self, unit: Tensor, fold: Tensor, row: Tensor, route: Route) -> Tensor:
         """Draws, or modes, of the density."""
-        params = {
-            name: p.expand(len(self.x), *p.shape[1:])[fold, ..., unit]
-            for name, p in self.params().items()
-        }
+        number = self.sets.number(fold, row)
+        params = {name: p[number, ..., unit] for name, p in self.params().items()}
         drawn = route.value(self.family, params)
         if self.bounded is None:
             return drawn

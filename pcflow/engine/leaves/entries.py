@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Entries:
-    """The missing entries of a step, if all folds share one table; else all of them, fold by fold.
+    """The missing entries of a step; all of them, fold by fold, if every fold reads its own table.
 
     Args:
         access: how the table is read.
@@ -49,7 +49,7 @@ class Entries:
 
     @cached_property
     def _place(self) -> tuple[Tensor, Tensor]:
-        if self.access.shared:
+        if not self.access.sets.by_fold:
             fold, row = send(self.hidden.nonzero().t(), self.missing.device)
             return fold, row
         every = torch.arange(self.missing.numel(), device=self.missing.device)
@@ -66,6 +66,11 @@ class Entries:
         return self._place[1]
 
     @property
+    def number(self) -> Tensor:
+        """Table of every entry [N]."""
+        return self.access.sets.number(*self._place)
+
+    @property
     def variable(self) -> Tensor:
         """Variable of every entry [N]."""
         return self.variables[self.fold]
@@ -73,13 +78,13 @@ class Entries:
     def of(self, slope: Tensor) -> Tensor:
         """Slopes [N, K] of [F, B, K], zero for what is observed among the entries."""
         found = slope[self.fold, self.row]
-        if self.access.shared:
+        if not self.access.sets.by_fold:
             return found
         return found.mul_(self.missing.flatten().unsqueeze(-1))
 
     def put(self, out: Tensor, values: Tensor) -> None:
         """Write values [N, ...] to `out` [F, B, ...] where something is missing."""
-        if self.access.shared:
+        if not self.access.sets.by_fold:
             out[self.fold, self.row] = values.to(out.dtype)
             return
         where = self.missing.view(*self.missing.shape, *[1] * (out.dim() - 2))
@@ -118,14 +123,20 @@ class Entries:
         The rows are those of the flattened table, and everything else is impossible.
         """
         return self._weights[0].read(
-            every, lambda listed: some(self.access.place(listed, self.fold))
+            every, lambda listed: some(self.access.of_entries(listed, *self._place))
         )
+
+    def times(self, rows: Tensor, transposed: bool = False) -> Tensor:
+        """Rows [N, V] of all entries @ table -> [N, K], or rows [N, K] @ table^T -> [N, V]."""
+        if self.access.sets.by_row:
+            return self.access.times_each(rows, self.number, transposed)
+        return self.access.times(rows, transposed)
 
     def weighed(self) -> tuple[Tensor, Tensor]:
         """Sum of potential times table over categories: [N, K]; and a log-scale [N]."""
         _, weights, peak = self._weights
         units = self.read(
-            lambda: self.access.times(weights), lambda place: self.access.bag(place, weights)
+            lambda: self.times(weights), lambda place: self.access.bag(place, weights)
         )
         return units, peak
 
@@ -140,14 +151,14 @@ class Entries:
 
     def log_table(self) -> Iterator[tuple[slice, Tensor]]:
         """Blocks of entries with the log-table of each, [n, V, K]."""
-        table, shared = self.access.table, self.access.shared
+        table, shared = self.access.table, self.access.sets.count == 1
         for some in self._blocks(self.size):
-            fold = self.fold[some]
-            yield some, table[0 if shared else fold].expand(len(fold), -1, -1)
+            number = self.number[some]
+            yield some, table[0 if shared else number].expand(len(number), -1, -1)
 
     def _log_rows(self, listed: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """The same of listed categories [N, k]."""
-        place = self.access.place(listed, self.fold)
+        place = self.access.of_entries(listed, *self._place)
         for some in self._blocks(listed.shape[-1]):
             yield some, self.access.rows(place[some])
 
@@ -166,29 +177,30 @@ class Entries:
 
     def scores(self, unit: Tensor, fold: Tensor, row: Tensor, linearly: bool) -> Tensor:
         """Table entries of units [n] times potentials, or their logarithms: [n, V or k]."""
-        column = self.access.column
+        column, number = self.access.column, self.access.sets.number(fold, row)
         if self.soft is None:
-            return column(unit, fold, linearly)
+            return column(unit, number, linearly)
         if linearly:
             return self._linear_scores(unit, fold, row)
         said = self._said(fold, row)
         return said.log + said.read(
-            lambda: column(unit, fold, False),
-            lambda listed: self.access.some(listed, unit, fold, False),
+            lambda: column(unit, number, False),
+            lambda listed: self.access.some(listed, unit, number, False),
         )
 
     def _linear_scores(self, unit: Tensor, fold: Tensor, row: Tensor) -> Tensor:
-        (said, weights, _), number = self._weights, self._number(fold, row)
+        (said, weights, _), among = self._weights, self._among(fold, row)
+        number = self.access.sets.number(fold, row)
         entries = said.read(
-            lambda: self.access.column(unit, fold, True),
-            lambda listed: self.access.some(listed[number], unit, fold, True),
+            lambda: self.access.column(unit, number, True),
+            lambda listed: self.access.some(listed[among], unit, number, True),
         )
-        return entries.mul_(weights.index_select(0, number))
+        return entries.mul_(weights.index_select(0, among))
 
-    def _number(self, fold: Tensor, row: Tensor) -> Tensor:
+    def _among(self, fold: Tensor, row: Tensor) -> Tensor:
         """Which of the entries these are, [n]."""
         place = fold * self.missing.shape[1] + row
-        if not self.access.shared:
+        if self.access.sets.by_fold:
             return place
         return (self.missing.flatten().cumsum(0) - 1)[place]
 

@@ -25,7 +25,7 @@ from pcflow.inputs import FiniteFamily
 
 
 class FiniteLeaf(Leaf):
-    """Input units that read a table [F or 1, V, K].
+    """Input units that read tables [S, V, K].
 
     Attributes:
         access: how they read it.
@@ -50,17 +50,16 @@ class FiniteLeaf(Leaf):
         reads_few = self._reads_few()
         self.names_few = reads_few and tables.by_rows and self._lists_few()
         beside = reads_few and self.any_soft and tables.soft_dtype is not None
-        once = not (keep or self.any_soft or tables.is_shared(step))
+        once = not (keep or self.any_soft) and self.sets.by_fold
         few = once and self.x.shape[1] < step.family.size
-        few = few or self.names_few or beside
+        few = few or self.names_few or beside or self.sets.by_row
         self.access = access(tables, step, semiring.in_log_space, few)
 
     @property
     def _table_rows(self) -> int:
         """Of the flattened table."""
         assert isinstance(self.step.family, FiniteFamily)
-        folds = 1 if self.tables.is_shared(self.step) else len(self.x)
-        return self.step.family.size * folds
+        return self.step.family.size * self.sets.count
 
     def _reads_few(self) -> bool:
         """Whether the table is large, made of logits, and has more rows than there are values."""
@@ -106,7 +105,7 @@ class FiniteLeaf(Leaf):
         """Set to zero what is known to be, whatever the table says: of a whole table nothing."""
 
     def counts(self, slope: Tensor) -> Tensor:
-        """Expected counts [F or 1, V, K] of table entries from unit slopes [F, B, K].
+        """Expected counts [S, V, K] of table entries from unit slopes [F, B, K].
 
         Missing values without potentials are not counted.
         """
@@ -135,19 +134,20 @@ class FiniteLeaf(Leaf):
 
     def draw_mixed(self, unit: Tensor, fold: Tensor, route: Route, above: SumStep) -> Tensor | None:
         """By tables of the mixtures, where every fold has its own and enough is drawn."""
-        if self.access.shared or self._draws_few(unit):
+        if not self.sets.by_fold or self._draws_few(unit):
             return None
         return route.unit_value(self.tables, self.step, fold, unit, above)
 
     def _draws_few(self, unit: Tensor) -> bool:
         """Whether tables of running sums would cost more than they save."""
-        columns = (1 if self.access.shared else len(self.x)) * self.step.units
-        return self.any_soft or 4 * len(unit) < columns
+        columns = self.sets.count * self.step.units
+        return self.any_soft or self.sets.by_row or 4 * len(unit) < columns
 
     def draw(self, unit: Tensor, fold: Tensor, row: Tensor, route: Route) -> Tensor:
         """By the unit's table entries, times potentials if there are any."""
         if not self._draws_few(unit):
-            found = route.unit_value(self.tables, self.step, self.access.fold(fold), unit)
+            number = self.sets.number(fold, row)
+            found = route.unit_value(self.tables, self.step, number, unit)
             if found is not None:
                 return found
         size = max(1, self.tables.plan.machine.numbers // self.entries.width)
@@ -175,7 +175,8 @@ class FiniteLeaf(Leaf):
             return None
         log_table, size = self.access.log_table, self.access.family.size
         fold, row = dead.nonzero(as_tuple=True)
-        score = log_table[0 if self.access.shared else fold].amax(dim=-1)  # [N, V] or [V]
+        number = 0 if self.sets.count == 1 else self.sets.number(fold, row)
+        score = log_table[number].amax(dim=-1)  # [N, V] or [V]
         known = torch.zeros(len(fold), size, device=score.device, dtype=score.dtype)
         if self.any_soft:
             known = self.entries.log_potential(fold, row)
@@ -187,7 +188,7 @@ class FiniteLeaf(Leaf):
     @cached_property
     def place(self) -> Tensor:
         """Row of the flattened table that every fold and row [F, B] reads."""
-        return self.access.place(self.rows_read)
+        return self.access.of_grid(self.rows_read)
 
     @property
     def rows_read(self) -> Tensor:

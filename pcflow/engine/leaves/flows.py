@@ -2,8 +2,8 @@
 
 Slopes are as in `Semiring`: derivatives by linear units, or by their logarithms.
 
-Legend: F folds, B batch, V categories, K units, N entries (fold, row), n of them, C chosen
-categories.
+Legend: F folds, B batch, S tables, V categories, K units, N entries (fold, row), n of them, C
+chosen categories.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from pcflow.engine.kernels import add_rows, named_sums, weighed_sums
-from pcflow.engine.leaves.access import Access
 from pcflow.engine.leaves.entries import Entries
 from pcflow.engine.semiring import Value
 
@@ -40,7 +39,7 @@ class Flows(ABC):
         return (_LogFlows if entries.access.in_log_space else _LinearFlows)(entries, place, out)
 
     def counts(self, slope: Tensor, observed: Tensor) -> Tensor:
-        """Expected counts [F or 1, V, K] of table entries.
+        """Expected counts [S, V, K] of table entries.
 
         Missing values without potentials are not counted.
 
@@ -48,8 +47,7 @@ class Flows(ABC):
             slope: of units, [F, B, K].
             observed: flow [F, B, K] of what was observed, zero elsewhere.
         """
-        folds = 1 if self.access.shared else len(slope)
-        counts = slope.new_zeros(folds, self.entries.size, slope.shape[-1])
+        counts = slope.new_zeros(self.access.sets.count, self.entries.size, slope.shape[-1])
         self.add_observed(counts, observed)
         if self.entries.soft is not None:
             self.add_soft(counts, self.entries.of(slope))
@@ -75,7 +73,7 @@ class Flows(ABC):
         return self.access.family.table_gradient(params, self.access.probabilities, counts)
 
     def add_observed(self, counts: Tensor, observed: Tensor) -> None:
-        """Add flows [F, B, K] of observed entries to [F or 1, V, K]."""
+        """Add flows [F, B, K] of observed entries to [S, V, K]."""
         add_rows(counts.flatten(0, 1), self.place.flatten(), observed.flatten(0, 1))
 
     @abstractmethod
@@ -97,6 +95,22 @@ class Flows(ABC):
     def log_potential(self, fold: Tensor, row: Tensor, categories: Tensor) -> Tensor:
         """Log-potentials [n, C] of chosen categories, relative to the scale of their units."""
         return self.entries.at(fold, row, categories)
+
+    def _weigh(self, table: Tensor, place: Tensor, slope: Tensor, weigh: Weigh) -> Tensor:
+        """Rows of a table at places [n, C] and slopes [n, K], a few entries at a time: [n, C]."""
+        numbers = self.access.tables.plan.machine.numbers
+        size = max(1, numbers // max(1, place.shape[1] * slope.shape[1]))
+        blocks = []
+        room = table.new_empty(place[:size].numel(), slope.shape[1])  # the same for all blocks
+        for some, units in zip(place.split(size), slope.split(size), strict=True):
+            rows = torch.index_select(table, 0, some.flatten(), out=room[: some.numel()])
+            rows = rows.to(slope.dtype).view(*some.shape, units.shape[-1])
+            blocks.append(weigh(rows, units))
+        return torch.cat(blocks)
+
+
+Weigh = Callable[[Tensor, Tensor], Tensor]
+"""Makes numbers [n, C] of rows [n, C, K] and slopes [n, K]."""
 
 
 class _LinearFlows(Flows):
@@ -132,19 +146,18 @@ class _LinearFlows(Flows):
 
     def _logit_gradient(self, slope: Tensor, observed: Tensor) -> Tensor:
         """Counts less the table times their total."""
-        table, shared = self.access.table, self.access.shared
-        total = observed.sum(dim=(0, 1) if shared else 1).view(-1, 1, slope.shape[-1])
+        total = self.access.sets.total(observed).unsqueeze(1)
         if self.entries.soft is None:
-            gradient = table * total.neg_()
+            gradient = self.access.weighed(total.neg_())
         else:
-            gradient = self._potentials_times(self.entries.of(slope))
+            table, gradient = self.access.table, self._potentials_times(self.entries.of(slope))
             total += torch.einsum("fvk,fvk->fk", gradient, table).unsqueeze(1)
             gradient.sub_(total).mul_(table)
         self.add_observed(gradient, observed)
         return gradient
 
     def _potentials_times(self, slope: Tensor) -> Tensor:
-        """Sum of potential x slope [N, K] over entries: [F or 1, V, K]."""
+        """Sum of potential x slope [N, K] over entries: [S, V, K]."""
 
         def some(place: Tensor) -> Tensor:
             found = torch.zeros_like(self.access.table)
@@ -156,25 +169,36 @@ class _LinearFlows(Flows):
     def _potential_times(self, slope: Tensor) -> Tensor:
         """The same where potentials [N, V] are about all categories."""
         potential, shape = self.entries.potential, (len(self.entries.missing), -1)
-        if self.access.shared:
+        if self.access.sets.by_row:
+            return self._outer_by_row(slope)
+        if not self.access.sets.by_fold:
             return (potential.t() @ slope).unsqueeze(0)
         potential = potential.unflatten(0, shape)
         return torch.bmm(potential.transpose(1, 2), slope.unflatten(0, shape))
 
+    def _outer_by_row(self, slope: Tensor) -> Tensor:
+        """The same where every row has a table of its own, a few entries at a time."""
+        potential, found = self.entries.potential, torch.zeros_like(self.access.table)
+        size = max(1, self.access.tables.plan.machine.numbers // max(1, found[:1].numel()))
+        blocks = (each.split(size) for each in (potential, slope, self.entries.number))
+        for weights, slopes, number in zip(*blocks, strict=True):
+            add_rows(found, number, weights.unsqueeze(-1) * slopes.unsqueeze(1))
+        return found
+
     def of_categories(self, slope: Tensor) -> Tensor:
         potential = self.entries.potential
         return self.entries.read(
-            lambda: potential * self.access.times(slope, transposed=True),
-            lambda place: potential * _by_blocks(self.access, place, slope, _rows_times),
+            lambda: potential * self.entries.times(slope, transposed=True),
+            lambda place: potential * self._weigh(self.access.soft, place, slope, _rows_times),
         )
 
     def log_slope(self, slope: Tensor) -> Tensor:
         peak = slope.amax(dim=-1, keepdim=True)
-        return self.access.times(slope / peak.masked_fill(peak == 0, 1.0), transposed=True).log()
+        return self.entries.times(slope / peak.masked_fill(peak == 0, 1.0), transposed=True).log()
 
     def log_chosen(self, slope: Tensor, fold: Tensor, row: Tensor, categories: Tensor) -> Tensor:
-        place = self.access.place(categories, fold)
-        return _by_blocks(self.access, place, slope, _weigh)
+        place = self.access.of_entries(categories, fold, row)
+        return self._weigh(self.access.soft, place, slope, _weigh)
 
     def log_potential(self, fold: Tensor, row: Tensor, categories: Tensor) -> Tensor:
         scale = self.out.scale[fold, row].nan_to_num(neginf=0.0)  # -inf: units are all zero
@@ -212,10 +236,10 @@ class _LogFlows(Flows):
             yield some, share * flow[some].unsqueeze(-2)
 
     def _add(self, counts: Tensor, some: slice, edges: Tensor) -> None:
-        """Add edges [n, V or k, K] of some entries to [F or 1, V, K]."""
-        fold, units = self.access.fold(self.entries.fold[some]), edges.shape[-1]
+        """Add edges [n, V or k, K] of some entries to [S, V, K]."""
+        number, units = self.entries.number[some], edges.shape[-1]
         self.entries.read(
-            lambda: add_rows(counts, fold, edges),
+            lambda: add_rows(counts, number, edges),
             lambda place: add_rows(
                 counts.view(-1, units), place[some].flatten(), edges.view(-1, units)
             ),
@@ -236,22 +260,8 @@ class _LogFlows(Flows):
 
     def log_chosen(self, slope: Tensor, fold: Tensor, row: Tensor, categories: Tensor) -> Tensor:
         slope = self._log_derivative(slope, fold, row)
-        place = self.access.place(categories, fold)
-        return _by_blocks(self.access, place, slope, _weigh_logs)
-
-
-def _by_blocks(
-    access: Access, place: Tensor, slope: Tensor, weigh: Callable[[Tensor, Tensor], Tensor]
-) -> Tensor:
-    """Rows of the flattened table at places [n, C] and slopes [n, K], a few entries at a time."""
-    numbers, table = access.tables.plan.machine.numbers, access.table.flatten(0, 1)
-    size = max(1, numbers // max(1, place.shape[1] * slope.shape[1]))
-    blocks = []
-    room = table.new_empty(place[:size].numel(), slope.shape[1])  # the same for all blocks
-    for some, units in zip(place.split(size), slope.split(size), strict=True):
-        rows = torch.index_select(table, 0, some.flatten(), out=room[: some.numel()])
-        blocks.append(weigh(rows.view(*some.shape, units.shape[-1]), units))
-    return torch.cat(blocks)
+        place = self.access.of_entries(categories, fold, row)
+        return self._weigh(self.access.table.flatten(0, 1), place, slope, _weigh_logs)
 
 
 def _rows_times(rows: Tensor, slope: Tensor) -> Tensor:

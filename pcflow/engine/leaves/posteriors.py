@@ -28,7 +28,7 @@ def log_posterior(leaf: FiniteLeaf, slope: Tensor, out: Tensor, alone: bool) -> 
     if leaf.any_soft:
         log_q += entries.log_potential(fold, row)
     log_q = log_q.log_softmax(dim=-1)
-    if not leaf.access.shared:
+    if leaf.sets.by_fold:
         keep = send(leaf.hidden.flatten().nonzero().squeeze(-1), fold.device)
         fold, row, log_q = fold[keep], row[keep], log_q[keep]
     if alone:

@@ -120,8 +120,8 @@ class _Entries(Entries):
         """See `Entries`; without potentials all entries of a table are the same."""
         if self.leaf.told.potentials is not None:
             return super().weighed()
-        mass = self.access.tables.mass(self.access.step)  # [F or 1, K]
-        units = mass.index_select(0, self.access.fold(self.fold))
+        mass = self.access.tables.mass(self.access.step)  # [S, K]
+        units = mass.index_select(0, self.number)
         return units, units.new_zeros(len(units))
 
     def log_potential(self, fold: Tensor, row: Tensor) -> Tensor:

@@ -1,0 +1,54 @@
+"""Parameters that every row of a batch has of its own, in place of those of the model.
+
+Legend: B batch, P parameters of a bank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from operator import is_
+
+from torch import Tensor
+
+from pcflow.errors import EvidenceError
+
+
+@dataclass(frozen=True, eq=False)
+class RowParameters:
+    """Some of a model's parameters, anew for every row; checked against the model.
+
+    Args:
+        owner: what the model stores, bank by bank; whose parameters these are is known by it.
+        by_bank: [B, P, ...] of some banks, by their numbers.
+    """
+
+    owner: Sequence[object]
+    by_bank: Mapping[int, Tensor]
+
+    @property
+    def numbers_per_row(self) -> int:
+        """How many numbers a row has."""
+        return sum(given[:1].numel() for given in self.by_bank.values())
+
+    def rows(self, index: Tensor) -> RowParameters:
+        """Those of the rows of `index`."""
+        return replace(self, by_bank={n: given[index] for n, given in self.by_bank.items()})
+
+    def in_place_of(self, banks: Sequence[Tensor]) -> list[Tensor]:
+        """The parameters of a model [P, ...], some of them by row."""
+        return [self.by_bank.get(number, bank) for number, bank in enumerate(banks)]
+
+    def largest(self, banks: Sequence[Tensor]) -> list[Tensor]:
+        """The parameters of a model, or the largest of any row, zero where all rows are."""
+        some = {n: given.amax(dim=0) for n, given in self.by_bank.items() if len(given)}
+        return [some.get(number, bank) for number, bank in enumerate(banks)]
+
+    def check_owner(self, banks: Sequence[object]) -> None:
+        """Refuse to stand in for what another model stores.
+
+        Raises:
+            EvidenceError: if they are not of the model with these banks.
+        """
+        if not all(map(is_, self.owner, banks)):
+            raise EvidenceError("parameters by row are those of another model")

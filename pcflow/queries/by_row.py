@@ -1,0 +1,94 @@
+"""Parameters that every row of evidence has of its own: the door.
+
+Legend: B batch, P parameters of a bank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pcflow.checks import check_kind
+from pcflow.errors import SettingError, TypeMismatch
+from pcflow.evidence import Domain, RowParameters, look
+
+ByRow = (
+    Mapping[str, Tensor] | Mapping[nn.Parameter, Tensor] | Mapping[str | nn.Parameter, Tensor]
+)
+"""For some parameters, or their names, what they hold in every row, [B, *shape]."""
+
+
+def rows_of(given: ByRow) -> int:
+    """How many rows parameters are given for, which is none if there are none.
+
+    Raises:
+        TypeMismatch: if they are no dict of tensors.
+    """
+    check_kind("parameters", given, Mapping, "a dict of tensors by parameter or name")
+    sizes = (len(t) for t in given.values() if isinstance(t, Tensor) and t.dim() > 0)
+    return next(sizes, 1)
+
+
+def check_parameters(
+    given: ByRow, named: Mapping[str, Tensor], owner: Any, domain: Domain, rows: int
+) -> RowParameters:
+    """Parameters by row that fit a model, in its precision.
+
+    Args:
+        given: by name, or by the parameter itself.
+        named: the parameters of the model.
+        owner: the banks of its plan, of which these are the first.
+        domain: where the model is, and how precise.
+        rows: how many there must be, B.
+
+    Raises:
+        TypeMismatch: if they are no dict of tensors.
+        SettingError: naming the parameter, if the model has none such, or it does not fit, or
+            holds NaN or +inf.
+    """
+    check_kind("parameters", given, Mapping, "a dict of tensors by parameter or name")
+    numbers = {key: n for n, pair in enumerate(named.items()) for key in pair}
+    found: dict[int, Tensor] = {}
+    for key, tensor in given.items():
+        number = _number(key, numbers, found)
+        name, parameter = list(named.items())[number]
+        found[number] = _fitting(f"parameters[{name!r}]", tensor, parameter, domain, rows)
+    _refuse_no_numbers(list(named), found)
+    return RowParameters(owner, found)
+
+
+def _number(key: Any, numbers: Mapping[Any, int], met: Mapping[int, Tensor]) -> int:
+    names = [name for name in numbers if isinstance(name, str)]
+    if not isinstance(key, str | nn.Parameter) or key not in numbers:
+        shown = key if isinstance(key, str) else type(key).__name__
+        raise SettingError("parameters", shown, f"those of the model, or by name: {names}")
+    if numbers[key] in met:
+        raise SettingError("parameters", names[numbers[key]], "told once each")
+    return numbers[key]
+
+
+def _fitting(name: str, given: Any, parameter: Tensor, domain: Domain, rows: int) -> Tensor:
+    if not isinstance(given, Tensor):
+        raise TypeMismatch(name, given, "a tensor")
+    wanted = (rows, *parameter.shape)
+    if given.layout is not torch.strided or given.shape != wanted:
+        raise SettingError(name, tuple(given.shape), f"of shape {wanted}, a set for every row")
+    if not given.is_floating_point():
+        raise SettingError(name, given.dtype, "floating point")
+    if given.device.type != domain.device.type:
+        raise SettingError(name, str(given.device), f"on {domain.device} like the model")
+    fitting = given.to(domain.dtype)
+    return fitting.clone() if fitting.is_inference() else fitting  # which could not be saved
+
+
+def _refuse_no_numbers(names: list[str], found: Mapping[int, Tensor]) -> None:
+    given = {number: t.detach() for number, t in found.items() if t.numel()}
+    sound = look(*(t.amax() < torch.inf for t in given.values()))  # NaN survives amax
+    for (number, t), fine in zip(given.items(), sound, strict=True):
+        if not bool(fine):
+            row = int((~(t < torch.inf)).flatten(1).any(dim=1).nonzero()[0])
+            name = f"parameters[{names[number]!r}]"
+            raise SettingError(name, f"NaN or +inf in row {row}", "finite, or -inf")
