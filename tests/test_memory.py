@@ -94,6 +94,16 @@ def test_the_oldest_goes_first() -> None:
     assert made == ["a", "b", "c", "much"]
 
 
+def test_sheets_count_what_is_written_on() -> None:
+    """All but the second half of scales, which are doubles."""
+    model = made()
+    model.log_prob(NOTHING.repeat(50, 1))
+    for sheet in model.engine.pool.free:
+        values = [*sheet.arenas.values(), *sheet._copies.values()]
+        held = sum(value.units.nbytes + value.scale.nbytes for value in values)
+        assert 0.8 * held < sheet.size <= held + sheet.lowest.nbytes
+
+
 def budgeted(memory: int) -> tuple[pf.CompiledCircuit, torch.Tensor]:
     circuit = pf.hmm(8, 4, pf.Categorical(3), generator=torch.Generator().manual_seed(0))
     return pf.compile(circuit, DEVICE, memory=memory), torch.zeros(60, 8, dtype=torch.long)

@@ -57,6 +57,14 @@ def test_the_plan_prints_itself() -> None:
     assert len(long.splitlines()) < 60
 
 
+@pytest.mark.parametrize(("length", "told"), [(13, "37  "), (14, "... 1 more"), (15, "... 4 more")])
+def test_a_printed_plan_tells_how_many_steps_it_leaves_out(length: int, told: str) -> None:
+    plan = make_plan(pf.hmm(length, 2, pf.Bernoulli()), fold=False)
+    _, *lines, _ = str(plan).splitlines()
+    assert len(lines) == min(len(plan.steps), 41)
+    assert lines[-1].strip().startswith(told)
+
+
 def test_a_moved_plan_reads_where_it_was_moved() -> None:
     """Also what it makes of slices, which are nowhere."""
     circuit = pf.build_circuit(pf.structure.quad_graph((2, 2)), pf.Bernoulli(), units=2)
