@@ -1,5 +1,7 @@
 """For tests and doctests: no windows, one thread, and torch draws the same numbers each time."""
 
+import gc
+from collections.abc import Iterator
 from importlib.util import find_spec
 
 import matplotlib
@@ -9,6 +11,16 @@ import torch
 collect_ignore = [] if find_spec("lm_eval") else ["pcflow_diffusion/evaluate/harness.py"]
 matplotlib.use("Agg")
 torch.set_num_threads(1)  # pytest-xdist runs a process per core
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What is collected stays to the end: half a million objects that no search need meet."""
+    gc.disable()
+    yield
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)  # laws make and drop tens of thousands of objects each
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -2,8 +2,9 @@
 
 Another comparison or operator, `and` for `or`, a number one higher or lower, a flipped flag, a list
 emptied, the first two arguments swapped, a condition that always or never holds, a statement left
-out, nothing returned. Left alone is what cannot matter: annotations, strings, assertions (they tell
-mypy the types), `strict=` of zip, aliases of types.
+out, nothing returned. Left alone is what cannot matter: annotations, fields that are but declared,
+what a protocol says without doing it, strings, assertions (they tell mypy the types), `strict=` of
+zip, aliases of types. Numbers that have a name of their own at the top of a file are, too.
 """
 
 from __future__ import annotations
@@ -63,6 +64,10 @@ def is_idle(parent: ast.AST, node: ast.AST) -> bool:
             return True
         case ast.AnnAssign(value=None) | ast.keyword(arg="strict"):
             return True
+        case ast.AnnAssign(value=ast.Call(func=ast.Name(id="field"), keywords=[one])):
+            return one.arg == "init"
+        case ast.FunctionDef(body=[*_, ast.Expr(value=ast.Constant(value=last))]):
+            return last is ...
     return isinstance(parent, ast.Module) and not isinstance(node, ast.ClassDef | ast.FunctionDef)
 
 

@@ -2,13 +2,13 @@
 
     python benchmarks/modulation.py
 
-From one hidden Markov model of text: the static product, potentials on the states (E.1) and gates
-over several transitions (E.2), all trained on the same blocks against the same frozen denoiser,
-with the circuit, for the same number of passes (Eq. 7, Adam). Then the log-linear coupling, as it
-is fitted to the text-trained circuit, with its circuit trained on, and with E.1 on top. Every
-method has the same two step sizes for its circuit, of which the better is taken, by blocks that
-the table is not about. Prints Markdown: nats per masked token on held-out blocks, with the same
-masks for all.
+From one hidden Markov model of text: the static product, potentials on the states (E.1), gates
+over several transitions or a transition moved at low rank (both E.2), all trained on the same
+blocks against the same frozen denoiser, with the circuit, for the same number of passes (Eq. 7,
+Adam). Then the log-linear coupling, as it is fitted to the text-trained circuit, with its circuit
+trained on, and with E.1 on top. Every method has the same two step sizes for its circuit, of which
+the better is taken, by blocks that the table is not about. Prints Markdown: nats per masked token
+on held-out blocks, with the same masks for all.
 """
 
 from __future__ import annotations
@@ -20,7 +20,14 @@ from conditional import adam
 from toy import arguments, size
 
 import pcflow as pf
-from pcflow_diffusion import Blocks, CircuitHead, Modulation, fit_conditional, fit_modulation
+from pcflow_diffusion import (
+    Blocks,
+    CircuitHead,
+    Modulation,
+    TransitionModulation,
+    fit_conditional,
+    fit_modulation,
+)
 from pcflow_diffusion.evaluate import gap_table, markdown
 from pcflow_diffusion.evaluate.setting import fit_circuit, prepare
 from pcflow_diffusion.models import BLOCK
@@ -34,6 +41,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--states", type=int, default=size(128, 4), help="of the HMM (%(default)s)")
     parser.add_argument("--gates", type=int, default=size(4, 2), help="of E.2 (%(default)s)")
+    parser.add_argument("--rank", type=int, default=size(4, 1), help="of E.2 (%(default)s)")
     parser.add_argument(
         "--rows", type=int, default=size(2048, 32), help="training blocks (%(default)s)"
     )
@@ -51,10 +59,11 @@ def main() -> None:
 
     mask = material.tokenizer.mask_token_id
     static = CircuitHead(circuit, mask, "product")
-    print(f"HMM with {given.states} states, {given.rows} blocks of {BLOCK} characters.\n")
+    print(f"HMM with {given.states} states, {given.rows} blocks of {BLOCK} tokens.\n")
     heads = {"product, circuit of the text": static}
-    for kind in ("static", "E.1", "E.2"):
-        heads[f"product, {kind}"] = best(static, kind, given.gates, seen, chosen_by, given.epochs)
+    for kind in ("static", "E.1", "E.2, gates", "E.2, low rank"):
+        ways = given.rank if kind == "E.2, low rank" else given.gates
+        heads[f"product, {kind}"] = best(static, kind, ways, seen, chosen_by, given.epochs)
     fitted = CircuitHead(circuit, mask, "product")
     fitted.fit_coupling(chosen_by.logits, chosen_by.x, chosen_by.x0)
     heads["log-linear, circuit of the text"] = fitted
@@ -71,13 +80,13 @@ def main() -> None:
 
 
 def best(
-    start: CircuitHead, kind: str, gates: int, seen: Blocks, chosen_by: Blocks, epochs: int
+    start: CircuitHead, kind: str, ways: int, seen: Blocks, chosen_by: Blocks, epochs: int
 ) -> CircuitHead:
     """The head trained with each step size, of which the better one."""
     found = {}
     for step in STEPS:
         began = time.perf_counter()
-        head = train(start, kind, gates, seen, step, epochs)
+        head = train(start, kind, ways, seen, step, epochs)
         with torch.no_grad():
             log_q = head.log_prob(chosen_by.logits, chosen_by.x, chosen_by.x0).sum()
         found[step] = float(log_q), head
@@ -89,22 +98,25 @@ def best(
 
 
 def train(
-    start: CircuitHead, kind: str, gates: int, seen: Blocks, step: float, epochs: int
+    start: CircuitHead, kind: str, ways: int, seen: Blocks, step: float, epochs: int
 ) -> CircuitHead:
-    """A copy of the head, modulated or not, after some passes."""
+    """A copy of the head, modulated or not, after some passes; so many gates, or of such rank."""
     generator, circuit = torch.Generator().manual_seed(0), start.model.circuit
-    mask, tokens, values = start.mask_token_id, start.vocabulary_size, gates
+    mask, tokens = start.mask_token_id, start.vocabulary_size
     if kind == "static":
         head = CircuitHead(pf.compile(circuit), mask, start.coupling)
         fit_conditional(head, seen, adam(step), epochs=epochs, progress=False, generator=generator)
         return head
+    root = circuit.root
+    assert isinstance(root, pf.SumLayer)
+    states = root.weight.shape[1]
+    modulation: Modulation | TransitionModulation
     if kind == "E.1":
-        root = circuit.root
-        assert isinstance(root, pf.SumLayer)
-        circuit, values = pf.expose_latents(circuit), root.weight.shape[1]
+        circuit, modulation = pf.expose_latents(circuit), Modulation(tokens, states)
+    elif kind == "E.2, gates":
+        circuit, modulation = pf.add_gates(circuit, ways, 0.3, generator), Modulation(tokens, ways)
     else:
-        circuit = pf.add_gates(circuit, gates, 0.3, generator)
-    modulation = Modulation(tokens, values)
+        circuit, modulation = pf.untie(circuit), TransitionModulation(tokens, states, ways)
     head = CircuitHead(pf.compile(circuit), mask, start.coupling, modulation=modulation)
     fit_modulation(
         head, seen, epochs=epochs, circuit_learning_rate=step, progress=False, generator=generator

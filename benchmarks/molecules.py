@@ -179,13 +179,16 @@ def is_valid(reaction: str) -> bool:
     """Whether every molecule on both sides of one arrow can be read."""
     sides = reaction.split(">>")
     molecules = [molecule for side in sides for molecule in side.split(".")]
-    return len(sides) == 2 and all(molecule and _parses(molecule) for molecule in molecules)
+    read = (molecule and canonical(molecule) is not None for molecule in molecules)
+    return len(sides) == 2 and all(read)
 
 
-def _parses(molecule: str) -> bool:
+def canonical(molecule: str) -> str | None:
+    """The one way to write a molecule, or a part of it; None if RDKit cannot read it."""
     if TOY and not is_installed("rdkit"):
-        return molecule.count("(") == molecule.count(")")
+        return molecule if molecule.count("(") == molecule.count(")") else None
     from rdkit import Chem, RDLogger
 
     RDLogger.DisableLog("rdApp.*")
-    return Chem.MolFromSmiles(molecule) is not None
+    found = Chem.MolFromSmiles(molecule)
+    return None if found is None else Chem.MolToSmiles(found)

@@ -4,13 +4,16 @@
     python benchmarks/mutants.py                        # 15 mutants of every file of the heart
     python benchmarks/mutants.py pcflow/engine/passes.py --sample 40
     python benchmarks/mutants.py pcflow/engine/rows.py --only 42 43 --tests tests/test_memory.py
+    python benchmarks/mutants.py --sample 2 --seed 7 --watched watched.jsonl
 
 Every mutant is a file with one change (see changes.py). First the tests run as they are, watched:
 which functions each of them enters, and how long it takes. Then each mutant is a fork of the
 process that has collected them. There the functions that exist are given their changed code, and
-the tests that enter them run, the quickest first, until one fails. If none does of those that take
-twenty seconds together (`--seconds`), the mutant survives. Files take turns, so that a count that
-is stopped (`--minutes`) is one of them all. Printed are a Markdown table and the survivors.
+the tests that enter them run, those first that enter least besides, until one fails. If none does
+of those that take twenty seconds together (`--seconds`), the mutant survives. Files take turns, so
+that a count that is stopped (`--minutes`) is one of them all. Printed are a Markdown table and the
+survivors. What was watched may be kept (`--watched`): then only tests that are new are watched. It
+is no longer true once code moves, or a test fails.
 
 Hypothesis draws the same ten examples each time and does not shrink. A test fails if it takes ten
 seconds of processor time: some mutants never end. What takes more than three as it is, is not run.
@@ -90,7 +93,8 @@ class Forks:
         """Nothing was tried yet."""
         self.given, self.jobs, self.seconds = given, asked.jobs, asked.seconds
         self.until = time.monotonic() + 60 * asked.minutes
-        self.report = TemporaryFile("w+")  # noqa: SIM115
+        kept = asked.watched
+        self.report = kept.open("a+") if kept else TemporaryFile("w+")  # noqa: SIM115
         self.watches = False
         self.entered: set[Place] = set()
         self.passed = True
@@ -101,18 +105,20 @@ class Forks:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
         """In a fork this returns nothing, and pytest goes on to run what is left of the tests."""
+        items = {item.nodeid: item for item in session.items}
+        known, _ = self.read(items)
+        new = [item for name, item in items.items() if name not in known]
         for part in range(self.jobs):
             if not fork():
                 self.watches, session.config.option.maxfail = True, 0
-                session.items[:] = session.items[part :: self.jobs]
+                session.items[:] = new[part :: self.jobs]
                 signal.signal(signal.SIGPROF, too_slow)
                 return None
         for _ in range(self.jobs):
             os.wait()
-        items = {item.nodeid: item for item in session.items}
-        costs, entered = self.read()
-        if failed := len(items) - len(costs):
-            print(f"{failed} tests are left out: too slow, skipped or failing", flush=True)
+        costs, entered = self.read(items)
+        left_out = sum(seconds >= SLOW for seconds in costs.values())
+        print(f"{left_out} tests are left out: too slow, skipped or failing", flush=True)
         living = functions(self.given)
         for path, (number, change, code) in by_turns(self.given):
             if time.monotonic() > self.until:
@@ -149,9 +155,9 @@ class Forks:
         yield
         sys.setprofile(None)
         signal.setitimer(signal.ITIMER_PROF, 0)
-        if self.passed:
-            line = [item.nodeid, time.process_time() - begin, sorted(self.entered)]
-            os.write(self.report.fileno(), f"{json.dumps(line)}\n".encode())  # in one piece
+        seconds = time.process_time() - begin if self.passed else inf
+        line = [item.nodeid, seconds, sorted(self.entered)]
+        os.write(self.report.fileno(), f"{json.dumps(line)}\n".encode())  # in one piece
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """A test that does not pass as it is, shows nothing."""
@@ -163,10 +169,11 @@ class Forks:
         if event == "call" and code.co_filename in self.given:
             self.entered |= {(code.co_filename, outermost(code)), (code.co_filename, "")}
 
-    def read(self) -> tuple[dict[str, float], dict[Place, list[str]]]:
-        """What each test takes, the quickest first, and the tests that enter a place."""
+    def read(self, items: Iterable[str]) -> tuple[dict[str, float], dict[Place, list[str]]]:
+        """What each test takes, those first that enter least, and the tests that enter a place."""
         self.report.seek(0)
-        lines = sorted(map(json.loads, self.report), key=lambda line: line[1])
+        watched = [line for line in map(json.loads, self.report) if line[0] in items]
+        lines = sorted(watched, key=lambda line: (len(line[2]), line[1]))
         entered: dict[Place, list[str]] = {}
         for name, _, places in lines:
             for place in places:
@@ -266,13 +273,13 @@ def begin_anew(path: str, code: CodeType, names: list[str]) -> None:
     os._exit(pytest.main([*OPTIONS, *names], [Bounds()]))
 
 
-def sample(path: Path, lines: list[int] | None, count: int) -> list[Mutant]:
+def sample(path: Path, asked: Namespace) -> list[Mutant]:
     """Mutants of a file; of a larger sample the first ones are those of a smaller one."""
-    if lines is not None:
-        return [one for one in mutants(path) if one[0] in lines]
+    if asked.only is not None:
+        return [one for one in mutants(path) if one[0] in asked.only]
     given = list(mutants(path))
-    Random(short(path)).shuffle(given)
-    return given[: size(count, 3)]
+    Random(short(path) + asked.seed).shuffle(given)
+    return given[: size(asked.sample, 3)]
 
 
 def main() -> None:
@@ -283,6 +290,8 @@ def main() -> None:
     parser.add_argument("--tests", nargs="+", default=size(TESTS, few[1]), help="instead of all")
     parser.add_argument("--only", nargs="+", type=int, metavar="LINE", help="just these lines")
     parser.add_argument("--sample", type=int, default=15, metavar="N", help="of a file (15)")
+    parser.add_argument("--seed", default="", help="of the sample")
+    parser.add_argument("--watched", type=Path, metavar="FILE", help="what each test enters")
     parser.add_argument("--seconds", type=float, default=20.0, help="of tests for a mutant (20)")
     parser.add_argument("--minutes", type=float, default=inf, help="after which no more begin")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time (1)")
@@ -300,7 +309,7 @@ def main() -> None:
         suppress_health_check=[HealthCheck.too_slow],  # which other processes would decide
     )
     files = [path.resolve() for path in asked.files]
-    given = {str(path): sample(path, asked.only, asked.sample) for path in files}
+    given = {str(path): sample(path, asked) for path in files}
     forks, parent = Forks(given, asked), os.getpid()
     status = pytest.main([*OPTIONS, *map(str, asked.tests)], [forks])
     if os.getpid() != parent or status != 0:

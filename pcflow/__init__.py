@@ -42,6 +42,7 @@ from pcflow.construct import (
     naive_bayes,
     stationary,
     unroll,
+    untie,
 )
 from pcflow.data import datasets
 from pcflow.engine import Machine
@@ -136,6 +137,8 @@ from pcflow.learn import (
     EM,
     Anemone,
     Batch,
+    ConditionalCircuit,
+    Conditioned,
     Examples,
     FitResult,
     Gradient,
@@ -178,6 +181,8 @@ __all__ = [
     "Circuit",
     "Compatible",
     "CompiledCircuit",
+    "ConditionalCircuit",
+    "Conditioned",
     "Container",
     "Decomposable",
     "DensityFamily",
@@ -312,6 +317,7 @@ __all__ = [
     "stationary",
     "structure",
     "unroll",
+    "untie",
     "viterbi",
     "write_dimacs",
     "write_psdd",

@@ -2,10 +2,10 @@
 
 A masked diffusion language model gives one distribution per masked token; drawing several tokens
 independently mixes up what belongs together. `CircuitHead` couples them through a circuit
-(CoDD, arXiv 2603.00045): a joint distribution, exactly normalised and exactly sampled.
+(CoDD, arXiv 2603.00045): a joint distribution, exactly normalised and exactly sampled. For a causal
+model, `MultiTokenHead` drafts several tokens that it then verifies.
 """
 
-from pcflow_diffusion.backbones import Backbone, dream, llada, mdlm, narrow
 from pcflow_diffusion.decode import Decoding, Step, generate, infill, lengths_of, minimum_cover
 from pcflow_diffusion.errors import DiffusionError
 from pcflow_diffusion.head import (
@@ -16,21 +16,36 @@ from pcflow_diffusion.head import (
     Marginals,
     Modulation,
     Projection,
+    TransitionModulation,
     fingerprint,
 )
 from pcflow_diffusion.models import (
+    Backbone,
     CharacterTokenizer,
     Denoiser,
     DenoiserConfig,
     Schedule,
+    dream,
     elbo_weights,
+    llada,
     load_denoiser,
     mask_exactly,
     mask_tokens,
     masked_diffusion_loss,
+    mdlm,
+    narrow,
     sample_times,
     save_denoiser,
     schedule_by_name,
+)
+from pcflow_diffusion.multi_token import (
+    CausalVerifier,
+    JudgeVerifier,
+    MultiTokenHead,
+    accept,
+    fit_multi_token,
+    multi_token_loss,
+    speculate,
 )
 from pcflow_diffusion.plugs import (
     CircuitLM,
@@ -57,6 +72,7 @@ from pcflow_diffusion.train import (
 __all__ = [
     "Backbone",
     "Blocks",
+    "CausalVerifier",
     "CharacterTokenizer",
     "CircuitHead",
     "CircuitLM",
@@ -67,13 +83,17 @@ __all__ = [
     "DenoiserConfig",
     "DiffusionError",
     "Draw",
+    "JudgeVerifier",
     "LogLinear",
     "Marginals",
     "Modulation",
+    "MultiTokenHead",
     "Projection",
     "Schedule",
     "Step",
     "StoredLogits",
+    "TransitionModulation",
+    "accept",
     "circuit_algorithm",
     "circuit_decoder",
     "circuit_policy",
@@ -89,6 +109,7 @@ __all__ = [
     "fit_conditional",
     "fit_jointly",
     "fit_modulation",
+    "fit_multi_token",
     "generate",
     "infill",
     "lengths_of",
@@ -99,9 +120,11 @@ __all__ = [
     "masked_diffusion_loss",
     "mdlm",
     "minimum_cover",
+    "multi_token_loss",
     "narrow",
     "sample_times",
     "save_denoiser",
     "schedule_by_name",
+    "speculate",
     "store_logits",
 ]

@@ -1,10 +1,11 @@
-"""What arguments must be, asked at the door: tokens, their ids, logits and settings.
+"""What arguments must be, asked at the door: tokens, their ids, logits, settings, command lines.
 
 Legend: B batch, L positions, V tokens.
 """
 
 from __future__ import annotations
 
+from argparse import ArgumentTypeError
 from collections.abc import Iterable, Sequence
 from math import inf
 from operator import index
@@ -99,6 +100,27 @@ def check_logits(name: str, logits: object, tokens: Tensor) -> None:
         raise ShapeMismatch(f"{name} must be {wanted}, got {tuple(logits.shape)}")
     if logits.device != tokens.device:
         raise TypeMismatch(f"{name} are on {logits.device}, tokens on {tokens.device}")
+
+
+def check_real(name: str, numbers: object, *shape: int | str) -> Tensor:
+    """A tensor of floating point of a shape, of which words stand for any length.
+
+    Raises:
+        TypeMismatch: if it is no tensor of floating point, or without data.
+        ShapeMismatch: if it has another shape.
+
+    Examples:
+        >>> check_real("log_p", torch.zeros(2, 3), 2, "V").shape
+        torch.Size([2, 3])
+    """
+    if not isinstance(numbers, Tensor) or not numbers.is_floating_point() or numbers.is_meta:
+        raise TypeMismatch(f"{name} must be a tensor of floating point, got {_kind(numbers)}")
+    sizes = [size if isinstance(size, int) else None for size in shape]
+    pairs = zip(numbers.shape, sizes, strict=False)
+    if numbers.dim() != len(shape) or any(size not in (None, found) for found, size in pairs):
+        wanted = ", ".join(map(str, shape))
+        raise ShapeMismatch(f"{name} must be [{wanted}], got {tuple(numbers.shape)}")
+    return numbers
 
 
 def check_weights(name: str, weights: object, count: int) -> None:
@@ -208,3 +230,69 @@ def _kind(given: object) -> str:
     if not isinstance(given, Tensor):
         return type(given).__name__
     return f"{given.dtype} on {given.device}"
+
+
+def as_count(word: str) -> int:
+    """How many there are, at least one.
+
+    Raises:
+        ValueError: if it is no whole number; ArgumentTypeError: if it is below 1.
+
+    Examples:
+        >>> as_count("0")
+        Traceback (most recent call last):
+        ...
+        argparse.ArgumentTypeError: 0 is below 1
+    """
+    number = int(word)
+    if number < 1:
+        raise ArgumentTypeError(f"{word} is below 1")
+    return number
+
+
+def as_whole(word: str) -> int:
+    """How many there are, or the number of a token.
+
+    Raises:
+        ValueError: if it is no whole number; ArgumentTypeError: if it is negative.
+    """
+    number = int(word)
+    if number < 0:
+        raise ArgumentTypeError(f"{word} is negative")
+    return number
+
+
+def as_seed(word: str) -> int:
+    """The seed of a generator.
+
+    Raises:
+        ValueError: if it is no whole number; ArgumentTypeError: if it is too large.
+    """
+    number = int(word)
+    if abs(number) >= 1 << 63:
+        raise ArgumentTypeError(f"{word} has more than 63 bits")
+    return number
+
+
+def as_not_negative(word: str) -> float:
+    """A time, or a temperature.
+
+    Raises:
+        ValueError: if it is no number; ArgumentTypeError: if it is below 0, or not finite.
+    """
+    number = float(word)
+    if not 0 <= number < inf:
+        raise ArgumentTypeError(f"{word} is negative or no number")
+    return number
+
+
+def as_positive(word: str) -> float:
+    """A time that something takes.
+
+    Raises:
+        ValueError: if it is no number; ArgumentTypeError: if it is not above 0, or not finite.
+    """
+    number = float(word)
+    if not 0 < number < inf:
+        raise ArgumentTypeError(f"{word} is not above 0")
+    return number

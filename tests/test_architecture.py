@@ -39,11 +39,11 @@ ROOMS = {  # the rooms of each package: one may import only from those above it
     "pcflow_diffusion": (
         "errors",
         "checks",
-        "backbones",
+        "models",
         "head",
         "decode",
         "plugs",
-        "models",
+        "multi_token",
         "train",
         "evaluate",
         "demo",

@@ -252,6 +252,29 @@ def test_tokens_may_be_any_characters(pattern) -> None:
     assert rule.widened(len(tokens)).accepts(every).tolist() == fits
 
 
+def test_patterns_are_read_once(monkeypatch) -> None:
+    asked = []
+
+    def marked(pattern: str, texts: tuple[str | None, ...]) -> Index:
+        asked.append((pattern, texts))
+        if pattern == "(":
+            raise pf.PatternError(pattern, "it is open")
+        return Index({7: {0: len(pattern)}}, {len(pattern)})
+
+    monkeypatch.setattr(read, "Marked", marked)
+    rule = pf.Automaton.regex("read once", ["x", "y"])
+    assert pf.Automaton.regex("read once", ("x", "y")) is rule and len(asked) == 1
+    pf.Automaton.regex("read twice", ["x", "y"])
+    pf.Automaton.regex("read once", ["y", "x"])
+    pf.Automaton.regex("read once", ["x", "y"], end=1)
+    pf.Automaton.regex("read once", ["x", None])
+    assert len(asked) == 5
+    for _ in range(2):  # what is refused is not kept
+        with pytest.raises(pf.PatternError):
+            pf.Automaton.regex("(", ["x"])
+    assert len(asked) == 7
+
+
 def test_json_of_a_schema() -> None:
     pytest.importorskip("outlines_core", reason="an extra")
     characters = ["", *sorted(set('{}": truefalsok'))]
@@ -287,6 +310,8 @@ def edge(here, there) -> dict:
         (pf.SettingError, lambda: pf.Automaton.template([pf.Automaton.options([[3]])], 2)),
         (pf.SettingError, lambda: pf.Automaton.of(Index({7: {4: 9}}, {9}), num_categories=3)),
         (pf.TypeMismatch, lambda: pf.Automaton.of([0], num_categories=3)),
+        (pf.SettingError, lambda: pf.Automaton.of(edge(0, 1), num_categories=2)),
+        (pf.SettingError, lambda: pf.Automaton.of(edge(0, 1), end=0)),
         (pf.StructureError, lambda: pf.Automaton([0, 2], [[0, 0]], 0, [True])),
         (pf.StructureError, lambda: pf.Automaton([0, 1], [[0, 1]], 0, [True])),
         (pf.StructureError, lambda: pf.Automaton([0, 1], [[0, 0]], 0, [True, False])),

@@ -213,6 +213,8 @@ def test_what_lacks_a_part_is_no_checkpoint(key: str, tmp_path: Path) -> None:
         ([1, 2], [1], "the length of it is 2, not 1"),
         ([torch.zeros(2)], [torch.zeros(1)], r"the shape of it.0 is \(2,\), not \(1,\)"),
         ([torch.zeros(1).int()], [torch.zeros(1)], "the type of it.0 is torch.int32, not torch.fl"),
+        ({"a": -0.5}, {"a": 0.0}, "it.a cannot be -0.5"),
+        ([torch.tensor(-1)], [torch.tensor(0)], "it.0 cannot be -1"),
     ],
 )
 def test_where_a_nest_is_not_like_another_is_said(found: Any, like: Any, told: str) -> None:

@@ -299,3 +299,18 @@ def test_any_circuit_stays_a_distribution(circuit: pf.Circuit, seed: int) -> Non
     model = fitted(circuit, rows, pf.Anemone(1.0), epochs=3, batch_size=2)
     nothing = torch.full((1, circuit.num_variables), torch.nan)
     assert abs(model.log_prob(nothing).item()) < 1e-9
+
+
+@both
+@settings(max_examples=10)
+@given(circuits(), st.integers(0, 10**6))
+def test_a_batch_of_all_rows_is_data(learner: str, circuit: pf.Circuit, seed: int) -> None:
+    made = some_rows(circuit, seed)
+    made.offset, made.weight = torch.randn(2, len(made)).double().abs()
+    whole = made.take(torch.arange(len(made)))
+    found = []
+    for rows in (made, whole):
+        order = torch.Generator().manual_seed(0)
+        found.append(fitted(circuit, rows, LEARNERS[learner](), batch_size=2, generator=order))
+    for one, other in zip(*(model.parameters() for model in found), strict=True):
+        assert torch.equal(one, other)

@@ -1,19 +1,17 @@
 """`fit` on data of every kind, stopped and taken up again, in one process and in two."""
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from device import DEVICE
+from processes import ends, start, start_together
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
@@ -251,93 +249,82 @@ def test_broken_checkpoints_are_refused(tmp_path: Path) -> None:
         fitted(rows(), checkpoint=file)
 
 
-PROGRAM = """
-import json, sys, time
-import torch
-import pcflow as pf
-from test_fit import LEARNERS, model_of, rows
-
-torch.set_num_threads(1)
-learners, checkpoint, out, pause, distributed = sys.argv[1:]
-rank = 0
-if distributed == "yes":
-    torch.distributed.init_process_group("gloo")
-    rank = torch.distributed.get_rank()
-
 class Slow:
-    def __init__(self, teacher):
-        self.teacher, self.full_batch = teacher, teacher.full_batch
+    """A learner that rests before every epoch, and counts the rows that it is shown."""
+
+    def __init__(self, teacher: Learner, pause: float) -> None:
+        self.teacher, self.pause, self.full_batch = teacher, pause, teacher.full_batch
         self.rows = 0
 
-    def start(self, model, team):
+    def start(self, model: pf.CompiledCircuit, team: pf.Team) -> "Slow":
         self.run = self.teacher.start(model, team)
         self.state, self.restore = self.run.state, self.run.restore
         return self
 
-    def step(self, batches, done):
-        if done * 6 % 1 == 0:  # an epoch begins
-            time.sleep(float(pause))
+    def step(self, batches: Iterable[pf.Batch], done: float) -> Tensor:
+        if done * EPOCHS % 1 == 0:  # an epoch begins
+            time.sleep(self.pause)
         return self.run.step(self.count(batches), done)
 
-    def count(self, batches):
+    def count(self, batches: Iterable[pf.Batch]) -> Iterator[pf.Batch]:
         for batch in batches:
             self.rows += len(batch)
             yield batch
 
-for learner in learners.split(","):
+
+EPOCHS = 6
+
+
+def learn(
+    learner: str, checkpoint: Path | None, out: Path, pause: float = 0.0, distributed: bool = False
+) -> None:
+    """Save what is learned under a name that begins with `out`, and what `fit` tells beside it."""
+    rank = torch.distributed.get_rank() if distributed else 0
     torch.manual_seed(rank)  # of several, the first one's order and initial parameters count
-    model, slow = model_of(rank), Slow(LEARNERS[learner]())
+    model, slow = model_of(rank), Slow(LEARNERS[learner](), pause)
     result = pf.fit(
-        model, rows(52), slow, epochs=6, batch_size=17, progress=False,
-        validation=rows(31, 2), checkpoint=checkpoint or None, distributed=distributed == "yes",
+        model, rows(52), slow, epochs=EPOCHS, batch_size=17, progress=False,
+        validation=rows(31, 2), checkpoint=checkpoint, distributed=distributed,
         weights=torch.arange(52) % 3 + 0.5, validation_weights=torch.arange(31) % 2 + 0.5,
-    )
+    )  # fmt: skip
     if rank == 0:
-        pf.save(model, out + learner)
+        pf.save(model, f"{out}{learner}")
         told = {"train": result.train, "validation": result.validation, "rows": slow.rows}
-        with open(out + learner + ".json", "w") as file:
-            json.dump(told, file)
-if distributed == "yes":
+        Path(f"{out}{learner}.json").write_text(json.dumps(told))
+
+
+def learn_alone(out: Path) -> None:
+    for learner in LEARNERS:
+        learn(learner, None, out)
+
+
+def learn_together(out: Path) -> None:
+    torch.distributed.init_process_group("gloo")
+    for learner in LEARNERS:
+        learn(learner, None, out, distributed=True)
     torch.distributed.barrier()  # who leaves while others talk may be ended by a thread of gloo
     torch.distributed.destroy_process_group()
-"""
-
-
-def command(folder: Path, *arguments: object, processes: int = 0) -> subprocess.Popen[bytes]:
-    script = folder / "program.py"
-    script.write_text(PROGRAM)
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    whole = [sys.executable, *(torchrun if processes else []), script, *arguments]
-    return subprocess.Popen(list(map(str, whole)), env=environment)
 
 
 def test_a_killed_fit_goes_on_to_the_same_parameters(tmp_path: Path) -> None:
     file, out, whole = (tmp_path / name for name in ("fit", "out", "whole"))
-    undisturbed = command(tmp_path, "Anemone", "", whole, 0, "no")
-    killed = command(tmp_path, "Anemone", file, out, 0.5, "no")
-    while not file.exists() and killed.poll() is None:
+    undisturbed = start(learn, "Anemone", None, whole)
+    killed = start(learn, "Anemone", file, out, 0.5)
+    while not file.exists() and killed.is_alive():
         time.sleep(0.02)
     time.sleep(0.7)
-    killed.send_signal(signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL  # it had not finished by itself
+    killed.kill()
+    assert ends([killed]) == [-signal.SIGKILL]  # it had not finished by itself
     assert not Path(f"{out}Anemone").exists()
-    assert command(tmp_path, "Anemone", file, out, 0, "no").wait() == 0
-    assert undisturbed.wait() == 0
+    assert ends([undisturbed, start(learn, "Anemone", file, out)]) == [0, 0]
     resumed, wanted = (values(pf.load(f"{path}Anemone")) for path in (out, whole))
     assert torch.equal(resumed, wanted)
 
 
 def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    alone = command(tmp_path, ",".join(LEARNERS), "", one, 0, "no")
-    together = command(tmp_path, ",".join(LEARNERS), "", two, 0, "yes", processes=2)
-    assert alone.wait() == 0
-    assert together.wait() == 0
+    alone, together = start(learn_alone, one), start_together(2, learn_together, two)
+    assert ends([alone, *together]) == [0, 0, 0]
     for learner in LEARNERS:
         found, wanted = (values(pf.load(f"{path}{learner}")) for path in (two, one))
         torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)

@@ -11,6 +11,8 @@ from torch import Tensor
 
 import pcflow as pf
 
+Pattern = tuple[int, int, int]
+
 
 def factorised(family: pf.Categorical | pf.Bernoulli | pf.Gaussian) -> pf.CompiledCircuit:
     circuit = pf.build_circuit(pf.structure.fully_factorized(3), family, units=1)
@@ -277,6 +279,30 @@ def test_fit_refuses_what_it_cannot_use() -> None:
         pf.fit(model, DATA, patience=3, progress=False)
     with pytest.raises(pf.SettingError, match="pseudocount must be at least 0, got -1"):
         pf.EM(pseudocount=-1.0)
+
+
+PATTERNS = [(0, 0, 0), (0, 0, 1), (0, 1, 1), (0, 1, 2)]
+
+
+@pytest.mark.parametrize(("means", "widths"), list(product(PATTERNS, PATTERNS)))
+def test_only_what_is_tied_alike_is_counted(means: Pattern, widths: Pattern) -> None:
+    shared = [[pf.Parameter(torch.tensor([0.1 * n])) for n in range(3)] for _ in range(2)]
+    leaves = []
+    for variable, ties in enumerate(zip(means, widths, strict=True)):
+        mean, log_std = (some[n] for some, n in zip(shared, ties, strict=True))
+        named = {"mean": mean, "log_std": log_std}
+        leaves.append(pf.InputLayer(variable, pf.Gaussian(), 1, named))
+    model = pf.compile(pf.Circuit(pf.ProductLayer(leaves)), DEVICE)
+    x = torch.linspace(-1.0, 1.0, 30).view(10, 3)
+    if means != widths:
+        with pytest.raises(pf.StructureError, match=r"Gaussian.* are tied in different ways"):
+            pf.fit(model, x, pf.EM(), epochs=1, progress=False)
+        return
+    pf.fit(model, x, pf.EM(), epochs=1, progress=False)
+    for ties in set(means):
+        values = x[:, [variable for variable, tie in enumerate(means) if tie == ties]]
+        found = model.mean(torch.full((1, 3), torch.nan))[0, means.index(ties)]
+        assert found.item() == pytest.approx(values.mean().item(), abs=1e-3)
 
 
 def _still(parameters: Iterator[torch.nn.Parameter]) -> torch.optim.Optimizer:

@@ -92,3 +92,25 @@ def test_the_oldest_goes_first() -> None:
     ask("much", 101)
     assert cache.sizes == {"b": 50, "c": 30}  # what does not fit drives nothing out
     assert made == ["a", "b", "c", "much"]
+
+
+def budgeted(memory: int) -> tuple[pf.CompiledCircuit, torch.Tensor]:
+    circuit = pf.hmm(8, 4, pf.Categorical(3), generator=torch.Generator().manual_seed(0))
+    return pf.compile(circuit, DEVICE, memory=memory), torch.zeros(60, 8, dtype=torch.long)
+
+
+def test_a_budget_is_used() -> None:
+    """Of what answers alone write on, nothing is held free for a way down that nobody goes."""
+    plan = budgeted(1)[0].engine.plan.lean
+    row = plan.numbers_per_row * 4
+    model, x = budgeted(10 * row)
+    model.log_prob(x)
+    assert {sheet.batch for sheet in model.engine.pool.free} == {10}
+
+
+def test_a_few_draws_make_no_table_for_many() -> None:
+    model = pf.compile(pf.hmm(3, STATES, pf.Categorical(WIDTH), homogeneous=False), DEVICE)
+    model.sample(1, NOTHING[:1])
+    assert "cumulative" not in model.memory.tables
+    model.sample(500, NOTHING[:1])
+    assert "cumulative" in model.memory.tables

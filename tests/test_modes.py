@@ -86,6 +86,14 @@ def test_a_model_that_is_made_or_moved_in_a_mode_answers_in_all(mode: str, where
         assert_right("slopes", slopes(pf.compile(model.circuit, DEVICE), ABOUT))
 
 
+@pytest.mark.parametrize("name", QUERIES)
+def test_queries_answer_while_what_calls_them_is_compiled(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert_right(name, QUERIES[name](made(), ABOUT))
+
+
 @pytest.mark.parametrize("mode", ["plain", "no_grad", "autocast"])
 def test_fitting_is_the_same_under_autocast(mode: str) -> None:
     rows, models = torch.randint(3, (50, 3)), (made(), made())

@@ -1,6 +1,9 @@
 """What is recorded answers as what is launched. A CPU makes the recorded calls again: same memory,
 same order, nothing looked at; a GPU plays CUDA graphs."""
 
+from collections.abc import Callable
+from itertools import permutations
+
 import pytest
 import torch
 from device import DEVICE
@@ -101,6 +104,33 @@ def test_weights_stay_where_recordings_read_them(inputs: pf.Categorical) -> None
     fresh = pf.compile(model.circuit, DEVICE)
     torch.testing.assert_close(model.log_prob(x), fresh.log_prob(x))
     assert {n: w.tensor.data_ptr() for n, w in tables.weights(False).items()} == places
+
+
+def counts(model: pf.CompiledCircuit, x: Tensor) -> list[Tensor]:
+    """What a step of EM makes of the parameters, which are then as they were."""
+    kept = [bank.detach().clone() for bank in model.banks]
+    pf.fit(model, x, pf.EM(0.1), epochs=1, progress=False)
+    found = [bank.detach().clone() for bank in model.banks]
+    with torch.no_grad():
+        for bank, old in zip(model.banks, kept, strict=True):
+            bank.copy_(old)
+    return found
+
+
+def test_no_way_down_is_taken_for_another() -> None:
+    """Those that ask for nothing but inputs, for weights, and for a share of their flow."""
+    x = torch.tensor([[0.0, 1, 2, 0], [1, 1, torch.nan, torch.nan]])
+    circuit = pf.hmm(4, 3, pf.Categorical(3), generator=torch.Generator().manual_seed(0))
+    ways: list[Callable[[pf.CompiledCircuit], list[Tensor]]] = [
+        lambda model: [model.marginals(x)],
+        lambda model: counts(model, x.nan_to_num(1.0)),
+        lambda model: counts(model, x),
+        lambda model: gradients(model, pf.Evidence(x)),
+    ]
+    for order in permutations(ways, 2):
+        launched, recorded = twins(circuit)
+        for way in order * 3:
+            torch.testing.assert_close(way(recorded), way(launched), rtol=1e-9, atol=1e-12)
 
 
 def test_draws_of_a_seed_are_the_same_whether_recorded_or_not_yet() -> None:

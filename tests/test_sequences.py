@@ -279,7 +279,7 @@ QUERIES: list[Callable[[pf.Circuit], object]] = [
     lambda circuit: pf.state_posteriors(circuit, torch.zeros(1, 4)),
     lambda circuit: pf.unroll(circuit, 2),
     lambda circuit: pf.stationary(circuit),
-    lambda circuit: pf.compile(circuit).filter(1),
+    lambda circuit: pf.compile(circuit).filter(1).next_log_states(),
 ]
 
 

@@ -247,7 +247,9 @@ CALLS: dict[str, Call] = {
     "read_dimacs": lambda folder: {
         "path": written(folder / "cnf", lambda p: pf.write_dimacs(pf.CNF([(1, 2)]), p))},
     **{f"CompiledCircuit.{name}": (lambda _: {"self": model(), "evidence": nothing()})
-       for name in ("log_prob", "mean", "mpe")},
+       for name in ("conditionals", "log_prob", "mean", "mpe")},
+    "CompiledCircuit.next_log_probs": lambda _: {"self": model(), "evidence": nothing(),
+                                                 "variables": [0]},
     "CompiledCircuit.evidence": lambda _: {"self": model(), "given": nothing()},
     "CompiledCircuit.marginals": lambda _: {"self": model(), "evidence": nothing(),
                                             "categories": torch.zeros(1, 1, 1).long(),

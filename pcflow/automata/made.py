@@ -6,7 +6,7 @@ Legend: V categories.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import reduce
+from functools import lru_cache, reduce
 from typing import Any, Self
 
 import numpy as np
@@ -17,6 +17,9 @@ from pcflow.automata.language import Language
 from pcflow.automata.table import Table
 from pcflow.checks import as_iterable, as_wholes, check_kind, check_whole
 from pcflow.errors import EmptyLanguage, SettingError
+
+KEPT = 32
+"""How many automata of patterns are kept: of a large vocabulary each takes about a second."""
 
 
 class Made(Language):
@@ -156,15 +159,16 @@ class Made(Language):
             given: an `outlines_core.Index`; or a dictionary as Ctrl-G (Zhang et al. 2024) writes
                 it: `edges` [(state, state after, flags [V]), ...], `initial_state`,
                 `accept_states`.
-            num_categories: V, of an index.
-            end: the index's end of text: nothing but itself follows it, so that a text may be
-                shorter than the sequence that it stands in.
+            num_categories: V, of an index; the flags of a dictionary say it.
+            end: an index's end of text: nothing but itself follows it, so that a text may be
+                shorter than the sequence that it stands in. Of a dictionary take `padded(end)`.
 
         Raises:
             CannotEnd: if strings come to states of an index from which none ends.
             EmptyLanguage: if no string is accepted.
             StructureError: if a dictionary is of another form.
-            SettingError: if the index names categories out of range.
+            SettingError: if the index names categories out of range, a dictionary is about another
+                number of them, or an end is given with one.
 
         Examples:
             >>> import pcflow as pf
@@ -173,7 +177,7 @@ class Made(Language):
             Automaton(2 states, 2 classes of 3 categories)
         """
         if isinstance(given, Mapping):
-            return cls._of(read.from_ctrl_g(given))
+            return cls._of(_as_said(read.from_ctrl_g(given), num_categories, end))
         if not hasattr(given, "get_transitions"):
             check_kind("given", given, Mapping, "an index of outlines-core or a dictionary")
         check_whole("num_categories", num_categories)
@@ -188,6 +192,8 @@ class Made(Language):
         cls, pattern: str, vocabulary: Sequence[str | bytes | None], end: int | None = None
     ) -> Self:
         """The sequences of tokens whose texts together match a regular expression.
+
+        Who asks again for one of the last 32 is given what is there.
 
         Args:
             pattern: a regular expression, as outlines-core understands it.
@@ -211,6 +217,11 @@ class Made(Language):
             check_whole("end", end, least=0)
         texts = _vocabulary(vocabulary)
         texts = [None if number == end else text for number, text in enumerate(texts)]
+        return cls._regex(pattern, tuple(texts), end)
+
+    @classmethod
+    @lru_cache(maxsize=KEPT)
+    def _regex(cls, pattern: str, texts: tuple[str | bytes | None, ...], end: int | None) -> Self:
         return cls.of(read.Marked(pattern, texts), len(texts), end)
 
     @classmethod
@@ -231,6 +242,20 @@ class Made(Language):
 
 def _is_rule(part: object) -> bool:
     return isinstance(part, Language)
+
+
+def _as_said(table: Table, num_categories: int | None, end: int | None) -> Table:
+    """The table of a dictionary, which says itself what an index has to be told.
+
+    Raises:
+        SettingError: if something else was said.
+    """
+    size = len(table.classes)
+    wanted = f"{size}, of which the flags of the edges are (`widened` takes more)"
+    SettingError.check("num_categories", num_categories, wanted, lambda n: n in (None, size))
+    wanted = "None, of a dictionary: take `padded(end)` of the automaton"
+    SettingError.check("end", end, wanted, lambda n: n is None)
+    return table
 
 
 def _texts(name: str, given: Iterable[Iterable[int]]) -> list[list[int]]:

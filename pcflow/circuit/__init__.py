@@ -30,6 +30,7 @@ from pcflow.circuit.properties import (
 from pcflow.circuit.rebuild import alike, kept, read_units, rebuild
 from pcflow.circuit.reference import reference_log_prob, unit_log_probs
 from pcflow.circuit.supports import Supports
+from pcflow.circuit.turns import Turn, Turns
 
 __all__ = [
     "Circuit",
@@ -51,6 +52,8 @@ __all__ = [
     "StructuredDecomposable",
     "SumLayer",
     "Supports",
+    "Turn",
+    "Turns",
     "Unit",
     "alike",
     "is_deterministic",

@@ -8,6 +8,7 @@ from pcflow.construct.spn import learn_spn
 from pcflow.construct.stationary import stationary
 from pcflow.construct.trees import chow_liu, hclt, mixture_of_trees
 from pcflow.construct.unrolled import unroll
+from pcflow.construct.untied import untie
 
 __all__ = [
     "add_gates",
@@ -22,4 +23,5 @@ __all__ = [
     "naive_bayes",
     "stationary",
     "unroll",
+    "untie",
 ]

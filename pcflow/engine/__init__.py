@@ -1,14 +1,21 @@
 """How a circuit runs: a plan of batched steps, one pass up, one pass down."""
 
-from pcflow.engine.autograd import differentiable_log_prob
+from pcflow.engine.autograd import (
+    banks_of,
+    differentiable_leaves,
+    differentiable_log_prob,
+    refuse_edits,
+)
 from pcflow.engine.evaluate import Engine, Memory, RowCount
 from pcflow.engine.evaluation import Evaluation, Taped
+from pcflow.engine.folded import Folded
 from pcflow.engine.halves import best_path, stay
 from pcflow.engine.kernels import add_rows, named_sums
 from pcflow.engine.leaves.base import Leaf
 from pcflow.engine.leaves.density import DensityLeaf
 from pcflow.engine.leaves.finite import FiniteLeaf
 from pcflow.engine.leaves.posteriors import log_flows, log_posterior, rank_over_same_variable
+from pcflow.engine.log_matrix import LogMatrix
 from pcflow.engine.log_semiring import MaxInputs, MaxProduct
 from pcflow.engine.machine import MACHINE, Machine
 from pcflow.engine.memory import Pool
@@ -40,8 +47,10 @@ __all__ = [
     "Engine",
     "Evaluation",
     "FiniteLeaf",
+    "Folded",
     "InputStep",
     "Leaf",
+    "LogMatrix",
     "Machine",
     "MaxInputs",
     "MaxProduct",
@@ -59,7 +68,9 @@ __all__ = [
     "Tables",
     "Taped",
     "add_rows",
+    "banks_of",
     "best_path",
+    "differentiable_leaves",
     "differentiable_log_prob",
     "floor_of",
     "follow",
@@ -69,6 +80,7 @@ __all__ = [
     "make_plan",
     "named_sums",
     "rank_over_same_variable",
+    "refuse_edits",
     "select",
     "share_of",
     "stay",

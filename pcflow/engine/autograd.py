@@ -13,10 +13,10 @@ from pcflow.engine.evaluate import Engine
 from pcflow.engine.evaluation import Evaluation
 from pcflow.engine.leaves import Leaf
 from pcflow.engine.modes import in_ordinary_modes
+from pcflow.engine.once import once
 from pcflow.engine.plan import BankRead
 from pcflow.engine.tables import BankSums, Tables
 from pcflow.engine.versions import Stamp
-from pcflow.errors import Unsupported
 from pcflow.evidence import CheckedEvidence
 
 
@@ -28,7 +28,7 @@ def differentiable_log_prob(engine: Engine, evidence: CheckedEvidence) -> Tensor
     Raises:
         Unsupported: when it is differentiated a second time.
     """
-    banks = _banks(engine, evidence)
+    banks = banks_of(engine, evidence)
     inputs = (evidence.values, evidence.log_potentials, *banks)
     learns = any(tensor.requires_grad for tensor in inputs if tensor is not None)
     if not (learns and torch.is_grad_enabled()):
@@ -40,10 +40,52 @@ def differentiable_log_prob(engine: Engine, evidence: CheckedEvidence) -> Tensor
     return apply(engine, evidence, evidence.values, evidence.log_potentials, *banks)
 
 
-def _banks(engine: Engine, evidence: CheckedEvidence) -> Sequence[Tensor]:
+def differentiable_leaves(engine: Engine, evidence: CheckedEvidence) -> list[Tensor]:
+    """Logarithms [F, B, K] of the units of every input step, differentiable as `log_prob` is."""
+    apply = cast(Callable[..., tuple[Tensor, ...]], _LogLeaves.apply)
+    about = evidence.values, evidence.log_potentials
+    return list(apply(engine, evidence, *about, *banks_of(engine, evidence)))
+
+
+class _LogLeaves(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        engine: Engine,
+        evidence: CheckedEvidence,
+        values: Tensor,
+        potentials: Tensor | None,
+        *banks: Tensor,
+    ) -> tuple[Tensor, ...]:
+        ctx.engine, ctx.evidence = engine, evidence
+        ctx.save_for_backward(potentials, *_own(evidence))  # as in `_LogProb`
+        ctx.leaves = engine.log_leaves(evidence)
+        ctx.stamps = engine.tables.cache.stamps
+        return tuple(leaf.out.units.clone() for leaf in ctx.leaves)
+
+    @staticmethod
+    @in_ordinary_modes
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_edits(ctx.engine, ctx.stamps)
+        ctx.engine.tables.cache.watch()
+        _ = ctx.saved_tensors
+        with torch.no_grad():
+            gradients = _Gradients(ctx.engine, ctx.evidence, ctx.needs_input_grad)
+            for leaf, grad in zip(ctx.leaves, grads, strict=True):
+                gradients.at_leaf(leaf, grad)
+            found = [*map(gradients.of_bank, range(len(gradients.banks)))]
+        return once(None, None, gradients.values, gradients.potentials, *found)
+
+
+def banks_of(engine: Engine, evidence: CheckedEvidence) -> Sequence[Tensor]:
     """The parameters [P, ...] that are read, [B, P, ...] where every row has its own."""
     banks, own = engine.tables.banks, evidence.parameters
     return banks if own is None else own.in_place_of(banks)
+
+
+def _own(evidence: CheckedEvidence) -> tuple[Tensor, ...]:
+    """Parameters by row."""
+    return () if evidence.parameters is None else tuple(evidence.parameters.by_bank.values())
 
 
 class _LogProb(torch.autograd.Function):
@@ -57,8 +99,9 @@ class _LogProb(torch.autograd.Function):
         *banks: Tensor,
     ) -> Tensor:
         ctx.engine, ctx.evidence = engine, evidence
-        own = () if evidence.parameters is None else evidence.parameters.by_bank.values()
-        ctx.save_for_backward(potentials, *own)  # torch notices if they are edited in between
+        ctx.save_for_backward(
+            potentials, *_own(evidence)
+        )  # torch notices if they are edited in between
         ctx.evaluation = None
         if len(engine.parts(evidence)) > 1:  # too much to keep: each part is run again on its way
             ctx.evidence = evidence.copy()
@@ -74,32 +117,13 @@ class _LogProb(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         with torch.no_grad():
             found = _gradients(ctx, grad)
-        if not torch.is_grad_enabled():
-            return found
-        again = cast(Callable[..., tuple[Tensor, ...]], _Once.apply)
-        once = iter(again(*(g.requires_grad_() for g in found if g is not None)))
-        return tuple(None if g is None else next(once) for g in found)
-
-
-class _Once(torch.autograd.Function):
-    """Gradients that have none."""
-
-    @staticmethod
-    def forward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
-        return tuple(gradient.view_as(gradient) for gradient in gradients)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
-        raise Unsupported(
-            "log_prob can be differentiated once, not twice; second derivatives come from "
-            "reference_log_prob"
-        )
+        return once(*found)
 
 
 def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """Gradients of all that `forward` takes."""
     engine: Engine = ctx.engine
-    _refuse_edits(engine, ctx.stamps)
+    refuse_edits(engine, ctx.stamps)
     engine.tables.cache.watch()
     _ = ctx.saved_tensors
     evidence: CheckedEvidence = ctx.evidence
@@ -109,12 +133,13 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     else:
         for part in engine.parts(evidence):
             gradients.of(engine.evaluate(part), grad[part.origin])
-        _refuse_edits(engine, ctx.stamps)
+        refuse_edits(engine, ctx.stamps)
     found = map(gradients.of_bank, range(len(gradients.banks)))
     return None, None, gradients.values, gradients.potentials, *found
 
 
-def _refuse_edits(engine: Engine, stamps: tuple[Stamp, ...]) -> None:
+def refuse_edits(engine: Engine, stamps: tuple[Stamp, ...]) -> None:
+    """Raise if parameters have changed since they had these stamps, for all that is known."""
     if not engine.tables.cache.unchanged_since(stamps):
         raise RuntimeError("parameters were edited between log_prob and backward")
 
@@ -123,7 +148,7 @@ class _Gradients:
     """Gradients of values, potentials and banks, from what a way down finds."""
 
     def __init__(self, engine: Engine, evidence: CheckedEvidence, wanted: Sequence[bool]) -> None:
-        self.banks, self.wanted = _banks(engine, evidence), wanted[4:]
+        self.banks, self.wanted = banks_of(engine, evidence), wanted[4:]
         self.batch, own = len(evidence.values), evidence.parameters
         self.values = torch.zeros_like(evidence.values) if wanted[2] else None
         log = evidence.log_potentials if wanted[3] else None

@@ -21,6 +21,7 @@ from pcflow.engine.memory import Pool
 from pcflow.engine.modes import in_ordinary_modes
 from pcflow.engine.passes import up
 from pcflow.engine.plan import InputStep, Plan
+from pcflow.engine.row_tables import tables_of
 from pcflow.engine.semiring import Scaled, Value, floor_of
 from pcflow.engine.tables import Tables
 from pcflow.engine.tape import Tape
@@ -69,6 +70,11 @@ class Memory:
     parameters: int
     tables: dict[str, int]
     sheets: int
+
+    @property
+    def held(self) -> int:
+        """What would be free without it, the parameters apart."""
+        return sum(self.tables.values()) + self.sheets
 
     def __str__(self) -> str:
         """A line for each, and the budget."""
@@ -131,10 +137,11 @@ class Engine:
     def log_leaves(self, evidence: CheckedEvidence) -> list[Leaf]:
         """All inputs, in logarithms, on memory of their own."""
         self.tables.cache.refresh()
+        tables = tables_of(self.tables, evidence)
         logs, rows, found = LogSumProduct(self.plan.machine), len(evidence.values), []
         for step in self.plan.steps:
             if isinstance(step, InputStep):
-                leaf = make_leaf(step, self.tables, evidence, logs, keep=True)
+                leaf = make_leaf(step, tables, evidence, logs, keep=True)
                 units = self.tables.like.new_empty(step.folds, rows, step.units)
                 scale = units.new_zeros(units.shape[:2], dtype=torch.float64)
                 leaf.up(Value(units, scale, lowest=units.new_empty(0)))

@@ -76,7 +76,7 @@ def sum_product(a: Tensor, b: Tensor) -> Tensor:
     A product of matrices, relative to the largest of every row and column. Where that comes out
     so small that something may have been lost, sums are found one by one.
     """
-    rows, columns = _peak(a, -1), _peak(b, -2)
+    rows, columns = peak(a, -1), peak(b, -2)
     total = exp_(a - rows) @ exp_(b - columns)
     doubtful = total < SMALL
     log_total = total.log_().add_(rows).add_(columns)
@@ -107,10 +107,10 @@ def levels_of(steps: Tensor, product: Callable[[Tensor, Tensor], Tensor]) -> lis
     return levels
 
 
-def _peak(logs: Tensor, axis: int) -> Tensor:
+def peak(logs: Tensor, axis: int) -> Tensor:
     """The largest along an axis, zero where all are -inf."""
-    peak = logs.amax(dim=axis, keepdim=True)
-    return peak.masked_fill_(peak == -torch.inf, 0.0)
+    top = logs.amax(dim=axis, keepdim=True)
+    return top.masked_fill_(top == -torch.inf, 0.0)
 
 
 def _take(matrices: Tensor, place: Tensor, axis: int) -> Tensor:

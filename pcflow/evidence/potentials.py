@@ -219,7 +219,8 @@ class _Listed(Potentials):
         return _Listed(self.log[place], self.categories[place])
 
     def entries(self, row: Tensor, variable: Tensor) -> Potentials:
-        return self[row, variable]
+        log, categories = (_select(part, row, variable) for part in self.parts)
+        return _Listed(log, categories)
 
     def dense(self, size: int) -> Tensor:
         nowhere = self.log.new_full((*self.log.shape[:-1], size), -torch.inf)
@@ -229,11 +230,11 @@ class _Listed(Potentials):
         return _find(self.log, *self.rising, chosen)
 
     def at_entries(self, row: Tensor, variable: Tensor, chosen: Tensor) -> Tensor:
-        log = self.log[row, variable]  # [N, k]
+        log = _select(self.log, row, variable)  # [N, k]
         on_cpu = log.device.type == "cpu"  # elsewhere one would wait for the answer
-        if on_cpu and torch.equal(self.categories[row, variable], chosen):
+        if on_cpu and torch.equal(_select(self.categories, row, variable), chosen):
             return log
-        rising, place = (part[row, variable] for part in self.rising)
+        rising, place = (_select(part, row, variable) for part in self.rising)
         return _find(log, rising, place, chosen)
 
     def among(self, every: Tensor) -> Tensor:
@@ -278,10 +279,10 @@ class _Listed(Potentials):
         more = width - self.log.shape[-1]
         if more <= 0:
             return self
-        taken = torch.zeros(*self.log.shape[:-1], width, dtype=torch.bool, device=self.log.device)
-        inside = self.categories.clamp_max(width)
-        taken = pad(taken, (0, 1)).scatter(-1, inside, True)[..., :width]
-        first = taken.byte().argsort(dim=-1, stable=True)[..., :more]
+        shape = *self.log.shape[:-1], width + 1
+        taken = self.log.new_zeros(shape, dtype=torch.bool)  # those beyond stand last
+        taken.scatter_(-1, self.categories.clamp_max(width), True)
+        first = taken[..., :width].byte().argsort(dim=-1, stable=True)[..., :more]
         categories = torch.cat([self.categories, first], dim=-1)
         return _Listed(_widened(self.log, width), categories)
 

@@ -1,6 +1,7 @@
 """Learning: `fit`, the learners that it runs, and growing and pruning."""
 
 from pcflow.learn.batch import Batch, Model
+from pcflow.learn.conditional import ConditionalCircuit, Conditioned
 from pcflow.learn.data import Examples
 from pcflow.learn.em import EM
 from pcflow.learn.fit import FitResult, fit
@@ -14,6 +15,8 @@ __all__ = [
     "EM",
     "Anemone",
     "Batch",
+    "ConditionalCircuit",
+    "Conditioned",
     "Examples",
     "FitResult",
     "Gradient",

@@ -1,12 +1,12 @@
 """A batch: rows to learn from, what is given of them, and how much each of them counts.
 
-Legend: B batch, D variables.
+Legend: B batch, D variables, f features.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -21,8 +21,12 @@ from pcflow.queries import refuse_impossible
 class Likelihood(Protocol):
     """What says how probable evidence is: a model, or a model given a rule."""
 
-    def log_prob(self, evidence: Evidence | Tensor) -> Tensor:
-        """Log-probability [B] (nats) of evidence, differentiable in the parameters."""
+    @property
+    def log_prob(self) -> Callable[..., Tensor]:
+        """Log-probability [B] (nats) of evidence, differentiable in the parameters.
+
+        A function of evidence; of evidence and features, where a `Batch` has such.
+        """
         ...
 
 
@@ -54,6 +58,8 @@ class Batch:
     (discriminative training); with potentials given, the likelihood under a reweighted and
     normalised circuit.
 
+    All rows that there are may be one batch, which `fit` takes as data and divides.
+
     Args:
         evidence: B rows.
         given: as many rows, each at least as probable as that of `evidence`, potentials apart;
@@ -61,6 +67,8 @@ class Batch:
         offset: [B], what does not depend on the circuit (nats); zeros by default.
         weight: [B], how much every row counts; ones by default.
         rows: [B], the numbers by which errors name the rows; 0, 1, ... by default.
+        features: [B, ...], what the model is told of every row beside evidence, as a
+            `ConditionalCircuit` is.
 
     Raises:
         EvidenceError: if the numbers of rows differ.
@@ -79,12 +87,11 @@ class Batch:
     offset: Tensor | None = None
     weight: Tensor | None = None
     rows: Tensor | None = None
+    features: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Count the rows."""
-        names = ("evidence", "given", "offset", "weight", "rows")
-        parts = {name: getattr(self, name) for name in names}
-        counts = {_count(name, part) for name, part in parts.items() if part is not None}
+        counts = {_count(name, part) for name, part in self._parts().items() if part is not None}
         if len(counts) != 1:
             raise EvidenceError(f"a batch needs equally many rows everywhere, got {counts}")
 
@@ -102,9 +109,10 @@ class Batch:
 
         It is -inf where it is no number, because what is given is impossible too.
         """
-        found = model.log_prob(self.evidence)
+        told = [] if self.features is None else [self.features]
+        found = model.log_prob(self.evidence, *told)
         if self.given is not None:
-            found = found - model.log_prob(self.given)
+            found = found - model.log_prob(self.given, *told)
         if self.offset is not None:
             found = found + self.offset.to(found)
         return found.masked_fill(~found.isfinite(), -torch.inf)
@@ -138,10 +146,18 @@ class Batch:
         if bool(there.all()):
             return self
         rows = torch.arange(len(self)) if self.rows is None else self.rows
-        named = replace(self, rows=rows)
-        names = ("evidence", "given", "offset", "weight", "rows")
-        index = there.nonzero().squeeze(-1)
-        return Batch(**{name: _chosen(getattr(named, name), index) for name in names})
+        return replace(self, rows=rows).take(there.nonzero().squeeze(-1))
+
+    def take(self, rows: Tensor) -> Batch:
+        """Those of its rows, by their places [B]."""
+        return Batch(**{name: _chosen(part, rows) for name, part in self._parts().items()})
+
+    def fingerprint(self) -> list[Tensor]:
+        """What tells these rows from others: the first, the last, and some in between."""
+        places = torch.linspace(0, len(self) - 1, min(len(self), 1024), dtype=torch.float64)
+        some = self.take(places.long())
+        parts = (some.evidence, some.given, some.offset, some.weight, some.features)
+        return [tensor for part in parts for tensor in _tensors(part)]
 
     def weighed(self, weight: Tensor) -> Batch:
         """The same rows, each counting so many times as much [B]."""
@@ -158,6 +174,10 @@ class Batch:
             raise TypeMismatch("a batch", self, wanted)
         return self
 
+    def _parts(self) -> dict[str, Any]:
+        """All that it has, by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
 
 def _count(name: str, part: Evidence | Tensor) -> int:
     if isinstance(part, Evidence) and name in ("evidence", "given"):
@@ -167,17 +187,20 @@ def _count(name: str, part: Evidence | Tensor) -> int:
     return len(part)
 
 
-def rows_of(evidence: Evidence, rows: Tensor) -> Evidence:
-    """Rows of evidence that are all there is, so that they are numbered from zero again."""
-    found = evidence.rows(rows)
-    return found.by_itself if isinstance(found, CheckedEvidence) else found
-
-
 def _chosen(part: Any, rows: Tensor) -> Any:
-    """The rows of a part of a batch."""
+    """The rows of a part of a batch; of evidence, numbered from zero again."""
     if isinstance(part, Evidence):
-        return rows_of(part, rows)
+        found = part.rows(rows)
+        return found.by_itself if isinstance(found, CheckedEvidence) else found
     return part if part is None else part[rows.to(part.device)]
+
+
+def _tensors(part: Evidence | Tensor | None) -> list[Tensor]:
+    """What a part of a batch consists of."""
+    if isinstance(part, Evidence):
+        found = (part.values, part.missing, part.log_potentials, part.lower, part.upper)
+        return [tensor for tensor in found if tensor is not None]
+    return [] if part is None else [part]
 
 
 def totals(log_prob: Tensor, weight: Tensor) -> Tensor:

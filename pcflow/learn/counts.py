@@ -27,7 +27,7 @@ from pcflow.engine import (
     share_of,
     told_below,
 )
-from pcflow.errors import StructureError
+from pcflow.errors import StructureError, TypeMismatch
 from pcflow.evidence import CheckedEvidence, send
 from pcflow.inputs import DensityFamily, FiniteFamily, InputFamily
 from pcflow.learn.batch import Batch, Model, totals
@@ -326,6 +326,18 @@ def refuse_half_frozen(model: Model) -> None:
             )
 
 
+def refuse_more_than_a_circuit(model: Model) -> None:
+    """Raise if there are parameters that counting would leave as they are.
+
+    Raises:
+        TypeMismatch: if a network beside the circuit learns, too.
+    """
+    counted = {id(bank) for bank in model.engine.tables.banks}
+    if any(p.requires_grad and id(p) not in counted for p in model.parameters()):
+        wanted = "a circuit alone (with a network beside it, learn by Gradient)"
+        raise TypeMismatch("model", model, wanted)
+
+
 def _input_kinds(steps: Iterable[InputStep]) -> list[tuple[InputFamily, dict[str, int]]]:
     """Families with the banks of their parameters, by name.
 
@@ -344,8 +356,6 @@ def _input_kinds(steps: Iterable[InputStep]) -> list[tuple[InputFamily, dict[str
 
 
 def _same_rows(a: BankRead, b: BankRead) -> bool:
-    if isinstance(a.rows, slice) or isinstance(b.rows, slice):
-        return (
-            a.rows == b.rows if isinstance(a.rows, slice) and isinstance(b.rows, slice) else False
-        )
-    return torch.equal(a.rows, b.rows)
+    if isinstance(a.rows, Tensor) and isinstance(b.rows, Tensor):
+        return torch.equal(a.rows, b.rows)
+    return type(a.rows) is type(b.rows) and a.rows == b.rows

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from pcflow.data import as_weights, check_shape
 from pcflow.errors import EvidenceError, TypeMismatch
 from pcflow.evidence import Evidence, Numbers, as_tensor
-from pcflow.learn.batch import Batch, rows_of
+from pcflow.learn.batch import Batch
 from pcflow.learn.team import Team
 
 NUMBERS = 1 << 18
@@ -46,7 +46,8 @@ class Examples(Protocol):
 
 Data = Numbers | Evidence | DataLoader[Any] | Examples
 """Rows [N, D] of numbers, NaN where missing; N rows of evidence, soft or in intervals; a loader of
-batches, which are [B, D] or a `Batch`, or of tuples whose first part is one; or `Examples`."""
+batches, which are [B, D] or a `Batch`, or of tuples whose first part is one; or `Examples`, as a
+`Batch` of all rows is, too."""
 
 
 class Rows:
@@ -77,29 +78,6 @@ class Rows:
         return [self.take(torch.linspace(0, len(self) - 1, count, dtype=torch.float64).long())]
 
 
-class Known:
-    """Rows of evidence, by their numbers."""
-
-    def __init__(self, evidence: Evidence) -> None:
-        """Keep it."""
-        self.evidence = evidence
-
-    def __len__(self) -> int:
-        """How many."""
-        return self.evidence.batch_size
-
-    def take(self, rows: Tensor) -> Batch:
-        """Those rows."""
-        return Batch(rows_of(self.evidence, rows))
-
-    def fingerprint(self) -> list[Tensor]:
-        """The first row and the last, and some in between."""
-        rows = torch.linspace(0, len(self) - 1, min(len(self), 1024), dtype=torch.float64).long()
-        some = self.evidence.rows(rows)
-        parts = (some.values, some.missing, some.log_potentials, some.lower, some.upper)
-        return [part for part in parts if part is not None]
-
-
 class Source:
     """Training or validation data, gone over as often as one likes.
 
@@ -123,7 +101,7 @@ class Source:
         if _holds_numbers(data):
             self.data = Rows(name, data, width)
         elif isinstance(data, Evidence):
-            self.data = Known(data)
+            self.data = Batch(data)
         elif isinstance(data, DataLoader) or _makes_rows(data):
             self.data = data
         else:

@@ -17,7 +17,7 @@ from torch import Tensor
 from pcflow.errors import SettingError
 from pcflow.learn.batch import Batch, Model
 from pcflow.learn.checkpoint import must_be_like
-from pcflow.learn.counts import Counts, refuse_half_frozen
+from pcflow.learn.counts import Counts, refuse_half_frozen, refuse_more_than_a_circuit
 from pcflow.learn.learner import State
 from pcflow.learn.team import ALONE, Team
 
@@ -32,7 +32,9 @@ class CountingRun(ABC, Generic[Settings]):
 
         Raises:
             StructureError: if parameters are tied or frozen in a way that counting cannot respect.
+            TypeMismatch: if others than the circuit's learn, too.
         """
+        refuse_more_than_a_circuit(model)
         refuse_half_frozen(model)
         self.learner, self.model, self.team = learner, model, team
 

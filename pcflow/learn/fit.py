@@ -101,7 +101,8 @@ def fit(
     Args:
         model: the compiled circuit.
         train: rows [N, D], a tensor or a numpy array, mapped from disk too; NaN is a missing value.
-            Or N rows of `Evidence`, soft or in intervals (censored values).
+            Or N rows of `Evidence`, soft or in intervals (censored values); or a `Batch` of all
+            rows, with what is given of them, or with their features.
             Or a DataLoader of batches [B, D], which then sees to batch size and order itself. Or
             whatever has a length and a method `take` that makes the rows of given numbers [B]:
             values [B, D], or a `Batch` with weights or for learning conditional likelihoods; and,

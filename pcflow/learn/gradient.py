@@ -150,19 +150,19 @@ def _in_units_of_scale(engine: Engine) -> Iterator[None]:
     """Meanwhile locations are moves from where they are, in units of their scale."""
     with torch.no_grad():
         banks = engine.tables.banks
-        scales = {b: s for b, s in _scales(engine).items() if banks[b].grad is not None}
-        before = {bank: banks[bank].clone() for bank in scales}
-        for bank, scale in scales.items():
+        moved = {b: s for b, s in scales(engine).items() if banks[b].grad is not None}
+        before = {bank: banks[bank].clone() for bank in moved}
+        for bank, scale in moved.items():
             gradient = banks[bank].grad
             assert gradient is not None
             gradient.mul_(scale)
             banks[bank].zero_()
         yield
-        for bank, scale in scales.items():
+        for bank, scale in moved.items():
             banks[bank].copy_(torch.addcmul(before[bank], scale, banks[bank]))
 
 
-def _scales(engine: Engine) -> dict[int, Tensor]:
+def scales(engine: Engine) -> dict[int, Tensor]:
     """By bank of locations, the scale [P, K] of every one of them."""
     tables, found = engine.tables, dict[int, Tensor]()
     for step in engine.plan.steps:

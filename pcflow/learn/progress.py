@@ -24,14 +24,7 @@ class Progress:
         if _is_terminal() if shown is None else shown:
             from tqdm import tqdm
 
-            self.bar = tqdm(
-                total=rows,
-                initial=begun,
-                unit="row",
-                unit_scale=True,
-                mininterval=0.5,
-                desc="fit",
-            )
+            self.bar = tqdm(total=rows, initial=begun, unit="row", unit_scale=True, desc="fit")
 
     def counted(self, batches: Iterator[Batch], times: int) -> Iterator[Batch]:
         """The batches; each counts, so many times, when the next one is asked for."""

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pcflow.engine import Drawn, Engine, in_ordinary_modes
+from pcflow.engine import Drawn, Engine, Memory, in_ordinary_modes
 from pcflow.evidence import CheckedEvidence, Evidence, Numbers, check
 from pcflow.queries.by_row import ByRow, check_parameters, rows_of
 from pcflow.queries.draws import Draws, sample, sample_with_marginals
@@ -29,6 +29,24 @@ class Asked:
 
     engine: Engine
     has_rows: bool = False
+
+    @property
+    def memory(self) -> Memory:
+        """What is kept from query to query, and how much that may be; print it.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
+            >>> model.marginals(torch.full((1, 4), torch.nan)).shape
+            torch.Size([1, 4, 3])
+            >>> print(model.memory)
+            parameters                      48 bytes
+            weights                         24 bytes
+            table                           24 bytes
+            sheets                         220 bytes
+            computed from parameters: 48 of at most 1,073,741,824 bytes
+        """
+        return self.engine.held
 
     @property
     def named(self) -> dict[str, Tensor]:

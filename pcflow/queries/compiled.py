@@ -5,7 +5,7 @@ Legend: B batch, D variables, V categories.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 from weakref import WeakValueDictionary
 
@@ -14,12 +14,11 @@ from torch import Tensor, nn
 
 from pcflow.automata import Automaton
 from pcflow.checks import check_device, check_kind, check_whole
-from pcflow.circuit import Circuit, MarkovChain, required_by
+from pcflow.circuit import Circuit, SumLayer, required_by
 from pcflow.engine import (
     MACHINE,
     Engine,
     Machine,
-    Memory,
     Plan,
     Pool,
     RowCount,
@@ -32,6 +31,7 @@ from pcflow.errors import SettingError
 from pcflow.evidence import Evidence, Numbers, Potentials
 from pcflow.queries.asked import Asked
 from pcflow.queries.by_row import ByRow
+from pcflow.queries.conditionals import ChainRule
 from pcflow.queries.export import Export
 from pcflow.queries.filtering import Filter
 from pcflow.queries.given import Between, Given, engine_under
@@ -82,24 +82,6 @@ class CompiledCircuit(nn.Module, Asked):
         return self.engine.rows
 
     @property
-    def memory(self) -> Memory:
-        """What is kept from query to query, and how much that may be; print it.
-
-        Examples:
-            >>> import pcflow as pf
-            >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
-            >>> model.marginals(torch.full((1, 4), torch.nan)).shape
-            torch.Size([1, 4, 3])
-            >>> print(model.memory)
-            parameters                      48 bytes
-            weights                         24 bytes
-            table                           24 bytes
-            sheets                         220 bytes
-            computed from parameters: 48 of at most 1,073,741,824 bytes
-        """
-        return self.engine.held
-
-    @property
     def dtype(self) -> torch.dtype:
         """The precision that queries run in: float32 or float64."""
         return self._like.dtype
@@ -118,6 +100,23 @@ class CompiledCircuit(nn.Module, Asked):
     def num_categories(self) -> tuple[int | None, ...]:
         """Per variable its number of categories, None if it has no finite range."""
         return self._structure.num_categories
+
+    @property
+    def weight_places(self) -> tuple[tuple[str, int], ...]:
+        """Where the weights of every sum layer are, from the root down: in which parameter and row.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(3, states=2, inputs=pf.Categorical(3)))
+            >>> model.weight_places
+            (('banks.2', 0), ('banks.1', 0), ('banks.1', 0))
+        """
+        place = {
+            p: (n, row) for n, bank in enumerate(self._plan.banks) for row, p in enumerate(bank)
+        }
+        sums = [layer for layer in self._structure.layers if isinstance(layer, SumLayer)]
+        found = (place[layer.weight] for layer in reversed(sums))
+        return tuple((f"banks.{bank}", row) for bank, row in found)
 
     @property
     def circuit(self) -> Circuit:
@@ -185,6 +184,69 @@ class CompiledCircuit(nn.Module, Asked):
             torch.Size([5, 1, 3, 2])
         """
         return differentiable_log_prob(self.engine, self.evidence(evidence, parameters))
+
+    @in_ordinary_modes
+    def conditionals(self, evidence: Evidence | Numbers, parameters: ByRow | None = None) -> Tensor:
+        """Log-probability (nats) of every variable given those before it, in one pass.
+
+        The chain rule: what is returned adds up to `log_prob`. Differentiable in parameters,
+        potentials and values of variables without a finite range, as `log_prob` is.
+
+        Args:
+            evidence: values [B, D], NaN where missing, or `Evidence`.
+            parameters: by row, see `log_prob`.
+
+        Returns:
+            [B, D]: by how much the log-mass of what is known of variables 0, ..., j exceeds that of
+            what is known of 0, ..., j - 1, all others being summed out. Observed values have a
+            log-probability or log-density; what is missing has 0; what is told by intervals or
+            potentials counts from its own place on, and not before. All that comes after something
+            impossible is -inf, as that itself is.
+
+        Raises:
+            EvidenceError: if the evidence does not fit the circuit.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
+            >>> x = torch.tensor([[0, 2, 1, 1]])
+            >>> torch.allclose(model.conditionals(x).sum(dim=1), model.log_prob(x))
+            True
+        """
+        return self._chain_rule.conditionals(self.evidence(evidence, parameters))
+
+    @in_ordinary_modes
+    def next_log_probs(
+        self,
+        evidence: Evidence | Numbers,
+        variables: Iterable[int] | None = None,
+        parameters: ByRow | None = None,
+    ) -> Tensor:
+        """Log-probabilities (nats) of all values of a variable given those before it.
+
+        Differentiable as `conditionals` are, whose whole rows these are.
+
+        Args:
+            evidence: values [B, D], NaN where missing, or `Evidence`.
+            variables: which variables are asked for, W of them, all by default.
+            parameters: by row, see `log_prob`.
+
+        Returns:
+            [B, W, V], given what is known of the variables before each alone; categories that a
+            variable does not have are -inf.
+
+        Raises:
+            PropertyRequired: if a variable that is asked for has no finite range.
+            NoMassError: if what comes before a variable that is asked for is impossible.
+            EvidenceError: if the evidence does not fit the circuit.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
+            >>> model.next_log_probs(torch.tensor([[0, 2, 1, 1]]), variables=[2]).shape
+            torch.Size([1, 1, 3])
+        """
+        return self._chain_rule.next_log_probs(self.evidence(evidence, parameters), variables)
 
     @in_ordinary_modes
     @torch.no_grad()
@@ -261,13 +323,16 @@ class CompiledCircuit(nn.Module, Asked):
 
     @in_ordinary_modes
     def filter(self, rows: int) -> Filter:
-        """A filter that is told one observation after another, with constant work for each.
+        """A filter that is told one observation after another.
+
+        A step of a hidden Markov chain, as `hmm` makes them, is one product with the transitions,
+        however long the past. Of any other circuit, whose variables are observed in their order, it
+        is as long as the path to the next variable: from where it parts from the path to the last.
 
         Args:
             rows: how many sequences go side by side, B.
 
         Raises:
-            NotAChain: if the circuit is no hidden Markov chain, as `hmm` makes them.
             SettingError: if `rows` is below 1.
 
         Examples:
@@ -276,9 +341,7 @@ class CompiledCircuit(nn.Module, Asked):
             >>> seen.observe(torch.tensor([0, 2])).shape, seen.next_log_probs().shape
             (torch.Size([2]), torch.Size([2, 3]))
         """
-        with required_by("filter"):
-            chain = MarkovChain.of(self.circuit)
-        return Filter(chain, rows, self.device)
+        return Filter.of(self.circuit, rows, self.device)
 
     @in_ordinary_modes
     def given(
@@ -299,7 +362,8 @@ class CompiledCircuit(nn.Module, Asked):
             start: the state of the rule before the first variable, for every row of evidence, [B];
                 -1 for none, the first one by default.
             final: by what its states after the last variable are weighed (nats), [B, S] or [S]; by
-                default 0 where strings may end and -inf elsewhere.
+                default 0 where strings may end and -inf elsewhere. Numbers, to which no gradient
+                flows: queries are differentiable in parameters and potentials.
 
         Raises:
             EvidenceError: if `start` or `final` do not fit the rule.
@@ -340,12 +404,13 @@ class CompiledCircuit(nn.Module, Asked):
         banks = _Present(self.banks)
         tables = Tables(plan, banks, self._like, self._memory, self._soft_dtype)
         self.engine = Engine(self._structure, plan, tables, Pool(plan.machine.sheets), self._memory)
-        self._export = Export(self.engine)
+        self._export, self._chain_rule = Export(self.engine), ChainRule(self.engine)
         self._given: WeakValueDictionary[tuple[Automaton, bool], Engine] = WeakValueDictionary()
 
     def __getstate__(self) -> dict[str, Any]:
         """What copies and pickles are made of: nothing that was computed."""
-        return {k: v for k, v in self.__dict__.items() if k not in ("engine", "_export", "_given")}
+        computed = "engine", "_export", "_chain_rule", "_given"
+        return {k: v for k, v in self.__dict__.items() if k not in computed}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Compute anew."""
@@ -426,10 +491,10 @@ def compile(
             query to query: tables that were computed from parameters. A batch that would take more
             runs in parts; gradients are then found part by part, by going up a second time. Tables
             that take more are computed anew, the oldest first.
-        soft_dtype: `torch.bfloat16` multiplies potentials with tables of that precision, which are
-            half as large, with no others beside them: up to twice as fast where there are many
-            categories, and right to about three digits of every potential's weight. What is
-            observed is not affected.
+        soft_dtype: `torch.bfloat16` multiplies potentials with tables of that precision, of all
+            categories or of those that are listed. They are half as large, with no others beside
+            them: up to twice as fast where there are many categories, and right to about three
+            digits of every potential's weight. What is observed is not affected.
         machine: sizes that suit the machine; they change no answer. `Machine.of` the device where
             the model is, by default.
 

@@ -1,40 +1,45 @@
-"""Filtering: a hidden Markov chain that is told one observation after another.
+"""Filtering: a circuit that is told one observation after another.
 
-All that is kept of the past is how probable every state is, so a step costs the same however long
-the past. Everything is a logarithm in float64, since nobody checks afterwards what was lost.
+What is kept of the past is what the next variables need: of a hidden Markov chain how probable
+every state is, so that a step costs the same however long the past; of other circuits contexts and
+values beside the path to the variable whose turn it is. Everything is a logarithm in float64, and
+no product loses what is small, since nobody checks afterwards what was lost.
 
-Legend: B batch, M emissions of a position, K states, N columns, V categories.
+Legend: B batch, M variables of a position, K states, V categories.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from copy import copy
 from operator import index
 
 import torch
 from torch import Tensor
 
 from pcflow.checks import check_whole
-from pcflow.circuit import InputLayer, MarkovChain, Position
-from pcflow.errors import EvidenceError, PropertyRequired, SettingError
+from pcflow.circuit import Circuit, InputLayer, MarkovChain, Position, SumLayer, Turns
+from pcflow.engine import LogMatrix
+from pcflow.errors import EvidenceError, NotAChain, PropertyRequired, SettingError
 from pcflow.evidence import CheckedEvidence, Domain, Numbers, as_tensor, check
-from pcflow.inputs import DensityFamily, FiniteFamily
+from pcflow.inputs import DensityFamily, FiniteFamily, log_sum
 from pcflow.queries.possible import refuse_impossible
-
-SMALLEST = -700.0
-"""Exponentials of numbers above this are normal numbers in float64."""
+from pcflow.queries.prefixes import Contexts, Walk, log_mass
 
 
-class Filter:
-    """What is known of the state of B chains after some observations; made by `model.filter(B)`.
+class Filter(ABC):
+    """What is known after some observations of B rows; made by `model.filter(B)`.
 
-    It goes by the parameters that the model had when it was made. `copy.copy` of it goes a way of
-    its own from there on.
+    Of a hidden Markov chain an observation is a position with all of its variables, of any other
+    circuit it is the next variable. A filter goes by the parameters that the model had when it was
+    made. `copy.copy` of it goes a way of its own from there on.
 
     Attributes:
         position: how many observations there were.
         log_prob: [B], log p(x_1, ..., x_t) (nats) of what was observed so far.
-        log_states: [B, K], log p(z_t | x_1, ..., x_t) (nats); None before the first observation.
+        log_states: [B, K], log p(z_t | x_1, ..., x_t) (nats) of the states of a chain; None before
+            the first observation, and of circuits that are no chain.
 
     Examples:
         >>> import pcflow as pf
@@ -44,14 +49,22 @@ class Filter:
         torch.Size([1, 5])
     """
 
-    def __init__(self, chain: MarkovChain, rows: int, device: torch.device) -> None:
+    def __init__(self, rows: int, device: torch.device) -> None:
         """Nothing is observed yet."""
         check_whole("rows", rows)
-        self._chain, self._device = chain, device
-        self._kept: dict[object, _Logs] = {}
+        self._device = device
+        self._kept: dict[object, LogMatrix] = {}
         self.position = 0
         self.log_prob = torch.zeros(rows, dtype=torch.float64, device=device)
         self.log_states: Tensor | None = None
+
+    @classmethod
+    def of(cls, circuit: Circuit, rows: int, device: torch.device) -> Filter:
+        """That of a chain if it is one, or of any circuit."""
+        try:
+            return ChainFilter(MarkovChain.of(circuit), rows, device)
+        except NotAChain as why:
+            return CircuitFilter(circuit, why, rows, device)
 
     def observe(self, x: Numbers) -> Tensor:
         """Take one observation of every row into account.
@@ -63,18 +76,19 @@ class Filter:
             log p(x_t | x_1, ..., x_t-1) (nats), [B]; -inf where the observation was impossible.
 
         Raises:
-            EvidenceError: if it does not fit, or all positions of a chain whose positions differ
-                are observed; others go on for ever.
+            EvidenceError: if it does not fit, or all is observed; chains whose positions are alike
+                go on for ever.
         """
-        position = self._next()
-        known = self._check(position, as_tensor("x", x))
-        joint = self._ahead(position)  # [B, K]
-        columns = zip(known.values.t(), known.missing.t(), strict=True)
-        for layer, (column, hidden) in zip(position.emissions, columns, strict=True):
-            joint = joint + self._log_likelihood(layer, column).masked_fill(hidden[:, None], 0.0)
-        found = joint.logsumexp(dim=-1)
-        possible = found > -torch.inf
-        self.log_states = joint - found.where(possible, 0.0).unsqueeze(-1)
+        following = self._next()
+        known = self._check(following, as_tensor("x", x))
+        columns = zip(following, known.values.t(), known.missing.t(), strict=True)
+        found = self._take(
+            {
+                layer: self._log_likelihood(layer, column).masked_fill(hidden[:, None], 0.0)
+                for layers, column, hidden in columns
+                for layer in layers
+            }
+        )
         self.log_prob, self.position = self.log_prob + found, self.position + 1
         return found
 
@@ -87,41 +101,84 @@ class Filter:
         Raises:
             PropertyRequired: if that has no finite range.
             NoMassError: if what was observed of some row is impossible.
-            EvidenceError: if the chain has no next position; see `observe`.
+            EvidenceError: if nothing comes next; see `observe`.
         """
-        position = self._next()
-        count = len(position.emissions)
+        following = self._next()
+        count = len(following)
         wanted = f"in 0..{count - 1}"
         SettingError.check("emission", emission, wanted, lambda one: index(one) in range(count))
-        layer = position.emissions[emission]
-        if not isinstance(layer.family, FiniteFamily):
-            raise PropertyRequired(
-                f"next_log_probs lists all categories, but {layer} has no finite range; "
-                "next_log_states says how probable every state is"
-            )
+        for layer in following[emission]:
+            if not isinstance(layer.family, FiniteFamily):
+                raise PropertyRequired(
+                    f"next_log_probs lists all categories, but {layer} has no finite range; "
+                    "observe says how probable a value is"
+                )
         refuse_impossible(self.log_prob, "next_log_probs")
-        return self._table(layer).after(self._ahead(position))
+        contexts = self._ahead()
+        spread = [self._table(la).after(contexts[la]) for la in following[emission]]
+        return log_sum(torch.stack(spread), dim=0)
 
     def next_log_states(self) -> Tensor:
-        """Log-probabilities (nats) of the next state, [B, K], given all that was observed.
+        """Log-probabilities (nats) of the next state of a chain, [B, K], given what was observed.
 
         Raises:
+            NotAChain: if the circuit is none.
             NoMassError: if what was observed of some row is impossible.
-            EvidenceError: if the chain has no next position; see `observe`.
+            EvidenceError: if nothing comes next; see `observe`.
         """
+        following = self._next()
         refuse_impossible(self.log_prob, "next_log_states")
-        return self._ahead(self._next())
+        return self._ahead()[following[0][0]]
 
-    def _check(self, position: Position, values: Tensor) -> CheckedEvidence:
+    @abstractmethod
+    def _next(self) -> Sequence[Sequence[InputLayer]]:
+        """The input layers of every variable that is observed next."""
+
+    @abstractmethod
+    def _ahead(self) -> Contexts:
+        """Log-probabilities [B, K] that their units are used, given what was observed."""
+
+    @abstractmethod
+    def _take(self, units: Contexts) -> Tensor:
+        """Go on with what their units say of it; the log-probability [B] of the observation."""
+
+    def _check(self, following: Sequence[Sequence[InputLayer]], values: Tensor) -> CheckedEvidence:
         """One observation [B] or [B, M] as evidence about the variables of a position."""
-        categories = tuple(layer.family.num_categories for layer in position.emissions)
+        categories = tuple(layers[0].family.num_categories for layers in following)
         domain = Domain(categories, self._device, torch.float64)
         known = check(values.unsqueeze(-1) if values.dim() == 1 else values, domain)
         if len(known.values) != len(self.log_prob):
             raise EvidenceError(f"x: {len(self.log_prob)} rows are filtered, got {len(values)}")
         return known
 
-    def _next(self) -> Position:
+    def _log_likelihood(self, layer: InputLayer, column: Tensor) -> Tensor:
+        """What the units of a layer say of values [B], logarithms [B, K]."""
+        if isinstance(layer.family, DensityFamily):
+            numbers = {n: p.unsqueeze(0).to(self._device) for n, p in layer.float64().items()}
+            return layer.family.log_prob(numbers, column.unsqueeze(0)).squeeze(0)
+        return self._table(layer).logs.index_select(1, column.long()).t()
+
+    def _table(self, layer: InputLayer) -> LogMatrix:
+        """Log p(v | unit) [K, V] of a layer whose variable has a finite range; made once.
+
+        All layers that share parameters share it.
+        """
+        key = layer.family, *layer.parameters.values()
+        if key not in self._kept:
+            self._kept[key] = LogMatrix(layer.log_table().t().to(self._device))
+        return self._kept[key]
+
+
+class ChainFilter(Filter):
+    """What is known of the state of a hidden Markov chain."""
+
+    def __init__(self, chain: MarkovChain, rows: int, device: torch.device) -> None:
+        """Nothing is observed yet."""
+        super().__init__(rows, device)
+        self._chain = chain
+
+    @property
+    def _position(self) -> Position:
         """The position that is observed next: of a homogeneous chain there is always one."""
         positions = self._chain.positions
         if self.position < len(positions):
@@ -130,49 +187,56 @@ class Filter:
             raise EvidenceError(f"all {len(positions)} positions of the chain are observed")
         return positions[-1]
 
-    def _ahead(self, position: Position) -> Tensor:
-        """Log p(z_t | x_1, ..., x_t-1) [B, K]."""
-        arrival = self._logs(position.arrival.weight, position.arrival.log_weight)
-        if self.log_states is None:
-            return arrival.logs.expand(len(self.log_prob), -1)
-        return arrival.after(self.log_states)
+    def _next(self) -> Sequence[Sequence[InputLayer]]:
+        return [(layer,) for layer in self._position.emissions]
 
-    def _log_likelihood(self, layer: InputLayer, column: Tensor) -> Tensor:
-        """Log p(x | state) [B, K] of values [B]."""
-        if isinstance(layer.family, DensityFamily):
-            numbers = {n: p.unsqueeze(0).to(self._device) for n, p in layer.float64().items()}
-            return layer.family.log_prob(numbers, column.unsqueeze(0)).squeeze(0)
-        return self._table(layer).logs.index_select(1, column.long()).t()
+    def _ahead(self) -> Contexts:
+        """Log p(z_t | x_1, ..., x_t-1), the same for every emission."""
+        arrival, before = self._position.arrival, self.log_states
+        if arrival.weight not in self._kept:
+            self._kept[arrival.weight] = LogMatrix(arrival.log_weight().to(self._device))
+        before = self.log_prob.unsqueeze(-1) if before is None else before  # one way to begin
+        return dict.fromkeys(self._position.emissions, self._kept[arrival.weight].after(before))
 
-    def _table(self, layer: InputLayer) -> _Logs:
-        """Log p(v | state) [K, V] of a layer whose variable has a finite range."""
-        key = layer.family, *layer.parameters.values()
-        return self._logs(key, lambda: layer.log_table().t())
-
-    def _logs(self, key: object, make: Callable[[], Tensor]) -> _Logs:
-        """Made once for all positions that share parameters."""
-        if key not in self._kept:
-            self._kept[key] = _Logs(make().to(self._device))
-        return self._kept[key]
-
-
-class _Logs:
-    """A matrix [K, N] of logarithms, none above zero."""
-
-    def __init__(self, logs: Tensor) -> None:
-        self.logs, self.linear = logs, logs.exp()
-        self.least = _least(logs).min()
-
-    def after(self, rows: Tensor) -> Tensor:
-        """Logarithms [B, N] of the product of what rows [B, K] are logarithms of and the matrix."""
-        peak = rows.amax(dim=-1, keepdim=True).nan_to_num(neginf=0.0)
-        found = ((rows - peak).exp() @ self.linear).log() + peak
-        low = _least(rows - peak).amin(dim=-1) + self.least < SMALLEST
-        for row in low.nonzero().squeeze(-1).tolist():  # some summand may have underflowed
-            found[row] = (rows[row].unsqueeze(-1) + self.logs).logsumexp(dim=0)
+    def _take(self, units: Contexts) -> Tensor:
+        joint = sum(units.values(), next(iter(self._ahead().values())))  # [B, K]
+        found = joint.logsumexp(dim=-1)
+        self.log_states = joint - found.where(found > -torch.inf, 0.0).unsqueeze(-1)
         return found
 
 
-def _least(logs: Tensor) -> Tensor:
-    """Logarithms of what is above zero, and zero for what is not."""
-    return logs.masked_fill(logs == -torch.inf, 0.0)
+class CircuitFilter(Filter):
+    """What is known beside the path to the variable whose turn it is."""
+
+    def __init__(
+        self, circuit: Circuit, no_chain: NotAChain, rows: int, device: torch.device
+    ) -> None:
+        """Nothing is observed yet."""
+        super().__init__(rows, device)
+        self._turns, self._no_chain = Turns.of(circuit), no_chain
+        sums = (layer for layer in self._turns.circuit.layers if isinstance(layer, SumLayer))
+        logs = {layer.weight: layer.log_weight().to(device) for layer in sums}
+        self._walk = Walk(self._turns, lambda layer: logs[layer.weight], self.log_prob)
+        self._contexts = self._walk.enter(self._turns.turns[0])
+
+    def next_log_states(self) -> Tensor:
+        """Refused: there are no states."""
+        raise self._no_chain.named("next_log_states")
+
+    def _next(self) -> Sequence[Sequence[InputLayer]]:
+        turns = self._turns.turns
+        if self.position == len(turns):
+            raise EvidenceError(f"all {len(turns)} variables are observed")
+        return [turns[self.position].inputs]
+
+    def _ahead(self) -> Contexts:
+        return {la: context - self.log_prob[:, None] for la, context in self._contexts.items()}
+
+    def _take(self, units: Contexts) -> Tensor:
+        walk, turns = copy(self._walk), self._turns.turns  # copies of the filter keep theirs
+        found = log_mass(self._contexts, units)
+        walk.leave(turns[self.position], units)
+        last = self.position + 1 == len(turns)
+        self._contexts = {} if last else walk.enter(turns[self.position + 1])
+        self._walk = walk
+        return torch.where(self.log_prob > -torch.inf, found - self.log_prob, -torch.inf)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pcflow_diffusion.backbones import PAST, Backbone, mask_of, past_argument, takes, vocabulary_of
 from pcflow_diffusion.checks import check_count, check_generator, check_id, check_kind
 from pcflow_diffusion.decode.course import Constraint, Course, constraint_of
 from pcflow_diffusion.decode.decoding import Decoding
@@ -27,6 +26,7 @@ from pcflow_diffusion.decode.span import Span
 from pcflow_diffusion.decode.view import View
 from pcflow_diffusion.errors import BackboneError, GenerationError
 from pcflow_diffusion.head import CircuitHead
+from pcflow_diffusion.models import PAST, Backbone, mask_of, past_argument, takes, vocabulary_of
 
 
 @dataclass(frozen=True, eq=False)

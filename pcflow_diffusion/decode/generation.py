@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pcflow_diffusion.backbones import Backbone, vocabulary_of
 from pcflow_diffusion.checks import (
     check_choice,
     check_count,
@@ -34,6 +33,7 @@ from pcflow_diffusion.decode.prompts import (
 )
 from pcflow_diffusion.errors import GenerationError
 from pcflow_diffusion.head import CircuitHead
+from pcflow_diffusion.models import Backbone, vocabulary_of
 
 Show = Literal["all", "blocks"]
 

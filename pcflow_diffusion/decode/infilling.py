@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pcflow_diffusion.backbones import Backbone, vocabulary_of
 from pcflow_diffusion.checks import check_count
 from pcflow_diffusion.decode.canvas import Callback, canvas_of, settled
 from pcflow_diffusion.decode.decoding import Decoding
@@ -19,6 +18,7 @@ from pcflow_diffusion.decode.prompts import (
 )
 from pcflow_diffusion.errors import GenerationError
 from pcflow_diffusion.head import CircuitHead
+from pcflow_diffusion.models import Backbone, vocabulary_of
 
 
 @torch.no_grad()

@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pcflow_diffusion.backbones import read_logits
 from pcflow_diffusion.errors import BackboneError
+from pcflow_diffusion.models import read_logits
 
 
 @dataclass(eq=False)

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pcflow_diffusion.backbones import takes
 from pcflow_diffusion.checks import check_alike, check_id, check_rows, check_tokens
 from pcflow_diffusion.errors import PromptError, TypeMismatch
+from pcflow_diffusion.models import takes
 
 Tokens = Tensor | Sequence[int] | Sequence[Sequence[int]] | Mapping[str, Any]
 """Tokens [B, N], or of one row [N]; lists, which may differ in length; what a tokenizer returns."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pcflow_diffusion.backbones import Backbone, logits_of
 from pcflow_diffusion.decode.prefix import Prefix
+from pcflow_diffusion.models import Backbone, logits_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from pcflow import NoMassError, SettingError
-from pcflow_diffusion.backbones import Backbone, logits_of
 from pcflow_diffusion.checks import check_count, check_kind, check_rows
 from pcflow_diffusion.head import CircuitHead, Marginals
+from pcflow_diffusion.models import Backbone, logits_of
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isnan, nan
 from statistics import fmean, median, stdev
 from typing import NamedTuple, Protocol
@@ -23,9 +23,10 @@ from tqdm import tqdm
 from pcflow_diffusion.decode import Decoding, generate
 from pcflow_diffusion.evaluate.few_step import in_columns
 from pcflow_diffusion.evaluate.ruled import BestString, Frontier, Task, write
-from pcflow_diffusion.head import CircuitHead, Order
+from pcflow_diffusion.head import CircuitHead
 
-BUDGET = 16
+BUDGET, COLD = 16, 0.5  # tries, and a temperature
+DRAWN = Decoding(temperature=1.0)
 FREE = "coupled, no rule"
 REJECTION = f"coupled, rejected up to {BUDGET - 1} times"
 OURS = "coupled, rule"
@@ -45,18 +46,16 @@ class Generated:
 
     Attributes:
         head: couples tokens; None draws each by itself.
+        how: tokens are decided.
         obeys: whether the rule is imposed.
-        temperature: zero takes the best string that a step finds.
     """
 
     head: CircuitHead | None
-    obeys: bool
-    temperature: float = 1.0
+    how: Decoding = DRAWN
+    obeys: bool = True
 
     def __call__(self, task: Task, steps: int, generator: torch.Generator) -> Tensor:
         """See `Writer`."""
-        order: Order = "joint" if self.temperature else "mpe"
-        rule = task.rule if self.obeys else None
         return generate(
             task.backbone,
             task.prompts,
@@ -64,7 +63,7 @@ class Generated:
             steps=steps * len(task.blocks()),
             gen_length=task.gen_length,
             block_length=task.block_length,
-            decoding=Decoding(self.temperature, order, constraint=rule),
+            decoding=replace(self.how, constraint=task.rule if self.obeys else None),
             show=task.show,
             context=task.context,
             mask_token_id=task.mask_token_id,
@@ -103,18 +102,25 @@ class Chosen:
 
 
 def writers(head: CircuitHead) -> dict[str, Writer]:
-    """All that are compared: draws with and without circuit and rule, and other ways to obey."""
+    """All that are compared: draws with and without circuit and rule, and other ways to obey.
+
+    Three decide as coldly as others do: from the left and coupled, tokens are drawn, tempered, or
+    the surest is taken; the best string is that of the marginals, and that of the joint.
+    """
     free = Generated(head, obeys=False)
     return {
         "independent, no rule": Generated(None, obeys=False),
         FREE: free,
         REJECTION: Rejected(free),
-        "best string of marginals": Chosen(),
-        "left to right, surest": Chosen(temperature=0.0),
         "left to right, drawn": Chosen(temperature=1.0),
-        "independent, rule": Generated(None, obeys=True),
-        OURS: Generated(head, obeys=True),
-        f"{OURS}, best string": Generated(head, obeys=True, temperature=0.0),
+        "independent, rule": Generated(None),
+        OURS: Generated(head),
+        f"left to right, temperature {COLD}": Chosen(temperature=COLD),
+        f"{OURS}, temperature {COLD}": Generated(head, Decoding(COLD)),
+        "left to right, surest": Chosen(temperature=0.0),
+        f"{OURS}, surest": Generated(head, Decoding()),
+        "best string of marginals": Chosen(),
+        f"{OURS}, best string": Generated(head, Decoding(order="mpe")),
     }
 
 
@@ -122,13 +128,15 @@ class Outcome(NamedTuple):
     """What texts are worth.
 
     Attributes:
-        valid: which share obeys.
+        obeys: which share the rule accepts.
+        valid: which share is valid, as what it says tells.
         right: which share is valid and all of it right.
         values: which share of the values is right.
         nats: per token of valid texts, under the judge; NaN if there is none.
         seconds: of the processor.
     """
 
+    obeys: float
     valid: float
     right: float
     values: float
@@ -148,6 +156,7 @@ def judged(task: Task, rows: Tensor, seconds: float) -> Outcome:
     if task.share_right is not None:
         values = task.share_right(prompts, texts)
     return Outcome(
+        float(task.rule.accepts(texts).double().mean()),
         float(valid.double().mean()),
         float((values == 1).double().where(~values.isnan(), nan).mean()),
         float(values.mean()),
@@ -176,6 +185,7 @@ def measure(
 
 
 ABOUT = {
+    "obeys": "share that obeys the rule",
     "valid": "share valid",
     "right": "share right as a whole",
     "values": "share of values right",
@@ -187,12 +197,12 @@ def markdown(found: Found) -> str:
     """A table of everything that is measured: means over seeds, and their standard deviation.
 
     The last is of times, in those of coupled draws without a rule in as many steps. A dash stands
-    where nothing is valid.
+    where nothing is valid. What says the same as the table before it is left out.
 
     Examples:
-        >>> text = Outcome(valid=0.5, right=nan, values=nan, nats=1.0, seconds=0.1)
+        >>> text = Outcome(obeys=0.5, valid=0.5, right=nan, values=nan, nats=1.0, seconds=0.1)
         >>> print(markdown({FREE: {2: [text, text]}}))
-        | share valid, by steps per block | 2 |
+        | share that obeys the rule, by steps per block | 2 |
         |---|---|
         | coupled, no rule | 0.500 ± 0.000 |
         <BLANKLINE>
@@ -205,17 +215,23 @@ def markdown(found: Found) -> str:
         | coupled, no rule | 1.0 |
     """
     tables, columns = [], [str(count) for count in next(iter(found.values()))]
+    last: dict[str, list[str]] = {}
     for field, about in ABOUT.items():
-        rows = {
-            name: [_mean([getattr(one, field) for one in cell]) for cell in row.values()]
-            for name, row in found.items()
-        }
-        if any(cell != DASH for row in rows.values() for cell in row):
+        rows = _means(found, field)
+        if rows != last and any(cell != DASH for row in rows.values() for cell in row):
             tables.append(in_columns(f"{about}, {BY}", columns, rows))
+            last = rows
     return "\n\n".join([*tables, in_columns(f"time, of {FREE}, {BY}", columns, _times(found))])
 
 
 BY, DASH = "by steps per block", "\N{EN DASH}"
+
+
+def _means(found: Found, field: str) -> dict[str, list[str]]:
+    return {
+        name: [_mean([getattr(one, field) for one in cell]) for cell in row.values()]
+        for name, row in found.items()
+    }
 
 
 def _mean(numbers: Sequence[float]) -> str:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 import pcflow as pf
+from pcflow_diffusion.checks import as_count, as_seed
 from pcflow_diffusion.evaluate import records
 from pcflow_diffusion.evaluate.constraints import markdown, measure, writers
 from pcflow_diffusion.evaluate.counting import CountingReader
@@ -28,7 +29,7 @@ from pcflow_diffusion.head import CircuitHead
 from pcflow_diffusion.models import CONTEXT, DenoiserConfig, TrainingConfig, train_denoiser
 
 ROWS = (8_000, 8_000, 100)  # of records: to learn from, for the judge, and to be asked for
-TASKS, STEPS = ("records", "english"), (1, 2, 4, 8)
+STEPS = (1, 2, 4, 8)
 HOW = TrainingConfig(
     batch_size=64, whole_window=0.0, short_window=0.0, context=records.PROMPT, block=records.ANSWER
 )
@@ -78,6 +79,7 @@ ENGLISH = {
     "lacks the letter o": r"[^oO]*",
 }
 SEEN, WRITTEN = 32, 16  # tokens of a prompt, and of each of two blocks
+BLOCKS = {"records": records.BLOCK, "english": WRITTEN}  # tokens, by task
 
 
 def english_tasks(count: int, states: int, seed: int) -> tuple[dict[str, Task], CircuitHead]:
@@ -131,18 +133,25 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "pcflow_diffusion.evaluate constraints", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("--task", nargs="+", choices=TASKS, default=TASKS, help="(both)")
-    parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="per block (1 2 4 8)")
-    parser.add_argument("--count", type=int, default=100, help="texts per seed, up to 100")
-    parser.add_argument("--seeds", type=int, default=3, help="of the draws (%(default)s)")
+    parser.add_argument("--task", nargs="+", choices=BLOCKS, default=list(BLOCKS), help="(both)")
     parser.add_argument(
-        "--training-steps", type=int, default=1200, help="of records' denoiser (%(default)s)"
+        "--steps", type=as_count, nargs="+", default=STEPS, help="per block (1 2 4 8)"
     )
-    parser.add_argument("--states", type=int, default=128, help="of English's HMM (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of training and prompts")
+    parser.add_argument("--count", type=as_count, default=100, help="texts per seed, up to 100")
+    parser.add_argument("--seeds", type=as_count, default=3, help="of the draws (%(default)s)")
+    parser.add_argument(
+        "--training-steps", type=as_count, default=1200, help="of records' denoiser (%(default)s)"
+    )
+    parser.add_argument(
+        "--states", type=as_count, default=128, help="of English's HMM (%(default)s)"
+    )
+    parser.add_argument("--seed", type=as_seed, default=0, help="of training and prompts")
     given = parser.parse_args(arguments)
-    if not 1 <= given.count <= ROWS[-1]:
+    if given.count > ROWS[-1]:
         parser.error(f"--count must lie in 1 to {ROWS[-1]}")
+    most = min(BLOCKS[name] for name in given.task)
+    if max(given.steps) > most:
+        parser.error(f"--steps must lie in 1 to {most}, the length of a block")
     if "english" in given.task and find_spec("outlines_core") is None:
         parser.error("rules for English need outlines-core: pip install 'pcflow[constraints]'")
     return given

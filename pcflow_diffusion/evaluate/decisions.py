@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pcflow_diffusion.backbones import Backbone
 from pcflow_diffusion.errors import TextError
 from pcflow_diffusion.evaluate.gap import Table, mean_and_spread
 from pcflow_diffusion.evaluate.setting import (
@@ -36,6 +35,7 @@ from pcflow_diffusion.evaluate.setting import (
 )
 from pcflow_diffusion.evaluate.words import Hole, Kind, Lexicon
 from pcflow_diffusion.head import CircuitHead, Marginals
+from pcflow_diffusion.models import Backbone
 from pcflow_diffusion.train import block_logits
 
 OPTIONS = (2, 4, 8)

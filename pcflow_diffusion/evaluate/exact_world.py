@@ -26,11 +26,11 @@ import torch
 from torch import Tensor
 
 import pcflow as pf
-from pcflow_diffusion.backbones import Backbone
+from pcflow_diffusion.checks import as_count, as_not_negative, as_seed
 from pcflow_diffusion.errors import ShapeMismatch
 from pcflow_diffusion.evaluate.figure import draw_exact_world
 from pcflow_diffusion.head import CircuitHead, Projection
-from pcflow_diffusion.models import mask_exactly, sample_times
+from pcflow_diffusion.models import Backbone, mask_exactly, sample_times
 
 Positions = tuple[int, ...]
 
@@ -355,10 +355,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "pcflow_diffusion.evaluate exact-world", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("--length", type=int, default=6, help="positions (%(default)s)")
-    parser.add_argument("--tokens", type=int, default=6, help="(%(default)s)")
-    parser.add_argument("--sharpness", type=float, default=2.0, help="of the truth (%(default)g)")
-    parser.add_argument("--states", type=int, default=8, help="of the learned HMM (%(default)s)")
+    parser.add_argument("--length", type=as_count, default=6, help="positions (%(default)s)")
+    parser.add_argument("--tokens", type=as_count, default=6, help="(%(default)s)")
+    parser.add_argument(
+        "--sharpness", type=as_not_negative, default=2.0, help="of the truth (%(default)g)"
+    )
+    parser.add_argument(
+        "--states", type=as_count, default=8, help="of the learned HMM (%(default)s)"
+    )
     parser.add_argument("--out", type=Path, default=Path("pcflow_exact_world.png"))
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=as_seed, default=0)
     return parser.parse_args(arguments)

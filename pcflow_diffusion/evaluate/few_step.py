@@ -26,12 +26,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
-from pcflow_diffusion.backbones import Backbone
 from pcflow_diffusion.decode import Decoding, generate
 from pcflow_diffusion.errors import GenerationError, ShapeMismatch
 from pcflow_diffusion.evaluate.figure import save_figure
 from pcflow_diffusion.head import CircuitHead
-from pcflow_diffusion.models import BLOCK
+from pcflow_diffusion.models import BLOCK, Backbone
 
 STEPS = (1, 2, 4, 8, 16, 32)
 FACTORISED, REAL = "factorised", "real text"

@@ -20,6 +20,7 @@ from typing import get_args
 import torch
 
 import pcflow as pf
+from pcflow_diffusion.checks import as_count, as_not_negative
 from pcflow_diffusion.decode import Decoding
 from pcflow_diffusion.evaluate.counting import CountingReader
 from pcflow_diffusion.evaluate.few_step import (
@@ -130,9 +131,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "pcflow_diffusion.evaluate few-step", description=(__doc__ or "").splitlines()[0]
     )
     add_arguments(parser)
-    parser.add_argument("--judge-minutes", type=float, default=0.0, help="(0: it counts)")
+    parser.add_argument("--judge-minutes", type=as_not_negative, default=0.0, help="(0: it counts)")
     parser.add_argument(
-        "--steps", type=int, nargs="+", default=STEPS, help="per block (%(default)s)"
+        "--steps", type=as_count, nargs="+", default=STEPS, help="per block (%(default)s)"
     )
     parser.add_argument(
         "--ranking",
@@ -140,15 +141,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default="random",
         help="which tokens first (%(default)s)",
     )
-    parser.add_argument("--temperature", type=float, default=1.0, help="(%(default)g)")
-    parser.add_argument("--repeats", type=int, default=2, help="of every prompt (%(default)s)")
+    parser.add_argument("--temperature", type=as_not_negative, default=1.0, help="(%(default)g)")
+    parser.add_argument("--repeats", type=as_count, default=2, help="of every prompt (%(default)s)")
     parser.add_argument(
         "--out", type=Path, default=Path("pcflow_few_step.png"), help="(%(default)s)"
     )
     given = parser.parse_args(arguments)
     block = block_of(given)
-    if not all(1 <= count <= block for count in given.steps):
+    if max(given.steps) > block:
         parser.error(f"--steps must lie in 1 to {block}, the length of a block")
-    if given.repeats < 1 or not given.temperature >= 0 or not given.judge_minutes >= 0:
-        parser.error("--repeats must be positive, --judge-minutes and --temperature not negative")
     return given

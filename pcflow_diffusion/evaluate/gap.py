@@ -16,11 +16,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pcflow import CompiledCircuit, Evidence
-from pcflow_diffusion.backbones import Backbone
 from pcflow_diffusion.checks import check_tokens
 from pcflow_diffusion.errors import RatioOutOfRange
 from pcflow_diffusion.head import CircuitHead, without
-from pcflow_diffusion.models import mask_exactly
+from pcflow_diffusion.models import Backbone, mask_exactly
 from pcflow_diffusion.train import Blocks, block_logits
 
 Table = Mapping[str, Sequence[float]]

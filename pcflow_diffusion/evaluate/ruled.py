@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pcflow import Automaton
-from pcflow_diffusion.backbones import Backbone
 from pcflow_diffusion.evaluate.few_step import Reader
 from pcflow_diffusion.head import Marginals, best, temper
+from pcflow_diffusion.models import Backbone
 
 
 @dataclass(frozen=True, eq=False)

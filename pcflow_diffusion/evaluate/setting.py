@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 import pcflow as pf
-from pcflow_diffusion.backbones import Backbone
+from pcflow_diffusion.checks import as_count, as_not_negative, as_seed, as_whole
 from pcflow_diffusion.errors import (
     CheckpointError,
     CouplingError,
@@ -33,6 +33,7 @@ from pcflow_diffusion.head import CircuitHead, fingerprint
 from pcflow_diffusion.models import (
     BLOCK,
     CONTEXT,
+    Backbone,
     CharacterTokenizer,
     DenoiserConfig,
     Text,
@@ -102,10 +103,12 @@ class Material:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command line that say what to run on."""
     parser.add_argument("--text", type=Path, help="UTF-8 text (default: the shipped one)")
-    parser.add_argument("--minutes", type=float, default=10.0, help="to train it (%(default)g)")
-    parser.add_argument("--states", type=int, default=256, help="of the HMM (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="the first (%(default)s)")
-    parser.add_argument("--seeds", type=int, default=1, help="how many (%(default)s)")
+    parser.add_argument(
+        "--minutes", type=as_not_negative, default=10.0, help="to train it (%(default)g)"
+    )
+    parser.add_argument("--states", type=as_count, default=256, help="of the HMM (%(default)s)")
+    parser.add_argument("--seed", type=as_seed, default=0, help="the first (%(default)s)")
+    parser.add_argument("--seeds", type=as_count, default=1, help="how many (%(default)s)")
     _add_models(parser)
 
 
@@ -120,7 +123,7 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--right-shift", action="store_true", help="logits are about the next token"
     )
-    parser.add_argument("--mask-token-id", type=int, help="where the model does not say it")
+    parser.add_argument("--mask-token-id", type=as_whole, help="where the model does not say it")
     parser.add_argument("--head", type=_given_head, help="made for it: a file, folder or name")
 
 

@@ -31,7 +31,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import pcflow as pf
-from pcflow_diffusion.backbones import Backbone
+from pcflow_diffusion.checks import as_count, as_not_negative, as_seed
 from pcflow_diffusion.decode import Decoding, infill
 from pcflow_diffusion.evaluate.figure import save_figure
 from pcflow_diffusion.evaluate.sudoku import (
@@ -46,7 +46,7 @@ from pcflow_diffusion.evaluate.sudoku import (
     unseen,
 )
 from pcflow_diffusion.head import CircuitHead
-from pcflow_diffusion.models import DenoiserConfig, TrainingConfig, train_denoiser
+from pcflow_diffusion.models import Backbone, DenoiserConfig, TrainingConfig, train_denoiser
 
 FACTORISED = "factorised"
 STEPS = (1, 2, 4, 8, 12)
@@ -231,17 +231,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "pcflow_diffusion.evaluate sudoku", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--puzzles", type=Path, help="CSV with columns Puzzle and Solution")
-    parser.add_argument("--count", type=int, default=500, help="puzzles to make (%(default)s)")
+    parser.add_argument("--count", type=as_count, default=500, help="puzzles to make (%(default)s)")
     parser.add_argument(
-        "--training-steps", type=int, default=1500, help="of the denoiser (%(default)s)"
+        "--training-steps", type=as_count, default=1500, help="of the denoiser (%(default)s)"
     )
     parser.add_argument(
-        "--states", type=int, nargs="+", default=[64, 256], help="of the HMMs (64 256)"
+        "--states", type=as_count, nargs="+", default=[64, 256], help="of the HMMs (64 256)"
     )
-    parser.add_argument("--temperature", type=float, default=1.0, help="(%(default)g)")
+    parser.add_argument("--temperature", type=as_not_negative, default=1.0, help="(%(default)g)")
     parser.add_argument("--out", type=Path, default=Path("pcflow_sudoku.png"), help="(%(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args(arguments)
-    if given.count < 1:
-        parser.error(f"--count must be at least 1, got {given.count}")
-    return given
+    parser.add_argument("--seed", type=as_seed, default=0)
+    return parser.parse_args(arguments)

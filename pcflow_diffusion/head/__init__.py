@@ -9,6 +9,7 @@ from pcflow_diffusion.head.modulation import Modulation
 from pcflow_diffusion.head.ranking import Ranking, best, check_ranking, rank
 from pcflow_diffusion.head.sampling import Draw, Order, check_order
 from pcflow_diffusion.head.tokenizers import fingerprint
+from pcflow_diffusion.head.transitions import TransitionModulation
 from pcflow_diffusion.head.widening import label_of, widened
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Ranking",
     "Stretch",
     "TopK",
+    "TransitionModulation",
     "best",
     "check_order",
     "check_ranking",

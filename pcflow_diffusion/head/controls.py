@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pcflow import CompiledCircuit, Evidence, Given
+from pcflow import CheckedEvidence, CompiledCircuit, Evidence, Given
 
 
 def unsteered(model: CompiledCircuit, visible: Evidence) -> Evidence:
@@ -34,6 +34,8 @@ def steered(coupled: Evidence, controls: Tensor | None) -> Evidence:
 
 def with_tokens(coupled: Evidence, tokens: Tensor, known: Tensor) -> Evidence | Tensor:
     """The known ones of the tokens [B, L] observed; of the rest and of controls, what is said."""
+    if isinstance(coupled, CheckedEvidence) and coupled.parameters is not None:
+        return coupled.observing(tokens, known)  # with the parameters of its rows
     potentials = coupled.log_potentials
     assert potentials is not None
     behind = potentials.shape[1] - tokens.shape[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from typing import TypeVar
 
 from torch import Tensor
@@ -16,8 +17,8 @@ Kept = TypeVar("Kept")
 SHORTER = 4
 """How many circuits over some of its positions a head keeps: each has tables of its own."""
 
-GIVEN = 8
-"""How many rules a head remembers, likewise."""
+HELD = 1 << 30
+"""Bytes that circuits given rules may hold together, so that a batch of many rules has them all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +58,8 @@ class Derived:
         stretch = under if isinstance(under, Stretch) else Stretch(under)
         found = model.given(stretch.rule, stretch.start, stretch.log_final)
         key = model, stretch.rule, stretch.start is None
-        self._given = _with_last(self._given, key, found, GIVEN)
+        kept = self._given if key in self._given else _within(self._given, HELD)
+        self._given = _with_last(kept, key, found)
         return found
 
     def over(self, model: CompiledCircuit, variables: tuple[int, ...]) -> CompiledCircuit:
@@ -72,14 +74,21 @@ class Derived:
         if kept is None or kept[0] != made_for:
             short = compile(marginalize(made_for[0], variables), model.device, model.dtype)
             kept = made_for, short
-        self._shorter = _with_last(self._shorter, variables, kept, SHORTER)
+        every = _with_last(self._shorter, variables, kept)
+        self._shorter = dict([*every.items()][-SHORTER:])
         return kept[1]
 
 
-def _with_last(kept: dict[Key, Kept], key: Key, last: Kept, most: int) -> dict[Key, Kept]:
-    """What is kept, as many as may be, with one that was asked for last."""
-    others = [item for item in kept.items() if item[0] != key]
-    return dict([*others[1 - most :], (key, last)])
+def _with_last(kept: dict[Key, Kept], key: Key, last: Kept) -> dict[Key, Kept]:
+    """What is kept, and behind it one that was asked for last."""
+    return {other: value for other, value in kept.items() if other != key} | {key: last}
+
+
+def _within(kept: dict[Key, Given], room: int) -> dict[Key, Given]:
+    """Those that were asked for last, as many as hold no more than so many bytes."""
+    held = accumulate(given.memory.held for given in reversed(kept.values()))
+    count = sum(size <= room for size in held)
+    return dict([*kept.items()][len(kept) - count :])
 
 
 @lru_cache(maxsize=64)

@@ -13,12 +13,17 @@ from pcflow import Automaton, CompiledCircuit, Container, PcflowError, load, sav
 from pcflow_diffusion.errors import CheckpointError
 from pcflow_diffusion.head.coupling import Coupling, LogLinear, Projection
 from pcflow_diffusion.head.modulation import Modulation
+from pcflow_diffusion.head.transitions import TransitionModulation
 
 FORMAT = "pcflow_diffusion.head.2"
 MODULATION, RULE, TOLD = "modulation.", "constraint.", "pcflow_diffusion"
 SETTINGS = ("mask_token_id", "top_k", "tokenizer")
 PARTS = ("classes", "next", "accept")
 KINDS: dict[str, type[Any]] = {"LogLinear": LogLinear, "Projection": Projection}
+STEERING: dict[str, type[Any]] = {
+    "Modulation": Modulation,
+    "TransitionModulation": TransitionModulation,
+}
 
 Json = dict[str, Any]
 StrPath = str | os.PathLike[str]
@@ -50,7 +55,7 @@ def write_head(
         path: the file.
         model: the circuit.
         coupling: a `LogLinear` or a `Projection`.
-        modulation: a `Modulation`, if there is one.
+        modulation: a `Modulation` or `TransitionModulation`, if there is one.
         constraint: the rule, if there is one.
         settings: what else `CircuitHead` is given, of what JSON has.
         dtype: see `pcflow.save`.
@@ -106,10 +111,10 @@ def _coupling_of(kind: str, **numbers: Any) -> Coupling:
 
 
 def _described_modulation(modulation: nn.Module) -> Json:
-    if type(modulation) is not Modulation:
-        kind = type(modulation).__name__
-        raise CheckpointError(f"{kind}: only a `Modulation` can be kept in a file")
-    return dict(modulation.sizes)
+    kind = type(modulation).__name__
+    if not isinstance(modulation, Modulation | TransitionModulation) or kind not in STEERING:
+        raise CheckpointError(f"{kind}: only modulations of this package can be kept in a file")
+    return {"kind": kind, **modulation.sizes}
 
 
 def _rule_of(told: Json | None, file: Container) -> Automaton | None:
@@ -120,15 +125,17 @@ def _rule_of(told: Json | None, file: Container) -> Automaton | None:
 
 
 def _modulation_of(
-    sizes: Json | None, file: Container, device: torch.device | str | None
-) -> Modulation | None:
-    if sizes is None:
+    told: Json | None, file: Container, device: torch.device | str | None
+) -> nn.Module | None:
+    if told is None:
         return None
+    kind = STEERING[told.get("kind", "Modulation")]  # the only one that older files have
+    sizes = {name: size for name, size in told.items() if name != "kind"}
     names = [name for name in file.shapes if name.startswith(MODULATION)]
     weights = {name.removeprefix(MODULATION): file.read(name) for name in names}
     if sizes["depth"] > len(weights):  # before so many layers are built
         raise ValueError(f"{sizes['depth']} layers in {len(weights)} tensors")
     with torch.device("meta"):
-        modulation = Modulation(**sizes)
+        modulation: nn.Module = kind(**sizes)
     modulation.load_state_dict(weights, assign=True)
     return modulation.to(device)

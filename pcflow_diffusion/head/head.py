@@ -7,8 +7,9 @@ as many controls if the head is modulated.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from math import inf
-from typing import Literal, get_args, overload
+from typing import Any, Literal, get_args, overload
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from pcflow import (
     Batch,
     CompiledCircuit,
     Evidence,
+    NoMassError,
     Potentials,
 )
 from pcflow_diffusion.checks import (
@@ -49,7 +51,10 @@ from pcflow_diffusion.head.modulation import check_fits
 from pcflow_diffusion.head.parts import Parts
 from pcflow_diffusion.head.ranking import Ranking, check_ranking
 from pcflow_diffusion.head.sampling import Draw, Order, check_order, draw
-from pcflow_diffusion.head.widening import label_of, widened
+from pcflow_diffusion.head.transitions import TransitionModulation
+from pcflow_diffusion.head.widening import label_of, possible, widened
+
+NOT_FITTED = "powers are not fitted under a TransitionModulation: name a log-linear coupling"
 
 
 class CircuitHead(Parts):
@@ -71,7 +76,8 @@ class CircuitHead(Parts):
         modulation: what steers the circuit by potentials on its latents or gates: a `Modulation`,
             or a module that is called alike. The circuit has 2 L variables then, as
             `pcflow.expose_latents` and `pcflow.add_gates` make of an HMM, and every position has a
-            control, which is summed out. The coupling must be log-linear.
+            control, which is summed out. Or a `TransitionModulation`, which gives every row
+            transitions of its own. The coupling must be log-linear.
         tokenizer: what tells the tokenizer apart whose ids these are, see `fingerprint`; kept with
             the head, and compared by `from_pretrained`.
         constraint: a rule that texts obey. `generate`, `infill` and samplers with a `CircuitLM`
@@ -119,9 +125,11 @@ class CircuitHead(Parts):
             check_kind("tokenizer", tokenizer, str)
         self.model, self.mask_token_id = model, check_id("mask_token_id", mask_token_id)
         self.modulation, self.top_k, self.tokenizer = modulation, top_k, tokenizer
-        self.length = model.num_variables // (1 if modulation is None else 2)
+        self.length = model.num_variables // (2 if self.has_controls else 1)
         self.vocabulary_size = self._one_size(model.num_categories[: self.length])
-        if modulation is not None:
+        if isinstance(modulation, TransitionModulation):
+            modulation.check_fits(model, self.vocabulary_size)
+        elif modulation is not None:
             values = self._one_size(model.num_categories[self.length :])
             check_fits(modulation, self.vocabulary_size, values)
         self.coupling = coupling_by_name(coupling) if isinstance(coupling, str) else coupling
@@ -387,7 +395,7 @@ class CircuitHead(Parts):
             SettingError: if the order is unknown or the temperature negative.
             NoMassError: if the visible tokens are impossible under the circuit.
         """
-        said = self._said(logits, x)
+        said = self._read(logits, x)
         return self.draw(said, temperature=temperature, order=order, generator=generator)
 
     @torch.no_grad()
@@ -418,19 +426,28 @@ class CircuitHead(Parts):
         check_order(order, temperature)
         check_ranking(ranking)
         check_kind("said", said, Marginals)
-        said = self._fitting(said)
+        few = self._fitting(said)
         check_generator(generator, self.model.device)
-        return draw(
-            self.law,
-            self._coupled(said),
-            self.length,
+        how = partial(
+            self._drawn,
             temperature=temperature,
             order=order,
-            sharp=self._coupled(said, temperature) if order == "sharpened" else None,
             ranking=ranking,
             count=count,
             generator=generator,
         )
+        try:
+            return how(few)
+        except NoMassError as error:
+            if self.constraint is None or few is said:
+                raise
+            return how(self._fitting(possible(self.model, said, error.rows)))
+
+    def _drawn(self, few: Marginals, temperature: float, order: Order, **how: Any) -> Draw:
+        """A draw of what is listed."""
+        sharp = self._coupled(few, temperature) if order == "sharpened" else None
+        about = self.law, self._coupled(few), self.length
+        return draw(*about, temperature=temperature, order=order, sharp=sharp, **how)
 
     def fit_coupling(
         self, logits: Tensor | Potentials, x: Tensor, x0: Tensor, buckets: int = 1
@@ -514,13 +531,22 @@ class CircuitHead(Parts):
     def _held_out(
         self, logits: Tensor | Potentials, x: Tensor, x0: Tensor
     ) -> tuple[Marginals, Tensor, Tensor | None]:
-        """What the backbone says of examples, their tokens [N, L], and what steers the circuit."""
+        """What the backbone says of examples, their tokens [N, L], and what steers the circuit.
+
+        Raises:
+            CouplingError: if that are parameters.
+        """
+        if isinstance(self.modulation, TransitionModulation):
+            raise CouplingError(NOT_FITTED)
         said = self._said(logits, x)
         return said, self._filled(said, x0), self._controls(said)
 
     def _coupled(self, said: Marginals, temperature: float = 1.0) -> Evidence:
-        """The coupled joint as evidence; controls are steered by marginals as they are."""
+        """The coupled joint as evidence; the circuit is steered by marginals as they are."""
         coupled = self.coupling.couple(self.model, said.tempered(temperature))
+        if isinstance(self.modulation, TransitionModulation):
+            given = self.modulation.parameters_of(self.model, said)
+            return self.model.evidence(coupled, parameters=given)
         return steered(coupled, self._controls(said))
 
     def _controls(self, said: Marginals) -> Tensor | None:
@@ -551,10 +577,14 @@ class CircuitHead(Parts):
         return log_m.scatter(-1, said.listed, own)
 
     def _said(self, logits: Tensor | Potentials, x: Tensor) -> Marginals:
-        """What the backbone says, in the circuit's precision."""
+        """What the backbone says of the tokens that are listed, in the circuit's precision."""
+        return self._fitting(self._read(logits, x))
+
+    def _read(self, logits: Tensor | Potentials, x: Tensor) -> Marginals:
+        """What the backbone says; under a rule of all tokens."""
         check_rows("x", x, self.length)
         listed = isinstance(logits, Potentials) and logits.categories is not None
-        said = Marginals.of(
+        return Marginals.of(
             logits,
             x,
             self.mask_token_id,
@@ -562,7 +592,6 @@ class CircuitHead(Parts):
             dtype=self.model.dtype,
             vocabulary_size=self.vocabulary_size if listed else None,
         )
-        return self._fitting(said)
 
     def _fitting(self, said: Marginals) -> Marginals:
         """Marginals about the circuit's tokens, of the `top_k` most probable ones."""
@@ -592,7 +621,7 @@ class CircuitHead(Parts):
         """How many categories every one of some variables has."""
         if len(set(sizes)) != 1 or sizes[0] is None or len(sizes) != self.length:
             wanted = "one vocabulary at every position"
-            wanted += "" if self.modulation is None else ", and one control for each"
+            wanted += ", and one control for each" if self.has_controls else ""
             met = set(self.model.num_categories)
             raise ShapeMismatch(f"the circuit must have {wanted}: {met}")
         return sizes[0]

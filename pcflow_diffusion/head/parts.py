@@ -13,8 +13,10 @@ from pcflow_diffusion.checks import check_count, check_kind
 from pcflow_diffusion.errors import CouplingError, ShapeMismatch
 from pcflow_diffusion.head.derived import Derived, Stretch, narrowed
 from pcflow_diffusion.head.kept import Kept
+from pcflow_diffusion.head.transitions import TransitionModulation
 
 NO_RULE = "a modulated head takes no constraint: rules are about tokens, and controls are none"
+NO_PART = "a TransitionModulation is about all positions of its circuit: use windows as long"
 
 
 class Parts(Kept):
@@ -22,6 +24,11 @@ class Parts(Kept):
 
     stretch: Stretch | None
     derived: Derived
+
+    @property
+    def has_controls(self) -> bool:
+        """Whether every position has a control behind it, by which the circuit is steered."""
+        return not isinstance(self.modulation, TransitionModulation | None)
 
     def over(self, positions: int | range) -> Self:
         """The head over neighbouring positions alone, with the circuit's others summed out.
@@ -35,6 +42,7 @@ class Parts(Kept):
 
         Raises:
             ShapeMismatch: if the circuit does not have them all.
+            CouplingError: if it has transitions by row, which are about all positions.
             SettingError: if it is no number of positions, or they are no neighbours.
 
         Examples:
@@ -48,6 +56,8 @@ class Parts(Kept):
         span = self._span(positions)
         if span == range(self.length):
             return self
+        if isinstance(self.modulation, TransitionModulation):
+            raise CouplingError(NO_PART)
         given = {"coupling": self.coupling, "modulation": self.modulation, **self._settings}
         short = self.derived.over(self.model, self._variables(span))
         head = type(self)(short, constraint=self.constraint, **given)
@@ -120,5 +130,5 @@ class Parts(Kept):
 
     def _variables(self, span: range) -> tuple[int, ...]:
         """Some positions and their controls."""
-        firsts = [0] if self.modulation is None else [0, self.length]
+        firsts = [0, self.length] if self.has_controls else [0]
         return tuple(first + place for first in firsts for place in span)

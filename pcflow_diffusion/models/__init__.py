@@ -1,8 +1,22 @@
-"""Masked diffusion models: their objective, small ones of our own with texts and files, a judge.
+"""Language models: how they are called, small ones of our own with texts and files, a judge.
 
 `subwords`, whose tokenizer needs the extra `pcflow[subwords]`, is imported by its own name.
 """
 
+from pcflow_diffusion.models.backbones import (
+    PAST,
+    Backbone,
+    dream,
+    llada,
+    logits_of,
+    mask_of,
+    mdlm,
+    narrow,
+    past_argument,
+    read_logits,
+    takes,
+    vocabulary_of,
+)
 from pcflow_diffusion.models.denoiser import Denoiser, DenoiserConfig, load_denoiser, save_denoiser
 from pcflow_diffusion.models.judge import Judge, load_judge, save_judge, train_judge
 from pcflow_diffusion.models.loop import Optimisation
@@ -34,6 +48,8 @@ from pcflow_diffusion.models.transformer import TransformerConfig
 __all__ = [
     "BLOCK",
     "CONTEXT",
+    "PAST",
+    "Backbone",
     "CharacterTokenizer",
     "Denoiser",
     "DenoiserConfig",
@@ -48,20 +64,30 @@ __all__ = [
     "TrainingConfig",
     "TransformerConfig",
     "blocks",
+    "dream",
     "elbo_weights",
+    "llada",
     "load_denoiser",
     "load_judge",
     "load_pretrained",
     "load_text",
+    "logits_of",
     "mask_exactly",
+    "mask_of",
     "mask_tokens",
     "masked_diffusion_loss",
+    "mdlm",
+    "narrow",
+    "past_argument",
+    "read_logits",
     "sample_times",
     "save_denoiser",
     "save_judge",
     "schedule_by_name",
     "schedule_of",
+    "takes",
     "train_denoiser",
     "train_judge",
+    "vocabulary_of",
     "windows",
 ]

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pcflow_diffusion.backbones import Backbone, dream, llada, logits_of
 from pcflow_diffusion.errors import CheckpointError
+from pcflow_diffusion.models.backbones import Backbone, dream, llada, logits_of
 from pcflow_diffusion.models.text import one_row
 
 KINDS = ("AutoModelForMaskedLM", "AutoModelForCausalLM", "AutoModel")

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pcflow_diffusion.backbones import PAST
+from pcflow_diffusion.models import PAST
 
 
 def by_name(

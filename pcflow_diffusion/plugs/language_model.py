@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from pcflow import SettingError
-from pcflow_diffusion.backbones import mask_of, read_logits
 from pcflow_diffusion.checks import check_count, check_rows
 from pcflow_diffusion.decode import guided
 from pcflow_diffusion.errors import BackboneError, GenerationError, ShapeMismatch
 from pcflow_diffusion.head import CircuitHead
+from pcflow_diffusion.models import mask_of, read_logits
 from pcflow_diffusion.plugs.calls import (
     attended_in,
     by_name,

@@ -140,6 +140,7 @@ class CircuitLogits:
             left: visible tokens that come before them, [B, C].
             wanted: which masks the sampler may commit, bool [B, N], in place of `block_length`.
             attended: which of `left` and `x` are no padding, bool [B, C + N]; all by default.
+                Padding between tokens cuts a text for the circuit; a rule goes on behind it.
             right: tokens and masks that come after them, [B, C'], which only a rule asks for. Then
                 `left` must be all there is.
 
@@ -227,6 +228,8 @@ class CircuitLogits:
             before = wanted.flip(-1).cumsum(dim=-1).flip(-1) > 0
             needed = masked & before if attended is None else masked & before & attended
         text = ~strange & _between(needed | visible)
+        if attended is not None:  # padding between tokens cuts a text, as strange tokens do
+            text &= attended | needed
         drawn = [needed] if passage is None else turns(needed, text)
         width = self.head.length
         seen = (look for part in drawn for look in looks(part, visible, text, width, shown=SHOWN))

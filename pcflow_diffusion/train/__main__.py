@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 import pcflow as pf
+from pcflow_diffusion.checks import as_count, as_not_negative, as_positive, as_seed, as_whole
 from pcflow_diffusion.train.from_text import TextRun
 from pcflow_diffusion.train.texts import did_you_mean
 
@@ -126,22 +127,24 @@ def _add_text(parser: argparse.ArgumentParser) -> None:
         'names one); "" for none',
     )
     parser.add_argument("--tokens", type=Path, help="folder to keep tokens in (tokens/ by --out)")
-    parser.add_argument("--vocabulary-size", type=_count, help="V, where no config.json says it")
+    parser.add_argument("--vocabulary-size", type=as_count, help="V, where no config.json says it")
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--states", type=_count, default=256, help="of the HMM (%(default)s)")
-    parser.add_argument("--length", type=_count, default=32, help="tokens it spans (%(default)s)")
+    parser.add_argument("--states", type=as_count, default=256, help="of the HMM (%(default)s)")
+    parser.add_argument("--length", type=as_count, default=32, help="tokens it spans (%(default)s)")
     parser.add_argument(
-        "--minutes", type=_positive, help=f"for all of the text ({DEFAULT_MINUTES:g})"
+        "--minutes", type=as_positive, help=f"for all of the text ({DEFAULT_MINUTES:g})"
     )
-    parser.add_argument("--epochs", type=_positive, help="how often to go over the text instead")
-    parser.add_argument("--batch-size", type=_count, default=512, help="windows (%(default)s)")
+    parser.add_argument("--epochs", type=as_positive, help="how often to go over the text instead")
+    parser.add_argument("--batch-size", type=as_count, default=512, help="windows (%(default)s)")
     parser.add_argument(
-        "--part-steps", type=_count, default=100, help="between looks (%(default)s)"
+        "--part-steps", type=as_count, default=100, help="between looks (%(default)s)"
     )
-    parser.add_argument("--checkpoint-minutes", type=_minutes, default=3.0, help="(%(default)g)")
-    parser.add_argument("--seed", type=_seed, default=0, help="(%(default)s)")
+    parser.add_argument(
+        "--checkpoint-minutes", type=as_not_negative, default=3.0, help="(%(default)g)"
+    )
+    parser.add_argument("--seed", type=as_seed, default=0, help="(%(default)s)")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", type=_device, default=device, help="(%(default)s)")
     parser.add_argument("--plan", action="store_true", help="say what would be done, and stop")
@@ -152,7 +155,7 @@ def _add_head(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--coupling", choices=("product", "ratio", "projection"), default="projection"
     )
-    parser.add_argument("--top-k", type=_count, help="tokens of the backbone that are possible")
+    parser.add_argument("--top-k", type=as_count, help="tokens of the backbone that are possible")
     parser.add_argument("--mask-token-id", type=int, help="where no config.json says it")
     parser.add_argument("--backbone", help="a masked language model of transformers to fit it to")
     parser.add_argument("--revision", help="of the backbone, where it is a name")
@@ -161,34 +164,13 @@ def _add_head(parser: argparse.ArgumentParser) -> None:
         "--right-shift", action="store_true", help="its logits are of the next token"
     )
     parser.add_argument(
-        "--blocks", type=_count, default=4096, help="it is asked about (%(default)s)"
+        "--blocks", type=as_count, default=4096, help="it is asked about (%(default)s)"
     )
     parser.add_argument(
-        "--context", type=_whole, default=96, help="tokens before each (%(default)s)"
+        "--context", type=as_whole, default=96, help="tokens before each (%(default)s)"
     )
-    parser.add_argument("--conditional-epochs", type=_count, default=6, help="(%(default)s)")
+    parser.add_argument("--conditional-epochs", type=as_count, default=6, help="(%(default)s)")
     parser.add_argument("--choose", choices=("drawing", "likelihood"), help="the coupling for that")
-
-
-def _whole(word: str) -> int:
-    number = int(word)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{word} is negative")
-    return number
-
-
-def _count(word: str) -> int:
-    number = int(word)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{word} is below 1")
-    return number
-
-
-def _seed(word: str) -> int:
-    number = int(word)
-    if abs(number) >= 1 << 63:
-        raise argparse.ArgumentTypeError(f"{word} has more than 63 bits")
-    return number
 
 
 def _device(word: str) -> str:
@@ -197,20 +179,6 @@ def _device(word: str) -> str:
     except (AssertionError, RuntimeError, NotImplementedError) as error:
         raise argparse.ArgumentTypeError(f"{word}: {str(error).splitlines()[0]}") from error
     return word
-
-
-def _minutes(word: str) -> float:
-    number = float(word)
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{word} is negative or no number")
-    return number
-
-
-def _positive(word: str) -> float:
-    number = float(word)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{word} is not above 0")
-    return number
 
 
 if __name__ == "__main__":

@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pcflow_diffusion.backbones import Backbone
 from pcflow_diffusion.errors import TextError
 from pcflow_diffusion.head import CircuitHead
-from pcflow_diffusion.models import mask_exactly, sample_times
+from pcflow_diffusion.models import Backbone, mask_exactly, sample_times
 from pcflow_diffusion.train.stored import StoredLogits, store_logits
 from pcflow_diffusion.train.tokens import TokenStore
 

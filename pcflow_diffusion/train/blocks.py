@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from pcflow import Potentials
-from pcflow_diffusion.backbones import Backbone, logits_of
 from pcflow_diffusion.checks import check_alike, check_logits, check_rows
+from pcflow_diffusion.models import Backbone, logits_of
 
 
 @runtime_checkable

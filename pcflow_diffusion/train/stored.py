@@ -21,9 +21,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 import pcflow as pf
-from pcflow_diffusion.backbones import Backbone
 from pcflow_diffusion.checks import check_count, check_rows, check_tokens
 from pcflow_diffusion.errors import LogitsError, ShapeMismatch, StoreError
+from pcflow_diffusion.models import Backbone
 from pcflow_diffusion.train.blocks import Blocks, block_logits
 
 FORMAT = "pcflow_diffusion.logits.1"

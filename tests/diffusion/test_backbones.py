@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pcflow import SettingError
-from pcflow_diffusion.backbones import dream, llada, logits_of, mdlm
 from pcflow_diffusion.errors import BackboneError, CheckpointError, ShapeMismatch, TokenOutOfRange
 from pcflow_diffusion.models import (
     CharacterTokenizer,
@@ -20,6 +19,7 @@ from pcflow_diffusion.models import (
     load_denoiser,
     save_denoiser,
 )
+from pcflow_diffusion.models.backbones import dream, llada, logits_of, mdlm
 
 CONFIG = DenoiserConfig(vocabulary_size=11, width=16, depth=2, heads=2, kernel=3)
 LETTERS = CharacterTokenizer("abcdefghij\ufffd")

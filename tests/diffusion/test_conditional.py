@@ -2,14 +2,12 @@
 
 import copy
 import itertools
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from processes import ends, start_together
 from torch import Tensor
 
 import pcflow as pf
@@ -254,63 +252,42 @@ def test_blocks_that_do_not_fit_are_refused() -> None:
         trained(train=Blocks(given.logits, given.x, given.x))
 
 
-PROGRAM = """
-import sys
-import torch
-import pcflow as pf
-from test_conditional import LEARNERS, MASK, blocks, jointly, pair, student
-from pcflow_diffusion import CircuitHead, fit_conditional
-
-torch.set_num_threads(1)
-out, distributed = sys.argv[1:]
-rank = 0
-if distributed == "yes":
-    torch.distributed.init_process_group("gloo")
-    rank = torch.distributed.get_rank()
-for name, learner in LEARNERS.items():
-    for coupling in ("product", "projection"):
+def learn(out: Path, distributed: bool = False) -> None:
+    """Save under names that begin with `out` what is learned in every way."""
+    rank = torch.distributed.get_rank() if distributed else 0
+    for name, coupling in itertools.product(LEARNERS, ("product", "projection")):
         torch.manual_seed(rank)
         head = CircuitHead(student(), MASK, coupling)
         fit_conditional(
-            head, blocks(52), learner(), epochs=3, batch_size=17, validation=blocks(31, 2),
+            head, blocks(52), LEARNERS[name](), epochs=3, batch_size=17, validation=blocks(31, 2),
             weights=torch.rand(52, generator=torch.Generator().manual_seed(3)) + 0.5,
-            progress=False, distributed=distributed == "yes",
-        )
+            progress=False, distributed=distributed,
+        )  # fmt: skip
         if rank == 0:
             pf.save(head.model, f"{out}-{name}-{coupling}")
-torch.manual_seed(rank)
-head, denoiser = pair(seed=rank)  # all begin with what the first one has
-draws = torch.Generator().manual_seed(rank)
-losses = jointly(
-    head, denoiser, steps=8, batch_size=9, distributed=distributed == "yes", generator=draws
-)
-if rank == 0:
-    pf.save(head.model, f"{out}-jointly")
-    learned = [weight.detach().flatten() for weight in denoiser.parameters()]
-    torch.save(torch.cat([*learned, torch.tensor(losses)]), f"{out}-denoiser")
-if distributed == "yes":
+    torch.manual_seed(rank)
+    head, denoiser = pair(seed=rank)  # all begin with what the first one has
+    draws = torch.Generator().manual_seed(rank)
+    losses = jointly(
+        head, denoiser, steps=8, batch_size=9, distributed=distributed, generator=draws
+    )
+    if rank == 0:
+        pf.save(head.model, f"{out}-jointly")
+        learned = [weight.detach().flatten() for weight in denoiser.parameters()]
+        torch.save(torch.cat([*learned, torch.tensor(losses)]), f"{out}-denoiser")
+
+
+def learn_together(out: Path) -> None:
+    torch.distributed.init_process_group("gloo")
+    learn(out, distributed=True)
     torch.distributed.destroy_process_group()
-"""
-
-
-def command(folder: Path, out: Path, processes: int) -> subprocess.Popen[bytes]:
-    script = folder / "program.py"
-    script.write_text(PROGRAM)
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    start = torchrun if processes > 1 else []
-    told = ["yes" if processes > 1 else "no"]
-    return subprocess.Popen([sys.executable, *start, script, out, *told], env=environment)
 
 
 def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     """Batches of 17 rows and a last one of a single row: the second process then has none."""
-    runs = [command(tmp_path, tmp_path / str(n), n) for n in (1, 2)]
-    assert [run.wait() for run in runs] == [0, 0]
+    together = start_together(2, learn_together, tmp_path / "2")
+    learn(tmp_path / "1")
+    assert ends(together) == [0, 0]
     for name, coupling in itertools.product(LEARNERS, ("product", "projection")):
         one, two = (values(pf.load(tmp_path / f"{n}-{name}-{coupling}")) for n in (1, 2))
         torch.testing.assert_close(two, one, rtol=1e-6, atol=1e-6)

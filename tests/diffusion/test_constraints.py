@@ -12,6 +12,7 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 import pcflow as pf
+from pcflow.queries import compiled
 from pcflow_diffusion import (
     CircuitHead,
     Coupling,
@@ -23,6 +24,7 @@ from pcflow_diffusion import (
     narrow,
 )
 from pcflow_diffusion.errors import GenerationError, TypeMismatch
+from pcflow_diffusion.head import derived
 
 V, MASK, END = 4, 4, 3
 RANKINGS = ("random", "low_confidence", "margin", "entropy")
@@ -319,6 +321,30 @@ def test_top_p_leaves_what_a_rule_needs() -> None:
         assert rule.accepts(generate(fixed(logits), [[]], head, decoding=how, **settings)).all()
 
 
+@pytest.mark.parametrize("coupling", ["product", "ratio", Projection()])
+@pytest.mark.parametrize("order", ["joint", "any_order", "mpe"])
+def test_lists_hold_what_the_circuit_allows_of_what_a_rule_needs(coupling, order) -> None:
+    """The backbone prefers a token that the circuit never has; others of its class will do."""
+    emission = torch.tensor([[0.0, 0.0, 0.7, 0.3]]).repeat(2, 1)
+    model = pf.compile(pf.hmm(3, 2, pf.Categorical(V), emission=emission), dtype=torch.float64)
+    logits = torch.tensor([3.0, 0.0, 2.0, -9.0]).double().expand(40, 3, V)
+    rule = pf.Automaton([0, 1, 0, 1], [[1, -1], [-1, 2], [0, -1]], 0, [True, False, False])
+    head, x = (
+        CircuitHead(model, MASK, coupling, top_k=1, constraint=rule),
+        torch.full((40, 3), MASK),
+    )
+    x[:20, 0] = 2  # rows of which something is known, and others
+    drawn = head.sample(logits, x, order=order, temperature=float(order == "joint"))
+    assert (drawn.tokens == torch.tensor([2, 3, 2])).all()
+    how = Decoding(constraint=rule, order=order, temperature=float(order == "joint"))
+    free = CircuitHead(model, MASK, coupling, top_k=1)
+    for steps in (1, 3):
+        texts = infill(fixed(logits[0]), x, free, steps=steps, decoding=how)
+        assert (texts == torch.tensor([2, 3, 2])).all()
+    with pytest.raises(pf.NoMassError):
+        head.under(pf.Automaton.options([[2, 1, 2]], V)).sample(logits, x)
+
+
 @pytest.mark.parametrize("top_k", [None, 1, 2])
 @pytest.mark.parametrize("top_p", [None, 0.9])
 def test_what_is_never_written_does_not_matter_where_something_is(top_k, top_p) -> None:
@@ -495,3 +521,33 @@ def test_what_precision_new_tensors_have_does_not_matter(head) -> None:
         assert torch.equal(generate(said, [[1]], head, **settings), found)
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def builds_of(head: CircuitHead, rules: list[pf.Automaton], steps: int, monkeypatch) -> int:
+    """How many products are made while every row is written under a rule of its own."""
+    made = []
+
+    def engine_under(*given: object) -> object:
+        made.append(given)
+        return build(*given)
+
+    with monkeypatch.context() as patch:
+        build = compiled.engine_under
+        patch.setattr(compiled, "engine_under", engine_under)
+        how = Decoding(temperature=1.0, constraint=rules)
+        settings = {"steps": 2 * steps, "gen_length": 4, "block_length": 2}
+        texts = generate(Backbone(0), [[1]] * len(rules), head, decoding=how, **settings)
+    for rule, text in zip(rules, texts[:, 1:], strict=True):
+        assert rule.accepts(text[None])
+    return len(made)
+
+
+def test_a_batch_of_many_rules_makes_every_product_once(monkeypatch) -> None:
+    rules = [pf.Automaton.template([a, b, None, None], V) for a, b in product(range(3), range(3))]
+    once = builds_of(CircuitHead(chain(2), MASK), rules, 1, monkeypatch)
+    assert once == 1 + len(rules)  # and one that asks whether the circuit takes rules
+    assert builds_of(CircuitHead(chain(2), MASK), rules, 2, monkeypatch) == once
+    monkeypatch.setattr(derived, "HELD", 0)  # then the last alone is kept
+    head = CircuitHead(chain(2), MASK)
+    assert builds_of(head, rules, 1, monkeypatch) > once
+    assert len(head.derived._given) == 1

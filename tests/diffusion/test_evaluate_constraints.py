@@ -169,19 +169,27 @@ def test_only_valid_texts_are_judged() -> None:
     task = replace(flat_task(pf.Automaton.template([None, 1], 4), 2, 2), judge=Sum())
     rows = torch.tensor([[0, 0, 3, 1], [0, 0, 3, 3], [0, 0, 1, 1]])
     found = judged(task, rows, 5.0)
-    assert found.valid == pytest.approx(2 / 3) and found.nats == 1.5 and found.seconds == 5.0
+    assert (
+        found.obeys == found.valid == pytest.approx(2 / 3)
+        and found.nats == 1.5
+        and found.seconds == 5.0
+    )
     assert isnan(found.values) and isnan(found.right)  # nothing is right or wrong
     share = torch.tensor([1.0, 0.0, 0.5])
+    strict = replace(task, is_valid=lambda texts: texts[:, 0] == 1)
+    assert judged(strict, rows, 5.0).obeys == found.obeys
+    assert judged(strict, rows, 5.0).valid == pytest.approx(1 / 3)
     told = judged(replace(task, share_right=lambda prompts, texts: share), rows, 5.0)
     assert told.right == pytest.approx(1 / 3) and told.values == pytest.approx(0.5)
 
 
 def test_times_are_in_those_of_free_draws() -> None:
     def cell(seconds: float) -> list[Outcome]:
-        return [Outcome(1.0, 0.0, 0.0, 1.0, seconds)] * 3
+        return [Outcome(1.0, 1.0, 0.0, 0.0, 1.0, seconds)] * 3
 
     table = markdown({FREE: {1: cell(2.0)}, OURS: {1: cell(3.0)}})
     assert table.endswith("| coupled, no rule | 1.0 |\n| coupled, rule | 1.5 |")
+    assert "obeys" in table and "share valid" not in table  # which would say the same once more
 
 
 # records

@@ -136,6 +136,23 @@ def test_what_is_wanted_first_may_stand_anywhere() -> None:
     assert rule.accepts(x).all() and (x[:, 9:11] < 3).any()
 
 
+@pytest.mark.parametrize("rule", [None, *RULES[1:]])
+@pytest.mark.parametrize("gap", [slice(4, 5), slice(3, 6), slice(9, 11)])
+def test_padding_between_tokens_cuts_a_text(rule, gap: slice) -> None:
+    """As a token does that the circuit does not know; and the rule goes on behind it."""
+    x, attended = torch.full((40, 13), MASK), torch.ones(40, 13).bool()
+    x[:, 2] = 2
+    x[:, gap], attended[:, gap] = 1, False
+    joint, found = CircuitLogits(HEAD, constraint=rule), []
+    for text in (x, x.masked_fill(~attended, 9)):
+        torch.manual_seed(0)
+        drawn = joint(torch.zeros(40, 13, V), text, attended=attended).argmax(dim=-1)
+        found.append(drawn.where(x == MASK, x))
+    assert torch.equal(*(text[attended] for text in found))
+    if rule is not None:
+        assert rule.accepts(found[0][attended].view(40, -1)).all()
+
+
 def test_what_is_visible_is_not_hidden_under_a_rule() -> None:
     """Where circuit and text contradict one another: without a rule tokens are hidden."""
     still = pf.hmm(4, V, pf.Categorical(V), transition=torch.eye(V), emission=torch.eye(V))

@@ -1,17 +1,14 @@
 """`python -m pcflow_diffusion.train`: one command, stopped in every way, to the same head."""
 
 import json
-import multiprocessing
 import os
 import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
 from functools import partialmethod
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import ends, start, start_together
 from tiny_models import MASK, WORDS, save_bert
 
 from pcflow_diffusion import CircuitHead, fingerprint
@@ -55,8 +53,8 @@ def asked(text: Path, out: Path, *more: str, tokenizer: str = "characters") -> l
     return [*given, *SIZES, *length, "--validation", "0.2", *more]
 
 
-def run(arguments: list[str], files: int | None, team: tuple[int, int, int] | None) -> NoReturn:
-    """The command, killed before it finishes its last one of so many files; or one of a team's."""
+def run(arguments: list[str], files: int | None = None) -> NoReturn:
+    """The command, killed before it finishes its last one of so many files."""
     finish, left = os.replace, files
 
     def killed(source: str, to: str) -> None:
@@ -66,29 +64,7 @@ def run(arguments: list[str], files: int | None, team: tuple[int, int, int] | No
         finish(source, to)
 
     os.replace = killed  # type: ignore[assignment]
-    if team is not None:  # what torchrun tells
-        told = dict(zip(("RANK", "WORLD_SIZE", "MASTER_PORT"), map(str, team), strict=True))
-        os.environ |= told | {"MASTER_ADDR": "localhost"}
     sys.exit(command.main(arguments))
-
-
-def start(
-    arguments: list[str], files: int | None = None, team: tuple[int, int, int] | None = None
-) -> ForkServerProcess:
-    """The command in a process of its own; what it imports is imported once for all of them."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    process = context.Process(target=run, args=(arguments, files, team))
-    with pytest.MonkeyPatch.context() as patch:  # read by the first one
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *sys.path]))
-        patch.setenv("OMP_NUM_THREADS", "1")
-        process.start()
-    return process
-
-
-def ended(process: ForkServerProcess) -> int | None:
-    process.join(120)
-    return process.exitcode
 
 
 def test_one_command_makes_a_head(
@@ -145,22 +121,19 @@ def test_minutes_are_kept_to(text: Path, tmp_path: Path) -> None:
 def test_killed_again_and_again_it_makes_the_same_head(text: Path, tmp_path: Path) -> None:
     whole, out = tmp_path / "whole" / "head.safetensors", tmp_path / "head.safetensors"
     more = ("--checkpoint-minutes", "0")
-    assert ended(start(asked(text, whole, *more))) == 0
+    assert ends([start(run, asked(text, whole, *more))]) == [0]
     codes, files = [], 0  # a run may finish a file less than the one after it
     while not codes or codes[-1] == -signal.SIGKILL:
-        codes.append(ended(start(asked(text, out, *more), files=(files := files + 1))))
+        codes += ends([start(run, asked(text, out, *more), files := files + 1)])
     assert codes[-1] == 0 and len(codes) > 8  # tokenizer, tokens, plan, checkpoints, head
     assert out.read_bytes() == whole.read_bytes()
 
 
 def test_two_processes_make_what_one_makes(text: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one" / "head.safetensors", tmp_path / "two" / "head.safetensors"
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    together = [start(asked(text, two), team=(rank, 2, port)) for rank in (0, 1)]
+    together = start_together(2, run, asked(text, two))
     assert command.main(asked(text, one)) == 0
-    assert [ended(process) for process in together] == [0, 0]
+    assert ends(together) == [0, 0]
     found, wanted = (CircuitHead.load(path).model for path in (two, one))
     for ours, theirs in zip(found.parameters(), wanted.parameters(), strict=True):
         torch.testing.assert_close(ours.softmax(-1), theirs.softmax(-1), rtol=1e-6, atol=1e-6)

@@ -28,7 +28,6 @@ class GateLeaf(Leaf):
         number = tables.parameters(step)["number"].squeeze(-1).long()  # [F or 1]
         shape = (step.folds, len(evidence.values))
         self.x = number.new_zeros(shape)
-        self.missing = torch.zeros(shape, dtype=torch.bool, device=number.device)
         self.hidden = torch.zeros(shape, dtype=torch.bool)
         self.log_weight = tables.like.new_zeros(shape)
         if evidence.log_gates is not None:

@@ -1,0 +1,126 @@
+"""Speculative sampling: which drafted tokens stand, and what follows the last one that does.
+
+A token that was drawn from q stands with probability min(1, p / q); in place of the first that does
+not comes one from what p has more than q. The text then has the law of p, whatever q is (Leviathan
+et al. 2023; Chen et al. 2023). Of a joint draft, q are its conditionals, each given the tokens
+before.
+
+Legend: B batch, n drafted tokens, V tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pcflow_diffusion.checks import check_generator, check_real, check_rows, check_tokens
+from pcflow_diffusion.errors import ShapeMismatch, TypeMismatch
+
+
+class Accepted(NamedTuple):
+    """What is kept of a draft.
+
+    Attributes:
+        kept: how many of its tokens stand, 0 to n, [B].
+        token: what follows them: in place of the first that does not, or behind the last, [B].
+    """
+
+    kept: Tensor
+    token: Tensor
+
+
+def accept(
+    draft: Tensor,
+    log_q: Tensor,
+    next_log_q: Callable[[Tensor], Tensor],
+    verifier_log_p: Tensor,
+    generator: torch.Generator | None = None,
+) -> Accepted:
+    """Keep as much of every draft as the verifier lets stand, and draw what follows.
+
+    The law of the accepted tokens and the one that follows is exactly the verifier's. All rows go
+    side by side; of q, one row of V numbers is asked for in each.
+
+    Args:
+        draft: tokens that were drawn, [B, n].
+        log_q: of every one, given those before it, its log-probability in the draft (nats), [B, n].
+        next_log_q: gives log-probabilities (nats) [B, V] of the draft's next token at positions [B]
+            in 0..n-1, given its tokens before.
+        verifier_log_p: the verifier's (nats), of every drafted token and of the one behind, each
+            given all before, [B, n + 1, V].
+        generator: source of randomness; torch's global one by default.
+
+    Raises:
+        ShapeMismatch: if shapes do not fit together.
+        TokenOutOfRange: if a token is not in 0..V-1.
+        TypeMismatch: if tokens are no whole numbers, or log-probabilities no numbers.
+
+    Examples:
+        >>> p = torch.tensor([[[0.0, 1.0], [0.5, 0.5]]]).log()  # only token 1 may come first
+        >>> flat = torch.full((1, 2), 0.5).log()
+        >>> kept, token = accept(torch.tensor([[0]]), flat[:, :1], lambda position: flat, p)
+        >>> kept.tolist(), token.tolist()
+        ([0], [1])
+    """
+    _check(draft, log_q, next_log_q, verifier_log_p)
+    check_generator(generator, draft.device)
+    chance = standing(draft, log_q, verifier_log_p)  # [B, n]
+    luck = torch.rand(chance.shape, dtype=chance.dtype, device=chance.device, generator=generator)
+    kept = (luck < chance).long().cumprod(dim=-1).sum(dim=-1)  # [B]
+    follows = following(kept, next_log_q, verifier_log_p)  # [B, V]
+    return Accepted(kept, torch.multinomial(follows, 1, generator=generator).squeeze(-1))
+
+
+def standing(draft: Tensor, log_q: Tensor, verifier_log_p: Tensor) -> Tensor:
+    """The probability that a token stands if all before it do, min(1, p / q), [B, n].
+
+    Examples:
+        >>> p = torch.tensor([[[0.25, 0.75], [0.5, 0.5]]]).log()
+        >>> standing(torch.tensor([[0]]), torch.tensor([[0.5]]).log(), p)
+        tensor([[0.5000]])
+    """
+    log_p = verifier_log_p[:, :-1].gather(-1, draft.unsqueeze(-1)).squeeze(-1)  # [B, n]
+    never = log_p == -torch.inf  # even where q says the same, which would make NaN
+    return (log_p - log_q).clamp(max=0.0).exp().masked_fill(never, 0.0)
+
+
+def following(
+    kept: Tensor, next_log_q: Callable[[Tensor], Tensor], verifier_log_p: Tensor
+) -> Tensor:
+    """The distribution of what follows so many tokens that stand, [B, V].
+
+    What p has more than q, max(0, p - q), if the draft goes on there; p itself behind its end.
+
+    Examples:
+        >>> p = torch.tensor([[[0.2, 0.3, 0.5], [1.0, 0.0, 0.0]]]).log()
+        >>> q = torch.tensor([[0.6, 0.3, 0.1]]).log()
+        >>> following(torch.tensor([0]), lambda position: q, p)
+        tensor([[0., 0., 1.]])
+    """
+    rows, last = torch.arange(len(kept), device=kept.device), verifier_log_p.shape[1] - 2
+    p = verifier_log_p[rows, kept].exp()  # [B, V]
+    log_q = check_real("what next_log_q gives", next_log_q(kept.clamp(max=last)), *p.shape)
+    q = log_q.to(p).exp()  # [B, V]
+    more = (p - q).clamp(min=0.0)
+    mass = more.sum(dim=-1, keepdim=True)  # [B, 1]
+    alike = mass <= 0  # by rounding only: where p is q, every token stands
+    whole = alike | (kept > last).unsqueeze(-1)
+    return torch.where(whole, p, more / mass.masked_fill(alike, 1.0))
+
+
+def _check(draft: Tensor, log_q: Tensor, next_log_q: object, verifier_log_p: Tensor) -> None:
+    """Refuse what does not fit together."""
+    check_rows("draft", draft)
+    rows, count = draft.shape
+    if count == 0:
+        raise ShapeMismatch("draft must hold at least one token in a row")
+    check_real("log_q", log_q, rows, count)
+    check_real("verifier_log_p", verifier_log_p, rows, count + 1, "V")
+    check_tokens("draft", draft, verifier_log_p.shape[-1])
+    if bool(log_q.isnan().any()) or bool(verifier_log_p.isnan().any()):
+        raise TypeMismatch("log_q and verifier_log_p must be logarithms, and some are no number")
+    if not callable(next_log_q):
+        raise TypeMismatch(f"next_log_q must be a function, got {type(next_log_q).__name__}")

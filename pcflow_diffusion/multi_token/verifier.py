@@ -1,0 +1,121 @@
+"""Causal language models as verifiers: what they have read, and what they expect, at every place.
+
+Legend: B batch, L positions, c of them kept, V tokens, W width of the hidden state.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from pcflow_diffusion.checks import check_kind, check_real
+from pcflow_diffusion.errors import BackboneError, ShapeMismatch, TypeMismatch
+from pcflow_diffusion.models import Judge, past_argument, read_logits
+
+
+class Reading(NamedTuple):
+    """What a causal model makes of tokens.
+
+    Attributes:
+        hidden: its state after each token, which its unembedding reads, [B, L - c, W].
+        log_p: log-probabilities (nats) of the token after each, [B, L - c, V].
+    """
+
+    hidden: Tensor
+    log_p: Tensor
+
+
+class Verifier(Protocol):
+    """A causal language model, seen from outside: no token sees those behind it."""
+
+    def __call__(self, tokens: Tensor, kept: int = 0, /) -> Reading:
+        """Read tokens [B, L], of which the first `kept` are as in the call before.
+
+        What comes back is about those from there on.
+        """
+        ...
+
+
+def read(verifier: Verifier, tokens: Tensor, kept: int = 0) -> Reading:
+    """What a verifier makes of tokens [B, L] from `kept` on.
+
+    Raises:
+        BackboneError: if it is none, or returns anything else than what `Reading` says.
+    """
+    if not callable(verifier):
+        raise BackboneError(f"a verifier reads tokens, got {type(verifier).__name__}")
+    found, shape = verifier(tokens, kept), (len(tokens), tokens.shape[1] - kept)
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise BackboneError(f"a verifier returns a Reading, got {type(found).__name__}")
+    try:
+        check_real("the verifier's hidden states", found[0], *shape, "W")
+        check_real("the verifier's log_p", found[1], *shape, "V")
+    except (TypeMismatch, ShapeMismatch) as error:
+        raise BackboneError(str(error)) from error
+    return Reading(*found)
+
+
+class JudgeVerifier:
+    """A judge as a verifier; it computes all anew in every call.
+
+    Args:
+        judge: the model.
+
+    Examples:
+        >>> from pcflow_diffusion.models import TransformerConfig
+        >>> judge = Judge(TransformerConfig(vocabulary_size=7, width=16, depth=1, heads=2))
+        >>> JudgeVerifier(judge)(torch.tensor([[6, 3, 0]])).log_p.shape
+        torch.Size([1, 3, 7])
+    """
+
+    def __init__(self, judge: Judge) -> None:
+        """Keep the model."""
+        check_kind("judge", judge, Judge)
+        self.judge = judge
+
+    def __call__(self, tokens: Tensor, kept: int = 0) -> Reading:
+        """See `Verifier`."""
+        start = self.judge.config.vocabulary_size
+        hidden = self.judge.read(pad(tokens, (1, 0), value=start))[:, 1 + kept :]  # [B, L - c, W]
+        return Reading(hidden, _log_probs(self.judge.head(hidden)))
+
+
+class CausalVerifier:
+    """A causal model of `transformers` as a verifier, which keeps keys and values of the text.
+
+    Args:
+        model: called with tokens, `output_hidden_states=True` and a cache; the last of its hidden
+            states is what its unembedding reads.
+
+    Raises:
+        BackboneError: when called, if the model returns no logits, no hidden states or no cache.
+    """
+
+    def __init__(self, model: Any) -> None:
+        """Nothing is kept yet."""
+        self.model, self.past_name = model, past_argument(model)
+        self.past: Any = None
+        self.length = 0
+
+    def __call__(self, tokens: Tensor, kept: int = 0) -> Reading:
+        """See `Verifier`."""
+        if self.past_name is None:
+            raise BackboneError(f"{type(self.model).__name__} takes no cache")
+        if kept:
+            self.past.crop(kept - self.length)
+        past = {self.past_name: self.past if kept else None, "use_cache": True}
+        new = tokens[:, kept:]
+        output = self.model(new, output_hidden_states=True, **past)
+        states = getattr(output, "hidden_states", None)
+        self.past, self.length = getattr(output, self.past_name, None), tokens.shape[1]
+        if states is None or self.past is None:
+            raise BackboneError(f"{type(self.model).__name__} returns no hidden states or no cache")
+        return Reading(states[-1], _log_probs(read_logits(output, new)))
+
+
+def _log_probs(logits: Tensor) -> Tensor:
+    """Their logarithms, at least in float32."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
