@@ -74,6 +74,8 @@ class Access:
 
     def of_grid(self, category: Tensor) -> Tensor:
         """The same of categories [F, B] of all folds and rows."""
+        if self.sets.count == 1:
+            return category
         fold, row = (torch.arange(size, device=category.device) for size in category.shape)
         return self.place(category, fold.unsqueeze(-1), row)
 
@@ -85,6 +87,10 @@ class Access:
     def rows(self, place: Tensor) -> Tensor:
         """Rows [..., K] of the flattened table, at any places [...]."""
         return self.table.flatten(0, 1)[place]
+
+    def weighed(self, units: Tensor) -> Tensor:
+        """The table, every unit times a number of [S, 1, K]."""
+        return self.table * units
 
     def has_zeros(self) -> bool:
         """Whether a probability is zero, or too small to hold."""
@@ -185,6 +191,16 @@ class FewRows(Access):
         number = place.new_zeros(()) if shared else place // self.family.num_categories
         found = self.normalizer.logits.flatten(0, 1)[place].sub_(log_total.squeeze(1)[number])
         return found if self.in_log_space else exp_(found)
+
+    def weighed(self, units: Tensor) -> Tensor:
+        """See `Access`; a piece at a time, as fresh memory is dear."""
+        logits, log_total, _ = self.normalizer
+        found = torch.empty_like(logits)
+        size = max(1, self.tables.plan.machine.numbers // max(1, logits[:1].numel()))
+        pieces = (part.split(size) for part in (logits, log_total, units, found))
+        for some, totals, times, out in zip(*pieces, strict=True):
+            exp_(torch.sub(some, totals, out=out)).mul_(times)
+        return found
 
     def bag(self, place: Tensor, weights: Tensor) -> Tensor:
         """See `Access`; every row is made once, whoever names it."""

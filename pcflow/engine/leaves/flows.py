@@ -146,12 +146,11 @@ class _LinearFlows(Flows):
 
     def _logit_gradient(self, slope: Tensor, observed: Tensor) -> Tensor:
         """Counts less the table times their total."""
-        table = self.access.table
         total = self.access.sets.total(observed).unsqueeze(1)
         if self.entries.soft is None:
-            gradient = table * total.neg_()
+            gradient = self.access.weighed(total.neg_())
         else:
-            gradient = self._potentials_times(self.entries.of(slope))
+            table, gradient = self.access.table, self._potentials_times(self.entries.of(slope))
             total += torch.einsum("fvk,fvk->fk", gradient, table).unsqueeze(1)
             gradient.sub_(total).mul_(table)
         self.add_observed(gradient, observed)
