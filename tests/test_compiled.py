@@ -227,6 +227,8 @@ def test_a_batch_without_rows_gives_answers_without_rows(circuit: pf.Circuit) ->
     model = pf.compile(circuit, DEVICE)
     none = torch.empty(0, 5)
     assert model.log_prob(none).shape == (0,)
+    assert model.conditionals(none).shape == (0, 5)
+    assert model.next_log_probs(none).shape == (0, 5, 3)
     assert model.marginals(none).shape == (0, 5, 3)
     assert model.sample(4, none).shape == (4, 0, 5)
     assert model.mpe(none).values.shape == (0, 5)

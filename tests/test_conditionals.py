@@ -11,6 +11,7 @@ from torch import Tensor
 
 import pcflow as pf
 from pcflow.engine import LogMatrix
+from pcflow.inputs import log_sum
 from pcflow.testing import (
     circuits,
     enumerate_log_prob,
@@ -152,6 +153,27 @@ def test_nothing_is_lost_where_units_are_far_apart(dtype: torch.dtype, data: st.
     found = model.conditionals(some)
     assert found.dtype == dtype
     torch.testing.assert_close(found.double(), wanted, rtol=0, atol=20 * off * largest)
+
+
+@given(st.integers(0, 10_000), st.booleans(), st.sampled_from([1.0, 500.0]))
+def test_products_of_logarithms_lose_nothing(seed: int, by_row: bool, spread: float) -> None:
+    """A matrix for all rows, or one each, with numbers that no exponential can hold."""
+    generator, shape = seeded(seed), (3, 4, 5) if by_row else (4, 5)
+    rows, logs = (
+        spread * torch.randn(s, generator=generator, dtype=torch.float64) for s in ((3, 4), shape)
+    )
+    rows, logs = (
+        t.masked_fill(torch.rand(t.shape, generator=generator) < 0.2, -torch.inf)
+        for t in (rows, logs)
+    )
+    rows.requires_grad_()
+    logs.requires_grad_()
+    found, plain = LogMatrix(logs).after(rows), log_sum(rows.unsqueeze(-1) + logs, dim=1)
+    torch.testing.assert_close(found, plain, **CLOSE)
+    weight = torch.randn(found.shape, generator=generator, dtype=torch.float64)
+    weight = torch.where(plain > -torch.inf, weight, 0.0)
+    mine, its = (torch.autograd.grad(weighed(f, weight), [rows, logs]) for f in (found, plain))
+    torch.testing.assert_close(mine, tuple(g.nan_to_num() for g in its), **CLOSE)
 
 
 def test_gradients_of_real_values() -> None:
