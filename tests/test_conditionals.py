@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import pcflow as pf
+from pcflow.circuit import Turns
 from pcflow.engine import LogMatrix
 from pcflow.inputs import log_sum
 from pcflow.testing import (
@@ -291,14 +292,25 @@ def test_a_step_along_a_tree_costs_the_path_and_all_of_them_two_passes(
     assert max(kept for _, kept in found) < 7 * 3 * 6
 
 
-def test_wide_products_are_no_longer_than_they_are_deep(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of independent variables a walk sees each once, and not all others at each."""
-    circuit = pf.build_circuit(pf.structure.fully_factorized(200), pf.Categorical(2), 2)
-    model = pf.compile(circuit, dtype=torch.float64)
-    turns = pf.queries.conditionals.ChainRule(model.engine).turns.turns
-    assert sum(len(turn.enter) + len(turn.renew) for turn in turns) < 200 * 6
-    x = torch.zeros(1, 200)
+def test_wide_products_are_no_longer_than_they_are_deep() -> None:
+    """Independent variables, one after another in whatever order: each is seen once."""
+    order = torch.randperm(200, generator=seeded()).tolist()
+    coins = [pf.InputLayer.random(v, pf.Categorical(2), generator=seeded(v)) for v in order]
+    circuit = pf.Circuit(pf.ProductLayer(coins))
+    turns = Turns.of(circuit).turns
+    assert sum(len(turn.enter) + len(turn.renew) for turn in turns) < 200 * 4
+    model, x = pf.compile(circuit, dtype=torch.float64), torch.zeros(1, 200)
     torch.testing.assert_close(model.conditionals(x).sum(dim=1), model.log_prob(x))
+
+
+def test_contexts_are_kept_of_layers_above_the_next_variable_alone() -> None:
+    """Of a tree whose leaves are in no order, which enters and leaves layers many times."""
+    circuit = pf.build_circuit(pf.structure.quad_tree((4, 4)), pf.Categorical(2), 2)
+    seen = pf.compile(circuit).filter(1)
+    for variable in range(1, 16):
+        seen.observe([0])
+        walk = seen._walk  # type: ignore[attr-defined]
+        assert all(variable in walk._turns.circuit.scope(layer) for layer in walk._contexts)
 
 
 def test_a_filter_of_a_circuit_refuses_what_does_not_fit() -> None:
