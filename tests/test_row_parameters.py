@@ -5,9 +5,11 @@ Legend: B batch, D variables, V categories, n draws.
 
 import copy
 import gc
+import re
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -70,6 +72,7 @@ def rows_with_mass(model: Model, about: pf.Evidence, parameters: Parameters) -> 
     return there.nonzero().squeeze(-1).cpu()
 
 
+@settings(max_examples=15)
 @given(st.data(), circuits(max_variables=4))
 def test_rows_have_the_log_prob_and_the_gradients_of_circuits_of_their_own(
     data: st.DataObject, circuit: pf.Circuit
@@ -102,6 +105,7 @@ def assert_gradients_are_theirs(
         assert_equal(mine, [wanted])
 
 
+@settings(max_examples=15)
 @given(st.data(), circuits(max_variables=4))
 def test_rows_have_the_answers_of_circuits_of_their_own(
     data: st.DataObject, circuit: pf.Circuit
@@ -132,6 +136,7 @@ def test_rows_have_the_answers_of_circuits_of_their_own(
     torch.testing.assert_close(drawn.log_marginals, scored, atol=1e-9, rtol=1e-9)
 
 
+@settings(max_examples=10)
 @given(st.data(), circuits(max_variables=4))
 def test_rows_are_fitted_to_marginals_like_circuits_of_their_own(
     data: st.DataObject, circuit: pf.Circuit
@@ -154,7 +159,7 @@ def test_rows_are_fitted_to_marginals_like_circuits_of_their_own(
     assert_equal(model.log_prob(found), [model.log_prob(found.rows(torch.arange(rows)))])
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(st.data(), automata(st.just(3)))
 def test_rows_obey_a_rule_like_circuits_of_their_own(
     data: st.DataObject, rule: pf.Automaton
@@ -267,8 +272,12 @@ def far_apart(dtype: torch.dtype) -> tuple[Model, pf.Evidence]:
     return model, pf.Evidence(torch.tensor([[1] * 20 + [0] * 20, [1] * 40, [0] * 40]))
 
 
-def test_rows_that_underflow_go_through_logarithms() -> None:
+@pytest.mark.parametrize("soft", [False, True], ids=["observed", "soft"])
+def test_rows_that_underflow_go_through_logarithms(soft: bool) -> None:
     model, about = far_apart(torch.float32)
+    if soft:
+        near = torch.nn.functional.one_hot(about.values, 3).double()
+        about = pf.Evidence(log_potentials=40.0 * near + torch.rand(3, 40, 3))
     exact = far_apart(torch.float64)[0]
     given = {name: t.double() for name, t in by_row(model, 3).items()}
     before = model.rows.log_space
@@ -280,10 +289,10 @@ def test_rows_that_underflow_go_through_logarithms() -> None:
     found.sum().backward()
     wanted.sum().backward()
     for name, tensor in low.items():
-        torch.testing.assert_close(tensor.grad.double(), high[name].grad, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(tensor.grad.double(), high[name].grad, rtol=1e-3, atol=1e-3)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(st.data(), circuits(max_variables=5), st.sampled_from([1.0, 10.0, 40.0]))
 def test_float32_is_as_exact_by_row_as_it_says(
     data: st.DataObject, circuit: pf.Circuit, spread: float
@@ -334,7 +343,9 @@ def test_nothing_of_a_batch_stays_with_the_model() -> None:
         model.mpe(x, parameters=parameters), model.sample(2, x, parameters=parameters)
         wanted = [m.log_prob(x[r : r + 1]) for r, m in enumerate(models_of(model, parameters, 5))]
         assert_equal(model.log_prob(x, parameters), wanted)
-        del parameters
+        taped = model.engine.trace(model.evidence(x, parameters))
+        gone += [weakref.ref(w.tensor) for w in taped.scaled.weights.values() if w.by_row]
+        del parameters, taped
     gc.collect()
     assert str(model.memory.tables) == tables
     assert all(tensor() is None for tensor in gone)
@@ -449,6 +460,32 @@ def test_what_reads_the_same_parameters_in_all_rows_refuses() -> None:
     known = model.evidence(x, by_row(model, 5))
     with pytest.raises(pf.EvidenceError, match="viterbi takes no parameters by row"):
         pf.viterbi(model, known)
+    soft = model.evidence(pf.Evidence(log_potentials=torch.zeros(5, 4, 3)), by_row(model, 5))
+    with pytest.raises(pf.EvidenceError, match="with_potentials takes no parameters by row"):
+        soft.top_k(2)
     with pytest.raises(pf.EvidenceError, match="EM takes no parameters by row"):
         pf.fit(model, known, epochs=1, progress=False)
     assert pf.state_posteriors(model, known).shape == (5, 4, 3)
+
+
+def test_the_page_runs() -> None:
+    page = Path(__file__).parent.parent / "docs" / "row_parameters.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert blocks
+    exec("\n".join(blocks), {})
+
+
+def test_mpe_is_exact_by_what_is_impossible_in_all_rows() -> None:
+    zeros = torch.tensor([[0.0, -torch.inf], [-torch.inf, 0.0]])
+    logits = {"logits": pf.Parameter(zeros)}
+    inputs = pf.InputLayer(0, pf.Categorical(2), 2, logits)
+    model = compiled(pf.Circuit(pf.SumLayer([inputs], pf.Parameter(torch.zeros(1, 2)))))
+    nothing = torch.full((2, 1), torch.nan)
+    (name,) = [n for n, shape in model.parameter_shapes.items() if shape == (1, 2, 2)]
+    given = zeros.double().to(DEVICE).expand(2, 1, 2, 2).clone()
+    assert model.mpe(nothing, parameters={name: given + 1.0}).exact
+    given[1] = 0.0  # in one row both units have both values
+    assert not model.mpe(nothing, parameters={name: given}).exact
+    with torch.no_grad():
+        model.get_parameter(name).zero_()
+    assert model.mpe(nothing[:1], parameters={name: given[:1]}).exact

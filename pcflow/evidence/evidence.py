@@ -255,6 +255,15 @@ class CheckedEvidence(Evidence):
         values, missing = self.values.clone(), self.missing.clone()
         return replace(self, values=values, missing=missing, lower=lower, upper=upper)
 
+    def with_potentials(self, potentials: Potentials) -> Evidence:
+        """See `Evidence`.
+
+        Raises:
+            EvidenceError: if rows have parameters of their own, which would be lost.
+        """
+        self.of_shared("with_potentials")
+        return super().with_potentials(potentials)
+
     @property
     def forgotten(self) -> CheckedEvidence:
         """The same rows, of which nothing is known any more."""

@@ -40,7 +40,7 @@ class RowParameters:
         return [self.by_bank.get(number, bank) for number, bank in enumerate(banks)]
 
     def largest(self, banks: Sequence[Tensor]) -> list[Tensor]:
-        """The parameters of a model, or the largest of any row: what is zero in all rows is zero."""
+        """The parameters of a model, or the largest of any row, zero where all rows are."""
         some = {n: given.amax(dim=0) for n, given in self.by_bank.items() if len(given)}
         return [some.get(number, bank) for number, bank in enumerate(banks)]
 

@@ -79,7 +79,8 @@ def _target(
     if not isinstance(wanted, Potentials):
         wanted = Potentials.of(as_tensor("log_marginals", wanted), checked.categories)
     _refuse_others(checked, wanted)
-    told = engine.check(checked.with_potentials(wanted.like(wanted.log.detach()))).potentials
+    alone = replace(checked, parameters=None)
+    told = engine.check(alone.with_potentials(wanted.like(wanted.log.detach()))).potentials
     assert told is not None
     if normalised:
         return told
