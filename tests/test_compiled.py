@@ -229,6 +229,7 @@ def test_a_batch_without_rows_gives_answers_without_rows(circuit: pf.Circuit) ->
     assert model.log_prob(none).shape == (0,)
     assert model.conditionals(none).shape == (0, 5)
     assert model.next_log_probs(none).shape == (0, 5, 3)
+    assert model.next_log_probs(torch.zeros(2, 5), variables=[]).shape == (2, 0, 3)
     assert model.marginals(none).shape == (0, 5, 3)
     assert model.sample(4, none).shape == (4, 0, 5)
     assert model.mpe(none).values.shape == (0, 5)
