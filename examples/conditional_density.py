@@ -23,6 +23,7 @@ import pcflow as pf
 from pcflow.estimator import CircuitDensity
 
 WIDTH, DRAWS = 64, 200
+EPOCHS, PATIENCE, STEP = 200, 15, 2e-3  # of both networks, by Adam
 
 
 class Density(NamedTuple):
@@ -73,9 +74,9 @@ class MixtureDensityNetwork(nn.Module):
 def mixture_density_network(train: Rows, held_out: Rows, parts: int) -> tuple[Density, float]:
     """Learned by Adam, stopped where rows that were held out are likeliest."""
     network = MixtureDensityNetwork(train.x.shape[1], train.y.shape[1], parts).double()
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(network.parameters(), lr=STEP)
     best, since, kept = -math.inf, 0, network.state_dict()
-    while since < 20:
+    for _ in range(EPOCHS):
         for rows in torch.randperm(len(train.x)).split(32):
             optimizer.zero_grad()
             (-network.log_prob(train.y[rows], train.x[rows]).mean()).backward()
@@ -85,24 +86,24 @@ def mixture_density_network(train: Rows, held_out: Rows, parts: int) -> tuple[De
         since = 0 if found > best else since + 1
         if since == 0:
             best, kept = found, {name: w.clone() for name, w in network.state_dict().items()}
+        if since == PATIENCE:
+            break
     network.load_state_dict(kept)
     return Density(network.log_prob, network.sample), best
 
 
 def conditional_circuit(train: Rows, held_out: Rows, units: int) -> tuple[Density, float]:
-    """A hidden tree over the outputs, learned by EM, then moved by a network row by row."""
+    """A hidden tree over the outputs, whose parameters a network moves row by row."""
     model = pf.compile(pf.hclt(train.y, units, pf.Gaussian()), dtype=torch.float64)
-    judge = pf.Batch(held_out.y, features=held_out.x)
-    pf.fit(model, train.y, pf.EM(), epochs=50, validation=held_out.y, patience=3, progress=False)
-    conditional = pf.ConditionalCircuit(model, train.x.shape[1], hidden=(WIDTH,), rank=2)
+    conditional = pf.ConditionalCircuit(model, train.x.shape[1], hidden=(WIDTH,), rank=1)
     result = pf.fit(
         conditional,
         pf.Batch(train.y, features=train.x),
-        pf.Gradient(lambda parameters: torch.optim.Adam(parameters, lr=1e-3)),
+        pf.Gradient(lambda parameters: torch.optim.Adam(parameters, lr=STEP)),
         batch_size=32,
-        epochs=300,
-        validation=judge,
-        patience=20,
+        epochs=EPOCHS,
+        validation=pf.Batch(held_out.y, features=held_out.x),
+        patience=PATIENCE,
         progress=False,
     )
     density = Density(conditional.log_prob, lambda n, x: conditional(x).sample(n))
@@ -159,7 +160,7 @@ def draw_picture(found: dict[str, Density], shares: dict[str, Tensor], row: Rows
     axes[0].set(xlabel="quantile", ylabel="share of values below", title="calibration")
     axes[0].legend(fontsize=7)
     first, second = 0, 6  # radius and concavity
-    line = torch.linspace(-2.5, 2.5, 40, dtype=torch.float64)
+    line = torch.linspace(-1.5, 1.5, 40, dtype=torch.float64)
     grid = torch.cartesian_prod(row.y[0, first] + line, row.y[0, second] + line)
     y = torch.full((len(grid), row.y.shape[1]), torch.nan, dtype=torch.float64)
     y[:, [first, second]] = grid

@@ -298,6 +298,8 @@ class _Delta(nn.Module):
         self.left = nn.Linear(width, math.prod(self.left_shape), bias=False)
         nn.init.zeros_(self.left.weight)
         self.right = nn.Linear(width, math.prod(self.right_shape)) if low else None
+        if self.right is not None:  # near one: at first the means of all units move together
+            nn.init.normal_(self.right.bias, 1.0, 0.5)
         self.register_buffer("unit", torch.ones(()) if unit is None else unit)
 
     def forward(self, hidden: Tensor) -> Tensor:

@@ -21,10 +21,12 @@ from pcflow_diffusion.head.modulation import Modulation
 class TransitionModulation(nn.Module):
     """Logits of transitions for every row and position: the circuit's plus V_t U_t' of rank r.
 
-    The circuit is a chain whose positions share no transition, as `pcflow.untie` makes of one whose
-    positions do. U_t [K, r] is about the states that a step leads to, V_t about those that it comes
-    from; the initial distribution moves by the sum of the columns of U_0. What a `Modulation` says
-    at a position are U and V. U begins at zero, so that training starts at the circuit as it is.
+    The circuit is `pcflow.untie` of a homogeneous chain: every step has a transition of its own, to
+    be given row by row, and all begin as the same. They stay so: what is moved is their mean, which
+    learns as one matrix. U_t [K, r] is about the states that a step leads to, V_t about those that
+    it comes from; the initial distribution moves by the sum of the columns of U_0. What a
+    `Modulation` says at a position are U and V. U begins at zero, so that training starts at the
+    circuit as it is.
 
     Args:
         vocabulary_size: V.
@@ -79,31 +81,40 @@ class TransitionModulation(nn.Module):
             said: what the backbone says.
         """
         into, out_of = self(said).to(model.dtype).unbind(2)  # [B, L, K, r]
-        shared, found = dict(model.named_parameters()), dict[str | nn.Parameter, Tensor]()
-        for t, (name, _) in enumerate(model.weight_places):
-            left = out_of[:, t] if t else torch.ones_like(into[:, 0, :1])  # [B, K or 1, r]
-            found[name] = shared[name] + (left @ into[:, t].mT).unsqueeze(1)  # [B, 1, K or 1, K]
+        named, (first, *steps) = dict(model.named_parameters()), self._names(model)
+        initial = named[first] + into[:, 0].sum(-1)[:, None, None]  # [B, 1, 1, K]
+        found: dict[str | nn.Parameter, Tensor] = {first: initial}
+        if steps:
+            mean = torch.stack([named[name] for name in steps]).mean(0)  # [1, K, K]
+            learned = mean - mean.detach()  # zero: all are alike, and a mean would be rounded
+            shared = named[steps[0]].detach() + learned
+        for t, name in enumerate(steps, start=1):
+            found[name] = shared + (out_of[:, t] @ into[:, t].mT).unsqueeze(1)  # [B, 1, K, K]
         return found
 
     def check_fits(self, model: CompiledCircuit, vocabulary_size: int) -> None:
-        """Refuse a circuit that is no chain of such states, each step with a transition of its own.
+        """Refuse a circuit that is no chain of such states, untied and homogeneous.
 
         Raises:
             ShapeMismatch: if it is not.
         """
         states, tokens = self.sizes["states"], self.sizes["vocabulary_size"]
-        names = [name for name, _ in model.weight_places]
-        found = [tuple(model.parameter_shapes[name]) for name in names]
-        steps = [(1, states, states)] * (model.num_variables - 1)
-        if found != [(1, 1, states), *steps] or len({*names}) < len(names):
+        names, shapes = self._names(model), model.parameter_shapes
+        wanted = [(1, 1, states), *[(1, states, states)] * (model.num_variables - 1)]
+        fits = [tuple(shapes[name]) for name in names] == wanted and len({*names}) == len(names)
+        moves = [dict(model.named_parameters())[name].detach() for name in names[1:]]
+        if not fits or not all(torch.equal(move, moves[0]) for move in moves):
             raise ShapeMismatch(
-                f"the modulation is about a chain of {states} states whose positions share no "
-                "transition, as pcflow.untie makes of one whose positions do"
+                f"the modulation is about pcflow.untie of a homogeneous chain of {states} states"
             )
         if tokens != vocabulary_size:
             raise ShapeMismatch(
                 f"the modulation is about {tokens} tokens, the circuit about {vocabulary_size}"
             )
+
+    def _names(self, model: CompiledCircuit) -> list[str]:
+        """The parameters that are weights, from the first position on."""
+        return [name for name, _ in model.weight_places]
 
     def _factors(self, flat: Tensor) -> Tensor:
         found: Tensor = flat.unflatten(-1, (2, self.sizes["states"], self.sizes["rank"]))

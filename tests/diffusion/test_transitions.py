@@ -37,21 +37,22 @@ WORLDS = st.integers(0, 10**6)
 class World:
     """A chain, tokens with masks, a backbone's logits and a modulation that says something."""
 
-    def __init__(self, seed: int, rows: int = 3, speaks: bool = True) -> None:
+    def __init__(self, seed: int, rows: int = 3, speaks: bool = True, length: int = LENGTH) -> None:
         torch.manual_seed(seed)
-        plain = pf.hmm(LENGTH, STATES, pf.Categorical(TOKENS))
-        self.plain = plain.replace({p: 3 * p.value for p in plain.parameters})  # tokens depend
+        plain = pf.hmm(length, STATES, pf.Categorical(TOKENS))
+        drawn = {p: 3 * torch.randn(p.shape, dtype=torch.float64) for p in plain.parameters}
+        self.plain = plain.replace(drawn)  # tokens depend, and every bit counts
         self.model = pf.compile(pf.untie(self.plain), DEVICE, torch.float64)
         self.modulation = TransitionModulation(TOKENS, STATES, rank=2, width=4, depth=1)
         self.modulation.double().to(DEVICE)
         if speaks:
             nn.init.normal_(self.modulation.network.out.weight)
             nn.init.normal_(self.modulation.network.out.bias)
-        self.x0 = torch.randint(TOKENS, (rows, LENGTH)).to(DEVICE)
-        self.masked = torch.rand(rows, LENGTH).to(DEVICE) < 0.7
+        self.x0 = torch.randint(TOKENS, (rows, length)).to(DEVICE)
+        self.masked = torch.rand(rows, length).to(DEVICE) < 0.7
         self.masked[:, 0] = True
         self.x = self.x0.masked_fill(self.masked, MASK)
-        self.logits = torch.randn(rows, LENGTH, TOKENS, dtype=torch.float64).to(DEVICE)
+        self.logits = torch.randn(rows, length, TOKENS, dtype=torch.float64).to(DEVICE)
 
     def head(self, coupling: LogLinear = COUPLINGS["product"]) -> CircuitHead:
         return CircuitHead(self.model, MASK, coupling, modulation=self.modulation)
@@ -88,7 +89,7 @@ def test_under_the_product_every_row_has_a_circuit_of_its_own(seed: int) -> None
 @settings(max_examples=10)
 @given(WORLDS, st.sampled_from(sorted(COUPLINGS)))
 def test_before_training_the_head_is_that_of_the_plain_circuit(seed: int, name: str) -> None:
-    world, coupling = World(seed, speaks=False), COUPLINGS[name]
+    world, coupling = World(seed, speaks=False, length=12), COUPLINGS[name]
     shared = dict(world.model.named_parameters())
     for key, moved in world.parameters().items():
         assert isinstance(key, str)
@@ -163,9 +164,28 @@ def test_the_circuit_s_gradient_adds_up_those_of_its_rows() -> None:
     each = [world.alone(row) for row in range(len(world.x))]
     for row, head in enumerate(each):
         head.log_prob(*(t[row : row + 1] for t in told)).sum().backward()
-    wanted = [[p.grad for p in head.model.parameters()] for head in each]
-    for parameter, *own in zip(world.model.parameters(), *wanted, strict=True):
-        torch.testing.assert_close(parameter.grad, sum(own), rtol=1e-9, atol=1e-9)
+    _, *steps = (name for name, _ in world.model.weight_places)
+    wanted = {
+        name: sum(dict(head.model.named_parameters())[name].grad for head in each)  # type: ignore[misc]
+        for name in world.model.parameter_shapes
+    }
+    of_all = sum(wanted[name] for name in steps) / len(steps)  # type: ignore[operator]
+    for name, parameter in world.model.named_parameters():
+        own = of_all if name in steps else wanted[name]
+        torch.testing.assert_close(parameter.grad, own, rtol=1e-9, atol=1e-9)
+
+
+def test_what_steps_share_stays_shared() -> None:
+    torch.manual_seed(0)
+    model = pf.compile(pf.untie(pf.hmm(4, 2, pf.Categorical(TOKENS))), DEVICE)
+    modulation = TransitionModulation(TOKENS, 2, rank=2, width=16, depth=1).to(DEVICE)
+    head = CircuitHead(model, MASK, "product", modulation=modulation)
+    before = copy.deepcopy(dict(model.named_parameters()))
+    fit_modulation(head, regimes(40, 0), epochs=2, batch_size=20, progress=False)
+    _, *steps = (name for name, _ in model.weight_places)
+    after = dict(model.named_parameters())
+    assert not torch.equal(before[steps[0]], after[steps[0]])
+    assert all(torch.equal(after[name], after[steps[0]]) for name in steps)
 
 
 class _LogProb(nn.Module):
@@ -222,8 +242,10 @@ def test_a_modulation_learns_what_the_static_circuit_cannot() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     world = World(0)
     tied = pf.compile(world.plain, DEVICE, torch.float64)
-    with pytest.raises(ShapeMismatch, match="untie"):
-        CircuitHead(tied, MASK, "product", modulation=world.modulation)
+    apart = pf.hmm(LENGTH, STATES, pf.Categorical(TOKENS), homogeneous=False)
+    for model in (tied, pf.compile(apart, DEVICE, torch.float64)):
+        with pytest.raises(ShapeMismatch, match="untie"):
+            CircuitHead(model, MASK, "product", modulation=world.modulation)
     for other in (TransitionModulation(TOKENS, STATES + 1), TransitionModulation(5, STATES)):
         with pytest.raises(ShapeMismatch, match="is about"):
             CircuitHead(world.model, MASK, "product", modulation=other)
