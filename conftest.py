@@ -19,6 +19,7 @@ def pytest_collection() -> Iterator[None]:
     gc.disable()
     yield
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)  # laws make and drop tens of thousands of objects each
     gc.enable()
 
 

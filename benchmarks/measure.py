@@ -77,7 +77,12 @@ def measure_machine(repeats: int) -> Machine:
     return Machine(2 * 1024**3 / gemm, 2 * source.numel() / copy)
 
 
-def interleaved(sides: list[Run], repeats: int, seconds: float = 20.0) -> list[float]:
+def interleaved(
+    sides: list[Run],
+    repeats: int,
+    seconds: float = 20.0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[float]:
     """Median seconds of every side, run by turns so that a busy moment hits all alike.
 
     Two turns warm up. Then as many as asked for, or as fit into `seconds`, but at least three.
@@ -88,10 +93,10 @@ def interleaved(sides: list[Run], repeats: int, seconds: float = 20.0) -> list[f
         if turn >= 5 and time.perf_counter() - began > seconds:
             break
         for side, found in zip(sides, times, strict=True):
-            start = time.perf_counter()
+            start = clock()
             side()
             if turn >= 2:
-                found.append(time.perf_counter() - start)
+                found.append(clock() - start)
     return [median(found) for found in times]
 
 

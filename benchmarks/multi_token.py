@@ -67,11 +67,11 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--judge", type=Path, help="a file to read or write")
     parser.add_argument("--minutes", type=float, default=25.0, help="of its training (%(default)s)")
-    parser.add_argument("--length", type=int, default=8, help="tokens ahead (%(default)s)")
+    parser.add_argument("--length", type=int, default=6, help="tokens ahead (%(default)s)")
     parser.add_argument("--states", type=int, default=size(16, 2), help="(%(default)s)")
-    parser.add_argument("--steps", type=int, default=size(400, 2), help="of a head (%(default)s)")
-    parser.add_argument("--generated", type=int, default=size(96, 6), help="(%(default)s)")
-    parser.add_argument("--turns", type=int, default=size(8, 1), help="(%(default)s)")
+    parser.add_argument("--steps", type=int, default=size(300, 2), help="of a head (%(default)s)")
+    parser.add_argument("--generated", type=int, default=size(64, 6), help="(%(default)s)")
+    parser.add_argument("--turns", type=int, default=size(4, 1), help="(%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     torch.manual_seed(given.seed)
@@ -128,6 +128,8 @@ def head_of(
         verifier,
         train,
         steps=given.steps,
+        batch_size=4,
+        learning_rate=6e-3,
         progress=False,
         generator=torch.Generator().manual_seed(given.seed),
     )
@@ -173,7 +175,7 @@ def by_turns(
 ) -> dict[str, Spent]:
     """What decoders make of so many prompts at a time, one decoder after another."""
     found = {name: Spent() for name in decoders}
-    for turn in range(given.turns if rows == 1 else 1 + given.turns // 4):
+    for turn in range(given.turns if rows == 1 else 1 + given.turns // 8):
         some = prompts[turn : turn + 1] if rows == 1 else prompts
         for name, decode in decoders.items():
             generator, begun = torch.Generator().manual_seed(turn), time.process_time()

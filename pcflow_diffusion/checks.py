@@ -102,6 +102,27 @@ def check_logits(name: str, logits: object, tokens: Tensor) -> None:
         raise TypeMismatch(f"{name} are on {logits.device}, tokens on {tokens.device}")
 
 
+def check_real(name: str, numbers: object, *shape: int | str) -> Tensor:
+    """A tensor of floating point of a shape, of which words stand for any length.
+
+    Raises:
+        TypeMismatch: if it is no tensor of floating point, or without data.
+        ShapeMismatch: if it has another shape.
+
+    Examples:
+        >>> check_real("log_p", torch.zeros(2, 3), 2, "V").shape
+        torch.Size([2, 3])
+    """
+    if not isinstance(numbers, Tensor) or not numbers.is_floating_point() or numbers.is_meta:
+        raise TypeMismatch(f"{name} must be a tensor of floating point, got {_kind(numbers)}")
+    sizes = [size if isinstance(size, int) else None for size in shape]
+    pairs = zip(numbers.shape, sizes, strict=False)
+    if numbers.dim() != len(shape) or any(size not in (None, found) for found, size in pairs):
+        wanted = ", ".join(map(str, shape))
+        raise ShapeMismatch(f"{name} must be [{wanted}], got {tuple(numbers.shape)}")
+    return numbers
+
+
 def check_weights(name: str, weights: object, count: int) -> None:
     """Refuse what is not a real number for each of so many rows.
 

@@ -211,8 +211,22 @@ def test_a_table_of_low_precision_is_read_throughout(data: st.DataObject) -> Non
     model = pf.compile(circuit, DEVICE, torch.float32, soft_dtype=torch.bfloat16)
     soft = pf.Evidence(log_potentials=torch.randn(2, 4, 50, generator=generator))
     every = torch.arange(50).expand(2, 4, 50)
-    total = model.marginals(soft, every).logsumexp(-1)
-    torch.testing.assert_close(total, torch.zeros_like(total), rtol=0, atol=0.02)
+    for known, asked in ((soft, every), (few := soft.top_k(9), few.categories)):
+        total = model.marginals(known, asked).logsumexp(-1)
+        torch.testing.assert_close(total, torch.zeros_like(total), rtol=0, atol=0.02)
+
+
+@settings(max_examples=10)
+@given(st.data())
+def test_lists_read_a_table_of_low_precision_as_well(data: st.DataObject) -> None:
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 10**6)))
+    circuit = pf.hmm(4, 2, pf.Categorical(50), generator=generator)
+    listed = pf.Evidence(log_potentials=torch.randn(2, 4, 50, generator=generator)).top_k(6)
+    models = [pf.compile(circuit, DEVICE, soft_dtype=dtype) for dtype in (None, torch.bfloat16)]
+    for ask in (lambda m: m.log_prob(listed), lambda m: m.marginals(listed, listed.categories)):
+        exact, rounded = map(ask, models)
+        torch.testing.assert_close(rounded.exp(), exact.exp(), rtol=0.05, atol=1e-6)
+        assert not torch.equal(rounded, exact)
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -43,6 +43,11 @@ def differences(log_mass: list[Tensor]) -> Tensor:
     return torch.where(masses[:, :-1] > -torch.inf, masses.diff(dim=1), -torch.inf)
 
 
+def sharpened(circuit: pf.Circuit, power: float) -> pf.Circuit:
+    """The same with logits so many times as large; in numbers of float32."""
+    return circuit.replace({p: power * p.value.float() for p in circuit.parameters})
+
+
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
@@ -106,7 +111,7 @@ def test_a_filter_says_what_conditionals_say(data: st.DataObject) -> None:
 @given(st.data())
 def test_gradients_are_those_of_the_plain_evaluator(data: st.DataObject) -> None:
     """By parameters and potentials, every conditional with a weight of its own."""
-    circuit = data.draw(circuits(4))
+    circuit = sharpened(data.draw(circuits(4)), data.draw(st.sampled_from([1.0, 1.0, 300.0])))
     some = data.draw(evidence(circuit))
     model = pf.compile(circuit, dtype=torch.float64)
     known = model.evidence(some)
@@ -136,9 +141,8 @@ def weighed(found: Tensor, weight: Tensor) -> Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @given(st.data())
 def test_nothing_is_lost_where_units_are_far_apart(dtype: torch.dtype, data: st.DataObject) -> None:
-    """Logits a hundred times as large: units of e^-300, and prefixes that only they explain."""
-    circuit = data.draw(circuits(4))
-    circuit = circuit.replace({p: 100 * p.value.float() for p in circuit.parameters})
+    """Units of e^-900, and prefixes that only they explain."""
+    circuit = sharpened(data.draw(circuits(4)), 300.0)
     some = data.draw(evidence(circuit))
     model = pf.compile(circuit, dtype=dtype)
     masses = [pf.reference_log_prob(circuit, p) for p in prefixes(model.evidence(some))]

@@ -106,8 +106,10 @@ def test_masked_values_are_not_looked_at(model: pf.CompiledCircuit) -> None:
     assert torch.equal(wild, tame)
 
 
-def test_whole_numbers_of_any_type_are_values() -> None:
-    model = pf.compile(pf.hmm(3, states=2, inputs=pf.Bernoulli()), DEVICE)
+@pytest.mark.parametrize("sizes", [(2, 2, 2), (3, 2, 4)])
+def test_whole_numbers_of_any_type_are_values(sizes: tuple[int, ...]) -> None:
+    columns = [pf.Categorical(size) for size in sizes]
+    model = pf.compile(pf.build_circuit(pf.structure.chain(3), columns, units=2), DEVICE)
     x = torch.tensor([[1, 0, 1]])
     wanted = model.log_prob(x)
     for dtype in (torch.bool, torch.uint8, torch.int32, torch.float64, torch.float16):

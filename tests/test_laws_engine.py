@@ -207,8 +207,9 @@ def test_bfloat16_tables_are_right_to_three_digits(
     about = data.draw(evidence(circuit))
     found = compiled(circuit, soft_dtype=torch.bfloat16).log_prob(about)
     wanted = enumerate_log_prob(circuit, about)
-    # each factor is off by at most 2^-8 for its potential and as much for its table
-    assert_close(found, wanted, 2 * 2**-8 * circuit.num_variables)
+    # each factor is off by at most 2^-8 for its potential and as much for its table, and what it
+    # comes to is rounded once more where categories are listed
+    assert_close(found, wanted, 3 * 2**-8 * circuit.num_variables)
     assert_close(
         compiled(circuit, soft_dtype=torch.bfloat16).log_prob(_observed(about)),
         enumerate_log_prob(circuit, _observed(about)),

@@ -212,6 +212,7 @@ def test_soft_tables_need_no_others(name: str, listed: bool) -> None:
         drawn = model.sample(4, soft, torch.Generator(DEVICE).manual_seed(0))
         if machine == LARGE:
             assert "table" not in model.memory.tables
+        assert any(kind.startswith("soft") for kind in model.memory.tables)  # and lists read it
         log_prob.sum().backward()
         marginals = model.marginals(soft).exp()
         gradients = [p.grad for p in model.parameters() if p.grad is not None]

@@ -272,8 +272,12 @@ def far_apart(dtype: torch.dtype) -> tuple[Model, pf.Evidence]:
     return model, pf.Evidence(torch.tensor([[1] * 20 + [0] * 20, [1] * 40, [0] * 40]))
 
 
-def test_rows_that_underflow_go_through_logarithms() -> None:
+@pytest.mark.parametrize("soft", [False, True], ids=["observed", "soft"])
+def test_rows_that_underflow_go_through_logarithms(soft: bool) -> None:
     model, about = far_apart(torch.float32)
+    if soft:
+        near = torch.nn.functional.one_hot(about.values, 3).double()
+        about = pf.Evidence(log_potentials=40.0 * near + torch.rand(3, 40, 3))
     exact = far_apart(torch.float64)[0]
     given = {name: t.double() for name, t in by_row(model, 3).items()}
     before = model.rows.log_space
@@ -285,7 +289,7 @@ def test_rows_that_underflow_go_through_logarithms() -> None:
     found.sum().backward()
     wanted.sum().backward()
     for name, tensor in low.items():
-        torch.testing.assert_close(tensor.grad.double(), high[name].grad, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(tensor.grad.double(), high[name].grad, rtol=1e-3, atol=1e-3)
 
 
 @settings(max_examples=15)
@@ -339,7 +343,9 @@ def test_nothing_of_a_batch_stays_with_the_model() -> None:
         model.mpe(x, parameters=parameters), model.sample(2, x, parameters=parameters)
         wanted = [m.log_prob(x[r : r + 1]) for r, m in enumerate(models_of(model, parameters, 5))]
         assert_equal(model.log_prob(x, parameters), wanted)
-        del parameters
+        taped = model.engine.trace(model.evidence(x, parameters))
+        gone += [weakref.ref(w.tensor) for w in taped.scaled.weights.values() if w.by_row]
+        del parameters, taped
     gc.collect()
     assert str(model.memory.tables) == tables
     assert all(tensor() is None for tensor in gone)

@@ -12,7 +12,17 @@ from torch import Tensor
 
 import pcflow as pf
 import pcflow_diffusion as pd
-from cases.given import Cases, drawn, exported, generate, sampled, seeded, tokenizer
+from cases.given import (
+    Cases,
+    drawn,
+    exported,
+    generate,
+    infill,
+    largest,
+    sampled,
+    seeded,
+    tokenizer,
+)
 
 TOKENS, MASK, LENGTH = 7, 7, 6
 
@@ -67,9 +77,17 @@ def heads() -> Cases:
                 logits, x, x0 = blocks(6)
                 yield f"{case}, log prob", some.log_prob(logits, x, x0)
                 yield f"{case}, forward", some(logits, x)
+                if label:
+                    yield f"{case}, among the listed", among_the_listed(some(logits, x), logits)
                 yield f"{case}, coupled", some.couple(logits, x)
                 yield f"{case}, draws", draws(some, logits, x)
                 yield f"{case}, gradients", gradients(some, logits, x, x0)
+
+
+def among_the_listed(log_q: Tensor, logits: Tensor) -> Tensor:
+    """Marginals [B, L, V], as they were when the three that are listed shared all of the mass."""
+    others = logits < logits.topk(3, dim=-1).values[..., -1:]
+    return log_q.masked_fill(others, -torch.inf).log_softmax(dim=-1)
 
 
 def draws(some: pd.CircuitHead, logits: Tensor, x: Tensor) -> object:
@@ -188,7 +206,7 @@ def infilling() -> Cases:
         for label, decoding in decodings(some).items():
             if label == "ending":  # which is for `generate` alone
                 continue
-            filled = pd.infill(
+            filled = infill(
                 backbone,
                 text,
                 some,
@@ -260,6 +278,7 @@ def denoisers() -> Cases:
         for name, stored in {"stored": store, "stored, top 3": some}.items():
             batches = list(stored.batches(10, shuffle=True, generator=seeded()))
             yield name, [[batch.logits, batch.x, batch.x0] for batch in batches]
+            yield f"{name}, largest", [[largest(b.logits, 3), b.x, b.x0] for b in batches]
     joint, how = head(), {"schedule": "cosine", "generator": seeded()}
     losses = pd.fit_jointly(joint, model, rows, steps=4, batch_size=8, progress=False, **how)
     yield "trained jointly", [losses, exported(joint.model), list(model.parameters())]

@@ -54,6 +54,19 @@ def generate(
     return pd.generate(backbone, prompt, head, **settings, decoding=pd.Decoding(**decoding))
 
 
+def infill(backbone: pd.Backbone, text: Tensor, head: pd.CircuitHead | None, **how: Any) -> Tensor:
+    """Filled text; the circuit sees its window and no text beside it."""
+    if "circuit_context" in signature(pd.infill).parameters:
+        how |= {"circuit_context": 0}
+    return pd.infill(backbone, text, head, **how)
+
+
+def largest(logits: Any, k: int) -> Tensor:
+    """The k largest of stored logits, whose others were spread out before they were left out."""
+    numbers = logits if isinstance(logits, Tensor) else logits.log
+    return numbers.topk(k, dim=-1).values
+
+
 def drawn(head: pd.CircuitHead, logits: Tensor, x: Tensor, **how: Any) -> object:
     """What `CircuitHead.draw` tells."""
     if hasattr(pd, "Marginals"):

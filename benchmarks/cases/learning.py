@@ -28,7 +28,9 @@ def learners() -> dict[str, Callable[[], pf.Learner]]:
     """Every learner, made anew."""
     return {
         "EM": lambda: pf.EM(0.1),
+        "EM, unsmoothed": lambda: pf.EM(0.0),
         "MiniBatchEM": pf.MiniBatchEM,
+        "MiniBatchEM, unsmoothed": lambda: pf.MiniBatchEM(pseudocount=0.0),
         "Anemone": pf.Anemone,
         "Anemone, decaying": lambda: pf.Anemone(0.5, momentum=0.3, decay=True),
         "Gradient": pf.Gradient,

@@ -79,8 +79,6 @@ class Cache:
 
     def doubt(self) -> Tensor | None:
         """Whether numbers have changed that a `refresh` did not wait for, one bool; None if not."""
-        if self.like.device.type == "cpu":
-            return None
         doubts = [doubt for stamp in self.stamps for doubt in stamp.doubts()]
         if not doubts:
             return None

@@ -9,7 +9,7 @@ Legend: F folds, B batch, C copies, S = C B samples, K units, J units read by a 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial, reduce
 
 import torch
@@ -273,7 +273,14 @@ class GraphDescent(Descent):
         if step.mixing:
             self.mix(number, step, unit, fold, sample)
             return
-        slot, below = self.pick(number, step, unit, fold, sample % self.batch)
+        index = self.pick(number, step, unit, fold, sample % self.batch)
+        if len(step.inputs) == 1:
+            (read,) = step.inputs
+            self.chosen[read.width][_rows(read.rows, fold), sample] = index
+            return
+        starts = torch.tensor([0, *(r.width for r in step.inputs)], device=index.device).cumsum(0)
+        slot = torch.bucketize(index, starts[1:-1], right=True)
+        below = index - starts[slot]
         for i, read in enumerate(step.inputs):
             some = (slot == i).nonzero().squeeze(-1)
             place = _rows(read.rows, fold[some])
@@ -282,11 +289,8 @@ class GraphDescent(Descent):
     def mix(self, number: int, step: SumStep, unit: Tensor, fold: Tensor, sample: Tensor) -> None:
         """Choose an input for every entry, by its own unit of each."""
         weight, width = self.weights[number], step.units
-        arena, size = (
-            self.sheet.arenas[width],
-            max(1, self.plan.machine.choices // len(step.inputs)),
-        )
-        for u, f, s in zip(unit.split(size), fold.split(size), sample.split(size), strict=True):
+        arena, most = self.sheet.arenas[width], self.plan.machine.choices // len(step.inputs)
+        for u, f, s in _blocks(most, unit, fold, sample):
             place = step.rows[f]  # [N, H]
             row = (s % self.batch).unsqueeze(-1)
             units = arena.units[place, row, u.unsqueeze(-1)]
@@ -310,20 +314,15 @@ class GraphDescent(Descent):
         fold, sample = (here >= 0).nonzero(as_tuple=True)
         return here[fold, sample], fold, sample
 
-    def pick(
-        self, number: int, step: SumStep, unit: Tensor, fold: Tensor, row: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Which input layer [N], and which of its units [N], every entry follows."""
+    def pick(self, number: int, step: SumStep, unit: Tensor, fold: Tensor, row: Tensor) -> Tensor:
+        """Which of the units of all inputs, side by side, every entry follows: [N]."""
         weight, read = self.weights[number], self.reader(number, step)
-        size, found = max(1, self.plan.machine.choices // weight.tensor.shape[-1]), []
-        for u, f, r in zip(unit.split(size), fold.split(size), row.split(size), strict=True):
+        most, found = self.plan.machine.choices // weight.tensor.shape[-1], []
+        for u, f, r in _blocks(most, unit, fold, row):
             edges = weight.chosen(f, r, u)  # [N, J]
             units = read(f, r)  # [N, J]
             found.append(self.choose(edges, units, self.route))
-        index = torch.cat(found)
-        starts = torch.tensor([0, *(r.width for r in step.inputs)], device=index.device).cumsum(0)
-        slot = torch.bucketize(index, starts[1:-1], right=True)
-        return slot, index - starts[slot]
+        return found[0] if len(found) == 1 else torch.cat(found)
 
 
 def factor_units(step: ProductStep, unit: Tensor) -> list[Tensor]:
@@ -335,6 +334,13 @@ def factor_units(step: ProductStep, unit: Tensor) -> list[Tensor]:
         found.append(unit % read.width)
         unit = unit // read.width
     return found[::-1]
+
+
+def _blocks(most: int, *entries: Tensor) -> Iterable[tuple[Tensor, ...]]:
+    """Entries [N] of each, so many at a time."""
+    if len(entries[0]) <= most:
+        return [entries]
+    return zip(*(entry.split(max(1, most)) for entry in entries), strict=True)
 
 
 def _rows(rows: Rows, fold: Tensor) -> Tensor:

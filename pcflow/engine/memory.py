@@ -16,7 +16,7 @@ from torch import Tensor
 from pcflow.engine.plan import InputStep, Plan, Read, Step
 from pcflow.engine.recording import Recordings
 from pcflow.engine.semiring import Value
-from pcflow.engine.sparse import Beside, beside
+from pcflow.engine.sparse import Sparse, sparse_steps
 
 
 class Sheet:
@@ -52,9 +52,10 @@ class Sheet:
         }
 
     @cached_property
-    def beside(self) -> dict[int, Beside]:
-        """Which sums may be zero for some rows, and when."""
-        return beside(self.plan.steps)
+    def sparse(self) -> dict[int, Sparse]:
+        """Steps of which little may be to do, by number."""
+        any_rows = self.is_sparse and self.batch > 0
+        return sparse_steps(self.plan.steps, self.batch) if any_rows else {}
 
     @property
     def is_sparse(self) -> bool:

@@ -25,7 +25,6 @@ from pcflow.engine.plan import BankRead, InputStep, Plan, ProductStep, SumStep
 from pcflow.engine.routes import Route
 from pcflow.engine.row_tables import tables_of
 from pcflow.engine.semiring import Scaled, Semiring, Value, Weight
-from pcflow.engine.sparse import add, some
 from pcflow.engine.tables import BankSums, Tables
 from pcflow.engine.tape import Tape
 from pcflow.engine.told import Shares, share_of
@@ -79,22 +78,27 @@ def _climb(
     run: range, sheet: Sheet, semiring: Semiring, weights: dict[int, Weight], zeros: bool
 ) -> None:
     """Through a run of sums and products; `zeros` if some of what they read may be exactly zero."""
-    sparse = semiring if isinstance(semiring, Scaled) and sheet.is_sparse else None
     for number in run:
         step, out = sheet.plan.steps[number], sheet.outs[number]
-        if sparse and isinstance(step, SumStep) and step.plain:
-            add(sparse, sheet.arenas[step.units], step.rows, out)
+        if _climb_sparsely(number, sheet, semiring, weights):
             continue
         inputs = sheet.inputs(number, step)
-        if sparse and number in sheet.beside and not weights[number].by_row:
-            matters = sheet.beside[number].matters(sheet.arenas[step.units])
-            some(sparse, inputs[0], weights[number], out, matters)
-        elif isinstance(step, ProductStep):
+        if isinstance(step, ProductStep):
             semiring.product(inputs, out, step.kronecker)
             if zeros:
                 out.lowest.masked_fill_(_is_zero(out), 1.0)  # exact zeros have lost nothing
         else:
             semiring.sum(inputs, weights[number], out)
+
+
+def _climb_sparsely(
+    number: int, sheet: Sheet, semiring: Semiring, weights: dict[int, Weight]
+) -> bool:
+    """Through a step of which little is not zero; False if it is none, or most of it is to do."""
+    if not isinstance(semiring, Scaled) or number not in sheet.sparse:
+        return False
+    step, weight = sheet.sparse[number], weights.get(number)
+    return step.write(semiring, sheet.arenas, weight, sheet.outs[number])
 
 
 def _is_zero(out: Value) -> Tensor:

@@ -37,7 +37,7 @@ from pcflow.engine.machine import MACHINE, Machine
 from pcflow.engine.rows import assign_rows
 from pcflow.engine.schedule import Schedule, make_schedule
 from pcflow.errors import StructureError
-from pcflow.inputs import InputFamily
+from pcflow.inputs import Few, InputFamily
 
 Rows = slice | Tensor
 Banks = tuple[tuple[Parameter, ...], ...]
@@ -97,6 +97,11 @@ class InputStep:
     folds: int
     units: int
     out: slice
+
+    @cached_property
+    def own(self) -> Tensor:
+        """Of small classes of a rule, which values are theirs (see `Few`), [F, W]."""
+        return torch.stack([one.own for one in self.families if isinstance(one, Few)])
 
 
 @dataclass(frozen=True, eq=False)

@@ -219,7 +219,8 @@ class _Listed(Potentials):
         return _Listed(self.log[place], self.categories[place])
 
     def entries(self, row: Tensor, variable: Tensor) -> Potentials:
-        return self[row, variable]
+        log, categories = (_select(part, row, variable) for part in self.parts)
+        return _Listed(log, categories)
 
     def dense(self, size: int) -> Tensor:
         nowhere = self.log.new_full((*self.log.shape[:-1], size), -torch.inf)
@@ -229,11 +230,11 @@ class _Listed(Potentials):
         return _find(self.log, *self.rising, chosen)
 
     def at_entries(self, row: Tensor, variable: Tensor, chosen: Tensor) -> Tensor:
-        log = self.log[row, variable]  # [N, k]
+        log = _select(self.log, row, variable)  # [N, k]
         on_cpu = log.device.type == "cpu"  # elsewhere one would wait for the answer
-        if on_cpu and torch.equal(self.categories[row, variable], chosen):
+        if on_cpu and torch.equal(_select(self.categories, row, variable), chosen):
             return log
-        rising, place = (part[row, variable] for part in self.rising)
+        rising, place = (_select(part, row, variable) for part in self.rising)
         return _find(log, rising, place, chosen)
 
     def among(self, every: Tensor) -> Tensor:

@@ -491,10 +491,10 @@ def compile(
             query to query: tables that were computed from parameters. A batch that would take more
             runs in parts; gradients are then found part by part, by going up a second time. Tables
             that take more are computed anew, the oldest first.
-        soft_dtype: `torch.bfloat16` multiplies potentials with tables of that precision, which are
-            half as large, with no others beside them: up to twice as fast where there are many
-            categories, and right to about three digits of every potential's weight. What is
-            observed is not affected.
+        soft_dtype: `torch.bfloat16` multiplies potentials with tables of that precision, of all
+            categories or of those that are listed. They are half as large, with no others beside
+            them: up to twice as fast where there are many categories, and right to about three
+            digits of every potential's weight. What is observed is not affected.
         machine: sizes that suit the machine; they change no answer. `Machine.of` the device where
             the model is, by default.
 

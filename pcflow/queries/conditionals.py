@@ -116,7 +116,9 @@ class ChainRule:
 
     def _in_parts(self, evidence: CheckedEvidence, ask: Ask) -> Tensor:
         """As many rows at a time as fit into memory; parts are asked again for their gradients."""
-        most = max(1, self.engine.memory // self._bytes_per_row)
+        own = 0 if evidence.parameters is None else evidence.parameters.numbers_per_row
+        numbers = self._numbers_per_row + 4 * own  # those of a part, and what is made of them
+        most = max(1, self.engine.memory // (torch.float64.itemsize * numbers))
         if len(evidence.values) <= most:
             return self._quickly(evidence, ask)
         stamps = self.engine.tables.cache.refresh()
@@ -145,10 +147,10 @@ class ChainRule:
         return torch.cat(found)[order.argsort()]
 
     @cached_property
-    def _bytes_per_row(self) -> int:
-        """Of the contexts and values of all turns."""
+    def _numbers_per_row(self) -> int:
+        """In the contexts and values of all turns."""
         layers = (layer for turn in self.turns.turns for layer in (*turn.enter, *turn.renew))
-        return torch.float64.itemsize * sum(layer.units for layer in layers)
+        return sum(layer.units for layer in layers)
 
 
 class Prefixes(ABC):

@@ -51,6 +51,7 @@ class Setting:
         seen: positions that the backbone sees.
         parameters: of the backbone.
         repeats: turns; two more warm up.
+        bfloat16: whether draws read tables of half the bytes.
     """
 
     length: int = 32
@@ -60,6 +61,7 @@ class Setting:
     seen: int = 256
     parameters: int = 100_000_000
     repeats: int = 7
+    bfloat16: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class HeadCost:
         listed = self.listed if top_k == "auto" else top_k or size.vocabulary
         used = size.length * listed * size.states
         read = used if top_k is not None else size.vocabulary * size.states
-        return max(4 * read / self.bandwidth, 2 * used / self.flops)
+        return max((4 - 2 * size.bfloat16) * read / self.bandwidth, 2 * used / self.flops)
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,8 @@ def measure_head(setting: Setting) -> HeadCost:
     Args:
         setting: the sizes; with the defaults it takes some 4 GB and a few minutes.
     """
-    model = _hmm(setting.length, setting.states, setting.vocabulary)
+    soft = torch.bfloat16 if setting.bfloat16 else None
+    model = _hmm(setting.length, setting.states, setting.vocabulary, soft)
     logits, x = _question(setting.length, setting.vocabulary)
     backbones, tokens = _backbones(setting), torch.zeros(1, setting.seen).long()
     sides: dict[str, Run] = {name: partial(b, tokens) for name, b in backbones.items()}
@@ -289,6 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         given.seen,
         given.parameters,
         given.repeats,
+        given.bfloat16,
     )
     cost = measure_head(setting)
     threads = torch.get_num_threads()
@@ -335,13 +339,18 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--repeats", type=as_count, default=size.repeats, help="turns (%(default)s)"
     )
+    halves = "tables of half the bytes for potentials and lists (the first table)"
+    parser.add_argument("--bfloat16", action="store_true", help=halves)
     parser.add_argument("--threads", type=as_count, help="of torch (default: as it is set)")
     parser.add_argument("--out", type=Path, default=Path("pcflow_cost.png"), help="(%(default)s)")
     return parser.parse_args(arguments)
 
 
-def _hmm(length: int, states: int, vocabulary: int) -> pf.CompiledCircuit:
-    return pf.compile(pf.hmm(length, states, pf.Categorical(vocabulary)), dtype=torch.float32)
+def _hmm(
+    length: int, states: int, vocabulary: int, soft: torch.dtype | None = None
+) -> pf.CompiledCircuit:
+    circuit = pf.hmm(length, states, pf.Categorical(vocabulary))
+    return pf.compile(circuit, dtype=torch.float32, soft_dtype=soft)
 
 
 def _question(length: int, vocabulary: int) -> tuple[Tensor, Tensor]:

@@ -7,8 +7,9 @@ as many controls if the head is modulated.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from math import inf
-from typing import Literal, get_args, overload
+from typing import Any, Literal, get_args, overload
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from pcflow import (
     Batch,
     CompiledCircuit,
     Evidence,
+    NoMassError,
     Potentials,
 )
 from pcflow_diffusion.checks import (
@@ -50,7 +52,7 @@ from pcflow_diffusion.head.parts import Parts
 from pcflow_diffusion.head.ranking import Ranking, check_ranking
 from pcflow_diffusion.head.sampling import Draw, Order, check_order, draw
 from pcflow_diffusion.head.transitions import TransitionModulation
-from pcflow_diffusion.head.widening import label_of, widened
+from pcflow_diffusion.head.widening import label_of, possible, widened
 
 NOT_FITTED = "powers are not fitted under a TransitionModulation: name a log-linear coupling"
 
@@ -393,7 +395,7 @@ class CircuitHead(Parts):
             SettingError: if the order is unknown or the temperature negative.
             NoMassError: if the visible tokens are impossible under the circuit.
         """
-        said = self._said(logits, x)
+        said = self._read(logits, x)
         return self.draw(said, temperature=temperature, order=order, generator=generator)
 
     @torch.no_grad()
@@ -424,19 +426,28 @@ class CircuitHead(Parts):
         check_order(order, temperature)
         check_ranking(ranking)
         check_kind("said", said, Marginals)
-        said = self._fitting(said)
+        few = self._fitting(said)
         check_generator(generator, self.model.device)
-        return draw(
-            self.law,
-            self._coupled(said),
-            self.length,
+        how = partial(
+            self._drawn,
             temperature=temperature,
             order=order,
-            sharp=self._coupled(said, temperature) if order == "sharpened" else None,
             ranking=ranking,
             count=count,
             generator=generator,
         )
+        try:
+            return how(few)
+        except NoMassError as error:
+            if self.constraint is None or few is said:
+                raise
+            return how(self._fitting(possible(self.model, said, error.rows)))
+
+    def _drawn(self, few: Marginals, temperature: float, order: Order, **how: Any) -> Draw:
+        """A draw of what is listed."""
+        sharp = self._coupled(few, temperature) if order == "sharpened" else None
+        about = self.law, self._coupled(few), self.length
+        return draw(*about, temperature=temperature, order=order, sharp=sharp, **how)
 
     def fit_coupling(
         self, logits: Tensor | Potentials, x: Tensor, x0: Tensor, buckets: int = 1
@@ -566,10 +577,14 @@ class CircuitHead(Parts):
         return log_m.scatter(-1, said.listed, own)
 
     def _said(self, logits: Tensor | Potentials, x: Tensor) -> Marginals:
-        """What the backbone says, in the circuit's precision."""
+        """What the backbone says of the tokens that are listed, in the circuit's precision."""
+        return self._fitting(self._read(logits, x))
+
+    def _read(self, logits: Tensor | Potentials, x: Tensor) -> Marginals:
+        """What the backbone says; under a rule of all tokens."""
         check_rows("x", x, self.length)
         listed = isinstance(logits, Potentials) and logits.categories is not None
-        said = Marginals.of(
+        return Marginals.of(
             logits,
             x,
             self.mask_token_id,
@@ -577,7 +592,6 @@ class CircuitHead(Parts):
             dtype=self.model.dtype,
             vocabulary_size=self.vocabulary_size if listed else None,
         )
-        return self._fitting(said)
 
     def _fitting(self, said: Marginals) -> Marginals:
         """Marginals about the circuit's tokens, of the `top_k` most probable ones."""

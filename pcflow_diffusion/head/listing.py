@@ -72,14 +72,24 @@ def needed(top: Potentials, log_total: Tensor, masked: Tensor) -> Potentials:
         log_total: log of what all tokens add up to, [B, L].
         masked: where it matters.
     """
-    log = top.log.detach()
-    falling = log.sort(dim=-1, descending=True).values
-    held = (falling - log_total.detach().unsqueeze(-1)).exp().cumsum(dim=-1)
-    count = (held < 1 - LEFT_OUT).sum(dim=-1, keepdim=True).clamp_max(held.shape[-1] - 1)
-    surplus = (log < falling.gather(-1, count)) | ~masked.unsqueeze(-1)
+    log, total = top.log.detach(), log_total.detach()
+    held = (log - total.unsqueeze(-1)).exp().sum(dim=-1)
+    least = torch.full_like(held, -torch.inf)  # of what is needed: all, if all is not enough
+    some = masked & (held >= 1 - LEFT_OUT)
+    if bool(some.any()):
+        least[some] = _least_needed(log[some], total[some])
+    surplus = (log < least.unsqueeze(-1)) | ~masked.unsqueeze(-1)
     width = int((~surplus).sum(dim=-1).amax()) if surplus.numel() else 1
     few = top.like(top.log.masked_fill(surplus, -torch.inf))
-    return few if width >= held.shape[-1] else few.top_k(max(1, width))
+    return few if width >= log.shape[-1] else few.top_k(max(1, width))
+
+
+def _least_needed(log: Tensor, log_total: Tensor) -> Tensor:
+    """The last of the largest logits [N, k] that together leave out no more than `LEFT_OUT`."""
+    falling = log.sort(dim=-1, descending=True).values
+    held = (falling - log_total.unsqueeze(-1)).exp().cumsum(dim=-1)
+    count = (held < 1 - LEFT_OUT).sum(dim=-1, keepdim=True).clamp_max(log.shape[-1] - 1)
+    return falling.gather(-1, count).squeeze(-1)
 
 
 def log_sum(logits: Tensor, masked: Tensor, never: Tensor, peak: Tensor) -> Tensor:

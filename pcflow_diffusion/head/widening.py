@@ -8,12 +8,14 @@ Legend: B batch, L positions, V tokens, k columns: the V, or those that are list
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from pcflow import Automaton
+from pcflow import Automaton, CompiledCircuit
+from pcflow_diffusion.head.controls import token_marginals
 from pcflow_diffusion.head.marginals import Marginals
 
 
@@ -54,6 +56,20 @@ def widened(few: Marginals, said: Marginals, label: Tensor) -> Marginals:
     share = log.logsumexp(dim=-1).clamp_max(0.0).masked_fill(~said.masked, 0.0)
     log_m, share = log.log_softmax(dim=-1), said.log_listed + share
     return replace(few, log_m=log_m, listed=listed, log_listed=share)
+
+
+def possible(model: CompiledCircuit, said: Marginals, rows: Sequence[int]) -> Marginals:
+    """What a backbone says, in some rows only of tokens that a circuit allows beside what is known.
+
+    Where it allows none of them, all of it.
+    """
+    here = torch.tensor(rows, device=said.tokens.device)
+    some, found = said.at(here), said.log_m.clone()
+    log_r = token_marginals(model, some.visible(), said.length, some.listed)  # [b, L, V or k]
+    log = some.log_m.masked_fill(log_r == -torch.inf, -torch.inf)
+    there = (log > -torch.inf).any(dim=-1, keepdim=True) & some.masked.unsqueeze(-1)
+    found[here] = log.log_softmax(dim=-1).where(there, some.log_m)
+    return replace(said, log_m=found)
 
 
 def marked(flags: Tensor, count: int) -> Tensor:

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pcflow_diffusion.checks import check_generator, check_rows, check_tokens
-from pcflow_diffusion.errors import ShapeMismatch
+from pcflow_diffusion.checks import check_generator, check_real, check_rows, check_tokens
+from pcflow_diffusion.errors import ShapeMismatch, TypeMismatch
 
 
 class Accepted(NamedTuple):
@@ -55,7 +55,8 @@ def accept(
 
     Raises:
         ShapeMismatch: if shapes do not fit together.
-        TokenOutOfRange: if a token is not in 0..V-1; TypeMismatch: if it is no whole number.
+        TokenOutOfRange: if a token is not in 0..V-1.
+        TypeMismatch: if tokens are no whole numbers, or log-probabilities no numbers.
 
     Examples:
         >>> p = torch.tensor([[[0.0, 1.0], [0.5, 0.5]]]).log()  # only token 1 may come first
@@ -64,7 +65,7 @@ def accept(
         >>> kept.tolist(), token.tolist()
         ([0], [1])
     """
-    _check(draft, log_q, verifier_log_p)
+    _check(draft, log_q, next_log_q, verifier_log_p)
     check_generator(generator, draft.device)
     chance = standing(draft, log_q, verifier_log_p)  # [B, n]
     luck = torch.rand(chance.shape, dtype=chance.dtype, device=chance.device, generator=generator)
@@ -101,7 +102,8 @@ def following(
     """
     rows, last = torch.arange(len(kept), device=kept.device), verifier_log_p.shape[1] - 2
     p = verifier_log_p[rows, kept].exp()  # [B, V]
-    q = next_log_q(kept.clamp(max=last)).to(p).exp()  # [B, V]
+    log_q = check_real("what next_log_q gives", next_log_q(kept.clamp(max=last)), *p.shape)
+    q = log_q.to(p).exp()  # [B, V]
     more = (p - q).clamp(min=0.0)
     mass = more.sum(dim=-1, keepdim=True)  # [B, 1]
     alike = mass <= 0  # by rounding only: where p is q, every token stands
@@ -109,15 +111,16 @@ def following(
     return torch.where(whole, p, more / mass.masked_fill(alike, 1.0))
 
 
-def _check(draft: Tensor, log_q: Tensor, verifier_log_p: Tensor) -> None:
+def _check(draft: Tensor, log_q: Tensor, next_log_q: object, verifier_log_p: Tensor) -> None:
     """Refuse what does not fit together."""
     check_rows("draft", draft)
     rows, count = draft.shape
     if count == 0:
         raise ShapeMismatch("draft must hold at least one token in a row")
-    if log_q.shape != draft.shape:
-        raise ShapeMismatch(f"log_q must be [{rows}, {count}], got {tuple(log_q.shape)}")
-    if verifier_log_p.dim() != 3 or verifier_log_p.shape[:2] != (rows, count + 1):
-        wanted = f"[{rows}, {count + 1}, V]"
-        raise ShapeMismatch(f"verifier_log_p must be {wanted}, got {tuple(verifier_log_p.shape)}")
+    check_real("log_q", log_q, rows, count)
+    check_real("verifier_log_p", verifier_log_p, rows, count + 1, "V")
     check_tokens("draft", draft, verifier_log_p.shape[-1])
+    if bool(log_q.isnan().any()) or bool(verifier_log_p.isnan().any()):
+        raise TypeMismatch("log_q and verifier_log_p must be logarithms, and some are no number")
+    if not callable(next_log_q):
+        raise TypeMismatch(f"next_log_q must be a function, got {type(next_log_q).__name__}")

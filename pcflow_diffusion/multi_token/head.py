@@ -20,7 +20,14 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 import pcflow as pf
-from pcflow_diffusion.checks import check_choice, check_count, check_generator, check_kind
+from pcflow_diffusion.checks import (
+    check_choice,
+    check_count,
+    check_generator,
+    check_kind,
+    check_real,
+    check_rows,
+)
 from pcflow_diffusion.errors import ShapeMismatch
 
 Kind = Literal["ff", "cp", "hmm", "tree"]
@@ -98,6 +105,7 @@ class MultiTokenHead(nn.Module):
         for name, size in (("length", length), ("states", states), ("rank", rank)):
             check_count(name, size)
         check_choice("kind", kind, get_args(Kind))
+        check_kind("shared", shared, bool)
         self.kind, self.length = kind, length
         self.unembedding = copy.deepcopy(unembedding).float().requires_grad_()
         self.width, vocabulary_size = unembedding.in_features, unembedding.out_features
@@ -119,9 +127,7 @@ class MultiTokenHead(nn.Module):
         Raises:
             ShapeMismatch: if hidden states are of another width.
         """
-        if hidden.dim() != 2 or hidden.shape[1] != self.width:
-            raise ShapeMismatch(f"hidden must be [B, {self.width}], got {tuple(hidden.shape)}")
-        hidden = hidden.to(self.unembedding.weight)
+        hidden = check_real("hidden", hidden, "B", self.width).to(self.unembedding.weight)
         steering = self.steering(hidden)  # [B, R]
         common = dict(self.model.named_parameters())
         return {
@@ -161,7 +167,7 @@ class MultiTokenHead(nn.Module):
             generator: source of randomness; torch's global one by default.
 
         Raises:
-            ShapeMismatch: if hidden states are of another width.
+            ShapeMismatch: if hidden states are of another width, or all tokens are known.
             EvidenceError: if what is known does not fit the circuit.
 
         Examples:
@@ -170,8 +176,12 @@ class MultiTokenHead(nn.Module):
             >>> draft.tokens.shape, draft.log_q.shape, draft.next_log_q(torch.tensor([0, 2])).shape
             (torch.Size([2, 3]), torch.Size([2, 3]), torch.Size([2, 5]))
         """
+        check_rows("known", known)
         check_generator(generator, known.device)
         parameters, count = self.circuit_parameters(hidden), known.shape[1]
+        if count >= self.length or len(known) != len(hidden):
+            wanted = f"[{len(hidden)}, fewer than {self.length}]"
+            raise ShapeMismatch(f"known must be {wanted}, got {tuple(known.shape)}")
         values = pad(known, (0, self.length - count))  # [B, n]
         missing = torch.arange(self.length, device=known.device) >= count
         evidence = pf.Evidence(values, missing.expand(values.shape))
@@ -204,8 +214,7 @@ class _Weights(nn.Module):
         nn.init.zeros_(self.map.weight)
 
     def forward(self, hidden: Tensor, steering: Tensor, unembedding: nn.Linear) -> Tensor:
-        found: Tensor = self.map(steering)
-        return found.unflatten(-1, self.shape)
+        return torch.as_tensor(self.map(steering).unflatten(-1, self.shape))
 
 
 def circuit_of(kind: Kind, length: int, vocabulary_size: int, states: int) -> pf.Circuit:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pcflow import SettingError
-from pcflow_diffusion.errors import ShapeMismatch
+from pcflow_diffusion.checks import check_kind, check_real, check_rows, check_tokens
 from pcflow_diffusion.multi_token.head import MultiTokenHead
 
 
@@ -50,11 +50,14 @@ def multi_token_loss(
     """
     SettingError.check("discount", discount, "in (0, 1]", lambda share: 0 < share <= 1)
     SettingError.check("distillation", distillation, "in [0, 1]", lambda share: 0 <= share <= 1)
-    if teacher_log_p.dim() != 3 or teacher_log_p.shape[:2] != tokens.shape:
-        wanted = f"[{len(tokens)}, {head.length}, V]"
-        raise ShapeMismatch(f"teacher_log_p must be {wanted}, got {tuple(teacher_log_p.shape)}")
+    check_kind("head", head, MultiTokenHead)
+    check_rows("tokens", tokens, head.length)
+    check_real("hidden", hidden, len(tokens), head.width)
+    size = head.unembedding.out_features
+    check_tokens("tokens", tokens, size)
+    check_real("teacher_log_p", teacher_log_p, *tokens.shape, size)
     log_q = head.next_log_probs(hidden, tokens)  # [B, n, V]
-    nats = -log_q.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)  # [B, n]
+    nats = -log_q.gather(-1, tokens.long().unsqueeze(-1)).squeeze(-1)  # [B, n]
     log_p = teacher_log_p.detach().to(log_q)
     possible = log_p > -torch.inf
     away = (log_p.exp() * (log_p - log_q).where(possible, 0.0)).sum(dim=-1)  # [B, n]

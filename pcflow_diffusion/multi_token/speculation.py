@@ -16,11 +16,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pcflow_diffusion.checks import check_count, check_generator, check_kind, check_rows
+from pcflow_diffusion.checks import (
+    check_count,
+    check_generator,
+    check_kind,
+    check_rows,
+    check_tokens,
+)
 from pcflow_diffusion.errors import GenerationError
 from pcflow_diffusion.multi_token.acceptance import accept
 from pcflow_diffusion.multi_token.head import MultiTokenHead
-from pcflow_diffusion.multi_token.verifier import Verifier
+from pcflow_diffusion.multi_token.verifier import Reading, Verifier, read
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +82,7 @@ def speculate(
     """
     check_kind("head", head, MultiTokenHead)
     check_rows("prompt", prompt)
+    check_tokens("prompt", prompt, head.unembedding.out_features)
     check_count("gen_length", gen_length)
     check_generator(generator, prompt.device)
     if prompt.numel() == 0:
@@ -117,7 +124,7 @@ class _Text:
         generator: torch.Generator | None,
     ) -> _Text:
         """The prompts, and the first token after each."""
-        hidden, log_p = (found[:, -1] for found in verifier(prompt))
+        hidden, log_p = (found[:, -1] for found in read(verifier, prompt))
         first = torch.multinomial(log_p.exp(), 1, generator=generator)  # [B, 1]
         tokens = pad(torch.cat([prompt, first], dim=1), (0, gen_length + 2 * ahead))
         lengths = torch.full_like(first.squeeze(1), prompt.shape[1] + 1)
@@ -133,24 +140,32 @@ class _Text:
         self, verifier: Verifier, head: MultiTokenHead, generator: torch.Generator | None
     ) -> None:
         """Draft, let the model read it, and keep what stands and one token more."""
-        rows, last = torch.arange(len(self.tokens), device=self.tokens.device), self.lengths - 1
-        draft = head.draft(self.hidden, self.tokens[rows, last].unsqueeze(-1), generator)
-        ahead = draft.tokens.shape[1]
-        behind = self.lengths.unsqueeze(-1) + torch.arange(ahead + 1, device=rows.device)
-        active = self.active
-        self._write(behind[:, :-1], draft.tokens, active)
-        kept = int(last.min())
-        read = self.tokens[:, : int(self.lengths.max()) + ahead]
-        hidden, log_p = verifier(read, kept)  # [B, L - kept, W], [B, L - kept, V]
-        log_p = log_p[rows.unsqueeze(-1), behind - 1 - kept]  # [B, m + 1, V]
+        rows, active = torch.arange(len(self.tokens), device=self.tokens.device), self.active
+        last = self.tokens[rows, self.lengths - 1].unsqueeze(-1)  # [B, 1]
+        draft = head.draft(self.hidden, last, generator)
+        self._write(self.lengths, draft.tokens)
+        hidden, log_p = self._read(verifier, draft.tokens.shape[1])
         stands, token = accept(draft.tokens, draft.log_q, draft.next_log_q, log_p, generator)
-        self._write((self.lengths + stands).unsqueeze(-1), token.unsqueeze(-1), active)
-        went = hidden[rows, last + stands - kept]  # [B, W]
-        self.hidden = torch.where(active.unsqueeze(-1), went, self.hidden)
+        self._write(self.lengths + stands, token.unsqueeze(-1))
+        self.hidden = torch.where(active.unsqueeze(-1), hidden[rows, stands], self.hidden)
         self.lengths = torch.where(active, self.lengths + stands + 1, self.lengths)
         self.calls = self.calls + active.long()
 
-    def _write(self, place: Tensor, tokens: Tensor, active: Tensor) -> None:
-        """Put tokens [B, k] at places [B, k] of the rows that go on."""
-        old = self.tokens.gather(1, place)
-        self.tokens = self.tokens.scatter(1, place, tokens.where(active.unsqueeze(-1), old))
+    def _read(self, verifier: Verifier, ahead: int) -> Reading:
+        """What the model makes of the last token of every row and those drafted behind it.
+
+        Rows that are done are not read further than the others, and get what does not matter.
+        """
+        kept = int(self.lengths.min()) - 1
+        end = int(self.lengths[self.active].max()) + ahead
+        found = read(verifier, self.tokens[:, :end], kept)
+        steps = torch.arange(-1, ahead, device=self.tokens.device)
+        place = (self.lengths.unsqueeze(-1) + steps).clamp(max=end - 1) - kept  # [B, m + 1]
+        row = torch.arange(len(place), device=place.device).unsqueeze(-1)
+        return Reading(found.hidden[row, place], found.log_p[row, place])
+
+    def _write(self, start: Tensor, tokens: Tensor) -> None:
+        """Put tokens [B, k] from places [B] on into the rows that go on."""
+        place = start.unsqueeze(-1) + torch.arange(tokens.shape[1], device=start.device)
+        tokens = tokens.where(self.active.unsqueeze(-1), self.tokens.gather(1, place))
+        self.tokens = self.tokens.scatter(1, place, tokens)

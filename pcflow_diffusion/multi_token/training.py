@@ -13,11 +13,18 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
-from pcflow_diffusion.checks import check_count, check_generator, check_kind, check_rate, check_rows
-from pcflow_diffusion.errors import ShapeMismatch
+from pcflow_diffusion.checks import (
+    check_count,
+    check_generator,
+    check_kind,
+    check_rate,
+    check_rows,
+    check_tokens,
+)
+from pcflow_diffusion.errors import ShapeMismatch, TypeMismatch
 from pcflow_diffusion.multi_token.head import MultiTokenHead
 from pcflow_diffusion.multi_token.loss import multi_token_loss
-from pcflow_diffusion.multi_token.verifier import Verifier
+from pcflow_diffusion.multi_token.verifier import Verifier, read
 
 
 def fit_multi_token(
@@ -67,18 +74,20 @@ def fit_multi_token(
         2
     """
     _check(head, rows)
+    backbone = _parameters(backbone)
     check_generator(generator, rows.device)
     for name, count in (("steps", steps), ("batch_size", batch_size), ("states", states)):
         check_count(name, count)
     check_rate("learning_rate", learning_rate)
     learned = [{"params": list(head.parameters()), "lr": learning_rate}]
-    learned += [{"params": list(backbone), "lr": 0.1 * learning_rate}]
-    optimizer = torch.optim.Adam([group for group in learned if group["params"]])
+    if backbone:
+        learned += [{"params": backbone, "lr": 0.1 * learning_rate}]
+    optimizer = torch.optim.Adam(learned)
     decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
     losses: list[float] = []
     for _ in tqdm(range(steps), disable=not progress, unit="step", desc="multi-token head"):
         some = torch.randint(len(rows), (batch_size,), generator=generator, device=rows.device)
-        with torch.set_grad_enabled(len(optimizer.param_groups) > 1):
+        with torch.set_grad_enabled(bool(backbone)):
             batch = some_places(verifier, rows[some].long(), head.length, states, generator)
         loss = multi_token_loss(head, *batch, discount=discount, distillation=distillation)
         optimizer.zero_grad()
@@ -109,7 +118,7 @@ def some_places(
     Returns:
         [N S, W], [N S, n] and log-probabilities (nats) [N S, n, V].
     """
-    hidden, log_p = verifier(rows)  # [N, L, W], [N, L, V]
+    hidden, log_p = read(verifier, rows)  # [N, L, W], [N, L, V]
     most = rows.shape[1] - length
     place = torch.randint(
         most, (len(rows), count, 1), generator=generator, device=rows.device
@@ -124,9 +133,20 @@ def some_places(
     )
 
 
+def _parameters(given: object) -> list[nn.Parameter]:
+    """Parameters of a model."""
+    if not isinstance(given, Iterable) or isinstance(given, Tensor):
+        raise TypeMismatch(f"backbone must be parameters, got {type(given).__name__}")
+    found = list(given)
+    for one in found:
+        check_kind("each of backbone", one, nn.Parameter)
+    return found
+
+
 def _check(head: MultiTokenHead, rows: Tensor) -> None:
     check_kind("head", head, MultiTokenHead)
     check_rows("rows", rows)
+    check_tokens("rows", rows, head.unembedding.out_features)
     if rows.shape[1] <= head.length or len(rows) == 0:
         wanted = f"[N, more than {head.length}]"
         raise ShapeMismatch(f"rows must be {wanted} with at least one row, got {tuple(rows.shape)}")

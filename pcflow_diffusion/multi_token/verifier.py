@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pcflow_diffusion.errors import BackboneError
+from pcflow_diffusion.checks import check_kind, check_real
+from pcflow_diffusion.errors import BackboneError, ShapeMismatch, TypeMismatch
 from pcflow_diffusion.models import Judge, past_argument, read_logits
 
 
@@ -38,6 +39,25 @@ class Verifier(Protocol):
         ...
 
 
+def read(verifier: Verifier, tokens: Tensor, kept: int = 0) -> Reading:
+    """What a verifier makes of tokens [B, L] from `kept` on.
+
+    Raises:
+        BackboneError: if it is none, or returns anything else than what `Reading` says.
+    """
+    if not callable(verifier):
+        raise BackboneError(f"a verifier reads tokens, got {type(verifier).__name__}")
+    found, shape = verifier(tokens, kept), (len(tokens), tokens.shape[1] - kept)
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise BackboneError(f"a verifier returns a Reading, got {type(found).__name__}")
+    try:
+        check_real("the verifier's hidden states", found[0], *shape, "W")
+        check_real("the verifier's log_p", found[1], *shape, "V")
+    except (TypeMismatch, ShapeMismatch) as error:
+        raise BackboneError(str(error)) from error
+    return Reading(*found)
+
+
 class JudgeVerifier:
     """A judge as a verifier; it computes all anew in every call.
 
@@ -53,6 +73,7 @@ class JudgeVerifier:
 
     def __init__(self, judge: Judge) -> None:
         """Keep the model."""
+        check_kind("judge", judge, Judge)
         self.judge = judge
 
     def __call__(self, tokens: Tensor, kept: int = 0) -> Reading:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from speculative_law import DRAFTS, N, V, along, conditionals, fits, law, log_prob, model_law
 from torch import Tensor
 
-from pcflow_diffusion.errors import ShapeMismatch, TokenOutOfRange
+from pcflow_diffusion.errors import ShapeMismatch, TokenOutOfRange, TypeMismatch
 from pcflow_diffusion.multi_token import accept
 
 
@@ -83,5 +83,11 @@ def test_what_does_not_fit_is_refused() -> None:
         accept(draft, log_q, rows, log_p[:, :2])
     with pytest.raises(ShapeMismatch, match="at least one token"):
         accept(draft[:, :0], log_q[:, :0], rows, log_p[:, :1])
+    with pytest.raises(ShapeMismatch, match=r"next_log_q gives must be \[1, 2\]"):
+        accept(draft, log_q, lambda position: torch.zeros(2), log_p)
+    for name in ("log_q", "verifier_log_p"):  # which no comparison would notice
+        given = {"log_q": log_q, "verifier_log_p": log_p}
+        with pytest.raises(TypeMismatch, match="no number"):
+            accept(draft, next_log_q=rows, **(given | {name: given[name] * torch.nan}))
     with pytest.raises(TokenOutOfRange):
         accept(draft + 1, log_q, rows, log_p)

@@ -321,6 +321,30 @@ def test_top_p_leaves_what_a_rule_needs() -> None:
         assert rule.accepts(generate(fixed(logits), [[]], head, decoding=how, **settings)).all()
 
 
+@pytest.mark.parametrize("coupling", ["product", "ratio", Projection()])
+@pytest.mark.parametrize("order", ["joint", "any_order", "mpe"])
+def test_lists_hold_what_the_circuit_allows_of_what_a_rule_needs(coupling, order) -> None:
+    """The backbone prefers a token that the circuit never has; others of its class will do."""
+    emission = torch.tensor([[0.0, 0.0, 0.7, 0.3]]).repeat(2, 1)
+    model = pf.compile(pf.hmm(3, 2, pf.Categorical(V), emission=emission), dtype=torch.float64)
+    logits = torch.tensor([3.0, 0.0, 2.0, -9.0]).double().expand(40, 3, V)
+    rule = pf.Automaton([0, 1, 0, 1], [[1, -1], [-1, 2], [0, -1]], 0, [True, False, False])
+    head, x = (
+        CircuitHead(model, MASK, coupling, top_k=1, constraint=rule),
+        torch.full((40, 3), MASK),
+    )
+    x[:20, 0] = 2  # rows of which something is known, and others
+    drawn = head.sample(logits, x, order=order, temperature=float(order == "joint"))
+    assert (drawn.tokens == torch.tensor([2, 3, 2])).all()
+    how = Decoding(constraint=rule, order=order, temperature=float(order == "joint"))
+    free = CircuitHead(model, MASK, coupling, top_k=1)
+    for steps in (1, 3):
+        texts = infill(fixed(logits[0]), x, free, steps=steps, decoding=how)
+        assert (texts == torch.tensor([2, 3, 2])).all()
+    with pytest.raises(pf.NoMassError):
+        head.under(pf.Automaton.options([[2, 1, 2]], V)).sample(logits, x)
+
+
 @pytest.mark.parametrize("top_k", [None, 1, 2])
 @pytest.mark.parametrize("top_p", [None, 0.9])
 def test_what_is_never_written_does_not_matter_where_something_is(top_k, top_p) -> None:

@@ -1,5 +1,6 @@
 """The cost table: sizes as asked, figures that follow from the seconds, and the command line."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,9 @@ def test_floors_by_hand() -> None:
     assert COST.floor("auto") == pytest.approx(0.0008)
     assert slow.floor(None) == pytest.approx(0.08)
     assert slow.floor(10) == pytest.approx(0.0008)
+    halves = replace(COST, setting=replace(SIZES, bfloat16=True))
+    assert halves.floor(None) == pytest.approx(0.008)
+    assert halves.floor(10) == pytest.approx(0.0002)
 
 
 def test_draws_are_compared_with_the_quickest_backbone() -> None:
@@ -88,15 +92,15 @@ def test_steps_are_timed() -> None:
     assert min(cost.plain, cost.conditional, *cost.rates) > 0
 
 
+@pytest.mark.parametrize("flags", [[], ["--bfloat16"]])
 def test_the_command_line_ends_in_tables_and_a_picture(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str]
 ) -> None:
     picture = tmp_path / "cost.png"
     sizes = {"length": 4, "vocabulary": 60, "states": 8, "top-k": 5, "seen": 8, "blocks": 3}
     options = {**sizes, "parameters": 50_000, "repeats": 1, "out": picture}
-    command_line(
-        ["cost", *(str(part) for name in options for part in (f"--{name}", options[name]))]
-    )
+    given = (str(part) for name in options for part in (f"--{name}", options[name]))
+    command_line(["cost", *flags, *given])
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith("| backbone") for line in lines) == 3
     assert (

@@ -189,7 +189,7 @@ def test_times_are_in_those_of_free_draws() -> None:
 
     table = markdown({FREE: {1: cell(2.0)}, OURS: {1: cell(3.0)}})
     assert table.endswith("| coupled, no rule | 1.0 |\n| coupled, rule | 1.5 |")
-    assert "obeys" in table and "valid" not in table  # which would say the same once more
+    assert "obeys" in table and "share valid" not in table  # which would say the same once more
 
 
 # records

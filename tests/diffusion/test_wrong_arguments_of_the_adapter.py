@@ -18,6 +18,7 @@ import pcflow as pf
 import pcflow_diffusion as pd
 from pcflow_diffusion import errors
 from pcflow_diffusion.errors import LogitsError, ShapeMismatch
+from pcflow_diffusion.models import Judge, TransformerConfig
 
 V, L = 4, 3
 MASK = V
@@ -56,6 +57,14 @@ def stored(folder: Path) -> Path:
     rows = torch.zeros(2, L + 1, dtype=torch.long)
     pd.store_logits(backbone, folder / "stored", rows, masked(), progress=False)
     return folder / "stored"
+
+
+def ahead() -> pd.MultiTokenHead:
+    return pd.MultiTokenHead(torch.nn.Linear(8, V), L, states=2, rank=2)
+
+
+def judge() -> pd.JudgeVerifier:
+    return pd.JudgeVerifier(Judge(TransformerConfig(V, width=8, depth=1, heads=1)))
 
 
 TOKENIZER = pd.CharacterTokenizer("abc\ufffd")
@@ -149,6 +158,26 @@ CALLS: dict[str, Call] = {
     "circuit_remask": lambda _: {"head": head(), "batched_remask": print},
     "circuit_scheduler": lambda _: {"head": head(), "scheduler": Theirs()},
     "circuit_transfer_index": lambda _: {"head": head(), "get_transfer_index": print},
+    "CausalVerifier": lambda _: {"model": backbone},
+    "JudgeVerifier": lambda _: {"judge": judge().judge},
+    "MultiTokenHead": lambda _: {"unembedding": torch.nn.Linear(8, V), "length": L, "kind": "cp",
+                                 "states": 2, "rank": 2, "shared": True},
+    "MultiTokenHead.forward": lambda _: {"self": ahead(), "hidden": torch.zeros(2, 8),
+                                         "tokens": masked() % V},
+    "MultiTokenHead.draft": lambda _: {"self": ahead(), "hidden": torch.zeros(2, 8),
+                                       "known": masked()[:, :1] % V},
+    "accept": lambda _: {"draft": masked() % V, "log_q": torch.zeros(2, L),
+                         "next_log_q": lambda position: torch.zeros(2, V),
+                         "verifier_log_p": torch.zeros(2, L + 1, V)},
+    "fit_multi_token": lambda _: {"head": ahead(), "verifier": judge(), "steps": 1,
+                                  "rows": torch.zeros(3, L + 2).long(), "batch_size": 2,
+                                  "states": 2, "learning_rate": 0.1, "backbone": (),
+                                  "discount": 0.5, "distillation": 0.5, "progress": False},
+    "multi_token_loss": lambda _: {"head": ahead(), "hidden": torch.zeros(2, 8),
+                                   "tokens": masked() % V, "discount": 0.5, "distillation": 0.5,
+                                   "teacher_log_p": torch.zeros(2, L, V)},
+    "speculate": lambda _: {"verifier": judge(), "head": ahead(), "gen_length": 2,
+                            "prompt": torch.zeros(2, 2).long()},
     "CircuitHead.over": lambda _: {"self": head(), "positions": 2},
     **{f"CircuitHead.{name}": (lambda _: {"self": head(), "logits": torch.zeros(2, L, V),
                                           "x": masked()})

@@ -46,6 +46,18 @@ class Access:
         return self.table.exp() if self.in_log_space else self.table
 
     @property
+    def soft_table(self) -> Tensor:
+        """The tables that soft evidence is multiplied with, [S, V, K]; by row as they are."""
+        if self.sets.by_row:
+            return self.tables.table(self.step, in_log_space=False)
+        return self.tables.soft_table(self.step)
+
+    @cached_property
+    def soft(self) -> Tensor:
+        """The same, flattened: [S V, K]."""
+        return self.soft_table.flatten(0, 1)
+
+    @property
     def log_table(self) -> Tensor:
         """Logarithms."""
         return self.tables.table(self.step, in_log_space=True)
@@ -62,6 +74,8 @@ class Access:
 
     def of_grid(self, category: Tensor) -> Tensor:
         """The same of categories [F, B] of all folds and rows."""
+        if self.sets.count == 1:
+            return category
         fold, row = (torch.arange(size, device=category.device) for size in category.shape)
         return self.place(category, fold.unsqueeze(-1), row)
 
@@ -106,15 +120,13 @@ class Access:
 
         On a CPU rows without weight are not read, if they are many.
         """
-        flat = self.table.flatten(0, 1)
-        if place.device.type != "cpu" or 4 * int((weights > 0).sum()) > 3 * weights.numel():
-            return embedding_bag(place, flat, per_sample_weights=weights, mode="sum")
-        used = weights > 0  # [N, k]
-        count = used.sum(dim=-1)
-        starts = count.cumsum(0) - count
-        return embedding_bag(
-            place[used], flat, starts, per_sample_weights=weights[used], mode="sum"
-        )
+        low, starts = weights.to(self.soft.dtype), None
+        if place.device.type == "cpu" and 4 * int((weights > 0).sum()) <= 3 * weights.numel():
+            used = weights > 0  # [N, k]
+            count = used.sum(dim=-1)
+            place, low, starts = place[used], low[used], count.cumsum(0) - count
+        units = embedding_bag(place, self.soft, starts, per_sample_weights=low, mode="sum")
+        return units.to(weights.dtype)
 
     def column(self, unit: Tensor, number: Tensor, linear: bool) -> Tensor:
         """All entries of units [n] of tables [n], or their logarithms: [n, V]."""
@@ -129,12 +141,30 @@ class Access:
 
     def some(self, categories: Tensor, unit: Tensor, number: Tensor, linear: bool) -> Tensor:
         """Entries of units [n] for some categories [n, k], or their logarithms: [n, k]."""
-        table = self.tables.table(self.step, in_log_space=not linear)
-        return table[number.unsqueeze(-1), categories, unit.unsqueeze(-1)]
+        table = self.soft_table if linear else self.log_table
+        return _single(table, categories, unit, number).to(self.tables.like.dtype)
+
+
+def _single(table: Tensor, categories: Tensor, unit: Tensor, number: Tensor) -> Tensor:
+    """Numbers [n, k] of tables [S, V, K]; many times faster than by three indices."""
+    _, size, units = table.shape
+    row = categories + (number * size).unsqueeze(-1)
+    place = (row * units).add_(unit.unsqueeze(-1))
+    return table.reshape(-1).index_select(0, place.flatten()).view_as(place)
 
 
 class FewRows(Access):
     """Rows that are made of logits when they are read; the table is not kept."""
+
+    @property
+    def keeps_soft(self) -> bool:
+        """Whether potentials read another table, which is kept."""
+        return self.tables.soft_dtype is not None and not (self.tables.by_rows or self.sets.by_row)
+
+    @cached_property
+    def soft(self) -> Tensor:
+        """See `Access`."""
+        return super().soft if self.keeps_soft else self.table.flatten(0, 1)
 
     @cached_property
     def normalizer(self) -> Normalizer:
@@ -174,14 +204,18 @@ class FewRows(Access):
 
     def bag(self, place: Tensor, weights: Tensor) -> Tensor:
         """See `Access`; every row is made once, whoever names it."""
+        if self.keeps_soft:
+            return super().bag(place, weights)
         named, where = numbered(place, self.normalizer.logits[..., 0].numel())
         return embedding_bag(where, self.rows(named), per_sample_weights=weights, mode="sum")
 
     def some(self, categories: Tensor, unit: Tensor, number: Tensor, linear: bool) -> Tensor:
         """See `Access`."""
-        (logits, log_total, _), number = self.normalizer, number.unsqueeze(-1)
-        unit = unit.unsqueeze(-1)
-        found = logits[number, categories, unit].sub_(log_total[number, 0, unit])
+        if linear and self.keeps_soft:
+            return super().some(categories, unit, number, linear)
+        logits, log_total, _ = self.normalizer
+        found = _single(logits, categories, unit, number)
+        found.sub_(log_total[number, 0, unit].unsqueeze(-1))
         return exp_(found) if linear else found
 
     def has_zeros(self) -> bool:

@@ -15,7 +15,6 @@ from torch import Tensor
 from pcflow.engine.leaves.entries import Entries
 from pcflow.engine.leaves.share import ShareLeaf, seen_with
 from pcflow.evidence import CheckedEvidence, Potentials
-from pcflow.inputs import Few
 
 
 class FewLeaf(ShareLeaf):
@@ -36,8 +35,7 @@ class FewLeaf(ShareLeaf):
     @cached_property
     def _padded(self) -> Tensor:
         """What is its own, -1 behind the last, [F, W]."""
-        families = [one.own for one in self.step.families if isinstance(one, Few)]
-        return torch.stack(families).to(self.x.device)
+        return self.step.own.to(self.x.device)
 
     @cached_property
     def own(self) -> Tensor:

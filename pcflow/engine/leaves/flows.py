@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from pcflow.engine.kernels import add_rows, named_sums, weighed_sums
-from pcflow.engine.leaves.access import Access
 from pcflow.engine.leaves.entries import Entries
 from pcflow.engine.semiring import Value
 
@@ -97,6 +96,22 @@ class Flows(ABC):
         """Log-potentials [n, C] of chosen categories, relative to the scale of their units."""
         return self.entries.at(fold, row, categories)
 
+    def _weigh(self, table: Tensor, place: Tensor, slope: Tensor, weigh: Weigh) -> Tensor:
+        """Rows of a table at places [n, C] and slopes [n, K], a few entries at a time: [n, C]."""
+        numbers = self.access.tables.plan.machine.numbers
+        size = max(1, numbers // max(1, place.shape[1] * slope.shape[1]))
+        blocks = []
+        room = table.new_empty(place[:size].numel(), slope.shape[1])  # the same for all blocks
+        for some, units in zip(place.split(size), slope.split(size), strict=True):
+            rows = torch.index_select(table, 0, some.flatten(), out=room[: some.numel()])
+            rows = rows.to(slope.dtype).view(*some.shape, units.shape[-1])
+            blocks.append(weigh(rows, units))
+        return torch.cat(blocks)
+
+
+Weigh = Callable[[Tensor, Tensor], Tensor]
+"""Makes numbers [n, C] of rows [n, C, K] and slopes [n, K]."""
+
 
 class _LinearFlows(Flows):
     """By matrix products."""
@@ -174,7 +189,7 @@ class _LinearFlows(Flows):
         potential = self.entries.potential
         return self.entries.read(
             lambda: potential * self.entries.times(slope, transposed=True),
-            lambda place: potential * _by_blocks(self.access, place, slope, _rows_times),
+            lambda place: potential * self._weigh(self.access.soft, place, slope, _rows_times),
         )
 
     def log_slope(self, slope: Tensor) -> Tensor:
@@ -183,7 +198,7 @@ class _LinearFlows(Flows):
 
     def log_chosen(self, slope: Tensor, fold: Tensor, row: Tensor, categories: Tensor) -> Tensor:
         place = self.access.of_entries(categories, fold, row)
-        return _by_blocks(self.access, place, slope, _weigh)
+        return self._weigh(self.access.soft, place, slope, _weigh)
 
     def log_potential(self, fold: Tensor, row: Tensor, categories: Tensor) -> Tensor:
         scale = self.out.scale[fold, row].nan_to_num(neginf=0.0)  # -inf: units are all zero
@@ -246,21 +261,7 @@ class _LogFlows(Flows):
     def log_chosen(self, slope: Tensor, fold: Tensor, row: Tensor, categories: Tensor) -> Tensor:
         slope = self._log_derivative(slope, fold, row)
         place = self.access.of_entries(categories, fold, row)
-        return _by_blocks(self.access, place, slope, _weigh_logs)
-
-
-def _by_blocks(
-    access: Access, place: Tensor, slope: Tensor, weigh: Callable[[Tensor, Tensor], Tensor]
-) -> Tensor:
-    """Rows of the flattened table at places [n, C] and slopes [n, K], a few entries at a time."""
-    numbers, table = access.tables.plan.machine.numbers, access.table.flatten(0, 1)
-    size = max(1, numbers // max(1, place.shape[1] * slope.shape[1]))
-    blocks = []
-    room = table.new_empty(place[:size].numel(), slope.shape[1])  # the same for all blocks
-    for some, units in zip(place.split(size), slope.split(size), strict=True):
-        rows = torch.index_select(table, 0, some.flatten(), out=room[: some.numel()])
-        blocks.append(weigh(rows.view(*some.shape, units.shape[-1]), units))
-    return torch.cat(blocks)
+        return self._weigh(self.access.table.flatten(0, 1), place, slope, _weigh_logs)
 
 
 def _rows_times(rows: Tensor, slope: Tensor) -> Tensor:
