@@ -99,6 +99,8 @@ CALLS: dict[str, Call] = {
     "Marginals.of": lambda _: {"logits": torch.zeros(2, L, V), "x": masked(),
                                "mask_token_id": MASK, "suppress": (1,), "top_k": 2},
     "StoredLogits": lambda folder: {"folder": stored(folder)},
+    "TransitionModulation": lambda _: {"vocabulary_size": 4, "states": 2, "rank": 1, "width": 4,
+                                       "depth": 1},
     "coupled_nats_over_time": lambda _: {"head": head(), "backbone": denoiser(),
                                          "rows": torch.zeros(4, 5).long(), "schedule": "linear",
                                          "batch_size": 2},
