@@ -87,7 +87,7 @@ class TransitionModulation(nn.Module):
         if steps:
             mean = torch.stack([named[name] for name in steps]).mean(0)  # [1, K, K]
             learned = mean - mean.detach()  # zero: all are alike, and a mean would be rounded
-            shared = named[steps[0]].detach() + learned
+            shared = named[steps[0]].detach() + learned.nan_to_num()  # of -inf, which stays so
         for t, name in enumerate(steps, start=1):
             found[name] = shared + (out_of[:, t] @ into[:, t].mT).unsqueeze(1)  # [B, 1, K, K]
         return found

@@ -100,6 +100,23 @@ def test_before_training_the_head_is_that_of_the_plain_circuit(seed: int, name: 
     torch.testing.assert_close(found, plain.log_prob(*told), rtol=1e-12, atol=1e-12)
 
 
+def test_transitions_that_are_impossible_stay_so() -> None:
+    """A chain that goes one way: the same before training, none of it NaN after a step."""
+    onwards = pf.hmm(4, 2, pf.Categorical(3), initial=[1, 0], transition=[[0.9, 0.1], [0, 1]])
+    model = pf.compile(pf.untie(onwards), DEVICE)
+    modulation = TransitionModulation(3, 2, rank=1, width=4, depth=1).to(DEVICE)
+    head = CircuitHead(model, 3, "product", modulation=modulation)
+    logits, x0 = torch.zeros(5, 4, 3).to(DEVICE), torch.randint(3, (5, 4)).to(DEVICE)
+    told = logits, torch.full_like(x0, 3), x0
+    plain = CircuitHead(pf.compile(onwards, DEVICE), 3, "product")
+    torch.testing.assert_close(head.log_prob(*told), plain.log_prob(*told))
+    fit_modulation(head, Blocks(*told), epochs=2, progress=False)
+    for name, _ in model.weight_places[1:]:
+        logit = dict(model.named_parameters())[name][0]
+        assert (logit == -torch.inf).tolist() == [[False, False], [True, False]]
+    assert bool(head.log_prob(*told).isfinite().all())
+
+
 def test_the_circuits_own_marginals_know_nothing_of_the_modulation() -> None:
     world = World(1)
     ratio = world.head(COUPLINGS["ratio"]).couple(world.logits, world.x)
