@@ -64,18 +64,19 @@ def learning(ask: Callable[[], Tensor], model: pf.CompiledCircuit) -> Callable[[
 
 def rows_of(name: str, circuit: pf.Circuit, batch: int, repeats: int) -> str:
     """Two lines of the table."""
-    model = pf.compile(circuit)
+    model, peer = pf.compile(circuit), pf.compile(circuit)  # each with memory of its own
     x = model.sample(batch, generator=seeded())
     sides: list[Callable[[], Tensor]] = [
         lambda: model.log_prob(x),
         lambda: model.conditionals(x),
-        lambda: by_prefixes(model, x),
+        lambda: by_prefixes(peer, x),
     ]
     torch.testing.assert_close(sides[1](), sides[2](), rtol=1e-3, atol=1e-3)
     lines = []
+    models = model, model, peer
     for how, runs in (
         ("forward", [alone(side) for side in sides]),
-        ("and backward", [learning(side, model) for side in sides]),
+        ("and backward", [*map(learning, sides, models)]),
     ):
         up, ours, theirs = interleaved(runs, repeats, clock=time.process_time)
         cells = f"{1e3 * ours:.1f} | {ours / up:.1f} | {theirs / ours:.1f} x"

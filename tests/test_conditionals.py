@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import pcflow as pf
+from pcflow.circuit import Turns
 from pcflow.engine import LogMatrix
+from pcflow.inputs import log_sum
 from pcflow.testing import (
     circuits,
     enumerate_log_prob,
@@ -154,6 +156,27 @@ def test_nothing_is_lost_where_units_are_far_apart(dtype: torch.dtype, data: st.
     torch.testing.assert_close(found.double(), wanted, rtol=0, atol=20 * off * largest)
 
 
+@given(st.integers(0, 10_000), st.booleans(), st.sampled_from([1.0, 500.0]))
+def test_products_of_logarithms_lose_nothing(seed: int, by_row: bool, spread: float) -> None:
+    """A matrix for all rows, or one each, with numbers that no exponential can hold."""
+    generator, shape = seeded(seed), (3, 4, 5) if by_row else (4, 5)
+    rows, logs = (
+        spread * torch.randn(s, generator=generator, dtype=torch.float64) for s in ((3, 4), shape)
+    )
+    rows, logs = (
+        t.masked_fill(torch.rand(t.shape, generator=generator) < 0.2, -torch.inf)
+        for t in (rows, logs)
+    )
+    rows.requires_grad_()
+    logs.requires_grad_()
+    found, plain = LogMatrix(logs).after(rows), log_sum(rows.unsqueeze(-1) + logs, dim=1)
+    torch.testing.assert_close(found, plain, **CLOSE)
+    weight = torch.randn(found.shape, generator=generator, dtype=torch.float64)
+    weight = torch.where(plain > -torch.inf, weight, 0.0)
+    mine, its = (torch.autograd.grad(weighed(f, weight), [rows, logs]) for f in (found, plain))
+    torch.testing.assert_close(mine, tuple(g.nan_to_num() for g in its), **CLOSE)
+
+
 def test_gradients_of_real_values() -> None:
     circuit = pf.hmm(3, 2, pf.Gaussian(), generator=seeded())
     x = torch.randn(4, 3, generator=seeded(), dtype=torch.float64, requires_grad=True)
@@ -269,14 +292,25 @@ def test_a_step_along_a_tree_costs_the_path_and_all_of_them_two_passes(
     assert max(kept for _, kept in found) < 7 * 3 * 6
 
 
-def test_wide_products_are_no_longer_than_they_are_deep(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of independent variables a walk sees each once, and not all others at each."""
-    circuit = pf.build_circuit(pf.structure.fully_factorized(200), pf.Categorical(2), 2)
-    model = pf.compile(circuit, dtype=torch.float64)
-    turns = pf.queries.conditionals.ChainRule(model.engine).turns.turns
-    assert sum(len(turn.enter) + len(turn.renew) for turn in turns) < 200 * 6
-    x = torch.zeros(1, 200)
+def test_wide_products_are_no_longer_than_they_are_deep() -> None:
+    """Independent variables, one after another in whatever order: each is seen once."""
+    order = torch.randperm(200, generator=seeded()).tolist()
+    coins = [pf.InputLayer.random(v, pf.Categorical(2), generator=seeded(v)) for v in order]
+    circuit = pf.Circuit(pf.ProductLayer(coins))
+    turns = Turns.of(circuit).turns
+    assert sum(len(turn.enter) + len(turn.renew) for turn in turns) < 200 * 4
+    model, x = pf.compile(circuit, dtype=torch.float64), torch.zeros(1, 200)
     torch.testing.assert_close(model.conditionals(x).sum(dim=1), model.log_prob(x))
+
+
+def test_contexts_are_kept_of_layers_above_the_next_variable_alone() -> None:
+    """Of a tree whose leaves are in no order, which enters and leaves layers many times."""
+    circuit = pf.build_circuit(pf.structure.quad_tree((4, 4)), pf.Categorical(2), 2)
+    seen = pf.compile(circuit).filter(1)
+    for variable in range(1, 16):
+        seen.observe([0])
+        walk = seen._walk  # type: ignore[attr-defined]
+        assert all(variable in walk._turns.circuit.scope(layer) for layer in walk._contexts)
 
 
 def test_a_filter_of_a_circuit_refuses_what_does_not_fit() -> None:

@@ -13,6 +13,7 @@ from rules import automata
 from torch import Tensor
 
 import pcflow as pf
+from pcflow.engine import sparse
 from pcflow.inputs import share
 
 NONE = torch.nan
@@ -369,6 +370,25 @@ def test_parts_recordings_and_long_chains_come_for_nothing() -> None:
     only = pf.Automaton.template([{0, 1}] * 12, num_categories=5)  # a chain again
     halves = pf.compile(circuit, dtype=torch.float64, machine=pf.Machine(long=4)).given(only)
     close(halves.log_mass(soft), plain.given(only).log_mass(soft))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_that_are_zero_need_not_be_read(monkeypatch, batch, dtype) -> None:
+    """Whether they are left out hangs on how many rows there are, and changes nothing."""
+    V, length = 30, 9
+    model = pf.compile(pf.hmm(length, 5, pf.Categorical(V), generator=seeded(0)), dtype=dtype)
+    rule = ~pf.Automaton.phrases([[0, 1, 2], [3, 4]], num_categories=V)
+    soft = pf.Evidence(log_potentials=torch.randn(batch, length, V, generator=seeded(1))).top_k(9)
+    found = []
+    for many in (0, sparse.MANY):
+        monkeypatch.setattr(sparse, "MANY", many)
+        under = model.given(rule)
+        drawn = under.sample(5, soft, seeded(2))
+        found.append((under.log_prob(soft).detach(), under.marginals(soft).detach(), drawn))
+    assert all(map(torch.equal, *found))
+    dense = pf.Evidence(log_potentials=soft.potentials.dense(V))
+    torch.testing.assert_close(model.given(rule).log_prob(dense).detach(), found[0][0])
 
 
 def test_the_model_is_asked_as_it_is_now() -> None:

@@ -159,6 +159,16 @@ def test_a_discretised_logistic_is_the_logistic_between_halves() -> None:
     torch.testing.assert_close(family.table(params), wanted)
 
 
+@pytest.mark.parametrize("size", [3, 20])
+def test_the_update_of_a_discretised_logistic_does_not_depend_on_where_it_starts(size: int) -> None:
+    family = pf.DiscretizedLogistic(size)
+    for _ in range(6):
+        flow = torch.rand(2, size, UNITS, dtype=torch.float64)
+        one, other = (family.maximize(random_params(family), flow, 0.0) for _ in range(2))
+        for name, found in one.items():
+            torch.testing.assert_close(found, other[name], rtol=0.0, atol=1e-11)
+
+
 @pytest.mark.parametrize("flow", [[5.0, 0, 0, 0], [0, 0, 5.0, 0], [1.0, 0, 0, 1]], ids=str)
 def test_a_discretised_logistic_goes_to_the_edge_and_stays_finite(flow: list[float]) -> None:
     family = pf.DiscretizedLogistic(4)

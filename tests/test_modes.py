@@ -33,7 +33,8 @@ def slopes(model: pf.CompiledCircuit, about: pf.Evidence) -> Tensor:
     with torch.inference_mode(False), torch.enable_grad():
         assert about.log_potentials is not None
         soft = about.log_potentials.clone().requires_grad_()
-        value = model.log_prob(pf.Evidence(about.values, log_potentials=soft)).sum()
+        known = pf.Evidence(about.values, log_potentials=soft)
+        value = model.log_prob(known).sum() + model.conditionals(known)[:, :2].sum()
     found = torch.autograd.grad(value, [soft, *model.banks])
     return torch.cat([gradient.flatten().to(DEVICE) for gradient in found])
 
@@ -42,6 +43,8 @@ QUERIES: dict[str, Callable[[pf.CompiledCircuit, pf.Evidence], Tensor]] = {
     "log_prob": lambda m, e: m.log_prob(e).detach(),
     "marginals": lambda m, e: m.marginals(e),
     "mean": lambda m, e: m.mean(e),
+    "conditionals": lambda m, e: m.conditionals(e).detach(),
+    "next_log_probs": lambda m, e: m.next_log_probs(e).detach(),
     "sample": lambda m, e: m.sample(3, e, torch.Generator(DEVICE).manual_seed(0)),
     "mpe": lambda m, e: m.mpe(e).values,
     "project": lambda m, e: m.marginals(m.project(e, torch.zeros(4, 3, 3), 20)),

@@ -269,7 +269,7 @@ def far_apart(dtype: torch.dtype) -> tuple[Model, pf.Evidence]:
                 bank.copy_(torch.tensor([[0.0, 9.0], [9.0, 0.0], [0.0, 9.0]]).expand_as(bank))
             elif bank.shape[1:] == (2, 2):
                 bank.copy_(torch.tensor([[30.0, -60.0], [-60.0, 30.0]]).expand_as(bank))
-    return model, pf.Evidence(torch.tensor([[1] * 20 + [0] * 20, [1] * 40, [0] * 40]))
+    return model, pf.Evidence(torch.tensor([[1] * 20 + [0] * 20, [0] * 20 + [1] * 20, [0] * 40]))
 
 
 @pytest.mark.parametrize("soft", [False, True], ids=["observed", "soft"])

@@ -29,22 +29,35 @@ def differentiable_log_prob(engine: Engine, evidence: CheckedEvidence) -> Tensor
         Unsupported: when it is differentiated a second time.
     """
     banks = banks_of(engine, evidence)
-    inputs = (evidence.values, evidence.log_potentials, *banks)
-    learns = any(tensor.requires_grad for tensor in inputs if tensor is not None)
-    if not (learns and torch.is_grad_enabled()):
+    if not _learns(evidence, banks):
         return engine.log_value(evidence)
-    potentials = evidence.log_potentials
-    if potentials is not None and potentials.is_inference():  # which cannot be saved
-        evidence = replace(evidence, log_potentials=potentials.clone())
+    evidence = _to_be_saved(evidence)
     apply = cast(Callable[..., Tensor], _LogProb.apply)
     return apply(engine, evidence, evidence.values, evidence.log_potentials, *banks)
 
 
 def differentiable_leaves(engine: Engine, evidence: CheckedEvidence) -> list[Tensor]:
     """Logarithms [F, B, K] of the units of every input step, differentiable as `log_prob` is."""
+    banks = banks_of(engine, evidence)
+    if not _learns(evidence, banks):
+        return [leaf.out.units for leaf in engine.log_leaves(evidence)]
+    evidence = _to_be_saved(evidence)
     apply = cast(Callable[..., tuple[Tensor, ...]], _LogLeaves.apply)
-    about = evidence.values, evidence.log_potentials
-    return list(apply(engine, evidence, *about, *banks_of(engine, evidence)))
+    return list(apply(engine, evidence, evidence.values, evidence.log_potentials, *banks))
+
+
+def _learns(evidence: CheckedEvidence, banks: Sequence[Tensor]) -> bool:
+    inputs = (evidence.values, evidence.log_potentials, *banks)
+    wanted = any(tensor.requires_grad for tensor in inputs if tensor is not None)
+    return wanted and torch.is_grad_enabled()
+
+
+def _to_be_saved(evidence: CheckedEvidence) -> CheckedEvidence:
+    """The same, without potentials of inference mode, which cannot be saved."""
+    potentials = evidence.log_potentials
+    if potentials is None or not potentials.is_inference():
+        return evidence
+    return replace(evidence, log_potentials=potentials.clone())
 
 
 class _LogLeaves(torch.autograd.Function):

@@ -14,12 +14,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from pcflow.engine.kernels import times_by_row
+from pcflow.engine.kernels import outer, outer_by_row, times_by_row
+from pcflow.engine.modes import in_ordinary_modes
 from pcflow.engine.plan import InputStep, Plan, ProductStep, Rows, SumStep
 
 Name = int | tuple[int, int]
@@ -165,11 +166,31 @@ class Folded:
 
 def times(x: Tensor, weight: Tensor) -> Tensor:
     """Products [F, B, J] of x [F, B, K] and a weight [F or 1, K, J], or [F or 1, B, K, J]."""
-    if weight.dim() > 3:
-        return times_by_row(x, weight)
-    if len(weight) == 1 and len(x) > 1:
-        return cast(Tensor, (x.flatten(0, 1) @ weight[0]).unflatten(0, x.shape[:2]))
-    return torch.bmm(x, weight)
+    return cast(Tensor, _Times.apply(x, weight))  # type: ignore[no-untyped-call]
+
+
+class _Times(torch.autograd.Function):
+    """Whoever goes back under autocast would round products that torch differentiates."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        if weight.dim() > 3:
+            return times_by_row(x, weight)
+        if len(weight) == 1 and len(x) > 1:
+            return cast(Tensor, (x.flatten(0, 1) @ weight[0]).unflatten(0, x.shape[:2]))
+        return torch.bmm(x, weight)
+
+    @staticmethod
+    @in_ordinary_modes
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        multiply = outer_by_row if weight.dim() > 3 else outer
+        by_x, by_weight = ctx.needs_input_grad
+        return (
+            times(grad, weight.mT) if by_x else None,
+            multiply(x, grad, len(weight) == 1) if by_weight else None,
+        )
 
 
 def _is_plain(step: object) -> bool:

@@ -116,7 +116,10 @@ class DiscretizedLogistic(FiniteFamily):
     def _ascend(
         self, counts: Tensor, mean: Tensor, scale: Tensor, step: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor, bool]:
-        """Go along the step, or as far as nothing is lost; also whether any unit moved."""
+        """Go along the step, or as far as nothing is lost; also whether any unit moved.
+
+        What rounding could lose is nothing: near the top, steps are right that no score can judge.
+        """
         slope, shift = 1 / scale, mean / scale
         flattest, steepest = 1e-3 / self.num_categories, 1 / self.min_scale
 
@@ -124,11 +127,12 @@ class DiscretizedLogistic(FiniteFamily):
             return (counts * self._log_mass(slope, shift)).sum(dim=-2, keepdim=True)
 
         before, size = score(slope, shift), torch.ones_like(scale)
+        least = before * (1 + ROUNDING)  # scores are sums of negative numbers
         for _ in range(HALVINGS):
             new_slope = (slope + size * step[0]).clamp(flattest, steepest)
             new_mean = (shift + size * step[1]) / new_slope
             new_mean = new_mean.clamp(-1.0, float(self.num_categories))
-            worse = ~(score(new_slope, new_slope * new_mean) >= before)
+            worse = ~(score(new_slope, new_slope * new_mean) >= least)
             if not worse.any():
                 break
             size = torch.where(worse, size / 2, size)
@@ -140,3 +144,4 @@ class DiscretizedLogistic(FiniteFamily):
 
 NEWTON_STEPS = 30
 HALVINGS = 30
+ROUNDING = 16 * torch.finfo(torch.float64).eps

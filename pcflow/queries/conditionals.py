@@ -104,13 +104,16 @@ class ChainRule:
         asked = every if variables is None else chosen_variables(self.engine, variables)
         refuse_unbounded(self.engine, "next_log_probs", asked)
 
+        dtype, largest = self.engine.domain.dtype, self.engine.domain.largest
+
         def ask(prefixes: Prefixes) -> Tensor:
             found = {}
             for variable, (contexts, before, _) in enumerate(prefixes):
                 if variable in asked:
                     refuse_impossible(before, "next_log_probs", prefixes.origin)
                     found[variable] = prefixes.spread(contexts) - before.unsqueeze(-1)
-            return torch.stack([found[v] for v in asked], dim=1).to(self.engine.domain.dtype)
+            none = self.engine.tables.like.new_empty(prefixes.rows, 0, largest)
+            return torch.cat([none, *(found[v].unsqueeze(1).to(dtype) for v in asked)], dim=1)
 
         return self._in_parts(evidence, ask)
 

@@ -167,6 +167,17 @@ def test_what_cannot_be_continued_is_refused() -> None:
         speculate(verifier, head, PROMPT, 0)
 
 
+def test_a_verifier_says_what_its_judge_says() -> None:
+    judge = a_judge()
+    tokens = torch.randint(V, (3, 7), generator=seeded(0))
+    hidden, log_p = JudgeVerifier(judge)(tokens)
+    own = log_p[:, :-1].gather(-1, tokens[:, 1:].unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(own, judge(tokens)[:, 1:], rtol=0, atol=1e-9)
+    torch.testing.assert_close(judge.head(hidden).log_softmax(dim=-1), log_p, rtol=0, atol=1e-9)
+    rest = JudgeVerifier(judge)(tokens, 4)
+    torch.testing.assert_close(rest.log_p, log_p[:, 4:], rtol=0, atol=1e-9)
+
+
 def causal(kind: str) -> Any:
     """A tiny random model of `transformers` over V tokens."""
     transformers = pytest.importorskip("transformers", reason="needs transformers")
@@ -200,6 +211,9 @@ def test_a_model_of_transformers_keeps_its_law_and_its_cache(kind: str) -> None:
         verifier(found.tokens)
         other = torch.cat([found.tokens[:, :3], 4 - found.tokens[:, 3:]], dim=1)
         again, anew = verifier(other, 3), CausalVerifier(model)(other)
+        unembedded = model.get_output_embeddings()(anew.hidden)
+        torch.testing.assert_close(model(other).logits, unembedded, rtol=0, atol=1e-9)
+        torch.testing.assert_close(anew.log_p, unembedded.log_softmax(dim=-1), rtol=0, atol=1e-9)
     torch.testing.assert_close(again.hidden, anew.hidden[:, 3:], rtol=0, atol=1e-9)
     torch.testing.assert_close(again.log_p, anew.log_p[:, 3:], rtol=0, atol=1e-9)
 
