@@ -15,9 +15,7 @@ from pcflow.checks import check_kind
 from pcflow.errors import SettingError, TypeMismatch
 from pcflow.evidence import Domain, RowParameters, look
 
-ByRow = (
-    Mapping[str, Tensor] | Mapping[nn.Parameter, Tensor] | Mapping[str | nn.Parameter, Tensor]
-)
+ByRow = Mapping[str, Tensor] | Mapping[nn.Parameter, Tensor] | Mapping[str | nn.Parameter, Tensor]
 """For some parameters, or their names, what they hold in every row, [B, *shape]."""
 
 
