@@ -78,7 +78,8 @@ class ConditionalCircuit(nn.Module):
         super().__init__()
         check_kind("model", model, CompiledCircuit, "a CompiledCircuit")
         shapes = model.parameter_shapes
-        names = shapes if per_row is None else as_iterable("per_row", per_row)
+        names = list(shapes if per_row is None else as_iterable("per_row", per_row))
+        check_kinds("per_row", names, str, "a name")
         self.model = model
         self.sizes: dict[str, Any] = {
             "features": features,
