@@ -16,7 +16,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from pcflow.checks import as_iterable, check_kind, check_whole
+from pcflow.checks import as_iterable, check_kind, check_kinds, check_whole
 from pcflow.engine import Engine
 from pcflow.errors import EvidenceError, FileFormatError, SettingError
 from pcflow.evidence import CheckedEvidence, Evidence, Numbers, as_tensor
