@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import pcflow as pf
 from pcflow.circuit import Layer
 from pcflow.engine import SumStep, make_plan
-from pcflow.engine.rows import assign_rows
+from pcflow.engine.rows import _Arena, assign_rows
 
 
 @pytest.mark.parametrize("side", [2, 4, 8, 16])
@@ -107,6 +109,27 @@ def test_rows_that_nobody_reads_any_more_are_taken_again(wide: int) -> None:
         strips.append([pf.SumLayer.random(strips[-1], 4) for _ in range(wide)])
     assert assign_rows(strips, reuse=True).counts == {4: 2 * wide}
     assert assign_rows(strips, reuse=False).counts == {4: 7 * wide}
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.sets(st.integers(0, 11)))))
+def test_rows_are_of_one_owner_and_an_arena_grows_by_what_it_lacks(
+    turns: list[tuple[int, set[int]]],
+) -> None:
+    arena, owned = _Arena(), set[int]()
+    for count, given_back in turns:
+        free, before = set(range(arena.size)) - owned, arena.size
+        assert arena.free == sorted(free)
+        start = arena.take(count)
+        taken = set(range(start, start + count))
+        assert not taken & owned
+        if arena.size > before:  # no gap was wide enough: what is free at the end is used first
+            gaps = [set(range(n, n + count)) for n in range(before - count + 1)]
+            assert not any(gap <= free for gap in gaps)
+            assert start == max(owned, default=-1) + 1
+        owned |= taken
+        back = owned & given_back
+        arena.give(list(back))
+        owned -= back
 
 
 def test_circuits_of_one_unit_never_underflow() -> None:

@@ -156,6 +156,8 @@ CALLS: dict[str, Call] = {
     "Inflated": lambda _: {"density": pf.Gaussian(), "at": 1.0},
     "LogNormal": lambda _: {"min_std": 0.1},
     "Poisson": lambda _: {"min_rate": 0.1},
+    "ConditionalCircuit": lambda _: {"model": model(), "features": 2, "hidden": (4,), "rank": 1,
+                                     "per_row": model().parameter_shapes},
     "compile": lambda _: {"circuit": chain(), "device": "cpu", "dtype": torch.float64,
                           "memory": 1 << 20,
                           "soft_dtype": torch.bfloat16, "machine": pf.Machine()},
@@ -180,6 +182,7 @@ CALLS: dict[str, Call] = {
                             "pseudocount": 1.0, "generator": seeded()},
     "stationary": lambda _: {"circuit": chain()},
     "unroll": lambda _: {"circuit": chain(), "length": 5},
+    "untie": lambda _: {"circuit": chain()},
     "condition": lambda _: {"circuit": chain(), "values": {0: 1}},
     "marginalize": lambda _: {"circuit": chain(), "keep": [0, 2]},
     "restrict": lambda _: {"circuit": chain(), "allowed": {0: [1]}},
@@ -271,7 +274,8 @@ CALLS: dict[str, Call] = {
 }  # fmt: skip
 
 WITHOUT = {  # protocols, what others return, and names of errors
-    "CheckedEvidence", "Compatible", "Container", "Deterministic", "Draws", "Estimate", "Examples",
+    "CheckedEvidence", "Compatible", "Conditioned", "Container", "Deterministic", "Draws",
+    "Estimate", "Examples",
     "FitResult", "Learner", "MAP", "MPE", "ModelCount", "Network", "OmniCompatible", "Potentials",
     "ProjectedEvidence", "Properties", "Run", "StructuredDecomposable", "Team", "Viterbi",
     "read_bytes", "replace_file",

@@ -16,7 +16,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from pcflow.checks import as_iterable, check_kind, check_whole
+from pcflow.checks import as_iterable, check_kind, check_kinds, check_whole
 from pcflow.engine import Engine
 from pcflow.errors import EvidenceError, FileFormatError, SettingError
 from pcflow.evidence import CheckedEvidence, Evidence, Numbers, as_tensor
@@ -78,7 +78,8 @@ class ConditionalCircuit(nn.Module):
         super().__init__()
         check_kind("model", model, CompiledCircuit, "a CompiledCircuit")
         shapes = model.parameter_shapes
-        names = shapes if per_row is None else as_iterable("per_row", per_row)
+        names = list(shapes if per_row is None else as_iterable("per_row", per_row))
+        check_kinds("per_row", names, str, "a name")
         self.model = model
         self.sizes: dict[str, Any] = {
             "features": features,
