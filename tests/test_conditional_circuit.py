@@ -241,7 +241,9 @@ def test_files_say_the_same(
     conditional = talking(conditional_of(circuit, seed, **sizes))
     path = tmp_path_factory.mktemp("files") / "conditional.safetensors"
     conditional.save(path)
+    state = torch.get_rng_state()
     again = pf.ConditionalCircuit.load(path, DEVICE)
+    assert torch.equal(torch.get_rng_state(), state)  # as reading any file
     assert again.sizes == conditional.sizes
     features, x = features_of(seed), rows_of(conditional.model, seed)
     assert torch.equal(conditional.log_prob(x, features), again.log_prob(x, features))

@@ -205,6 +205,15 @@ def test_what_steps_share_stays_shared() -> None:
     assert all(torch.equal(after[name], after[steps[0]]) for name in steps)
 
 
+def test_steps_that_have_come_apart_are_refused() -> None:
+    """By learning that knew nothing of the modulation, which is about one transition."""
+    world = World(3)
+    head = world.head()
+    pf.fit(world.model, world.x0.cpu(), pf.EM(), epochs=1, progress=False)
+    with pytest.raises(ShapeMismatch, match="come apart"):
+        head.log_prob(world.logits, world.x, world.x0)
+
+
 class _LogProb(nn.Module):
     def __init__(self, head: CircuitHead) -> None:
         super().__init__()
