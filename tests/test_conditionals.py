@@ -221,6 +221,24 @@ def test_products_of_logarithms_lose_nothing(seed: int, by_row: bool, spread: fl
     torch.testing.assert_close(mine, tuple(g.nan_to_num() for g in its), **CLOSE)
 
 
+def test_summands_of_what_is_small_are_made_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many entries are too small for a product: of a large vocabulary all may be."""
+    monkeypatch.setattr("pcflow.engine.log_matrix.ENTRIES", 3)
+    made, ways = [], LogMatrix._ways
+
+    def count(self: LogMatrix, *given: Tensor) -> Tensor:
+        made.append(len(found := ways(self, *given)))
+        return found
+
+    monkeypatch.setattr(LogMatrix, "_ways", count)
+    rows = torch.tensor([[0.0, -900.0]] * 2, dtype=torch.float64, requires_grad=True)
+    logs = torch.tensor([[-900.0] * 8, [0.0] * 8], dtype=torch.float64)
+    found = LogMatrix(logs).after(rows)
+    torch.testing.assert_close(found, log_sum(rows.unsqueeze(-1) + logs, dim=1), **CLOSE)
+    found.sum().backward()
+    assert (sum(made), max(made)) == (2 * 16, 3)
+
+
 def test_gradients_of_real_values() -> None:
     circuit = pf.hmm(3, 2, pf.Gaussian(), generator=seeded())
     x = torch.randn(4, 3, generator=seeded(), dtype=torch.float64, requires_grad=True)
