@@ -52,7 +52,8 @@ def fit_multi_token(
         batch_size: rows per step, B.
         states: how many places of every row the head learns from, S.
         learning_rate: of Adam; it falls linearly to zero.
-        backbone: parameters of the model that learn as well, a tenth as fast; by default none.
+        backbone: parameters of the model that learn as well, a tenth as fast; by default none. What
+            the model says itself of the next token changes with them, and nothing here holds it.
         discount: see `multi_token_loss`.
         distillation: see `multi_token_loss`.
         progress: whether to show a progress bar.
