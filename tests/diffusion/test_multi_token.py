@@ -383,6 +383,8 @@ def test_the_model_learns_only_if_it_is_told_to() -> None:
     judge, head = a_judge().float(), MultiTokenHead(nn.Linear(8, V), 3, "cp", states=2, rank=4)
     rows, before = torch.randint(V, (9, 12), generator=seeded(0)), copy.deepcopy(judge.state_dict())
     settings: dict[str, Any] = {"steps": 2, "progress": False, "generator": seeded(1)}
+    with pytest.raises(TypeMismatch, match="all are frozen"):
+        fit_multi_token(head, JudgeVerifier(judge), rows, backbone=judge.parameters(), **settings)
     judge.requires_grad_(True)
     fit_multi_token(head, JudgeVerifier(judge), rows, **settings)
     assert all(torch.equal(before[name], p) for name, p in judge.state_dict().items())
