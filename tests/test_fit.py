@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import torch
 from device import DEVICE
@@ -345,6 +346,14 @@ def test_a_killed_fit_goes_on_to_the_same_parameters(tmp_path: Path) -> None:
     assert ends([undisturbed, start(learn, "Anemone", file, out)]) == [0, 0]
     resumed, wanted = (values(pf.load(f"{path}Anemone")) for path in (out, whole))
     assert torch.equal(resumed, wanted)
+
+
+def test_a_process_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else Python would wait for it when all tests are through."""
+    monkeypatch.setattr(processes, "PATIENCE", 0.1)
+    hangs = start(time.sleep, 3_600)
+    assert ends([hangs]) == [None]
+    assert not hangs.is_alive()
 
 
 def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
