@@ -390,6 +390,9 @@ def test_without_gradients_nothing_is_recorded() -> None:
     with torch.inference_mode():
         made = {name: tensor + 0 for name, tensor in given.items()}
         model.log_prob(x, made)
+        known = model.evidence(x, {"banks.0": made["banks.0"]})
+    model.log_prob(known).sum().backward()
+    model.conditionals(known).sum().backward()
     frozen = compiled(CHAIN).requires_grad_(False)
     assert frozen.log_prob(x, given).requires_grad
     assert frozen.log_prob(x, made).shape == (5,)
