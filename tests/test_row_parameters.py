@@ -374,6 +374,16 @@ def test_no_rows_are_fine(circuit: pf.Circuit) -> None:
     assert model.mpe(x, parameters=parameters).values.shape == (0, 4)
 
 
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: type(family).__name__)
+def test_no_rows_of_any_family_are_fine(family: pf.InputFamily) -> None:
+    model, x = compiled(pf.hmm(3, 2, family)), torch.zeros(0, 3, dtype=torch.float64)
+    parameters = {n: t.requires_grad_() for n, t in by_row(model, 0).items()}
+    model.log_prob(x, parameters).sum().backward()
+    assert all(tensor.grad.shape == tensor.shape for tensor in parameters.values())
+    assert model.sample(2, x, parameters=parameters).shape == (2, 0, 3)
+    assert model.mean(x, parameters=parameters).shape == (0, 3)
+
+
 def test_parameters_are_known_by_themselves_as_well() -> None:
     model, x = compiled(CHAIN), torch.randint(3, (5, 4), device=DEVICE)
     given = by_row(model, 5)
