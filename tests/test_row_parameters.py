@@ -476,7 +476,7 @@ def test_what_reads_the_same_parameters_in_all_rows_refuses() -> None:
     soft = model.evidence(pf.Evidence(log_potentials=torch.zeros(5, 4, 3)), by_row(model, 5))
     with pytest.raises(pf.EvidenceError, match="with_potentials takes no parameters by row"):
         soft.top_k(2)
-    with pytest.raises(pf.EvidenceError, match="EM takes no parameters by row"):
+    with pytest.raises(pf.EvidenceError, match="a learner that counts takes no parameters by row"):
         pf.fit(model, known, epochs=1, progress=False)
     for reads in (pf.reference_log_prob, enumerate_log_prob):
         with pytest.raises(pf.EvidenceError, match="parameters by row"):
