@@ -17,6 +17,9 @@ import torch
 PRELOADED = ["pcflow_diffusion", "pcflow.testing", "pytest", "torch._dynamo"]
 """The last is what optimizers of torch import when the first one is made."""
 
+PATIENCE = 120
+"""Seconds after which a process hangs."""
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -49,8 +52,17 @@ def start_together(
 
 
 def ends(processes: Iterable[ForkServerProcess]) -> list[int | None]:
-    """How each of them ends."""
-    return [process.join(120) or process.exitcode for process in processes]
+    """How each of them ends; None if it had not and was ended, so that nobody waits at exit."""
+    return [_end(process) for process in processes]
+
+
+def _end(process: ForkServerProcess) -> int | None:
+    process.join(PATIENCE)
+    found = process.exitcode
+    if found is None:
+        process.kill()
+        process.join()
+    return found
 
 
 def _do(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import torch
 from device import DEVICE
@@ -114,6 +115,20 @@ def test_data_that_cannot_be_used_are_refused() -> None:
         fitted(DataLoader(TensorDataset(torch.zeros(16, 3)), batch_size=16))
     with pytest.raises(pf.EvidenceError, match=r"train must load \[B, 4\], got dict"):
         fitted(DataLoader([{"x": 0}, {"x": 1}]))  # type: ignore[arg-type]
+
+
+def test_a_batch_of_all_rows_is_looked_at_as_numbers_are() -> None:
+    for bad, why in (
+        (torch.zeros(0, 4), "rows"),
+        (torch.zeros(3, 5), "train must be"),
+        (torch.full((3, 4), torch.nan), "no observed value"),
+        (pf.Evidence(torch.zeros(0, 4)), "no rows"),
+    ):
+        with pytest.raises(pf.EvidenceError, match=why):
+            fitted(pf.Batch(bad))
+    far, model = 1e8 + rows(20)[:, [1, 3]].double(), pf.naive_bayes([pf.Gaussian()] * 2, units=2)
+    with pytest.warns(UserWarning, match="float32 rounds"):
+        pf.fit(pf.compile(model, DEVICE), pf.Batch(far), pf.EM(), epochs=1, progress=False)
 
 
 def test_the_bar_tells_likelihoods_and_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,6 +239,18 @@ def test_a_checkpoint_of_another_fit_is_refused_and_kept(tmp_path: Path) -> None
     assert torch.equal(fitted(rows(), checkpoint=file), before)
 
 
+def test_a_checkpoint_knows_which_categories_were_listed(tmp_path: Path) -> None:
+    def listed(second: int) -> pf.Evidence:
+        categories = torch.tensor([0, second]).expand(5, 2, 2)
+        return pf.Evidence(log_potentials=torch.zeros(5, 2, 2), categories=categories)
+
+    model = pf.compile(pf.naive_bayes([pf.Categorical(3)] * 2, units=2), DEVICE)
+    told = {"epochs": 1, "progress": False, "checkpoint": tmp_path / "point"}
+    pf.fit(model, listed(1), pf.EM(), **told)  # type: ignore[arg-type]
+    with pytest.raises(pf.FileFormatError, match="train"):
+        pf.fit(model, listed(2), pf.EM(), **told)  # type: ignore[arg-type]
+
+
 def test_broken_checkpoints_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "fit"
     fitted(rows(), checkpoint=file)
@@ -319,6 +346,14 @@ def test_a_killed_fit_goes_on_to_the_same_parameters(tmp_path: Path) -> None:
     assert ends([undisturbed, start(learn, "Anemone", file, out)]) == [0, 0]
     resumed, wanted = (values(pf.load(f"{path}Anemone")) for path in (out, whole))
     assert torch.equal(resumed, wanted)
+
+
+def test_a_process_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else Python would wait for it when all tests are through."""
+    monkeypatch.setattr(processes, "PATIENCE", 0.1)
+    hangs = start(time.sleep, 3_600)
+    assert ends([hangs]) == [None]
+    assert not hangs.is_alive()
 
 
 def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ as many controls if the head is modulated.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from math import inf
@@ -19,6 +20,7 @@ from pcflow import (
     Batch,
     CompiledCircuit,
     Evidence,
+    Given,
     NoMassError,
     Potentials,
 )
@@ -441,7 +443,7 @@ class CircuitHead(Parts):
         except NoMassError as error:
             if self.constraint is None or few is said:
                 raise
-            return how(self._fitting(possible(self.model, said, error.rows)))
+            return how(self._obeying(said, few, error.rows))
 
     def _drawn(self, few: Marginals, temperature: float, order: Order, **how: Any) -> Draw:
         """A draw of what is listed."""
@@ -538,7 +540,7 @@ class CircuitHead(Parts):
         """
         if isinstance(self.modulation, TransitionModulation):
             raise CouplingError(NOT_FITTED)
-        said = self._said(logits, x)
+        said = self._fitting(self._read(logits, x))
         return said, self._filled(said, x0), self._controls(said)
 
     def _coupled(self, said: Marginals, temperature: float = 1.0) -> Evidence:
@@ -577,8 +579,9 @@ class CircuitHead(Parts):
         return log_m.scatter(-1, said.listed, own)
 
     def _said(self, logits: Tensor | Potentials, x: Tensor) -> Marginals:
-        """What the backbone says of the tokens that are listed, in the circuit's precision."""
-        return self._fitting(self._read(logits, x))
+        """What the backbone says of the tokens that a draw takes, in the circuit's precision."""
+        said = self._read(logits, x)
+        return self._obeying(said, self._fitting(said))
 
     def _read(self, logits: Tensor | Potentials, x: Tensor) -> Marginals:
         """What the backbone says; under a rule of all tokens."""
@@ -609,6 +612,30 @@ class CircuitHead(Parts):
         if self.constraint is None:
             return few
         return widened(few, said, label_of(self.constraint, self.vocabulary_size))
+
+    def _obeying(
+        self, said: Marginals, few: Marginals, impossible: Sequence[int] = ()
+    ) -> Marginals:
+        """What is listed; in rows of which no text obeys, of the tokens that the circuit allows."""
+        if self.constraint is None or few is said:
+            return few
+        rows: set[int] = set()
+        more = set(impossible) or self._without_mass(few)
+        while more:
+            rows |= more
+            few = self._fitting(possible(self.model, said, sorted(rows)))
+            more = self._without_mass(few) - rows
+        return few
+
+    @torch.no_grad()
+    def _without_mass(self, few: Marginals) -> set[int]:
+        """The rows of which no text that is listed obeys, or those that a coupling meets first."""
+        assert isinstance(self.law, Given)
+        try:
+            log_mass = self.law.log_mass(self._coupled(few))
+        except NoMassError as error:
+            return set(error.rows)
+        return set((log_mass == -inf).nonzero().flatten().tolist())
 
     def _filled(self, said: Marginals, x0: Tensor) -> Tensor:
         """The visible tokens, and those of x0 where x is masked."""

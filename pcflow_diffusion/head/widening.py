@@ -61,15 +61,18 @@ def widened(few: Marginals, said: Marginals, label: Tensor) -> Marginals:
 def possible(model: CompiledCircuit, said: Marginals, rows: Sequence[int]) -> Marginals:
     """What a backbone says, in some rows only of tokens that a circuit allows beside what is known.
 
-    Where it allows none of them, all of it.
+    Where it allows none of them, or not what is known, all of it.
     """
     here = torch.tensor(rows, device=said.tokens.device)
-    some, found = said.at(here), said.log_m.clone()
+    here = here[model.log_prob(said.at(here).visible()) > -torch.inf]
+    some, found, share = said.at(here), said.log_m.clone(), said.log_listed.clone()
     log_r = token_marginals(model, some.visible(), said.length, some.listed)  # [b, L, V or k]
     log = some.log_m.masked_fill(log_r == -torch.inf, -torch.inf)
-    there = (log > -torch.inf).any(dim=-1, keepdim=True) & some.masked.unsqueeze(-1)
-    found[here] = log.log_softmax(dim=-1).where(there, some.log_m)
-    return replace(said, log_m=found)
+    there = (log > -torch.inf).any(dim=-1) & some.masked  # [b, L]
+    log = log.where(there.unsqueeze(-1), some.log_m)
+    found[here] = log.log_softmax(dim=-1)
+    share[here] += log.logsumexp(dim=-1).clamp_max(0.0).masked_fill(~there, 0.0)
+    return replace(said, log_m=found, log_listed=share)
 
 
 def marked(flags: Tensor, count: int) -> Tensor:

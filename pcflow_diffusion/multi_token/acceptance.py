@@ -42,7 +42,8 @@ def accept(
     """Keep as much of every draft as the verifier lets stand, and draw what follows.
 
     The law of the accepted tokens and the one that follows is exactly the verifier's. All rows go
-    side by side; of q, one row of V numbers is asked for in each.
+    side by side; of q, one row of V numbers is asked for in each. Numbers of half precision are
+    compared in single precision.
 
     Args:
         draft: tokens that were drawn, [B, n].
@@ -56,7 +57,8 @@ def accept(
     Raises:
         ShapeMismatch: if shapes do not fit together.
         TokenOutOfRange: if a token is not in 0..V-1.
-        TypeMismatch: if tokens are no whole numbers, or log-probabilities no numbers.
+        TypeMismatch: if tokens are no whole numbers, log-probabilities no numbers, or a row of the
+            verifier's is no distribution.
 
     Examples:
         >>> p = torch.tensor([[[0.0, 1.0], [0.5, 0.5]]]).log()  # only token 1 may come first
@@ -67,6 +69,7 @@ def accept(
     """
     _check(draft, log_q, next_log_q, verifier_log_p)
     check_generator(generator, draft.device)
+    log_q, verifier_log_p = map(at_least_single, (log_q, verifier_log_p))
     chance = standing(draft, log_q, verifier_log_p)  # [B, n]
     luck = torch.rand(chance.shape, dtype=chance.dtype, device=chance.device, generator=generator)
     kept = (luck < chance).long().cumprod(dim=-1).sum(dim=-1)  # [B]
@@ -103,12 +106,34 @@ def following(
     rows, last = torch.arange(len(kept), device=kept.device), verifier_log_p.shape[1] - 2
     p = verifier_log_p[rows, kept].exp()  # [B, V]
     log_q = check_real("what next_log_q gives", next_log_q(kept.clamp(max=last)), *p.shape)
+    if bool(log_q.isnan().any()):
+        raise TypeMismatch("what next_log_q gives must be logarithms, and some are no number")
     q = log_q.to(p).exp()  # [B, V]
     more = (p - q).clamp(min=0.0)
     mass = more.sum(dim=-1, keepdim=True)  # [B, 1]
     alike = mass <= 0  # by rounding only: where p is q, every token stands
     whole = alike | (kept > last).unsqueeze(-1)
     return torch.where(whole, p, more / mass.masked_fill(alike, 1.0))
+
+
+def at_least_single(numbers: Tensor) -> Tensor:
+    """In float32, if they are less: draws of half precision have another law.
+
+    Examples:
+        >>> at_least_single(torch.zeros(2).half()).dtype
+        torch.float32
+    """
+    return numbers.to(torch.promote_types(numbers.dtype, torch.float32))
+
+
+def are_distributions(log_p: Tensor) -> bool:
+    """Whether logarithms [..., V] are numbers, and something is possible in each row.
+
+    Examples:
+        >>> are_distributions(torch.zeros(2).log())
+        False
+    """
+    return bool(log_p.amax(dim=-1).isfinite().all())  # of what is no number, this is none
 
 
 def _check(draft: Tensor, log_q: Tensor, next_log_q: object, verifier_log_p: Tensor) -> None:
@@ -120,7 +145,9 @@ def _check(draft: Tensor, log_q: Tensor, next_log_q: object, verifier_log_p: Ten
     check_real("log_q", log_q, rows, count)
     check_real("verifier_log_p", verifier_log_p, rows, count + 1, "V")
     check_tokens("draft", draft, verifier_log_p.shape[-1])
-    if bool(log_q.isnan().any()) or bool(verifier_log_p.isnan().any()):
-        raise TypeMismatch("log_q and verifier_log_p must be logarithms, and some are no number")
+    if bool(log_q.isnan().any()):
+        raise TypeMismatch("log_q must be logarithms, and some are no number")
+    if not are_distributions(verifier_log_p):
+        raise TypeMismatch("verifier_log_p must be distributions: some are no number, or all -inf")
     if not callable(next_log_q):
         raise TypeMismatch(f"next_log_q must be a function, got {type(next_log_q).__name__}")

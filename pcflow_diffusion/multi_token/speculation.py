@@ -23,7 +23,7 @@ from pcflow_diffusion.checks import (
     check_rows,
     check_tokens,
 )
-from pcflow_diffusion.errors import GenerationError
+from pcflow_diffusion.errors import GenerationError, ShapeMismatch
 from pcflow_diffusion.multi_token.acceptance import accept
 from pcflow_diffusion.multi_token.head import MultiTokenHead
 from pcflow_diffusion.multi_token.verifier import Reading, Verifier, read
@@ -65,12 +65,14 @@ def speculate(
         verifier: the model, whose law the text has.
         head: drafts.
         prompt: tokens, at least one in a row, [B, P].
-        gen_length: how many follow, G.
+        gen_length: how many follow, G. The model reads up to n - 2 drafted tokens behind these,
+            for which it must have room.
         generator: source of randomness; torch's global one by default.
 
     Raises:
         GenerationError: if there is no prompt, or the head has but one token.
         SettingError: if `gen_length` is below 1.
+        ShapeMismatch: if model and head are about other tokens, or hidden states.
 
     Examples:
         >>> from pcflow_diffusion.models import Judge, TransformerConfig
@@ -85,11 +87,11 @@ def speculate(
     check_tokens("prompt", prompt, head.unembedding.out_features)
     check_count("gen_length", gen_length)
     check_generator(generator, prompt.device)
-    if prompt.numel() == 0:
+    if prompt.shape[1] == 0:
         raise GenerationError("a prompt needs at least one token")
     if head.length == 1:
         raise GenerationError("a head over one token has none to draft: length must be at least 2")
-    text = _Text.begin(verifier, prompt, gen_length, head.length, generator)
+    text = _Text.begin(verifier, head, prompt, gen_length, generator)
     while text.active.any():
         text.go_on(verifier, head, generator)
     total = prompt.shape[1] + gen_length
@@ -118,15 +120,18 @@ class _Text:
     def begin(
         cls,
         verifier: Verifier,
+        head: MultiTokenHead,
         prompt: Tensor,
         gen_length: int,
-        ahead: int,
         generator: torch.Generator | None,
     ) -> _Text:
         """The prompts, and the first token after each."""
         hidden, log_p = (found[:, -1] for found in read(verifier, prompt))
+        said, known = log_p.shape[-1], head.unembedding.out_features
+        if said != known:
+            raise ShapeMismatch(f"the verifier is about {said} tokens, the head about {known}")
         first = torch.multinomial(log_p.exp(), 1, generator=generator)  # [B, 1]
-        tokens = pad(torch.cat([prompt, first], dim=1), (0, gen_length + 2 * ahead))
+        tokens = pad(torch.cat([prompt, first], dim=1), (0, gen_length + 2 * head.length))
         lengths = torch.full_like(first.squeeze(1), prompt.shape[1] + 1)
         goal = prompt.shape[1] + gen_length
         return cls(tokens, lengths, hidden, torch.ones_like(lengths), goal)

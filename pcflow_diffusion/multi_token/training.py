@@ -52,7 +52,8 @@ def fit_multi_token(
         batch_size: rows per step, B.
         states: how many places of every row the head learns from, S.
         learning_rate: of Adam; it falls linearly to zero.
-        backbone: parameters of the model that learn as well, a tenth as fast; by default none.
+        backbone: parameters of the model that learn as well, a tenth as fast; by default none. What
+            the model says itself of the next token changes with them, and nothing here holds it.
         discount: see `multi_token_loss`.
         distillation: see `multi_token_loss`.
         progress: whether to show a progress bar.
@@ -64,6 +65,7 @@ def fit_multi_token(
     Raises:
         ShapeMismatch: if rows are too short.
         SettingError: if a number is out of range.
+        TypeMismatch: if `backbone` is none, or frozen.
 
     Examples:
         >>> from pcflow_diffusion.models import Judge, TransformerConfig
@@ -134,12 +136,14 @@ def some_places(
 
 
 def _parameters(given: object) -> list[nn.Parameter]:
-    """Parameters of a model."""
+    """Parameters of a model, some of which learn if there are any."""
     if not isinstance(given, Iterable) or isinstance(given, Tensor):
         raise TypeMismatch(f"backbone must be parameters, got {type(given).__name__}")
     found = list(given)
     for one in found:
         check_kind("each of backbone", one, nn.Parameter)
+    if found and not any(one.requires_grad for one in found):
+        raise TypeMismatch("backbone must be parameters that learn, and all are frozen")
     return found
 
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from pcflow_diffusion.checks import check_kind, check_real
 from pcflow_diffusion.errors import BackboneError, ShapeMismatch, TypeMismatch
 from pcflow_diffusion.models import Judge, past_argument, read_logits
+from pcflow_diffusion.multi_token.acceptance import are_distributions, at_least_single
 
 
 class Reading(NamedTuple):
@@ -40,7 +40,7 @@ class Verifier(Protocol):
 
 
 def read(verifier: Verifier, tokens: Tensor, kept: int = 0) -> Reading:
-    """What a verifier makes of tokens [B, L] from `kept` on.
+    """What a verifier makes of tokens [B, L] from `kept` on, with log-probabilities to draw from.
 
     Raises:
         BackboneError: if it is none, or returns anything else than what `Reading` says.
@@ -55,7 +55,12 @@ def read(verifier: Verifier, tokens: Tensor, kept: int = 0) -> Reading:
         check_real("the verifier's log_p", found[1], *shape, "V")
     except (TypeMismatch, ShapeMismatch) as error:
         raise BackboneError(str(error)) from error
-    return Reading(*found)
+    log_p = found[1] if found[1].dtype.itemsize >= 4 else _log_probs(found[1])
+    if not are_distributions(log_p):
+        raise BackboneError(
+            "the verifier's log_p must be distributions: some are no number, or -inf"
+        )
+    return Reading(found[0], log_p)
 
 
 class JudgeVerifier:
@@ -86,12 +91,15 @@ class JudgeVerifier:
 class CausalVerifier:
     """A causal model of `transformers` as a verifier, which keeps keys and values of the text.
 
+    Where the cache forgets, as windows and recurrent states do, it computes all anew in every call.
+
     Args:
         model: called with tokens, `output_hidden_states=True` and a cache; the last of its hidden
             states is what its unembedding reads.
 
     Raises:
-        BackboneError: when called, if the model returns no logits, no hidden states or no cache.
+        BackboneError: when called, if the model takes no cache, or returns no logits or no hidden
+            states.
     """
 
     def __init__(self, model: Any) -> None:
@@ -104,18 +112,26 @@ class CausalVerifier:
         """See `Verifier`."""
         if self.past_name is None:
             raise BackboneError(f"{type(self.model).__name__} takes no cache")
-        if kept:
-            self.past.crop(kept - self.length)
-        past = {self.past_name: self.past if kept else None, "use_cache": True}
-        new = tokens[:, kept:]
+        known = 0 if self.past is None else kept
+        if known:
+            self.past.crop(known - self.length)
+        past = {self.past_name: self.past if known else None, "use_cache": True}
+        new = tokens[:, known:]
         output = self.model(new, output_hidden_states=True, **past)
         states = getattr(output, "hidden_states", None)
-        self.past, self.length = getattr(output, self.past_name, None), tokens.shape[1]
-        if states is None or self.past is None:
-            raise BackboneError(f"{type(self.model).__name__} returns no hidden states or no cache")
-        return Reading(states[-1], _log_probs(read_logits(output, new)))
+        if states is None:
+            raise BackboneError(f"{type(self.model).__name__} returns no hidden states")
+        self.past, self.length = _croppable(getattr(output, self.past_name, None)), tokens.shape[1]
+        said = read_logits(output, new)[:, kept - known :]
+        return Reading(states[-1][:, kept - known :], _log_probs(said))
+
+
+def _croppable(past: Any) -> Any:
+    """A cache from which any number of the last tokens can be taken, or none."""
+    keeps_all = getattr(past, "is_croppable", False) and not any(past.is_sliding)
+    return past if keeps_all else None
 
 
 def _log_probs(logits: Tensor) -> Tensor:
-    """Their logarithms, at least in float32."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
+    """Normalised, at least in float32; log-probabilities that were rounded, too."""
+    return at_least_single(logits).log_softmax(dim=-1)

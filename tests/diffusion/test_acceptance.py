@@ -71,6 +71,20 @@ def test_the_next_row_is_asked_for_where_the_draft_ends() -> None:
     assert int(token[0]) == 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_does_not_make_chances_coarse(dtype: torch.dtype) -> None:
+    """Uniform numbers of half precision are below 1 / 512 twice as often as they should be."""
+    rows, small = 300_000, 2.0**-9
+    p = torch.tensor([small, 1 - small, 0.0]).log().to(dtype).expand(rows, 2, 3)
+    q = torch.tensor([1.0, 0.0, 0.0]).log().to(dtype).expand(rows, 3)
+    draft, generator = torch.zeros(rows, 1, dtype=torch.long), torch.Generator().manual_seed(0)
+    kept, token = accept(draft, q[:, :1], lambda position: q, p, generator)
+    spread = (small / rows) ** 0.5
+    assert abs(float(kept.double().mean()) - small) < 5 * spread
+    assert abs(float((token[kept == 1] == 0).double().mean()) - small) < 0.02
+    assert bool((token[kept == 0] == 1).all())
+
+
 def test_what_does_not_fit_is_refused() -> None:
     draft, log_q, log_p = torch.tensor([[0, 1]]), torch.zeros(1, 2), torch.zeros(1, 3, 2)
 
@@ -89,5 +103,9 @@ def test_what_does_not_fit_is_refused() -> None:
         given = {"log_q": log_q, "verifier_log_p": log_p}
         with pytest.raises(TypeMismatch, match="no number"):
             accept(draft, next_log_q=rows, **(given | {name: given[name] * torch.nan}))
+    with pytest.raises(TypeMismatch, match="next_log_q gives must be logarithms"):
+        accept(draft, log_q, lambda position: torch.full((1, 2), torch.nan), log_p)
+    with pytest.raises(TypeMismatch, match="must be distributions"):
+        accept(draft, log_q, rows, torch.full_like(log_p, -torch.inf))
     with pytest.raises(TokenOutOfRange):
         accept(draft + 1, log_q, rows, log_p)

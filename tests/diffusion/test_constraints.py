@@ -345,6 +345,46 @@ def test_lists_hold_what_the_circuit_allows_of_what_a_rule_needs(coupling, order
         head.under(pf.Automaton.options([[2, 1, 2]], V)).sample(logits, x)
 
 
+@pytest.mark.parametrize("coupling", ["product", "ratio", Projection()])
+def test_what_is_said_of_draws_is_about_the_lists_that_they_are_from(coupling) -> None:
+    """In rows where the circuit has what is listed first, those where it has not, and the rule."""
+    emission = torch.tensor([[0.0, 0.0, 0.7, 0.3]]).repeat(2, 1)
+    model = pf.compile(pf.hmm(3, 2, pf.Categorical(V), emission=emission), dtype=torch.float64)
+    some = torch.tensor([[3.0, 0.0, 2.0, -2.0], [0.0, -3.0, 2.0, 1.0], [3.0, 0.0, 2.0, 2.5]])
+    logits, x = some.double().unsqueeze(1).repeat(1, 3, 1), torch.full((3, 3), MASK)
+    x[2, 1] = 3
+    rule = pf.Automaton([0, 1, 0, 1], [[1, -1], [-1, 2], [0, -1]], 0, [True, False, False])
+    head = CircuitHead(model, MASK, coupling, top_k=1, constraint=rule)
+    draw, marginals = head.sample(logits, x), head(logits, x).exp()
+    assert (head.log_prob(logits, x, draw.tokens) > -torch.inf).all()
+    own = marginals.gather(-1, draw.tokens.unsqueeze(-1)).squeeze(-1)
+    masked = x == MASK
+    torch.testing.assert_close(own[masked], draw.confidence[masked], rtol=0, atol=1e-6)
+    every = torch.cartesian_prod(*[torch.arange(V)] * 3)
+    for row, alike in enumerate([1, 1, V]):  # texts that differ only where one token is known
+        said = logits[row].expand(len(every), -1, -1), x[row].expand(len(every), -1)
+        mass = head.log_prob(*said, every).exp().sum()
+        assert float(mass.detach()) == pytest.approx(alike, abs=1e-9)
+    taken = torch.where(masked.unsqueeze(-1), marginals > 0, True)
+    beside = logits.softmax(dim=-1).masked_fill(taken, 0.0).sum(dim=-1)
+    assert (head.left_out(logits, x)[masked] <= beside[masked] + 1e-9).all()
+    assert (head.left_out(logits, x)[0] > 0.7).all()  # of what the circuit never has
+
+
+def test_rows_that_nothing_can_be_made_of_are_named() -> None:
+    emission = torch.tensor([[0.0, 0.0, 0.7, 0.3]]).repeat(2, 1)
+    model = pf.compile(pf.hmm(3, 2, pf.Categorical(V), emission=emission), dtype=torch.float64)
+    logits = torch.tensor([3.0, 0.0, 2.0, -9.0]).double().expand(3, 3, V)
+    rule = pf.Automaton([0, 1, 0, 1], [[1, -1], [-1, 2], [0, -1]], 0, [True, False, False])
+    x = torch.tensor([[2, MASK, MASK], [2, MASK, MASK], [0, MASK, MASK]])  # the last is impossible
+    head = CircuitHead(model, MASK, "product", top_k=1, constraint=rule)
+    for ask in (head.sample, head.forward):
+        with pytest.raises(pf.NoMassError) as met:
+            ask(logits, x)
+        assert met.value.rows == (2,)
+    assert (head.left_out(logits, x) >= 0).all()
+
+
 @pytest.mark.parametrize("top_k", [None, 1, 2])
 @pytest.mark.parametrize("top_p", [None, 0.9])
 def test_what_is_never_written_does_not_matter_where_something_is(top_k, top_p) -> None:

@@ -23,6 +23,7 @@ from pcflow_diffusion.multi_token import (
     multi_token_loss,
     speculate,
 )
+from pcflow_diffusion.multi_token.verifier import read
 
 KINDS = ("ff", "cp", "hmm", "tree")
 PROMPT = torch.tensor([[1, 2]])
@@ -167,6 +168,46 @@ def test_what_cannot_be_continued_is_refused() -> None:
         speculate(verifier, head, PROMPT, 0)
 
 
+def test_no_rows_are_continued_by_none() -> None:
+    found = speculate(JudgeVerifier(a_judge()), a_head("hmm"), PROMPT[:0], 3)
+    assert found.tokens.shape == (0, 5) and found.calls.shape == (0,)
+
+
+@pytest.mark.parametrize("size", [V - 2, V + 4])
+@pytest.mark.parametrize("gen_length", [1, 9])
+def test_model_and_head_are_about_the_same_tokens(size: int, gen_length: int) -> None:
+    other = Judge(TransformerConfig(size, width=8, depth=1, heads=2)).eval().double()
+    with pytest.raises(ShapeMismatch, match=f"the verifier is about {size} tokens, the head about"):
+        speculate(JudgeVerifier(other), a_head("cp"), torch.zeros(2, 3).long(), gen_length)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_log_probabilities_of_half_precision_are_a_distribution_again(dtype: torch.dtype) -> None:
+    """Rounded ones do not add up to one, and draws from them are coarse."""
+    judge = JudgeVerifier(a_judge())
+
+    def verifier(tokens: Tensor, kept: int = 0) -> Reading:
+        return Reading(*(part.to(dtype) for part in judge(tokens, kept)))
+
+    _, log_p = read(verifier, PROMPT)
+    assert log_p.dtype == torch.float32
+    torch.testing.assert_close(log_p, judge(PROMPT).log_p.to(dtype).float().log_softmax(dim=-1))
+    assert speculate(verifier, a_head("cp"), PROMPT, 5, seeded(0)).tokens.shape == (1, 7)
+
+
+@pytest.mark.parametrize("nothing", [torch.nan, -torch.inf])
+def test_a_verifier_that_says_nothing_is_refused(nothing: float) -> None:
+    judge = JudgeVerifier(a_judge())
+
+    def verifier(tokens: Tensor, kept: int = 0) -> Reading:
+        return judge(tokens, kept)._replace(
+            log_p=torch.full((1, tokens.shape[1] - kept, V), nothing)
+        )
+
+    with pytest.raises(BackboneError, match="must be distributions"):
+        speculate(verifier, a_head("cp"), PROMPT, 3)
+
+
 def test_a_verifier_says_what_its_judge_says() -> None:
     judge = a_judge()
     tokens = torch.randint(V, (3, 7), generator=seeded(0))
@@ -186,20 +227,17 @@ def causal(kind: str) -> Any:
             vocab_size=V, n_positions=64, n_embd=8, n_layer=2, n_head=2, initializer_range=0.5
         )
     else:
-        config = transformers.LlamaConfig(
-            vocab_size=V,
-            hidden_size=8,
-            intermediate_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            initializer_range=0.5,
-        )
+        sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2}
+        heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+        window = {"sliding_window": 3} if kind == "mistral" else {}
+        made = transformers.MistralConfig if window else transformers.LlamaConfig
+        config = made(vocab_size=V, initializer_range=0.5, **sizes, **heads, **window)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return transformers.AutoModelForCausalLM.from_config(config).eval().double()
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "mistral"])
 def test_a_model_of_transformers_keeps_its_law_and_its_cache(kind: str) -> None:
     model = causal(kind)
     verifier, rows = CausalVerifier(model), 3_000
@@ -216,6 +254,36 @@ def test_a_model_of_transformers_keeps_its_law_and_its_cache(kind: str) -> None:
         torch.testing.assert_close(anew.log_p, unembedded.log_softmax(dim=-1), rtol=0, atol=1e-9)
     torch.testing.assert_close(again.hidden, anew.hidden[:, 3:], rtol=0, atol=1e-9)
     torch.testing.assert_close(again.log_p, anew.log_p[:, 3:], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "mistral"])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_cache_is_cut_as_far_as_one_likes(kind: str, seed: int) -> None:
+    """From the first call on; and beyond the window of those that see no more than that."""
+    model, generator = causal(kind), seeded(seed)
+    verifier = CausalVerifier(model)
+    text = torch.randint(V, (2, 6), generator=generator)
+    with torch.no_grad():
+        verifier(text)
+        for _ in range(5):
+            kept = text.shape[1] - int(torch.randint(0, 4, (), generator=generator))
+            more = torch.randint(V, (2, 1 + int(torch.randint(5, (), generator=generator))))
+            text = torch.cat([text[:, :kept], more], dim=1)
+            wanted = model(text).logits[:, kept:].log_softmax(dim=-1)
+            torch.testing.assert_close(verifier(text, kept).log_p, wanted, rtol=0, atol=1e-9)
+    assert (verifier.past is None) == (kind == "mistral")
+
+
+def test_a_model_that_recomputes_activations_learns() -> None:
+    """Which keeps no cache meanwhile."""
+    model = causal("llama").float().train()
+    model.activation_checkpointing_enable()
+    before = copy.deepcopy(model.state_dict())
+    head = MultiTokenHead(model.get_output_embeddings(), 3, "cp", states=2, rank=2)
+    rows, how = torch.randint(V, (4, 9), generator=seeded(0)), {"steps": 2, "progress": False}
+    fit_multi_token(head, CausalVerifier(model), rows, backbone=model.parameters(), **how)
+    still = [name for name, p in model.state_dict().items() if torch.equal(before[name], p)]
+    assert still == ["lm_head.weight"]  # the head has an unembedding of its own
 
 
 def test_a_model_that_keeps_nothing_is_refused() -> None:
@@ -315,6 +383,8 @@ def test_the_model_learns_only_if_it_is_told_to() -> None:
     judge, head = a_judge().float(), MultiTokenHead(nn.Linear(8, V), 3, "cp", states=2, rank=4)
     rows, before = torch.randint(V, (9, 12), generator=seeded(0)), copy.deepcopy(judge.state_dict())
     settings: dict[str, Any] = {"steps": 2, "progress": False, "generator": seeded(1)}
+    with pytest.raises(TypeMismatch, match="all are frozen"):
+        fit_multi_token(head, JudgeVerifier(judge), rows, backbone=judge.parameters(), **settings)
     judge.requires_grad_(True)
     fit_multi_token(head, JudgeVerifier(judge), rows, **settings)
     assert all(torch.equal(before[name], p) for name, p in judge.state_dict().items())
