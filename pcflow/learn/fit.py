@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,7 +167,7 @@ def fit(
         judge = Source("validation", validation, width, batch_size, team, validation_weights)
     if source.numbers is not None:
         warn_of_rounding(source.numbers.fingerprint()[0], model.engine.domain)
-    team.follow_first(p.detach() for p in model.parameters())
+    team.follow_first(held.detach() for held in _held(model))
     skip = impossible == "skip"
     course = _Course(model, EM() if learner is None else learner, source, judge, generator, skip)
     file = None if checkpoint is None else Checkpoint(Path(checkpoint), course.about)
@@ -280,14 +280,14 @@ class _Course:
             self._put(self.best)
 
     def _values(self) -> list[Tensor]:
-        """Copies of the parameters' values."""
-        return [p.detach().clone() for p in self.model.parameters()]
+        """Copies of what the model holds."""
+        return [held.detach().clone() for held in _held(self.model)]
 
     @torch.no_grad()
     def _put(self, values: list[Tensor]) -> None:
-        """Give the parameters other values, in place."""
-        for parameter, value in zip(self.model.parameters(), values, strict=True):
-            parameter.copy_(value)
+        """Give the model other values, in place."""
+        for held, value in zip(_held(self.model), values, strict=True):
+            held.copy_(value)
 
     def bar(self, epochs: int, shown: bool | None) -> Progress:
         """A progress bar, where the course is now; epochs are taken to have as many rows."""
@@ -359,6 +359,12 @@ class _Course:
             "best": values if judged else None,
             "values": values,
         }
+
+
+def _held(model: Model) -> list[Tensor]:
+    """Parameters, and buffers beside them, such as the units in which a network speaks."""
+    buffers: Iterable[Tensor] = getattr(model, "buffers", tuple)()
+    return [*model.parameters(), *(buffer for buffer in buffers if buffer.numel())]
 
 
 def _best_epoch(result: FitResult) -> int:
