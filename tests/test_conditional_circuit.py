@@ -241,7 +241,9 @@ def test_files_say_the_same(
     conditional = talking(conditional_of(circuit, seed, **sizes))
     path = tmp_path_factory.mktemp("files") / "conditional.safetensors"
     conditional.save(path)
+    state = torch.get_rng_state()
     again = pf.ConditionalCircuit.load(path, DEVICE)
+    assert torch.equal(torch.get_rng_state(), state)  # as reading any file
     assert again.sizes == conditional.sizes
     features, x = features_of(seed), rows_of(conditional.model, seed)
     assert torch.equal(conditional.log_prob(x, features), again.log_prob(x, features))
@@ -303,3 +305,15 @@ def test_counting_learns_no_network(counting: pf.Learner) -> None:
     for data in (y, pf.Batch(y, features=features_of(0).cpu())):
         with pytest.raises(pf.TypeMismatch, match="Gradient"):
             pf.fit(some(), data, counting, progress=False)
+
+
+@pytest.mark.parametrize("counting", [pf.EM(), pf.MiniBatchEM(), pf.Anemone()])
+def test_counting_passes_no_features_over(counting: pf.Learner) -> None:
+    """Neither a network that stays as it is, nor what a plain circuit is told of rows."""
+    conditional, y = some(), torch.zeros(ROWS, 3)
+    conditional.network.requires_grad_(requires_grad=False)
+    with pytest.raises(pf.TypeMismatch, match="Gradient"):
+        pf.fit(conditional, y, counting, progress=False)
+    data = pf.Batch(y, features=features_of(0).cpu())
+    with pytest.raises(pf.EvidenceError, match="features"):
+        pf.fit(conditional.model, data, counting, progress=False)

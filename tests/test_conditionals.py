@@ -156,6 +156,50 @@ def test_nothing_is_lost_where_units_are_far_apart(dtype: torch.dtype, data: st.
     torch.testing.assert_close(found.double(), wanted, rtol=0, atol=20 * off * largest)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@given(st.data())
+def test_what_may_come_next_is_said_however_improbable(
+    dtype: torch.dtype, data: st.DataObject
+) -> None:
+    """Of every value, also of one that only units of e^-900 explain."""
+    circuit = sharpened(data.draw(circuits(4)), data.draw(st.sampled_from([100.0, 300.0])))
+    model = pf.compile(circuit, dtype=dtype)
+    known = model.evidence(data.draw(evidence(circuit)))
+    off = 1e-6 if dtype == torch.float32 else 1e-13
+    for j, prefix in enumerate(list(prefixes(known))[:-1]):
+        before = pf.reference_log_prob(circuit, prefix)
+        if not (before > -torch.inf).all():
+            return
+        found = model.next_log_probs(known, variables=[j])[:, 0].double()
+        size = circuit.num_categories[j]
+        assert size is not None
+        wanted = torch.full_like(found, -torch.inf)
+        for v in range(size):
+            wanted[:, v] = pf.reference_log_prob(circuit, with_value(prefix, j, v)) - before
+        largest = 1.0 + before.abs().max().item() + -wanted[wanted > -torch.inf].min().item()
+        torch.testing.assert_close(found, wanted, rtol=0, atol=20 * off * largest)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_may_come_last_is_said_however_improbable(dtype: torch.dtype) -> None:
+    """No product behind the last variable would see that a state was lost."""
+    emission = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
+    chain = pf.hmm(2, 2, pf.Categorical(3), initial=[0.5, 0.5], emission=emission)
+    away = torch.tensor([[0.0, -900.0], [0.0, -900.0]])
+    chain = chain.replace({p: away for p in chain.parameters if p.value.shape == (2, 2)})
+    found = pf.compile(chain, dtype=dtype).next_log_probs(torch.full((1, 2), NAN), variables=[1])
+    assert found[0, 0, 2].item() == pytest.approx(-900.0)
+
+
+def with_value(known: pf.Evidence, variable: int, value: int) -> pf.Evidence:
+    assert known.values is not None
+    assert known.missing is not None
+    place = torch.tensor([variable])
+    values = known.values.index_fill(1, place, value)
+    missing = known.missing.index_fill(1, place, value=False)
+    return pf.Evidence(values, missing, known.log_potentials)
+
+
 @given(st.integers(0, 10_000), st.booleans(), st.sampled_from([1.0, 500.0]))
 def test_products_of_logarithms_lose_nothing(seed: int, by_row: bool, spread: float) -> None:
     """A matrix for all rows, or one each, with numbers that no exponential can hold."""
@@ -175,6 +219,24 @@ def test_products_of_logarithms_lose_nothing(seed: int, by_row: bool, spread: fl
     weight = torch.where(plain > -torch.inf, weight, 0.0)
     mine, its = (torch.autograd.grad(weighed(f, weight), [rows, logs]) for f in (found, plain))
     torch.testing.assert_close(mine, tuple(g.nan_to_num() for g in its), **CLOSE)
+
+
+def test_summands_of_what_is_small_are_made_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many entries are too small for a product: of a large vocabulary all may be."""
+    monkeypatch.setattr("pcflow.engine.log_matrix.ENTRIES", 3)
+    made, ways = [], LogMatrix._ways
+
+    def count(self: LogMatrix, *given: Tensor) -> Tensor:
+        made.append(len(found := ways(self, *given)))
+        return found
+
+    monkeypatch.setattr(LogMatrix, "_ways", count)
+    rows = torch.tensor([[0.0, -900.0]] * 2, dtype=torch.float64, requires_grad=True)
+    logs = torch.tensor([[-900.0] * 8, [0.0] * 8], dtype=torch.float64)
+    found = LogMatrix(logs).after(rows)
+    torch.testing.assert_close(found, log_sum(rows.unsqueeze(-1) + logs, dim=1), **CLOSE)
+    found.sum().backward()
+    assert (sum(made), max(made)) == (2 * 16, 3)
 
 
 def test_gradients_of_real_values() -> None:

@@ -117,6 +117,20 @@ def test_data_that_cannot_be_used_are_refused() -> None:
         fitted(DataLoader([{"x": 0}, {"x": 1}]))  # type: ignore[arg-type]
 
 
+def test_a_batch_of_all_rows_is_looked_at_as_numbers_are() -> None:
+    for bad, why in (
+        (torch.zeros(0, 4), "rows"),
+        (torch.zeros(3, 5), "train must be"),
+        (torch.full((3, 4), torch.nan), "no observed value"),
+        (pf.Evidence(torch.zeros(0, 4)), "no rows"),
+    ):
+        with pytest.raises(pf.EvidenceError, match=why):
+            fitted(pf.Batch(bad))
+    far, model = 1e8 + rows(20)[:, [1, 3]].double(), pf.naive_bayes([pf.Gaussian()] * 2, units=2)
+    with pytest.warns(UserWarning, match="float32 rounds"):
+        pf.fit(pf.compile(model, DEVICE), pf.Batch(far), pf.EM(), epochs=1, progress=False)
+
+
 def test_the_bar_tells_likelihoods_and_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
     pf.fit(model_of(), rows(), epochs=3, validation=rows(20, 2), progress=True)
     shown = capsys.readouterr().err
@@ -223,6 +237,18 @@ def test_a_checkpoint_of_another_fit_is_refused_and_kept(tmp_path: Path) -> None
         pf.fit(other, rows(), batch_size=16, checkpoint=file, progress=False)
     assert file.read_bytes() == kept
     assert torch.equal(fitted(rows(), checkpoint=file), before)
+
+
+def test_a_checkpoint_knows_which_categories_were_listed(tmp_path: Path) -> None:
+    def listed(second: int) -> pf.Evidence:
+        categories = torch.tensor([0, second]).expand(5, 2, 2)
+        return pf.Evidence(log_potentials=torch.zeros(5, 2, 2), categories=categories)
+
+    model = pf.compile(pf.naive_bayes([pf.Categorical(3)] * 2, units=2), DEVICE)
+    told = {"epochs": 1, "progress": False, "checkpoint": tmp_path / "point"}
+    pf.fit(model, listed(1), pf.EM(), **told)  # type: ignore[arg-type]
+    with pytest.raises(pf.FileFormatError, match="train"):
+        pf.fit(model, listed(2), pf.EM(), **told)  # type: ignore[arg-type]
 
 
 def test_broken_checkpoints_are_refused(tmp_path: Path) -> None:

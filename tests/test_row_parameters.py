@@ -21,7 +21,7 @@ from rules import automata
 from torch import Tensor
 
 import pcflow as pf
-from pcflow.testing import circuits, evidence, intervals, mixed_families
+from pcflow.testing import circuits, enumerate_log_prob, evidence, intervals, mixed_families
 
 Parameters = dict[str, Tensor]
 Model = pf.CompiledCircuit
@@ -465,7 +465,32 @@ def test_what_reads_the_same_parameters_in_all_rows_refuses() -> None:
         soft.top_k(2)
     with pytest.raises(pf.EvidenceError, match="EM takes no parameters by row"):
         pf.fit(model, known, epochs=1, progress=False)
+    for reads in (pf.reference_log_prob, enumerate_log_prob):
+        with pytest.raises(pf.EvidenceError, match="parameters by row"):
+            reads(model.circuit, known)
+    with pytest.raises(pf.EvidenceError, match="parameters by row"):
+        pf.marginal_map(model, range(4), known)
     assert pf.state_posteriors(model, known).shape == (5, 4, 3)
+
+
+def test_evidence_that_has_parameters_takes_no_others() -> None:
+    model, x = compiled(CHAIN), torch.zeros(5, 4).long()
+    some, others = by_row(model, 5, ["banks.0"]), by_row(model, 5, ["banks.1"])
+    known, under = model.evidence(x, some), model.given(~pf.Automaton.options([[0, 1, 1, 0]]))
+    for ask in (model.log_prob, model.evidence, under.log_prob, under.evidence):
+        with pytest.raises(pf.EvidenceError, match="has parameters by row already"):
+            ask(known, others)
+
+
+def test_what_is_wrong_with_a_row_is_not_told_by_the_parameters_of_others() -> None:
+    model, x = compiled(CHAIN), torch.zeros(5, 4).long()
+    given = {"banks.0": torch.zeros(5, *model.parameter_shapes["banks.0"], device=DEVICE)}
+    given["banks.0"][3, 2, 0] = -torch.inf  # in row 3 variable 2 is never zero
+    with torch.no_grad():
+        model.banks[0][0, 0] = -torch.inf  # of the model, the first is never zero
+    with pytest.raises(pf.NoMassError, match="row 3") as caught:
+        model.mpe(x, parameters=given)
+    assert caught.value.never is None
 
 
 def test_the_page_runs() -> None:

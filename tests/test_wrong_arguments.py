@@ -116,7 +116,7 @@ CALLS: dict[str, Call] = {
     "Automaton.numbers": lambda _: {"lower": 1, "upper": 2, "digits": range(10),
                                     "num_categories": 12},
     "Automaton.of": lambda _: {"given": {"edges": [(0, 1, [True])], "initial_state": 0,
-                                         "accept_states": [1]}, "num_categories": 1, "end": 0},
+                                         "accept_states": [1]}, "num_categories": 1, "end": None},
     "Automaton.draw": lambda _: {"self": rule(), "names": list(range(V))},
     **({"Automaton.regex": lambda _: {"pattern": "a+", "vocabulary": ["a", "b"], "end": 1},
         "Automaton.json_schema": lambda _: {"schema": '{"type": "boolean"}', "end": 0,

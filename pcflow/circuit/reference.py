@@ -42,7 +42,8 @@ def reference_log_prob(
     check_kind("parameters", given, Mapping, "a mapping from parameters to tensors")
     values = {p: given.get(p, p.value).to(torch.float64) for p in circuit.parameters}
     device = next(iter(values.values())).device if values else torch.device("cpu")
-    known = check(evidence, Domain(circuit.num_categories, device, torch.float64))
+    domain = Domain(circuit.num_categories, device, torch.float64)
+    known = check(evidence, domain).of_shared("reference_log_prob")
 
     def at_input(layer: InputLayer) -> Tensor:
         return unit_log_probs(layer, known, values)

@@ -8,13 +8,14 @@ Legend: B batch, K units, N columns, E entries.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import log
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from pcflow.engine.halves import SMALL, peak
+from pcflow.engine.halves import ENTRIES, SMALL, peak
 from pcflow.engine.kernels import exp_
 from pcflow.engine.once import once
 
@@ -50,8 +51,8 @@ class LogMatrix:
         found = total.log_().add_(top).add_(self.peak)
         if doubtful.any():
             there = _times((rows > -torch.inf).to(rows), (self._held > -torch.inf).to(rows))
-            row, column = (doubtful & (there > 0)).nonzero().t()
-            found[row, column] = self._ways(rows, row, column).logsumexp(dim=-1)
+            for row, column in _places(doubtful & (there > 0)):
+                found[row, column] = self._ways(rows, row, column).logsumexp(dim=-1)
         return found
 
     def gradients(self, rows: Tensor, found: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,8 +67,7 @@ class LogMatrix:
             left * _times(share, self.linear.mT),
             self.linear * self._outer(left, share),
         )
-        row, column = (doubtful & (found > -torch.inf)).nonzero().t()
-        if len(row):
+        for row, column in _places(doubtful & (found > -torch.inf)):
             ways = self._ways(rows, row, column) - found[row, column].unsqueeze(-1)  # [E, K]
             ways = exp_(ways) * grad[row, column].unsqueeze(-1)
             to_rows.index_put_((row,), ways, accumulate=True)
@@ -86,6 +86,13 @@ class LogMatrix:
     def _entry(self, row: Tensor, column: Tensor) -> tuple[Tensor, ...]:
         """Where in the transposed matrix the weights of an entry are."""
         return (column,) if self.linear.dim() < 3 else (row, column)
+
+
+def _places(where: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows and columns of some entries [B, N], as many at a time as may have summands at once."""
+    for some in where.nonzero().split(ENTRIES):
+        row, column = some.t()
+        yield row, column
 
 
 def _times(rows: Tensor, matrix: Tensor) -> Tensor:

@@ -253,7 +253,7 @@ def marginal_map(
     wanted = list(query)
     checked_variables(circuit, wanted, "query")
     domain = Domain(circuit.num_categories, torch.device("cpu"), torch.float64)
-    checked = check(evidence, domain)
+    checked = check(evidence, domain).of_shared("marginal_map")
     if checked.potentials is not None or checked.bounded is not None:
         raise EvidenceError("marginal_map takes no potentials or intervals; map_upper_bound does")
     others = [v for v in range(circuit.num_variables) if v not in wanted]

@@ -198,7 +198,8 @@ def _chosen(part: Any, rows: Tensor) -> Any:
 def _tensors(part: Evidence | Tensor | None) -> list[Tensor]:
     """What a part of a batch consists of."""
     if isinstance(part, Evidence):
-        found = (part.values, part.missing, part.log_potentials, part.lower, part.upper)
+        soft = part.log_potentials, part.categories
+        found = (part.values, part.missing, *soft, part.lower, part.upper)
         return [tensor for tensor in found if tensor is not None]
     return [] if part is None else [part]
 

@@ -187,7 +187,8 @@ class ConditionalCircuit(nn.Module):
             }
         if any(file.shapes.get(name) != shape for name, shape in wanted.items()):
             raise ValueError("its tensors are not those of such a network")
-        found = cls(model, **sizes)
+        with torch.random.fork_rng(devices=[]):  # what is drawn is written over
+            found = cls(model, **sizes)
         found.network.load_state_dict({n.removeprefix(PREFIX): file.read(n) for n in wanted})
         return found
 

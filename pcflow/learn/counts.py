@@ -27,7 +27,7 @@ from pcflow.engine import (
     share_of,
     told_below,
 )
-from pcflow.errors import StructureError, TypeMismatch
+from pcflow.errors import EvidenceError, StructureError, TypeMismatch
 from pcflow.evidence import CheckedEvidence, send
 from pcflow.inputs import DensityFamily, FiniteFamily, InputFamily
 from pcflow.learn.batch import Batch, Model, totals
@@ -80,7 +80,13 @@ class Counts:
         return self.weights, self.flows, self.statistics
 
     def add(self, batch: Batch) -> None:
-        """Add the counts of what is evidence less those of what is given, by weight."""
+        """Add the counts of what is evidence less those of what is given, by weight.
+
+        Raises:
+            EvidenceError: if rows have features or parameters, of which counts know nothing.
+        """
+        if batch.features is not None:
+            raise EvidenceError("EM takes no features (learn what depends on them by Gradient)")
         weight = batch.weights.to(self.engine.tables.like)
         evidence = self.engine.check(batch.evidence).of_shared("EM")
         self.telling += _telling(evidence, batch.weights)
@@ -330,10 +336,10 @@ def refuse_more_than_a_circuit(model: Model) -> None:
     """Raise if there are parameters that counting would leave as they are.
 
     Raises:
-        TypeMismatch: if a network beside the circuit learns, too.
+        TypeMismatch: if there is a network beside the circuit, learning or not.
     """
     counted = {id(bank) for bank in model.engine.tables.banks}
-    if any(p.requires_grad and id(p) not in counted for p in model.parameters()):
+    if any(id(p) not in counted for p in model.parameters()):
         wanted = "a circuit alone (with a network beside it, learn by Gradient)"
         raise TypeMismatch("model", model, wanted)
 

@@ -83,6 +83,7 @@ class Source:
 
     Attributes:
         team: the processes that share every batch.
+        numbers: the rows, where they are numbers.
         weights: how much every row counts [N]; rows of weight zero are not there.
     """
 
@@ -98,8 +99,10 @@ class Source:
         """Check what can be checked before it is read."""
         self.name, self.width, self.size, self.team = name, width, size, team
         self.data: Examples | DataLoader[Any]
-        if _holds_numbers(data):
-            self.data = Rows(name, data, width)
+        numbers = data.evidence if isinstance(data, Batch) else data
+        self.numbers = Rows(name, numbers, width) if _holds_numbers(numbers) else None
+        if self.numbers is not None and numbers is data:
+            self.data = self.numbers
         elif isinstance(data, Evidence):
             self.data = Batch(data)
         elif isinstance(data, DataLoader) or _makes_rows(data):
@@ -107,6 +110,8 @@ class Source:
         else:
             wanted = "numbers in rows, Evidence, a DataLoader or `Examples` that make rows"
             raise TypeMismatch(name, data, wanted)
+        if not isinstance(self.data, DataLoader) and len(self.data) == 0:
+            raise EvidenceError(f"{name} has no rows")
         self.weights = None if weights is None else self._weights(weights)
 
     def _weights(self, given: Numbers) -> Tensor:

@@ -32,7 +32,7 @@ class CountingRun(ABC, Generic[Settings]):
 
         Raises:
             StructureError: if parameters are tied or frozen in a way that counting cannot respect.
-            TypeMismatch: if others than the circuit's learn, too.
+            TypeMismatch: if there are others than the circuit's.
         """
         refuse_more_than_a_circuit(model)
         refuse_half_frozen(model)

@@ -20,7 +20,7 @@ from pcflow.evidence import Numbers
 from pcflow.io import digest
 from pcflow.learn.batch import Batch, Model, totals
 from pcflow.learn.checkpoint import Checkpoint, about_learner, must_be_like
-from pcflow.learn.data import Data, Rows, Source
+from pcflow.learn.data import Data, Source
 from pcflow.learn.em import EM
 from pcflow.learn.learner import Learner, State
 from pcflow.learn.progress import Progress
@@ -165,8 +165,8 @@ def fit(
     judge = None
     if validation is not None:
         judge = Source("validation", validation, width, batch_size, team, validation_weights)
-    if isinstance(source.data, Rows):
-        warn_of_rounding(source.data.fingerprint()[0], model.engine.domain)
+    if source.numbers is not None:
+        warn_of_rounding(source.numbers.fingerprint()[0], model.engine.domain)
     team.follow_first(p.detach() for p in model.parameters())
     skip = impossible == "skip"
     course = _Course(model, EM() if learner is None else learner, source, judge, generator, skip)

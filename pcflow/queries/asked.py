@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pcflow.engine import Drawn, Engine, Memory, in_ordinary_modes
+from pcflow.errors import EvidenceError
 from pcflow.evidence import CheckedEvidence, Evidence, Numbers, check
 from pcflow.queries.by_row import ByRow, check_parameters, rows_of
 from pcflow.queries.draws import Draws, sample, sample_with_marginals
@@ -67,7 +68,8 @@ class Asked:
             the tensors it was given, which must then not be edited.
 
         Raises:
-            EvidenceError: if it does not fit, naming the argument, row, variable and value.
+            EvidenceError: if it does not fit, naming the argument, row, variable and value; or if
+                it has parameters by row, and is given others.
 
         Examples:
             >>> import pcflow as pf
@@ -81,6 +83,8 @@ class Asked:
         known, plan = check(given, self.engine.domain), self.engine.plan
         if parameters is None:
             return known
+        if known.parameters is not None:
+            raise EvidenceError("the evidence has parameters by row already")
         fitting = parameters, self.named, plan.banks, self.engine.domain, len(known.values)
         return replace(known, parameters=check_parameters(*fitting)).seen(known.hidden)
 

@@ -20,7 +20,7 @@ ByRow = Mapping[str, Tensor] | Mapping[nn.Parameter, Tensor] | Mapping[str | nn.
 
 
 def rows_of(given: ByRow) -> int:
-    """How many rows parameters are given for, which is none if there are none.
+    """How many rows parameters are given for; one, if there are none.
 
     Raises:
         TypeMismatch: if they are no dict of tensors.

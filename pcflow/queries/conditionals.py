@@ -261,8 +261,10 @@ class Quick(Prefixes):
         self.contexts, lowest = folded.contexts(units, self._weight)
         self.before = {n: c.sum(dim=-1) for n, c in self.contexts.items()}  # [F, B]
         after = {n: torch.linalg.vecdot(c, units[n]) for n, c in self.contexts.items()}
-        least = torch.stack([lowest, *(mass.detach().amin(dim=0) for mass in after.values())])
-        self.doubtful = ~(least.amin(dim=0) >= floor_of(least.dtype))
+        least = [mass.detach().amin(dim=0) for mass in after.values()]
+        least += [c.detach().amin(dim=(0, 2)) for c in self.contexts.values()]
+        floor = floor_of(lowest.dtype)
+        self.doubtful = ~(torch.stack([lowest, *least]).amin(dim=0) >= floor)
         self.after = {n: mass.log() + peaks[n].squeeze(-1) for n, mass in after.items()}
 
     def __iter__(self) -> Iterator[Prefix]:

@@ -31,8 +31,9 @@ from pcflow.queries.prefixes import Contexts, Walk, log_mass
 class Filter(ABC):
     """What is known after some observations of B rows; made by `model.filter(B)`.
 
-    Of a hidden Markov chain an observation is a position with all of its variables, of any other
-    circuit it is the next variable. A filter goes by the parameters that the model had when it was
+    Of a hidden Markov chain an observation is a position with all of its variables, in the order of
+    the chain, whatever the variables' numbers (of `hmm`, they rise); of any other circuit it is the
+    next variable. A filter goes by the parameters that the model had when it was
     made. `copy.copy` of it goes a way of its own from there on.
 
     Attributes:

@@ -93,10 +93,11 @@ def refuse_impossible(
 def never(engine: Engine, evidence: CheckedEvidence, row: int) -> tuple[int, float] | None:
     """The first variable of a row whose value is impossible by itself, and the value.
 
-    None if there is none, or too many variables to ask one by one.
+    None if there is none, or too many variables to ask one by one, or if the row has parameters of
+    its own, which each of them would need.
     """
     values, count = evidence.values[row], evidence.values.shape[1]
-    if count > MOST_ASKED:
+    if count > MOST_ASKED or evidence.parameters is not None:
         return None
     others = ~torch.eye(count, dtype=torch.bool, device=values.device)
     alone = Evidence(values.expand(count, count), others | evidence.missing[row])

@@ -67,7 +67,7 @@ def enumerate_weights(circuit: Circuit, evidence: Evidence | Numbers) -> Enumera
     """
     states = enumerate_states(circuit)
     domain = Domain(circuit.num_categories, torch.device("cpu"), torch.float64)
-    known = check(evidence, domain)
+    known = check(evidence, domain).of_shared("enumerate_weights")
     log_weight = reference_log_prob(circuit, states).expand(len(known.values), -1)  # [B, S]
     agrees = known.missing.unsqueeze(1) | (known.values.unsqueeze(1) == states)  # [B, S, D]
     log_weight = log_weight.masked_fill(~agrees.all(dim=-1), -torch.inf)

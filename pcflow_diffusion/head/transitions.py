@@ -79,15 +79,21 @@ class TransitionModulation(nn.Module):
         Args:
             model: the chain.
             said: what the backbone says.
+
+        Raises:
+            ShapeMismatch: if its steps have come apart, by training that knew nothing of this.
         """
         into, out_of = self(said).to(model.dtype).unbind(2)  # [B, L, K, r]
         named, (first, *steps) = dict(model.named_parameters()), self._names(model)
         initial = named[first] + into[:, 0].sum(-1)[:, None, None]  # [B, 1, 1, K]
         found: dict[str | nn.Parameter, Tensor] = {first: initial}
         if steps:
-            mean = torch.stack([named[name] for name in steps]).mean(0)  # [1, K, K]
+            moves = torch.stack([named[name] for name in steps])  # [L - 1, 1, K, K]
+            if not _are_alike(moves):
+                raise ShapeMismatch(f"{self._about}, whose steps have come apart since")
+            mean = moves.mean(0)  # [1, K, K]
             learned = mean - mean.detach()  # zero: all are alike, and a mean would be rounded
-            shared = named[steps[0]].detach() + learned
+            shared = moves[0].detach() + learned.nan_to_num()  # of -inf, which stays so
         for t, name in enumerate(steps, start=1):
             found[name] = shared + (out_of[:, t] @ into[:, t].mT).unsqueeze(1)  # [B, 1, K, K]
         return found
@@ -102,15 +108,18 @@ class TransitionModulation(nn.Module):
         names, shapes = self._names(model), model.parameter_shapes
         wanted = [(1, 1, states), *[(1, states, states)] * (model.num_variables - 1)]
         fits = [tuple(shapes[name]) for name in names] == wanted and len({*names}) == len(names)
-        moves = [dict(model.named_parameters())[name].detach() for name in names[1:]]
-        if not fits or not all(torch.equal(move, moves[0]) for move in moves):
-            raise ShapeMismatch(
-                f"the modulation is about pcflow.untie of a homogeneous chain of {states} states"
-            )
+        named = dict(model.named_parameters())
+        if not fits or (names[1:] and not _are_alike(torch.stack([named[n] for n in names[1:]]))):
+            raise ShapeMismatch(self._about)
         if tokens != vocabulary_size:
             raise ShapeMismatch(
                 f"the modulation is about {tokens} tokens, the circuit about {vocabulary_size}"
             )
+
+    @property
+    def _about(self) -> str:
+        chain = f"a homogeneous chain of {self.sizes['states']} states"
+        return f"the modulation is about pcflow.untie of {chain}"
 
     def _names(self, model: CompiledCircuit) -> list[str]:
         """The parameters that are weights, from the first position on."""
@@ -119,3 +128,8 @@ class TransitionModulation(nn.Module):
     def _factors(self, flat: Tensor) -> Tensor:
         found: Tensor = flat.unflatten(-1, (2, self.sizes["states"], self.sizes["rank"]))
         return found
+
+
+def _are_alike(moves: Tensor) -> bool:
+    """Whether all transitions [L - 1, 1, K, K] are the same."""
+    return bool((moves == moves[0]).all())

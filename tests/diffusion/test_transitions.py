@@ -100,6 +100,23 @@ def test_before_training_the_head_is_that_of_the_plain_circuit(seed: int, name: 
     torch.testing.assert_close(found, plain.log_prob(*told), rtol=1e-12, atol=1e-12)
 
 
+def test_transitions_that_are_impossible_stay_so() -> None:
+    """A chain that goes one way: the same before training, none of it NaN after a step."""
+    onwards = pf.hmm(4, 2, pf.Categorical(3), initial=[1, 0], transition=[[0.9, 0.1], [0, 1]])
+    model = pf.compile(pf.untie(onwards), DEVICE)
+    modulation = TransitionModulation(3, 2, rank=1, width=4, depth=1).to(DEVICE)
+    head = CircuitHead(model, 3, "product", modulation=modulation)
+    logits, x0 = torch.zeros(5, 4, 3).to(DEVICE), torch.randint(3, (5, 4)).to(DEVICE)
+    told = logits, torch.full_like(x0, 3), x0
+    plain = CircuitHead(pf.compile(onwards, DEVICE), 3, "product")
+    torch.testing.assert_close(head.log_prob(*told), plain.log_prob(*told))
+    fit_modulation(head, Blocks(*told), epochs=2, progress=False)
+    for name, _ in model.weight_places[1:]:
+        logit = dict(model.named_parameters())[name][0]
+        assert (logit == -torch.inf).tolist() == [[False, False], [True, False]]
+    assert bool(head.log_prob(*told).isfinite().all())
+
+
 def test_the_circuits_own_marginals_know_nothing_of_the_modulation() -> None:
     world = World(1)
     ratio = world.head(COUPLINGS["ratio"]).couple(world.logits, world.x)
@@ -186,6 +203,15 @@ def test_what_steps_share_stays_shared() -> None:
     after = dict(model.named_parameters())
     assert not torch.equal(before[steps[0]], after[steps[0]])
     assert all(torch.equal(after[name], after[steps[0]]) for name in steps)
+
+
+def test_steps_that_have_come_apart_are_refused() -> None:
+    """By learning that knew nothing of the modulation, which is about one transition."""
+    world = World(3)
+    head = world.head()
+    pf.fit(world.model, world.x0.cpu(), pf.EM(), epochs=1, progress=False)
+    with pytest.raises(ShapeMismatch, match="come apart"):
+        head.log_prob(world.logits, world.x, world.x0)
 
 
 class _LogProb(nn.Module):
