@@ -10,13 +10,18 @@ from hypothesis import register_random, settings
 
 
 class TorchRandom:
-    """torch's global generator: Hypothesis resets it before each example, so failures replay.
+    """torch's global generators: Hypothesis seeds them before each example, so failures replay.
 
-    That of the CPU: for devices that are not in use yet, torch notes who asks, by a millisecond's
-    look at the whole stack.
+    Devices only if they are in use: of others torch notes who asks, by a millisecond's look at the
+    whole stack.
     """
 
-    seed = staticmethod(torch.default_generator.manual_seed)
+    @staticmethod
+    def seed(number: int) -> None:
+        torch.default_generator.manual_seed(number)
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed_all(number)
+
     getstate = staticmethod(torch.get_rng_state)
     setstate = staticmethod(torch.set_rng_state)
 

@@ -374,6 +374,16 @@ def test_no_rows_are_fine(circuit: pf.Circuit) -> None:
     assert model.mpe(x, parameters=parameters).values.shape == (0, 4)
 
 
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: type(family).__name__)
+def test_no_rows_of_any_family_are_fine(family: pf.InputFamily) -> None:
+    model, x = compiled(pf.hmm(3, 2, family)), torch.zeros(0, 3, dtype=torch.float64)
+    parameters = {n: t.requires_grad_() for n, t in by_row(model, 0).items()}
+    model.log_prob(x, parameters).sum().backward()
+    assert all(tensor.grad.shape == tensor.shape for tensor in parameters.values())
+    assert model.sample(2, x, parameters=parameters).shape == (2, 0, 3)
+    assert model.mean(x, parameters=parameters).shape == (0, 3)
+
+
 def test_parameters_are_known_by_themselves_as_well() -> None:
     model, x = compiled(CHAIN), torch.randint(3, (5, 4), device=DEVICE)
     given = by_row(model, 5)
@@ -390,6 +400,9 @@ def test_without_gradients_nothing_is_recorded() -> None:
     with torch.inference_mode():
         made = {name: tensor + 0 for name, tensor in given.items()}
         model.log_prob(x, made)
+        known = model.evidence(x, {"banks.0": made["banks.0"]})
+    model.log_prob(known).sum().backward()
+    model.conditionals(known).sum().backward()
     frozen = compiled(CHAIN).requires_grad_(False)
     assert frozen.log_prob(x, given).requires_grad
     assert frozen.log_prob(x, made).shape == (5,)
@@ -463,7 +476,7 @@ def test_what_reads_the_same_parameters_in_all_rows_refuses() -> None:
     soft = model.evidence(pf.Evidence(log_potentials=torch.zeros(5, 4, 3)), by_row(model, 5))
     with pytest.raises(pf.EvidenceError, match="with_potentials takes no parameters by row"):
         soft.top_k(2)
-    with pytest.raises(pf.EvidenceError, match="EM takes no parameters by row"):
+    with pytest.raises(pf.EvidenceError, match="a learner that counts takes no parameters by row"):
         pf.fit(model, known, epochs=1, progress=False)
     for reads in (pf.reference_log_prob, enumerate_log_prob):
         with pytest.raises(pf.EvidenceError, match="parameters by row"):

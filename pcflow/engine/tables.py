@@ -189,7 +189,12 @@ class Tables:
     def has_zeros(self, step: InputStep) -> bool:
         """Whether a probability of a finite step is zero, or too small to hold."""
         floor = floor_of(self.like.dtype)
-        return self._of_step("zeros", step, lambda: bool(self.table(step, False).min() < floor))
+
+        def look() -> bool:
+            lowest = self.table(step, False).amin(dim=(1, 2))  # of no rows there are no tables
+            return bool((lowest < floor).any())
+
+        return self._of_step("zeros", step, look)
 
     def normalizer(self, step: InputStep) -> Normalizer:
         """How single entries of the log-table follow from the logits of a family that has them."""

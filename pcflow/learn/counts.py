@@ -88,14 +88,14 @@ class Counts:
         if batch.features is not None:
             raise EvidenceError("EM takes no features (learn what depends on them by Gradient)")
         weight = batch.weights.to(self.engine.tables.like)
-        evidence = self.engine.check(batch.evidence).of_shared("EM")
+        evidence = self.engine.check(batch.evidence).of_shared("a learner that counts")
         self.telling += _telling(evidence, batch.weights)
         if self.has_densities:
             self.columns = both(self.columns, seen(evidence, weight))
         self.met += self._add(batch, evidence, evidence.told, weight)
         if batch.given is not None:
             self.of_differences = True
-            given = self.engine.check(batch.given).of_shared("EM")
+            given = self.engine.check(batch.given).of_shared("a learner that counts")
             self.met[0] += self._add(batch, given, evidence.told, -weight, given=True)[0]
         if batch.offset is not None:
             self.met[0] += totals(batch.offset, weight)[0]

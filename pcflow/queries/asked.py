@@ -54,6 +54,7 @@ class Asked:
         """The parameters that rows may have of their own, by name."""
         raise NotImplementedError
 
+    @in_ordinary_modes
     def evidence(
         self, given: Evidence | Numbers, parameters: ByRow | None = None
     ) -> CheckedEvidence:

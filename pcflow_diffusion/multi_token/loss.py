@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pcflow import SettingError
 from pcflow_diffusion.checks import check_kind, check_real, check_rows, check_tokens
+from pcflow_diffusion.errors import ShapeMismatch
 from pcflow_diffusion.multi_token.head import MultiTokenHead
 
 
@@ -38,7 +39,7 @@ def multi_token_loss(
         distillation: the share of the second part; with 0 what the model says is not read.
 
     Raises:
-        ShapeMismatch: if shapes do not fit together.
+        ShapeMismatch: if shapes do not fit together, or there is no row.
         SettingError: if a number is out of range.
 
     Examples:
@@ -52,6 +53,8 @@ def multi_token_loss(
     SettingError.check("distillation", distillation, "in [0, 1]", lambda share: 0 <= share <= 1)
     check_kind("head", head, MultiTokenHead)
     check_rows("tokens", tokens, head.length)
+    if len(tokens) == 0:
+        raise ShapeMismatch("tokens must have at least one row: of none there is no mean")
     check_real("hidden", hidden, len(tokens), head.width)
     size = head.unembedding.out_features
     check_tokens("tokens", tokens, size)

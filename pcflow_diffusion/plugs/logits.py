@@ -140,7 +140,8 @@ class CircuitLogits:
             left: visible tokens that come before them, [B, C].
             wanted: which masks the sampler may commit, bool [B, N], in place of `block_length`.
             attended: which of `left` and `x` are no padding, bool [B, C + N]; all by default.
-                Padding between tokens cuts a text for the circuit; a rule goes on behind it.
+                Padding between tokens cuts a text for the circuit; a rule goes on behind it, and
+                masks that are padding are not drawn under it.
             right: tokens and masks that come after them, [B, C'], which only a rule asks for. Then
                 `left` must be all there is.
 
@@ -217,6 +218,8 @@ class CircuitLogits:
         course: Course | None,
     ) -> Tensor:
         """Logits [B, N, V], decided where wanted and zero at other masks."""
+        if course is not None and attended is not None:  # masks that are padding obey nothing
+            wanted = wanted & attended
         masked, vocabulary = x == self.head.mask_token_id, logits.shape[-1]
         strange = ~masked & ((x < 0) | (x >= self.head.vocabulary_size))
         visible = ~masked & ~strange if attended is None else ~masked & ~strange & attended

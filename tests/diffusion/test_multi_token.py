@@ -325,6 +325,8 @@ def test_the_loss_is_cross_entropy_and_divergence_discounted() -> None:
     assert float(itself.detach()) == pytest.approx(0.0, abs=1e-9)
     with pytest.raises(ShapeMismatch, match="teacher_log_p"):
         multi_token_loss(head, hidden, tokens, log_p[:, 1:])
+    with pytest.raises(ShapeMismatch, match="at least one row"):
+        multi_token_loss(head, hidden[:0], tokens[:0], log_p[:0])
     with pytest.raises(SettingError, match="discount"):
         multi_token_loss(head, hidden, tokens, log_p, discount=0.0)
 

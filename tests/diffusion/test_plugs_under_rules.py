@@ -153,6 +153,17 @@ def test_padding_between_tokens_cuts_a_text(rule, gap: slice) -> None:
         assert rule.accepts(found[0][attended].view(40, -1)).all()
 
 
+def test_masks_that_are_padding_are_not_drawn_under_a_rule() -> None:
+    x, attended = torch.full((40, 13), MASK), torch.ones(40, 13).bool()
+    attended[:20, 9:] = attended[20:, 3] = attended[30:, :2] = False
+    for rule in RULES[1:]:
+        found = CircuitLogits(HEAD, constraint=rule)(torch.zeros(40, 13, V), x, attended=attended)
+        assert (found[~attended] == 0).all()
+        drawn = found.argmax(dim=-1)
+        for row in range(40):
+            assert rule.accepts(drawn[row][attended[row]][None]).all()
+
+
 def test_what_is_visible_is_not_hidden_under_a_rule() -> None:
     """Where circuit and text contradict one another: without a rule tokens are hidden."""
     still = pf.hmm(4, V, pf.Categorical(V), transition=torch.eye(V), emission=torch.eye(V))

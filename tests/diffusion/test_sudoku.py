@@ -319,7 +319,7 @@ def test_nothing_is_trained_on_held_out_grids(
 def test_a_count_below_one_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         sudoku_by_steps.main(["--count", "0"])
-    assert "--count must be at least 1" in capsys.readouterr().err
+    assert "argument --count: 0 is below 1" in capsys.readouterr().err
 
 
 def test_pictures_have_a_line_for_every_decoder(tmp_path: Path) -> None:
