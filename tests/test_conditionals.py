@@ -1,6 +1,7 @@
 """The chain rule and filters: each variable given those before it, against enumeration."""
 
 import copy
+import pickle
 from collections.abc import Iterator
 
 import pytest
@@ -373,6 +374,17 @@ def test_contexts_are_kept_of_layers_above_the_next_variable_alone() -> None:
         seen.observe([0])
         walk = seen._walk  # type: ignore[attr-defined]
         assert all(variable in walk._turns.circuit.scope(layer) for layer in walk._contexts)
+
+
+@pytest.mark.parametrize("circuit", TREES.values(), ids=TREES)
+def test_a_filter_goes_on_elsewhere(circuit: pf.Circuit) -> None:
+    """In another process, by a pickle."""
+    seen = pf.compile(circuit).filter(2)
+    seen.observe([0, 1])
+    other = pickle.loads(pickle.dumps(seen))
+    for symbols in ([2, 0], [1, 1]):
+        assert torch.equal(other.next_log_probs(), seen.next_log_probs())
+        assert torch.equal(other.observe(symbols), seen.observe(symbols))
 
 
 def test_a_filter_of_a_circuit_refuses_what_does_not_fit() -> None:

@@ -216,9 +216,12 @@ class CircuitFilter(Filter):
         super().__init__(rows, device)
         self._turns, self._no_chain = Turns.of(circuit), no_chain
         sums = (layer for layer in self._turns.circuit.layers if isinstance(layer, SumLayer))
-        logs = {layer.weight: layer.log_weight().to(device) for layer in sums}
-        self._walk = Walk(self._turns, lambda layer: logs[layer.weight], self.log_prob)
+        self._logs = {layer.weight: layer.log_weight().to(device) for layer in sums}
+        self._walk = Walk(self._turns, self._log_weight, self.log_prob)
         self._contexts = self._walk.enter(self._turns.turns[0])
+
+    def _log_weight(self, layer: SumLayer) -> Tensor:
+        return self._logs[layer.weight]
 
     def next_log_states(self) -> Tensor:
         """Refused: there are no states."""
