@@ -70,6 +70,7 @@ class JudgeVerifier:
         judge: the model.
 
     Examples:
+        >>> import torch
         >>> from pcflow_diffusion.models import TransformerConfig
         >>> judge = Judge(TransformerConfig(vocabulary_size=7, width=16, depth=1, heads=2))
         >>> JudgeVerifier(judge)(torch.tensor([[6, 3, 0]])).log_p.shape
