@@ -9,6 +9,7 @@ import re
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -511,6 +512,38 @@ def test_the_page_runs() -> None:
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     assert blocks
     exec("\n".join(blocks), {})
+
+
+@dataclass(frozen=True)
+class Only(pf.FiniteFamily):
+    """One value, whichever the parameter is nearest to."""
+
+    num_categories: int = 2
+
+    def parameter_shapes(self, units: int) -> dict[str, tuple[int, ...]]:
+        return {"at": (units,)}
+
+    def initial(self, units: int, generator: torch.Generator | None = None) -> Parameters:
+        return {"at": torch.zeros(units)}
+
+    def log_table(self, params: Parameters) -> Tensor:
+        at = params["at"].unsqueeze(-2).round()
+        return (at == torch.arange(self.num_categories).to(at).unsqueeze(-1)).to(at).log()
+
+    def maximize(self, params: Parameters, flow: Tensor, pseudocount: float) -> Parameters:
+        return dict(params)
+
+
+def test_mpe_is_not_exact_where_the_largest_parameter_rules_out_more_than_a_row_does() -> None:
+    inputs = pf.InputLayer(0, Only(), 2, {"at": pf.Parameter(torch.tensor([0.0, 1.0]))})
+    model = compiled(pf.Circuit(pf.SumLayer([inputs], pf.Parameter(torch.zeros(1, 2)))))
+    nothing = torch.full((2, 1), torch.nan)
+    (name,) = [n for n, shape in model.parameter_shapes.items() if shape == (1, 2)]
+    given = torch.tensor([[[0.0, 1.0]], [[1.0, 0.0]]], device=DEVICE)
+    assert model.mpe(nothing, parameters={name: given}).exact
+    given[0] = 0.0  # both units have the same value, though the largest of all rows differ
+    given[1] = torch.tensor([0.0, 1.0])
+    assert not model.mpe(nothing, parameters={name: given}).exact
 
 
 def test_mpe_is_exact_by_what_is_impossible_in_all_rows() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import is_
 
+import torch
 from torch import Tensor
 
 from pcflow.errors import EvidenceError
@@ -34,6 +35,12 @@ class RowParameters:
     def rows(self, index: Tensor) -> RowParameters:
         """Those of the rows of `index`."""
         return replace(self, by_bank={n: given[index] for n, given in self.by_bank.items()})
+
+    @property
+    def each(self) -> list[RowParameters]:
+        """Those of every row by itself, if there are any."""
+        count = len(next(iter(self.by_bank.values())))
+        return [self.rows(row) for row in torch.arange(count).split(1)]
 
     def in_place_of(self, banks: Sequence[Tensor]) -> list[Tensor]:
         """The parameters of a model [P, ...], some of them by row."""

@@ -58,7 +58,8 @@ class Export:
     def is_deterministic(self, own: RowParameters | None = None) -> bool:
         """Whether determinism can be proved: a matter of structure and hard zeros alone.
 
-        Where rows have parameters of their `own`, by the zeros that all of them have.
+        Where rows have parameters of their `own`, by the zeros that all of them have; row by row
+        where the largest parameters do not tell these.
         """
         if own is not None:
             return self._is_deterministic_in_all_rows(own)
@@ -75,11 +76,28 @@ class Export:
         return found
 
     def _is_deterministic_in_all_rows(self, own: RowParameters) -> bool:
-        shared = self.is_deterministic()
-        largest = own.largest(self.engine.tables.banks)
-        if self.proved is not None and self._zeros(largest) == self.proved.zeros:
-            return shared
-        circuit = self.engine.structure.replace(self._values(largest))
+        self.is_deterministic()
+        banks = self.engine.tables.banks
+        together = not self._may_move_zeros(own, own.largest(banks))
+        every = [own] if together else own.each
+        return all(self._is_deterministic_with(one.largest(banks)) for one in every)
+
+    def _may_move_zeros(self, own: RowParameters, largest: Sequence[Tensor]) -> bool:
+        """Whether what a table rules out by its largest parameters may be possible in some row."""
+        steps = (step for step in self.engine.plan.steps if isinstance(step, InputStep))
+        return any(
+            isinstance(step.family, FiniteFamily)
+            and step.family.logits is None
+            and not own.by_bank.keys().isdisjoint(r.bank for r in step.parameters.values())
+            and bool((self._log_table(largest, step, step.family) == -torch.inf).any())
+            for step in steps
+        )
+
+    def _is_deterministic_with(self, banks: Sequence[Tensor]) -> bool:
+        """The same of other parameters, after that of the model's."""
+        if self.proved is not None and self._zeros(banks) == self.proved.zeros:
+            return self.proved.deterministic
+        circuit = self.engine.structure.replace(self._values(banks))
         return circuit.properties.deterministic is not None
 
     def _values(self, banks: Sequence[Tensor]) -> dict[Parameter, Tensor]:
@@ -98,12 +116,13 @@ class Export:
             if isinstance(step, SumStep):
                 digest.update(_packed(banks[step.weight.bank]))
             elif isinstance(step, InputStep) and isinstance(step.family, FiniteFamily):
-                parameters = {n: select(banks[r.bank], r) for n, r in step.parameters.items()}
-                digest.update(_packed(self._log_table(parameters, step.family)))
+                digest.update(_packed(self._log_table(banks, step, step.family)))
         return digest.digest()
 
-    def _log_table(self, parameters: dict[str, Tensor], family: FiniteFamily) -> Tensor:
+    @torch.no_grad()
+    def _log_table(self, banks: Sequence[Tensor], step: InputStep, family: FiniteFamily) -> Tensor:
         """Log-probabilities [P, V, K] up to finite summands."""
+        parameters = {n: select(banks[r.bank], r) for n, r in step.parameters.items()}
         if family.logits is not None:
             return parameters[family.logits]
         return family.log_table({name: p.double() for name, p in parameters.items()})
