@@ -122,7 +122,11 @@ def of_less(count: int, what: str) -> str:
 
 def main() -> None:
     """Keep what is found in the folder that is given, or nowhere."""
-    given = _parse()
+    keep(_parse(), run)
+
+
+def keep(given: argparse.Namespace, run: Callable[[argparse.Namespace, Path], None]) -> None:
+    """Run with the folder that is given, or with one that goes."""
     with TemporaryDirectory() as passing:
         folder = given.out or Path(passing)
         folder.mkdir(parents=True, exist_ok=True)

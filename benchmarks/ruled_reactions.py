@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import and_
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from molecules import (
@@ -38,7 +37,7 @@ from molecules import (
     read,
     toy_model,
 )
-from reactions import FRESH, WHERE, WINDOW
+from reactions import FRESH, WHERE, WINDOW, keep
 from torch import Tensor
 from torch.nn.functional import pad
 from toy import TOY, arguments, is_installed, size
@@ -170,11 +169,7 @@ def head_of(
 
 def main() -> None:
     """Keep the circuit in the folder that is given, or nowhere."""
-    given = _parse()
-    with TemporaryDirectory() as passing:
-        folder = given.out or Path(passing)
-        folder.mkdir(parents=True, exist_ok=True)
-        run(given, folder)
+    keep(_parse(), run)
 
 
 def run(given: argparse.Namespace, folder: Path) -> None:

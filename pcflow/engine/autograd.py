@@ -70,8 +70,7 @@ class _LogLeaves(torch.autograd.Function):
         potentials: Tensor | None,
         *banks: Tensor,
     ) -> tuple[Tensor, ...]:
-        ctx.engine, ctx.evidence = engine, evidence
-        ctx.save_for_backward(potentials, *_own(evidence))  # as in `_LogProb`
+        _keep(ctx, engine, evidence, potentials)
         ctx.leaves = engine.log_leaves(evidence)
         ctx.stamps = engine.tables.cache.stamps
         return tuple(leaf.out.units.clone() for leaf in ctx.leaves)
@@ -96,9 +95,11 @@ def banks_of(engine: Engine, evidence: CheckedEvidence) -> Sequence[Tensor]:
     return banks if own is None else own.in_place_of(banks)
 
 
-def _own(evidence: CheckedEvidence) -> tuple[Tensor, ...]:
-    """Parameters by row."""
-    return () if evidence.parameters is None else tuple(evidence.parameters.by_bank.values())
+def _keep(ctx: Any, engine: Engine, evidence: CheckedEvidence, potentials: Tensor | None) -> None:
+    """Keep what backward needs; of what torch saves it notices if it is edited in between."""
+    ctx.engine, ctx.evidence = engine, evidence
+    own = () if evidence.parameters is None else evidence.parameters.by_bank.values()
+    ctx.save_for_backward(potentials, *own)
 
 
 class _LogProb(torch.autograd.Function):
@@ -111,10 +112,7 @@ class _LogProb(torch.autograd.Function):
         potentials: Tensor | None,
         *banks: Tensor,
     ) -> Tensor:
-        ctx.engine, ctx.evidence = engine, evidence
-        ctx.save_for_backward(
-            potentials, *_own(evidence)
-        )  # torch notices if they are edited in between
+        _keep(ctx, engine, evidence, potentials)
         ctx.evaluation = None
         if len(engine.parts(evidence)) > 1:  # too much to keep: each part is run again on its way
             ctx.evidence = evidence.copy()

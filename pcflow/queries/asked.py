@@ -5,6 +5,7 @@ Legend: B batch, D variables, V categories.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -20,7 +21,7 @@ from pcflow.queries.marginals import marginals
 from pcflow.queries.mean import mean
 
 
-class Asked:
+class Asked(ABC):
     """What has an engine, and the door for its evidence.
 
     Attributes:
@@ -50,9 +51,9 @@ class Asked:
         return self.engine.held
 
     @property
+    @abstractmethod
     def named(self) -> dict[str, Tensor]:
         """The parameters that rows may have of their own, by name."""
-        raise NotImplementedError
 
     @in_ordinary_modes
     def evidence(
