@@ -140,7 +140,8 @@ def task_of(words: Vocabulary, backbone: Backbone, rows: Tensor, judged: Tensor)
 
     def share_right(asked: Tensor, texts: Tensor) -> Tensor:
         pairs = zip(map(words.decode, asked), said(texts), strict=True)
-        return torch.tensor([float(wanted[prompt] == text) for prompt, text in pairs])
+        right = [text is not None and wanted[prompt] == text for prompt, text in pairs]
+        return torch.tensor(right).float()
 
     return Task(
         Aligned(backbone, ENDS.index("[SEP]")),
