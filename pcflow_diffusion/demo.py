@@ -63,7 +63,7 @@ class Size:
 
 
 WHOLE = Size(None, 16_000, setting.BLOCKS, 128, 1.5)
-QUICK = Size(64, 4_000, 1_024, 64, 2.5)
+QUICK = Size(64, 4_000, 256, 32, 2.5)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
