@@ -33,8 +33,9 @@ from pcflow_diffusion.evaluate import few_step as few
 from pcflow_diffusion.evaluate import gap_table, ladder, markdown, mean_and_spread
 from pcflow_diffusion.evaluate.few_step_of_text import decoders_of, judge_of
 from pcflow_diffusion.evaluate.gap import Table
-from pcflow_diffusion.evaluate.setting import Material, check_head, circuit_and_heads, prepare, say
+from pcflow_diffusion.evaluate.setting import Material, check_head, circuit_and_heads, prepare
 from pcflow_diffusion.models import BLOCK, CONTEXT, Text, TrainingConfig, load_text, train_denoiser
+from pcflow_diffusion.models.progress import say
 from pcflow_diffusion.models.subwords import SubwordTokenizer
 
 VOCABULARY = size(8_192, 300)

@@ -19,7 +19,7 @@ from toy import TOY, is_installed, size
 
 import pcflow as pf
 from pcflow_diffusion import Denoiser, DenoiserConfig, mask_exactly
-from pcflow_diffusion.evaluate.setting import say
+from pcflow_diffusion.models.progress import say
 
 LONGEST = size(112, 40)  # tokens of a reaction: longer ones take more time and show nothing else
 SHORTEST = size(34, 10)

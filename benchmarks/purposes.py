@@ -23,9 +23,10 @@ from toy import arguments, size
 from pcflow_diffusion import CircuitHead, Decoding, load_denoiser
 from pcflow_diffusion.evaluate.counting import CountingReader
 from pcflow_diffusion.evaluate.few_step import FACTORISED, Decoder, judge_rows, ladder, markdown
-from pcflow_diffusion.evaluate.setting import CHECKPOINT, Material, fit_circuit, say
+from pcflow_diffusion.evaluate.setting import CHECKPOINT, Material, fit_circuit
 from pcflow_diffusion.head import Ranking
 from pcflow_diffusion.models import BLOCK, CONTEXT, blocks, load_text, windows
+from pcflow_diffusion.models.progress import say
 
 STATES = size(128, 4)
 TRAINED = size(6_000, 50)  # blocks for the circuit

@@ -44,8 +44,8 @@ from toy import TOY, arguments, is_installed, size
 import pcflow as pf
 from pcflow_diffusion import Backbone, CircuitHead, Decoding, infill, sample_times
 from pcflow_diffusion.evaluate import Examples, gap, markdown, mean_and_spread
-from pcflow_diffusion.evaluate.setting import say
 from pcflow_diffusion.head import Ranking
+from pcflow_diffusion.models.progress import say
 
 T = TypeVar("T")
 

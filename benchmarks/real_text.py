@@ -48,7 +48,7 @@ from pcflow_diffusion.evaluate.few_step import (
 from pcflow_diffusion.evaluate.few_step import markdown as markdown_of_ladder
 from pcflow_diffusion.evaluate.few_step_of_text import strength
 from pcflow_diffusion.evaluate.figure import draw_gap
-from pcflow_diffusion.evaluate.setting import Material, fit_circuit, say, with_context
+from pcflow_diffusion.evaluate.setting import Material, fit_circuit, with_context
 from pcflow_diffusion.head import Ranking
 from pcflow_diffusion.models import (
     BLOCK,
@@ -60,6 +60,7 @@ from pcflow_diffusion.models import (
     train_denoiser,
     train_judge,
 )
+from pcflow_diffusion.models.progress import say
 
 DEPTH = size({"tinyshakespeare": 5, "gsm8k": 6}, dict.fromkeys(corpora.NAMES, 1))
 STATES = size({"tinyshakespeare": 256, "gsm8k": 512}, dict.fromkeys(corpora.NAMES, 4))

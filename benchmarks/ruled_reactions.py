@@ -47,7 +47,7 @@ from pcflow_diffusion import Backbone, CircuitHead, sample_times
 from pcflow_diffusion.evaluate.constraints import markdown, measure, writers
 from pcflow_diffusion.evaluate.counting import CountingReader
 from pcflow_diffusion.evaluate.ruled import Task
-from pcflow_diffusion.evaluate.setting import say
+from pcflow_diffusion.models.progress import say
 
 T, BLOCK = size(32, 8), size(16, 4)
 SEEN = size(48, 8)  # tokens before a block that the circuit sees

@@ -20,12 +20,13 @@ CPU = torch.device("cpu")
 
 
 def check_kind(name: str, given: object, kind: Any, wanted: str) -> None:
-    """Refuse what is not of a class.
+    """Refuse what is not of a class; a class itself only looks as if it did what objects do.
 
     Raises:
         TypeMismatch: naming the argument, what is wanted, and what was given.
     """
-    if not isinstance(given, kind):
+    missing_brackets = isinstance(given, type) and not isinstance(object, kind)
+    if missing_brackets or not isinstance(given, kind):
         raise TypeMismatch(name, given, wanted)
 
 
@@ -140,7 +141,7 @@ def as_numbers(name: str, given: Any) -> Tensor:
         raise TypeMismatch(name, given, "numbers") from error
 
 
-def as_iterable(name: str, given: Any) -> Iterable[Any]:
+def as_iterable(name: str, given: Any, wanted: str = "an iterable") -> Iterable[Any]:
     """What can be gone over, and is no text.
 
     Raises:
@@ -149,9 +150,9 @@ def as_iterable(name: str, given: Any) -> Iterable[Any]:
     try:
         iter(given)
     except TypeError as error:
-        raise TypeMismatch(name, given, "an iterable") from error
+        raise TypeMismatch(name, given, wanted) from error
     if isinstance(given, str):
-        raise TypeMismatch(name, given, "an iterable")
+        raise TypeMismatch(name, given, wanted)
     return cast(Iterable[Any], given)
 
 

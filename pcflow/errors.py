@@ -68,7 +68,12 @@ class TypeMismatch(PcflowError, TypeError):
     def __init__(self, name: str, value: object, wanted: str) -> None:
         """Keep all three."""
         self.name, self.value, self.wanted = name, value, wanted
-        super().__init__(f"{name} must be {wanted}, got {type(value).__name__}")
+        super().__init__(f"{name} must be {wanted}, got {_kind(value)}")
+
+
+def _kind(value: object) -> str:
+    """What was given, in a word; of a class its name, as what is missing are its brackets."""
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
 
 
 class Unsupported(PcflowError, TypeError):

@@ -5,11 +5,12 @@ Legend: B batch, L positions, V tokens.
 
 from __future__ import annotations
 
-from argparse import ArgumentTypeError
+from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from math import inf
 from operator import index
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -296,3 +297,31 @@ def as_positive(word: str) -> float:
     if not 0 < number < inf:
         raise ArgumentTypeError(f"{word} is not above 0")
     return number
+
+
+class Command(ArgumentParser):
+    """A command: its options, of which those that are misspelt are understood.
+
+    Args:
+        name: as it is called, behind `python -m`.
+        told: what it does; its first line is shown.
+    """
+
+    def __init__(self, name: str, told: str | None) -> None:
+        """Every command can be quiet."""
+        super().__init__(name, description=(told or "").partition("\n")[0])
+        self.add_argument("--quiet", action="store_true", help="results alone: no bars, no news")
+
+    def error(self, message: str) -> NoReturn:
+        """Say what may have been meant."""
+        unknown = [word for word in message.split() if word.startswith("--")]
+        if message.startswith("unrecognized") and unknown:
+            known = [name for action in self._actions for name in action.option_strings]
+            message += did_you_mean(unknown[0].partition("=")[0], known)
+        super().error(message)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A question to end an error with, if something known is like a word."""
+    near = get_close_matches(word, list(known), 1)
+    return f"; did you mean {near[0]}?" if near else ""

@@ -1,6 +1,6 @@
 """The main job: does a circuit help a masked diffusion language model?
 
-    python -m pcflow_diffusion.demo [--text FILE]
+    python -m pcflow_diffusion.demo [--text FILE] [--quick]
 
 A denoiser and a hidden Markov model of the same text are put together in every way
 that `pcflow_diffusion` knows, and judged on held-out text: how many nats per masked token each way
@@ -11,12 +11,16 @@ and draws them.
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from pcflow_diffusion.checks import Command
+from pcflow_diffusion.evaluate import setting
 from pcflow_diffusion.evaluate.few_step import FACTORISED, Decoder, Ladder, Written, ladder, samples
 from pcflow_diffusion.evaluate.few_step import markdown as few_step_markdown
 from pcflow_diffusion.evaluate.figure import draw_demo
@@ -27,10 +31,10 @@ from pcflow_diffusion.evaluate.setting import (
     couple,
     fit_circuit,
     prepare,
-    say,
 )
 from pcflow_diffusion.head import CircuitHead
 from pcflow_diffusion.models import BLOCK, CONTEXT
+from pcflow_diffusion.models.progress import quietly, say
 
 RATIOS = [0.15, 0.3, 0.5, 0.7, 0.85]
 STEPS = [1, 2, 4, 8, 32]
@@ -39,21 +43,54 @@ BLOCKS = 2  # written after every prompt
 SHOWN = 24  # tokens of a prompt
 
 
+@dataclass(frozen=True)
+class Size:
+    """How much the demo does.
+
+    Attributes:
+        states: of the HMM; None for as many as the command line says.
+        rows: of the training text, to fit the circuit to.
+        blocks: of training text, to fit the circuit of Eq. 7 to.
+        judged: held-out rows.
+        rest: how long all else takes, in multiples of the time that the circuit takes.
+    """
+
+    states: int | None
+    rows: int
+    blocks: int
+    judged: int
+    rest: float
+
+
+WHOLE = Size(None, 16_000, setting.BLOCKS, 128, 1.5)
+QUICK = Size(64, 4_000, 256, 32, 2.5)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line, run the experiment, print its tables, draw its picture."""
     given = _parse(arguments)
+    with quietly(given.quiet):
+        run(given, QUICK if given.quick else WHOLE)
+
+
+def run(given: argparse.Namespace, size: Size) -> None:
+    """The experiment."""
     torch.manual_seed(given.seed)
     generator = torch.Generator().manual_seed(given.seed)
     material = prepare(given.text, given.train, given.minutes, given.seed)
 
     say("A hidden Markov model of the text, by expectation maximisation.")
-    circuit = fit_circuit(material, given.states)
+    begun = time.monotonic()
+    circuit = fit_circuit(material, size.states or given.states, size.rows)
+    minutes = size.rest * (time.monotonic() - begun) / 60
+    say(f"The rest will take about {minutes:.0f} minutes on this machine.")
     say("A copy of it against the denoiser (Eq. 7), and the two numbers of log-linear.")
-    heads = couple(circuit, material, generator)
+    heads = couple(circuit, material, generator, size.blocks)
     print(heads[BEST].coupling)
     say("Held-out text in one step.")
     masks = torch.Generator().manual_seed(given.seed)  # whatever training drew
-    table = gap_table(material.denoiser, circuit, heads, material.judged, RATIOS, generator=masks)
+    judged = material.judged[: size.judged]
+    table = gap_table(material.denoiser, circuit, heads, judged, RATIOS, generator=masks)
     print(f"\n{markdown(table, RATIOS)}")
     say("Text in few steps.")
     found = write(material, heads[BEST], masks)
@@ -111,8 +148,9 @@ def report(words: dict[str, list[float]]) -> str:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = Command("pcflow_diffusion.demo", __doc__)
     add_arguments(parser)
+    parser.add_argument("--quick", action="store_true", help="less of everything, other figures")
     parser.add_argument("--out", type=Path, default=Path("pcflow_demo.png"), help="(%(default)s)")
     return parser.parse_args(arguments)
 

@@ -35,6 +35,7 @@ ROOMS = {  # the rooms of each package: one may import only from those above it
         "estimator",
         "testing",
         "__init__",
+        "__main__",
     ),
     "pcflow_diffusion": (
         "errors",

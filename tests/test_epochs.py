@@ -1,5 +1,7 @@
 """What `fit` does between epochs: other rows, news, seldom checkpoints, an end before time."""
 
+import logging
+import pickle
 import sys
 from pathlib import Path
 
@@ -104,6 +106,78 @@ def test_an_interrupted_fit_leaves_the_best_so_far() -> None:
         )
     assert max(scores) > scores[-1]  # the last is not the best
     assert model.log_prob(held_out).mean().item() == pytest.approx(max(scores))
+
+
+class Interrupted(Parts):
+    """Rows over which somebody presses Ctrl-C, when they are asked for once too often."""
+
+    def __init__(self, x: Tensor, times: int) -> None:
+        super().__init__(x)
+        self.left = times
+
+    def take(self, chosen: Tensor) -> Tensor:
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return super().take(chosen)
+
+    def of_epoch(self, number: int) -> "Interrupted":
+        return self
+
+
+@pytest.mark.parametrize("where", ["an epoch", "judging"])
+def test_what_is_interrupted_tells_what_it_has_learned(where: str) -> None:
+    whole, stopped = model_of(), model_of()
+    whole.load_state_dict(stopped.state_dict())
+    train, held_out = Parts(rows(28)), Parts(rows(14, 2))
+    how = {"batch_size": 7, "progress": False}
+    torch.manual_seed(0)
+    good = pf.fit(whole, train.x, pf.MiniBatchEM(), epochs=3, validation=held_out.x, **how)  # type: ignore[arg-type]
+    # batches of an epoch: four and two; so the fourth epoch is not done
+    late: dict[str, tuple[Parts, Parts]] = {
+        "an epoch": (Interrupted(train.x, 4 * 3 + 2), held_out),
+        "judging": (train, Interrupted(held_out.x, 2 * 3 + 1)),
+    }
+    rows_of, judge = late[where]
+    torch.manual_seed(0)
+    with pytest.raises(
+        pf.FitInterrupted, match=r"^interrupted after 3 epochs; .* of epoch \d$"
+    ) as info:
+        pf.fit(stopped, _all(rows_of), pf.MiniBatchEM(), epochs=9, validation=judge, **how)  # type: ignore[arg-type]
+    assert isinstance(info.value, KeyboardInterrupt)
+    assert info.value.result == good
+    assert torch.equal(values(stopped), values(whole))
+    again = pickle.loads(pickle.dumps(info.value))
+    assert (again.result, str(again)) == (good, str(info.value))
+
+
+def _all(parts: Parts) -> Parts | Tensor:
+    """Rows that are the same in every epoch."""
+    return parts if isinstance(parts, Interrupted) else parts.x
+
+
+def test_what_is_skipped_in_an_epoch_that_is_not_done_is_not_told() -> None:
+    model, x = model_of(), rows(28)
+    with pytest.raises(pf.FitInterrupted) as info:
+        pf.fit(
+            model,
+            x,
+            pf.MiniBatchEM(),
+            batch_size=7,
+            impossible="skip",
+            validation=Interrupted(x, 4 * 2 + 1),
+            progress=False,
+        )
+    result = info.value.result
+    assert [len(told) for told in (result.train, result.validation, result.skipped)] == [2, 2, 2]
+
+
+def test_every_epoch_is_a_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "pcflow"):
+        result = pf.fit(model_of(), rows(), epochs=2, validation=rows(30, 2), progress=False)
+    assert [record.name for record in caplog.records] == ["pcflow.fit"] * 2
+    train, valid = result.train[1], result.validation[1]
+    assert caplog.messages[1] == f"epoch 2/2, train {train:.4f}, valid {valid:.4f}"
 
 
 def test_a_checkpoint_is_written_as_seldom_as_asked_for(

@@ -81,3 +81,32 @@ def test_a_setting_error_names_the_argument_the_value_and_what_is_wanted() -> No
     error = pf.SettingError("alpha", -1, "at least 0")
     assert str(error) == "alpha must be at least 0, got -1"
     assert (error.name, error.value, error.wanted) == ("alpha", -1, "at least 0")
+
+
+SLIPS = [  # what a newcomer writes, and what to write instead
+    (lambda model, x: pf.fit(model, x, "em"), r"learner .* EM\(\), .* got str"),
+    (lambda model, x: pf.fit(model, x, pf.EM), r"learner .* EM\(\), .* got the class EM"),
+    (lambda model, x: pf.fit(model, x, torch.optim.Adam), r"Gradient\(torch.optim.Adam\)"),
+    (lambda model, x: pf.fit(model.circuit, x), r"of a circuit: pf.compile\(circuit\)"),
+    (lambda model, x: model.circuit.log_prob(x), r"pf.compile\(circuit\) answers queries"),
+    (lambda _, __: pf.hmm(4, 2, pf.Categorical), r"such as Categorical\(3\), .* the class Cat"),
+    (lambda _, __: pf.build_circuit(pf.structure.chain(2), "ca"), r"such as Categorical\(3\)"),
+    (
+        lambda model, _: pf.Gradient(torch.optim.SGD(model.parameters())),
+        "torch.optim.Adam, got SGD",
+    ),
+]
+
+
+@pytest.mark.parametrize(("slip", "told"), SLIPS)
+def test_a_slip_is_told_what_to_write(slip, told) -> None:
+    model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
+    with pytest.raises((pf.TypeMismatch, AttributeError), match=told):
+        slip(model, torch.randint(3, (5, 4)))
+
+
+def test_what_is_no_query_is_missed_in_a_circuit_as_ever() -> None:
+    circuit = pf.hmm(2, states=2, inputs=pf.Categorical(3))
+    assert not hasattr(circuit, "_repr_html_")
+    assert copy.copy(circuit).num_variables == pickle.loads(pickle.dumps(circuit)).num_variables
+    assert repr(pf.Gradient()) == "Gradient(adam, decay=False)"

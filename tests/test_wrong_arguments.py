@@ -275,7 +275,7 @@ CALLS: dict[str, Call] = {
 
 WITHOUT = {  # protocols, what others return, and names of errors
     "CheckedEvidence", "Compatible", "Conditioned", "Container", "Deterministic", "Draws",
-    "Estimate", "Examples",
+    "Estimate", "Examples", "FitInterrupted",
     "FitResult", "Learner", "MAP", "MPE", "ModelCount", "Network", "OmniCompatible", "Potentials",
     "ProjectedEvidence", "Properties", "Run", "StructuredDecomposable", "Team", "Viterbi",
     "read_bytes", "replace_file",

@@ -71,6 +71,17 @@ class Circuit(Immutable):
         self.num_variables = len(self.num_categories)
         self.scopes = Scopes(self.layers)
 
+    if not TYPE_CHECKING:  # type checkers go on to see what is not there
+
+        def __getattr__(self, name: str) -> object:
+            """Whoever looks for a query here is told where it is."""
+            raise AttributeError(
+                f"'Circuit' object has no attribute {name!r}: a circuit only says what is "
+                "computed; pf.compile(circuit) answers queries",
+                name=name,
+                obj=self,
+            )
+
     def scope(self, layer: Layer) -> tuple[int, ...]:
         """The variables below a layer, sorted."""
         return self.scopes.variables(self.scopes[layer])

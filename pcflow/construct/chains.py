@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pcflow.checks import as_iterable, check_generator, check_kinds, check_whole
 from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, SumLayer
-from pcflow.construct.regions import Inputs, per_variable
+from pcflow.construct.regions import FAMILIES, Inputs, per_variable
 from pcflow.errors import StructureError
 from pcflow.evidence import Numbers, as_tensor
 from pcflow.inputs import FiniteFamily, InputFamily
@@ -103,7 +103,7 @@ def _per_position(
     """The families of every position."""
     single = isinstance(inputs, InputFamily)
     if single or not all(
-        isinstance(one, Sequence) and one for one in as_iterable("inputs", inputs)
+        isinstance(one, Sequence) and one for one in as_iterable("inputs", inputs, FAMILIES)
     ):
         return [(family,) for family in per_variable(cast(Inputs, inputs), length)]
     several = cast(Sequence[Sequence[InputFamily]], inputs)

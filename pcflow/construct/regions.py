@@ -5,13 +5,15 @@ from typing import Literal
 
 import torch
 
-from pcflow.checks import check_generator, check_kind, check_kinds, check_whole
+from pcflow.checks import as_iterable, check_generator, check_kind, check_kinds, check_whole
 from pcflow.circuit import Circuit, InputLayer, Layer, ProductLayer, SumLayer
 from pcflow.errors import SettingError, StructureError
 from pcflow.inputs import InputFamily
 from pcflow.structure import Partition, Region, RegionGraph
 
 Inputs = InputFamily | Sequence[InputFamily]
+FAMILIES = "an input family, such as Categorical(3), or one per variable"
+"""What inputs must be."""
 
 
 def build_circuit(
@@ -134,6 +136,7 @@ def per_variable(inputs: Inputs, num_variables: int) -> Sequence[InputFamily]:
     """
     if isinstance(inputs, InputFamily):
         return [inputs] * num_variables
+    as_iterable("inputs", inputs, FAMILIES)
     check_kinds("inputs", inputs, InputFamily, "an input family")
     if len(inputs) != num_variables:
         raise StructureError(f"{num_variables} variables need as many inputs, got {len(inputs)}")

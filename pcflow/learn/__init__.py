@@ -4,7 +4,7 @@ from pcflow.learn.batch import Batch, Model
 from pcflow.learn.conditional import ConditionalCircuit, Conditioned
 from pcflow.learn.data import Examples
 from pcflow.learn.em import EM
-from pcflow.learn.fit import FitResult, fit
+from pcflow.learn.fit import FitInterrupted, FitResult, fit
 from pcflow.learn.gradient import Gradient
 from pcflow.learn.learner import Learner, Run
 from pcflow.learn.refine import grow, prune
@@ -18,6 +18,7 @@ __all__ = [
     "ConditionalCircuit",
     "Conditioned",
     "Examples",
+    "FitInterrupted",
     "FitResult",
     "Gradient",
     "Learner",

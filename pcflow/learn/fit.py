@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -30,6 +31,10 @@ from pcflow.learn.team import Team
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+_MODEL = "a CompiledCircuit (of a circuit: pf.compile(circuit)), or what learns like one"
+_LEARNER = "a learner, such as EM(), Anemone() or Gradient(torch.optim.Adam)"
+_log = logging.getLogger("pcflow.fit")
 
 
 @dataclass
@@ -72,6 +77,33 @@ class FitResult:
         return axes
 
 
+class FitInterrupted(KeyboardInterrupt):
+    """Somebody pressed Ctrl-C while `fit` ran: the model keeps the best parameters so far.
+
+    It is a `KeyboardInterrupt`, so that loops and scripts end as they do anyway. In a notebook,
+    where it is seen after the fact, the result is `sys.last_value.result`.
+
+    Attributes:
+        result: of the epochs that were done. Without validation data the parameters are those of
+            now, a part of an epoch further on.
+
+    Examples:
+        >>> print(FitInterrupted(FitResult([-2.0, -1.5], [-2.1, -2.2], best_epoch=0)))
+        interrupted after 2 epochs; the model has the parameters of epoch 1
+    """
+
+    def __init__(self, result: FitResult) -> None:
+        """Keep the result."""
+        super().__init__(result)
+        self.result = result
+
+    def __str__(self) -> str:
+        """How far it came."""
+        done, best = len(self.result.train), self.result.best_epoch + 1
+        kept = f"; the model has the parameters of epoch {best}" if self.result.validation else ""
+        return f"interrupted after {done} epoch{'s' * (done != 1)}{kept}"
+
+
 def fit(
     model: Model,
     train: Data,
@@ -96,7 +128,8 @@ def fit(
     Every call starts afresh: what a learner remembers from step to step (momentum, the state of an
     optimizer) ends with the call. Only a checkpoint is gone on from. A call that is interrupted, or
     ends in an error, leaves the best parameters so far. A model in float32 warns of columns that
-    lie so far from zero that their differences are rounded away.
+    lie so far from zero that their differences are rounded away. Every epoch is a line of the
+    logger "pcflow.fit", at level INFO.
 
     Args:
         model: the compiled circuit.
@@ -142,6 +175,7 @@ def fit(
         FileFormatError: if the checkpoint is of another fit, or broken; nothing has run then.
         SettingError: if a number is out of range.
         RuntimeError: if it is to be distributed and `torch.distributed` is not initialised.
+        FitInterrupted: if somebody presses Ctrl-C; it has the result so far.
 
     Examples:
         >>> import pcflow as pf
@@ -150,9 +184,9 @@ def fit(
         >>> pf.fit(model, x[:60], validation=x[60:], epochs=5, progress=False).best_epoch < 5
         True
     """
-    check_kind("model", model, Model, "a CompiledCircuit, or what learns like one")
+    check_kind("model", model, Model, _MODEL)
     if learner is not None:
-        check_kind("learner", learner, Learner, "a learner, such as EM()")
+        check_kind("learner", learner, Learner, _LEARNER)
     check_kind("after_epoch", after_epoch, Callable | None, "a function of the result so far")
     check_generator(generator, device=None)
     _check(epochs, batch_size, patience, checkpoint_seconds)
@@ -185,13 +219,16 @@ def fit(
     with ExitStack() as end:
         end.callback(course.finish)
         bar = end.enter_context(closing(course.bar(epochs, False if team.rank else progress)))
-        while not course.is_over(epochs, patience):
-            course.run_epoch(bar, epochs)
-            bar.tell(**course.shown(epochs))
-            keep(at_once=course.is_over(epochs, patience))
-            if after_epoch is not None and after_epoch(course.result) is True:
-                keep(at_once=True)
-                break
+        try:
+            while not course.is_over(epochs, patience):
+                course.run_epoch(bar, epochs)
+                bar.tell(**course.shown(epochs))
+                keep(at_once=course.is_over(epochs, patience))
+                if after_epoch is not None and after_epoch(course.result) is True:
+                    keep(at_once=True)
+                    break
+        except KeyboardInterrupt as stop:
+            raise FitInterrupted(course.result) from stop
     return course.result
 
 
@@ -237,18 +274,29 @@ class _Course:
 
     def run_epoch(self, bar: Progress, epochs: int) -> None:
         """Learn once from all data, and see how good that is."""
-        self.result.train.append(self._learn(bar, epochs))
-        if self.validation is None:
+        skipped = torch.zeros(1, dtype=torch.long)
+        met = self._learn(bar, epochs, skipped)
+        judge = self.validation
+        found = None if judge is None else _mean(self.model, judge, self.skip)
+        self._note(met, found, int(skipped))
+        _log.info(", ".join(f"{name} {value}" for name, value in self.shown(epochs).items()))
+
+    def _note(self, met: float, validation: float | None, skipped: int) -> None:
+        """An epoch is done: all of it is in the result, or, if it is interrupted, nothing."""
+        self.result.train.append(met)
+        if self.skip:
+            self.result.skipped.append(skipped)
+        if validation is None:
             self.result.best_epoch = self.epoch - 1
         else:
-            self._see(_mean(self.model, self.validation, self.skip))
+            self._see(validation)
 
-    def _learn(self, bar: Progress, epochs: int) -> float:
+    def _learn(self, bar: Progress, epochs: int, skipped: Tensor) -> float:
         """A step for all rows, or one for each batch; the mean log-likelihood met on the way."""
         whole, train = self.learner.full_batch, self.train.of_epoch(self.epoch)
         batches = train.in_order() if whole else train.shuffled(self.generator)
         batches = bar.counted(batches, train.team.size)
-        batches = self._possible(batches) if self.skip else batches
+        batches = self._possible(batches, skipped) if self.skip else batches
         start, stop = self.epoch / epochs, (self.epoch + 1) / epochs
         met = torch.zeros(2, dtype=torch.float64)
         for number, some in enumerate([batches] if whole else ([batch] for batch in batches)):
@@ -258,15 +306,13 @@ class _Course:
             raise EvidenceError(f"{train.name} holds no row that the model gives any probability")
         return float(met[0] / met[1])
 
-    def _possible(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def _possible(self, batches: Iterator[Batch], skipped: Tensor) -> Iterator[Batch]:
         """Without rows that have no mass, which are counted."""
-        skipped = torch.zeros(1, dtype=torch.long)
         for batch in batches:
             there = batch.possible(self.model)
             skipped += len(batch) - len(there)
             yield there
         self.train.team.add_up([skipped])
-        self.result.skipped.append(int(skipped))
 
     def _see(self, validation: float) -> None:
         """Keep the present parameters if they are the best."""

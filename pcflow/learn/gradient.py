@@ -62,8 +62,13 @@ class Gradient:
     def __post_init__(self) -> None:
         """Check that it can be called; what it makes is checked when a run starts."""
         if not callable(self.optimizer):
-            wanted = "a function that makes an optimizer from parameters"
+            wanted = "what makes an optimizer from parameters, such as torch.optim.Adam"
             raise TypeMismatch("optimizer", self.optimizer, wanted)
+
+    def __repr__(self) -> str:
+        """A function by its name, not by where it is in memory."""
+        name = getattr(self.optimizer, "__qualname__", repr(self.optimizer))
+        return f"Gradient({name}, decay={self.decay})"
 
     def start(self, model: Model, team: Team = ALONE) -> GradientRun:
         """See `Learner`.

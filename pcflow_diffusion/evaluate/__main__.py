@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 
+from pcflow_diffusion.checks import did_you_mean
 from pcflow_diffusion.evaluate import (
     constraints_by_task,
     cost,
@@ -12,6 +13,7 @@ from pcflow_diffusion.evaluate import (
     gap_of_text,
     sudoku_by_steps,
 )
+from pcflow_diffusion.models.progress import quietly
 
 
 def lm_eval(arguments: Sequence[str]) -> None:
@@ -27,16 +29,23 @@ def lm_eval(arguments: Sequence[str]) -> None:
     harness.main(arguments)
 
 
-EVALUATIONS: dict[str, Callable[[Sequence[str]], None]] = {
-    "constraints": constraints_by_task.main,
-    "cost": cost.main,
-    "decisions": decisions.main,
-    "exact-world": exact_world.main,
-    "few-step": few_step_of_text.main,
-    "gap": gap_of_text.main,
-    "lm-eval": lm_eval,
-    "sudoku": sudoku_by_steps.main,
+EVALUATIONS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
+    "gap": (gap_of_text.main, "nats per masked token by coupling and share masked, on a text"),
+    "few-step": (few_step_of_text.main, "text in few steps, as a judge reads it"),
+    "cost": (cost.main, "what a circuit costs beside a step of the backbone, and the machine"),
+    "constraints": (constraints_by_task.main, "text that has to obey a rule"),
+    "decisions": (decisions.main, "answers of several tokens: which words fit a hole"),
+    "exact-world": (exact_world.main, "how far draws are from a truth that is known"),
+    "sudoku": (sudoku_by_steps.main, "puzzles solved, by decoder and number of steps"),
+    "lm-eval": (lm_eval, "the tasks of lm-eval, as its model pcflow"),
 }
+USAGE = "python -m pcflow_diffusion.evaluate NAME [--quiet] [options of it, or --help]"
+
+
+def usage() -> str:
+    """What there is, a line each."""
+    names = "\n".join(f"  {name:<12} {told}" for name, (_, told) in EVALUATIONS.items())
+    return f"usage: {USAGE}\n\n{names}"
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -45,11 +54,15 @@ def main(arguments: Sequence[str]) -> None:
     Raises:
         SystemExit: if there is none of that name.
     """
-    name = arguments[0] if arguments else ""
+    name, *options = arguments or [""]
+    if name in ("-h", "--help"):
+        print(usage())
+        return
     if name not in EVALUATIONS:
-        names = "|".join(EVALUATIONS)
-        raise SystemExit(f"usage: python -m pcflow_diffusion.evaluate {{{names}}} [--help]")
-    EVALUATIONS[name](arguments[1:])
+        wrong = f"no evaluation is called {name!r}{did_you_mean(name, EVALUATIONS)}\n\n"
+        raise SystemExit(f"{wrong if name else ''}{usage()}")
+    with quietly("--quiet" in options):
+        EVALUATIONS[name][0](options)
 
 
 if __name__ == "__main__":

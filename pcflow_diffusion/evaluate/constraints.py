@@ -18,12 +18,12 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pcflow_diffusion.decode import Decoding, generate
 from pcflow_diffusion.evaluate.few_step import in_columns
 from pcflow_diffusion.evaluate.ruled import BestString, Frontier, Task, write
 from pcflow_diffusion.head import CircuitHead
+from pcflow_diffusion.models.progress import bar
 
 BUDGET, COLD = 16, 0.5  # tries, and a temperature
 DRAWN = Decoding(temperature=1.0)
@@ -170,14 +170,14 @@ def measure(
     compared: Mapping[str, Writer],
     steps: Sequence[int],
     seeds: Sequence[int],
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> dict[str, dict[int, list[Outcome]]]:
     """What every writer writes with every seed, by turns."""
     found: dict[str, dict[int, list[Outcome]]] = {
         name: {count: [] for count in steps} for name in compared
     }
     cells = [(seed, count, name) for seed in seeds for count in steps for name in compared]
-    for seed, count, name in tqdm(cells, desc="writing", unit="run", disable=not progress):
+    for seed, count, name in bar(cells, progress, desc="writing", unit="run"):
         generator, start = torch.Generator().manual_seed(seed), time.process_time()
         rows = compared[name](task, count, generator)
         found[name][count].append(judged(task, rows, time.process_time() - start))

@@ -18,15 +18,16 @@ import torch
 from torch import Tensor
 
 import pcflow as pf
-from pcflow_diffusion.checks import as_count, as_seed
+from pcflow_diffusion.checks import Command, as_count, as_seed
 from pcflow_diffusion.evaluate import records
 from pcflow_diffusion.evaluate.constraints import markdown, measure, writers
 from pcflow_diffusion.evaluate.counting import CountingReader
 from pcflow_diffusion.evaluate.few_step_of_text import judge_of
 from pcflow_diffusion.evaluate.ruled import Task
-from pcflow_diffusion.evaluate.setting import fit_circuit, prepare, say
+from pcflow_diffusion.evaluate.setting import fit_circuit, prepare
 from pcflow_diffusion.head import CircuitHead
 from pcflow_diffusion.models import CONTEXT, DenoiserConfig, TrainingConfig, train_denoiser
+from pcflow_diffusion.models.progress import shown
 
 ROWS = (8_000, 8_000, 100)  # of records: to learn from, for the judge, and to be asked for
 STEPS = (1, 2, 4, 8)
@@ -69,7 +70,7 @@ def _circuit_of(rows: Tensor, V: int, generator: torch.Generator) -> pf.Compiled
     stay = (0.9 * torch.eye(K) + 0.1 / K).expand(length - 1, K, K)
     chain = pf.hmm(length, K, pf.Categorical(V), False, generator, transition=stay)
     circuit = pf.compile(chain)
-    pf.fit(circuit, rows, pf.EM(pseudocount=1e-3), epochs=40, generator=generator)
+    pf.fit(circuit, rows, pf.EM(pseudocount=1e-3), epochs=40, progress=shown(), generator=generator)
     return circuit
 
 
@@ -114,7 +115,8 @@ def english_tasks(count: int, states: int, seed: int) -> tuple[dict[str, Task], 
 def show(name: str, task: Task, head: CircuitHead, given: argparse.Namespace) -> None:
     """Measure a task and print its tables."""
     found = measure(task, writers(head), given.steps, range(given.seeds))
-    say(f"{name}, {len(task.prompts)} texts for each of {given.seeds} seeds\n\n{markdown(found)}")
+    print(f"\n{name}, {len(task.prompts)} texts for each of {given.seeds} seeds", flush=True)
+    print(f"\n{markdown(found)}", flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -130,9 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "pcflow_diffusion.evaluate constraints", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = Command("pcflow_diffusion.evaluate constraints", __doc__)
     parser.add_argument("--task", nargs="+", choices=BLOCKS, default=list(BLOCKS), help="(both)")
     parser.add_argument(
         "--steps", type=as_count, nargs="+", default=STEPS, help="per block (1 2 4 8)"

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import pcflow as pf
-from pcflow_diffusion.checks import as_count
+from pcflow_diffusion.checks import Command, as_count
 from pcflow_diffusion.evaluate.figure import save_figure
 from pcflow_diffusion.evaluate.learning_cost import learning_table, measure_learning
 from pcflow_diffusion.evaluate.timing import Run, interleaved, machine_sides, rates_of
@@ -311,9 +311,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "pcflow_diffusion.evaluate cost", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = Command("pcflow_diffusion.evaluate cost", __doc__)
     size = Setting()
     parser.add_argument(
         "--length", type=as_count, default=size.length, help="positions (%(default)s)"

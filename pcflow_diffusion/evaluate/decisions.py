@@ -21,8 +21,8 @@ from typing import get_args
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from pcflow_diffusion.checks import Command
 from pcflow_diffusion.errors import TextError
 from pcflow_diffusion.evaluate.gap import Table, mean_and_spread
 from pcflow_diffusion.evaluate.setting import (
@@ -31,11 +31,11 @@ from pcflow_diffusion.evaluate.setting import (
     add_arguments,
     asked,
     fit_circuit,
-    say,
 )
 from pcflow_diffusion.evaluate.words import Hole, Kind, Lexicon
 from pcflow_diffusion.head import CircuitHead, Marginals
 from pcflow_diffusion.models import Backbone
+from pcflow_diffusion.models.progress import bar, say
 from pcflow_diffusion.train import block_logits
 
 OPTIONS = (2, 4, 8)
@@ -92,7 +92,7 @@ class Reader:
         By independent slots, by the coupled joints, and by the backbone one token after another.
         """
         found: dict[str, list[Tensor]] = {n: [] for n in (INDEPENDENT, *heads, ONE_BY_ONE)}
-        for hole, *seen in zip(tqdm(holes), *self.logits(holes), strict=True):
+        for hole, *seen in zip(bar(holes, unit="hole"), *self.logits(holes), strict=True):
             logits, x = (part.unsqueeze(0) for part in seen)
             said = Marginals.of(logits, x, self.mask_token_id)
             found[INDEPENDENT].append(hole.product(said))
@@ -253,8 +253,6 @@ def _tables(runs: Sequence[Table]) -> str:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "pcflow_diffusion.evaluate decisions", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = Command("pcflow_diffusion.evaluate decisions", __doc__)
     add_arguments(parser)
     return parser.parse_args(arguments)

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 import pcflow as pf
-from pcflow_diffusion.checks import as_count, as_not_negative, as_seed
+from pcflow_diffusion.checks import Command, as_count, as_not_negative, as_seed
 from pcflow_diffusion.errors import ShapeMismatch
 from pcflow_diffusion.evaluate.figure import draw_exact_world
 from pcflow_diffusion.head import CircuitHead, Projection
@@ -352,9 +352,7 @@ def _mean(found: Sequence[Errors]) -> Errors:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "pcflow_diffusion.evaluate exact-world", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = Command("pcflow_diffusion.evaluate exact-world", __doc__)
     parser.add_argument("--length", type=as_count, default=6, help="positions (%(default)s)")
     parser.add_argument("--tokens", type=as_count, default=6, help="(%(default)s)")
     parser.add_argument(

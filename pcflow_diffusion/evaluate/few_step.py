@@ -24,13 +24,13 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
-from tqdm import tqdm
 
 from pcflow_diffusion.decode import Decoding, generate
 from pcflow_diffusion.errors import GenerationError, ShapeMismatch
 from pcflow_diffusion.evaluate.figure import save_figure
 from pcflow_diffusion.head import CircuitHead
 from pcflow_diffusion.models import BLOCK, Backbone
+from pcflow_diffusion.models.progress import bar
 
 STEPS = (1, 2, 4, 8, 16, 32)
 FACTORISED, REAL = "factorised", "real text"
@@ -214,7 +214,7 @@ def ladder(
     decoding: Decoding = AS_IT_IS,
     mask_token_id: int | None = None,
     generator: torch.Generator | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> dict[str, dict[int, Written]]:
     """What every decoder writes in so many steps per block, and what the judge says of it.
 
@@ -233,7 +233,7 @@ def ladder(
             1, which draws from the models as they are.
         mask_token_id: the backbone's mask; by default the head's, or `backbone.mask_token_id`.
         generator: source of randomness; torch's global one by default.
-        progress: show a bar.
+        progress: whether to show a bar; by default if standard error is a terminal.
 
     Returns:
         By decoder and steps.
@@ -259,7 +259,7 @@ def ladder(
     asked = {name: _asked(backbone, how, block_length) for name, how in decoders.items()}
     found: dict[str, dict[int, Written]] = {name: {} for name in decoders}
     cells = [(name, count) for count in steps for name in decoders]
-    for name, count in tqdm(cells, desc="writing", unit="run", disable=not progress):
+    for name, count in bar(cells, progress, desc="writing", unit="run"):
         rows = generate(
             asked[name],
             prompts,

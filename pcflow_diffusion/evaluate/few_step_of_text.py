@@ -20,7 +20,7 @@ from typing import get_args
 import torch
 
 import pcflow as pf
-from pcflow_diffusion.checks import as_count, as_not_negative
+from pcflow_diffusion.checks import Command, as_count, as_not_negative
 from pcflow_diffusion.decode import Decoding
 from pcflow_diffusion.evaluate.counting import CountingReader
 from pcflow_diffusion.evaluate.few_step import (
@@ -45,11 +45,11 @@ from pcflow_diffusion.evaluate.setting import (
     asked,
     block_of,
     circuit_and_heads,
-    say,
     with_context,
 )
 from pcflow_diffusion.head import CircuitHead, Ranking
 from pcflow_diffusion.models import CONTEXT, TransformerConfig, train_judge
+from pcflow_diffusion.models.progress import say
 
 
 def decoders_of(heads: Mapping[str, CircuitHead]) -> dict[str, Decoder]:
@@ -127,9 +127,7 @@ def run(
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "pcflow_diffusion.evaluate few-step", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = Command("pcflow_diffusion.evaluate few-step", __doc__)
     add_arguments(parser)
     parser.add_argument("--judge-minutes", type=as_not_negative, default=0.0, help="(0: it counts)")
     parser.add_argument(

@@ -13,13 +13,13 @@ from statistics import mean, stdev
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pcflow import CompiledCircuit, Evidence
 from pcflow_diffusion.checks import check_tokens
 from pcflow_diffusion.errors import RatioOutOfRange
 from pcflow_diffusion.head import CircuitHead, without
 from pcflow_diffusion.models import Backbone, mask_exactly
+from pcflow_diffusion.models.progress import bar
 from pcflow_diffusion.train import Blocks, block_logits
 
 Table = Mapping[str, Sequence[float]]
@@ -201,7 +201,7 @@ def gap_table(
     ratios: Sequence[float],
     *,
     generator: torch.Generator,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> dict[str, list[float]]:
     """Nats per masked token of every method at every mask ratio, on the same masks.
 
@@ -213,7 +213,7 @@ def gap_table(
             every row is used several times with other masks, so that figures are equally sure.
         ratios: shares of the block to mask, each at least one token.
         generator: source of masks and orders.
-        progress: whether to show progress bars.
+        progress: whether to show a bar; by default if standard error is a terminal.
 
     Returns:
         By method, one number per ratio.
@@ -224,14 +224,14 @@ def gap_table(
     block, mask = circuit.num_variables, next(iter(heads.values())).mask_token_id
     _check(ratios, block)
     table: dict[str, list[float]] = {n: [] for n in (FACTORISED, SEQUENTIAL, CIRCUIT, *heads)}
-    with tqdm(total=len(ratios) * len(table), disable=not progress, unit="cell") as bar:
+    with bar(None, progress, total=len(ratios) * len(table), unit="cell") as told:
         for ratio in ratios:
-            bar.set_description(f"{ratio:.0%} masked")
+            told.set_description(f"{ratio:.0%} masked")
             again = rows.repeat(max(1, round(0.6 / ratio)), 1)  # few masks in a block: more blocks
             examples = make_examples(backbone, again, block, ratio, mask, generator)
             for name in table:
                 table[name].append(_nats(name, backbone, circuit, heads, examples, generator))
-                bar.update()
+                told.update()
     return table
 
 

@@ -16,14 +16,15 @@ from pathlib import Path
 
 import torch
 
+from pcflow_diffusion.checks import Command
 from pcflow_diffusion.evaluate.figure import draw_gap
 from pcflow_diffusion.evaluate.gap import RATIOS, Table, gap_table, markdown, mean_and_spread
 from pcflow_diffusion.evaluate.setting import (
     add_arguments,
     asked,
     circuit_and_heads,
-    say,
 )
+from pcflow_diffusion.models.progress import say
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -46,9 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "pcflow_diffusion.evaluate gap", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = Command("pcflow_diffusion.evaluate gap", __doc__)
     add_arguments(parser)
     parser.add_argument("--out", type=Path, default=Path("pcflow_gap.png"), help="(%(default)s)")
     return parser.parse_args(arguments)

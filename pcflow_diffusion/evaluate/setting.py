@@ -47,6 +47,7 @@ from pcflow_diffusion.models import (
     train_denoiser,
     windows,
 )
+from pcflow_diffusion.models.progress import say, shown
 from pcflow_diffusion.train import Blocks, StoredLogits, fit_conditional, store_logits
 
 CHECKPOINT = Path(__file__).parents[1] / "models" / "checkpoints" / "english.safetensors"
@@ -199,11 +200,6 @@ def check_head(head: CircuitHead, tokenizer: Tokenizer) -> None:
         raise TokenizerMismatch(head.tokenizer, fingerprint(tokenizer))
 
 
-def say(line: str) -> None:
-    """Print what comes next."""
-    print(f"\n{line}", flush=True)
-
-
 def prepare(
     path: Path | None,
     train: bool,
@@ -255,7 +251,7 @@ def fit_circuit(material: Material, states: int, rows: int = 16_000) -> pf.Compi
     model = pf.compile(pf.hmm(material.block, states, inputs))
     for count, epochs in ((2_000, 12), (rows, 16)):
         blocks_only = material.some(count)[:, -material.block :]
-        pf.fit(model, blocks_only, pf.EM(pseudocount=0.1), epochs=epochs)
+        pf.fit(model, blocks_only, pf.EM(pseudocount=0.1), epochs=epochs, progress=shown())
     return model
 
 

@@ -28,10 +28,9 @@ from typing import NamedTuple
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from tqdm import tqdm
 
 import pcflow as pf
-from pcflow_diffusion.checks import as_count, as_not_negative, as_seed
+from pcflow_diffusion.checks import Command, as_count, as_not_negative, as_seed
 from pcflow_diffusion.decode import Decoding, infill
 from pcflow_diffusion.evaluate.figure import save_figure
 from pcflow_diffusion.evaluate.sudoku import (
@@ -47,6 +46,7 @@ from pcflow_diffusion.evaluate.sudoku import (
 )
 from pcflow_diffusion.head import CircuitHead
 from pcflow_diffusion.models import Backbone, DenoiserConfig, TrainingConfig, train_denoiser
+from pcflow_diffusion.models.progress import bar
 
 FACTORISED = "factorised"
 STEPS = (1, 2, 4, 8, 12)
@@ -215,21 +215,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     judged = decoders(denoiser, learn_circuits(train, given.states, generator))
     table: dict[str, list[float]] = {name: [] for name in judged}
-    with tqdm(total=len(judged) * len(STEPS), unit="cell") as bar:
+    with bar(total=len(judged) * len(STEPS), unit="cell") as told:
         for name, decoder in judged.items():
             for steps in STEPS:
                 share = solved_share(decoder, puzzles.cells, steps, given.temperature, generator)
                 table[name].append(share)
-                bar.update()
+                told.update()
     print(f"\n{markdown(table, STEPS, len(puzzles.cells))}")
     draw_solved(given.out, table, STEPS, len(puzzles.cells))
     print(f"\nPicture: {given.out}")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "pcflow_diffusion.evaluate sudoku", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = Command("pcflow_diffusion.evaluate sudoku", __doc__)
     parser.add_argument("--puzzles", type=Path, help="CSV with columns Puzzle and Solution")
     parser.add_argument("--count", type=as_count, default=500, help="puzzles to make (%(default)s)")
     parser.add_argument(

@@ -101,7 +101,7 @@ def train_judge(
     steps: int | None = None,
     seed: int = 0,
     training: Optimisation | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> Judge:
     """Train a judge on one row of tokens, for a number of steps or minutes.
 
@@ -116,8 +116,8 @@ def train_judge(
         steps: number of steps instead.
         seed: of weights, windows and dropout.
         training: how to train; `Optimisation()` by default.
-        progress: show a bar with train and held-out loss, in nats per token; held-out, of the last
-            `BLOCK` tokens of a window.
+        progress: whether to show a bar with train and held-out loss, in nats per token (held-out,
+            of the last `BLOCK` tokens of a window); by default if standard error is a terminal.
 
     Returns:
         The judge with averaged weights, in evaluation mode.

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel
-from tqdm import tqdm
 
 from pcflow import SettingError
 from pcflow_diffusion.checks import check_count, check_rate
 from pcflow_diffusion.errors import CheckpointError, DiffusionError
+from pcflow_diffusion.models.progress import bar
 from pcflow_diffusion.models.unfinished import Parts, read_unfinished, write_unfinished
 
 LOOK = 100
@@ -130,7 +130,7 @@ class Loop(Generic[Model]):
     def train(
         self,
         budget: Budget,
-        progress: bool,
+        progress: bool | None,
         checkpoint: Callable[[Model], None] | None = None,
         checkpoint_minutes: float = math.inf,
         unfinished: Path | None = None,
@@ -144,14 +144,14 @@ class Loop(Generic[Model]):
             self.go_on(unfinished)
         begun, saved = time.monotonic() - self.seconds, time.monotonic()
         spent = budget.spent(self.steps, self.seconds)
-        with tqdm(total=100, initial=100 * spent, disable=not progress, bar_format=_BAR) as bar:
+        with bar(None, progress, total=100, initial=100 * spent, bar_format=_BAR) as told:
             while spent < 1:
                 self.step(spent)
                 self.seconds = time.monotonic() - begun
                 spent = budget.spent(self.steps, self.seconds)
-                bar.update(100 * spent - bar.n)
+                told.update(100 * spent - told.n)
                 if self.steps % LOOK == 0 or spent == 1:
-                    bar.set_postfix(self.look())
+                    told.set_postfix(self.look())
                 if time.monotonic() - saved > 60 * checkpoint_minutes or spent == 1:
                     self.save(checkpoint, unfinished, spent == 1)
                     saved = time.monotonic()

@@ -76,7 +76,7 @@ def train_denoiser(
     checkpoint: Callable[[Denoiser], None] | None = None,
     checkpoint_minutes: float = 3.0,
     unfinished: Path | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> Denoiser:
     """Train a denoiser on one row of tokens, for a number of steps or minutes.
 
@@ -98,7 +98,8 @@ def train_denoiser(
         checkpoint_minutes: minutes between two calls.
         unfinished: a file that is replaced at those times, from which a run that was stopped goes
             on; with a larger budget, one that was finished.
-        progress: show a bar with train and held-out loss, in nats per masked token.
+        progress: whether to show a bar with train and held-out loss, in nats per masked token; by
+            default if standard error is a terminal.
 
     Returns:
         The denoiser with averaged weights, in evaluation mode.

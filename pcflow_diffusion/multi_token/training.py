@@ -11,7 +11,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
-from tqdm import tqdm
 
 from pcflow_diffusion.checks import (
     check_count,
@@ -22,6 +21,7 @@ from pcflow_diffusion.checks import (
     check_tokens,
 )
 from pcflow_diffusion.errors import ShapeMismatch, TypeMismatch
+from pcflow_diffusion.models.progress import bar
 from pcflow_diffusion.multi_token.head import MultiTokenHead
 from pcflow_diffusion.multi_token.loss import multi_token_loss
 from pcflow_diffusion.multi_token.verifier import Verifier, read
@@ -39,7 +39,7 @@ def fit_multi_token(
     backbone: Iterable[nn.Parameter] = (),
     discount: float = 0.9,
     distillation: float = 0.5,
-    progress: bool = True,
+    progress: bool | None = None,
     generator: torch.Generator | None = None,
 ) -> list[float]:
     """Minimise `multi_token_loss` at places of text, in the head and, if wanted, the model.
@@ -56,7 +56,7 @@ def fit_multi_token(
             the model says itself of the next token changes with them, and nothing here holds it.
         discount: see `multi_token_loss`.
         distillation: see `multi_token_loss`.
-        progress: whether to show a progress bar.
+        progress: whether to show a progress bar; by default if standard error is a terminal.
         generator: source of rows and places; torch's global one by default.
 
     Returns:
@@ -87,7 +87,7 @@ def fit_multi_token(
     optimizer = torch.optim.Adam(learned)
     decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
     losses: list[float] = []
-    for _ in tqdm(range(steps), disable=not progress, unit="step", desc="multi-token head"):
+    for _ in bar(range(steps), progress, unit="step", desc="multi-token head"):
         some = torch.randint(len(rows), (batch_size,), generator=generator, device=rows.device)
         with torch.set_grad_enabled(bool(backbone)):
             batch = some_places(verifier, rows[some].long(), head.length, states, generator)

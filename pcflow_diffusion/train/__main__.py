@@ -13,30 +13,24 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 import torch.distributed as dist
 
 import pcflow as pf
-from pcflow_diffusion.checks import as_count, as_not_negative, as_positive, as_seed, as_whole
+from pcflow_diffusion.checks import (
+    Command,
+    as_count,
+    as_not_negative,
+    as_positive,
+    as_seed,
+    as_whole,
+)
+from pcflow_diffusion.models.progress import quietly
 from pcflow_diffusion.train.from_text import TextRun
-from pcflow_diffusion.train.texts import did_you_mean
 
 INTERRUPTED = 130  # as shells have it
 DEFAULT_MINUTES = 10.0
-
-
-class Parser(argparse.ArgumentParser):
-    """Arguments, of which those that are misspelt are understood."""
-
-    def error(self, message: str) -> NoReturn:
-        """Say what may have been meant."""
-        unknown = [word for word in message.split() if word.startswith("--")]
-        if message.startswith("unrecognized") and unknown:
-            known = [name for action in self._actions for name in action.option_strings]
-            message += did_you_mean(unknown[0].partition("=")[0], known)
-        super().error(message)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = parse(arguments)
     try:
-        return run(given)
+        with quietly(given.quiet):
+            return run(given)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on", file=sys.stderr)
         return INTERRUPTED
@@ -90,7 +85,7 @@ def _work(work: TextRun, given: argparse.Namespace) -> int:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line, checked as far as it can be without reading anything."""
-    parser = Parser("pcflow_diffusion.train", description=(__doc__ or "").splitlines()[0])
+    parser = Command("pcflow_diffusion.train", __doc__)
     _add_text(parser)
     _add_training(parser)
     _add_head(parser)

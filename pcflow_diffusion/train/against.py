@@ -31,7 +31,7 @@ def store_text(
     held_out: bool,
     top_k: int | None,
     seed: int = 0,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> StoredLogits:
     """What a backbone says of blocks of a text, with every share of them masked.
 
@@ -45,7 +45,7 @@ def store_text(
         held_out: of which documents.
         top_k: how many logits to keep at a position.
         seed: of windows, times and masks.
-        progress: whether to show a bar.
+        progress: whether to show a bar; by default if standard error is a terminal.
 
     Raises:
         TextError: if fewer than 16 such rows lie within documents.

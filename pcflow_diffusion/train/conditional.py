@@ -16,6 +16,7 @@ from pcflow import Batch, FitResult, Learner, fit
 from pcflow_diffusion.checks import check_count, check_kind, check_weights
 from pcflow_diffusion.errors import NothingMasked
 from pcflow_diffusion.head import CircuitHead
+from pcflow_diffusion.models.progress import shown
 from pcflow_diffusion.train.blocks import BlockSource
 from pcflow_diffusion.train.chain import LEARNER
 
@@ -89,7 +90,7 @@ def fit_conditional(
             patience=patience,
             checkpoint=checkpoint,
             distributed=distributed,
-            progress=progress,
+            progress=shown(progress),
             generator=generator,
         )
 

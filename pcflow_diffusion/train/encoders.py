@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pcflow as pf
+from pcflow_diffusion.checks import did_you_mean
 from pcflow_diffusion.errors import CheckpointError, TextError
 from pcflow_diffusion.head import fingerprint
 from pcflow_diffusion.models import CharacterTokenizer, PretrainedTokenizer
-from pcflow_diffusion.train.texts import did_you_mean
 from pcflow_diffusion.train.tokens import Encode
 
 CHARACTERS = "characters"

@@ -6,7 +6,6 @@ import argparse
 import hashlib
 import json
 import os
-import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -21,6 +20,7 @@ import pcflow as pf
 from pcflow_diffusion.errors import CheckpointError
 from pcflow_diffusion.head import CircuitHead
 from pcflow_diffusion.models import Pretrained, load_pretrained
+from pcflow_diffusion.models.progress import shown, tell
 from pcflow_diffusion.train.against import choose, coupled_nats, store_text
 from pcflow_diffusion.train.baselines import circuit_nats, token_nats
 from pcflow_diffusion.train.chain import LEARNER, text_chain
@@ -78,6 +78,11 @@ class TextRun:
         """Print, in the first process."""
         if self.first:
             print(line, flush=True)
+
+    def tell(self, line: str) -> None:
+        """Print what is news, in the first process."""
+        if self.first:
+            tell(line)
 
     @cached_property
     def device(self) -> torch.device:
@@ -229,21 +234,22 @@ class TextRun:
         return found
 
     def tell_plan(self) -> None:
-        """Print it."""
+        """Print it; where nothing else is wanted, it is no news."""
+        tell = self.say if self.given.plan else self.tell
         store, plan, given = self.store, self.plan, self.given
         documents, held_out = len(store.held_out), int(store.held_out.sum())
         count = sum(parameter.numel() for parameter in self.model.parameters())
         end = datetime.now() + timedelta(minutes=plan.minutes)
         memory = "unknown" if plan.memory is None else f"{plan.memory / 2**20:,.0f} MiB at the most"
         processes = "" if self.team.size == 1 else f", {self.team.size} processes"
-        self.say(f"text      {len(store.tokens):,} tokens, V = {store.vocabulary_size:,}")
+        tell(f"text      {len(store.tokens):,} tokens, V = {store.vocabulary_size:,}")
         ends = f", each ended by {self.end_of_text}" if self.end_of_text else ""
-        self.say(f"          {documents:,} documents{ends}, of which {held_out:,} are held out")
-        self.say(f"circuit   {given.states} states, {given.length} tokens, {count:,} parameters")
-        self.say(f"memory    {memory}, on {self.device}{processes}")
-        self.say(f"a step    {given.batch_size} windows in {plan.step_seconds:.3g} s")
-        self.say(f"to do     {plan.epochs:.3g} epochs in {plan.parts} parts")
-        self.say(f"the end   in about {clock(plan.minutes * 60)}, at {end:%H:%M}")
+        tell(f"          {documents:,} documents{ends}, of which {held_out:,} are held out")
+        tell(f"circuit   {given.states} states, {given.length} tokens, {count:,} parameters")
+        tell(f"memory    {memory}, on {self.device}{processes}")
+        tell(f"a step    {given.batch_size} windows in {plan.step_seconds:.3g} s")
+        tell(f"to do     {plan.epochs:.3g} epochs in {plan.parts} parts")
+        tell(f"the end   in about {clock(plan.minutes * 60)}, at {end:%H:%M}")
 
     def learn(self) -> None:
         """Fit the circuit to the text.
@@ -277,6 +283,7 @@ class TextRun:
             checkpoint_seconds=60 * given.checkpoint_minutes,
             after_epoch=self._is_to_be_shorter,
             distributed=self.team.together,
+            progress=shown(),
             generator=torch.Generator().manual_seed(given.seed),
         )
 
@@ -295,7 +302,7 @@ class TextRun:
         self.plan = replace(self.plan, parts=int(parts), part_seconds=seconds)
         if self.first:
             keep_plan(self.files["plan.json"], self.settings, self.plan)
-        self.say(f"slower than planned: {self.plan.parts} parts, {self.plan.epochs:.3g} epochs")
+        self.tell(f"slower than planned: {self.plan.parts} parts, {self.plan.epochs:.3g} epochs")
         return True
 
     @cached_property
@@ -321,7 +328,7 @@ class TextRun:
                 held_out=held_out,
                 top_k=given.top_k or min(LISTED, self.store.vocabulary_size),
                 seed=given.seed,
-                progress=sys.stderr.isatty(),
+                progress=shown(),
             )
         self.wait()
         return StoredLogits(folder)
@@ -329,7 +336,7 @@ class TextRun:
     def couple(self) -> Nats:
         """Fit the head to what the backbone says; nats per masked token before and after."""
         given = self.given
-        self.say(f"\n{given.backbone} is asked about {given.blocks} blocks.")
+        self.tell(f"\n{given.backbone} is asked about {given.blocks} blocks.")
         train, held_out = self.blocks(held_out=False), self.blocks(held_out=True)
         nats = {f"{given.coupling}, circuit of the text": coupled_nats(self.head, held_out)}
         fit_conditional(

@@ -8,13 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
-from tqdm import tqdm
 
 from pcflow import Team
 from pcflow_diffusion.checks import check_count, check_kind, check_rate, check_rows
 from pcflow_diffusion.errors import CouplingError, ShapeMismatch
 from pcflow_diffusion.head import CircuitHead, Projection
 from pcflow_diffusion.models import Schedule, elbo_weights, mask_tokens, sample_times, schedule_of
+from pcflow_diffusion.models.progress import bar
 from pcflow_diffusion.train.blocks import block_logits
 from pcflow_diffusion.train.conditional import frozen
 
@@ -30,7 +30,7 @@ def fit_jointly(
     circuit_learning_rate: float = 0.02,
     schedule: str | Schedule = "linear",
     distributed: bool = False,
-    progress: bool = True,
+    progress: bool | None = None,
     generator: torch.Generator | None = None,
 ) -> list[float]:
     """Minimise E_t[w_t * -log q(x0 | x)] in backbone and circuit together, in place.
@@ -51,7 +51,7 @@ def fit_jointly(
         schedule: of masks and weights, a `Schedule` or the name of one.
         distributed: share every batch among the processes of `torch.distributed`; all begin with
             what the first one has, and make the same steps.
-        progress: whether to show a progress bar.
+        progress: whether to show a progress bar; by default if standard error is a terminal.
         generator: source of rows, times and masks; torch's global one by default. Dropout always
             draws from that one. A seed is drawn once.
 
@@ -89,9 +89,9 @@ def fit_jointly(
     learned = [w for o in optimizers for group in o.param_groups for w in group["params"]]
     generator = _begin(team, learned, generator, device)
     losses: list[float] = []
-    bar = tqdm(range(steps), disable=not progress, unit="step", desc="joint training")
-    with bar, frozen(head.modulation):
-        for _ in bar:
+    told = bar(range(steps), progress, unit="step", desc="joint training")
+    with told, frozen(head.modulation):
+        for _ in told:
             chosen = torch.randint(len(rows), (batch_size,), generator=generator, device=device)
             some = rows[chosen.to(rows.device)].to(device)
             x, weights = _masked(head, some, schedule, generator)
@@ -107,7 +107,7 @@ def fit_jointly(
             total = loss.detach().clone()
             team.add_up([total])
             losses.append(float(total))
-            bar.set_postfix(refresh=False, nats=f"{sum(losses[-20:]) / len(losses[-20:]):.3f}")
+            told.set_postfix(refresh=False, nats=f"{sum(losses[-20:]) / len(losses[-20:]):.3f}")
     backbone.eval()
     return losses
 

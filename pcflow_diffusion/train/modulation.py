@@ -12,6 +12,7 @@ from pcflow import FitResult, Gradient, SettingError, fit
 from pcflow_diffusion.checks import check_count, check_kind, check_rate
 from pcflow_diffusion.errors import CouplingError
 from pcflow_diffusion.head import CircuitHead
+from pcflow_diffusion.models.progress import shown
 from pcflow_diffusion.train.blocks import BlockSource
 from pcflow_diffusion.train.conditional import CoupledBlocks, frozen
 
@@ -91,7 +92,7 @@ def fit_modulation(
             validation=None if validation is None else CoupledBlocks(head, validation),
             patience=patience,
             checkpoint=checkpoint,
-            progress=progress,
+            progress=shown(progress),
             generator=generator,
         )
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pcflow as pf
+from pcflow_diffusion.models.progress import tell
 from pcflow_diffusion.train.plan import Plan
 
 Nats = dict[str, float]
@@ -68,7 +69,7 @@ class News:
         done = len(result.train)
         self.begun = done - 1 if self.begun is None else self.begun
         if self.told and not sys.stderr.isatty() and self._is_end(done):
-            print(self._line(done), flush=True)
+            tell(self._line(done))
 
     def shorter(self) -> Plan:
         """The plan, or a shorter one if parts take longer than it says."""

@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 import pcflow as pf
 from pcflow_diffusion.checks import check_count, check_rows, check_tokens
 from pcflow_diffusion.errors import LogitsError, ShapeMismatch, StoreError
 from pcflow_diffusion.models import Backbone
+from pcflow_diffusion.models.progress import bar
 from pcflow_diffusion.train.blocks import Blocks, block_logits
 
 FORMAT = "pcflow_diffusion.logits.1"
@@ -68,7 +68,7 @@ def store_logits(
     top_k: int | None = None,
     shard_size: int = 1024,
     batch_size: int = 64,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> StoredLogits:
     """Ask a backbone about blocks once and keep its logits in a folder.
 
@@ -85,7 +85,7 @@ def store_logits(
             much mass the others have together. None keeps all.
         shard_size: blocks per file; so many logits are held in memory.
         batch_size: rows per call of the backbone.
-        progress: whether to show a progress bar, of blocks.
+        progress: whether to show a bar, of blocks; by default if standard error is a terminal.
 
     Returns:
         The folder, opened for reading.
@@ -111,18 +111,18 @@ def store_logits(
     about = _About(digest, len(x), shard_size, vocabulary, kept)
     folder.mkdir(parents=True, exist_ok=True)
     done = _done(folder, about, first)
-    with tqdm(total=len(x), disable=not progress, unit="block", desc="logits") as bar:
+    with bar(None, progress, total=len(x), unit="block", desc="logits") as counted:
         for shard, (some, masked) in enumerate(
             zip(rows.split(shard_size), x.split(shard_size), strict=True)
         ):
             if shard not in done:
                 batches = zip(some.split(batch_size), masked.split(batch_size), strict=True)
-                told = _told(batches, bar, shard * shard_size)
+                told = _told(batches, counted, shard * shard_size)
                 parts = [_listed(_ask(backbone, *batch), kept) for batch in told]
                 tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
                 _write(folder, shard, tensors | _tokens(some, masked), about)
             else:
-                bar.update(len(some))
+                counted.update(len(some))
     return StoredLogits(folder)
 
 
@@ -264,13 +264,13 @@ def _ask(backbone: Backbone, rows: Tensor, x: Tensor, first: int = 0) -> Tensor:
 
 
 def _told(
-    batches: Iterable[tuple[Tensor, Tensor]], bar: tqdm[Any], first: int
+    batches: Iterable[tuple[Tensor, Tensor]], counted: Any, first: int
 ) -> Iterator[tuple[Tensor, Tensor, int]]:
     """Batches, each with the number of its first row."""
     for rows, x in batches:
         yield rows, x, first
         first += len(rows)
-        bar.update(len(rows))
+        counted.update(len(rows))
 
 
 def _listed(logits: Tensor, top_k: int | None) -> dict[str, Tensor]:

@@ -10,10 +10,10 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import IO, cast
 
+from pcflow_diffusion.checks import did_you_mean
 from pcflow_diffusion.errors import TextError
 
 PIECE = 1 << 14
@@ -115,12 +115,6 @@ def _files(path: Path) -> list[Path]:
 def _is_text(file: Path) -> bool:
     hidden = any(part.startswith(".") for part in file.parts)
     return not hidden and file.name.lower().removesuffix(".gz").endswith(SUFFIXES)
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A question to end an error with, if something known is like a word."""
-    near = get_close_matches(word, list(known), 1)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _decoded(content: IO[bytes], encoding: str, path: Path) -> Iterator[str]:

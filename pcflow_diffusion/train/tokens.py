@@ -19,11 +19,11 @@ from secrets import token_hex
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 import pcflow as pf
 from pcflow_diffusion.checks import check_count
 from pcflow_diffusion.errors import StoreError, TextError, TokenOutOfRange
+from pcflow_diffusion.models.progress import bar
 
 FORMAT = "pcflow_diffusion.tokens.1"
 ABOUT = "about.json"
@@ -117,15 +117,9 @@ class TokenStore:
         scratch.mkdir(parents=True)
         try:
             writer = _Writer(scratch, vocabulary_size, validation)
-            bar = tqdm(
-                documents,
-                desc="tokens",
-                unit="document",
-                unit_scale=True,
-                disable=None if progress is None else not progress,
-            )
-            with bar, (scratch / "tokens.bin").open("wb") as file:
-                texts = iter(bar)
+            told_on = bar(documents, progress, desc="tokens", unit="document", unit_scale=True)
+            with told_on, (scratch / "tokens.bin").open("wb") as file:
+                texts = iter(told_on)
                 while some := list(islice(texts, AT_ONCE)):
                     for text, ids in zip(some, encode(some), strict=True):
                         file.write(writer.bytes_of(text, ids))

@@ -7,6 +7,8 @@ import pytest
 
 from pcflow_diffusion import checks, demo
 from pcflow_diffusion.evaluate.__main__ import EVALUATIONS
+from pcflow_diffusion.evaluate.__main__ import main as evaluate
+from pcflow_diffusion.models.progress import bar, quietly, say, shown
 
 NUMBERS = (
     checks.as_count,
@@ -16,7 +18,7 @@ NUMBERS = (
     checks.as_whole,
 )
 COMMANDS = {
-    name: run for name, run in EVALUATIONS.items() if name != "lm-eval"
+    name: run for name, (run, _) in EVALUATIONS.items() if name != "lm-eval"
 }  # which has its own
 COMMANDS["demo"] = demo.main
 Run = Callable[[Sequence[str]], None]
@@ -66,5 +68,54 @@ def test_numbers_are_what_they_must_be(number, right, wrong) -> None:
 def test_more_steps_than_a_block_has_tokens_are_refused(more, capsys) -> None:
     name, *words = more.split()
     with pytest.raises(SystemExit):
-        EVALUATIONS[name](words)
+        EVALUATIONS[name][0](words)
     assert "--steps must lie in 1 to" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["-h", "--help"])
+def test_who_asks_what_there_is_gets_every_name_and_what_it_does(word, capsys) -> None:
+    evaluate([word])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2:]] == list(EVALUATIONS)
+    assert all(len(line.split()) > 4 for line in lines[2:])
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [([], "usage: "), (["gapp"], "no evaluation is called 'gapp'; did you mean gap?")],
+)
+def test_a_name_that_is_none_is_told_what_was_meant(words, told) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        evaluate(words)
+    assert str(stopped.value).startswith(told)  # which Python prints, with status 1
+
+
+@pytest.mark.parametrize("run", COMMANDS.values(), ids=COMMANDS)
+def test_a_misspelt_option_is_told_what_was_meant(run: Run, capsys) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run(["--quite"])
+    assert stopped.value.code == 2
+    assert "did you mean --quiet?" in capsys.readouterr().err
+
+
+def test_where_all_is_quiet_there_is_no_news_unless_somebody_asks(capsys) -> None:
+    with quietly():
+        say("news")
+        assert shown() is False and shown(True) is True
+        assert list(bar([1, 2])) == [1, 2] and not capsys.readouterr().err
+        with quietly(False):
+            say("news")  # of what is called, too
+        assert list(bar([1, 2], progress=True)) == [1, 2]
+    told = capsys.readouterr()
+    assert not told.out and "2/2" in told.err
+    with quietly(False):
+        say("news")
+    assert capsys.readouterr().out == "\nnews\n" and shown() is None
+
+
+def test_a_quiet_command_tells_what_it_calls(monkeypatch) -> None:
+    heard = []
+    monkeypatch.setitem(EVALUATIONS, "gap", (lambda _: heard.append(shown()), ""))
+    evaluate(["gap"])
+    evaluate(["gap", "--quiet"])
+    assert heard == [None, False]

@@ -24,6 +24,7 @@ def test_a_text_of_ones_own_gives_a_table_samples_and_a_picture(
     options = ["--text", text, "--out", picture, "--states", 32, "--minutes", 0.05]
     demo.main([str(option) for option in options])
     printed = capsys.readouterr().out
+    assert "The rest will take about " in printed
     rows = [line for line in printed.splitlines() if line.startswith("| ")]
     methods = [row.split(" | ")[0].strip("| ") for row in rows]
     for wanted in (FACTORISED, SEQUENTIAL, CIRCUIT, "ratio", "projection, 2 sweeps"):

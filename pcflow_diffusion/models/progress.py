@@ -1,0 +1,62 @@
+"""How far long work has come: bars and lines for those who look, nothing where all is to be quiet.
+
+A bar shows itself where standard error is a terminal, unless a function is told otherwise
+(`progress=`); so pipes and logs hold none. `quietly` is for commands: no bar, no line of news.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+_quiet: ContextVar[bool] = ContextVar("quiet", default=False)
+
+
+@contextmanager
+def quietly(quiet: bool = True) -> Iterator[None]:
+    """Within it nothing is told on the way, but by who is told to: results are still printed.
+
+    Args:
+        quiet: False changes nothing.
+
+    Examples:
+        >>> with quietly():
+        ...     say("step 1")
+    """
+    before = _quiet.set(quiet or _quiet.get())
+    try:
+        yield
+    finally:
+        _quiet.reset(before)
+
+
+def shown(progress: bool | None = None) -> bool | None:
+    """Whether there is to be a bar; None if that depends on whether anybody looks."""
+    return False if progress is None and _quiet.get() else progress
+
+
+def bar(items: Iterable[Any] | None = None, progress: bool | None = None, **how: Any) -> Any:
+    """A bar of `tqdm`.
+
+    Args:
+        items: what is gone over, if it is a loop.
+        progress: whether to show it; by default if standard error is a terminal.
+        how: the other settings of `tqdm`.
+    """
+    from tqdm import tqdm
+
+    wanted = shown(progress)
+    return tqdm(items, disable=None if wanted is None else not wanted, **how)
+
+
+def tell(line: str) -> None:
+    """Print a line of news."""
+    if not _quiet.get():
+        print(line, flush=True)
+
+
+def say(line: str) -> None:
+    """Print what comes next, apart from what was before."""
+    tell(f"\n{line}")
