@@ -260,6 +260,23 @@ CALLS: dict[str, Call] = {
     **{f"CompiledCircuit.{name}": (lambda _: {"self": model(), "n": 2, "evidence": nothing(),
                                               "generator": seeded(), "temperature": 0.5})
        for name in ("sample", "sample_with_marginals")},
+    "CompiledCircuit.time_steps": lambda _: {"self": model(), "evidence": nothing(), "repeats": 1},
+    **{f"{name}.diagram": (lambda _, one=one: {"self": one(), "names": ["a", "b", "c"], "most": 9})
+       for name, one in (("Circuit", chain), ("CompiledCircuit", model),
+                         ("RegionGraph", region_graph))},
+    **{f"plot.{name}": (lambda _: {"of": chain(), "names": ["a", "b", "c"], "most": 9})
+       for name in ("graph", "svg")},
+    "plot.marginals": lambda _: {"log_marginals": model().marginals(nothing()), "axes": None,
+                                 "evidence": nothing(), "names": ["a", "b", "c"], "rows": ["one"]},
+    "plot.dependence": lambda _: {"information": torch.zeros(D, D), "names": ["a", "b", "c"],
+                                  "axes": None},
+    "plot.images": lambda _: {"values": torch.zeros(2, 4, 6), "shape": (2, 3), "axes": None,
+                              "given": torch.zeros(4, 6), "labels": ["a", "b", "c"],
+                              "limits": (0, 1)},
+    "plot.training": lambda _: {"result": pf.FitResult([-1.0], [-1.0], 0), "axes": None},
+    "plot.gap": lambda _: {"table": {"a": [1.0]}, "ratios": [0.5], "spread": {"a": [0.1]},
+                           "references": ["a"], "axes": None},
+    "plot.plan": lambda _: {"times": model().time_steps(rows(), repeats=1), "axes": None},
     "CompiledCircuit.given": lambda _: {"self": model(), "rule": rule()},
     **{f"Given.{name}": lambda _: {"self": model().given(rule()), "evidence": nothing()}
        for name in ("log_mass", "log_prob", "marginals", "mean", "mpe")},
@@ -282,6 +299,11 @@ WITHOUT = {  # protocols, what others return, and names of errors
     "DensityFamily", "ExponentialFamily", "FiniteFamily", "InputFamily",  # to derive from
     "Decomposable", "Smooth",
     "register_family",  # what it is given stays: tests/test_own_family.py
+}  # fmt: skip
+
+FOR_ROOMS = {  # what other rooms describe and draw by
+    "plot.axes_of", "plot.by_depth", "plot.counted", "plot.names_of", "plot.scope_text",
+    "plot.span", "plot.titled",
 }  # fmt: skip
 
 ANOTHER = {"Evidence": lambda **given: model().log_prob(pf.Evidence(**given))}  # asked when used
@@ -321,8 +343,10 @@ def test_the_table_is_complete() -> None:
     public = {name for name in pf.__all__ if callable(getattr(pf, name))}
     errors = {name for name in public if isinstance(getattr(pf, name), type)
               and issubclass(getattr(pf, name), Exception)}  # fmt: skip
-    told = {name.split(".")[0] for name in CALLS}
+    told = {name.split(".")[0] for name in CALLS} - {"plot"}
     assert public - errors == told | WITHOUT
+    pictures = {f"plot.{n}" for n in pf.plot.__all__ if n.islower()} - FOR_ROOMS
+    assert pictures == {name for name in CALLS if name.startswith("plot.")}
 
 
 @pytest.mark.parametrize("name", CALLS)

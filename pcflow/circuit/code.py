@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+
 import numpy as np
 import torch
 from torch import Tensor

@@ -11,12 +11,16 @@ from pcflow.plot.images import images
 from pcflow.plot.lines import gap, training
 from pcflow.plot.numbers import dependence, marginals
 from pcflow.plot.steps import plan
-from pcflow.plot.style import names_of
+from pcflow.plot.style import BOXES, GREY, INK, axes_of, names_of, titled
 
 __all__ = [
+    "BOXES",
+    "GREY",
+    "INK",
     "Diagram",
     "Edge",
     "Node",
+    "axes_of",
     "by_depth",
     "counted",
     "dependence",
@@ -29,5 +33,6 @@ __all__ = [
     "scope_text",
     "span",
     "svg",
+    "titled",
     "training",
 ]
