@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 from juice_files import nodes_of, write
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
 
 import pcflow as pf
@@ -54,6 +56,10 @@ def rows() -> Tensor:
 
 def nothing() -> Tensor:
     return torch.full((1, D), torch.nan)
+
+
+def axes() -> Axes:
+    return Figure().subplots()
 
 
 def seeded() -> torch.Generator:
@@ -117,7 +123,7 @@ CALLS: dict[str, Call] = {
                                     "num_categories": 12},
     "Automaton.of": lambda _: {"given": {"edges": [(0, 1, [True])], "initial_state": 0,
                                          "accept_states": [1]}, "num_categories": 1, "end": None},
-    "Automaton.draw": lambda _: {"self": rule(), "names": list(range(V))},
+    "Automaton.draw": lambda _: {"self": rule(), "names": list(range(V)), "axes": axes()},
     **({"Automaton.regex": lambda _: {"pattern": "a+", "vocabulary": ["a", "b"], "end": 1},
         "Automaton.json_schema": lambda _: {"schema": '{"type": "boolean"}', "end": 0,
                                             "vocabulary": ["", "true", "false"]}}
@@ -264,19 +270,19 @@ CALLS: dict[str, Call] = {
     **{f"{name}.diagram": (lambda _, one=one: {"self": one(), "names": ["a", "b", "c"], "most": 9})
        for name, one in (("Circuit", chain), ("CompiledCircuit", model),
                          ("RegionGraph", region_graph))},
-    **{f"plot.{name}": (lambda _: {"of": chain(), "names": ["a", "b", "c"], "most": 9})
-       for name in ("graph", "svg")},
-    "plot.marginals": lambda _: {"log_marginals": model().marginals(nothing()), "axes": None,
+    "plot.graph": lambda _: {"of": chain(), "names": ["a", "b", "c"], "most": 9, "axes": axes()},
+    "plot.svg": lambda _: {"of": chain(), "names": ["a", "b", "c"], "most": 9},
+    "plot.marginals": lambda _: {"log_marginals": model().marginals(nothing()), "axes": axes(),
                                  "evidence": nothing(), "names": ["a", "b", "c"], "rows": ["one"]},
     "plot.dependence": lambda _: {"information": torch.zeros(D, D), "names": ["a", "b", "c"],
-                                  "axes": None},
-    "plot.images": lambda _: {"values": torch.zeros(2, 4, 6), "shape": (2, 3), "axes": None,
+                                  "axes": axes()},
+    "plot.images": lambda _: {"values": torch.zeros(2, 4, 6), "shape": (2, 3), "axes": axes(),
                               "given": torch.zeros(4, 6), "labels": ["a", "b", "c"],
                               "limits": (0, 1)},
-    "plot.training": lambda _: {"result": pf.FitResult([-1.0], [-1.0], 0), "axes": None},
+    "plot.training": lambda _: {"result": pf.FitResult([-1.0], [-1.0], 0), "axes": axes()},
     "plot.gap": lambda _: {"table": {"a": [1.0]}, "ratios": [0.5], "spread": {"a": [0.1]},
-                           "references": ["a"], "axes": None},
-    "plot.plan": lambda _: {"times": model().time_steps(rows(), repeats=1), "axes": None},
+                           "references": ["a"], "axes": axes()},
+    "plot.plan": lambda _: {"times": model().time_steps(rows(), repeats=1), "axes": axes()},
     "CompiledCircuit.given": lambda _: {"self": model(), "rule": rule()},
     **{f"Given.{name}": lambda _: {"self": model().given(rule()), "evidence": nothing()}
        for name in ("log_mass", "log_prob", "marginals", "mean", "mpe")},

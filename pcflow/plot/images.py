@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from pcflow.checks import as_wholes
+from pcflow.checks import as_reals, as_wholes
 from pcflow.errors import SettingError
 from pcflow.evidence import Numbers, as_tensor
 from pcflow.plot.style import HIDDEN, axes_of, names_of
@@ -109,8 +109,10 @@ def _array(name: str, numbers: Numbers) -> Floats:
 
 def _limits(limits: tuple[float, float] | None, known: Floats) -> tuple[float, float]:
     if limits is not None:
-        SettingError.check("limits", limits, "(black, white)", lambda ends: ends[0] < ends[1])
-        return float(limits[0]), float(limits[1])
+        ends = as_reals("limits", limits)
+        wanted = "two numbers, the value that is black below the one that is white"
+        SettingError.check("limits", ends, wanted, lambda e: len(e) == 2 and e[0] < e[1])
+        return ends[0], ends[1]
     some = known[np.isfinite(known)]
     return (float(some.min()), float(some.max())) if some.size else (0.0, 1.0)
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from pcflow.checks import as_reals, check_kind
+from pcflow.checks import as_iterable, as_reals, check_kind
 from pcflow.errors import SettingError
 from pcflow.plot.style import GREY, LINES, REFERENCES, Line, axes_of, titled
 
@@ -89,8 +89,9 @@ def gap(
     shares = as_reals("ratios", ratios)
     rows = _numbers("table", table, len(shares))
     bars = {} if spread is None else _numbers("spread", spread, len(shares))
+    plain = {str(name) for name in as_iterable("references", references)}
     axes = axes_of(axes, 6.8, 4.6)
-    for name, look in _looks(rows, references).items():
+    for name, look in _looks(rows, plain).items():
         axes.plot(shares, rows[name], label=name, markersize=5.0, **look._asdict())
         if name in bars:
             axes.errorbar(shares, rows[name], bars[name], color=look.color, linestyle="", capsize=2)
@@ -108,6 +109,7 @@ def _looks(names: Collection[str], references: Collection[str]) -> dict[str, Lin
 
 def _numbers(name: str, table: Mapping[str, Sequence[float]], count: int) -> dict[str, list[float]]:
     check_kind(name, table, Mapping, "a mapping from methods to numbers")
+    SettingError.check(name, table, "of at least one method", bool)
     rows = {str(method): as_reals(f"{name}[{method!r}]", row) for method, row in table.items()}
     wanted = f"{count} numbers for every method, one per ratio"
     SettingError.check(name, rows, wanted, lambda _: all(len(r) == count for r in rows.values()))
