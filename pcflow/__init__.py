@@ -6,7 +6,7 @@ Every query is one upward pass over *evidence* and at most one downward pass. To
 begin with `engine/passes.py`.
 """
 
-from pcflow import structure
+from pcflow import plot, structure
 from pcflow.algebra import condition, from_one_hot, marginalize, mixture, multiply, power, restrict
 from pcflow.automata import Automaton
 from pcflow.circuit import (
@@ -295,6 +295,7 @@ __all__ = [
     "mutual_information_estimate",
     "naive_bayes",
     "pairwise_mutual_information",
+    "plot",
     "power",
     "prove_compatible",
     "prove_deterministic",

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 from juice_files import nodes_of, write
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
 
 import pcflow as pf
@@ -54,6 +56,10 @@ def rows() -> Tensor:
 
 def nothing() -> Tensor:
     return torch.full((1, D), torch.nan)
+
+
+def axes() -> Axes:
+    return Figure().subplots()
 
 
 def seeded() -> torch.Generator:
@@ -117,7 +123,7 @@ CALLS: dict[str, Call] = {
                                     "num_categories": 12},
     "Automaton.of": lambda _: {"given": {"edges": [(0, 1, [True])], "initial_state": 0,
                                          "accept_states": [1]}, "num_categories": 1, "end": None},
-    "Automaton.draw": lambda _: {"self": rule(), "names": list(range(V))},
+    "Automaton.draw": lambda _: {"self": rule(), "names": list(range(V)), "axes": axes()},
     **({"Automaton.regex": lambda _: {"pattern": "a+", "vocabulary": ["a", "b"], "end": 1},
         "Automaton.json_schema": lambda _: {"schema": '{"type": "boolean"}', "end": 0,
                                             "vocabulary": ["", "true", "false"]}}
@@ -260,6 +266,23 @@ CALLS: dict[str, Call] = {
     **{f"CompiledCircuit.{name}": (lambda _: {"self": model(), "n": 2, "evidence": nothing(),
                                               "generator": seeded(), "temperature": 0.5})
        for name in ("sample", "sample_with_marginals")},
+    "CompiledCircuit.time_steps": lambda _: {"self": model(), "evidence": nothing(), "repeats": 1},
+    **{f"{name}.diagram": (lambda _, one=one: {"self": one(), "names": ["a", "b", "c"], "most": 9})
+       for name, one in (("Circuit", chain), ("CompiledCircuit", model),
+                         ("RegionGraph", region_graph))},
+    "plot.graph": lambda _: {"of": chain(), "names": ["a", "b", "c"], "most": 9, "axes": axes()},
+    "plot.svg": lambda _: {"of": chain(), "names": ["a", "b", "c"], "most": 9},
+    "plot.marginals": lambda _: {"log_marginals": torch.zeros(1, D, V), "axes": axes(),
+                                 "evidence": nothing(), "names": ["a", "b", "c"], "rows": ["one"]},
+    "plot.dependence": lambda _: {"information": torch.zeros(D, D), "names": ["a", "b", "c"],
+                                  "axes": axes()},
+    "plot.images": lambda _: {"values": torch.zeros(2, 4, 6), "shape": (2, 3), "axes": axes(),
+                              "given": torch.zeros(4, 6), "labels": ["a", "b", "c"],
+                              "limits": (0, 1)},
+    "plot.training": lambda _: {"result": pf.FitResult([-1.0], [-1.0], 0), "axes": axes()},
+    "plot.gap": lambda _: {"table": {"a": [1.0]}, "ratios": [0.5], "spread": {"a": [0.1]},
+                           "references": ["a"], "axes": axes()},
+    "plot.plan": lambda _: {"times": model().time_steps(rows(), repeats=1), "axes": axes()},
     "CompiledCircuit.given": lambda _: {"self": model(), "rule": rule()},
     **{f"Given.{name}": lambda _: {"self": model().given(rule()), "evidence": nothing()}
        for name in ("log_mass", "log_prob", "marginals", "mean", "mpe")},
@@ -282,6 +305,11 @@ WITHOUT = {  # protocols, what others return, and names of errors
     "DensityFamily", "ExponentialFamily", "FiniteFamily", "InputFamily",  # to derive from
     "Decomposable", "Smooth",
     "register_family",  # what it is given stays: tests/test_own_family.py
+}  # fmt: skip
+
+FOR_ROOMS = {  # what other rooms describe and draw by
+    "plot.axes_of", "plot.by_depth", "plot.counted", "plot.names_of", "plot.scope_text",
+    "plot.span", "plot.titled",
 }  # fmt: skip
 
 ANOTHER = {"Evidence": lambda **given: model().log_prob(pf.Evidence(**given))}  # asked when used
@@ -321,8 +349,10 @@ def test_the_table_is_complete() -> None:
     public = {name for name in pf.__all__ if callable(getattr(pf, name))}
     errors = {name for name in public if isinstance(getattr(pf, name), type)
               and issubclass(getattr(pf, name), Exception)}  # fmt: skip
-    told = {name.split(".")[0] for name in CALLS}
+    told = {name.split(".")[0] for name in CALLS} - {"plot"}
     assert public - errors == told | WITHOUT
+    pictures = {f"plot.{n}" for n in pf.plot.__all__ if n.islower()} - FOR_ROOMS
+    assert pictures == {name for name in CALLS if name.startswith("plot.")}
 
 
 @pytest.mark.parametrize("name", CALLS)

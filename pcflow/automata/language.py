@@ -19,8 +19,9 @@ from pcflow.automata.table import NOWHERE, Flags, Table, normal
 from pcflow.automata.uniform import uniform
 from pcflow.checks import check_generator, check_whole
 from pcflow.circuit import Circuit
-from pcflow.errors import EmptyLanguage, EvidenceError, SettingError, StructureError
+from pcflow.errors import EmptyLanguage, EvidenceError, StructureError
 from pcflow.evidence import Numbers, as_tensor
+from pcflow.plot import names_of
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -219,20 +220,26 @@ class Language:
         """
         return picture.to_networkx(self._table)
 
-    def draw(self, names: Sequence[object] | None = None, ax: Axes | None = None) -> Axes:
+    def draw(self, names: Sequence[object] | None = None, axes: Axes | None = None) -> Axes:
         """Draw states, ringed where strings may end, and the first categories of every edge.
 
         Args:
             names: of the categories; their numbers by default.
-            ax: matplotlib axes to draw on; new ones by default.
+            axes: matplotlib axes to draw on; those of a new figure by default.
+
+        Returns:
+            The axes: states from left to right by their distance from the first.
 
         Raises:
+            TypeMismatch: if `axes` are none.
             SettingError: if there are not as many names as categories.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> pf.Automaton.options([[0, 1], [2]]).draw(["a", "b", "c"]).get_title()
+            'Automaton: 3 states, 3 classes of 3 categories'
         """
-        if names is not None:
-            wanted = f"names of {self.num_categories} categories"
-            SettingError.check("names", names, wanted, lambda n: len(n) == self.num_categories)
-        return picture.draw(self._table, names, ax)
+        return picture.draw(self._table, names_of("names", names, self.num_categories), axes)
 
     def __eq__(self, other: object) -> bool:
         """Whether both accept the same strings, over the same categories."""

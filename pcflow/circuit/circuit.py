@@ -6,7 +6,7 @@ A circuit is what can be reached from its root layer. This is the intermediate r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import count
@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor
 
-from pcflow.checks import check_kind
+from pcflow.checks import check_kind, check_whole
+from pcflow.circuit import picture
+from pcflow.circuit.code import code
 from pcflow.circuit.layers import (
     Immutable,
     InputLayer,
@@ -27,6 +29,7 @@ from pcflow.circuit.layers import (
 from pcflow.circuit.properties import Properties
 from pcflow.circuit.scopes import Scopes
 from pcflow.errors import StructureError
+from pcflow.plot import Diagram, counted, names_of, svg
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -54,10 +57,15 @@ class Circuit(Immutable):
         scopes: the scope of every layer.
 
     Examples:
-        >>> from pcflow.inputs import Bernoulli
+        >>> from pcflow.inputs import Bernoulli, Indicator
         >>> coins = [InputLayer.random(v, Bernoulli()) for v in range(2)]
-        >>> Circuit(ProductLayer(coins))
+        >>> print(Circuit(ProductLayer(coins)))
         Circuit(2 variables, 3 layers, 2 parameters)
+
+        Small ones are told by code that builds them again:
+
+        >>> Circuit(InputLayer(0, Indicator(1)))
+        Circuit(InputLayer(0, Indicator(values=(1,), num_categories=2)))
     """
 
     def __init__(self, root: Layer) -> None:
@@ -150,25 +158,65 @@ class Circuit(Immutable):
     def to_networkx(self) -> nx.DiGraph[Layer]:
         """The graph for networkx: nodes are layers, edges point to what a layer reads.
 
+        Returns:
+            Nodes have a `kind`, "input", "sum" or "product", a `scope`, which is a sorted tuple of
+            variables, and `units`.
+
         Examples:
             >>> from pcflow.inputs import Bernoulli
-            >>> Circuit(InputLayer.random(0, Bernoulli())).to_networkx().number_of_nodes()
-            1
+            >>> circuit = Circuit(InputLayer.random(0, Bernoulli()))
+            >>> circuit.to_networkx().nodes[circuit.root]
+            {'kind': 'input', 'scope': (0,), 'units': 1}
         """
         import networkx as nx
 
         graph: nx.DiGraph[Layer] = nx.DiGraph()
-        graph.add_nodes_from(self.layers)
+        for layer in self.layers:
+            about = {"kind": picture.kind_of(layer), "scope": self.scope(layer)}
+            graph.add_node(layer, **about, units=layer.units)
         graph.add_edges_from((layer, child) for layer in self.layers for child in layer.inputs)
         return graph
 
-    def __repr__(self) -> str:
-        """Sizes."""
+    def diagram(self, names: Sequence[str] | None = None, most: int = 40) -> Diagram:
+        """Boxes and lines of a picture; `pf.plot.graph` draws it, and notebooks do.
+
+        Args:
+            names: of the variables; their numbers by default.
+            most: of more layers, those of a kind and level are one box.
+
+        Returns:
+            A plain value: nodes in rows, and edges.
+
+        Raises:
+            SettingError: if there are not as many names as variables, or `most` is no whole number.
+
+        Examples:
+            >>> from pcflow.inputs import Bernoulli
+            >>> Circuit(InputLayer.random(0, Bernoulli())).diagram(["heads"]).nodes[0].lines
+            ('heads', 'Bernoulli', '1 unit')
+        """
+        check_whole("most", most, least=0)
+        told = None if names is None else names_of("names", names, self.num_variables)
+        return picture.diagram(f"Circuit: {self.sizes}", self.layers, self.scopes, told, most)
+
+    def _repr_svg_(self) -> str:
+        """What notebooks show."""
+        return svg(self)
+
+    @property
+    def sizes(self) -> str:
+        """Variables, layers and parameters, tied ones once, in words."""
         count = sum(p.value.numel() for p in self.parameters)
-        return (
-            f"Circuit({self.num_variables} variables, {len(self.layers)} layers, "
-            f"{count} parameters)"
-        )
+        counts = (self.num_variables, "variable"), (len(self.layers), "layer"), (count, "parameter")
+        return ", ".join(counted(number, noun) for number, noun in counts)
+
+    def __str__(self) -> str:
+        """Sizes."""
+        return f"Circuit({self.sizes})"
+
+    def __repr__(self) -> str:
+        """Code that builds it again if it is small, sizes if it is large."""
+        return code(self.layers) or str(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """By its layers in order: each finds its inputs pickled before it, so nothing recurses."""

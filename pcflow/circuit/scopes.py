@@ -44,6 +44,10 @@ class Scopes:
         """The spans of a layer."""
         return self._spans[layer]
 
+    def size(self, layer: Layer) -> int:
+        """How many variables the scope of a layer has."""
+        return sum(stop - start for start, stop in self._spans[layer])
+
     def variables(self, scope: Scope) -> tuple[int, ...]:
         """The variables of a scope, sorted."""
         return tuple(sorted(v for start, stop in scope for v in self.met[start:stop]))

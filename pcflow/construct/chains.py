@@ -67,7 +67,7 @@ def hmm(
 
     Examples:
         >>> from pcflow import Categorical
-        >>> hmm(5, states=2, inputs=Categorical(3))
+        >>> print(hmm(5, states=2, inputs=Categorical(3)))
         Circuit(5 variables, 14 layers, 12 parameters)
         >>> onwards = hmm(5, 2, Categorical(3), transition=[[0.9, 0.1], [0, 1]])
     """

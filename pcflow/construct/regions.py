@@ -43,7 +43,7 @@ def build_circuit(
 
     Examples:
         >>> from pcflow import Categorical, structure
-        >>> build_circuit(structure.random_binary_tree(4), Categorical(3), units=2)
+        >>> print(build_circuit(structure.random_binary_tree(4), Categorical(3), units=2))
         Circuit(4 variables, 14 layers, 50 parameters)
     """
     check_kind("region_graph", region_graph, RegionGraph, "a RegionGraph")
@@ -76,7 +76,7 @@ def naive_bayes(
 
     Examples:
         >>> from pcflow import Bernoulli, Gaussian
-        >>> naive_bayes([Bernoulli(), Gaussian()], units=3)
+        >>> print(naive_bayes([Bernoulli(), Gaussian()], units=3))
         Circuit(2 variables, 4 layers, 12 parameters)
     """
     check_kinds("inputs", inputs, InputFamily, "an input family")

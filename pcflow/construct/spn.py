@@ -59,7 +59,7 @@ def learn_spn(
     Examples:
         >>> import pcflow as pf
         >>> x = torch.randint(2, (200, 1), generator=torch.Generator().manual_seed(0))
-        >>> pf.learn_spn(torch.cat([x, x], dim=1), pf.Bernoulli())
+        >>> print(pf.learn_spn(torch.cat([x, x], dim=1), pf.Bernoulli()))
         Circuit(2 variables, 7 layers, 6 parameters)
     """
     check_whole("min_rows", min_rows, least=2)

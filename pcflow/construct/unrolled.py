@@ -30,7 +30,7 @@ def unroll(circuit: Circuit | CompiledCircuit, length: int) -> Circuit:
     Examples:
         >>> import pcflow as pf
         >>> short = pf.hmm(3, states=2, inputs=pf.Categorical(5))
-        >>> pf.unroll(short, 100)
+        >>> print(pf.unroll(short, 100))
         Circuit(100 variables, 299 layers, 16 parameters)
     """
     check_whole("length", length)

@@ -20,9 +20,9 @@ def untie(circuit: Circuit | CompiledCircuit) -> Circuit:
     Examples:
         >>> import pcflow as pf
         >>> chain = pf.hmm(4, states=2, inputs=pf.Categorical(5))
-        >>> chain
+        >>> print(chain)
         Circuit(4 variables, 11 layers, 16 parameters)
-        >>> pf.untie(chain)
+        >>> print(pf.untie(chain))
         Circuit(4 variables, 11 layers, 24 parameters)
     """
 

@@ -34,6 +34,7 @@ from pcflow.engine.plan import (
 from pcflow.engine.routes import Best, Drawn
 from pcflow.engine.semiring import Scaled, floor_of
 from pcflow.engine.tables import BankSums, Tables, select
+from pcflow.engine.timing import StepTime, StepTimes, time_steps
 from pcflow.engine.told import Shares, share_of, told_below
 from pcflow.engine.versions import Stamp
 
@@ -64,6 +65,8 @@ __all__ = [
     "Shares",
     "Stamp",
     "Step",
+    "StepTime",
+    "StepTimes",
     "SumStep",
     "Tables",
     "Taped",
@@ -84,6 +87,7 @@ __all__ = [
     "select",
     "share_of",
     "stay",
+    "time_steps",
     "told_below",
     "up",
 ]

@@ -61,8 +61,8 @@ def up(
     for run in plan.runs:
         if not isinstance(plan.steps[run.start], InputStep):
             key = ("up", semiring.arithmetic, run.start, zeros)
-            climb = partial(_climb, run, sheet, semiring, tape.weights, zeros)
-            tape.recordings.run(key, (tape.weights,), climb)
+            launch = partial(climb, run, sheet, semiring, tape.weights, zeros)
+            tape.recordings.run(key, (tape.weights,), launch)
             continue
         for number in run:
             step = plan.steps[number]
@@ -74,7 +74,7 @@ def up(
     return tape
 
 
-def _climb(
+def climb(
     run: range, sheet: Sheet, semiring: Semiring, weights: dict[int, Weight], zeros: bool
 ) -> None:
     """Through a run of sums and products; `zeros` if some of what they read may be exactly zero."""

@@ -405,18 +405,33 @@ def _flops(step: Step) -> int:
             return step.folds * step.units * len(step.inputs)
 
 
-def _line(index: int, step: Step) -> str:
-    reads = () if isinstance(step, InputStep) else step.inputs
+def kind_of(step: Step) -> str:
+    """Input, sum or product."""
     match step:
         case InputStep():
-            what = f"input {type(step.family).__name__}"
+            return "input"
         case SumStep():
-            what = "mixing sum" if step.mixing else "sum"
+            return "sum"
         case ProductStep():
-            what = f"product {'kronecker' if step.kronecker else 'hadamard'}"
+            return "product"
+
+
+def told(step: Step) -> str:
+    """What a step does, in two words."""
+    match step:
+        case InputStep():
+            return f"input {type(step.family).__name__}"
+        case SumStep():
+            return "mixing sum" if step.mixing else "sum"
+        case ProductStep():
+            return f"product {'kronecker' if step.kronecker else 'hadamard'}"
+
+
+def _line(index: int, step: Step) -> str:
+    reads = () if isinstance(step, InputStep) else step.inputs
     views = "yes" if all(isinstance(read.rows, slice) for read in reads) else "no"
     return (
-        f"{index:>4}  {what:<24}{step.folds:>8}{step.units:>7}{len(reads):>7}  {views:<5}"
+        f"{index:>4}  {told(step):<24}{step.folds:>8}{step.units:>7}{len(reads):>7}  {views:<5}"
         f"{_flops(step) / 1e6:>9.3f}"
     )
 

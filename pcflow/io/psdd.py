@@ -75,8 +75,8 @@ def read_psdd(path: str | os.PathLike[str], vtree: str | os.PathLike[str] | None
         >>> with tempfile.NamedTemporaryFile("w", suffix=".psdd") as file:
         ...     _ = file.write("psdd 1\nT 0 0 1 -0.693147\n")
         ...     file.flush()
-        ...     pf.read_psdd(file.name)
-        Circuit(1 variables, 1 layers, 2 parameters)
+        ...     print(pf.read_psdd(file.name))
+        Circuit(1 variable, 1 layer, 2 parameters)
     """
     given = None if vtree is None else read_vtree(vtree)
     nodes = _Nodes(given)

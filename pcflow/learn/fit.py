@@ -28,6 +28,7 @@ from pcflow.learn.progress import Progress
 from pcflow.learn.randomness import check_random_state, random_state, restore_random_state
 from pcflow.learn.spread import warn_of_rounding
 from pcflow.learn.team import Team
+from pcflow.plot import training
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,26 +56,19 @@ class FitResult:
     skipped: list[int] = field(default_factory=list)
 
     def plot(self, axes: Axes | None = None) -> Axes:
-        """Draw log-likelihood by epoch, with the best epoch marked.
+        """Draw log-likelihood by epoch, with the best epoch marked; see `pf.plot.training`.
 
         Args:
-            axes: where to draw; a new figure by default.
+            axes: matplotlib axes to draw on; those of a new figure by default.
+
+        Returns:
+            The axes.
 
         Examples:
             >>> FitResult([-2.0, -1.5], [-2.1, -1.7], best_epoch=1).plot().get_xlabel()
             'epoch'
         """
-        from matplotlib import pyplot
-
-        axes = pyplot.subplots()[1] if axes is None else axes
-        for name, values in (("train", self.train), ("validation", self.validation)):
-            if values:
-                axes.plot(range(1, len(values) + 1), values, label=name)
-        axes.axvline(self.best_epoch + 1, color="grey", linewidth=0.8, linestyle=":")
-        axes.set_xlabel("epoch")
-        axes.set_ylabel("log-likelihood (nats per row)")
-        axes.legend()
-        return axes
+        return training(self, axes)
 
 
 class FitInterrupted(KeyboardInterrupt):

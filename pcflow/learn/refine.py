@@ -47,7 +47,7 @@ def grow(
 
     Examples:
         >>> import pcflow as pf
-        >>> pf.grow(pf.hmm(4, states=3, inputs=pf.Categorical(2)))
+        >>> print(pf.grow(pf.hmm(4, states=3, inputs=pf.Categorical(2))))
         Circuit(4 variables, 11 layers, 54 parameters)
     """
     circuit = as_circuit(circuit)

@@ -53,7 +53,7 @@ def compile_cnf(cnf: CNF, log_weights: Tensor | None = None, ordered: bool = Fal
 
     Examples:
         >>> circuit, log_count = compile_cnf(CNF([(-1, 2)]))  # x0 implies x1
-        >>> circuit
+        >>> print(circuit)
         Circuit(2 variables, 7 layers, 3 parameters)
         >>> round(exp(log_count), 6)
         3.0

@@ -63,7 +63,7 @@ class NormalForm:
     Examples:
         >>> form = NormalForm(3)
         >>> one = form.conjunction([form.literal(1), form.literal(2)])
-        >>> form.circuit(form.disjunction([one, form.literal(-1)]))
+        >>> print(form.circuit(form.disjunction([one, form.literal(-1)])))
         Circuit(3 variables, 9 layers, 3 parameters)
     """
 

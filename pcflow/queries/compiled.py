@@ -22,13 +22,16 @@ from pcflow.engine import (
     Plan,
     Pool,
     RowCount,
+    StepTimes,
     Tables,
     differentiable_log_prob,
     in_ordinary_modes,
     make_plan,
+    time_steps,
 )
 from pcflow.errors import SettingError
 from pcflow.evidence import Evidence, Numbers, Potentials
+from pcflow.plot import Diagram
 from pcflow.queries.asked import Asked
 from pcflow.queries.by_row import ByRow
 from pcflow.queries.conditionals import ChainRule
@@ -37,6 +40,7 @@ from pcflow.queries.filtering import Filter
 from pcflow.queries.given import Between, Given, engine_under
 from pcflow.queries.mpe import MPE, mpe
 from pcflow.queries.projection import ProjectedEvidence, project
+from pcflow.queries.summary import Summary, about, summary
 
 
 class CompiledCircuit(nn.Module, Asked):
@@ -397,6 +401,67 @@ class CompiledCircuit(nn.Module, Asked):
             self._given[rule, between] = found
         about = self, rule, self._export.is_deterministic, found
         return Between(*about, start, final) if between else Given(*about)
+
+    @in_ordinary_modes
+    @torch.no_grad()
+    def time_steps(self, evidence: Evidence | Numbers, repeats: int = 5) -> StepTimes:
+        """Run evidence step by step and see how long each step of the plan takes.
+
+        What it adds up to is an upward pass as `log_prob` makes it without gradients, on a GPU that
+        is waited for after every step.
+
+        Args:
+            evidence: values [B, D], NaN where missing, or `Evidence`.
+            repeats: how often; the least time of a step is told. One more run goes before.
+
+        Returns:
+            A value that prints as a table, and that `pf.plot.plan` draws.
+
+        Raises:
+            EvidenceError: if the evidence does not fit the circuit.
+            SettingError: if `repeats` is below 1.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
+            >>> times = model.time_steps(torch.zeros(8, 4))
+            >>> times.rows, len(times.steps) == len(model.plan.steps)
+            (8, True)
+        """
+        check_whole("repeats", repeats)
+        return time_steps(self.engine, self.evidence(evidence), repeats)
+
+    def summary(self) -> Summary:
+        """The layers as a table: kind, units, folds, parameters, memory.
+
+        Returns:
+            A value that prints as the table; `rows` are its rows, `total` their sum.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> pf.compile(pf.naive_bayes([pf.Bernoulli(), pf.Gaussian()], units=2)).summary()
+            level  layers                  folds   units    parameters           bytes     per row
+                0  Bernoulli                   1       2             2               8           8
+                0  Gaussian                    1       2             4              16           8
+                1  product hadamard            1       2             0               0           8
+                2  sum                         1       1             2               8           4
+                   all                         4                     8              32          28
+            CompiledCircuit(
+              2 variables: 1 of 2 values, 1 without a finite range
+              4 layers: 1 sum, 1 product, 2 inputs (Bernoulli, Gaussian)
+              8 parameters in 4 banks
+              float32 on cpu
+            )
+        """
+        return summary(self.engine)
+
+    def diagram(self, names: Sequence[str] | None = None, most: int = 40) -> Diagram:
+        """Boxes and lines of a picture of its circuit; see `Circuit.diagram`."""
+        return self._structure.diagram(names, most)
+
+    def __repr__(self) -> str:
+        """Variables, structure, parameters, precision and device."""
+        return about(self.engine)
 
     def _connect(self) -> None:
         """Build the engine on the device where the parameters are now."""

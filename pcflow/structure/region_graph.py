@@ -7,12 +7,14 @@ Nothing here knows about torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pcflow.checks import as_iterable, as_wholes, check_kind, check_kinds
+from pcflow.checks import as_iterable, as_wholes, check_kind, check_kinds, check_whole
 from pcflow.errors import NotDecomposable, StructureError
+from pcflow.plot import Diagram, counted, names_of, svg
+from pcflow.structure import picture
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -76,7 +78,7 @@ class Partition:
             raise StructureError(f"the parts of {self.region} do not cover it")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RegionGraph:
     """A root region and the partitions below it.
 
@@ -139,19 +141,60 @@ class RegionGraph:
     def to_networkx(self) -> nx.DiGraph[Region | Partition]:
         """The graph for networkx: nodes are Region and Partition, edges point to the parts.
 
+        Returns:
+            Nodes have a `kind`, "region" or "partition", and a `scope`, sorted variables.
+
         Examples:
             >>> graph = RegionGraph(Region([0])).to_networkx()
-            >>> graph.number_of_nodes()
-            1
+            >>> graph.nodes(data=True)
+            NodeDataView({Region(variables=(0,)): {'kind': 'region', 'scope': (0,)}})
         """
         import networkx as nx
 
         graph: nx.DiGraph[Region | Partition] = nx.DiGraph()
-        graph.add_nodes_from(self.regions)
+        for region in self.regions:
+            graph.add_node(region, kind="region", scope=region.variables)
         for partition in self.partitions:
+            graph.add_node(partition, kind="partition", scope=partition.region.variables)
             graph.add_edge(partition.region, partition)
             graph.add_edges_from((partition, part) for part in partition.parts)
         return graph
+
+    def diagram(self, names: Sequence[str] | None = None, most: int = 40) -> Diagram:
+        """Boxes and lines of a picture; `pf.plot.graph` draws it, and notebooks do.
+
+        Args:
+            names: of the variables; their numbers by default.
+            most: of more regions and partitions, those of a level are one box.
+
+        Returns:
+            A plain value: nodes in rows, and edges.
+
+        Raises:
+            SettingError: if there are not as many names as variables, or `most` is no whole number.
+
+        Examples:
+            >>> RegionGraph(Region([0])).diagram().nodes[0].lines
+            ('x0',)
+        """
+        check_whole("most", most, least=0)
+        told = None if names is None else names_of("names", names, 1 + max(self.root.variables))
+        splits = {
+            region.variables: [
+                [part.variables for part in split.parts] for split in self.splits(region)
+            ]
+            for region in self.regions
+        }
+        return picture.diagram(splits, told, most)
+
+    def _repr_svg_(self) -> str:
+        """What notebooks show."""
+        return svg(self)
+
+    def __repr__(self) -> str:
+        """Sizes, in one line however large it is."""
+        counts = counted(self.num_variables, "variable"), counted(len(self.partitions), "partition")
+        return f"RegionGraph({', '.join(counts)})"
 
     def _bottom_up(self) -> Iterator[Region]:
         """Depth-first postorder without recursion: chains are as deep as they are long."""

@@ -14,7 +14,7 @@ from pcflow_diffusion.evaluate.gap import CIRCUIT, FACTORISED, SEQUENTIAL
 
 Curves = Mapping[str, Sequence[float]]
 
-_PLAIN = {FACTORISED: ("black", "-"), SEQUENTIAL: ("black", ":"), CIRCUIT: ("grey", "--")}
+_REFERENCES = FACTORISED, SEQUENTIAL, CIRCUIT
 
 
 def draw_demo(
@@ -25,7 +25,7 @@ def draw_demo(
     words: Curves,
     steps: Sequence[int],
 ) -> None:
-    """Draw both results of the demo side by side; an old file is replaced when the PNG is done.
+    """Draw the results of the demo side by side; an old file is replaced when the PNG is done.
 
     Args:
         path: where to.
@@ -39,12 +39,12 @@ def draw_demo(
     Raises:
         OSError: if the file cannot be written.
     """
-    coupled = [name for name in table if name not in _PLAIN]
-    colours = {name: f"C{number}" for number, name in enumerate(coupled)}
-    figure = Figure(figsize=(11.0, 4.4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    _draw_gap(left, table, ratios, colours)
-    _draw_text(right, nats, words, steps, colours)
+    figure = Figure(figsize=(14.0, 4.4), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    pf.plot.gap(table, ratios, references=_REFERENCES, axes=left)
+    colours = {str(line.get_label()): str(line.get_color()) for line in left.lines}
+    _draw_steps(middle, nats, steps, colours, "nats per token under the denoiser")
+    _draw_steps(right, words, steps, colours, "share of words known from the training text")
     save_figure(figure, path)
 
 
@@ -92,7 +92,7 @@ def draw_gap(
     ratios: Sequence[float],
     spread: Curves | None = None,
 ) -> None:
-    """Draw nats per masked token by mask ratio; an old file is replaced when the PNG is done.
+    """Write the picture of `pf.plot.gap`; an old file is replaced when the PNG is done.
 
     Args:
         path: where to.
@@ -104,9 +104,7 @@ def draw_gap(
         OSError: if the file cannot be written.
     """
     figure = Figure(figsize=(7.5, 5.0), layout="constrained")
-    coupled = [name for name in table if name not in _PLAIN]
-    colours = {name: f"C{number}" for number, name in enumerate(coupled)}
-    _draw_gap(figure.subplots(), table, ratios, colours, spread)
+    pf.plot.gap(table, ratios, spread, _REFERENCES, figure.subplots())
     save_figure(figure, path)
 
 
@@ -117,40 +115,15 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     pf.replace_file(path, [image.getvalue()])
 
 
-def _draw_gap(
-    axes: Axes,
-    table: Curves,
-    ratios: Sequence[float],
-    colours: Mapping[str, str],
-    spread: Curves | None = None,
+def _draw_steps(
+    axes: Axes, table: Curves, steps: Sequence[int], colours: Mapping[str, str], what: str
 ) -> None:
     for name, values in table.items():
-        colour, line = _PLAIN.get(name) or (colours[name], "-")
-        marker = "" if name in _PLAIN else "o"
-        axes.plot(ratios, values, label=name, color=colour, linestyle=line, marker=marker)
-        if spread is not None:
-            axes.errorbar(ratios, values, yerr=spread[name], color=colour, linestyle="", capsize=2)
-    axes.set_title("Held-out text in one step")
-    axes.set_xlabel("share of the block that is masked")
-    axes.set_ylabel("nats per masked token")
-    axes.set_xticks(ratios, [f"{ratio:.0%}" for ratio in ratios])
-    axes.legend(fontsize="small")
-
-
-def _draw_text(
-    axes: Axes, nats: Curves, words: Curves, steps: Sequence[int], colours: Mapping[str, str]
-) -> None:
-    known = axes.twinx()
-    for name, values in nats.items():
-        colour = colours.get(name, "black")
-        axes.plot(steps, values, label=f"{name}: nats", color=colour, marker="o")
-        label = f"{name}: words"
-        known.plot(steps, words[name], label=label, color=colour, linestyle="--", marker="s")
-    axes.set_title("Text in few steps")
+        axes.plot(steps, values, label=name, color=colours.get(name, "black"), marker="o")
+    axes.set_title("Text in few steps", fontsize=10)
     axes.set_xscale("log", base=2)
     axes.set_xticks(steps, [str(count) for count in steps])
     axes.set_xlabel("steps per block")
-    axes.set_ylabel("nats per token under the denoiser")
-    known.set_ylabel("share of words known from the training text")
-    lines = [*axes.lines, *known.lines]
-    axes.legend(lines, [str(line.get_label()) for line in lines], fontsize="small", loc="right")
+    axes.set_ylabel(what)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize="small")

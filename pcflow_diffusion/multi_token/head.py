@@ -221,7 +221,7 @@ def circuit_of(kind: Kind, length: int, vocabulary_size: int, states: int) -> pf
     """A circuit over so many tokens, with random parameters.
 
     Examples:
-        >>> circuit_of("tree", 4, 5, states=2)
+        >>> print(circuit_of("tree", 4, 5, states=2))
         Circuit(4 variables, 14 layers, 66 parameters)
     """
     tokens = pf.Categorical(vocabulary_size)

@@ -36,7 +36,7 @@ def text_chain(
         >>> letters = lambda texts: [[ord(c) - 97 for c in text] for text in texts]
         >>> with TemporaryDirectory() as folder:
         ...     store = TokenStore.write(f"{folder}/tokens", ["abcab", "ba"] * 20, letters, 3)
-        ...     text_chain(store, states=2, length=4)
+        ...     print(text_chain(store, states=2, length=4))
         Circuit(4 variables, 11 layers, 12 parameters)
     """
     check_count("states", states)
