@@ -326,9 +326,10 @@ class CompiledCircuit(nn.Module, Asked):
     def filter(self, rows: int, parameters: ByRow | None = None) -> Filter:
         """A filter that is told one observation after another.
 
-        A step of a hidden Markov chain, as `hmm` makes them, is one product with the transitions,
-        however long the past. Of any other circuit, whose variables are observed in their order, it
-        is as long as the path to the next variable: from where it parts from the path to the last.
+        Variables are observed in their order. A step of a hidden Markov chain, as `hmm` makes them,
+        is a position, and one product with the transitions, however long the past. Of any other
+        circuit (also of a naive Bayes model) it is a variable, and as long as the path to it: from
+        where it parts from the path to the last.
 
         Args:
             rows: how many sequences go side by side, B.

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pcflow.circuit import Circuit, InputLayer, MarkovChain, Position, SumLayer, Turns
 from pcflow.engine import LogMatrix
-from pcflow.errors import EvidenceError, NotAChain, PropertyRequired, SettingError
+from pcflow.errors import EvidenceError, PropertyRequired, SettingError
 from pcflow.evidence import CheckedEvidence, Domain, Numbers, as_tensor, check
 from pcflow.inputs import DensityFamily, FiniteFamily, log_sum
 from pcflow.queries.held import Held
@@ -31,9 +31,10 @@ from pcflow.queries.prefixes import Contexts, Walk, log_mass
 class Filter(ABC):
     """What is known after some observations of B rows; made by `model.filter(B)`.
 
-    Of a hidden Markov chain an observation is a position with all of its variables, in the order of
-    the chain, whatever the variables' numbers (of `hmm`, they rise); of any other circuit it is the
-    next variable. A filter goes by the parameters that the model had when it was
+    Variables are observed in their order. Of a hidden Markov chain along which they rise, as those
+    of `hmm` do, an observation is a position with all of its variables; of any other circuit it is
+    the next variable. So it is of a chain of one position with several variables, which is a naive
+    Bayes model. A filter goes by the parameters that the model had when it was
     made, or that its rows were given. `copy.copy` of it goes a way of its own from there on.
 
     Attributes:
@@ -60,10 +61,10 @@ class Filter(ABC):
 
     @classmethod
     def of(cls, circuit: Circuit, held: Held) -> Filter:
-        """That of a chain if it is one, or of any circuit."""
+        """That of a chain if it is one whose variables rise, or of any circuit."""
         try:
-            return ChainFilter(MarkovChain.of(circuit), held)
-        except NotAChain as why:
+            return ChainFilter(_in_order(MarkovChain.of(circuit)), held)
+        except PropertyRequired as why:
             return CircuitFilter(circuit, why, held)
 
     def observe(self, x: Numbers) -> Tensor:
@@ -122,7 +123,7 @@ class Filter(ABC):
         """Log-probabilities (nats) of the next state of a chain, [B, K], given what was observed.
 
         Raises:
-            NotAChain: if the circuit is none.
+            PropertyRequired: if the circuit is no chain along which variables rise.
             NoMassError: if what was observed of some row is impossible.
             EvidenceError: if nothing comes next; see `observe`.
         """
@@ -212,7 +213,7 @@ class ChainFilter(Filter):
 class CircuitFilter(Filter):
     """What is known beside the path to the variable whose turn it is."""
 
-    def __init__(self, circuit: Circuit, no_chain: NotAChain, held: Held) -> None:
+    def __init__(self, circuit: Circuit, no_chain: PropertyRequired, held: Held) -> None:
         """Nothing is observed yet."""
         super().__init__(held)
         self._turns, self._no_chain = Turns.of(circuit), no_chain
@@ -245,3 +246,13 @@ class CircuitFilter(Filter):
         self._contexts = {} if last else walk.enter(turns[self.position + 1])
         self._walk = walk
         return torch.where(self.log_prob > -torch.inf, found - self.log_prob, -torch.inf)
+
+
+def _in_order(chain: MarkovChain) -> MarkovChain:
+    """A chain that can be observed position by position, as its variables are numbered."""
+    order = [variable for position in chain.positions for variable in position.variables]
+    if order != sorted(order):
+        raise PropertyRequired(f"the variables of the chain are not in order: {order}")
+    if len(chain.positions) == 1 < len(order):
+        raise PropertyRequired("a chain of one position is a naive Bayes model: nothing comes next")
+    return chain
