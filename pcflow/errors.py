@@ -224,6 +224,21 @@ class EvidenceError(PcflowError, ValueError):
     """Evidence or data do not fit: shape, range, type, or NaN potentials."""
 
 
+class FeatureError(EvidenceError):
+    """A feature of some row is no number, or infinite; features have no gaps.
+
+    Attributes:
+        row: which row; of `fit`, that of the data.
+        column: which feature.
+        value: what it is.
+    """
+
+    def __init__(self, row: int, column: int, value: float) -> None:
+        """Keep where it is."""
+        self.row, self.column, self.value = row, column, value
+        super().__init__(f"features[{row}, {column}] is {value}, but features have no gaps")
+
+
 class NoMassError(EvidenceError):
     """Some rows of the evidence have probability zero, so there is nothing to draw from.
 

@@ -300,6 +300,34 @@ def test_wrong_arguments_are_named() -> None:
         conditional.log_prob(y, features_of(0, rows=ROWS + 1))
 
 
+def test_rows_without_features_are_refused_before_anything_is_learned() -> None:
+    """By themselves, to judge by, or as a loader makes them; and features where none are known."""
+    conditional, (x, y) = fresh(simulated(40, 0)[1]), simulated(40, 0)
+    before, good = copy.deepcopy(conditional.state_dict()), pf.Batch(y, features=x)
+    loader = torch.utils.data.DataLoader(y, batch_size=8)
+    cases: list[tuple[Any, Any, Any, str]] = [
+        (conditional, y, None, r"train has no features.*Batch\(y, features=x\)"),
+        (conditional, pf.Batch(y), None, "train has no features"),
+        (conditional, good, y, "validation has no features"),
+        (conditional, loader, None, "a batch has no features"),
+        (conditional.model, good, None, "train has features, of which a CompiledCircuit"),
+        (conditional.model, y, good, "validation has features.*learn a ConditionalCircuit"),
+    ]
+    for model, train, validation, said in cases:
+        with pytest.raises(pf.EvidenceError, match=said):
+            pf.fit(model, train, learner(), validation=validation, progress=False)
+    after = conditional.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_feature_that_is_no_number_is_named_by_its_row_of_the_data() -> None:
+    x, y = simulated(40, 0)
+    x[33] = torch.nan
+    with pytest.raises(pf.FeatureError, match=r"features\[33, 0\] is nan") as caught:
+        fitted(fresh(y), pf.Batch(y, features=x), batch_size=4)
+    assert (caught.value.row, caught.value.column) == (33, 0)
+
+
 @pytest.mark.parametrize("counting", [pf.EM(), pf.MiniBatchEM(), pf.Anemone()])
 def test_counting_learns_no_network(counting: pf.Learner) -> None:
     y = torch.zeros(ROWS, 3)

@@ -18,6 +18,7 @@ MIXED = pf.SumLayer([PAIR], pf.Parameter(torch.zeros(1, 1)))
 
 WITNESSES: dict[str, tuple[object, ...]] = {  # of every error that takes more than a message
     "AnswerError": ("route", "'billing' has 3 tokens, its slot 2"),
+    "FeatureError": (3, 1, float("inf")),
     "LogitsError": (0, 3, "hold nan"),
     "NoMassError": ([3, 5], "sample"),
     "NotAChain": (PAIR,),

@@ -385,6 +385,46 @@ def test_no_rows_of_any_family_are_fine(family: pf.InputFamily) -> None:
     assert model.mean(x, parameters=parameters).shape == (0, 3)
 
 
+FILTERED = {
+    "chain": CHAIN,
+    "homogeneous": pf.hmm(4, states=3, inputs=pf.Categorical(3)),
+    "densities": pf.hmm(4, states=2, inputs=pf.Poisson()),
+    "tree": TREE,
+    "mixed": pf.mixture([pf.naive_bayes([pf.Gaussian(), pf.Categorical(3)], 2)] * 2, [0.3, 0.7]),
+}
+
+
+@settings(max_examples=8)
+@given(st.data(), st.sampled_from(sorted(FILTERED)))
+def test_rows_are_filtered_like_circuits_of_their_own(data: st.DataObject, name: str) -> None:
+    model, rows = compiled(FILTERED[name]), 3
+    parameters = some_by_row(data, model, rows)
+    x = model.sample(rows).double()
+    x[torch.rand(x.shape, device=DEVICE) < 0.3] = torch.nan
+    seen, alone = model.filter(rows, parameters), models_of(model, parameters, rows)
+    each = [one.filter(1) for one in alone]
+    for tensor in parameters.values():
+        tensor.zero_()  # which the filter does not see
+    for column in x.t():
+        if model.num_categories[seen.position] is not None:
+            assert_equal(seen.next_log_probs(), [one.next_log_probs() for one in each])
+        found = [one.observe(value.unsqueeze(0)) for one, value in zip(each, column, strict=True)]
+        assert_equal(seen.observe(column), found)
+    prefixes = [one.log_prob(row_of(pf.Evidence(x), row)) for row, one in enumerate(alone)]
+    assert_equal(seen.log_prob, prefixes)
+
+
+def test_a_filter_of_rows_asks_nothing_of_the_past() -> None:
+    model = compiled(FILTERED["homogeneous"])
+    seen, sizes = model.filter(5, by_row(model, 5)), set()
+    for position in range(20):
+        seen.observe(torch.zeros(5))
+        if position:  # no transition leads to the first
+            sizes.add(sum(one.linear.numel() for one in seen._kept.values()))
+    assert len(sizes) == 1
+    assert model.rows.seen == 0
+
+
 def test_parameters_are_known_by_themselves_as_well() -> None:
     model, x = compiled(CHAIN), torch.randint(3, (5, 4), device=DEVICE)
     given = by_row(model, 5)
@@ -458,6 +498,8 @@ def test_what_does_not_fit_is_refused_by_name(number: int) -> None:
     wrong, error, said = wrong_parameters(model)[number]
     with pytest.raises(error, match=said):
         model.log_prob(x, wrong)  # type: ignore[arg-type]
+    with pytest.raises(error, match=said):
+        model.filter(5, wrong)  # type: ignore[arg-type]
 
 
 def test_parameters_of_one_model_are_refused_by_another() -> None:

@@ -221,6 +221,32 @@ def test_nothing_is_lost_where_a_state_is_very_unlikely() -> None:
     torch.testing.assert_close(seen.log_prob, pf.reference_log_prob(chain, x))
 
 
+def falling(length: int) -> pf.Circuit:
+    """A chain whose first position is the last variable."""
+    inputs = [pf.InputLayer.random(v, pf.Categorical(V), units=2) for v in range(length)]
+    below = pf.SumLayer.random([inputs[0]], units=2)
+    for layer in inputs[1:-1]:
+        below = pf.SumLayer.random([pf.ProductLayer([layer, below])], units=2)
+    return pf.Circuit(pf.SumLayer.random([pf.ProductLayer([inputs[-1], below])]))
+
+
+@pytest.mark.parametrize("name", ["naive Bayes", "one position", "falling"])
+def test_variables_are_observed_in_their_order(name: str) -> None:
+    """Where a chain has them in another one, or all at once."""
+    families = [pf.Categorical(V), pf.Gaussian(), pf.Categorical(2)]
+    circuit = {
+        "naive Bayes": pf.naive_bayes(families, units=3),
+        "one position": pf.hmm(1, 3, [families]),
+        "falling": falling(3),
+    }[name]
+    model = pf.compile(circuit, dtype=torch.float64)
+    x, seen = model.sample(4).double(), model.filter(4)
+    for column, wanted in zip(x.t(), model.conditionals(x).t(), strict=True):
+        torch.testing.assert_close(seen.observe(column), wanted)
+    with pytest.raises(pf.PropertyRequired, match="next_log_states needs a property"):
+        seen.next_log_states()
+
+
 def test_an_impossible_observation_is_told_and_stops_no_other_row() -> None:
     chain = of_table([1.0, 0.0], [[1.0, 0.0], [0.5, 0.5]], [[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]])
     seen = pf.compile(chain).filter(2)

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from inspect import signature
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from pcflow.engine import Engine
-from pcflow.errors import EvidenceError, TypeMismatch
+from pcflow.errors import EvidenceError, FeatureError, TypeMismatch
 from pcflow.evidence import CheckedEvidence, Evidence
-from pcflow.queries import refuse_impossible
+from pcflow.queries import CompiledCircuit, Given, refuse_impossible
 
 
 class Likelihood(Protocol):
@@ -108,14 +109,28 @@ class Batch:
         """What is learned of every row [B] (nats), without its weight; differentiable.
 
         It is -inf where it is no number, because what is given is impossible too.
+
+        Raises:
+            EvidenceError: if the model is told features, and there are none, or the other way
+                round; `FeatureError`, naming the row of the data, if a feature is no number.
         """
-        told = [] if self.features is None else [self.features]
-        found = model.log_prob(self.evidence, *told)
-        if self.given is not None:
-            found = found - model.log_prob(self.given, *told)
+        check_told("a batch", model, self.features is not None)
+        try:
+            found = self._said(model, self.evidence)
+            if self.given is not None:
+                found = found - self._said(model, self.given)
+        except FeatureError as error:
+            if self.rows is None:
+                raise
+            row = int(self.rows[error.row])
+            raise FeatureError(row, error.column, error.value) from error
         if self.offset is not None:
             found = found + self.offset.to(found)
         return found.masked_fill(~found.isfinite(), -torch.inf)
+
+    def _said(self, model: Likelihood, evidence: Evidence | Tensor) -> Tensor:
+        told = [] if self.features is None else [self.features]
+        return model.log_prob(evidence, *told)
 
     def refuse_impossible(
         self,
@@ -177,6 +192,37 @@ class Batch:
     def _parts(self) -> dict[str, Any]:
         """All that it has, by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def check_told(name: str, model: Likelihood, told: bool) -> None:
+    """Refuse rows without features for a model that is told some, and the other way round.
+
+    Args:
+        name: of the rows.
+        model: what learns from them, or judges them.
+        told: whether they have features.
+
+    Raises:
+        EvidenceError: saying what to write.
+    """
+    kind = type(model).__name__
+    if told and not _takes(model, evidence=None, features=None):
+        how = "leave them out, or learn a ConditionalCircuit"
+        raise EvidenceError(f"{name} has features, of which a {kind} knows nothing: {how}")
+    if not told and not _takes(model, evidence=None):
+        how = "Batch(y, features=x)"
+        raise EvidenceError(f"{name} has no features, which a {kind} is told of every row: {how}")
+
+
+def _takes(model: Likelihood, **told: None) -> bool:
+    """Whether `log_prob` of a model may be asked so, whatever it calls its arguments."""
+    if len(told) > 1 and isinstance(model, CompiledCircuit | Given):
+        return False  # what comes second are parameters
+    try:
+        signature(model.log_prob).bind(*told.values())
+    except TypeError:
+        return False
+    return True
 
 
 def _count(name: str, part: Evidence | Tensor) -> int:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pcflow.checks import as_iterable, check_kind, check_kinds, check_whole
 from pcflow.engine import Engine
-from pcflow.errors import EvidenceError, FileFormatError, SettingError
+from pcflow.errors import EvidenceError, FeatureError, FileFormatError, SettingError
 from pcflow.evidence import CheckedEvidence, Evidence, Numbers, as_tensor
 from pcflow.io import MALFORMED, Container, load, save
 from pcflow.learn.gradient import scales
@@ -106,7 +106,7 @@ class ConditionalCircuit(nn.Module):
             features: [B, f].
 
         Raises:
-            EvidenceError: if they are not such numbers, or one is NaN or infinite.
+            EvidenceError: if they are not such numbers; `FeatureError` if one is NaN or infinite.
         """
         told = as_tensor("features", features).to(self.model.device, self.model.dtype)
         wanted = self.sizes["features"]
@@ -114,7 +114,7 @@ class ConditionalCircuit(nn.Module):
             raise EvidenceError(f"features must be [B, {wanted}], got {list(told.shape)}")
         if not bool(told.isfinite().all()):
             row, column = (~told.isfinite()).nonzero()[0].tolist()
-            raise EvidenceError(f"features[{row}, {column}] is {told[row, column].item()}")
+            raise FeatureError(row, column, told[row, column].item())
         theta, deltas = dict(self.model.named_parameters()), self.network(told)
         moved: dict[str | nn.Parameter, Tensor] = {
             name: theta[name] + delta for name, delta in deltas.items()

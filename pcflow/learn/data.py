@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from pcflow.data import as_weights, check_shape
 from pcflow.errors import EvidenceError, TypeMismatch
 from pcflow.evidence import Evidence, Numbers, as_tensor
-from pcflow.learn.batch import Batch
+from pcflow.learn.batch import Batch, Likelihood, check_told
 from pcflow.learn.team import Team
 
 NUMBERS = 1 << 18
@@ -122,6 +122,15 @@ class Source:
             wanted = "None for rows that change by epoch, which makes Batches with weights"
             raise TypeMismatch(f"weights of {self.name}", given, wanted)
         return as_weights(f"weights of {self.name}", given, len(self.data))
+
+    def check_told(self, model: Likelihood) -> None:
+        """Refuse rows without features for a model that is told some, as far as is known here.
+
+        Raises:
+            EvidenceError: see `check_told`.
+        """
+        if isinstance(self.data, Rows | Batch):
+            check_told(self.name, model, getattr(self.data, "features", None) is not None)
 
     def of_epoch(self, number: int) -> Source:
         """The rows of an epoch: always the same, unless the data make others."""

@@ -164,7 +164,8 @@ def fit(
         TypeMismatch: if the data are not of such a kind.
         EvidenceError: if the data do not fit the circuit, or hold no observed value or none that is
             possible; or if weights are not as many as rows, not all numbers from zero up, or all
-            zero.
+            zero; or if rows have no features, of which the model is told, or such as it knows
+            nothing of.
         NoMassError: if the model gives a training row probability zero, which is not to be skipped.
         FileFormatError: if the checkpoint is of another fit, or broken; nothing has run then.
         SettingError: if a number is out of range.
@@ -198,6 +199,8 @@ def fit(
     team.follow_first(held.detach() for held in _held(model))
     skip = impossible == "skip"
     course = _Course(model, EM() if learner is None else learner, source, judge, generator, skip)
+    for one in (source,) if judge is None else (source, judge):
+        one.check_told(model)
     file = None if checkpoint is None else Checkpoint(Path(checkpoint), course.about)
     if file is not None:
         file.take_up(course.restore)

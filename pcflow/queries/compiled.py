@@ -38,6 +38,7 @@ from pcflow.queries.conditionals import ChainRule
 from pcflow.queries.export import Export
 from pcflow.queries.filtering import Filter
 from pcflow.queries.given import Between, Given, engine_under
+from pcflow.queries.held import Held
 from pcflow.queries.mpe import MPE, mpe
 from pcflow.queries.projection import ProjectedEvidence, project
 from pcflow.queries.summary import Summary, about, summary
@@ -326,18 +327,21 @@ class CompiledCircuit(nn.Module, Asked):
         return project(self.engine, known, log_marginals, sweeps, tolerance, normalised)
 
     @in_ordinary_modes
-    def filter(self, rows: int) -> Filter:
+    def filter(self, rows: int, parameters: ByRow | None = None) -> Filter:
         """A filter that is told one observation after another.
 
-        A step of a hidden Markov chain, as `hmm` makes them, is one product with the transitions,
-        however long the past. Of any other circuit, whose variables are observed in their order, it
-        is as long as the path to the next variable: from where it parts from the path to the last.
+        Variables are observed in their order. A step of a hidden Markov chain, as `hmm` makes them,
+        is a position, and one product with the transitions, however long the past. Of any other
+        circuit (also of a naive Bayes model) it is a variable, and as long as the path to it: from
+        where it parts from the path to the last.
 
         Args:
             rows: how many sequences go side by side, B.
+            parameters: some by row, see `log_prob`; every sequence then has a circuit of its own.
 
         Raises:
-            SettingError: if `rows` is below 1.
+            SettingError: if `rows` is below 1, or a parameter by row does not fit.
+            TypeMismatch: if `parameters` are no dict of tensors.
 
         Examples:
             >>> import pcflow as pf
@@ -345,7 +349,10 @@ class CompiledCircuit(nn.Module, Asked):
             >>> seen.observe(torch.tensor([0, 2])).shape, seen.next_log_probs().shape
             (torch.Size([2]), torch.Size([2, 3]))
         """
-        return Filter.of(self.circuit, rows, self.device)
+        check_whole("rows", rows)
+        own, circuit = self.evidence(self.engine.nothing(rows), parameters).parameters, self.circuit
+        held = Held(rows, self.device, self._export.of_rows(circuit, own))
+        return Filter.of(circuit, held)
 
     @in_ordinary_modes
     def given(

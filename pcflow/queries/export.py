@@ -55,6 +55,18 @@ class Export:
             self.exported = Exported(stamps, ref(found))
         return found
 
+    def of_rows(self, circuit: Circuit, own: RowParameters | None) -> dict[Parameter, Tensor]:
+        """Copies in float64 of what rows have of their own, by the parameters of `circuit()`."""
+        if own is None:
+            return {}
+        now = dict(zip(self.engine.structure.parameters, circuit.parameters, strict=True))
+        kept = {n: t.detach().to(torch.float64, copy=True) for n, t in own.by_bank.items()}
+        return {
+            now[parameter]: given[:, row]
+            for number, given in kept.items()
+            for row, parameter in enumerate(self.engine.plan.banks[number])
+        }
+
     def is_deterministic(self, own: RowParameters | None = None) -> bool:
         """Whether determinism can be proved: a matter of structure and hard zeros alone.
 

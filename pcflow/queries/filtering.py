@@ -18,12 +18,12 @@ from operator import index
 import torch
 from torch import Tensor
 
-from pcflow.checks import check_whole
 from pcflow.circuit import Circuit, InputLayer, MarkovChain, Position, SumLayer, Turns
 from pcflow.engine import LogMatrix
-from pcflow.errors import EvidenceError, NotAChain, PropertyRequired, SettingError
+from pcflow.errors import EvidenceError, PropertyRequired, SettingError
 from pcflow.evidence import CheckedEvidence, Domain, Numbers, as_tensor, check
 from pcflow.inputs import DensityFamily, FiniteFamily, log_sum
+from pcflow.queries.held import Held
 from pcflow.queries.possible import refuse_impossible
 from pcflow.queries.prefixes import Contexts, Walk, log_mass
 
@@ -31,10 +31,11 @@ from pcflow.queries.prefixes import Contexts, Walk, log_mass
 class Filter(ABC):
     """What is known after some observations of B rows; made by `model.filter(B)`.
 
-    Of a hidden Markov chain an observation is a position with all of its variables, in the order of
-    the chain, whatever the variables' numbers (of `hmm`, they rise); of any other circuit it is the
-    next variable. A filter goes by the parameters that the model had when it was
-    made. `copy.copy` of it goes a way of its own from there on.
+    Variables are observed in their order. Of a hidden Markov chain along which they rise, as those
+    of `hmm` do, an observation is a position with all of its variables; of any other circuit it is
+    the next variable. So it is of a chain of one position with several variables, which is a naive
+    Bayes model. A filter goes by the parameters that the model had when it was
+    made, or that its rows were given. `copy.copy` of it goes a way of its own from there on.
 
     Attributes:
         position: how many observations there were.
@@ -50,22 +51,21 @@ class Filter(ABC):
         torch.Size([1, 5])
     """
 
-    def __init__(self, rows: int, device: torch.device) -> None:
+    def __init__(self, held: Held) -> None:
         """Nothing is observed yet."""
-        check_whole("rows", rows)
-        self._device = device
+        self._held = held
         self._kept: dict[object, LogMatrix] = {}
         self.position = 0
-        self.log_prob = torch.zeros(rows, dtype=torch.float64, device=device)
+        self.log_prob = torch.zeros(held.rows, dtype=torch.float64, device=held.device)
         self.log_states: Tensor | None = None
 
     @classmethod
-    def of(cls, circuit: Circuit, rows: int, device: torch.device) -> Filter:
-        """That of a chain if it is one, or of any circuit."""
+    def of(cls, circuit: Circuit, held: Held) -> Filter:
+        """That of a chain if it is one whose variables rise, or of any circuit."""
         try:
-            return ChainFilter(MarkovChain.of(circuit), rows, device)
-        except NotAChain as why:
-            return CircuitFilter(circuit, why, rows, device)
+            return ChainFilter(_in_order(MarkovChain.of(circuit)), held)
+        except PropertyRequired as why:
+            return CircuitFilter(circuit, why, held)
 
     def observe(self, x: Numbers) -> Tensor:
         """Take one observation of every row into account.
@@ -123,7 +123,7 @@ class Filter(ABC):
         """Log-probabilities (nats) of the next state of a chain, [B, K], given what was observed.
 
         Raises:
-            NotAChain: if the circuit is none.
+            PropertyRequired: if the circuit is no chain along which variables rise.
             NoMassError: if what was observed of some row is impossible.
             EvidenceError: if nothing comes next; see `observe`.
         """
@@ -146,7 +146,7 @@ class Filter(ABC):
     def _check(self, following: Sequence[Sequence[InputLayer]], values: Tensor) -> CheckedEvidence:
         """One observation [B] or [B, M] as evidence about the variables of a position."""
         categories = tuple(layers[0].family.num_categories for layers in following)
-        domain = Domain(categories, self._device, torch.float64)
+        domain = Domain(categories, self._held.device, torch.float64)
         known = check(values.unsqueeze(-1) if values.dim() == 1 else values, domain)
         if len(known.values) != len(self.log_prob):
             raise EvidenceError(f"x: {len(self.log_prob)} rows are filtered, got {len(values)}")
@@ -155,27 +155,31 @@ class Filter(ABC):
     def _log_likelihood(self, layer: InputLayer, column: Tensor) -> Tensor:
         """What the units of a layer say of values [B], logarithms [B, K]."""
         if isinstance(layer.family, DensityFamily):
-            numbers = {n: p.unsqueeze(0).to(self._device) for n, p in layer.float64().items()}
-            return layer.family.log_prob(numbers, column.unsqueeze(0)).squeeze(0)
-        return self._table(layer).logs.index_select(1, column.long()).t()
+            x = column.unsqueeze(1 if self._held.by_row(layer) else 0)  # [B, 1] or [1, B]
+            found = layer.family.log_prob(self._held.parameters(layer), x)
+            return found.flatten(0, 1)
+        logs, values = self._table(layer).logs, column.long()
+        if logs.dim() < 3:
+            return logs.index_select(1, values).t()
+        return logs[torch.arange(len(values), device=values.device), :, values]
 
     def _table(self, layer: InputLayer) -> LogMatrix:
-        """Log p(v | unit) [K, V] of a layer whose variable has a finite range; made once.
+        """Log p(v | unit) [K, V] of a layer whose variable has a finite range, or [B, K, V].
 
-        All layers that share parameters share it.
+        Made once: all layers that share parameters share it.
         """
         key = layer.family, *layer.parameters.values()
         if key not in self._kept:
-            self._kept[key] = LogMatrix(layer.log_table().t().to(self._device))
+            self._kept[key] = LogMatrix(self._held.log_table(layer).mT)
         return self._kept[key]
 
 
 class ChainFilter(Filter):
     """What is known of the state of a hidden Markov chain."""
 
-    def __init__(self, chain: MarkovChain, rows: int, device: torch.device) -> None:
+    def __init__(self, chain: MarkovChain, held: Held) -> None:
         """Nothing is observed yet."""
-        super().__init__(rows, device)
+        super().__init__(held)
         self._chain = chain
 
     @property
@@ -195,7 +199,7 @@ class ChainFilter(Filter):
         """Log p(z_t | x_1, ..., x_t-1), the same for every emission."""
         arrival, before = self._position.arrival, self.log_states
         if arrival.weight not in self._kept:
-            self._kept[arrival.weight] = LogMatrix(arrival.log_weight().to(self._device))
+            self._kept[arrival.weight] = LogMatrix(self._held.log_weight(arrival))
         before = self.log_prob.unsqueeze(-1) if before is None else before  # one way to begin
         return dict.fromkeys(self._position.emissions, self._kept[arrival.weight].after(before))
 
@@ -209,14 +213,12 @@ class ChainFilter(Filter):
 class CircuitFilter(Filter):
     """What is known beside the path to the variable whose turn it is."""
 
-    def __init__(
-        self, circuit: Circuit, no_chain: NotAChain, rows: int, device: torch.device
-    ) -> None:
+    def __init__(self, circuit: Circuit, no_chain: PropertyRequired, held: Held) -> None:
         """Nothing is observed yet."""
-        super().__init__(rows, device)
+        super().__init__(held)
         self._turns, self._no_chain = Turns.of(circuit), no_chain
         sums = (layer for layer in self._turns.circuit.layers if isinstance(layer, SumLayer))
-        self._logs = {layer.weight: layer.log_weight().to(device) for layer in sums}
+        self._logs = {layer.weight: held.log_weight(layer) for layer in sums}
         self._walk = Walk(self._turns, self._log_weight, self.log_prob)
         self._contexts = self._walk.enter(self._turns.turns[0])
 
@@ -244,3 +246,13 @@ class CircuitFilter(Filter):
         self._contexts = {} if last else walk.enter(turns[self.position + 1])
         self._walk = walk
         return torch.where(self.log_prob > -torch.inf, found - self.log_prob, -torch.inf)
+
+
+def _in_order(chain: MarkovChain) -> MarkovChain:
+    """A chain that can be observed position by position, as its variables are numbered."""
+    order = [variable for position in chain.positions for variable in position.variables]
+    if order != sorted(order):
+        raise PropertyRequired(f"the variables of the chain are not in order: {order}")
+    if len(chain.positions) == 1 < len(order):
+        raise PropertyRequired("a chain of one position is a naive Bayes model: nothing comes next")
+    return chain

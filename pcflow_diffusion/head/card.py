@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from pcflow import CompiledCircuit, NotAChain
+from pcflow import CompiledCircuit, PropertyRequired
 
 Facts = dict[str, object]
 
@@ -68,7 +68,7 @@ def kind_and_size(model: CompiledCircuit) -> str:
     """
     try:
         kind = f"hidden Markov chain of {model.filter(1).next_log_states().shape[-1]} states"
-    except NotAChain:
+    except PropertyRequired:
         kind = f"circuit of {len(model.circuit.layers)} layers"
     count = sum(parameter.numel() for parameter in model.parameters())
     return f"{kind}, {count:,} parameters, {model.dtype}".replace("torch.", "")

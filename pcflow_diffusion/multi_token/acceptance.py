@@ -126,6 +126,23 @@ def at_least_single(numbers: Tensor) -> Tensor:
     return numbers.to(torch.promote_types(numbers.dtype, torch.float32))
 
 
+def tempered(log_p: Tensor, temperature: float) -> Tensor:
+    """Distributions [..., V] to the power 1 / temperature; at zero, the most probable token.
+
+    Examples:
+        >>> tempered(torch.tensor([0.2, 0.8]).log(), 0.5).exp()
+        tensor([0.0588, 0.9412])
+        >>> tempered(torch.tensor([0.2, 0.8]).log(), 0)
+        tensor([-inf, 0.])
+    """
+    if temperature == 1:
+        return log_p
+    if temperature > 0:
+        return (log_p / temperature).log_softmax(dim=-1)
+    best = log_p.argmax(dim=-1, keepdim=True)
+    return torch.full_like(log_p, -torch.inf).scatter(-1, best, 0.0)
+
+
 def are_distributions(log_p: Tensor) -> bool:
     """Whether logarithms [..., V] are numbers, and something is possible in each row.
 

@@ -25,10 +25,12 @@ from pcflow_diffusion.checks import (
     check_count,
     check_generator,
     check_kind,
+    check_rate,
     check_real,
     check_rows,
 )
 from pcflow_diffusion.errors import ShapeMismatch
+from pcflow_diffusion.multi_token.acceptance import tempered
 
 Kind = Literal["ff", "cp", "hmm", "tree"]
 
@@ -157,7 +159,11 @@ class MultiTokenHead(nn.Module):
 
     @torch.no_grad()
     def draft(
-        self, hidden: Tensor, known: Tensor, generator: torch.Generator | None = None
+        self,
+        hidden: Tensor,
+        known: Tensor,
+        generator: torch.Generator | None = None,
+        temperature: float = 1.0,
     ) -> Draft:
         """Draw the tokens that are not known, together, given those that are.
 
@@ -165,9 +171,12 @@ class MultiTokenHead(nn.Module):
             hidden: of the text before the first token, [B, W].
             known: the first of the n tokens, as far as they are known, [B, n - m].
             generator: source of randomness; torch's global one by default.
+            temperature: other than 1, every token comes from its conditional to the power
+                1 / temperature, one after another; zero takes the most probable ones.
 
         Raises:
             ShapeMismatch: if hidden states are of another width, or all tokens are known.
+            SettingError: if the temperature is negative, or not finite.
             EvidenceError: if what is known does not fit the circuit.
 
         Examples:
@@ -178,10 +187,13 @@ class MultiTokenHead(nn.Module):
         """
         check_rows("known", known)
         check_generator(generator, known.device)
+        check_rate("temperature", temperature)
         parameters, count = self.circuit_parameters(hidden), known.shape[1]
         if count >= self.length or len(known) != len(hidden):
             wanted = f"[{len(hidden)}, fewer than {self.length}]"
             raise ShapeMismatch(f"known must be {wanted}, got {tuple(known.shape)}")
+        if temperature != 1 and len(known):
+            return self._one_by_one(parameters, known, generator, temperature)
         values = pad(known, (0, self.length - count))  # [B, n]
         missing = torch.arange(self.length, device=known.device) >= count
         evidence = pf.Evidence(values, missing.expand(values.shape))
@@ -189,6 +201,25 @@ class MultiTokenHead(nn.Module):
         ahead = range(count, self.length)
         log_rows = self.model.next_log_probs(drawn, ahead, parameters=parameters)
         return Draft(drawn[:, count:], log_rows)
+
+    def _one_by_one(
+        self,
+        parameters: dict[str, Tensor],
+        known: Tensor,
+        generator: torch.Generator | None,
+        temperature: float,
+    ) -> Draft:
+        """Powers of conditionals are those of no circuit, so tokens are drawn along a filter."""
+        seen = self.model.filter(len(known), parameters)
+        for column in known.t():
+            seen.observe(column)
+        tokens, log_rows = [], []
+        while seen.position < self.length:
+            log_rows.append(tempered(seen.next_log_probs(), temperature))  # [B, V]
+            drawn = torch.multinomial(log_rows[-1].exp(), 1, generator=generator).squeeze(-1)
+            tokens.append(drawn)
+            seen.observe(drawn)
+        return Draft(torch.stack(tokens, dim=1), torch.stack(log_rows, dim=1))
 
 
 class _Tokens(nn.Module):

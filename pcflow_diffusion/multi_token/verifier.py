@@ -29,7 +29,11 @@ class Reading(NamedTuple):
 
 
 class Verifier(Protocol):
-    """A causal language model, seen from outside: no token sees those behind it."""
+    """A causal language model, seen from outside: no token sees those behind it.
+
+    If it has a method `select`, which is told rows [A] by their places and means that the next call
+    is about these alone, in this order, then rows of a text that are done are not read any more.
+    """
 
     def __call__(self, tokens: Tensor, kept: int = 0, /) -> Reading:
         """Read tokens [B, L], of which the first `kept` are as in the call before.
@@ -88,6 +92,9 @@ class JudgeVerifier:
         hidden = self.judge.read(pad(tokens, (1, 0), value=start))[:, 1 + kept :]  # [B, L - c, W]
         return Reading(hidden, _log_probs(self.judge.head(hidden)))
 
+    def select(self, rows: Tensor) -> None:
+        """Go on with some rows, of which nothing is kept."""
+
 
 class CausalVerifier:
     """A causal model of `transformers` as a verifier, which keeps keys and values of the text.
@@ -125,6 +132,11 @@ class CausalVerifier:
         self.past, self.length = _croppable(getattr(output, self.past_name, None)), tokens.shape[1]
         said = read_logits(output, new)[:, kept - known :]
         return Reading(states[-1][:, kept - known :], _log_probs(said))
+
+    def select(self, rows: Tensor) -> None:
+        """Keep what was computed of some rows [A] alone."""
+        if self.past is not None:
+            self.past.batch_select_indices(rows)
 
 
 def _croppable(past: Any) -> Any:

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 import pcflow as pf
 from pcflow import SettingError
-from pcflow_diffusion.errors import BackboneError, GenerationError, ShapeMismatch, TypeMismatch
+from pcflow_diffusion.decode import lengths_of
+from pcflow_diffusion.errors import (
+    BackboneError,
+    GenerationError,
+    ShapeMismatch,
+    TokenOutOfRange,
+    TypeMismatch,
+)
 from pcflow_diffusion.models import Judge, TransformerConfig
 from pcflow_diffusion.multi_token import (
     CausalVerifier,
@@ -23,6 +30,7 @@ from pcflow_diffusion.multi_token import (
     multi_token_loss,
     speculate,
 )
+from pcflow_diffusion.multi_token.acceptance import tempered
 from pcflow_diffusion.multi_token.verifier import read
 
 KINDS = ("ff", "cp", "hmm", "tree")
@@ -91,26 +99,31 @@ def test_at_first_every_unit_says_what_the_model_says_next() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_law_of_a_round_is_the_judges_by_enumeration(kind: str) -> None:
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_the_law_of_a_round_is_the_judges_by_enumeration(kind: str, temperature: float) -> None:
     """Every first token, every draft, every place where it may end, in float64."""
     verifier, head = JudgeVerifier(a_judge()), a_head(kind)
     hidden = verifier(PROMPT).hidden[:, -1].expand(len(DRAFTS), -1)
     for first in range(V):
         known = torch.full((len(DRAFTS), 1), first)
         rows = head.next_log_probs(hidden, torch.cat([known, DRAFTS], dim=1))[:, 1:]
+        rows = tempered(rows, temperature)
         log_q = rows.gather(-1, DRAFTS.unsqueeze(-1)).squeeze(-1)
         p = tables(verifier, torch.cat([PROMPT, known[:1]], dim=1), N + 1)
+        p = [tempered(table, temperature) for table in p]
         torch.testing.assert_close(law(log_q, rows, p), model_law(p), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_drafts_come_from_what_they_say_they_come_from(kind: str) -> None:
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_drafts_come_from_what_they_say_they_come_from(kind: str, temperature: float) -> None:
     head, rows = a_head(kind), 5_000
     hidden = torch.randn(1, 8, generator=seeded(0)).double()
     known = torch.tensor([[3]])
-    draft = head.draft(hidden.expand(rows, -1), known.expand(rows, -1), seeded(1))
+    draft = head.draft(hidden.expand(rows, -1), known.expand(rows, -1), seeded(1), temperature)
     every = torch.cat([known.expand(len(DRAFTS), -1), DRAFTS], dim=1)
     conditionals = head.next_log_probs(hidden.expand(len(DRAFTS), -1), every)[:, 1:]
+    conditionals = tempered(conditionals, temperature)
     log_q = conditionals.gather(-1, DRAFTS.unsqueeze(-1)).squeeze(-1)
     assert fits(draft.tokens, log_q.detach().sum(dim=-1).exp().view([V] * N))
     place = (draft.tokens * torch.tensor([V * V, V, 1])).sum(dim=-1)
@@ -133,28 +146,77 @@ def test_as_many_tokens_are_drafted_as_are_not_known() -> None:
 
 @pytest.mark.parametrize("kind", ["ff", "hmm"])
 def test_the_text_has_the_judges_law(kind: str) -> None:
-    """Rows go on by different steps, end in different rounds, and some write more than is kept."""
+    """Rows go on by different steps, and end in different rounds."""
     verifier, rows = JudgeVerifier(a_judge()), 5_000
     head = a_head(kind)
     found = speculate(verifier, head, PROMPT.expand(rows, -1), gen_length=4, generator=seeded(2))
     assert found.calls.unique().tolist() == [2, 3, 4]
-    assert found.written.max() > 4
+    assert bool((found.written == 4).all())
     assert bool((found.tokens[:, :2] == PROMPT).all())
     assert fits(found.tokens[:, 2:], model_law(tables(verifier, PROMPT, 4)))
 
 
-def test_rows_that_are_done_wait() -> None:
-    """And nothing is read further ahead than the drafts of those that are not."""
-    reads, judge, head = [], JudgeVerifier(a_judge()), a_head("hmm")
+def cut(law: Tensor, end: int) -> Tensor:
+    """The law of texts in which only `end` follows after the first one."""
+    texts = torch.cartesian_prod(*[torch.arange(V)] * law.dim())
+    after = (texts == end).cumsum(dim=1) > 0
+    found = torch.zeros_like(law)
+    return found.index_put_(texts.masked_fill(after, end).unbind(1), law.flatten(), accumulate=True)
 
-    def verifier(tokens: Tensor, kept: int = 0) -> Reading:
-        reads.append(tokens.shape[1])
-        return judge(tokens, kept)
 
+class Watched:
+    """A judge, and what it was asked: rows and positions."""
+
+    def __init__(self) -> None:
+        self.judge, self.reads = JudgeVerifier(a_judge()), list[tuple[int, int]]()
+
+    def __call__(self, tokens: Tensor, kept: int = 0) -> Reading:
+        self.reads.append(tuple(tokens.shape))
+        return self.judge(tokens, kept)
+
+
+class Selecting(Watched):
+    """One that can go on with some rows."""
+
+    select = JudgeVerifier.select
+
+
+@pytest.mark.parametrize("kind", ["cp", "hmm"])
+@pytest.mark.parametrize("made", [Watched, Selecting])
+def test_the_text_has_the_tempered_law_up_to_its_end(kind: str, made: type[Watched]) -> None:
+    """Rows that have ended are read no more by whoever can go on with the others."""
+    verifier, rows, end, heat = made(), 3_000, 3, 0.7
+    how: dict[str, Any] = {"temperature": heat, "end_token_id": end}
+    prompts = PROMPT.expand(rows, -1)
+    found = speculate(verifier, a_head(kind), prompts, 4, seeded(2), **how)
+    law = model_law([tempered(p, heat) for p in tables(verifier.judge, PROMPT, 4)])
+    assert fits(found.tokens[:, 2:], cut(law, end))
+    lengths = lengths_of(found.tokens, 2, end)
+    assert torch.equal(found.written, lengths + (lengths < 4))  # with the one that ends it
+    assert max(length for _, length in verifier.reads) == 5  # what comes sixth nobody reads
+    counts = [count for count, _ in verifier.reads]
+    if made is Watched:
+        assert set(counts) == {rows}
+    else:
+        assert sum(counts) == int(found.calls.sum()) < rows * len(counts)
+
+
+def test_without_heat_the_text_is_the_greedy_one() -> None:
+    verifier, text = JudgeVerifier(a_judge()), torch.tensor([[1, 2], [0, 4], [3, 3]])
+    for kind in KINDS:
+        found = speculate(verifier, a_head(kind), text, 12, temperature=0).tokens
+        again = text
+        for _ in range(12):
+            again = torch.cat([again, verifier(again).log_p[:, -1:].argmax(dim=-1)], dim=1)
+        assert torch.equal(found, again)
+
+
+def test_nothing_is_read_behind_what_is_asked_for() -> None:
+    verifier, head = Selecting(), a_head("hmm")
     found = speculate(verifier, head, torch.tensor([[1, 2], [0, 4], [3, 3]]), 40, seeded(0))
-    assert max(reads) < 42 + N
+    assert max(length for _, length in verifier.reads) == 41
     assert found.tokens.shape == (3, 42)
-    assert bool((found.written >= 40).all()) and bool((found.written < 40 + N + 1).all())
+    assert found.written.tolist() == [40] * 3
     assert found.per_call == float(found.written.sum() / found.calls.sum())
 
 
@@ -166,6 +228,15 @@ def test_what_cannot_be_continued_is_refused() -> None:
         speculate(verifier, MultiTokenHead(nn.Linear(8, V), 1, "cp"), PROMPT, 3)
     with pytest.raises(SettingError, match="gen_length"):
         speculate(verifier, head, PROMPT, 0)
+    for wrong in (-1.0, torch.inf, torch.nan, "hot"):
+        with pytest.raises(SettingError, match="temperature"):
+            speculate(verifier, head, PROMPT, 3, temperature=wrong)  # type: ignore[arg-type]
+        with pytest.raises(SettingError, match="temperature"):
+            head.draft(torch.zeros(1, 8), PROMPT, temperature=wrong)  # type: ignore[arg-type]
+    with pytest.raises(TokenOutOfRange, match="end_token_id"):
+        speculate(verifier, head, PROMPT, 3, end_token_id=V)
+    with pytest.raises(TypeMismatch, match="end_token_id"):
+        speculate(verifier, head, PROMPT, 3, end_token_id=0.5)  # type: ignore[arg-type]
 
 
 def test_no_rows_are_continued_by_none() -> None:
@@ -252,8 +323,13 @@ def test_a_model_of_transformers_keeps_its_law_and_its_cache(kind: str) -> None:
         unembedded = model.get_output_embeddings()(anew.hidden)
         torch.testing.assert_close(model(other).logits, unembedded, rtol=0, atol=1e-9)
         torch.testing.assert_close(anew.log_p, unembedded.log_softmax(dim=-1), rtol=0, atol=1e-9)
+        some = torch.tensor([7, 2])
+        verifier.select(some)
+        later = verifier(found.tokens[some], 3)
+        wanted = CausalVerifier(model)(found.tokens[some])
     torch.testing.assert_close(again.hidden, anew.hidden[:, 3:], rtol=0, atol=1e-9)
     torch.testing.assert_close(again.log_p, anew.log_p[:, 3:], rtol=0, atol=1e-9)
+    torch.testing.assert_close(later.log_p, wanted.log_p[:, 3:], rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "mistral"])

@@ -167,7 +167,7 @@ CALLS: dict[str, Call] = {
     "MultiTokenHead.forward": lambda _: {"self": ahead(), "hidden": torch.zeros(2, 8),
                                          "tokens": masked() % V},
     "MultiTokenHead.draft": lambda _: {"self": ahead(), "hidden": torch.zeros(2, 8),
-                                       "known": masked()[:, :1] % V},
+                                       "known": masked()[:, :1] % V, "temperature": 0.5},
     "accept": lambda _: {"draft": masked() % V, "log_q": torch.zeros(2, L),
                          "next_log_q": lambda position: torch.zeros(2, V),
                          "verifier_log_p": torch.zeros(2, L + 1, V)},
@@ -179,7 +179,8 @@ CALLS: dict[str, Call] = {
                                    "tokens": masked() % V, "discount": 0.5, "distillation": 0.5,
                                    "teacher_log_p": torch.zeros(2, L, V)},
     "speculate": lambda _: {"verifier": judge(), "head": ahead(), "gen_length": 2,
-                            "prompt": torch.zeros(2, 2).long()},
+                            "prompt": torch.zeros(2, 2).long(), "temperature": 0.5,
+                            "end_token_id": 0},
     "CircuitHead.over": lambda _: {"self": head(), "positions": 2},
     **{f"CircuitHead.{name}": (lambda _: {"self": head(), "logits": torch.zeros(2, L, V),
                                           "x": masked()})
