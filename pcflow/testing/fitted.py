@@ -215,11 +215,15 @@ class Fitted:
         if not self.real.any():
             self.parts.append(Copies(inner))
 
-    def log_prob(self, rows: Tensor) -> Tensor:
-        """Log-probabilities [N] (nats) of rows [N, D]."""
+    def log_probs(self, rows: Tensor) -> Tensor:
+        """Log-probabilities [P, N] (nats) of rows [N, D] by every part, each normalised."""
         inner = self._inner(rows)
         parts = torch.stack([part.log_prob(inner) for part in self.parts])
-        return parts.logsumexp(0) - math.log(len(self.parts)) - self.map.diagonal().log().sum()
+        return parts - self.map.diagonal().log().sum()
+
+    def log_prob(self, rows: Tensor) -> Tensor:
+        """Log-probabilities [N] (nats) of rows [N, D] by all parts in equal shares."""
+        return self.log_probs(rows).logsumexp(0) - math.log(len(self.parts))
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """Draws [n, D]."""

@@ -14,8 +14,10 @@ from pcflow.testing.breach import Breach, LawBroken
 from pcflow.testing.subject import Subject, answers_have_shape, shape_of
 
 SUMS = "probabilities sum to one"
+AT_MOST = "probabilities sum to one at most"
 NOTHING = "of nothing at all the log-probability is 0"
 DRAWS = "draws follow the distribution"
+WEIGHTS = "importance weights"
 COMPLETIONS = "conditional draws are completions of the evidence"
 DRAWS_GIVEN = "conditional draws follow the conditional distribution"
 
@@ -80,7 +82,12 @@ class Report:
     @property
     def normalised(self) -> bool:
         """Whether it was asked, in any way, if all probabilities sum to one."""
-        return not {SUMS, NOTHING}.isdisjoint(outcome.law for outcome in self.held)
+        held = {(outcome.law, outcome.how) for outcome in self.held}
+        laws = {law for law, _ in held}
+        # draws that log_prob calls too unlikely are how less than one is seen
+        return not {SUMS, NOTHING}.isdisjoint(laws) or (
+            AT_MOST in laws and (DRAWS, WEIGHTS) in held
+        )
 
     @property
     def tied(self) -> bool:
@@ -88,14 +95,18 @@ class Report:
         return any(outcome.law == DRAWS for outcome in self.held)
 
     def __str__(self) -> str:
-        """A line per law, with cases and seconds of those that held."""
+        """A line per law that held, with cases and seconds, and one per reason to ask no more."""
         kept, left = len(self.held), len(self.skipped)
         head = f"{kept} of {kept + left} laws held, {left} not asked"
         width = max(len(head), *(len(str(outcome)) for outcome in self.held), 0)
         lines = [f"{head:<{width}}  {'cases':>6}  seconds"]
-        for outcome in self.outcomes:
-            told = f"  {outcome.cases:>6}  {outcome.seconds:>7.2f}"
-            lines.append(str(outcome) if outcome.skipped else f"{outcome!s:<{width}}{told}")
+        for one in self.held:
+            lines.append(f"{one!s:<{width}}  {one.cases:>6}  {one.seconds:>7.2f}")
+        reasons: dict[str, list[Outcome]] = {}
+        for outcome in self.skipped:
+            reasons.setdefault(outcome.skipped, []).append(outcome)
+        for reason, laws in reasons.items():
+            lines.append(str(laws[0]) if len(laws) == 1 else f"not asked: {len(laws)} ({reason})")
         return "\n".join(lines)
 
 

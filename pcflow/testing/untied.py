@@ -16,7 +16,7 @@ from pcflow.testing.breach import Breach, LawBroken, generator, show_row
 from pcflow.testing.frequencies import FALSE_ALARM, QUADRATURE, log_evidence, log_sign_test
 from pcflow.testing.moves import Walk
 from pcflow.testing.quadrature import integrate
-from pcflow.testing.report import DRAWS, SUMS, CannotAsk, Law
+from pcflow.testing.report import AT_MOST, DRAWS, SUMS, WEIGHTS, CannotAsk, Law
 from pcflow.testing.seen import FEWEST, Seen
 from pcflow.testing.subject import Subject, log_prob_is_a_number
 
@@ -26,16 +26,16 @@ POINTS = 400_000
 """So many rows a quadrature asks at most."""
 COMBINATIONS = 64
 """So many states of finite variables are summed over in a quadrature."""
-EFFECTIVE = 50.0
+EFFECTIVE = 40.0
 """Uneven weights say as much as fewer even ones; of less than so many nothing is concluded."""
 
 
 def untied_laws(seen: Seen) -> Iterator[Law]:
     """All of them."""
     if not seen.subject.knows("log_marginal"):  # of which there are laws that say more
-        yield Law(SUMS, partial(_weights, seen), how="importance weights")
+        yield Law(AT_MOST, partial(_weights, seen), how=WEIGHTS)
         yield Law(SUMS, partial(_quadrature, seen), how="quadrature")
-    yield Law(DRAWS, partial(_likelihood_ratio, seen), ("sample",), "importance weights")
+    yield Law(DRAWS, partial(_likelihood_ratio, seen), ("sample",), WEIGHTS)
     yield Law(DRAWS, partial(_moves, seen), ("sample",), "moves that keep log_prob")
 
 
@@ -61,37 +61,36 @@ def _weights(seen: Seen) -> Iterator[Breach]:
         mean = log_weight.exp().mean()
         witness = f"{count} draws of a density q that was fitted to rows"
         expected = "exp(log_prob) / q of 1 in the mean, or less"
-        yield Breach(SUMS, witness, expected, f"{mean:.4g} in the mean")
+        yield Breach(AT_MOST, witness, expected, f"{mean:.4g} in the mean")
     else:
         _worth(log_weight)
 
 
 def _worth(log_weight: Tensor) -> None:
-    """Refuse to conclude anything from weights [N] of which a few are all.
+    """Refuse to conclude anything from weights [..., N] of which a few are all.
 
     Raises:
         CannotAsk: telling so.
     """
-    share = log_weight.softmax(0)
-    effective = float(1 / share.square().sum()) if share.isfinite().all() else 0.0
-    if effective < min(EFFECTIVE, len(share) / 4):
-        raise CannotAsk(
-            f"what was fitted is so far off that {len(share)} weights count as {effective:.0f}"
-        )
+    squares = log_weight.softmax(-1).square().sum(-1)  # NaN where all weights are zero
+    effective = float((1 / squares).nan_to_num(nan=0.0).max())
+    if effective < EFFECTIVE:
+        count = log_weight.shape[-1]
+        raise CannotAsk(f"a fitted density is so far off that of {count} weights few count")
 
 
 def _likelihood_ratio(seen: Seen) -> Iterator[Breach]:
-    """Over draws, q/p is 1 in the mean, or less: q was fitted to other draws."""
+    """Over draws, q/p is 1 in the mean, or less: q was fitted to other draws, in several ways."""
     rows = seen.halves[1]
-    log_prob = seen.subject.score("log_prob", rows)
-    log_weight = seen.fitted.log_prob(rows) - log_prob
-    if log_evidence(log_weight) > -math.log(FALSE_ALARM):
-        worst = int(log_weight.argmax())
+    log_weight = seen.fitted.log_probs(rows) - seen.subject.score("log_prob", rows)  # [P, N]
+    evidence = torch.tensor([log_evidence(each) for each in log_weight])
+    if evidence.logsumexp(0) - math.log(len(evidence)) > -math.log(FALSE_ALARM):
+        best = log_weight[evidence.argmax()]
+        worst = int(best.argmax())
         witness = f"{len(rows)} draws, and a density q that was fitted to as many others"
         expected = "q / exp(log_prob) of 1 in the mean, or less"
-        mean, most = log_weight.exp().mean(), log_weight[worst].exp()
-        found = f"{mean:.4g} in the mean, {most:.4g} at {show_row(rows[worst])}"
-        yield Breach(DRAWS, witness, expected, found)
+        told = f"{best.exp().mean():.4g} in the mean, {best[worst].exp():.4g}"
+        yield Breach(DRAWS, witness, expected, f"{told} at {show_row(rows[worst])}")
     else:
         _worth(log_weight)
 
@@ -159,6 +158,7 @@ def _grid(seen: Seen) -> tuple[Tensor, Tensor]:
         raise CannotAsk("atoms among real numbers")
     width, states = int(fitted.real.sum()), math.prod(n for n in sizes if n is not None)
     if width not in (1, 2) or states > COMBINATIONS:
-        raise CannotAsk(f"{width} real variables, {states} states of the others")
+        told = f"of one or two real variables, with up to {COMBINATIONS} states of others, only"
+        raise CannotAsk(told)
     axes = [torch.arange(n or 1).double() for n in sizes]
     return fitted.real, torch.cartesian_prod(*axes).reshape(-1, len(sizes))
