@@ -482,7 +482,9 @@ def test_a_family_that_is_not_normalised_is_found_in_the_smallest_circuit() -> N
         "probabilities sum to one",
         "a marginal is the sum over completions",
     )
-    assert caught.value.breaches[0].subject.startswith("layer 0   InputLayer(variable 0, Loaded()")
+    written, layer, *_ = caught.value.breaches[0].subject.splitlines()
+    assert written.startswith("circuit   Circuit(")
+    assert layer.startswith("layer 0   InputLayer(variable 0, Loaded()")
 
 
 def patch(name: str, change: Callable[[Any], Any]) -> Callable[[pytest.MonkeyPatch], None]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from pcflow.checks import check_kind, check_whole
 from pcflow.errors import NotAskedWarning, SettingError, TypeMismatch
 from pcflow.evidence import Numbers, as_tensor
-from pcflow.testing.report import Report
+from pcflow.testing.report import AT_MOST, DRAWS, NOTHING, SUMS, Report
 from pcflow.testing.rows import check_rows
 from pcflow.testing.states import check_states
 from pcflow.testing.subject import Subject
@@ -147,6 +147,7 @@ def _warn(report: Report, subject: Subject) -> None:
     if subject.knows("sample") and not report.tied:
         unasked.append("sample draws what log_prob says")
     if unasked:
-        reasons = "; ".join(map(str, report.skipped))
+        about = (SUMS, AT_MOST, NOTHING, DRAWS)
+        reasons = "; ".join(str(one) for one in report.skipped if one.law in about)
         told = f"check_density could not ask whether {' and whether '.join(unasked)}: {reasons}"
         warn(told, NotAskedWarning, stacklevel=3)

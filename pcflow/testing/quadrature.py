@@ -17,9 +17,10 @@ from torch import Tensor
 NODES = torch.tensor([-math.sqrt(0.6), 0.0, math.sqrt(0.6)], dtype=torch.float64)
 WEIGHTS = torch.tensor([5 / 18, 8 / 18, 5 / 18], dtype=torch.float64)
 """Of Gauss and Legendre, for the mean over [-1, 1]."""
-CROWD = 16
-"""A cell with more draws in it is cut before anything is asked."""
-DEPTH = 16
+CROWD = 4
+"""A cell with more draws in it is cut before anything is asked; so is one with fewer that lie in a
+corner of it, a quarter as wide: a narrow part of a density would be overlooked there."""
+DEPTH = 24
 """So often a cell is cut for its draws at most."""
 TARGET = 1e-3
 """Errors are made smaller until they add up to that."""
@@ -70,8 +71,8 @@ def integrate(log_density: Callable[[Tensor], Tensor], draws: Tensor, most: int)
     center, spread = draws.median(0).values, _spread(draws)
     width = draws.shape[1]
     place = torch.atan((draws - center) / spread) * (2 / math.pi)
-    nodes = torch.cartesian_prod(*[NODES] * width).reshape(-1, width)
-    weights = torch.cartesian_prod(*[WEIGHTS] * width).reshape(-1, width).prod(-1)
+    nodes: Tensor = torch.cartesian_prod(*[NODES] * width).reshape(-1, width)
+    weights: Tensor = torch.cartesian_prod(*[WEIGHTS] * width).reshape(-1, width).prod(-1)
 
     def mass(cells: Cells) -> Tensor:
         """By nine points, or three, of each [C]."""
@@ -118,7 +119,7 @@ def _crowded(place: Tensor) -> Iterator[Cells]:
     waiting = [(Cells(-whole, whole), place, 0)]
     while waiting:
         cell, inside, depth = waiting.pop()
-        if depth > 1 and (len(inside) <= CROWD or depth == DEPTH):
+        if depth == DEPTH or (depth > 1 and not _is_crowded(cell, inside)):
             yield cell
             continue
         parts = cell.cut()
@@ -127,8 +128,16 @@ def _crowded(place: Tensor) -> Iterator[Cells]:
             waiting.append((Cells(lower, upper), inside[held], depth + 1))
 
 
+def _is_crowded(cell: Cells, inside: Tensor) -> bool:
+    """Whether the places [N, d] in a cell are too many for it, or too close together."""
+    if len(inside) < 2:
+        return False
+    span = inside.amax(0) - inside.amin(0)
+    return len(inside) > CROWD or bool((4 * span < cell.upper - cell.lower).all())
+
+
 def _spread(draws: Tensor) -> Tensor:
     """Half of what the middle half of every variable spans [d]."""
     low, high = torch.quantile(draws, torch.tensor([0.25, 0.75], dtype=draws.dtype), dim=0)
-    own = (high - low) / 2
+    own: Tensor = (high - low) / 2
     return own.where(own > 0, draws.median(0).values.abs().clamp_min(1.0))

@@ -88,7 +88,7 @@ def _likelihood_ratio(seen: Seen) -> Iterator[Breach]:
         best = log_weight[evidence.argmax()]
         worst = int(best.argmax())
         witness = f"{len(rows)} draws, and a density q that was fitted to as many others"
-        expected = "q / exp(log_prob) of 1 in the mean, or less"
+        expected = "q / exp(log_prob) of 1 in the mean, or less, if probabilities sum to one"
         told = f"{best.exp().mean():.4g} in the mean, {best[worst].exp():.4g}"
         yield Breach(DRAWS, witness, expected, f"{told} at {show_row(rows[worst])}")
     else:
@@ -119,7 +119,10 @@ def _moves(seen: Seen) -> Iterator[Breach]:
 
 
 def _quadrature(seen: Seen) -> Iterator[Breach]:
-    """The integral over one or two real variables, and the sum over finite ones, is 1."""
+    """The integral over one or two real variables, and the sum over finite ones, is 1.
+
+    Only what is too much is a breach; what is too little the likelihood ratio of draws must say.
+    """
     subject = seen.subject
     real, states = _grid(seen)
     rows = (seen.drawn if subject.knows("sample") else seen.rows)[:LAID_BY]
@@ -131,18 +134,14 @@ def _quadrature(seen: Seen) -> Iterator[Breach]:
         return torch.cat(parts).reshape(len(points), len(states)).logsumexp(-1)
 
     found = integrate(log_density, rows[:, real], POINTS // len(states))
-    off, unseen = found.value - 1, -math.log(FALSE_ALARM) / len(rows)
-    told = f"{found.value:.6g}, to {found.error:.1g}"
-    if off > QUADRATURE + found.error or (
-        subject.knows("sample") and -off > max(QUADRATURE, unseen) + found.error
-    ):
+    off, told = found.value - 1, f"{found.value:.6g}, to {found.error:.1g}"
+    if off > QUADRATURE + 3 * found.error:
         names = " and ".join(str(v) for v in real.nonzero().flatten().tolist())
         witness = f"the integral over variable {names}, and the sum over all others"
         yield Breach(SUMS, witness, "1", f"{told}, by {found.points} points")
-    elif found.error > QUADRATURE or not math.isfinite(found.error):
-        raise CannotAsk(f"after {found.points} points the integral is {told}")
-    elif off < -QUADRATURE and not subject.knows("sample"):
-        raise CannotAsk(f"around the rows it is {told}; without sample there may be more elsewhere")
+    elif off < -QUADRATURE or not found.error < QUADRATURE:
+        # what is narrow and holds few of the rows may be overlooked: nobody is blamed for it
+        raise CannotAsk(f"around the rows the integral is {told}; there may be more elsewhere")
 
 
 def _grid(seen: Seen) -> tuple[Tensor, Tensor]:
