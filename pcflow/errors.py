@@ -336,6 +336,10 @@ class FileFormatWarning(UserWarning):
     """A file was read, but not all in it is as its format says: counts, or unused nodes."""
 
 
+class NotAskedWarning(UserWarning):
+    """A check passed, but could not ask if probabilities sum to one, or if draws follow them."""
+
+
 def _without_init(kind: type[PcflowError], *args: object) -> PcflowError:
     return kind.__new__(kind, *args)
 

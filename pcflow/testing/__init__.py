@@ -28,6 +28,8 @@ from pcflow.testing.oracle import (
     enumerate_support,
     enumerate_weights,
 )
+from pcflow.testing.profile import register_profile
+from pcflow.testing.report import Outcome, Report
 from pcflow.testing.strategies import circuits, evidence, intervals, region_graphs
 from pcflow.testing.units import check_units, units
 
@@ -35,6 +37,8 @@ __all__ = [
     "Breach",
     "Enumeration",
     "LawBroken",
+    "Outcome",
+    "Report",
     "broken",
     "check_circuit",
     "check_density",
@@ -56,6 +60,7 @@ __all__ = [
     "mixed_families",
     "partly_frozen",
     "region_graphs",
+    "register_profile",
     "row_weights",
     "tree_distributions",
     "units",

@@ -9,6 +9,9 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+ROUNDING = 1e-13
+"""Sums of probabilities are off by less."""
+
 
 @dataclass(frozen=True)
 class Breach:
@@ -91,6 +94,16 @@ def show_row(row: Tensor) -> str:
     return "[" + ", ".join("?" if v != v else f"{v:.6g}" for v in row.tolist()) + "]"
 
 
+def show_number(value: float) -> str:
+    """A number to eight digits; what is zero but for rounding is 0.
+
+    Examples:
+        >>> show_number(2.220446e-16), show_number(-0.69314718056)
+        ('0', '-0.69314718')
+    """
+    return "0" if abs(value) < ROUNDING else f"{value:.8g}"
+
+
 def first_difference(found: Tensor, wanted: Tensor, tolerance: float) -> int | None:
     """The first entry that differs by more than a share of the number, or of 1 if that is more."""
     slack = tolerance * wanted.abs().nan_to_num(posinf=0.0).clamp_min(1.0)
@@ -106,7 +119,8 @@ def compare(
     """A breach at the first row [R, D] whose answer [R] is not the wanted one."""
     place = first_difference(found, wanted, tolerance)
     if place is not None:
-        yield Breach(law, show_row(rows[place]), f"{wanted[place]:.8g}", f"{found[place]:.8g}")
+        expected, answered = (show_number(float(t[place])) for t in (wanted, found))
+        yield Breach(law, show_row(rows[place]), expected, answered)
 
 
 def compare_entries(
@@ -119,7 +133,7 @@ def compare_entries(
     place = first_difference(found.double().flatten(), wanted.double().flatten(), tolerance)
     if place is not None:
         index = [int(i) for i in torch.unravel_index(torch.tensor(place), found.shape)]
-        at = (f"{t.flatten()[place]:.8g}" for t in (wanted, found))
+        at = (show_number(float(t.flatten()[place])) for t in (wanted, found))
         yield Breach(law, f"{witness}, entry {index}", *at)
 
 

@@ -112,9 +112,10 @@ def _select(about: Evidence, rows: Tensor) -> Evidence:
 
 
 def picture(circuit: Circuit) -> str:
-    """Every layer of a small circuit, with its parameters as they are stored."""
+    """The circuit, to be pasted if it is small, and then its layers with their parameters."""
+    written = f"circuit   {circuit!r}"
     if len(circuit.layers) > MOST_LAYERS:
-        return f"circuit   {circuit}"
+        return written
     number = {layer: n for n, layer in enumerate(circuit.layers)}
 
     def parameters(layer: Layer) -> str:
@@ -131,4 +132,4 @@ def picture(circuit: Circuit) -> str:
         below = ", ".join(str(number[child]) for child in layer.inputs)
         return f"layer {number[layer]}   {layer}{below and ' of '}{below}{parameters(layer)}"
 
-    return "\n".join(map(one, circuit.layers))
+    return "\n".join([written, *map(one, circuit.layers)])

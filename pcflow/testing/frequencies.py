@@ -9,13 +9,17 @@ import math
 from collections.abc import Sequence
 
 import torch
-from scipy.stats import chi2
+from scipy.stats import binom, chi2
 from torch import Tensor
 
 FALSE_ALARM = 1e-9
 """Level of every comparison. Cells hold at least ten draws in expectation, where the chi-square
 distribution is right to a factor of a few hundred this far out: below one in a million."""
 CELL = 20.0
+QUADRATURE = 5e-3
+"""Integrals over real variables are right to that share."""
+STAKES = 12
+"""Bets on a mean are of 1, 1/2, 1/4, ... of what one has."""
 KNOTS = 2_048
 CUTS = 8
 TAIL = 2_000
@@ -61,6 +65,27 @@ def _cells(expected: Tensor) -> Tensor:
 def band(draws: int) -> float:
     """How far an empirical distribution function may be off (Dvoretzky-Kiefer-Wolfowitz)."""
     return math.sqrt(math.log(2 / FALSE_ALARM) / (2 * draws))
+
+
+def log_evidence(log_weight: Tensor) -> float:
+    """Logarithm of the evidence against independent weights [N] having a mean of at most 1.
+
+    A gambler bets a share of what he has on each weight, which multiplies it by 1 - share +
+    share * weight: if the mean is at most 1, he does not gain in the mean, so that his money is
+    above 1/a with a probability below a, however weights are distributed (Markov's inequality).
+    Several gamblers with different shares put their money together.
+    """
+    log_weight = log_weight.nan_to_num(nan=-torch.inf, posinf=700.0, neginf=-torch.inf)
+    stake = -math.log(2) * torch.arange(STAKES, dtype=torch.float64)
+    kept = torch.log(-torch.expm1(stake)).unsqueeze(-1)
+    money = torch.logaddexp(kept, stake.unsqueeze(-1) + log_weight).sum(-1)
+    return float(money.logsumexp(0)) - math.log(STAKES)
+
+
+def log_sign_test(rose: int, fell: int) -> float:
+    """Logarithm of the p-value of so many signs, if both are as likely; exact."""
+    tail = binom.logcdf(min(rose, fell), rose + fell, 0.5)
+    return min(0.0, float(tail) + math.log(2))
 
 
 def real_line(values: Tensor) -> tuple[Tensor, Tensor]:

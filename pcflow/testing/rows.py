@@ -5,73 +5,102 @@ Legend: B batch, D variables, R rows, N draws, V values, Q points of a quadratur
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from pcflow.testing.breach import Breach, compare, demand, generator, show_row
-from pcflow.testing.frequencies import FALSE_ALARM, axis, band, chi_square
+from pcflow.errors import EvidenceError
+from pcflow.testing.breach import Breach, compare, generator, show_row
+from pcflow.testing.frequencies import FALSE_ALARM, QUADRATURE, axis, band, chi_square
+from pcflow.testing.report import (
+    COMPLETIONS,
+    DRAWS,
+    DRAWS_GIVEN,
+    NOTHING,
+    CannotAsk,
+    Law,
+    Outcome,
+    shape_law,
+    try_laws,
+)
+from pcflow.testing.seen import Seen
 from pcflow.testing.subject import (
+    BEST,
     MPE_COMPLETES,
+    NUMBER,
     Subject,
     a_batch_is_its_rows,
+    batch_law,
     log_prob_is_a_number,
     not_best,
     not_completions,
     order_does_not_matter,
+    order_law,
 )
+from pcflow.testing.untied import untied_laws
 
 ROWS = 24
 """So many rows are looked at."""
-CONDITIONS = 4
-"""So many rows of evidence are conditioned on by draws."""
-QUADRATURE = 5e-3
-"""Integrals over a real variable are right to that share."""
+FLOOR = "log-probabilities have no floor"
+COMPLETE = "a marginal of a complete row is its log-probability"
+ONE_MORE = "a marginal is the sum over one more variable"
+POSSIBLE = "draws are possible"
+SINGLE = "single variables"
 FAR = (1e3, 1e6, 1e9)
 
 
-def check_rows(subject: Subject, rows: Tensor | None) -> None:
+def check_rows(subject: Subject, rows: Tensor | None) -> list[Outcome]:
     """All laws.
 
     Raises:
         LawBroken: if any does not hold.
-        ValueError: if there are no rows, and none can be drawn.
+        EvidenceError: if there are no rows, and none can be drawn.
     """
     width = len(subject.num_categories)
+    nothing = torch.full((2, width), torch.nan, dtype=torch.float64)
+    drawing = try_laws(subject, [shape_law(subject, "sample", nothing)])
     if rows is None:
         if not subject.knows("sample"):
-            raise ValueError("too many states to enumerate: check_density needs rows, or sample")
+            raise EvidenceError("too many states to enumerate: check_density needs rows, or sample")
         rows = subject.drawn()
-    rows = rows.double()
     if rows.dim() != 2 or rows.shape[1] != width or not subject.possible(rows).all():
-        raise ValueError(f"rows must be complete, [N, {width}], and in the range of the variables")
-    demand([partial(log_prob_is_a_number, subject, rows)])
-    demand(_laws(subject, rows[subject.score("log_prob", rows) > -torch.inf]))
+        raise EvidenceError(
+            f"rows must be complete, [N, {width}], and in the range of the variables"
+        )
+    scoring = try_laws(subject, [shape_law(subject, "log_prob", rows)])
+    numbers = Law(NUMBER, partial(log_prob_is_a_number, subject, rows))
+    number = try_laws(subject, [numbers])
+    rows = rows[subject.score("log_prob", rows) > -torch.inf]
+    evidence = _with_gaps(rows[:ROWS])
+    names = ("log_marginal", "mpe", "sample_given") if len(rows) else ()
+    more = try_laws(subject, (shape_law(subject, name, evidence) for name in names))
+    laws = try_laws(subject, _laws(Seen(subject, rows, evidence)))
+    return [*drawing, *scoring, *more, *number, *laws]
 
 
-def _laws(subject: Subject, rows: Tensor) -> Iterator[Callable[[], Iterator[Breach]]]:
+def _laws(seen: Seen) -> Iterator[Law]:
+    subject, rows, evidence = seen.subject, seen.rows, seen.evidence
     few = rows[:ROWS]
-    evidence = _with_gaps(few)
-    scored = {"log_prob": few, "log_marginal": evidence, "mpe": evidence}
-    asked = {name: x for name, x in scored.items() if subject.knows(name)}
-    yield partial(_no_floor, subject, few)
-    if subject.knows("log_marginal"):
-        yield partial(_nothing_known, subject, few)
-        yield partial(_complete, subject, few)
-        yield partial(_one_variable_summed_out, subject, evidence, rows)
+    asked = {"log_prob": few, "log_marginal": evidence, "mpe": evidence}
+    yield Law(FLOOR, partial(_no_floor, subject, few))
+    marginal = ("log_marginal",)
+    yield Law(NOTHING, partial(_nothing_known, subject, few), marginal)
+    yield Law(COMPLETE, partial(_complete, subject, few), marginal)
+    yield Law(ONE_MORE, partial(_one_variable_summed_out, subject, evidence, rows), marginal)
     for name, x in asked.items():
-        yield partial(a_batch_is_its_rows, subject, name, x)
-    if subject.knows("mpe"):
-        yield partial(_mpe_keeps_the_evidence, subject, evidence)
-        yield partial(_mpe_is_best, subject, evidence, few)
+        yield Law(batch_law(name), partial(a_batch_is_its_rows, subject, name, x), (name,))
+    yield Law(MPE_COMPLETES, partial(_mpe_keeps_the_evidence, subject, evidence), ("mpe",))
+    yield Law(BEST, partial(_mpe_is_best, subject, evidence, few), ("mpe",))
     for name, x in asked.items():
-        yield partial(order_does_not_matter, subject, name, x, evidence)
-    if subject.knows("sample"):
-        yield partial(_draws, subject, rows)
-    if subject.knows("sample_given"):
-        yield partial(_draws_given, subject, evidence, rows)
+        ask = partial(order_does_not_matter, subject, name, x, evidence)
+        yield Law(order_law(name), ask, (name,))
+    yield Law(POSSIBLE, partial(_draws_are_possible, seen), ("sample",))
+    yield Law(DRAWS, partial(_draws, seen), ("sample", "log_marginal"), SINGLE)
+    yield from untied_laws(seen)
+    yield Law(COMPLETIONS, partial(_draws_are_completions, seen), ("sample_given",))
+    yield Law(DRAWS_GIVEN, partial(_draws_given, seen), ("sample_given", "log_marginal"), SINGLE)
 
 
 def _with_gaps(rows: Tensor) -> Tensor:
@@ -92,7 +121,7 @@ def _no_floor(subject: Subject, rows: Tensor) -> Iterator[Breach]:
     found = subject.score("log_prob", far)
     if found[0].isfinite() and (found == found[0]).all():
         yield Breach(
-            "log-probabilities have no floor",
+            FLOOR,
             " and ".join(map(show_row, far)),
             "different numbers, or -inf",
             f"{found[0]:.8g} for all of them",
@@ -103,20 +132,17 @@ def _nothing_known(subject: Subject, rows: Tensor) -> Iterator[Breach]:
     nothing = torch.full_like(rows[:1], torch.nan)
     found = subject.score("log_marginal", nothing)
     wanted = torch.zeros(1, dtype=torch.float64)
-    law = "of nothing at all the log-probability is 0"
-    yield from compare(law, nothing, found, wanted, subject.tolerance)
+    yield from compare(NOTHING, nothing, found, wanted, subject.tolerance)
 
 
 def _complete(subject: Subject, rows: Tensor) -> Iterator[Breach]:
     found, wanted = subject.score("log_marginal", rows), subject.score("log_prob", rows)
-    law = "a marginal of a complete row is its log-probability"
-    yield from compare(law, rows, found, wanted, subject.tolerance)
+    yield from compare(COMPLETE, rows, found, wanted, subject.tolerance)
 
 
 def _one_variable_summed_out(subject: Subject, evidence: Tensor, rows: Tensor) -> Iterator[Breach]:
     for number, row in enumerate(evidence[:: max(1, len(evidence) // 8)]):
         missing = row.isnan().nonzero().flatten().tolist()
-        law = "a marginal is the sum over one more variable"
         variable = missing[number % len(missing)]
         known = _values(subject, variable, rows)
         if known is None:
@@ -126,7 +152,8 @@ def _one_variable_summed_out(subject: Subject, evidence: Tensor, rows: Tensor) -
         found = subject.score("log_marginal", row.unsqueeze(0))
         real = subject.num_categories[variable] is None
         tolerance = QUADRATURE if real else subject.tolerance
-        yield from compare(law, row.unsqueeze(0), found, terms.logsumexp(0).unsqueeze(0), tolerance)
+        wanted = terms.logsumexp(0).unsqueeze(0)
+        yield from compare(ONE_MORE, row.unsqueeze(0), found, wanted, tolerance)
 
 
 def _values(subject: Subject, variable: int, rows: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -160,36 +187,50 @@ def _mpe_is_best(subject: Subject, evidence: Tensor, rows: Tensor) -> Iterator[B
         yield from not_best(subject, row, state[0], value, rivals, known)
 
 
-def _draws(subject: Subject, rows: Tensor) -> Iterator[Breach]:
-    nothing = torch.full_like(rows[0], torch.nan)
-    yield from _wrong_draws(
-        subject, "draws follow the distribution", nothing, subject.drawn(), rows
-    )
+def _draws_are_possible(seen: Seen) -> Iterator[Breach]:
+    nothing = torch.full_like(seen.drawn[0], torch.nan)
+    yield from _impossible(seen.subject, POSSIBLE, nothing, seen.drawn)
 
 
-def _draws_given(subject: Subject, evidence: Tensor, rows: Tensor) -> Iterator[Breach]:
-    for row in evidence[:: max(1, len(evidence) // CONDITIONS)]:
-        law = "conditional draws follow the conditional distribution"
-        yield from _wrong_draws(subject, law, row, subject.drawn(row), rows)
+def _draws_are_completions(seen: Seen) -> Iterator[Breach]:
+    for row, drawn in seen.given:
+        yield from _impossible(seen.subject, COMPLETIONS, row, drawn)
 
 
-def _wrong_draws(
-    subject: Subject, law: str, row: Tensor, drawn: Tensor, rows: Tensor
-) -> Iterator[Breach]:
-    """Draws that are impossible, or of which one variable has other frequencies than it should."""
+def _impossible(subject: Subject, law: str, row: Tensor, drawn: Tensor) -> Iterator[Breach]:
     yield from not_completions(subject, law, row.expand_as(drawn), drawn)
     impossible = subject.score("log_prob", drawn) == -torch.inf
     if impossible.any():
-        state = drawn[impossible][0]
-        yield Breach(law, show_row(row), "possible rows", show_row(state))
-    if subject.knows("log_marginal"):
-        for variable in row.isnan().nonzero().flatten().tolist():
-            known = _values(subject, variable, rows)
-            if known is not None:
-                terms = _scores(subject, row, variable, known[0]) + known[1].log()
-                off = _distance(subject, variable, drawn[:, variable], known[0], terms.softmax(0))
-                if off:
-                    yield Breach(law, show_row(row), f"variable {variable} as its marginal", off)
+        state = show_row(drawn[impossible][0])
+        yield Breach(law, show_row(row), "rows of positive probability", state)
+
+
+def _draws(seen: Seen) -> Iterator[Breach]:
+    nothing = torch.full_like(seen.drawn[0], torch.nan)
+    yield from _wrong_frequencies(seen, DRAWS, nothing, seen.drawn)
+
+
+def _draws_given(seen: Seen) -> Iterator[Breach]:
+    for row, drawn in seen.given:
+        yield from _wrong_frequencies(seen, DRAWS_GIVEN, row, drawn)
+
+
+def _wrong_frequencies(seen: Seen, law: str, row: Tensor, drawn: Tensor) -> Iterator[Breach]:
+    """Draws of which one variable has other frequencies than it should.
+
+    Raises:
+        CannotAsk: if they are none, which another law says.
+    """
+    subject = seen.subject
+    if next(_impossible(subject, law, row, drawn), None) is not None:
+        raise CannotAsk("some draws are impossible")
+    for variable in row.isnan().nonzero().flatten().tolist():
+        known = _values(subject, variable, seen.rows)
+        if known is not None:
+            terms = _scores(subject, row, variable, known[0]) + known[1].log()
+            off = _distance(subject, variable, drawn[:, variable], known[0], terms.softmax(0))
+            if off:
+                yield Breach(law, show_row(row), f"variable {variable} as its marginal", off)
 
 
 def _distance(subject: Subject, variable: int, drawn: Tensor, values: Tensor, share: Tensor) -> str:

@@ -5,33 +5,47 @@ Legend: B batch, D variables, S states, R rows of evidence, N draws.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from math import prod
 
 import torch
 from torch import Tensor
 
-from pcflow.testing.breach import Breach, compare, demand, generator, show_row
+from pcflow.testing.breach import Breach, compare, generator, show_row
 from pcflow.testing.frequencies import FALSE_ALARM, chi_square
+from pcflow.testing.report import (
+    COMPLETIONS,
+    DRAWS,
+    DRAWS_GIVEN,
+    SUMS,
+    Law,
+    Outcome,
+    shape_law,
+    try_laws,
+)
 from pcflow.testing.subject import (
+    BEST,
     MPE_COMPLETES,
+    NUMBER,
     Subject,
     a_batch_is_its_rows,
+    batch_law,
     log_prob_is_a_number,
     not_best,
     not_completions,
     order_does_not_matter,
+    order_law,
 )
 
 MOST_EVIDENCE = 512
 """Of more rows of evidence than that, so many are drawn."""
 CONDITIONS = 8
 """So many rows of evidence are conditioned on by draws."""
-DRAWS_FOLLOW = "conditional draws follow the conditional distribution"
+MARGINALS = "a marginal is the sum over completions"
 
 
-def check_states(subject: Subject) -> None:
+def check_states(subject: Subject) -> list[Outcome]:
     """All laws.
 
     Raises:
@@ -40,11 +54,15 @@ def check_states(subject: Subject) -> None:
     sizes = [n for n in subject.num_categories if n is not None]
     states = torch.cartesian_prod(*(torch.arange(n).double() for n in sizes))
     states = states.reshape(-1, len(sizes))
-    demand([partial(log_prob_is_a_number, subject, states)])
-    log_weight = subject.score("log_prob", states)
     evidence = _evidence(sizes)
-    table = _Table(states, log_weight, evidence)
-    demand(_laws(subject, table))
+    rows = {"log_prob": states, "log_marginal": evidence, "sample": evidence}
+    shapes = try_laws(subject, map(partial(shape_law, subject), rows, rows.values()))
+    numbers = Law(NUMBER, partial(log_prob_is_a_number, subject, states))
+    number = try_laws(subject, [numbers])
+    table = _Table(states, subject.score("log_prob", states), evidence)
+    names = ("mpe", "sample_given")
+    more = try_laws(subject, (shape_law(subject, name, table.possible) for name in names))
+    return [*shapes, *more, *number, *try_laws(subject, _laws(subject, table))]
 
 
 class _Table:
@@ -92,24 +110,20 @@ def _evidence(sizes: list[int]) -> Tensor:
     return rows[(~rows.isnan()).sum(-1).argsort(stable=True)]
 
 
-def _laws(subject: Subject, table: _Table) -> Iterator[Callable[[], Iterator[Breach]]]:
-    scored = {"log_prob": table.states, "log_marginal": table.evidence, "mpe": table.possible}
-    asked = {name: rows for name, rows in scored.items() if subject.knows(name)}
-    yield partial(_sums_to_one, table, subject.tolerance)
-    if subject.knows("log_marginal"):
-        yield partial(_marginals, subject, table)
+def _laws(subject: Subject, table: _Table) -> Iterator[Law]:
+    asked = {"log_prob": table.states, "log_marginal": table.evidence, "mpe": table.possible}
+    yield Law(SUMS, partial(_sums_to_one, table, subject.tolerance), how="all states")
+    yield Law(MARGINALS, partial(_marginals, subject, table), ("log_marginal",))
     for name, rows in asked.items():
-        yield partial(a_batch_is_its_rows, subject, name, rows)
-    if subject.knows("mpe"):
-        yield partial(_mpe_keeps_the_evidence, subject, table)
-        yield partial(_mpe_is_best, subject, table)
+        yield Law(batch_law(name), partial(a_batch_is_its_rows, subject, name, rows), (name,))
+    yield Law(MPE_COMPLETES, partial(_mpe_keeps_the_evidence, subject, table), ("mpe",))
+    yield Law(BEST, partial(_mpe_is_best, subject, table), ("mpe",))
     for name, rows in asked.items():
-        yield partial(order_does_not_matter, subject, name, rows, table.possible)
-    if subject.knows("sample"):
-        yield partial(_draws, subject, table)
-    if subject.knows("sample_given"):
-        yield partial(_draws_keep_the_evidence, subject, table)
-        yield partial(_draws_given, subject, table)
+        ask = partial(order_does_not_matter, subject, name, rows, table.possible)
+        yield Law(order_law(name), ask, (name,))
+    yield Law(DRAWS, partial(_draws, subject, table), ("sample",), "all states")
+    yield Law(COMPLETIONS, partial(_draws_keep_the_evidence, subject, table), ("sample_given",))
+    yield Law(DRAWS_GIVEN, partial(_draws_given, subject, table), ("sample_given",), "all states")
 
 
 def _sums_to_one(table: _Table, tolerance: float) -> Iterator[Breach]:
@@ -118,14 +132,13 @@ def _sums_to_one(table: _Table, tolerance: float) -> Iterator[Breach]:
     slack = tolerance * (1 + float((table.log_weight.exp() * -table.log_weight).nansum()))
     if not abs(total - 1) <= slack:
         witness = f"the sum over all {len(table.states)} states"
-        yield Breach("probabilities sum to one", witness, "1", f"{total:.8g}")
+        yield Breach(SUMS, witness, "1", f"{total:.8g}")
 
 
 def _marginals(subject: Subject, table: _Table) -> Iterator[Breach]:
     found = subject.score("log_marginal", table.evidence)
     wanted = table.sums(table.evidence)
-    law = "a marginal is the sum over completions"
-    yield from compare(law, table.evidence, found, wanted, subject.tolerance)
+    yield from compare(MARGINALS, table.evidence, found, wanted, subject.tolerance)
 
 
 def _mpe_keeps_the_evidence(subject: Subject, table: _Table) -> Iterator[Breach]:
@@ -145,9 +158,8 @@ def _mpe_is_best(subject: Subject, table: _Table) -> Iterator[Breach]:
 
 def _draws(subject: Subject, table: _Table) -> Iterator[Breach]:
     drawn, nothing = subject.drawn(), torch.full_like(table.states[0], torch.nan)
-    law = "draws follow the distribution"
-    yield from not_completions(subject, law, nothing.expand_as(drawn), drawn)
-    yield from _wrong_frequency(law, nothing, drawn, table)
+    yield from not_completions(subject, DRAWS, nothing.expand_as(drawn), drawn)
+    yield from _wrong_frequency(DRAWS, nothing, drawn, table)
 
 
 def _conditions(table: _Table) -> Tensor:
@@ -157,17 +169,16 @@ def _conditions(table: _Table) -> Tensor:
 
 
 def _draws_keep_the_evidence(subject: Subject, table: _Table) -> Iterator[Breach]:
-    law = "conditional draws are completions of the evidence"
     for row in _conditions(table):
         drawn = subject.drawn(row)
-        yield from not_completions(subject, law, row.expand_as(drawn), drawn)
+        yield from not_completions(subject, COMPLETIONS, row.expand_as(drawn), drawn)
 
 
 def _draws_given(subject: Subject, table: _Table) -> Iterator[Breach]:
     for row in _conditions(table):
         drawn = subject.drawn(row)
-        if next(not_completions(subject, DRAWS_FOLLOW, row.expand_as(drawn), drawn), None) is None:
-            yield from _wrong_frequency(DRAWS_FOLLOW, row, drawn, table)
+        if next(not_completions(subject, DRAWS_GIVEN, row.expand_as(drawn), drawn), None) is None:
+            yield from _wrong_frequency(DRAWS_GIVEN, row, drawn, table)
 
 
 def _wrong_frequency(law: str, row: Tensor, drawn: Tensor, table: _Table) -> Iterator[Breach]:

@@ -5,10 +5,12 @@ Legend: B batch, D variables, R rows of evidence, N draws.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +20,10 @@ ASKED_SINGLY = 32
 """So many rows of a batch are asked one by one too."""
 TWICE = 4
 """So many rows are asked again after other queries."""
+MOST_CAUSES = 1_000
+"""Of so many rows each is asked by itself, to find which one a query raises an error for."""
+NUMBER = "a log-probability is a number"
+BEST = "no completion is better than the most probable state"
 MPE_COMPLETES = "a most probable state is a completion of the evidence"
 
 
@@ -31,6 +37,7 @@ class Subject:
         draws: how many draws are compared with a distribution.
         tolerance: of log-probabilities.
         atoms: of variables without a finite range, values that have a probability of their own.
+        answered: how many rows, or draws, every query has answered with.
     """
 
     queries: Mapping[str, Callable[..., Any]]
@@ -38,6 +45,7 @@ class Subject:
     draws: int
     tolerance: float
     atoms: Mapping[int, Sequence[float]] = field(default_factory=dict)
+    answered: Counter[str] = field(default_factory=Counter, compare=False)
 
     def knows(self, name: str) -> bool:
         """Whether there is such a query."""
@@ -78,18 +86,21 @@ class Subject:
         """The answer in float64 on the CPU.
 
         Raises:
-            LawBroken: if it has another shape, or if the evidence was edited.
+            LawBroken: if it is no numbers, or of another shape, or if the evidence was edited.
         """
         given = [a.clone() if isinstance(a, Tensor) else a for a in asked]
         try:
             answer = self.queries[name](*given)
         except Exception as error:
-            error.add_note(f"{name} was asked: {_tell(asked)}")
+            error.add_note(f"{name} was asked: {self._cause(name, asked)}")
             raise
-        found = torch.as_tensor(answer).detach().to("cpu", torch.float64)
+        found = _read(name, answer, _tell(asked))
+        self.answered[name] += shape[0]
         if tuple(found.shape) != shape:
-            law = f"{name} answers with the shape that it was asked for"
-            raise LawBroken([Breach(law, _tell(asked), str(shape), str(tuple(found.shape)))])
+            told = str(tuple(found.shape))
+            if not found.dim() and shape == (1,):
+                told += ", a number for one row: answer with np.atleast_1d(...)"
+            raise LawBroken([Breach(shape_of(name), _tell(asked), str(shape), told)])
         for before, after in zip(asked, given, strict=True):
             if isinstance(before, Tensor) and not torch.equal(
                 before.nan_to_num(nan=-1.5), after.nan_to_num(nan=-1.5)
@@ -97,6 +108,32 @@ class Subject:
                 law = f"{name} does not edit what it is given"
                 raise LawBroken([Breach(law, _tell(asked), _tell([before]), _tell([after]))])
         return found
+
+    def _cause(self, name: str, asked: tuple[Any, ...]) -> str:
+        """What was asked; of several rows, the first that is not answered by itself either."""
+        rows = asked[0]
+        if isinstance(rows, Tensor):
+            for number, row in enumerate(rows[:MOST_CAUSES]):
+                try:
+                    self.queries[name](row.unsqueeze(0).clone())
+                except Exception:  # whatever it raises, this row is why
+                    return f"{_tell([row])}, row {number} of {len(rows)}"
+        return _tell(asked)
+
+
+def _read(name: str, answer: object, asked: str) -> Tensor:
+    """Numbers of any kind, in float64 on the CPU.
+
+    Raises:
+        LawBroken: if they are none.
+    """
+    try:
+        if not isinstance(answer, Tensor):
+            answer = torch.as_tensor(np.asarray(answer))  # nested lists of tensors, data frames
+        return answer.detach().to("cpu", torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        breach = Breach(f"{name} answers with numbers", asked, "an array", f"{answer!r:.80}")
+        raise LawBroken([breach]) from error
 
 
 def not_completions(subject: Subject, law: str, rows: Tensor, values: Tensor) -> Iterator[Breach]:
@@ -115,7 +152,7 @@ def not_best(
     best = known.max()
     if value < best - subject.tolerance * best.abs().clamp_min(1.0):
         yield Breach(
-            "no completion is better than the most probable state",
+            BEST,
             show_row(row),
             f"{show_row(rivals[known.argmax()])} of log-probability {best:.8g}",
             f"{show_row(state)} of log-probability {value:.8g}",
@@ -131,9 +168,32 @@ def log_prob_is_a_number(subject: Subject, rows: Tensor) -> Iterator[Breach]:
     if len(wrong):
         row = int(wrong[0, 0])
         expected = "a number of at most 0, or -inf" if finite else "a number, or -inf"
-        yield Breach(
-            "a log-probability is a number", show_row(rows[row]), expected, f"{found[row]:.8g}"
-        )
+        yield Breach(NUMBER, show_row(rows[row]), expected, f"{found[row]:.8g}")
+
+
+def shape_of(name: str) -> str:
+    """The law that answers have their shape."""
+    return f"{name} answers with the shape that it was asked for"
+
+
+def batch_law(name: str) -> str:
+    """The law that rows do not see each other."""
+    return f"{name}: a batch is answered like its rows one by one"
+
+
+def order_law(name: str) -> str:
+    """The law that queries do not see each other."""
+    return f"{name}: a query does not see the evidence of the one before"
+
+
+def answers_have_shape(subject: Subject, name: str, rows: Tensor) -> Iterator[Breach]:
+    """Asked of two rows and of one, or for as many draws: quick, and said before all else."""
+    for few in (rows[:2], rows[:1]):
+        if name in ("sample", "sample_given"):
+            subject.drawn(few[0] if name == "sample_given" else None, len(few))
+        else:
+            subject.score(name, few)
+    yield from ()
 
 
 def a_batch_is_its_rows(subject: Subject, name: str, rows: Tensor) -> Iterator[Breach]:
@@ -141,7 +201,7 @@ def a_batch_is_its_rows(subject: Subject, name: str, rows: Tensor) -> Iterator[B
     few = rows[:: max(1, -(-len(rows) // ASKED_SINGLY))]
     together = subject.score(name, few)
     alone = torch.cat([subject.score(name, row.unsqueeze(0)) for row in few])
-    law = f"{name}: a batch is answered like its rows one by one"
+    law = batch_law(name)
     yield from compare(law, few, together, alone, subject.tolerance)
 
 
@@ -154,7 +214,7 @@ def order_does_not_matter(
         for other in others[-TWICE:]:
             for query in subject.queries:
                 _ask(subject, query, other)
-        law = f"{name}: a query does not see the evidence of the one before"
+        law = order_law(name)
         yield from compare(law, row, subject.score(name, row), before, subject.tolerance)
 
 
