@@ -4,7 +4,6 @@ import math
 import re
 import tracemalloc
 from itertools import product
-from pathlib import Path
 
 import hypothesis.strategies as st
 import numpy as np
@@ -348,13 +347,6 @@ def test_a_rule_is_drawn() -> None:
     ax = rule.draw(names="abcd")
     shown = {text.get_text() for text in ax.texts}
     assert {"a", "d"} <= shown
-
-
-def test_the_page_of_rules_runs() -> None:
-    page = (Path(__file__).parent.parent / "docs" / "constraints.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(blocks) == page.count("```") / 2
-    exec("\n".join(blocks), {})
 
 
 def one_after_the_other(text) -> Index:

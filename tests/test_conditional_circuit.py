@@ -5,7 +5,6 @@ Legend: B rows, f features, D variables.
 
 import copy
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -346,14 +345,3 @@ def test_counting_passes_no_features_over(counting: pf.Learner) -> None:
     data = pf.Batch(y, features=features_of(0).cpu())
     with pytest.raises(pf.EvidenceError, match="features"):
         pf.fit(conditional.model, data, counting, progress=False)
-
-
-def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = Path(__file__).parent.parent / "docs" / "conditional.md"
-    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    assert blocks
-    torch.manual_seed(0)
-    x, y, gaps = torch.randn(50, 2), torch.randn(50, 3), torch.tensor([[0.0, torch.nan, torch.nan]])
-    told = {"x_train": x, "y_train": y, "x_held_out": x[:9], "y_held_out": y[:9]}
-    monkeypatch.chdir(tmp_path)  # where it writes
-    exec("\n".join(blocks), told | {"x": x[:1], "y": y[:1], "y_in_part": gaps})

@@ -3,7 +3,6 @@
 import itertools
 import math
 import random
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -346,12 +345,3 @@ def test_a_file_that_asks_for_too_much_is_refused(
             patched.setattr(nnf, limit, 40)
             with pytest.raises(pf.FileFormatError, match=match):
                 pf.read_nnf(path)
-
-
-def test_the_page_of_files_runs() -> None:
-    page = Path(__file__).parent.parent / "docs" / "files.md"
-    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    found: dict[str, object] = {}
-    exec("\n".join(blocks), found)
-    assert math.exp(pf.entropy(found["rule"])) == pytest.approx(5.0)  # type: ignore[arg-type]
-    assert found["log_partition"] == pytest.approx(math.log(8))

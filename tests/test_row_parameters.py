@@ -5,12 +5,10 @@ Legend: B batch, D variables, V categories, n draws.
 
 import copy
 import gc
-import re
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import torch
@@ -547,13 +545,6 @@ def test_what_is_wrong_with_a_row_is_not_told_by_the_parameters_of_others() -> N
     with pytest.raises(pf.NoMassError, match="row 3") as caught:
         model.mpe(x, parameters=given)
     assert caught.value.never is None
-
-
-def test_the_page_runs() -> None:
-    page = Path(__file__).parent.parent / "docs" / "row_parameters.md"
-    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    assert blocks
-    exec("\n".join(blocks), {})
 
 
 @dataclass(frozen=True)

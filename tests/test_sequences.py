@@ -2,9 +2,7 @@
 
 import copy
 import itertools
-import re
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -339,18 +337,6 @@ def counts(before: Tensor, after: Tensor) -> Tensor:
     pairs.index_put_((before.long(), after.long()), torch.ones(1).double(), accumulate=True)
     pairs = pairs[pairs.sum(dim=1) > 0]
     return pairs / pairs.sum(dim=1, keepdim=True)
-
-
-def test_the_page_of_sequences_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    page = Path(__file__).parent.parent / "docs" / "sequences.md"
-    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == page.read_text(encoding="utf-8").count("```") / 2
-    found: dict[str, object] = {}
-    exec("\n".join(blocks), found)
-    drawn = capsys.readouterr().out.split("\n")
-    assert len(drawn) == 4 and all(word.isalpha() or not word for word in drawn)
-    learned, rows, lengths = (found[name] for name in ("learned", "rows", "lengths"))
-    assert pf.viterbi(learned, rows, lengths).states[:, 0].unique().tolist() == [0]  # type: ignore[arg-type]
 
 
 def sensors(length: int, seed: int = 0) -> pf.Circuit:

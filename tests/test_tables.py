@@ -5,7 +5,6 @@ Legend: N rows.
 
 import json
 import math
-import re
 import subprocess
 import sys
 from datetime import date
@@ -565,13 +564,6 @@ print(len(density.sample(3)["a"]), list(density.predict_proba({"a": [None]}, "a"
 """
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout == "3 ['x', 'y']\n"
-
-
-def test_every_block_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = Path(__file__).parent.parent / "docs" / "tables.md"
-    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    monkeypatch.chdir(tmp_path)
-    exec("\n".join(blocks), {})
 
 
 def test_a_table_needs_rows_and_columns() -> None:

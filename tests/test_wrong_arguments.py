@@ -4,7 +4,6 @@ A table says how each is called rightly. Then every argument is made wrong in ev
 is for its kind, one at a time.
 """
 
-import re
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -429,10 +428,3 @@ def test_variables_are_whole_numbers_of_numpy_too() -> None:
 def test_queries_take_circuits_and_models(name: str, more: tuple[Any, ...]) -> None:
     function(name)(tree(), *more)
     function(name)(pf.compile(tree()), *more)
-
-
-def test_the_page_of_conventions_runs() -> None:
-    page = Path(__file__).parent.parent / "docs" / "conventions.md"
-    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    assert blocks
-    exec("\n".join(blocks), {})

@@ -57,6 +57,9 @@ def condition(circuit: Circuit | CompiledCircuit, values: Mapping[int, float]) -
         circuit: the circuit; it is not changed.
         values: for each known variable its value.
 
+    Returns:
+        A new circuit over the variables that were not given, in their order.
+
     Raises:
         EvidenceError: if a variable or value does not fit the circuit.
         NoMassError: if the values have probability zero.
@@ -95,6 +98,9 @@ def marginalize(circuit: Circuit | CompiledCircuit, keep: Iterable[int]) -> Circ
         circuit: the circuit; it is not changed.
         keep: the variables that stay, in their new order.
 
+    Returns:
+        A new circuit over the variables kept, in their order.
+
     Raises:
         EvidenceError: if a variable is not one of the circuit's, or is named twice.
         StructureError: if no variable is left.
@@ -127,6 +133,9 @@ def restrict(circuit: Circuit | CompiledCircuit, allowed: Mapping[int, Iterable[
     Args:
         circuit: the circuit; it is not changed.
         allowed: for each restricted variable, which must have a finite range, its possible values.
+
+    Returns:
+        A new circuit over the same variables, normalised.
 
     Raises:
         EvidenceError: if a variable or value does not fit the circuit.
@@ -165,6 +174,9 @@ def mixture(
         circuits: at least one.
         weights: one for each, not negative; they are divided by their sum.
 
+    Returns:
+        A new circuit over the same variables.
+
     Raises:
         StructureError: if the numbers of circuits and weights differ, a weight is negative, or all
             are zero.
@@ -190,6 +202,13 @@ def multiply(a: Circuit | CompiledCircuit, b: Circuit | CompiledCircuit) -> Circ
 
     Z is `inner_product(a, b)`. A pair of layers with K and L units makes a layer of K L (Vergari et
     al. 2021). Structured-decomposable if both are along one vtree, deterministic if both are.
+
+    Args:
+        a: a circuit, or a model with the parameters that it has now.
+        b: another one, over the same variables.
+
+    Returns:
+        A new circuit over the same variables, normalised.
 
     Raises:
         NotCompatible: if products split variables in ways that do not nest.
@@ -218,6 +237,9 @@ def from_one_hot(circuit: Circuit | CompiledCircuit, groups: Sequence[Sequence[i
     Args:
         circuit: the circuit over 0/1 variables; it is not changed.
         groups: for each categorical variable, the 0/1 variables that stand for its values.
+
+    Returns:
+        A new circuit over one categorical variable per group.
 
     Raises:
         StructureError: if the groups do not share out the circuit's variables, a variable is not
@@ -265,6 +287,13 @@ def power(circuit: Circuit | CompiledCircuit, exponent: float) -> Circuit:
     Any exponent for a deterministic circuit, in one pass; a whole number above zero for a
     structured-decomposable one, as a product with itself. Preserves both properties. An exponent of
     zero is the uniform distribution on the support. Z follows from `renyi_entropy`.
+
+    Args:
+        circuit: a circuit, or a model with the parameters that it has now.
+        exponent: a finite number.
+
+    Returns:
+        A new circuit over the same variables, normalised.
 
     Raises:
         SettingError: if the exponent is not finite.

@@ -241,6 +241,12 @@ class Circuit(Immutable):
 def is_deterministic(circuit: Circuit) -> bool:
     """Whether `circuit.properties` has a certificate of it; False means "not proved".
 
+    Args:
+        circuit: the circuit.
+
+    Returns:
+        Whether it is proved.
+
     Examples:
         >>> import pcflow as pf
         >>> is_deterministic(pf.hmm(3, states=2, inputs=pf.Bernoulli()))

@@ -164,6 +164,12 @@ def prove_structured_decomposable(circuit: Structure) -> StructuredDecomposable:
     Any two scopes must nest or be disjoint (Pipatsrisawat and Darwiche 2008). The vtree may have
     nodes of more than two parts.
 
+    Args:
+        circuit: the circuit.
+
+    Returns:
+        The certificate: a vtree.
+
     Raises:
         NotStructuredDecomposable: naming two scopes that cross.
 
@@ -186,6 +192,12 @@ def prove_deterministic(circuit: Structure) -> Deterministic:
 
     Any two inputs of non-zero weight must exclude each other: by the values that are possible for
     some variable, or because units below them do (Darwiche 2001; Choi and Darwiche 2017).
+
+    Args:
+        circuit: the circuit.
+
+    Returns:
+        The certificate: of every sum unit, what it decides on.
 
     Raises:
         NotDeterministic: naming a sum unit and two of its inputs that are not told apart.
@@ -216,6 +228,13 @@ def prove_compatible(a: Structure, b: Structure) -> Compatible:
     Wherever products over the same variables meet, their splits must nest: inputs of equal scopes,
     in any order, or one input against several that make it up (Vergari et al. 2021).
 
+    Args:
+        a: a circuit.
+        b: another one, over the same variables.
+
+    Returns:
+        The certificate.
+
     Raises:
         NotCompatible: naming two layers, and the scopes of their inputs.
 
@@ -234,6 +253,12 @@ def prove_compatible(a: Structure, b: Structure) -> Compatible:
 
 def prove_omni_compatible(circuit: Structure) -> OmniCompatible:
     """The certificate that a circuit is compatible with every other one over its variables.
+
+    Args:
+        circuit: the circuit.
+
+    Returns:
+        The certificate.
 
     Raises:
         NotOmniCompatible: naming a product one of whose inputs has several variables.

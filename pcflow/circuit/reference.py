@@ -28,6 +28,9 @@ def reference_log_prob(
         evidence: values [B, D] or Evidence.
         parameters: tensors to use in place of the circuit's own values, for derivatives.
 
+    Returns:
+        Log-probabilities [B], in nats.
+
     Raises:
         EvidenceError: if the evidence does not fit the circuit.
 

@@ -34,6 +34,9 @@ def expose_latents(circuit: Circuit | CompiledCircuit) -> Circuit:
     Args:
         circuit: the circuit; it is not changed, and its parameters are the result's.
 
+    Returns:
+        A new circuit over the variables and the states of the old one.
+
     Raises:
         NotSmooth: if a sum adds up inputs with sums of their own, as it does where a region is
             split in several ways: each way then has latents that the others lack.
@@ -76,6 +79,9 @@ def add_gates(
         noise: standard deviation of what is added to the circuit's logits to make those of W_g.
             With zero, all are equal and p(x) is as it was; but no gradient tells them apart.
         generator: source of the noise; torch's global one by default.
+
+    Returns:
+        A new circuit over the variables of the old one and a gate per position.
 
     Raises:
         SettingError: if `gates` is below 1, or `noise` negative.

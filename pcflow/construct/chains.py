@@ -59,6 +59,9 @@ def hmm(
             for any family its parameters by name, the last axis being states. Where positions have
             several variables, a list of them; if they are not shared, one such for every position.
 
+    Returns:
+        The circuit, over all emissions of all positions.
+
     Raises:
         SettingError: if a size is below 1.
         EvidenceError: if what should be matrices are no numbers.

@@ -43,6 +43,9 @@ def initialize(
         generator: source of noise and rows; torch's global one by default.
         weights: how much every row counts [N], from zero up.
 
+    Returns:
+        A new circuit of the same structure.
+
     Raises:
         EvidenceError: if the data are not such rows, or a column holds no value or one that its
             family does not allow; or if the weights are not such numbers.

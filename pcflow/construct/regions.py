@@ -37,6 +37,9 @@ def build_circuit(
         layer: "cp" or "tucker"; a Tucker layer has K^2 inputs per sum (K^n for n parts).
         generator: source of the initial parameters; torch's global one by default.
 
+    Returns:
+        The circuit, with random parameters.
+
     Raises:
         SettingError: if `units` is below 1, or `layer` unknown.
         StructureError: if `inputs` are too few.
@@ -70,6 +73,9 @@ def naive_bayes(
         inputs: the input family of every variable.
         units: number of components, K.
         generator: source of the initial parameters; torch's global one by default.
+
+    Returns:
+        The circuit, with random parameters.
 
     Raises:
         SettingError: if there is no variable, or `units` is below 1.

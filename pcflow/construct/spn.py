@@ -50,6 +50,9 @@ def learn_spn(
             every cluster.
         generator: source of the random features and first centres; torch's global one by default.
 
+    Returns:
+        A circuit over the columns of the data, with nothing left to train.
+
     Raises:
         SettingError: if an argument is out of range.
         StructureError: if `inputs` are too few.

@@ -30,6 +30,9 @@ def stationary(circuit: Circuit | CompiledCircuit) -> Circuit:
         circuit: a homogeneous hidden Markov chain; it is not changed, and shares its other
             parameters.
 
+    Returns:
+        A new circuit of the same length.
+
     Raises:
         NotAChain: if the circuit is none.
         StructureError: if positions differ, or there is no transition.

@@ -48,6 +48,9 @@ def chow_liu(data: Any, alpha: float = 1.0, *, weights: Numbers | None = None) -
         alpha: added to the count of every pair of values.
         weights: how much every row counts [N], from zero up.
 
+    Returns:
+        A deterministic circuit over the columns of the data.
+
     Raises:
         SettingError: if alpha is negative.
         EvidenceError: if the data are not such rows, or the weights not such numbers.
@@ -80,6 +83,9 @@ def mixture_of_trees(
         components: number of trees, K.
         alpha: added to the count of every pair of values, in every tree.
         generator: source of the first clusters; torch's global one by default.
+
+    Returns:
+        A circuit over the columns of the data.
 
     Raises:
         SettingError: if an argument is not positive.
@@ -135,6 +141,9 @@ def hclt(
         generator: source of the initial parameters; torch's global one by default.
         weights: how much every row counts [N], from zero up, in trees and input units; clusters are
             found as if all did alike.
+
+    Returns:
+        A circuit over the columns of the data.
 
     Raises:
         SettingError: if `units` or `trees` is below 1.

@@ -22,6 +22,9 @@ def unroll(circuit: Circuit | CompiledCircuit, length: int) -> Circuit:
             them; it is not changed.
         length: number of positions.
 
+    Returns:
+        A new circuit of the length asked for.
+
     Raises:
         NotAChain: if the circuit is none.
         StructureError: if its variables are not in the order of its positions.

@@ -17,6 +17,9 @@ def untie(circuit: Circuit | CompiledCircuit) -> Circuit:
     Args:
         circuit: the circuit; it is not changed.
 
+    Returns:
+        A new circuit, the same distribution.
+
     Examples:
         >>> import pcflow as pf
         >>> chain = pf.hmm(4, states=2, inputs=pf.Categorical(5))

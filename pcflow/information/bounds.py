@@ -31,6 +31,9 @@ def mpe_upper_bound(model: Circuit | CompiledCircuit, evidence: Evidence | Numbe
         model: any circuit, which is then compiled in float64, or a compiled one.
         evidence: values [B, D], NaN where missing, or `Evidence`.
 
+    Returns:
+        Bounds [B], in nats.
+
     Raises:
         EvidenceError: if the evidence does not fit the circuit.
 
@@ -53,6 +56,9 @@ def mpe_lower_bound(model: Circuit | CompiledCircuit, evidence: Evidence | Numbe
     Args:
         model: any circuit, which is then compiled in float64, or a compiled one.
         evidence: values [B, D], NaN where missing, or `Evidence`.
+
+    Returns:
+        Bounds [B], in nats.
 
     Raises:
         NoMassError: if some row of the evidence is impossible.
@@ -81,6 +87,9 @@ def map_upper_bound(
         model: any circuit, which is then compiled in float64, or a compiled one.
         query_variables: what is maximised; without any this is `log_prob`.
         evidence: values [B, D], NaN where missing, or `Evidence`.
+
+    Returns:
+        Bounds [B], in nats.
 
     Raises:
         EvidenceError: if the evidence does not fit the circuit, or there is no such variable.
@@ -116,6 +125,9 @@ def map_lower_bound(
         query_variables: what is maximised; without any this is `log_prob`.
         evidence: values [B, D], NaN where missing, or `Evidence`.
 
+    Returns:
+        Bounds [B], in nats.
+
     Raises:
         NoMassError: if some row of the evidence is impossible.
         EvidenceError: if the evidence does not fit the circuit, or there is no such variable.
@@ -145,6 +157,9 @@ def entropy_upper_bound(model: Circuit | CompiledCircuit) -> float:
     Args:
         model: any circuit, which is then compiled in float64, or a compiled one.
 
+    Returns:
+        The bound, in nats.
+
     Raises:
         PropertyRequired: if an input family does not say its entropy (`entropy_estimate` draws
             instead).
@@ -167,6 +182,9 @@ def entropy_lower_bound(model: Circuit | CompiledCircuit) -> float:
 
     Args:
         model: any circuit, which is then compiled in float64, or a compiled one.
+
+    Returns:
+        The bound, in nats.
 
     Raises:
         PropertyRequired: if an input family does not say its entropy (`entropy_estimate` draws

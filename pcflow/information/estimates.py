@@ -50,6 +50,9 @@ def expectation_estimate(
         n: number of draws, at least two.
         generator: source of randomness; torch's global one by default.
 
+    Returns:
+        The mean over the draws, and its standard error.
+
     Raises:
         SettingError: if `n` is less than two, or the function's answer is not [n].
 
@@ -74,6 +77,9 @@ def entropy_estimate(
         model: any circuit, which is then compiled in float64, or a compiled one.
         n: number of draws, at least two.
         generator: source of randomness; torch's global one by default.
+
+    Returns:
+        The mean over the draws, in nats, and its standard error.
 
     Raises:
         SettingError: if `n` is less than two.
@@ -104,6 +110,9 @@ def cross_entropy_estimate(
         q: what scores it, over the same variables.
         n: number of draws, at least two.
         generator: source of randomness; torch's global one by default.
+
+    Returns:
+        The mean over the draws, in nats, and its standard error.
 
     Raises:
         StructureError: if p and q are over different variables.
@@ -136,6 +145,9 @@ def kl_estimate(
         n: number of draws, at least two.
         generator: source of randomness; torch's global one by default.
 
+    Returns:
+        The mean over the draws, in nats, and its standard error.
+
     Raises:
         StructureError: if p and q are over different variables.
         SettingError: if `n` is less than two.
@@ -167,6 +179,9 @@ def mutual_information_estimate(
         b: others.
         n: number of draws, at least two.
         generator: source of randomness; torch's global one by default.
+
+    Returns:
+        The mean over the draws, in nats, and its standard error.
 
     Raises:
         EvidenceError: if there is no such variable, a set is empty or both share a variable.

@@ -31,6 +31,12 @@ def entropy(circuit: Circuit | CompiledCircuit) -> float:
 
     Needs determinism: then the variables decide what every sum chooses.
 
+    Args:
+        circuit: a circuit, or a model with the parameters that it has now.
+
+    Returns:
+        The entropy, in nats.
+
     Raises:
         NotDeterministic: if the circuit is not deterministic; `entropy_lower_bound`,
             `entropy_upper_bound` and `entropy_estimate` are for any circuit.
@@ -49,6 +55,13 @@ def cross_entropy(p: Circuit | CompiledCircuit, q: Circuit | CompiledCircuit) ->
     """Cross-entropy -sum_x p(x) log q(x) (nats); inf if p has mass where q has none.
 
     Needs compatibility, and that q is deterministic: then logarithms move past its sums.
+
+    Args:
+        p: a circuit, or a model with the parameters that it has now.
+        q: another one, over the same variables.
+
+    Returns:
+        The cross-entropy, in nats.
 
     Raises:
         NotDeterministic: if q is not; `cross_entropy_estimate` is for any circuits.
@@ -70,6 +83,13 @@ def kl_divergence(p: Circuit | CompiledCircuit, q: Circuit | CompiledCircuit) ->
     """Kullback-Leibler divergence KL(p || q) (nats); inf if p has mass where q has none.
 
     Needs compatibility, and that both are deterministic.
+
+    Args:
+        p: a circuit, or a model with the parameters that it has now.
+        q: another one, over the same variables.
+
+    Returns:
+        The divergence, in nats, never negative.
 
     Raises:
         NotDeterministic: if one of them is not; `kl_estimate` is for any circuits.
@@ -93,6 +113,13 @@ def renyi_entropy(circuit: Circuit | CompiledCircuit, order: float) -> float:
 
     Any order for a deterministic circuit; whole numbers from 2 for structured-decomposable ones.
     Of order 0 it is the logarithm of the number of possible states.
+
+    Args:
+        circuit: a circuit, or a model with the parameters that it has now.
+        order: a finite number.
+
+    Returns:
+        The entropy, in nats.
 
     Raises:
         NotDeterministic: if the circuit is not deterministic, and the order not a whole number.
@@ -119,6 +146,14 @@ def renyi_divergence(
 
     Needs compatibility, and that both are deterministic. Of order 1 it is `kl_divergence`; above 1
     it is inf if p has mass where q has none.
+
+    Args:
+        p: a circuit, or a model with the parameters that it has now.
+        q: another one, over the same variables.
+        order: a positive number.
+
+    Returns:
+        The divergence, in nats.
 
     Raises:
         SettingError: if the order is not positive.
@@ -151,6 +186,13 @@ def cauchy_schwarz_divergence(p: Circuit | CompiledCircuit, q: Circuit | Compile
     Needs compatibility, and that both are structured-decomposable. It is symmetric, not negative,
     zero if p = q, and inf if they share no state.
 
+    Args:
+        p: a circuit, or a model with the parameters that it has now.
+        q: another one, over the same variables.
+
+    Returns:
+        The divergence, in nats.
+
     Raises:
         NotStructuredDecomposable: if one of the circuits is not structured-decomposable.
         NotCompatible: if they are not compatible.
@@ -177,6 +219,13 @@ def inner_product(p: Circuit | CompiledCircuit, q: Circuit | CompiledCircuit) ->
 
     Needs compatibility. `log_inner_product` is its logarithm, which does not underflow.
 
+    Args:
+        p: a circuit, or a model with the parameters that it has now.
+        q: another one, over the same variables.
+
+    Returns:
+        The sum, or the integral, over all states.
+
     Raises:
         NotCompatible: if the circuits are not compatible; `expectation_estimate` takes any.
         PropertyRequired: if two input families have no product.
@@ -195,6 +244,13 @@ def inner_product(p: Circuit | CompiledCircuit, q: Circuit | CompiledCircuit) ->
 
 def log_inner_product(p: Circuit | CompiledCircuit, q: Circuit | CompiledCircuit) -> float:
     """Log sum_x p(x) q(x) (nats), -inf if the circuits share no state; see `inner_product`.
+
+    Args:
+        p: a circuit, or a model with the parameters that it has now.
+        q: another one, over the same variables.
+
+    Returns:
+        The logarithm, in nats.
 
     Raises:
         NotCompatible: if the circuits are not compatible; `expectation_estimate` takes any.
@@ -236,6 +292,9 @@ def marginal_map(
         query: variables to maximise; those observed in every row may be among them or not.
         evidence: values [B, D], NaN where missing, or `Evidence` without potentials or intervals;
             what is observed in any row must be observed in all, or in the query.
+
+    Returns:
+        The states [B, Q], and their log-probabilities [B] (nats).
 
     Raises:
         NotDeterministic: naming the sum; `map_lower_bound` and `map_upper_bound` need nothing.

@@ -42,6 +42,9 @@ def moment(circuit: Circuit | CompiledCircuit, powers: Mapping[int, int]) -> flo
         circuit: any circuit.
         powers: for each variable its power, 0 if it is left out.
 
+    Returns:
+        The expectation.
+
     Raises:
         PropertyRequired: if an input family does not say its moments of such a power
             (`expectation_estimate` draws instead).
@@ -72,6 +75,12 @@ def covariance(circuit: Circuit | CompiledCircuit) -> Tensor:
 
     Values of finite variables count as the numbers 0, 1, ... Costs one row of a pass up and down
     per variable. Deviations from means are added up, so that large means do not cancel.
+
+    Args:
+        circuit: a circuit, or a model with the parameters that it has now.
+
+    Returns:
+        The covariances [D, D], in float64.
 
     Raises:
         PropertyRequired: if an input family does not say its second moment
@@ -120,6 +129,9 @@ def mutual_information(
         a: a variable, or several.
         b: others.
 
+    Returns:
+        The information, in nats, never negative.
+
     Raises:
         PropertyRequired: if a variable has no finite range, or there are too many states
             (`mutual_information_estimate` draws instead).
@@ -151,6 +163,12 @@ def pairwise_mutual_information(circuit: Circuit | CompiledCircuit) -> Tensor:
 
     On the diagonal are the entropies of single variables. Costs one row of a pass up and down per
     variable and category.
+
+    Args:
+        circuit: a circuit, or a model with the parameters that it has now.
+
+    Returns:
+        The informations [D, D], in nats.
 
     Raises:
         PropertyRequired: if a variable has no finite range (`mutual_information_estimate` draws

@@ -50,6 +50,9 @@ def register_family(family: Family) -> Family:
     Args:
         family: a dataclass, frozen, that derives from `FiniteFamily` or `DensityFamily`.
 
+    Returns:
+        The class itself.
+
     Raises:
         TypeMismatch: if it is no such class, or lacks a method that its base class asks for.
         SettingError: if a family has that name already.

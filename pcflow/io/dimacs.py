@@ -26,6 +26,9 @@ def read_dimacs(path: str | os.PathLike[str]) -> CNF:
     Args:
         path: the file.
 
+    Returns:
+        The formula.
+
     Raises:
         FileFormatError: if anything in it is malformed or missing; the message names the line.
         OSError: if it cannot be read.

@@ -53,6 +53,9 @@ def read_bytes(path: StrPath) -> bytes:
     Args:
         path: the file.
 
+    Returns:
+        What the file holds.
+
     Raises:
         OSError: if it cannot be read, or is a folder, a pipe or a device: these are refused at
             once, where reading could wait for ever.

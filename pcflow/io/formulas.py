@@ -54,6 +54,9 @@ def read_nnf(path: StrPath, num_variables: int | None = None) -> Circuit:
         num_variables: D; by default as many as a file of c2d says, or d4 names. Variables that the
             file does not name are free.
 
+    Returns:
+        A circuit, uniform over the models of the formula.
+
     Raises:
         FileFormatError: if the file is truncated, of another format, not decomposable, or not
             proved deterministic. Files of d4 do not say how many lines they have: a cut between
@@ -85,6 +88,9 @@ def read_sdd(path: StrPath, vtree: StrPath) -> Circuit:
     Args:
         path: the .sdd file.
         vtree: its .vtree file, over the variables 1..D.
+
+    Returns:
+        A circuit, uniform over the models of the formula.
 
     Raises:
         FileFormatError: if a file is truncated or of another format, a node does not respect the

@@ -69,6 +69,9 @@ def read_juice(path: str | os.PathLike[str]) -> Circuit:
     Args:
         path: the file.
 
+    Returns:
+        The circuit.
+
     Raises:
         FileFormatError: if it is truncated or no such file, has inputs of other kinds than
             categories, is no smooth and decomposable circuit with one root unit, or holds what is

@@ -64,6 +64,9 @@ def read_psdd(path: str | os.PathLike[str], vtree: str | os.PathLike[str] | None
     Warns:
         FileFormatWarning: if the count is not that of the nodes, or some are not used.
 
+    Returns:
+        A deterministic circuit.
+
     Raises:
         FileFormatError: if a file is truncated or of another format, the weights of a node do
             not sum to one, nodes split a vtree node differently, or variables are not 1..D; the

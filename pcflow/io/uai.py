@@ -47,6 +47,9 @@ def read_uai(path: str | os.PathLike[str]) -> Network:
     Args:
         path: the .uai file.
 
+    Returns:
+        The circuit, normalised, and the logarithm (nats) of what the network's tables sum to.
+
     Raises:
         FileFormatError: if it is truncated or of another format, no state has a weight above zero,
             or the circuit would be too large.

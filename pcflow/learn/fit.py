@@ -160,6 +160,9 @@ def fit(
         progress: whether to show a progress bar; by default if standard error is a terminal.
         generator: source of the order of rows; torch's global one by default.
 
+    Returns:
+        What happened: log-likelihoods (nats per row) by epoch, and the best of them.
+
     Raises:
         TypeMismatch: if the data are not of such a kind.
         EvidenceError: if the data do not fit the circuit, or hold no observed value or none that is

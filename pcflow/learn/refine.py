@@ -42,6 +42,9 @@ def grow(
         noise: standard deviation of what is added to the logarithm of every weight.
         generator: source of the noise; torch's global one by default.
 
+    Returns:
+        A new circuit with `copies` times as many units, over the same variables.
+
     Raises:
         SettingError: if `copies` is below 1 or `noise` negative.
 
@@ -77,6 +80,9 @@ def prune(model: CompiledCircuit, data: Data, keep: float = 1.0) -> Circuit:
         data: rows [N, D] whose flows are counted, of any kind that `fit` takes; NaN is a missing
             value.
         keep: share of the edges to keep, in (0, 1]; 1 drops only edges without any flow.
+
+    Returns:
+        A new circuit over the same variables, with fewer edges.
 
     Raises:
         SettingError: if `keep` is out of range.

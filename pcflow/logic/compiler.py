@@ -47,6 +47,9 @@ def compile_cnf(cnf: CNF, log_weights: Tensor | None = None, ordered: bool = Fal
         ordered: decide variables in the order 0, 1, ..., D - 1: every product splits one variable
             from all later ones, as in `hmm`. Such a circuit is often larger.
 
+    Returns:
+        The circuit, and the logarithm (nats) of the number of models, or of their weights' sum.
+
     Raises:
         Unsatisfiable: if no model has any weight.
         StructureError: if there are no variables, or the weights are not [D, 2], NaN or infinite.
@@ -81,6 +84,9 @@ def model_count(cnf: CNF) -> int:
 
     Args:
         cnf: the formula; variables that no clause names double the count.
+
+    Returns:
+        The number, of any size.
 
     Examples:
         >>> model_count(CNF([(1, 2)], num_variables=100)) == 3 * 2**98

@@ -570,6 +570,9 @@ def compile(
         machine: sizes that suit the machine; they change no answer. `Machine.of` the device where
             the model is, by default.
 
+    Returns:
+        The model, whose parameters are those of the circuit.
+
     Raises:
         TypeMismatch: if `circuit` is not a Circuit, or `machine` not a Machine.
         SettingError: if `dtype` is not float32 or float64, `soft_dtype` neither None nor bfloat16,

@@ -51,6 +51,9 @@ def viterbi(
             decoded: of what is behind nothing is looked at, be it observed or missing, and states
             are told as -1. All have L by default.
 
+    Returns:
+        The states [B, L], -1 behind the end of a row, and log-probabilities [B] (nats).
+
     Raises:
         NotAChain: if the circuit is none; `marginal_map` of `expose_latents` takes others.
         NoMassError: if some row of the evidence is impossible.

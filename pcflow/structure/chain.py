@@ -7,6 +7,12 @@ from pcflow.structure.region_graph import Partition, Region, RegionGraph
 def fully_factorized(num_variables: int) -> RegionGraph:
     """One partition into single variables.
 
+    Args:
+        num_variables: how many, from one on.
+
+    Returns:
+        The region graph.
+
     Raises:
         StructureError: if `num_variables` is below 1.
 
@@ -21,6 +27,12 @@ def fully_factorized(num_variables: int) -> RegionGraph:
 
 def chain(num_variables: int) -> RegionGraph:
     """A right-linear tree: each region splits off its first variable, as an HMM does.
+
+    Args:
+        num_variables: how many, from one on.
+
+    Returns:
+        The region graph.
 
     Raises:
         StructureError: if `num_variables` is below 1.

@@ -1,0 +1,75 @@
+"""What the site takes from elsewhere: pages beside this folder, examples, lists of names, formulas.
+
+Formulas are written as $a^b$, and become MathML as the site is built, so that no page loads a
+script for them.
+"""
+
+import html
+import re
+from pathlib import Path
+
+import latex2mathml.converter
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).parents[1]
+PAGES = {
+    "README.md": "index.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+}
+COPIED = ["LICENSE", "CITATION.cff", *(f"examples/{p.name}" for p in ROOT.glob("examples/*.py"))]
+
+LINK = re.compile(r"(?<=\]\()([^)#\s]+)")
+FORMULA = re.compile(
+    r'<(span|div) class="arithmatex">\\(?P<open>[(\[])(?P<tex>.*?)\\[)\]]</\1>', re.DOTALL
+)
+CELL = re.compile(r"<td[^>]*>[^<]*</td>")
+ENTRY = re.compile(
+    r"^::: ([\w.]+)\n    options:\n      heading_level: \d\n(?:      members: \[([^\]]*)\])?",
+    re.MULTILINE,
+)
+
+
+def on_files(files: Files, *, config: MkDocsConfig) -> Files:
+    """Add the pages of the root, and files that they link to."""
+    for name, uri in PAGES.items():
+        text = (ROOT / name).read_text(encoding="utf-8")
+        files.append(File.generated(config, uri, content=LINK.sub(_from_here, text)))
+    for name in COPIED:
+        files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
+    return files
+
+
+def _from_here(link: re.Match[str]) -> str:
+    """Where a link of the root leads on the site."""
+    return PAGES.get(link[1], link[1].removeprefix("docs/"))
+
+
+def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Say below the title of a page of the reference which names are on it."""
+    names = [
+        (path if members else path.rpartition(".")[0], name)
+        for path, members in ENTRY.findall(markdown)
+        for name in (members.replace(",", " ").split() or [path.rpartition(".")[2]])
+    ]
+    if not page.file.src_uri.startswith("reference/"):
+        return markdown
+    listed = " · ".join(f"[`{name}`][{path}.{name}]" for path, name in names)
+    title, first, rest = markdown.split("\n\n", 2)
+    return f"{title}\n\n{first}\n\n{listed}\n\n{rest}"
+
+
+def on_page_content(content: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Turn formulas into MathML, and keep numbers of tables together with what they are of."""
+    return CELL.sub(_unbroken, FORMULA.sub(_mathml, content))
+
+
+def _unbroken(cell: re.Match[str]) -> str:
+    return re.sub(r"(?<=[\d±]) (?=[%±\d])", "&nbsp;", cell[0])
+
+
+def _mathml(found: re.Match[str]) -> str:
+    display = "block" if found["open"] == "[" else "inline"
+    return latex2mathml.converter.convert(html.unescape(found["tex"]), display=display)
