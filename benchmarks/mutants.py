@@ -9,11 +9,11 @@
 Every mutant is a file with one change (see changes.py). First the tests run as they are, watched:
 which functions each of them enters, and how long it takes. Then each mutant is a fork of the
 process that has collected them. There the functions that exist are given their changed code, and
-the tests that enter them run, those first that enter least besides, until one fails. If none does
-of those that take twenty seconds together (`--seconds`), the mutant survives. Files take turns, so
-that a count that is stopped (`--minutes`) is one of them all. Printed are a Markdown table and the
-survivors. What was watched may be kept (`--watched`): then only tests that are new are watched. It
-is no longer true once code moves, or a test fails.
+the tests that enter them run, file by file in turns and of each those first that enter least
+besides, until one fails. If none does of those that take twenty seconds together (`--seconds`), the
+mutant survives. Files take turns, so that a count that is stopped (`--minutes`) is one of them all.
+Printed are a Markdown table and the survivors. What was watched may be kept (`--watched`): then
+only tests that are new are watched. It is no longer true once code moves, or a test fails.
 
 Hypothesis draws the same ten examples each time and does not shrink. A test fails if it takes ten
 seconds of processor time: some mutants never end. What takes more than three as it is, is not run.
@@ -235,9 +235,11 @@ def by_turns(given: dict[str, list[Mutant]]) -> Iterator[tuple[str, Mutant]]:
 def functions(given: Iterable[str]) -> dict[str, list[FunctionType]]:
     """The functions of each file that exist."""
     found: dict[str, list[FunctionType]] = {path: [] for path in given}
+    gc.unfreeze()  # what was collected is frozen, and not listed
     for one in gc.get_objects():
         if type(one) is FunctionType and one.__code__.co_filename in found:
             found[one.__code__.co_filename].append(one)
+    gc.freeze()
     return found
 
 
@@ -256,9 +258,17 @@ def chosen(
 ) -> list[str]:
     """The tests that enter one of these places, as many as there is time for."""
     times = Counter(name for place in places for name in entered.get(place, []))
-    names = [name for name in costs if name in times and costs[name] < SLOW]
+    names = in_turns(name for name in costs if name in times and costs[name] < SLOW)
     spent = accumulate(costs[name] for name in names)
     return [name for name, seconds in zip(names, spent, strict=True) if seconds < enough]
+
+
+def in_turns(names: Iterable[str]) -> list[str]:
+    """One test of each file, then the next one of each: what one file does not see another may."""
+    files: dict[str, list[str]] = {}
+    for name in names:
+        files.setdefault(name.partition("::")[0], []).append(name)
+    return [name for ones in zip_longest(*files.values()) for name in ones if name is not None]
 
 
 def begin_anew(path: str, code: CodeType, names: list[str]) -> None:
