@@ -7,8 +7,41 @@ begin with `engine/passes.py`.
 """
 
 from pcflow import plot, structure
-from pcflow.algebra import condition, from_one_hot, marginalize, mixture, multiply, power, restrict
-from pcflow.automata import Automaton
+from pcflow.algebra import (
+    MAP,
+    Estimate,
+    cauchy_schwarz_divergence,
+    condition,
+    covariance,
+    cross_entropy,
+    cross_entropy_estimate,
+    entropy,
+    entropy_estimate,
+    entropy_lower_bound,
+    entropy_upper_bound,
+    expectation_estimate,
+    from_one_hot,
+    inner_product,
+    kl_divergence,
+    kl_estimate,
+    log_inner_product,
+    map_lower_bound,
+    map_upper_bound,
+    marginal_map,
+    marginalize,
+    mixture,
+    moment,
+    mpe_lower_bound,
+    mpe_upper_bound,
+    multiply,
+    mutual_information,
+    mutual_information_estimate,
+    pairwise_mutual_information,
+    power,
+    renyi_divergence,
+    renyi_entropy,
+    restrict,
+)
 from pcflow.circuit import (
     Circuit,
     Compatible,
@@ -73,34 +106,6 @@ from pcflow.errors import (
     Unsupported,
 )
 from pcflow.evidence import CheckedEvidence, Evidence, Potentials
-from pcflow.information import (
-    MAP,
-    Estimate,
-    cauchy_schwarz_divergence,
-    covariance,
-    cross_entropy,
-    cross_entropy_estimate,
-    entropy,
-    entropy_estimate,
-    entropy_lower_bound,
-    entropy_upper_bound,
-    expectation_estimate,
-    inner_product,
-    kl_divergence,
-    kl_estimate,
-    log_inner_product,
-    map_lower_bound,
-    map_upper_bound,
-    marginal_map,
-    moment,
-    mpe_lower_bound,
-    mpe_upper_bound,
-    mutual_information,
-    mutual_information_estimate,
-    pairwise_mutual_information,
-    renyi_divergence,
-    renyi_entropy,
-)
 from pcflow.inputs import (
     Bernoulli,
     Binomial,
@@ -153,7 +158,7 @@ from pcflow.learn import (
     grow,
     prune,
 )
-from pcflow.logic import CNF, ModelCount, compile_cnf, model_count
+from pcflow.logic import CNF, Automaton, ModelCount, compile_cnf, model_count
 from pcflow.queries import (
     MPE,
     CompiledCircuit,

@@ -13,7 +13,7 @@ from hypothesis import given
 from rules import automata, tables
 
 import pcflow as pf
-from pcflow.automata import read
+from pcflow.logic.automata import read
 
 LONGEST = 5
 

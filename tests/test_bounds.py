@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import pcflow as pf
+from pcflow.algebra.bounds import joint_entropy
 from pcflow.engine import SumStep
 from pcflow.errors import EvidenceError, NoMassError
-from pcflow.information.bounds import joint_entropy
 from pcflow.testing import (
     circuits,
     deterministic_circuits,

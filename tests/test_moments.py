@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import pcflow as pf
+from pcflow.algebra import moments
 from pcflow.errors import EvidenceError, PropertyRequired
-from pcflow.information import moments
 from pcflow.inputs.base import DensityFamily
 from pcflow.testing import circuits, enumerate_states, mixed_families
 

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
 PACKAGES = [
     "pcflow",

@@ -12,7 +12,6 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor, nn
 
-from pcflow.automata import Automaton
 from pcflow.checks import check_device, check_kind, check_whole
 from pcflow.circuit import Circuit, SumLayer, required_by
 from pcflow.engine import (
@@ -31,6 +30,7 @@ from pcflow.engine import (
 )
 from pcflow.errors import SettingError
 from pcflow.evidence import Evidence, Numbers, Potentials
+from pcflow.logic import Automaton
 from pcflow.plot import Diagram
 from pcflow.queries.asked import Asked
 from pcflow.queries.by_row import ByRow

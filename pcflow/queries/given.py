@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pcflow.automata import Automaton, times
 from pcflow.engine import (
     Engine,
     Pool,
@@ -25,6 +24,7 @@ from pcflow.engine import (
 )
 from pcflow.errors import EvidenceError
 from pcflow.evidence import CheckedEvidence, Evidence, Numbers, RowParameters, as_tensor
+from pcflow.logic import Automaton, times
 from pcflow.queries.asked import Asked
 from pcflow.queries.by_row import ByRow, rows_of
 from pcflow.queries.mpe import MPE, mpe

@@ -13,13 +13,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pcflow.algebra import covered, log_overlap, marginalize, powered_circuit
+from pcflow.algebra.bounds import entropy_upper_bound
+from pcflow.algebra.moments import checked_variables
+from pcflow.algebra.overlap import covered, log_overlap
+from pcflow.algebra.transform import marginalize, powered_circuit
 from pcflow.checks import check_kind
 from pcflow.circuit import Circuit, Deterministic, StructuredDecomposable, required_by
 from pcflow.errors import EvidenceError, SettingError
 from pcflow.evidence import Domain, Evidence, Numbers, check
-from pcflow.information.bounds import entropy_upper_bound
-from pcflow.information.moments import checked_variables
 from pcflow.queries import CompiledCircuit, as_circuit, compile
 
 ROUNDING = 1e-12

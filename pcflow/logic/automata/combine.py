@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from pcflow.automata.table import NOWHERE, Flags, Table, Wholes, of_edges
+from pcflow.logic.automata.table import NOWHERE, Flags, Table, Wholes, of_edges
 
 State = TypeVar("State", bound=Hashable)
 

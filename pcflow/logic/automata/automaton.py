@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pcflow.automata import build, combine
-from pcflow.automata.made import Made
 from pcflow.checks import check_whole
+from pcflow.logic.automata import build, combine
+from pcflow.logic.automata.made import Made
 
 
 class Automaton(Made):

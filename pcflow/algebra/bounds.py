@@ -12,10 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pcflow.algebra.moments import checked_variables
 from pcflow.circuit import Circuit
 from pcflow.engine import BankRead, Leaf, MaxInputs, Tables, up
 from pcflow.evidence import CheckedEvidence, Evidence, Numbers
-from pcflow.information.moments import checked_variables
 from pcflow.queries import CompiledCircuit, as_model, chosen_potentials
 
 

@@ -14,13 +14,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pcflow.automata import picture
-from pcflow.automata.table import NOWHERE, Flags, Table, normal
-from pcflow.automata.uniform import uniform
 from pcflow.checks import check_generator, check_whole
 from pcflow.circuit import Circuit
 from pcflow.errors import EmptyLanguage, EvidenceError, StructureError
 from pcflow.evidence import Numbers, as_tensor
+from pcflow.logic.automata import picture
+from pcflow.logic.automata.table import NOWHERE, Flags, Table, normal
+from pcflow.logic.automata.uniform import uniform
 from pcflow.plot import names_of
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pcflow.algebra.moments import disjoint_variables, marginal_log_prob
 from pcflow.checks import check_generator, check_kind, check_whole
 from pcflow.circuit import Circuit
 from pcflow.errors import SettingError, StructureError
-from pcflow.information.moments import disjoint_variables, marginal_log_prob
 from pcflow.queries import CompiledCircuit, as_model
 
 Score = Callable[[Tensor], Tensor]

@@ -29,7 +29,6 @@ from itertools import pairwise
 
 import torch
 
-from pcflow.automata.automaton import Automaton
 from pcflow.circuit import (
     Circuit,
     Fixed,
@@ -41,6 +40,7 @@ from pcflow.circuit import (
 )
 from pcflow.errors import NotCompatible, PropertyRequired
 from pcflow.inputs import FiniteFamily, Gate, Share, few
+from pcflow.logic.automata.automaton import Automaton
 
 End = int | None
 """The state behind some variables; None behind the last one, where a string may end."""

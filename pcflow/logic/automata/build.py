@@ -14,8 +14,8 @@ from functools import reduce
 
 import numpy as np
 
-from pcflow.automata.combine import either
-from pcflow.automata.table import Table, Wholes, of_edges, of_rows
+from pcflow.logic.automata.combine import either
+from pcflow.logic.automata.table import Table, Wholes, of_edges, of_rows
 
 Text = Sequence[int]
 """Categories, one after the other."""

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pcflow.automata.table import Table, Way, Wholes, of_edges, of_ways, reached, useful
 from pcflow.errors import CannotEnd, PatternError, SettingError, StructureError
+from pcflow.logic.automata.table import Table, Way, Wholes, of_edges, of_ways, reached, useful
 
 
 class Index(Protocol):

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pcflow.automata.table import Table
+from pcflow.logic.automata.table import Table
 from pcflow.plot import BOXES, GREY, INK, axes_of, titled
 
 if TYPE_CHECKING:

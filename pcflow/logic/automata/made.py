@@ -12,11 +12,11 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from pcflow.automata import build, combine, read
-from pcflow.automata.language import Language
-from pcflow.automata.table import Table
 from pcflow.checks import as_iterable, as_wholes, check_kind, check_whole
 from pcflow.errors import EmptyLanguage, SettingError
+from pcflow.logic.automata import build, combine, read
+from pcflow.logic.automata.language import Language
+from pcflow.logic.automata.table import Table
 
 KEPT = 32
 """How many automata of patterns are kept: of a large vocabulary each takes about a second."""

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pcflow.automata.table import Table
 from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, SumLayer
 from pcflow.inputs import Categorical
+from pcflow.logic.automata.table import Table
 
 Logs = npt.NDArray[np.float64]
 
