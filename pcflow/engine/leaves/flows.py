@@ -38,16 +38,18 @@ class Flows(ABC):
         """Those of the arithmetic in which the table is read."""
         return (_LogFlows if entries.access.in_log_space else _LinearFlows)(entries, place, out)
 
-    def counts(self, slope: Tensor, observed: Tensor) -> Tensor:
-        """Expected counts [S, V, K] of table entries.
+    def counts(self, slope: Tensor, observed: Tensor, out: Tensor | None = None) -> Tensor:
+        """Expected counts [S, V, K] of table entries, which may be written to `out`.
 
         Missing values without potentials are not counted.
 
         Args:
             slope: of units, [F, B, K].
             observed: flow [F, B, K] of what was observed, zero elsewhere.
+            out: [S, V, K]; new memory by default.
         """
-        counts = slope.new_zeros(self.access.sets.count, self.entries.size, slope.shape[-1])
+        shape = (self.access.sets.count, self.entries.size, slope.shape[-1])
+        counts = slope.new_zeros(shape) if out is None else out.zero_()
         self.add_observed(counts, observed)
         if self.entries.soft is not None:
             self.add_soft(counts, self.entries.of(slope))
