@@ -5,6 +5,7 @@ Legend: F folds, B batch, D variables, V categories, K units, N entries (fold, r
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -119,10 +120,10 @@ class FiniteLeaf(Leaf):
         """The same where rows of the flattened table are named [n], each once: [n, K]."""
         return self.flows.named(slope, self.observed_flow(slope))
 
-    def gradients(self, slope: Tensor) -> dict[str, Tensor]:
+    def gradients(self, slope: Tensor, places: Mapping[str, Tensor] = {}) -> dict[str, Tensor]:
         """From the counts; for logits without writing these down."""
         params = self.tables.parameters(self.step)
-        return self.flows.gradients(params, slope, self.observed_flow(slope))
+        return self.flows.gradients(params, slope, self.observed_flow(slope), places)
 
     def add_to_potentials(self, slope: Tensor, gradient: Tensor) -> None:
         """The flow through every category of what is missing."""

@@ -9,7 +9,7 @@ chosen categories.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -68,9 +68,13 @@ class Flows(ABC):
         """What entries with listed potentials count of some rows [n], [n, K]; in several parts."""
 
     def gradients(
-        self, params: dict[str, Tensor], slope: Tensor, observed: Tensor
+        self,
+        params: dict[str, Tensor],
+        slope: Tensor,
+        observed: Tensor,
+        places: Mapping[str, Tensor],
     ) -> dict[str, Tensor]:
-        """Gradient of every raw parameter, from the counts."""
+        """Gradient of every raw parameter, from the counts; see `Leaf.gradients`."""
         counts = self.counts(slope, observed)
         return self.access.family.table_gradient(params, self.access.probabilities, counts)
 
@@ -138,19 +142,23 @@ class _LinearFlows(Flows):
         return self.entries.read(list, some)
 
     def gradients(
-        self, params: dict[str, Tensor], slope: Tensor, observed: Tensor
+        self,
+        params: dict[str, Tensor],
+        slope: Tensor,
+        observed: Tensor,
+        places: Mapping[str, Tensor],
     ) -> dict[str, Tensor]:
         """For logits without writing the counts down."""
         logits = self.access.family.logits
         if logits is None:
-            return super().gradients(params, slope, observed)
-        return {logits: self._logit_gradient(slope, observed)}
+            return super().gradients(params, slope, observed, places)
+        return {logits: self._logit_gradient(slope, observed, places.get(logits))}
 
-    def _logit_gradient(self, slope: Tensor, observed: Tensor) -> Tensor:
+    def _logit_gradient(self, slope: Tensor, observed: Tensor, out: Tensor | None) -> Tensor:
         """Counts less the table times their total."""
         total = self.access.sets.total(observed).unsqueeze(1)
         if self.entries.soft is None:
-            gradient = self.access.weighed(total.neg_())
+            gradient = self.access.weighed(total.neg_(), out)
         else:
             table, gradient = self.access.table, self._potentials_times(self.entries.of(slope))
             total += torch.einsum("fvk,fvk->fk", gradient, table).unsqueeze(1)
