@@ -23,7 +23,7 @@ from cirkit.symbolic.parameters import (
     TensorParameter,
     mixing_weight_factory,
 )
-from cirkit.templates.region_graph import QuadGraph, QuadTree
+from cirkit.templates.region_graph import PoonDomingos, QuadGraph, QuadTree
 from cirkit.utils.scope import Scope
 
 import pcflow as pf
@@ -49,9 +49,12 @@ class LogitsFactory:
 
 
 def symbolic(
-    regions: str, sum_product: str, units: int, side: int, categories: int
+    regions: str, sum_product: str, units: int, side: int, categories: int, delta: int = 1
 ) -> SymbolicCircuit:
-    """The peer's circuit over square images, with random parameters that can be read back."""
+    """The peer's circuit over square images, with random parameters that can be read back.
+
+    That of Poon and Domingos is cut at every `delta` pixels.
+    """
     weights = LogitsFactory(seed=0)
     image = (1, side, side)
 
@@ -59,8 +62,11 @@ def symbolic(
         probs = weights((num_units, categories), lift=8.0)
         return CategoricalLayer(scope, num_units, num_categories=categories, probs=probs)
 
-    tree = regions == "quad_tree"
-    graph = QuadTree(image, num_patch_splits=2) if tree else QuadGraph(image)
+    graph = {
+        "quad_tree": lambda: QuadTree(image, num_patch_splits=2),
+        "quad_graph": lambda: QuadGraph(image),
+        "poon_domingos": lambda: PoonDomingos(image, delta=delta),
+    }[regions]()
     return graph.build_circuit(
         input_factory=pixel,
         sum_product=sum_product,

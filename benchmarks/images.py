@@ -21,6 +21,7 @@ SIDE, CATEGORIES = size((28, 256), (4, 4))
 BATCH = size(128, 8)
 FEW, MANY = size((32, 128), (2, 4))  # units
 WIDE = size(16, 2)  # units of Tucker layers
+PATCHES = {"poon_domingos": (size(4, 2),)}  # of so many pixels a side, nothing smaller is cut
 SAMPLES, PEER_SAMPLES = size((1024, 32), (8, 4))
 
 
@@ -43,9 +44,10 @@ class Structure:
         if is_installed("cirkit"):
             from from_cirkit import from_cirkit, symbolic
 
-            theirs = symbolic(self.regions, self.layer, self.units, SIDE, CATEGORIES)
+            cut = PATCHES.get(self.regions, ())
+            theirs = symbolic(self.regions, self.layer, self.units, SIDE, CATEGORIES, *cut)
             return from_cirkit(theirs), theirs
-        regions = getattr(pf.structure, self.regions)((SIDE, SIDE))
+        regions = getattr(pf.structure, self.regions)((SIDE, SIDE), *PATCHES.get(self.regions, ()))
         inputs = pf.Categorical(CATEGORIES)
         return pf.build_circuit(regions, inputs, self.units, layer=self.layer), None
 

@@ -113,7 +113,15 @@ def row(work: Workload, machine: Machine, repeats: int) -> str:
     floor = machine.floor(work)
     over = f"{ours / floor:.1f} x" if floor > 0 else ""
     goal = "" if work.goal is None else f"{work.goal:.2f} x"
-    return " | ".join([work.name.strip(), work.peer, *(ratios or ["not installed"]), goal, over])
+    return " | ".join(
+        [
+            work.name.strip(),
+            work.peer,
+            *(ratios or ["not installed" if work.peer else ""]),
+            goal,
+            over,
+        ]
+    )
 
 
 def ask(script: Path, options: list[str]) -> str:

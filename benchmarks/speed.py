@@ -2,9 +2,13 @@
 
     pip install -r benchmarks/requirements.txt .
     python benchmarks/speed.py
+    python benchmarks/speed.py --long                 # whole steps, in one process
+    python benchmarks/speed.py --long --threads 1
 
 Both sides carry the same parameters; before anything is timed, their results must agree. Every
-workload runs in a process of its own, so that none finds the memory that another left behind.
+workload runs in a process of its own, so that none finds the memory that another left behind; with
+`--long` all run in one, as training does, which has freed and taken memory of all sizes before.
+What is measured then are the steps of `steps.py`. Memory is always that of a fresh process.
 Without a peer, its rows give times over the floor, and memory.
 """
 
@@ -17,6 +21,7 @@ from pathlib import Path
 
 import chains
 import images
+import steps
 import torch
 import trees
 from measure import HEADER, Machine, Run, Workload, ask, measure_machine, peak, processor, row
@@ -30,6 +35,7 @@ def main() -> None:
     parser.add_argument(
         "--repeats", type=int, default=size(30, 1), help="timed turns (%(default)s)"
     )
+    parser.add_argument("--long", action="store_true", help="whole steps, all in one process")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--no-memory", action="store_true", help="leave the memory columns empty")
     parser.add_argument("--peak", choices=["ours", "theirs"], help="just print that side's memory")
@@ -37,20 +43,23 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     warnings.simplefilter("ignore")  # the peers'
-    every = images.workloads() | chains.workloads() | trees.workloads()
+    fresh = images.workloads() | chains.workloads() | trees.workloads()
+    every = steps.workloads() if given.long else fresh
     builders = {name: build for name, build in every.items() if re.search(given.only, name)}
     if given.peak or given.row:
         (build,) = builders.values()
         torch.manual_seed(0)
-        print(alone(build(), given))
+        print(measured(build(), given))
         return
     machine = measure_machine(given.repeats)
     print(HEADER, flush=True)
     for number, (name, build) in enumerate(builders.items()):
-        if TOY and number > 0:  # to start a process takes longer than to run these
-            print(f"| {row(build(), machine, given.repeats)} | | |", flush=True)
-        else:
-            print(f"| {' | '.join(apart(name, machine, given))} |", flush=True)
+        quick = TOY and number > 0  # to start a process takes longer than to run these
+        torch.manual_seed(0)
+        here = given.long or quick
+        times = row(build(), machine, given.repeats) if here else alone(name, machine, given)
+        memory = ["", ""] if quick or given.no_memory else peaks(name, given)
+        print(f"| {' | '.join([times, *memory])} |", flush=True)
     print(
         f"\n{processor()}, {given.threads} threads, torch {torch.__version__}; medians of "
         f"{given.repeats} interleaved runs. GEMM {machine.flops / 1e9:.0f} GFLOP/s, copy "
@@ -58,17 +67,26 @@ def main() -> None:
     )
 
 
-def apart(name: str, machine: Machine, given: argparse.Namespace) -> list[str]:
-    """The cells of a workload's row, all measured in processes of their own."""
-    options = ["--threads", str(given.threads), "--only", f"^{re.escape(name)}$"]
+def alone(name: str, machine: Machine, given: argparse.Namespace) -> str:
+    """The cells of a workload's times, measured in a process of its own."""
     rates = ["--row", str(machine.flops), str(machine.numbers), "--repeats", str(given.repeats)]
-    peaks = [] if given.no_memory else [["--peak", side] for side in ("ours", "theirs")]
-    cells = [ask(Path(__file__), [*options, *wanted]) for wanted in (rates, *peaks)]
-    return cells if peaks else [*cells, "", ""]
+    return ask(Path(__file__), [*only(name, given), *rates])
 
 
-def alone(work: Workload, given: argparse.Namespace) -> str:
-    """What such a process prints."""
+def peaks(name: str, given: argparse.Namespace) -> list[str]:
+    """Those of both sides' memory, each in a process of its own."""
+    sides = ("ours", "theirs")
+    return [ask(Path(__file__), [*only(name, given), "--peak", side]) for side in sides]
+
+
+def only(name: str, given: argparse.Namespace) -> list[str]:
+    """What tells such a process of which workload it is."""
+    long = ["--long"] if given.long else []
+    return ["--threads", str(given.threads), "--only", f"^{re.escape(name)}$", *long]
+
+
+def measured(work: Workload, given: argparse.Namespace) -> str:
+    """What it prints."""
     if given.row:
         return row(work, Machine(*given.row), given.repeats)
     side: Run | None = getattr(work, given.peak)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -184,7 +184,11 @@ class _Gradients:
         if self.wanted[read.bank]:
             total = flow.sum(dim=-1, keepdim=True)
             weights = tables.linear(read.bank)[read.rows]
-            self.add(read, flow.addcmul_(weights, total, value=-1.0), tables.origin)
+            place = self.sums.place(read, flow.shape[1:], flow)
+            out = flow if place is None else place
+            torch.addcmul(flow, weights, total, value=-1.0, out=out)
+            if place is None:
+                self.add(read, flow, tables.origin)
 
     def add(self, read: BankRead, folds: Tensor, origin: Tensor | None) -> None:
         """Add what belongs to the parameters of a step, or of some rows."""
@@ -200,6 +204,16 @@ class _Gradients:
         if self.values is not None:
             leaf.add_to_values(slope, self.values)
         wanted = {n: r for n, r in leaf.step.parameters.items() if self.wanted[r.bank]}
-        found = leaf.gradients(slope) if wanted else {}
+        places = {} if leaf.sets.by_row else self._places(wanted)
+        found = leaf.gradients(slope, places) if wanted else {}
         for name, read in wanted.items():
-            self.add(read, leaf.tables.of_folds(leaf.step, read, found[name]), leaf.rows)
+            if name not in places:
+                self.add(read, leaf.tables.of_folds(leaf.step, read, found[name]), leaf.rows)
+            elif found[name] is not places[name]:
+                places[name].copy_(found[name])
+
+    def _places(self, wanted: Mapping[str, BankRead]) -> dict[str, Tensor]:
+        """Memory of gradients to which nothing else is added, by the names of parameters."""
+        banks = {name: self.banks[read.bank] for name, read in wanted.items()}
+        found = {n: self.sums.place(wanted[n], b.shape[1:], b) for n, b in banks.items()}
+        return {name: place for name, place in found.items() if place is not None}

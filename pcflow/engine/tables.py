@@ -264,6 +264,20 @@ class BankSums:
         self.found: dict[int, Tensor] = {}
         self._seen: set[BankRead] = set()
 
+    def place(self, read: BankRead, shape: torch.Size, like: Tensor) -> Tensor | None:
+        """Where numbers [F, ...] of the folds of a step may be written, in place of adding them.
+
+        None if others are added to them, or if they lie apart: they are to be added.
+        """
+        alone = read.bank in self.plan.untied and read not in self._seen
+        if not alone or read.bank in self.own or not isinstance(read.rows, slice):
+            return None
+        self._seen.add(read)
+        if read.bank not in self.found:
+            size = len(self.plan.banks[read.bank])
+            self.found[read.bank] = like.new_empty(size, *shape)
+        return self.found[read.bank][read.rows]
+
     def add(self, read: BankRead, folds: Tensor) -> None:
         """Add numbers [F, ...] of the folds of a step; or their sum [1, ...], if shared.
 

@@ -19,13 +19,16 @@ from pcflow.engine import BankRead, BankSums, FiniteLeaf, Machine, Plan, add_row
 from pcflow.inputs import Params
 from pcflow.learn.team import Team
 
-ALL = slice(None)
+Block = tuple[slice, slice]
+"""Some parameters [P, ..., K] of a bank, and some units of them."""
+
+ALL: Block = (slice(None), slice(None))
 
 LINE = 16
 """Units that are read together, whether they are wanted or not: a line of the cache."""
 
-Flow = Callable[[int, slice], Tensor]
-"""What some units of a bank count [P, V, k]."""
+Flow = Callable[[int, Block], Tensor]
+"""What a block of a bank counts [p, V, k]."""
 
 
 class CategoryCounts:
@@ -56,8 +59,12 @@ class CategoryCounts:
             self.rows[read.bank] = len(self.plan.banks[read.bank]) * size
             place, counts = leaf.named_counts(slope)
             self._name(read.bank, _in_bank(place, read, size), counts)
-        else:
-            self.dense.add(read, leaf.counts(slope))
+            return
+        shape = torch.Size([leaf.access.family.num_categories, slope.shape[-1]])
+        out = self.dense.place(read, shape, slope)
+        found = leaf.counts(slope, out)
+        if out is None:
+            self.dense.add(read, found)
 
     def _name(self, bank: int, place: Tensor, counts: Tensor) -> None:
         """Add counts [n, K] of rows [n]; once half of all rows would be named, all of them are."""
@@ -70,18 +77,23 @@ class CategoryCounts:
         every = _spread(place, counts, rows) if 2 * len(place) > rows else None
         self.named[bank] = (place, counts) if every is None else (None, every)
 
-    def counted(self, bank: int, units: slice = ALL) -> Tensor:
-        """What some units have counted [P, V, k]."""
+    def counted(self, bank: int, block: Block = ALL) -> Tensor:
+        """What a block has counted [p, V, k]."""
         dense, named = self.dense.found.get(bank), self.named.get(bank)
         if named is None:
             assert dense is not None
-            return dense[..., units]
+            return of(dense, block)
         place, counts = named
-        counts = counts[:, units]
-        if place is not None:
-            counts = _spread(place, counts, self.rows[bank])
-        found: Tensor = counts.unflatten(0, (len(self.plan.banks[bank]), -1))
-        return found if dense is None else found + dense[..., units]
+        parameters, units = len(self.plan.banks[bank]), block[1]
+        if place is None:
+            found = of(counts.unflatten(0, (parameters, -1)), block)
+        else:
+            some, size = range(parameters)[block[0]], self.rows[bank] // parameters
+            ends = torch.tensor([some.start * size, some.stop * size], device=place.device)
+            first, last = torch.searchsorted(place, ends).tolist()
+            counts, place = counts[first:last, units], place[first:last] - some.start * size
+            found = _spread(place, counts, len(some) * size).unflatten(0, (len(some), -1))
+        return found if dense is None else found + of(dense, block)
 
     def gather(self, team: Team) -> None:
         """Add the counts of all processes."""
@@ -116,9 +128,21 @@ def _in_bank(place: Tensor, read: BankRead, size: int) -> Tensor:
     return read.rows[fold] * size + place % size
 
 
-def blocks(params: Params, machine: Machine) -> Iterator[slice]:
-    """Some units after the other, as many as fit a cache, of parameters [P, ..., K]."""
+def of(tensor: Tensor, block: Block) -> Tensor:
+    """The numbers of a block, [p, ..., k] of [P, ..., K]."""
+    return tensor[block[0], ..., block[1]]
+
+
+def blocks(params: Params, machine: Machine) -> Iterator[Block]:
+    """Block after block of parameters [P, ..., K], as many numbers at a time as fit a cache.
+
+    Some parameters as they lie in memory; of parameters that are too large, some of their units.
+    """
+    first, *_ = params.values()
+    one = max(p[:1].numel() for p in params.values())
+    if one <= machine.numbers:
+        size = machine.numbers // max(1, one)
+        return ((slice(at, at + size), ALL[1]) for at in range(0, len(first), size))
     units = max(p.shape[-1] for p in params.values())
-    numbers = max(p[..., 0].numel() for p in params.values())
-    size = max(LINE, machine.numbers // max(1, numbers))
-    return (slice(start, start + size) for start in range(0, units, size))
+    size = max(LINE, machine.numbers * units // (one * len(first)))
+    return ((ALL[0], slice(at, at + size)) for at in range(0, units, size))

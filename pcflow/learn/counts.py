@@ -31,7 +31,7 @@ from pcflow.errors import EvidenceError, StructureError, TypeMismatch
 from pcflow.evidence import CheckedEvidence, send
 from pcflow.inputs import DensityFamily, FiniteFamily, InputFamily
 from pcflow.learn.batch import Batch, Model, totals
-from pcflow.learn.categories import ALL, CategoryCounts, blocks
+from pcflow.learn.categories import ALL, Block, CategoryCounts, blocks, of
 from pcflow.learn.spread import both, by_row, seen, spread, together, unseen
 from pcflow.learn.team import Team
 from pcflow.queries import never
@@ -155,17 +155,17 @@ class Counts:
                 flows[first] = rule(torch.ones_like(flows[first]), flows[first], flows[first])
         before = self.categories.flow
 
-        def changed(bank: int, units: slice) -> Tensor:
-            flow = before(bank, units)
-            return rule(self.table(bank, units), flow, flow.sum(dim=-2, keepdim=True))
+        def changed(bank: int, block: Block) -> Tensor:
+            flow = before(bank, block)
+            return rule(self.table(bank, block), flow, flow.sum(dim=-2, keepdim=True))
 
         self.categories.flow = changed
 
-    def table(self, first: int, units: slice) -> Tensor:
-        """Probabilities [P, V, k] of some finite units, of a kind with this first bank."""
+    def table(self, first: int, block: Block) -> Tensor:
+        """Probabilities [p, V, k] of a block of finite units, of a kind with this first bank."""
         family, named = next(kind for kind in self.kinds if first in kind[1].values())
         assert isinstance(family, FiniteFamily)
-        return family.table(self.params(named, units))
+        return family.table(self.params(named, block))
 
     def maximize(self, smoothing: Smoothing, alike: float = 0.0) -> None:
         """Give the model the parameters that fit these counts, smoothed.
@@ -187,14 +187,12 @@ class Counts:
                 self._put(named, ALL, found)
                 continue
             assert isinstance(family, FiniteFamily)
-            for units in blocks(self.params(named), self.engine.plan.machine):
-                params, flow = (
-                    self.params(named, units),
-                    self.categories.flow(first_of(named), units),
-                )
+            for block in blocks(self.params(named), self.engine.plan.machine):
+                params = self.params(named, block)
+                flow = self.categories.flow(first_of(named), block)
                 values = 1 if family.logits is None else flow.shape[-2]  # a table that is free
                 found = family.maximize(params, flow, smoothing(values))
-                self._put(named, units, _kept(found, params, flow))
+                self._put(named, block, _kept(found, params, flow))
 
     def _maximize(
         self, family: DensityFamily, named: dict[str, int], pseudocount: float, alike: float
@@ -206,17 +204,17 @@ class Counts:
         width = width.masked_fill(width == 0, alike).to(flow).unsqueeze(-1)  # [P, 1]
         return family.floored(found, width, params)
 
-    def params(self, named: dict[str, int], units: slice = ALL) -> dict[str, Tensor]:
-        """Present parameters of some units of a family, by name."""
+    def params(self, named: dict[str, int], block: Block = ALL) -> dict[str, Tensor]:
+        """Present parameters of a block of a family, by name."""
         banks = self.engine.tables.banks
-        return {name: banks[bank].detach()[..., units].contiguous() for name, bank in named.items()}
+        return {n: of(banks[bank].detach(), block).contiguous() for n, bank in named.items()}
 
-    def _put(self, named: dict[str, int], units: slice, params: dict[str, Tensor]) -> None:
+    def _put(self, named: dict[str, int], block: Block, params: dict[str, Tensor]) -> None:
         """Write parameters that are not frozen."""
         for name, value in params.items():
             bank = self.engine.tables.banks[named[name]]
             if bank.requires_grad:
-                bank[..., units] = value
+                of(bank, block).copy_(value)
 
     def at_leaf(self, leaf: Leaf, slope: Tensor) -> None:
         """Add up what the family needs."""
@@ -272,9 +270,9 @@ class PriorCounts(Counts):
         flow = self._flow(leaf, slope)
         self.units.add(read, flow.sum(dim=0, keepdim=True) if not leaf.sets.by_fold else flow)
 
-    def _expected(self, bank: int, units: slice) -> Tensor:
+    def _expected(self, bank: int, block: Block) -> Tensor:
         """Flow times probabilities."""
-        return self.units.found[bank][:, units].unsqueeze(-2) * self.table(bank, units)
+        return of(self.units.found[bank], block).unsqueeze(-2) * self.table(bank, block)
 
     def _flow(self, leaf: Leaf, slope: Tensor) -> Tensor:
         """What counts of the flow of input units [F, K]."""

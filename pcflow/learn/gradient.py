@@ -24,8 +24,8 @@ SQUARES = {"exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "acc_delta",
 
 
 def adam(parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
-    """Adam with step size 0.05."""
-    return torch.optim.Adam(parameters, lr=0.05)
+    """Adam with step size 0.05, which reads every number once."""
+    return torch.optim.Adam(parameters, lr=0.05, fused=True)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from pcflow.engine import Plan, Shares
 from pcflow.errors import PropertyRequired, SettingError
 from pcflow.inputs import DensityFamily, FiniteFamily
 from pcflow.learn.batch import Batch, Model
+from pcflow.learn.categories import of
 from pcflow.learn.checkpoint import must_be_like
 from pcflow.learn.counts import Counts, PriorCounts, Smoothing, first_of
 from pcflow.learn.em import CountingRun, check_pseudocount
@@ -147,8 +148,8 @@ class AnemoneRun(BatchRun[Anemone]):
             for bank in sums.found:
                 sums.found[bank] = mix(expected.found[bank], flow[bank])
         expects = prior.categories.flow
-        counts.categories.flow = lambda bank, some: mix(
-            expects(bank, some), categories[bank][..., some]
+        counts.categories.flow = lambda bank, block: mix(
+            expects(bank, block), of(categories[bank], block)
         )
         self.maximize(counts, smoothing_by(learner.pseudocount, step))
 

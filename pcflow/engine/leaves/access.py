@@ -88,9 +88,9 @@ class Access:
         """Rows [..., K] of the flattened table, at any places [...]."""
         return self.table.flatten(0, 1)[place]
 
-    def weighed(self, units: Tensor) -> Tensor:
-        """The table, every unit times a number of [S, 1, K]."""
-        return self.table * units
+    def weighed(self, units: Tensor, out: Tensor | None = None) -> Tensor:
+        """The table, every unit times a number of [S, 1, K]; it may be written to `out`."""
+        return torch.mul(self.table, units, out=out)
 
     def has_zeros(self) -> bool:
         """Whether a probability is zero, or too small to hold."""
@@ -192,10 +192,10 @@ class FewRows(Access):
         found = self.normalizer.logits.flatten(0, 1)[place].sub_(log_total.squeeze(1)[number])
         return found if self.in_log_space else exp_(found)
 
-    def weighed(self, units: Tensor) -> Tensor:
+    def weighed(self, units: Tensor, out: Tensor | None = None) -> Tensor:
         """See `Access`; a piece at a time, as fresh memory is dear."""
         logits, log_total, _ = self.normalizer
-        found = torch.empty_like(logits)
+        found = torch.empty_like(logits) if out is None else out
         size = max(1, self.tables.plan.machine.numbers // max(1, logits[:1].numel()))
         pieces = (part.split(size) for part in (logits, log_total, units, found))
         for some, totals, times, out in zip(*pieces, strict=True):

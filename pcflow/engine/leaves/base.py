@@ -6,6 +6,7 @@ Legend: F folds, B batch, D variables, V categories, K units, N entries (fold, r
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -54,8 +55,11 @@ class Leaf(ABC):
         """Write the values of the units into `out`."""
 
     @abstractmethod
-    def gradients(self, slope: Tensor) -> dict[str, Tensor]:
-        """Gradient of every raw parameter, set by set [S, ...], from unit slopes [F, B, K]."""
+    def gradients(self, slope: Tensor, places: Mapping[str, Tensor] = {}) -> dict[str, Tensor]:
+        """Gradient of every raw parameter, set by set [S, ...], from unit slopes [F, B, K].
+
+        They may be written to the `places` of those that have one, like the parameters.
+        """
 
     @abstractmethod
     def add_to_potentials(self, slope: Tensor, gradient: Tensor) -> None:

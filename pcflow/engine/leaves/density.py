@@ -5,6 +5,7 @@ Legend: F folds, B batch, D variables, K units, S statistics, N entries (fold, r
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 
 import torch
@@ -121,7 +122,7 @@ class DensityLeaf(Leaf):
             add_rows(sums, fold, self.truncated(self.params()).moments() * flow.unsqueeze(-2))
         return total, sums
 
-    def gradients(self, slope: Tensor) -> dict[str, Tensor]:
+    def gradients(self, slope: Tensor, places: Mapping[str, Tensor] = {}) -> dict[str, Tensor]:
         """By the family's own log-density."""
         flow = self.semiring.flow(self.out.units, slope)
         with torch.enable_grad():

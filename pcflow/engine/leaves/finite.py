@@ -5,6 +5,7 @@ Legend: F folds, B batch, D variables, V categories, K units, N entries (fold, r
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -48,7 +49,7 @@ class FiniteLeaf(Leaf):
         self.evidence = evidence
         self.any_soft = evidence.potentials is not None and self.any_missing
         reads_few = self._reads_few()
-        self.names_few = reads_few and tables.by_rows and self._lists_few()
+        self.names_few = reads_few and tables.by_rows and self._lists_few() and self._is_sparse()
         beside = reads_few and self.any_soft and tables.soft_dtype is not None
         once = not (keep or self.any_soft) and self.sets.by_fold
         few = once and self.x.shape[1] < step.family.size
@@ -67,6 +68,10 @@ class FiniteLeaf(Leaf):
         is_large = self._table_rows * self.step.units > self.tables.plan.machine.numbers
         has_logits = self.step.family.logits is not None
         return has_logits and is_large and self.x.numel() < self._table_rows
+
+    def _is_sparse(self) -> bool:
+        """Whether to sort what is named costs less than to go over the tables."""
+        return not self.sets.by_fold or 4 * self.x.numel() < self._table_rows
 
     def _lists_few(self) -> bool:
         """Whether potentials, if there are any, list no more than a few times as many."""
@@ -104,21 +109,21 @@ class FiniteLeaf(Leaf):
     def rule_out(self, out: Value) -> None:
         """Set to zero what is known to be, whatever the table says: of a whole table nothing."""
 
-    def counts(self, slope: Tensor) -> Tensor:
+    def counts(self, slope: Tensor, out: Tensor | None = None) -> Tensor:
         """Expected counts [S, V, K] of table entries from unit slopes [F, B, K].
 
-        Missing values without potentials are not counted.
+        Missing values without potentials are not counted. They may be written to `out`.
         """
-        return self.flows.counts(slope, self.observed_flow(slope))
+        return self.flows.counts(slope, self.observed_flow(slope), out)
 
     def named_counts(self, slope: Tensor) -> tuple[Tensor, Tensor]:
         """The same where rows of the flattened table are named [n], each once: [n, K]."""
         return self.flows.named(slope, self.observed_flow(slope))
 
-    def gradients(self, slope: Tensor) -> dict[str, Tensor]:
+    def gradients(self, slope: Tensor, places: Mapping[str, Tensor] = {}) -> dict[str, Tensor]:
         """From the counts; for logits without writing these down."""
         params = self.tables.parameters(self.step)
-        return self.flows.gradients(params, slope, self.observed_flow(slope))
+        return self.flows.gradients(params, slope, self.observed_flow(slope), places)
 
     def add_to_potentials(self, slope: Tensor, gradient: Tensor) -> None:
         """The flow through every category of what is missing."""

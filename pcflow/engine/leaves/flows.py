@@ -9,7 +9,7 @@ chosen categories.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -38,16 +38,18 @@ class Flows(ABC):
         """Those of the arithmetic in which the table is read."""
         return (_LogFlows if entries.access.in_log_space else _LinearFlows)(entries, place, out)
 
-    def counts(self, slope: Tensor, observed: Tensor) -> Tensor:
-        """Expected counts [S, V, K] of table entries.
+    def counts(self, slope: Tensor, observed: Tensor, out: Tensor | None = None) -> Tensor:
+        """Expected counts [S, V, K] of table entries, which may be written to `out`.
 
         Missing values without potentials are not counted.
 
         Args:
             slope: of units, [F, B, K].
             observed: flow [F, B, K] of what was observed, zero elsewhere.
+            out: [S, V, K]; new memory by default.
         """
-        counts = slope.new_zeros(self.access.sets.count, self.entries.size, slope.shape[-1])
+        shape = (self.access.sets.count, self.entries.size, slope.shape[-1])
+        counts = slope.new_zeros(shape) if out is None else out.zero_()
         self.add_observed(counts, observed)
         if self.entries.soft is not None:
             self.add_soft(counts, self.entries.of(slope))
@@ -66,9 +68,13 @@ class Flows(ABC):
         """What entries with listed potentials count of some rows [n], [n, K]; in several parts."""
 
     def gradients(
-        self, params: dict[str, Tensor], slope: Tensor, observed: Tensor
+        self,
+        params: dict[str, Tensor],
+        slope: Tensor,
+        observed: Tensor,
+        places: Mapping[str, Tensor],
     ) -> dict[str, Tensor]:
-        """Gradient of every raw parameter, from the counts."""
+        """Gradient of every raw parameter, from the counts; see `Leaf.gradients`."""
         counts = self.counts(slope, observed)
         return self.access.family.table_gradient(params, self.access.probabilities, counts)
 
@@ -136,19 +142,23 @@ class _LinearFlows(Flows):
         return self.entries.read(list, some)
 
     def gradients(
-        self, params: dict[str, Tensor], slope: Tensor, observed: Tensor
+        self,
+        params: dict[str, Tensor],
+        slope: Tensor,
+        observed: Tensor,
+        places: Mapping[str, Tensor],
     ) -> dict[str, Tensor]:
         """For logits without writing the counts down."""
         logits = self.access.family.logits
         if logits is None:
-            return super().gradients(params, slope, observed)
-        return {logits: self._logit_gradient(slope, observed)}
+            return super().gradients(params, slope, observed, places)
+        return {logits: self._logit_gradient(slope, observed, places.get(logits))}
 
-    def _logit_gradient(self, slope: Tensor, observed: Tensor) -> Tensor:
+    def _logit_gradient(self, slope: Tensor, observed: Tensor, out: Tensor | None) -> Tensor:
         """Counts less the table times their total."""
         total = self.access.sets.total(observed).unsqueeze(1)
         if self.entries.soft is None:
-            gradient = self.access.weighed(total.neg_())
+            gradient = self.access.weighed(total.neg_(), out)
         else:
             table, gradient = self.access.table, self._potentials_times(self.entries.of(slope))
             total += torch.einsum("fvk,fvk->fk", gradient, table).unsqueeze(1)

@@ -5,6 +5,8 @@ Legend: F folds, B batch, K units, G gates.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -38,7 +40,7 @@ class GateLeaf(Leaf):
         self.out = out
         self.semiring.write(self.log_weight.unsqueeze(-1), out)
 
-    def gradients(self, slope: Tensor) -> dict[str, Tensor]:
+    def gradients(self, slope: Tensor, places: Mapping[str, Tensor] = {}) -> dict[str, Tensor]:
         """None are asked for."""
         return {}
 
