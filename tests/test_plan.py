@@ -1,5 +1,7 @@
 """The plan: what is folded, what is stored once, what it says of itself."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -118,13 +120,15 @@ def test_rows_are_of_one_owner_and_an_arena_grows_by_what_it_lacks(
     arena, owned = _Arena(), set[int]()
     for count, given_back in turns:
         free, before = set(range(arena.size)) - owned, arena.size
-        assert arena.free == sorted(free)
+        gaps = [range(*ends) for ends in zip(arena.starts, arena.stops, strict=True)]
+        assert [row for gap in gaps for row in gap] == sorted(free)
+        assert all(a.stop < b.start for a, b in pairwise(gaps))  # no wider ones could be made
         start = arena.take(count)
         taken = set(range(start, start + count))
         assert not taken & owned
         if arena.size > before:  # no gap was wide enough: what is free at the end is used first
-            gaps = [set(range(n, n + count)) for n in range(before - count + 1)]
-            assert not any(gap <= free for gap in gaps)
+            places = [set(range(n, n + count)) for n in range(before - count + 1)]
+            assert not any(place <= free for place in places)
             assert start == max(owned, default=-1) + 1
         owned |= taken
         back = owned & given_back

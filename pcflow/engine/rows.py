@@ -7,6 +7,7 @@ there, so the same rows serve both ways.
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections import defaultdict
 from dataclasses import dataclass
 
@@ -54,26 +55,51 @@ def _last_readers(strips: list[list[Layer]]) -> dict[int, list[Layer]]:
 
 
 class _Arena:
-    """Rows in use and rows that are free."""
+    """Rows in use, and gaps of rows that are free, each as wide as it can be."""
 
     def __init__(self) -> None:
         self.size = 0
-        self.free: list[int] = []  # rising
+        self.starts: list[int] = []  # of the gaps, rising
+        self.stops: list[int] = []
 
     def take(self, count: int) -> int:
         """The first of `count` rows in a row: the lowest gap that is wide enough, or new ones."""
-        run = 0
-        for place, row in enumerate(self.free):
-            run = run + 1 if place and row == self.free[place - 1] + 1 else 1
-            if run == count:
-                del self.free[place - count + 1 : place + 1]
-                return row - count + 1
-        keep = run if self.free and self.free[-1] == self.size - 1 else 0
-        start = self.size - keep
-        del self.free[len(self.free) - keep :]
+        for place, (start, stop) in enumerate(zip(self.starts, self.stops, strict=True)):
+            if stop - start >= count:
+                self._fill(place, count)
+                return start
+        start = self.size
+        if self.stops and self.stops[-1] == self.size:
+            self.stops.pop()
+            start = self.starts.pop()
         self.size = start + count
         return start
 
     def give(self, rows: list[int]) -> None:
-        self.free += sorted(rows)
-        self.free.sort()  # two runs, which takes linear time
+        """Rows are free again; those that follow one another at once."""
+        start = stop = -1
+        for row in sorted(rows):
+            if row != stop:
+                self._open(start, stop)
+                start = row
+            stop = row + 1
+        self._open(start, stop)
+
+    def _fill(self, place: int, count: int) -> None:
+        self.starts[place] += count
+        if self.starts[place] == self.stops[place]:
+            del self.starts[place], self.stops[place]
+
+    def _open(self, start: int, stop: int) -> None:
+        """A new gap, one with those beside it."""
+        if start == stop:
+            return
+        place = bisect(self.starts, start)
+        if place < len(self.starts) and self.starts[place] == stop:
+            stop = self.stops[place]
+            del self.starts[place], self.stops[place]
+        if place and self.stops[place - 1] == start:
+            self.stops[place - 1] = stop
+        else:
+            self.starts.insert(place, start)
+            self.stops.insert(place, stop)
