@@ -53,8 +53,25 @@ def check_whole(name: str, value: object, least: int = 1) -> None:
         pcflow.errors.SettingError: units must be a whole number, at least 1, got 1.5
     """
     SettingError.check(
-        name, value, f"a whole number, at least {least}", lambda n: index(n) >= least
+        name, value, f"a whole number, at least {least}", lambda n: as_whole(n) >= least
     )
+
+
+def as_whole(given: Any) -> int:
+    """A whole number, of Python, numpy or torch, as an int; truth values are none.
+
+    Raises:
+        TypeError: if it is none.
+
+    Examples:
+        >>> as_whole(True)
+        Traceback (most recent call last):
+        ...
+        TypeError: a truth value is no whole number
+    """
+    if isinstance(given, bool) or getattr(given, "dtype", None) is torch.bool:
+        raise TypeError("a truth value is no whole number")
+    return index(given)
 
 
 def check_device(device: object) -> None:
@@ -166,12 +183,12 @@ def as_wholes(name: str, given: Any) -> list[int]:
         >>> as_wholes("values", range(3)), as_wholes("values", 7)
         ([0, 1, 2], [7])
     """
-    if isinstance(given, Integral):
+    if isinstance(given, Integral) and not isinstance(given, bool):
         return [index(given)]
     found = []
     for number, one in enumerate(as_iterable(name, given)):
         try:
-            found.append(index(one))
+            found.append(as_whole(one))
         except TypeError as error:
             raise TypeMismatch(f"{name}[{number}]", one, "a whole number") from error
     return found

@@ -158,7 +158,7 @@ def check_id(name: str, token: object) -> int:
         4
     """
     try:
-        found = index(token)  # type: ignore[arg-type]
+        found = _integer(token)
     except TypeError as error:
         raise TypeMismatch(f"{name} must be a whole number, got {token!r}") from error
     if not -(1 << 63) <= found < 1 << 63:
@@ -193,8 +193,15 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
         SettingError: naming it.
     """
     SettingError.check(
-        name, value, f"a whole number of at least {least}", lambda n: index(n) >= least
+        name, value, f"a whole number of at least {least}", lambda n: _integer(n) >= least
     )
+
+
+def _integer(given: Any) -> int:
+    """An int; truth values are none."""
+    if isinstance(given, bool) or getattr(given, "dtype", None) is torch.bool:
+        raise TypeError("a truth value is no whole number")
+    return index(given)
 
 
 def check_rate(name: str, value: Any) -> None:

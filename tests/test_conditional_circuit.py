@@ -270,6 +270,11 @@ def test_files_that_contradict_themselves_are_refused(tmp_path: Path) -> None:
     pf.Container.write(path, tensors, texts)
     with pytest.raises(pf.FileFormatError, match="other settings"):
         pf.ConditionalCircuit.load(path)
+    name = next(name for name in tensors if name.startswith("network."))
+    for other in ({name: tensors[name].long()}, {"network.more": torch.zeros(2)}):
+        pf.Container.write(path, tensors | other, file.texts)
+        with pytest.raises(pf.FileFormatError, match="not those of such a network"):
+            pf.ConditionalCircuit.load(path)
     pf.save(conditional.model, path)
     with pytest.raises(pf.FileFormatError, match="conditional"):
         pf.ConditionalCircuit.load(path)

@@ -527,6 +527,44 @@ def test_what_reads_the_same_parameters_in_all_rows_refuses() -> None:
     assert pf.state_posteriors(model, known).shape == (5, 4, 3)
 
 
+def test_an_empty_dict_is_no_parameters() -> None:
+    model, x = compiled(CHAIN), torch.zeros(5, 4).long()
+    assert model.evidence(x, {}).parameters is None
+    assert model.sample(3, parameters={}).shape == (3, 4)
+    known = model.evidence(x, by_row(model, 5))
+    assert model.evidence(known, {}).parameters is known.parameters
+    assert torch.equal(model.filter(2, {}).next_log_probs(), model.filter(2).next_log_probs())
+    with pytest.raises(pf.TypeMismatch, match="a dict of tensors"):
+        model.sample(3, parameters=[])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("family", [pf.Bernoulli(), pf.Binomial(3)], ids=["bit", "count"])
+def test_what_is_certain_may_be_so_by_row(family: pf.InputFamily) -> None:
+    """Log-odds of plus infinity, as the parameter itself may hold; weights may not."""
+    model, x = compiled(pf.hmm(3, 2, family)), torch.tensor([[1, 0, 1], [1, 1, 1]])
+    parameters = by_row(model, 2)
+    (name,) = [n for n, tensor in parameters.items() if tensor.dim() == 3]
+    parameters[name][1, 0, 0], parameters[name][0, 0, 1] = torch.inf, -torch.inf
+    assert_gradients_are_theirs(model, pf.Evidence(x), parameters, 2)
+    for wrong in (torch.full_like(parameters[name], torch.nan), parameters[name]):
+        other = parameters | {name: wrong}
+        if wrong is parameters[name]:
+            other["banks.1"] = torch.full_like(parameters["banks.1"].detach(), torch.inf)
+        with pytest.raises(pf.SettingError, match="row 0"):
+            model.log_prob(x, other)
+
+
+def test_checkpoints_tell_parameters_by_row_apart(tmp_path: Path) -> None:
+    model, x = compiled(CHAIN), torch.randint(3, (5, 4), device=DEVICE)
+    some = by_row(model, 5, ["banks.0"])
+    how = {"epochs": 1, "progress": False, "checkpoint": tmp_path / "fit"}
+    learner = pf.Gradient(torch.optim.SGD)
+    pf.fit(model, model.evidence(x, some), learner, **how)
+    for others in ({"banks.0": some["banks.0"] + 1.0}, by_row(model, 5, ["banks.1"]), {}):
+        with pytest.raises(pf.FileFormatError, match="train"):
+            pf.fit(model, model.evidence(x, others), learner, **how)
+
+
 def test_evidence_that_has_parameters_takes_no_others() -> None:
     model, x = compiled(CHAIN), torch.zeros(5, 4).long()
     some, others = by_row(model, 5, ["banks.0"]), by_row(model, 5, ["banks.1"])

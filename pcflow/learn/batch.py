@@ -246,8 +246,17 @@ def _tensors(part: Evidence | Tensor | None) -> list[Tensor]:
     if isinstance(part, Evidence):
         soft = part.log_potentials, part.categories
         found = (part.values, part.missing, *soft, part.lower, part.upper)
-        return [tensor for tensor in found if tensor is not None]
+        return [tensor for tensor in found if tensor is not None] + _own(part)
     return [] if part is None else [part]
+
+
+def _own(part: Evidence) -> list[Tensor]:
+    """The parameters that rows have of their own, behind the numbers of their banks."""
+    own = part.parameters if isinstance(part, CheckedEvidence) else None
+    if own is None:
+        return []
+    banks = sorted(own.by_bank)
+    return [torch.tensor(banks), *(own.by_bank[bank] for bank in banks)]
 
 
 def totals(log_prob: Tensor, weight: Tensor) -> Tensor:

@@ -185,7 +185,8 @@ class ConditionalCircuit(nn.Module):
             wanted = {
                 f"{PREFIX}{n}": w.shape for n, w in _Network(model, **sizes).state_dict().items()
             }
-        if any(file.shapes.get(name) != shape for name, shape in wanted.items()):
+        there = {n: shape for n, shape in file.shapes.items() if n.startswith(PREFIX)}
+        if there != wanted or not all(file.dtypes[n].is_floating_point for n in there):
             raise ValueError("its tensors are not those of such a network")
         with torch.random.fork_rng(devices=[]):  # what is drawn is written over
             found = cls(model, **sizes)

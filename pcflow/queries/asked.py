@@ -83,17 +83,17 @@ class Asked(ABC):
             True
         """
         known, plan = check(given, self.engine.domain), self.engine.plan
-        if parameters is None:
+        if parameters is None or rows_of(parameters) is None:
             return known
         if known.parameters is not None:
             raise EvidenceError("the evidence has parameters by row already")
-        fitting = parameters, self.named, plan.banks, self.engine.domain, len(known.values)
+        fitting = parameters, self.named, plan, self.engine.domain, len(known.values)
         return replace(known, parameters=check_parameters(*fitting)).seen(known.hidden)
 
     def nothing(self, parameters: ByRow | None = None) -> CheckedEvidence:
         """Evidence of which all is missing, in a row for each that parameters are given for."""
-        rows = 1 if parameters is None else rows_of(parameters)
-        return self.evidence(self.engine.nothing(rows), parameters)
+        rows = rows_of(parameters)
+        return self.evidence(self.engine.nothing(1 if rows is None else rows), parameters)
 
     @in_ordinary_modes
     @torch.no_grad()
@@ -192,7 +192,7 @@ class Asked(ABC):
             >>> model.sample(5).shape
             torch.Size([5, 4])
         """
-        without = evidence is None and parameters is None
+        without = evidence is None and not parameters
         known = (
             self.nothing(parameters) if evidence is None else self.evidence(evidence, parameters)
         )

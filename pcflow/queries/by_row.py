@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pcflow.checks import check_kind
+from pcflow.engine import InputStep, Plan, SumStep
 from pcflow.errors import SettingError, TypeMismatch
 from pcflow.evidence import Domain, RowParameters, look
 
@@ -19,43 +20,44 @@ ByRow = Mapping[str, Tensor] | Mapping[nn.Parameter, Tensor] | Mapping[str | nn.
 """For some parameters, or their names, what they hold in every row, [B, *shape]."""
 
 
-def rows_of(given: ByRow) -> int:
-    """How many rows parameters are given for; one, if there are none.
+def rows_of(given: ByRow | None) -> int | None:
+    """How many rows parameters are given for; None, if none are given, or an empty dict.
 
     Raises:
         TypeMismatch: if they are no dict of tensors.
     """
-    check_kind("parameters", given, Mapping, "a dict of tensors by parameter or name")
+    check_kind("parameters", given, Mapping | None, "a dict of tensors by parameter or name")
+    if not given:
+        return None
     sizes = (len(t) for t in given.values() if isinstance(t, Tensor) and t.dim() > 0)
     return next(sizes, 1)
 
 
 def check_parameters(
-    given: ByRow, named: Mapping[str, Tensor], owner: Any, domain: Domain, rows: int
+    given: ByRow, named: Mapping[str, Tensor], plan: Plan, domain: Domain, rows: int
 ) -> RowParameters:
     """Parameters by row that fit a model, in its precision.
 
     Args:
         given: by name, or by the parameter itself.
         named: the parameters of the model.
-        owner: the banks of its plan, of which these are the first.
+        plan: of its engine; these are the first of the banks.
         domain: where the model is, and how precise.
         rows: how many there must be, B.
 
     Raises:
         TypeMismatch: if they are no dict of tensors.
         SettingError: naming the parameter, if the model has none such, or it does not fit, or
-            holds NaN or +inf.
+            holds NaN, or +inf where no family makes a distribution of it.
     """
-    check_kind("parameters", given, Mapping, "a dict of tensors by parameter or name")
     numbers = {key: n for n, pair in enumerate(named.items()) for key in pair}
     found: dict[int, Tensor] = {}
     for key, tensor in given.items():
         number = _number(key, numbers, found)
         name, parameter = list(named.items())[number]
         found[number] = _fitting(f"parameters[{name!r}]", tensor, parameter, domain, rows)
-    _refuse_no_numbers(list(named), found)
-    return RowParameters(owner, found)
+    _refuse_no_numbers(list(named), found, plan)
+    return RowParameters(plan.banks, found)
 
 
 def _number(key: Any, numbers: Mapping[Any, int], met: Mapping[int, Tensor]) -> int:
@@ -82,11 +84,27 @@ def _fitting(name: str, given: Any, parameter: Tensor, domain: Domain, rows: int
     return fitting.clone() if fitting.is_inference() else fitting  # which could not be saved
 
 
-def _refuse_no_numbers(names: list[str], found: Mapping[int, Tensor]) -> None:
+def _refuse_no_numbers(names: list[str], found: Mapping[int, Tensor], plan: Plan) -> None:
     given = {number: t.detach() for number, t in found.items() if t.numel()}
     sound = look(*(t.amax() < torch.inf for t in given.values()))  # NaN survives amax
     for (number, t), fine in zip(given.items(), sound, strict=True):
         if not bool(fine):
-            row = int((~(t < torch.inf)).flatten(1).any(dim=1).nonzero()[0])
-            name = f"parameters[{names[number]!r}]"
-            raise SettingError(name, f"NaN or +inf in row {row}", "finite, or -inf")
+            bad = t.isnan() if _may_be_infinite(plan, number) else ~(t < torch.inf)
+            for row in bad.flatten(1).any(dim=1).nonzero().flatten().tolist()[:1]:
+                name = f"parameters[{names[number]!r}]"
+                raise SettingError(name, f"NaN or +inf in row {row}", "finite, or -inf")
+
+
+def _may_be_infinite(plan: Plan, bank: int) -> bool:
+    """Whether all that reads a bank makes distributions of +inf, as log-odds of certain values."""
+    for step in plan.steps:
+        if isinstance(step, SumStep) and step.weight.bank == bank:
+            return False
+        if isinstance(step, InputStep):
+            usual = step.family.initial(step.units, torch.Generator().manual_seed(0))
+            for name in (name for name, read in step.parameters.items() if read.bank == bank):
+                params = usual | {name: torch.full_like(usual[name], torch.inf)}
+                one = {other: value.unsqueeze(0) for other, value in params.items()}
+                if not step.family.is_proper(one).all():
+                    return False
+    return True

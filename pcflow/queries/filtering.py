@@ -13,11 +13,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import copy
-from operator import index
 
 import torch
 from torch import Tensor
 
+from pcflow.checks import as_whole
 from pcflow.circuit import Circuit, InputLayer, MarkovChain, Position, SumLayer, Turns
 from pcflow.engine import LogMatrix
 from pcflow.errors import EvidenceError, PropertyRequired, SettingError
@@ -107,7 +107,7 @@ class Filter(ABC):
         following = self._next()
         count = len(following)
         wanted = f"in 0..{count - 1}"
-        SettingError.check("emission", emission, wanted, lambda one: index(one) in range(count))
+        SettingError.check("emission", emission, wanted, lambda one: as_whole(one) in range(count))
         for layer in following[emission]:
             if not isinstance(layer.family, FiniteFamily):
                 raise PropertyRequired(

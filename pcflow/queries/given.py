@@ -180,7 +180,8 @@ class Between(Given):
 
     def nothing(self, parameters: ByRow | None = None) -> CheckedEvidence:
         """All is missing, in a row for every start."""
-        rows = len(self.start) if parameters is None else rows_of(parameters)
+        rows = rows_of(parameters)
+        rows = len(self.start) if rows is None else rows
         return self.evidence(self.engine.nothing(rows), parameters)
 
     @property

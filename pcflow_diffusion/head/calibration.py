@@ -14,7 +14,7 @@ from torch import Tensor
 from pcflow import CompiledCircuit
 from pcflow_diffusion.checks import check_count
 from pcflow_diffusion.errors import CouplingError
-from pcflow_diffusion.head.controls import steered, with_tokens
+from pcflow_diffusion.head.controls import Steering, with_tokens
 from pcflow_diffusion.head.coupling import (
     Coupling,
     LogLinear,
@@ -38,7 +38,7 @@ HOTTEST = 100.0
 
 
 def choose(
-    model: CompiledCircuit, said: Marginals, x0: Tensor, controls: Tensor | None, purpose: Purpose
+    model: CompiledCircuit, said: Marginals, x0: Tensor, steering: Steering, purpose: Purpose
 ) -> Coupling:
     """The coupling that suits examples best; see `CircuitHead.choose_coupling`.
 
@@ -46,7 +46,7 @@ def choose(
         model: see `fit_log_linear`.
         said: likewise.
         x0: likewise.
-        controls: likewise; nothing but log-linear couplings can be modulated by them.
+        steering: likewise; nothing but log-linear couplings can be modulated.
         purpose: what it is for.
 
     Raises:
@@ -54,8 +54,8 @@ def choose(
     """
     drawing = purpose == "drawing"
     calibrated = said.tempered(fit_temperature(said, x0) if drawing else 1.0)
-    fitted = fit_log_linear(model, calibrated, x0, controls, keep_a=drawing)
-    if controls is not None:
+    fitted = fit_log_linear(model, calibrated, x0, steering, keep_a=drawing)
+    if steering:
         return fitted
     tried: list[Coupling] = [fitted, *([Projection()] if drawing else _pooled(fitted))]
     return max(tried, key=lambda coupling: _score(coupling, model, calibrated, x0))
@@ -86,7 +86,7 @@ def fit_log_linear(
     model: CompiledCircuit,
     said: Marginals,
     x0: Tensor,
-    controls: Tensor | None = None,
+    steering: Steering,
     buckets: int = 1,
     *,
     keep_a: bool = False,
@@ -97,7 +97,7 @@ def fit_log_linear(
         model: the circuit over the L positions, and controls perhaps.
         said: what the backbone says of N examples.
         x0: all tokens, [N, L].
-        controls: log-potentials of the circuit's controls, if it has any.
+        steering: what steers the circuit, if anything does.
         buckets: of equal width, by the share of missing positions.
         keep_a: leave a at one and fit b alone.
 
@@ -106,7 +106,7 @@ def fit_log_linear(
         SettingError: if `buckets` is below 1.
     """
     check_count("buckets", buckets)
-    usable = _possible(model, said, x0, controls) & (said.masked & said.lists(x0)).any(dim=-1)
+    usable = _possible(model, said, x0, steering) & (said.masked & said.lists(x0)).any(dim=-1)
     if not bool(usable.any()):
         raise CouplingError(
             "fit_coupling needs examples with masked tokens that circuit and backbone hold possible"
@@ -116,7 +116,7 @@ def fit_log_linear(
     fitted = []
     for number in range(buckets):
         rows = _nearest(bucket, number, usable, buckets)
-        steer = None if controls is None else controls[rows]
+        steer = steering.at(rows)
         fitted.append(_fit(model, said.at(rows), x0[rows], log_r[rows], steer, keep_a))
     if buckets == 1:
         return LogLinear(*fitted[0])
@@ -125,11 +125,9 @@ def fit_log_linear(
 
 
 @torch.no_grad()
-def _possible(
-    model: CompiledCircuit, said: Marginals, x0: Tensor, controls: Tensor | None
-) -> Tensor:
+def _possible(model: CompiledCircuit, said: Marginals, x0: Tensor, steering: Steering) -> Tensor:
     """The examples [N] that circuit and backbone hold possible, as far as tokens are listed."""
-    plain, listed = steered(said.soft(said.log_m), controls), said.lists(x0) | ~said.masked
+    plain, listed = steering.of(said.soft(said.log_m)), said.lists(x0) | ~said.masked
     known = with_tokens(plain, x0, listed)
     told = log_potentials_of(plain, x0).masked_fill(~listed, 0.0)
     return (model.log_prob(known) + told.sum(dim=-1)).isfinite()
@@ -173,7 +171,7 @@ def _fit(
     said: Marginals,
     x0: Tensor,
     log_r: Tensor,
-    controls: Tensor | None,
+    steering: Steering,
     keep_a: bool,
 ) -> tuple[float, float]:
     """Powers (a, b) at the maximum of the mean log q, which is concave in them.
@@ -185,7 +183,7 @@ def _fit(
 
     def nats(powers: Tensor) -> Tensor:
         potentials = divided(power(said.log_m, powers[0]), log_r, powers[1])
-        coupled = steered(said.soft(potentials), controls)
+        coupled = steering.of(said.soft(potentials))
         if not whole:
             return -told_of(coupled, x0, listed)[0].log_prob(model).mean()
         return (model.log_prob(coupled) - log_potentials_of(coupled, x0).sum(dim=-1)).mean()

@@ -8,7 +8,10 @@ Legend: B batch, D variables, L positions, C controls, V tokens, S values of a c
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from pcflow import CheckedEvidence, CompiledCircuit, Evidence, Given
@@ -30,6 +33,38 @@ def steered(coupled: Evidence, controls: Tensor | None) -> Evidence:
     behind = controls.shape[1]
     known = Evidence(pad(values, (0, behind)), pad(missing, (0, behind), value=True))
     return known.with_potentials(potentials.beside(controls))
+
+
+@dataclass(frozen=True, eq=False)
+class Steering:
+    """What steers the circuit in every row, if anything does.
+
+    Args:
+        model: the circuit.
+        controls: log-potentials of its controls, [B, C, S].
+        parameters: some of its parameters, [B, *shape].
+    """
+
+    model: CompiledCircuit
+    controls: Tensor | None = None
+    parameters: Mapping[str | nn.Parameter, Tensor] | None = None
+
+    def __bool__(self) -> bool:
+        """Whether anything does."""
+        return self.controls is not None or self.parameters is not None
+
+    def at(self, rows: Tensor) -> Steering:
+        """That of some rows, by their places."""
+        controls = None if self.controls is None else self.controls[rows]
+        own = self.parameters
+        own = None if own is None else {name: given[rows] for name, given in own.items()}
+        return replace(self, controls=controls, parameters=own)
+
+    def of(self, coupled: Evidence) -> Evidence:
+        """Evidence about the L positions, steered."""
+        if self.parameters is not None:
+            return self.model.evidence(coupled, parameters=self.parameters)
+        return steered(coupled, self.controls)
 
 
 def with_tokens(coupled: Evidence, tokens: Tensor, known: Tensor) -> Evidence | Tensor:

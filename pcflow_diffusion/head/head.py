@@ -36,7 +36,7 @@ from pcflow_diffusion.checks import (
 )
 from pcflow_diffusion.errors import CouplingError, ShapeMismatch, TypeMismatch
 from pcflow_diffusion.head.calibration import Purpose, choose, fit_log_linear
-from pcflow_diffusion.head.controls import steered, token_marginals
+from pcflow_diffusion.head.controls import Steering, token_marginals
 from pcflow_diffusion.head.coupling import (
     NOT_MODULATED,
     Coupling,
@@ -55,8 +55,6 @@ from pcflow_diffusion.head.ranking import Ranking, check_ranking
 from pcflow_diffusion.head.sampling import Draw, Order, check_order, draw
 from pcflow_diffusion.head.transitions import TransitionModulation
 from pcflow_diffusion.head.widening import label_of, possible, widened
-
-NOT_FITTED = "powers are not fitted under a TransitionModulation: name a log-linear coupling"
 
 
 class CircuitHead(Parts):
@@ -532,24 +530,22 @@ class CircuitHead(Parts):
     @torch.no_grad()
     def _held_out(
         self, logits: Tensor | Potentials, x: Tensor, x0: Tensor
-    ) -> tuple[Marginals, Tensor, Tensor | None]:
-        """What the backbone says of examples, their tokens [N, L], and what steers the circuit.
-
-        Raises:
-            CouplingError: if that are parameters.
-        """
-        if isinstance(self.modulation, TransitionModulation):
-            raise CouplingError(NOT_FITTED)
+    ) -> tuple[Marginals, Tensor, Steering]:
+        """What the backbone says of examples, their tokens [N, L], and what steers the circuit."""
         said = self._fitting(self._read(logits, x))
-        return said, self._filled(said, x0), self._controls(said)
+        return said, self._filled(said, x0), self._steering(said)
 
     def _coupled(self, said: Marginals, temperature: float = 1.0) -> Evidence:
         """The coupled joint as evidence; the circuit is steered by marginals as they are."""
         coupled = self.coupling.couple(self.model, said.tempered(temperature))
+        return self._steering(said).of(coupled)
+
+    def _steering(self, said: Marginals) -> Steering:
+        """What the modulation makes of what the backbone says."""
         if isinstance(self.modulation, TransitionModulation):
-            given = self.modulation.parameters_of(self.model, said)
-            return self.model.evidence(coupled, parameters=given)
-        return steered(coupled, self._controls(said))
+            own = self.modulation.parameters_of(self.model, said)
+            return Steering(self.model, parameters=own)
+        return Steering(self.model, self._controls(said))
 
     def _controls(self, said: Marginals) -> Tensor | None:
         """Log-potentials [B, L, values] of the controls.

@@ -16,7 +16,7 @@ from pcflow_diffusion.head.kept import Kept
 from pcflow_diffusion.head.transitions import TransitionModulation
 
 NO_RULE = "a modulated head takes no constraint: rules are about tokens, and controls are none"
-NO_PART = "a TransitionModulation is about all positions of its circuit: use windows as long"
+NO_START = "transitions by row begin at the first position: take range(0, n), or windows as long"
 
 
 class Parts(Kept):
@@ -42,7 +42,8 @@ class Parts(Kept):
 
         Raises:
             ShapeMismatch: if the circuit does not have them all.
-            CouplingError: if it has transitions by row, which are about all positions.
+            CouplingError: if it has transitions by row, and the first position is left out: where
+                they lead from there depends on what the backbone says of it.
             SettingError: if it is no number of positions, or they are no neighbours.
 
         Examples:
@@ -56,8 +57,8 @@ class Parts(Kept):
         span = self._span(positions)
         if span == range(self.length):
             return self
-        if isinstance(self.modulation, TransitionModulation):
-            raise CouplingError(NO_PART)
+        if isinstance(self.modulation, TransitionModulation) and span.start > 0:
+            raise CouplingError(NO_START)
         given = {"coupling": self.coupling, "modulation": self.modulation, **self._settings}
         short = self.derived.over(self.model, self._variables(span))
         head = type(self)(short, constraint=self.constraint, **given)

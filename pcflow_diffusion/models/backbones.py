@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from pcflow_diffusion.checks import check_count, check_logits
+from pcflow_diffusion.checks import check_count, check_id, check_logits
 from pcflow_diffusion.errors import BackboneError, ShapeMismatch, TypeMismatch
 
 PAST = ("cache", "past_key_values")
@@ -231,6 +231,7 @@ def mdlm(model: Callable[..., Any], mask_token_id: int, sigma: float | None = No
         tensor([[[0.5000, 0.5000, 0.0000],
                  [1.0000, 0.0000, 0.0000]]])
     """
+    mask_token_id = check_id("mask_token_id", mask_token_id)
 
     def at_sigma(tokens: Tensor) -> Any:
         assert sigma is not None

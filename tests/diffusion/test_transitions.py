@@ -265,6 +265,37 @@ def test_a_modulation_learns_what_the_static_circuit_cannot() -> None:
     assert found < two_bits - 0.4  # of the regime's bit, .69, most is gone
 
 
+def test_the_first_positions_are_a_shorter_chain_that_is_modulated_alike() -> None:
+    """What is asked of it is what a head says that was made of that chain."""
+    world = World(1)
+    short = pf.compile(pf.untie(pf.unroll(world.plain, 2)), DEVICE, torch.float64)
+    wanted = CircuitHead(short, MASK, "product", modulation=world.modulation)
+    about = world.logits[:, :2], world.x[:, :2], world.x0[:, :2]
+    found = world.head().over(2).log_prob(*about)
+    torch.testing.assert_close(found, wanted.log_prob(*about), rtol=1e-9, atol=1e-9)
+
+
+def test_powers_are_fitted_under_transitions_by_row() -> None:
+    """No other powers make the examples more probable; and no projection is tried."""
+    world = World(2)
+    head = world.head()
+    told = world.logits, world.x, world.x0
+
+    def nats(a: float, b: float) -> float:
+        head.coupling = LogLinear(a, b)
+        return float(head.log_prob(*told).detach().mean())
+
+    fitted = head.fit_coupling(*told)
+    assert isinstance(fitted.a, float) and isinstance(fitted.b, float)
+    best = nats(fitted.a, fitted.b)
+    for a, b in ((0.05, 0.0), (-0.05, 0.0), (0.0, 0.05), (0.0, -0.05)):
+        assert nats(fitted.a + a, fitted.b + b) <= best + 1e-9
+    assert best > nats(1.0, 0.0)
+    assert head.choose_coupling(*told) == fitted
+    drawing = head.choose_coupling(*told, for_="drawing")
+    assert isinstance(drawing, LogLinear) and drawing.a == 1.0
+
+
 def test_what_does_not_fit_is_refused() -> None:
     world = World(0)
     tied = pf.compile(world.plain, DEVICE, torch.float64)
@@ -280,12 +311,9 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(CouplingError, match="projection"):
         CircuitHead(world.model, MASK, "projection", modulation=world.modulation)
     head = world.head()
-    with pytest.raises(CouplingError, match="all positions"):
-        head.over(2)
+    with pytest.raises(CouplingError, match="begin at the first position"):
+        head.over(range(1, LENGTH))
     assert head.over(LENGTH) is head
-    for fit in (head.fit_coupling, head.choose_coupling):
-        with pytest.raises(CouplingError, match="not fitted"):
-            fit(world.logits, world.x, world.x0)
     rule = pf.Automaton.lengths(0, None, TOKENS)
     with pytest.raises(CouplingError, match="constraint"):
         head.under(rule)

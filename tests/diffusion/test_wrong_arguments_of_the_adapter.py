@@ -241,6 +241,14 @@ def test_the_table_is_complete() -> None:
 
 
 @pytest.mark.parametrize("name", CALLS)
+def test_truth_values_are_no_whole_numbers(name: str, tmp_path: Path) -> None:
+    right = CALLS[name](tmp_path)
+    for argument in (key for key, value in right.items() if type(value) is int):
+        with pytest.raises(pf.PcflowError):
+            function(name)(**(CALLS[name](tmp_path / argument) | {argument: True}))
+
+
+@pytest.mark.parametrize("name", CALLS)
 def test_right_arguments_are_taken(name: str, tmp_path: Path) -> None:
     function(name)(**CALLS[name](tmp_path))
 

@@ -177,6 +177,8 @@ class Made(Language):
             Automaton(2 states, 2 classes of 3 categories)
         """
         if isinstance(given, Mapping):
+            if num_categories is not None:
+                check_whole("num_categories", num_categories)
             return cls._of(_as_said(read.from_ctrl_g(given), num_categories, end))
         if not hasattr(given, "get_transitions"):
             check_kind("given", given, Mapping, "an index of outlines-core or a dictionary")
