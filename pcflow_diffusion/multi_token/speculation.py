@@ -69,6 +69,9 @@ def speculate(
             for which it must have room.
         generator: source of randomness; torch's global one by default.
 
+    Returns:
+        The texts, how many calls of the model they took, and what these wrote.
+
     Raises:
         GenerationError: if there is no prompt, or the head has but one token.
         SettingError: if `gen_length` is below 1.
