@@ -302,7 +302,7 @@ def test_entropy_bounds_of_a_mixture_by_hand() -> None:
 def test_bad_questions_are_refused() -> None:
     circuit, nothing = by_hand(), torch.full((1, 2), torch.nan)
     for bound in (pf.map_lower_bound, pf.map_upper_bound):
-        with pytest.raises(EvidenceError, match=r"query_variables: variables must be in 0\.\.1"):
+        with pytest.raises(EvidenceError, match=r"query: variables must be in 0\.\.1"):
             bound(circuit, [2], nothing)
         with pytest.raises(EvidenceError, match="values must be"):
             bound(circuit, [0], torch.zeros(1, 3))

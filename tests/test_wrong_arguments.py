@@ -192,7 +192,7 @@ CALLS: dict[str, Call] = {
     "marginalize": lambda _: {"circuit": chain(), "keep": [0, 2]},
     "restrict": lambda _: {"circuit": chain(), "allowed": {0: [1]}},
     "mixture": lambda _: {"circuits": [chain(), chain()], "weights": [0.5, 0.5]},
-    "multiply": lambda _: {"a": chain(), "b": chain()},
+    "multiply": lambda _: {"p": chain(), "q": chain()},
     "power": lambda _: {"circuit": tree(), "exponent": 0.5},
     "from_one_hot": lambda _: {"circuit": bits(), "groups": [[0, 1]]},
     "compile_cnf": lambda _: {"cnf": pf.CNF([(1, 2)]), "log_weights": torch.zeros(2, 2)},
@@ -213,7 +213,7 @@ CALLS: dict[str, Call] = {
     "renyi_divergence": lambda _: {**of_two(_), "order": 0.5},
     **{name: (lambda _: {"model": chain(), "evidence": nothing()})
        for name in ("mpe_lower_bound", "mpe_upper_bound")},
-    **{name: (lambda _: {"model": chain(), "query_variables": [0], "evidence": nothing()})
+    **{name: (lambda _: {"model": chain(), "query": [0], "evidence": nothing()})
        for name in ("map_lower_bound", "map_upper_bound")},
     "marginal_map": lambda _: {"circuit": tree(), "query": range(D), "evidence": nothing()},
     "state_posteriors": lambda _: {"circuit": chain(), "evidence": nothing()},
@@ -225,7 +225,7 @@ CALLS: dict[str, Call] = {
     **{name: of_one for name in ("is_deterministic", "prove_deterministic",
                                  "prove_structured_decomposable")},
     "prove_omni_compatible": lambda _: {"circuit": pf.naive_bayes([pf.Bernoulli()] * 2, 1)},
-    "prove_compatible": lambda _: {"a": chain(), "b": chain()},
+    "prove_compatible": lambda _: {"p": chain(), "q": chain()},
     "reference_log_prob": lambda _: {"circuit": chain(), "evidence": rows(), "parameters": {}},
     "fit": lambda _: {"model": model(), "train": rows(), "learner": pf.EM(), "epochs": 1,
                       "batch_size": 2, "validation": rows(), "patience": 1,

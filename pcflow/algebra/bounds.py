@@ -75,7 +75,7 @@ def mpe_lower_bound(model: Circuit | CompiledCircuit, evidence: Evidence | Numbe
 
 @torch.no_grad()
 def map_upper_bound(
-    model: Circuit | CompiledCircuit, query_variables: Iterable[int], evidence: Evidence | Numbers
+    model: Circuit | CompiledCircuit, query: Iterable[int], evidence: Evidence | Numbers
 ) -> Tensor:
     """At least the value [B] (nats) of marginal MAP: the best states of the query variables.
 
@@ -85,7 +85,7 @@ def map_upper_bound(
 
     Args:
         model: any circuit, which is then compiled in float64, or a compiled one.
-        query_variables: what is maximised; without any this is `log_prob`.
+        query: what is maximised; without any this is `log_prob`.
         evidence: values [B, D], NaN where missing, or `Evidence`.
 
     Returns:
@@ -102,7 +102,7 @@ def map_upper_bound(
         True
     """
     engine = as_model(model).engine
-    chosen = _mask(engine.structure, query_variables).to(engine.tables.like.device)
+    chosen = _mask(engine.structure, query).to(engine.tables.like.device)
     bound = MaxInputs(engine.plan.machine, chosen)
 
     def of(part: CheckedEvidence) -> Tensor:
@@ -113,7 +113,7 @@ def map_upper_bound(
 
 @torch.no_grad()
 def map_lower_bound(
-    model: Circuit | CompiledCircuit, query_variables: Iterable[int], evidence: Evidence | Numbers
+    model: Circuit | CompiledCircuit, query: Iterable[int], evidence: Evidence | Numbers
 ) -> Tensor:
     """At most the value [B] (nats) of marginal MAP (see `map_upper_bound`).
 
@@ -122,7 +122,7 @@ def map_lower_bound(
 
     Args:
         model: any circuit, which is then compiled in float64, or a compiled one.
-        query_variables: what is maximised; without any this is `log_prob`.
+        query: what is maximised; without any this is `log_prob`.
         evidence: values [B, D], NaN where missing, or `Evidence`.
 
     Returns:
@@ -140,7 +140,7 @@ def map_lower_bound(
         tensor([False])
     """
     model = as_model(model)
-    chosen = _mask(model.engine.structure, query_variables)
+    chosen = _mask(model.engine.structure, query)
     checked = model.evidence(evidence)
     decided = checked.missing & chosen.to(checked.missing.device)  # [B, D]
     values = model.mpe(checked).values
@@ -249,5 +249,5 @@ class _Entropies:
 def _mask(circuit: Circuit, variables: Iterable[int]) -> Tensor:
     """Which variables are named, bool [D]."""
     mask = torch.zeros(circuit.num_variables, dtype=torch.bool)
-    mask[list(checked_variables(circuit, variables, "query_variables"))] = True
+    mask[list(checked_variables(circuit, variables, "query"))] = True
     return mask

@@ -197,15 +197,15 @@ def mixture(
     return Circuit(SumLayer(roots, share))
 
 
-def multiply(a: Circuit | CompiledCircuit, b: Circuit | CompiledCircuit) -> Circuit:
+def multiply(p: Circuit | CompiledCircuit, q: Circuit | CompiledCircuit) -> Circuit:
     """The normalised product p(x) q(x) / Z of two compatible circuits over the same variables.
 
-    Z is `inner_product(a, b)`. A pair of layers with K and L units makes a layer of K L (Vergari et
+    Z is `inner_product(p, q)`. A pair of layers with K and L units makes a layer of K L (Vergari et
     al. 2021). Structured-decomposable if both are along one vtree, deterministic if both are.
 
     Args:
-        a: a circuit, or a model with the parameters that it has now.
-        b: another one, over the same variables.
+        p: a circuit, or a model with the parameters that it has now.
+        q: another one, over the same variables.
 
     Returns:
         A new circuit over the same variables, normalised.
@@ -221,9 +221,9 @@ def multiply(a: Circuit | CompiledCircuit, b: Circuit | CompiledCircuit) -> Circ
         >>> multiply(chain, chain).layers[-1]
         SumLayer(1 inputs, 1 units)
     """
-    a, b = as_circuit(a, "a"), as_circuit(b, "b")
+    p, q = as_circuit(p, "p"), as_circuit(q, "q")
     with required_by("multiply"):
-        return _multiplied(a, b)[0]
+        return _multiplied(p, q)[0]
 
 
 def from_one_hot(circuit: Circuit | CompiledCircuit, groups: Sequence[Sequence[int]]) -> Circuit:

@@ -222,15 +222,15 @@ def prove_deterministic(circuit: Structure) -> Deterministic:
     return Deterministic(decisions)
 
 
-def prove_compatible(a: Structure, b: Structure) -> Compatible:
+def prove_compatible(p: Structure, q: Structure) -> Compatible:
     """The certificate that the product of two circuits is one again, with pairs of their layers.
 
     Wherever products over the same variables meet, their splits must nest: inputs of equal scopes,
     in any order, or one input against several that make it up (Vergari et al. 2021).
 
     Args:
-        a: a circuit.
-        b: another one, over the same variables.
+        p: a circuit.
+        q: another one, over the same variables.
 
     Returns:
         The certificate.
@@ -244,10 +244,10 @@ def prove_compatible(a: Structure, b: Structure) -> Compatible:
         >>> print(prove_compatible(chain, pf.naive_bayes([pf.Bernoulli()] * 3, units=2)))
         compatible: 8 pairs of layers meet
     """
-    for name, given in (("a", a), ("b", b)):
+    for name, given in (("p", p), ("q", q)):
         check_kind(name, given, Structure, "a Circuit")
     count = CountPairs()
-    walk(a, b, count)
+    walk(p, q, count)
     return Compatible(count.pairs)
 
 

@@ -40,6 +40,9 @@ def read_density_set(name: str, folder: str | Path | None = None) -> Splits:
         folder: where the files are; by default `debd` in the folder that the environment
             variable PCFLOW_DATA names.
 
+    Returns:
+        The three parts, whole numbers [N, D] each.
+
     Raises:
         FileNotFoundError: if there are no such files; says where to get them.
         FileFormatError: if a file holds anything but rows of whole numbers, equally many in each.
@@ -68,6 +71,9 @@ def read_digits(seed: int = 0) -> Splits:
 
     Args:
         seed: of the shuffle.
+
+    Returns:
+        The three parts, whole numbers [N, 64] each.
 
     Raises:
         ImportError: if scikit-learn is not installed.

@@ -40,6 +40,9 @@ def chow_liu_tree(data: Any) -> RegionGraph:
     Args:
         data: rows [N, D] of numbers; NaN is a missing value.
 
+    Returns:
+        The region graph.
+
     Raises:
         EvidenceError: if there are no rows or columns, or a column holds no value or an infinite
             one.
@@ -64,6 +67,14 @@ def dependence_tree(data: Any, alpha: float = 1.0, weight: Floats | None = None)
     """The maximum spanning tree of mutual information, rooted at its centre to keep it shallow.
 
     Every pair of values counts `alpha` more; rows count once, or with a weight [N] of their own.
+
+    Args:
+        data: rows [N, D], NaN where missing.
+        alpha: added to counts of pairs of values.
+        weight: how much every row counts, [N].
+
+    Returns:
+        The tree.
     """
     import networkx as nx
 

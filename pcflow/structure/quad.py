@@ -20,6 +20,9 @@ def quad_tree(shape: tuple[int, int]) -> RegionGraph:
     Args:
         shape: height and width of the image; any sizes, also odd and 1 x n.
 
+    Returns:
+        The region graph.
+
     Raises:
         StructureError: if a side is below 1.
 
@@ -36,6 +39,9 @@ def quad_graph(shape: tuple[int, int]) -> RegionGraph:
 
     Args:
         shape: height and width of the image; any sizes, also odd and 1 x n.
+
+    Returns:
+        The region graph.
 
     Raises:
         StructureError: if a side is below 1.
@@ -57,6 +63,9 @@ def poon_domingos(shape: tuple[int, int], delta: int = 1) -> RegionGraph:
     Args:
         shape: height and width of the image.
         delta: distance between lines.
+
+    Returns:
+        The region graph.
 
     Raises:
         StructureError: if a side or `delta` is below 1.

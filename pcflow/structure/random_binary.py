@@ -18,6 +18,9 @@ def random_binary_tree(
         replicas: number of independent trees under the common root.
         seed: seed of the splits; the same seed gives the same graph.
 
+    Returns:
+        The region graph.
+
     Raises:
         StructureError: if an argument is below 1 (`depth`: below 0).
 

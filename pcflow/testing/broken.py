@@ -38,6 +38,9 @@ def broken(
             "structured_decomposable", "deterministic" or "omni_compatible" a circuit that truly
             lacks the property; "compatible" a pair of circuits.
 
+    Returns:
+        A strategy; of pairs of circuits, for properties of pairs.
+
     Raises:
         StructureError: if the property is unknown.
 

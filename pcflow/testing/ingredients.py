@@ -40,6 +40,9 @@ def sizes(most: int) -> st.SearchStrategy[int]:
 def finite_families() -> st.SearchStrategy[InputFamily]:
     """Families over 2 or 3 values.
 
+    Returns:
+        A strategy.
+
     Examples:
         >>> from hypothesis import find
         >>> find(finite_families(), lambda family: family.num_categories == 3)
@@ -52,6 +55,9 @@ def mixed_families() -> st.SearchStrategy[InputFamily]:
     """Families with and without a finite range, for circuits that mix them.
 
     Whole numbers from 1 to 1,000 are possible under all that have no finite range.
+
+    Returns:
+        A strategy.
 
     Examples:
         >>> from hypothesis import find

@@ -22,6 +22,12 @@ MOST_STATES = 1 << 20
 def enumerate_states(circuit: Circuit) -> Tensor:
     """All complete states [S, D], the last variable running fastest.
 
+    Args:
+        circuit: over finite variables.
+
+    Returns:
+        The states [S, D].
+
     Raises:
         PropertyRequired: if a variable has no finite range, or there are more than 2^20 states.
 
@@ -55,6 +61,13 @@ class Enumeration:
 def enumerate_weights(circuit: Circuit, evidence: Evidence | Numbers) -> Enumeration:
     """Score every state under every row of the evidence.
 
+    Args:
+        circuit: over finite variables.
+        evidence: a tensor [B, D], NaN where missing, or an `Evidence`.
+
+    Returns:
+        The states [S, D], and the logarithm (nats) of the weight of each in every row.
+
     Raises:
         PropertyRequired: if a variable has no finite range, or there are too many states.
         EvidenceError: if the evidence does not fit the circuit.
@@ -81,6 +94,13 @@ def enumerate_weights(circuit: Circuit, evidence: Evidence | Numbers) -> Enumera
 def enumerate_log_prob(circuit: Circuit, evidence: Evidence | Numbers) -> Tensor:
     """Log-probability [B] (nats, float64) of the evidence: what `log_prob` must return.
 
+    Args:
+        circuit: over finite variables.
+        evidence: a tensor [B, D], NaN where missing, or an `Evidence`.
+
+    Returns:
+        Log-probabilities [B], in nats.
+
     Raises:
         PropertyRequired: if a variable has no finite range, or there are too many states.
         EvidenceError: if the evidence does not fit the circuit.
@@ -98,6 +118,13 @@ def enumerate_marginals(circuit: Circuit, evidence: Evidence | Numbers) -> Tenso
     """Posterior log-probabilities [B, D, V] (nats, float64): what `marginals` must return.
 
     Rows without mass are NaN.
+
+    Args:
+        circuit: over finite variables.
+        evidence: a tensor [B, D], NaN where missing, or an `Evidence`.
+
+    Returns:
+        Log-probabilities [B, D, V], in nats.
 
     Raises:
         PropertyRequired: if a variable has no finite range, or there are too many states.
@@ -121,6 +148,13 @@ def enumerate_mpe(circuit: Circuit, evidence: Evidence | Numbers) -> tuple[Tenso
 
     Potentials count. Of several best states the first is given.
 
+    Args:
+        circuit: over finite variables.
+        evidence: a tensor [B, D], NaN where missing, or an `Evidence`.
+
+    Returns:
+        States [B, D], and the logarithms [B] (nats) of their weights.
+
     Raises:
         PropertyRequired: if a variable has no finite range, or there are too many states.
         EvidenceError: if the evidence does not fit the circuit.
@@ -140,6 +174,12 @@ def enumerate_mpe(circuit: Circuit, evidence: Evidence | Numbers) -> tuple[Tenso
 
 def enumerate_support(circuit: Circuit) -> dict[Layer, Tensor]:
     """For every layer [S, K], in which states its units are positive: structure and hard zeros.
+
+    Args:
+        circuit: over finite variables.
+
+    Returns:
+        For every layer bools [S, K].
 
     Raises:
         PropertyRequired: if a variable has no finite range, or there are too many states.
@@ -166,6 +206,12 @@ def enumerate_support(circuit: Circuit) -> dict[Layer, Tensor]:
 
 def count_active_inputs(circuit: Circuit) -> int:
     """The most inputs that any sum unit has positive in any state: at most 1 if deterministic.
+
+    Args:
+        circuit: over finite variables.
+
+    Returns:
+        The number.
 
     Raises:
         PropertyRequired: if a variable has no finite range, or there are too many states.

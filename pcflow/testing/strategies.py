@@ -67,6 +67,9 @@ def circuits(
         properties: what the circuits are proved to be, among "structured_decomposable",
             "deterministic" and "omni_compatible"; all are smooth and decomposable.
 
+    Returns:
+        A strategy.
+
     Raises:
         StructureError: if a property is unknown.
 

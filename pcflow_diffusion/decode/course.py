@@ -121,7 +121,15 @@ class Passage:
 
 
 def turns(wanted: Tensor, text: Tensor) -> Iterator[Tensor]:
-    """Parts of what is wanted [B, N], text after text, where rules go on over cuts in it."""
+    """Parts of what is wanted [B, N], text after text, where rules go on over cuts in it.
+
+    Args:
+        wanted: positions to be decided, bool [B, N].
+        text: which text every position belongs to, [B, N].
+
+    Returns:
+        The parts, bool [B, N] each.
+    """
     number = (~text).cumsum(dim=-1)
     for one in number[wanted].unique().tolist():
         yield wanted & (number == one)
@@ -171,6 +179,9 @@ def constraint_of(
         size: how many tokens there are, V; None for as many as the rules know.
         never: tokens that are not written.
         end: the end of text, which is repeated after what obeys.
+
+    Returns:
+        The rules, ready to be asked about all texts.
 
     Raises:
         GenerationError: if there are not as many rules as rows.

@@ -158,6 +158,9 @@ def lengths_of(tokens: Tensor, prompt_length: int, end_token_id: int) -> Tensor:
         prompt_length: P.
         end_token_id: as in `Decoding`.
 
+    Returns:
+        The lengths [B].
+
     Raises:
         TypeMismatch, ShapeMismatch: if these are no tokens [B, N], or the end is no id.
         SettingError: if the prompt's length is no whole number.

@@ -65,6 +65,9 @@ def looks(
         shown: which share of a window is kept for what is known to the left, one token at least,
             if there is any.
 
+    Returns:
+        The windows, one after another.
+
     Examples:
         >>> wanted = torch.tensor([[False, True, True, True, True, True, True]])
         >>> seen = looks(wanted, ~wanted, torch.ones_like(wanted), width=4)

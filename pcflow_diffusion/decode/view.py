@@ -64,6 +64,14 @@ def guided(said: Tensor, unsaid: Tensor, scale: float) -> Tensor:
 
     Tokens that are impossible without the condition are as probable as with it.
 
+    Args:
+        said: logits [..., V] given the condition.
+        unsaid: logits [..., V] without it.
+        scale: how much further; 0 changes nothing.
+
+    Returns:
+        Logits [..., V].
+
     Examples:
         >>> guided(torch.tensor([2.0, 0.0]), torch.tensor([1.0, -torch.inf]), scale=1.0)
         tensor([3., 0.])

@@ -151,6 +151,9 @@ def measure_head(setting: Setting) -> HeadCost:
 
     Args:
         setting: the sizes; with the defaults it takes some 4 GB and a few minutes.
+
+    Returns:
+        The times, in seconds.
     """
     soft = torch.bfloat16 if setting.bfloat16 else None
     model = _hmm(setting.length, setting.states, setting.vocabulary, soft)
@@ -186,6 +189,9 @@ def measure_any_order(
         vocabulary: tokens, V.
         top_k: listed tokens per position; None for all.
         repeats: turns; two more warm up.
+
+    Returns:
+        The times, in seconds.
     """
     model = _hmm(length, states, vocabulary)
     logits, x = _question(length, vocabulary)

@@ -57,6 +57,12 @@ def exact_backbone(truth: pf.CompiledCircuit) -> Backbone:
     The mask is V, the first id that is no token. It raises `NoMassError` where visible tokens are
     impossible.
 
+    Args:
+        truth: a model over the tokens.
+
+    Returns:
+        A backbone: tokens [B, L] to logits [B, L, V].
+
     Examples:
         >>> truth = pf.compile(pf.hmm(3, 2, pf.Categorical(2)))
         >>> exact_backbone(truth)(torch.tensor([[0, 2, 2]])).shape

@@ -67,6 +67,9 @@ def make_examples(
         mask_token_id: the mask.
         generator: source of the masks.
 
+    Returns:
+        Tokens, tokens with masks, and logits, of the last positions.
+
     Raises:
         ShapeMismatch: if `rows` is not a matrix; RatioOutOfRange: if a ratio is not in [0, 1].
     """
@@ -111,6 +114,14 @@ def sequential_nats(
     """Nats per masked token of the backbone's own joint: tokens are revealed one by one.
 
     The order is random, and every step costs one call of the backbone.
+
+    Args:
+        backbone: maps tokens to logits.
+        examples: what is masked.
+        generator: of the orders; torch's global one by default.
+
+    Returns:
+        Nats per masked token.
 
     Raises:
         TokenOutOfRange: if a masked token is outside the vocabulary of the logits.
@@ -183,6 +194,14 @@ def gap_closed(factorised: float, sequential: float, coupled: float) -> float:
 
     Not a number where there is no gap: where the two differ by less than 1e-6 nats, as where one
     token is masked.
+
+    Args:
+        factorised: nats of independent draws.
+        sequential: nats of the backbone's own joint.
+        coupled: nats of what is judged.
+
+    Returns:
+        The share: 0 is as factorised, 1 as sequential.
 
     Examples:
         >>> gap_closed(factorised=3.0, sequential=2.0, coupled=2.25)
@@ -263,6 +282,12 @@ def _nats(
 def mean_and_spread(runs: Sequence[Table]) -> tuple[Table, Table | None]:
     """The mean of tables with the same cells, and their standard deviation if there are several.
 
+    Args:
+        runs: tables of equal methods and ratios.
+
+    Returns:
+        The mean, and the standard deviation, None of a single run.
+
     Examples:
         >>> mean_and_spread([{"ours": [1.0]}, {"ours": [3.0]}])
         ({'ours': [2.0]}, {'ours': [1.4142135623730951]})
@@ -278,6 +303,14 @@ def markdown(table: Table, ratios: Sequence[float], spread: Table | None = None)
     """The table in Markdown: nats, their spread if given, in brackets the share of the gap closed.
 
     A dash stands for the share where there is no gap (see `gap_closed`).
+
+    Args:
+        table: nats by method, one number per ratio.
+        ratios: shares of tokens that are masked.
+        spread: standard deviations, as `table`.
+
+    Returns:
+        The lines.
 
     Examples:
         >>> print(markdown({FACTORISED: [3.0], SEQUENTIAL: [2.0], "ours": [2.25]}, [0.5]))

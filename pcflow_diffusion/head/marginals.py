@@ -302,6 +302,13 @@ class Marginals:
 def without(logits: Tensor, tokens: Sequence[int]) -> Tensor:
     """Logits [..., V] with no mass on some tokens; ids outside of the vocabulary are no tokens.
 
+    Args:
+        logits: of any shape [..., V].
+        tokens: ids.
+
+    Returns:
+        Logits [..., V].
+
     Examples:
         >>> without(torch.zeros(3), [1, 3, -1])
         tensor([0., -inf, 0.])
@@ -311,7 +318,19 @@ def without(logits: Tensor, tokens: Sequence[int]) -> Tensor:
 
 
 def temper(log_p: Tensor, temperature: float) -> Tensor:
-    """Log-probabilities to the power 1 / temperature, unnormalised; zero leaves only the best."""
+    """Log-probabilities to the power 1 / temperature, unnormalised; zero leaves only the best.
+
+    Args:
+        log_p: log-probabilities [..., V], in nats.
+        temperature: from zero up.
+
+    Returns:
+        Numbers [..., V].
+
+    Examples:
+        >>> temper(torch.tensor([0.5, 0.25]).log(), 0.5).exp()
+        tensor([0.2500, 0.0625])
+    """
     if temperature == 0:
         first = log_p.argmax(dim=-1, keepdim=True)
         return torch.full_like(log_p, -torch.inf).scatter(-1, first, 0.0)

@@ -18,8 +18,14 @@ Ranking = Literal["random", "low_confidence", "margin", "entropy"]
 def check_ranking(ranking: str) -> None:
     """Refuse an unknown ranking.
 
+    Args:
+        ranking: a name.
+
     Raises:
         SettingError: naming those that there are.
+
+    Examples:
+        >>> check_ranking("entropy")
     """
     check_choice("ranking", ranking, get_args(Ranking))
 
@@ -39,6 +45,9 @@ def rank(
         chosen: log-probabilities [B, L] that count as confidence, of tokens that were drawn; those
             of the best tokens by default.
         generator: source of randomness; torch's global one by default.
+
+    Returns:
+        Numbers [B, L], the larger the sooner.
 
     Examples:
         >>> log_q = torch.tensor([[[0.9, 0.1], [0.6, 0.4]]]).log()
@@ -60,6 +69,20 @@ def rank(
 
 
 def best(score: Tensor, masked: Tensor, count: Tensor) -> Tensor:
-    """The `count` [B] masked positions of highest score, bool [B, L]."""
+    """The `count` [B] masked positions of highest score, bool [B, L].
+
+    Args:
+        score: how much each position is preferred, [B, L].
+        masked: those that may be taken, bool [B, L].
+        count: how many of each row, [B].
+
+    Returns:
+        The positions, bool [B, L].
+
+    Examples:
+        >>> score, masked = torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([[False, True, True]])
+        >>> best(score, masked, torch.tensor([1]))
+        tensor([[False, False,  True]])
+    """
     order = score.masked_fill(~masked, -torch.inf).argsort(dim=-1, descending=True, stable=True)
     return (order.argsort(dim=-1) < count.unsqueeze(-1)) & masked

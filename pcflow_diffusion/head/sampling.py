@@ -60,8 +60,15 @@ class Draw:
 def check_order(order: str, temperature: float) -> None:
     """Refuse an unknown order, or a temperature below zero.
 
+    Args:
+        order: a name.
+        temperature: a number.
+
     Raises:
         SettingError: naming what there is.
+
+    Examples:
+        >>> check_order("joint", 0.7)
     """
     check_choice("order", order, get_args(Order))
     SettingError.check(

@@ -20,7 +20,20 @@ from pcflow_diffusion.head.marginals import Marginals
 
 
 def label_of(rule: Automaton, vocabulary_size: int) -> Tensor:
-    """The class of every one of so many tokens, [V]; -1 for those that a rule does not know."""
+    """The class of every one of so many tokens, [V]; -1 for those that a rule does not know.
+
+    Args:
+        rule: over tokens.
+        vocabulary_size: how many tokens, V.
+
+    Returns:
+        The classes [V].
+
+    Examples:
+        >>> from pcflow import Automaton
+        >>> label_of(Automaton.phrases([[1]], 2), 3)[2]
+        tensor(-1)
+    """
     label = torch.full((vocabulary_size,), -1)
     known = rule.classes[:vocabulary_size]
     label[: len(known)] = known
@@ -34,6 +47,9 @@ def widened(few: Marginals, said: Marginals, label: Tensor) -> Marginals:
         few: what is considered of it.
         said: all of it.
         label: the class of every token, -1 for none, [V]; or of each row, [B, V].
+
+    Returns:
+        What the backbone says of these tokens.
 
     Examples:
         >>> said = Marginals.of(torch.tensor([[[3.0, 2.0, 1.0, 0.0]]]), torch.tensor([[9]]), 9)

@@ -45,6 +45,9 @@ def logits_of(
         tokens: tokens with masks, [B, L].
         attention_mask: what is no padding, [B, L]; handed on if it is given.
 
+    Returns:
+        The logits [B, L, V].
+
     Raises:
         BackboneError: if it returns anything else.
 
@@ -60,6 +63,13 @@ def logits_of(
 
 def read_logits(output: Any, tokens: Tensor) -> Tensor:
     """The logits [B, L, V] of tokens [B, L] that a model's output is, or holds.
+
+    Args:
+        output: a tensor, or what has `logits`.
+        tokens: what the model was asked about, [B, L].
+
+    Returns:
+        The logits [B, L, V].
 
     Raises:
         BackboneError: if there are none.
@@ -92,6 +102,12 @@ def _logits_in(output: Any, tokens: Tensor) -> Any:
 def mask_of(backbone: object) -> int | None:
     """The id of the mask that a model has, itself or in its `config`; None if neither has one.
 
+    Args:
+        backbone: a model.
+
+    Returns:
+        The id, or None.
+
     Examples:
         >>> mask_of(llada(lambda tokens: torch.zeros(*tokens.shape, 5)))
     """
@@ -99,7 +115,18 @@ def mask_of(backbone: object) -> int | None:
 
 
 def vocabulary_of(backbone: object) -> int | None:
-    """How many ids a model takes, by its `config`; None if that is not said."""
+    """How many ids a model takes, by its `config`; None if that is not said.
+
+    Args:
+        backbone: a model.
+
+    Returns:
+        The number, or None.
+
+    Examples:
+        >>> vocabulary_of(torch.nn.Linear(2, 3)) is None
+        True
+    """
     if isinstance(backbone, _Adapted):
         return backbone.vocabulary_size
     return _number("vocab_size", getattr(backbone, "config", None))
@@ -117,6 +144,13 @@ def _number(name: str, *places: object) -> int | None:
 def takes(name: str, backbone: object) -> bool:
     """Whether a backbone may be called with an argument of this name, by its signature.
 
+    Args:
+        name: of an argument.
+        backbone: a model, or any function.
+
+    Returns:
+        Whether it may.
+
     Examples:
         >>> takes("attention_mask", lambda tokens, attention_mask: tokens)
         True
@@ -130,6 +164,12 @@ def takes(name: str, backbone: object) -> bool:
 
 def past_argument(backbone: object) -> str | None:
     """The name under which a model takes, and returns, what it computed of the text before.
+
+    Args:
+        backbone: a model.
+
+    Returns:
+        The name, or None.
 
     Examples:
         >>> past_argument(lambda tokens, past_key_values=None, use_cache=False: tokens)
@@ -184,6 +224,9 @@ def llada(model: Callable[[Tensor], Any]) -> Backbone:
         model: maps tokens to logits [B, L, V], or to an object with `.logits`. The backbone has the
             mask of the model or of its `config`.
 
+    Returns:
+        A backbone: tokens [B, L] to logits [B, L, V].
+
     Examples:
         >>> backbone = llada(lambda tokens: torch.zeros(*tokens.shape, 5))
         >>> backbone(torch.tensor([[1, 2, 3]])).shape
@@ -201,6 +244,9 @@ def dream(model: Callable[[Tensor], Any]) -> Backbone:
     Args:
         model: maps tokens to logits [B, L, V], or to an object with `.logits`. The backbone has the
             mask of the model or of its `config`.
+
+    Returns:
+        A backbone: tokens [B, L] to logits [B, L, V].
 
     Examples:
         >>> backbone = dream(lambda tokens: tokens[..., None].float())
@@ -224,6 +270,9 @@ def mdlm(model: Callable[..., Any], mask_token_id: int, sigma: float | None = No
         mask_token_id: the id of the mask; the backbone has it as an attribute.
         sigma: the noise level that published models take as their second argument, one for every
             row; those that were trained without a time are given 0. None gives them tokens alone.
+
+    Returns:
+        A backbone: tokens [B, L] to log-probabilities [B, L, V] (nats).
 
     Examples:
         >>> backbone = mdlm(lambda tokens: torch.zeros(*tokens.shape, 3), mask_token_id=2)
@@ -256,6 +305,9 @@ def narrow(model: Callable[..., Any], vocabulary_size: int) -> Backbone:
     Args:
         model: a backbone.
         vocabulary_size: V; logits of ids from V on are left out. The mask may be one of them.
+
+    Returns:
+        A backbone: tokens [B, L] to logits [B, L, V].
 
     Raises:
         SettingError: if V is below 1.

@@ -84,6 +84,9 @@ def schedule_by_name(name: str) -> Schedule:
             sin(pi t / 2); or "geometric", 1 - exp(-sigma) where sigma goes from 1e-5 to 20 in equal
             ratios.
 
+    Returns:
+        The schedule.
+
     Raises:
         DiffusionError: if there is no such schedule.
 
@@ -99,9 +102,19 @@ def schedule_by_name(name: str) -> Schedule:
 def schedule_of(given: str | Schedule) -> Schedule:
     """A schedule, or that of a name.
 
+    Args:
+        given: a schedule or a name.
+
+    Returns:
+        The schedule.
+
     Raises:
         DiffusionError: if no schedule has that name.
         TypeMismatch: if it is neither.
+
+    Examples:
+        >>> schedule_of("linear") == schedule_of(schedule_of("linear"))
+        True
     """
     if isinstance(given, str):
         return schedule_by_name(given)

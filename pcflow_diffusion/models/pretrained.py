@@ -92,6 +92,9 @@ def load_pretrained(
             `transformers` knows itself are loaded.
         device: where the model lives.
 
+    Returns:
+        The model as a backbone, and its tokenizer.
+
     Raises:
         CheckpointError: if nobody says which token is the mask.
         ImportError: if `transformers` is not installed. Its own errors are passed on.

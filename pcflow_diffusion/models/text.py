@@ -197,6 +197,9 @@ def load_text(path: str | Path | None = None) -> Text:
     Args:
         path: a file, whose last tenth is held out; None for `english`, split by chapter.
 
+    Returns:
+        The text.
+
     Raises:
         TextError: if the file is not UTF-8, or holds fewer than ten characters.
         OSError: if there is no such file, or it is a folder, a pipe or a device.

@@ -54,6 +54,9 @@ def accept(
             given all before, [B, n + 1, V].
         generator: source of randomness; torch's global one by default.
 
+    Returns:
+        The tokens that stand and the one behind them, and how many there are, [B].
+
     Raises:
         ShapeMismatch: if shapes do not fit together.
         TokenOutOfRange: if a token is not in 0..V-1.

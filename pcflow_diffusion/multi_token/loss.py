@@ -38,6 +38,9 @@ def multi_token_loss(
         discount: in (0, 1].
         distillation: the share of the second part; with 0 what the model says is not read.
 
+    Returns:
+        The loss, a scalar in nats per token.
+
     Raises:
         ShapeMismatch: if shapes do not fit together, or there is no row.
         SettingError: if a number is out of range.

@@ -78,6 +78,9 @@ def speculate(
             so are the draft's conditionals; at zero the text is the model's greedy one.
         end_token_id: the token that ends a text.
 
+    Returns:
+        The texts, how many calls of the model they took, and what these wrote.
+
     Raises:
         GenerationError: if there is no prompt, or the head has but one token.
         SettingError: if `gen_length` is below 1, or `temperature` negative or not finite.

@@ -229,6 +229,9 @@ def circuit_policy(head: CircuitHead, policy: Any, **settings: Any) -> Any:
         head: the circuit.
         policy: a policy that is greedy in the logits [N, V] of a block.
         settings: what `CircuitLogits` takes.
+
+    Returns:
+        The policy, to be used in place of the given one.
     """
     _check_has("policy", policy, "apply")
     return _Policy(_of_blocks(head, settings), policy)

@@ -82,6 +82,9 @@ def block_logits(backbone: Backbone, rows: Tensor, x: Tensor) -> Tensor:
         rows: context and block, [N, C + L]; of the blocks nothing is shown.
         x: the blocks with masks, [N, L].
 
+    Returns:
+        The logits [N, L, V].
+
     Raises:
         BackboneError: if it gives anything but logits of every position.
 

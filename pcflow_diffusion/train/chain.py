@@ -28,6 +28,9 @@ def text_chain(
         length: L, tokens of a window.
         generator: source of the differences; torch's global one by default.
 
+    Returns:
+        The circuit, over `length` tokens.
+
     Raises:
         SettingError: if a number is below 1.
 

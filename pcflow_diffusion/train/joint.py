@@ -134,6 +134,9 @@ def coupled_nats_over_time(
         batch_size: rows at a time.
         generator: source of times and masks; the same one gives the same number.
 
+    Returns:
+        Nats, as `fit_jointly` counts them.
+
     Examples:
         >>> import pcflow as pf
         >>> from pcflow_diffusion import Denoiser, DenoiserConfig
