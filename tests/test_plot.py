@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import combinations
+from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib as mpl
@@ -11,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib import pyplot
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 
 import pcflow as pf
@@ -21,7 +23,7 @@ from pcflow.plot.style import BLUE, BOXES, GREY, HIDDEN, INK, LINES, SHADES
 from pcflow.testing import circuits, mixed_families, region_graphs
 
 SVG = "{http://www.w3.org/2000/svg}"
-NAMES = st.none() | st.just([f"<column {n} & more>" for n in range(6)])
+NAMES = st.none() | st.just([f"<column {n} & {n * 'more'}>" for n in range(6)])
 
 
 @pytest.fixture(autouse=True)
@@ -156,6 +158,26 @@ def test_large_ones_are_drawn_by_level() -> None:
     long = pf.hmm(300, states=2, inputs=pf.Bernoulli())
     assert len(long.diagram().nodes) <= 12 and counts(long.diagram()) == len(long.layers)
     assert long.diagram().title == "Circuit: 300 variables, 899 layers, 8 parameters"
+
+
+@pytest.mark.parametrize("place", range(0, 40, 3))
+def test_whatever_stands_for_several_levels_has_a_reader(place: int) -> None:
+    layer: Any = pf.InputLayer.random(0, pf.Bernoulli())
+    for level in range(40):
+        other = pf.InputLayer.random(1, pf.Bernoulli())
+        layer = pf.SumLayer.random([pf.ProductLayer([other, layer]) if level == place else layer])
+    diagram = pf.Circuit(layer).diagram()
+    read = {edge.below for edge in diagram.edges}
+    assert {n for n, node in enumerate(diagram.nodes) if node.row} == read
+    assert counts(diagram) == 43
+
+
+def test_long_names_are_cut() -> None:
+    circuit = pf.naive_bayes([pf.Bernoulli()] * 2, units=1)
+    long = ["the height of the oldest child", "age"]
+    lines = {node.lines[0] for node in circuit.diagram(long).nodes}
+    assert {"the height of the...", "age"} <= lines
+    assert "&lt;&amp;" in pf.plot.svg(circuit, ["<&", "age"])
 
 
 def test_models_are_drawn_as_their_circuits() -> None:
@@ -310,11 +332,16 @@ def test_more_dependence_is_darker() -> None:
     assert not pf.plot.dependence(torch.rand(13, 13)).texts
 
 
+def pixels(axes: Axes) -> Any:
+    """What is shown; NaN, which is masked, as -1."""
+    return np.ma.filled(axes.images[0].get_array(), -1.0)
+
+
 def test_pixels_are_values() -> None:
     x = torch.arange(12.0).view(3, 4)
     x[1, 2] = torch.nan
     axes = pf.plot.images(x, (2, 2))
-    mosaic = axes.images[0].get_array()
+    mosaic = pixels(axes)
     assert mosaic.shape == (5, 5, 3)  # two by two, a line between
     np.testing.assert_allclose(mosaic[:2, :2, 0], x[0].view(2, 2) / 11)
     np.testing.assert_allclose(mosaic[1, 3], HIDDEN)
@@ -326,15 +353,15 @@ def test_completions_stand_beside_what_was_given() -> None:
     x = torch.tensor([[0.0, 1.0, torch.nan], [4.0, torch.nan, torch.nan]])
     filled = torch.stack([x.nan_to_num(2.0), x.nan_to_num(3.0)])
     axes = pf.plot.images(filled, (1, 3), given=x)
-    mosaic = axes.images[0].get_array()
+    mosaic = pixels(axes)
     assert mosaic.shape == (3, 11, 3)
     np.testing.assert_allclose(mosaic[0, 2], HIDDEN)
     np.testing.assert_allclose(mosaic[2, 4:7, 0], [1.0, 0.5, 0.5])
     np.testing.assert_allclose(mosaic[2, 8:, 0], [1.0, 0.75, 0.75])
     assert [t.get_text() for t in axes.get_xticklabels()] == ["given", "1", "2"]
-    wide = pf.plot.images(filled, (1, 3), labels=["a", "b"], limits=(0, 8)).images[0].get_array()
-    np.testing.assert_allclose(wide[2, 0], 0.5)
-    assert pf.plot.images(torch.rand(4, 12), (2, 2, 3)).images[0].get_array().shape == (5, 5, 3)
+    wide = pf.plot.images(filled, (1, 3), labels=["a", "b"], limits=(0, 8))
+    np.testing.assert_allclose(pixels(wide)[2, 0], 0.5)
+    assert pixels(pf.plot.images(torch.rand(4, 12), (2, 2, 3))).shape == (5, 5, 3)
 
 
 def test_a_training_curve_has_the_numbers() -> None:

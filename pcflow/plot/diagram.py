@@ -57,6 +57,9 @@ class Drawable(Protocol):
         """Boxes and lines."""
 
 
+MOST_LETTERS = 20
+"""Of names in a box."""
+
 MOST_ROWS = 12
 """Of levels that are drawn one by one; of more, some stand for several."""
 
@@ -161,11 +164,14 @@ def counted(count: int | str, noun: str) -> str:
 
 
 def scope_text(variables: Sequence[int], names: Sequence[str] | None) -> str:
-    """Some variables, by name if there are few.
+    """Some variables, by name if there are few; a long name is cut short.
 
     Examples:
         >>> scope_text([0, 1, 2, 4], None), scope_text([0, 1], ["age", "height"])
         ('x0-x2, x4', 'age, height')
     """
     told = listed(variables) if names is None else ", ".join(names[v] for v in variables)
-    return told if len(told) <= 16 else counted(len(variables), "variable")
+    if len(told) <= MOST_LETTERS:
+        return told
+    alone = f"{told[: MOST_LETTERS - 3]}..."
+    return alone if len(variables) == 1 else counted(len(variables), "variable")
