@@ -90,7 +90,7 @@ class Normal:
     """Real variables that go together: a normal distribution with all covariances."""
 
     def fit(self, values: Tensor, share: Tensor) -> None:
-        """Means [K, R] and roots [K, R, R] of covariances; of many for few rows, variances alone."""
+        """Means [K, R] and roots [K, R, R] of covariances; for few rows variances alone."""
         total = (share.sum(0) + 1e-9)[:, None]  # [K, 1]
         center = values.mean(0)
         self.mean = (share.T @ values + 1e-9 * center) / total
