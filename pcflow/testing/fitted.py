@@ -18,23 +18,27 @@ from torch import Tensor
 COMPONENTS = 8
 """Of the mixture; beside it there is one of a single component."""
 STEPS = 12
-FLOOR = 0.05
+FLOOR = 5e-3
 """Least standard deviation within a component, as a share of that of the rows."""
 TINY = 1e-6
 """Least spread of a column whose values are all the same, as a share of them."""
 
 
 class Column(Protocol):
-    """One variable of every component."""
+    """One variable of every component, or several real ones; values [N], or [N, R]."""
 
     def fit(self, values: Tensor, share: Tensor) -> None:
-        """Be like values [N], of which components own these shares [N, K]."""
+        """Be like values, of which components own these shares [N, K]."""
 
     def score(self, values: Tensor) -> Tensor:
-        """Log-probabilities [N, K] of values [N]."""
+        """Log-probabilities [N, K] of values."""
 
     def draw(self, unit: Tensor, generator: torch.Generator) -> Tensor:
-        """A value [N] of each of these components [N]."""
+        """Values of each of these components [N]."""
+
+
+Placed = tuple["int | list[int]", Column]
+"""A column, and which variables it is of."""
 
 
 class Finite:
@@ -82,6 +86,39 @@ class Whole:
         return (self.mean[unit] + self.scale[unit] * torch.logit(uniform, eps=1e-12)).round()
 
 
+class Normal:
+    """Real variables that go together: a normal distribution with all covariances."""
+
+    def fit(self, values: Tensor, share: Tensor) -> None:
+        """Means [K, R] and roots [K, R, R] of covariances; for few rows variances alone."""
+        total = (share.sum(0) + 1e-9)[:, None]  # [K, 1]
+        center = values.mean(0)
+        self.mean = (share.T @ values + 1e-9 * center) / total
+        least = FLOOR * values.std(0, correction=0) + TINY * center.abs().clamp_min(1.0)
+        alone = 4 * values.shape[1] * share.shape[1] > len(values)
+        roots = []
+        for mean, mine, size in zip(self.mean, share.T, total, strict=True):
+            apart = values - mean
+            covariance = (mine[:, None] * apart).T @ apart / size
+            covariance = covariance.diagonal().diag_embed() if alone else covariance
+            roots.append(torch.linalg.cholesky(covariance + least.square().diag_embed()))
+        self.root = torch.stack(roots)
+
+    def score(self, values: Tensor) -> Tensor:
+        """Log-densities."""
+        apart = (values - self.mean[:, None]).mT  # [K, R, N]
+        z: Tensor = torch.linalg.solve_triangular(self.root, apart, upper=False)
+        stretch = self.root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        constant = 0.5 * math.log(2 * math.pi) * values.shape[-1]
+        return -0.5 * z.square().sum(-2).T - stretch - constant
+
+    def draw(self, unit: Tensor, generator: torch.Generator) -> Tensor:
+        """Normal ones."""
+        shape = (len(unit), self.mean.shape[1], 1)
+        normal = torch.randn(shape, generator=generator, dtype=torch.float64)
+        return self.mean[unit] + (self.root[unit] @ normal).squeeze(-1)
+
+
 class Real:
     """A normal variable, and atoms with a probability of their own."""
 
@@ -127,21 +164,21 @@ class Real:
 class Mixture:
     """A mixture of products of columns, by expectation maximisation."""
 
-    def __init__(self, columns: Sequence[Column], rows: Tensor, components: int) -> None:
+    def __init__(self, columns: Sequence[Placed], rows: Tensor, components: int) -> None:
         """Fit to rows [N, D], from the nearest of some of them."""
-        self.columns = columns
+        self.columns, self.width = columns, rows.shape[1]
         centers = rows[torch.linspace(0, len(rows) - 1, components).long()]
         scaled = rows.std(0, correction=0).clamp_min(1e-12)
         nearest = torch.cdist(rows / scaled, centers / scaled).argmin(-1)
         share = torch.nn.functional.one_hot(nearest, components).double()
         for _ in range(STEPS if components > 1 else 1):
             self.log_weight = _log_shares(share.sum(0) + 0.5, 0)
-            for column, values in zip(columns, rows.T, strict=True):
-                column.fit(values, share)
+            for place, column in columns:
+                column.fit(rows[:, place], share)
             share = self._parts(rows).softmax(-1)
 
     def _parts(self, rows: Tensor) -> Tensor:
-        scores = [c.score(v) for c, v in zip(self.columns, rows.T, strict=True)]
+        scores = [column.score(rows[:, place]) for place, column in self.columns]
         return torch.stack(scores).sum(0) + self.log_weight  # [N, K]
 
     def log_prob(self, rows: Tensor) -> Tensor:
@@ -151,7 +188,10 @@ class Mixture:
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """Draws [n, D]."""
         unit = _choose(self.log_weight.exp().expand(n, -1), generator)
-        return torch.stack([column.draw(unit, generator) for column in self.columns], dim=-1)
+        out = torch.empty(n, self.width, dtype=torch.float64)
+        for place, column in self.columns:
+            out[:, place] = column.draw(unit, generator)
+        return out
 
 
 class Copies:
@@ -173,16 +213,15 @@ class Copies:
 
 
 class Fitted:
-    """Mixtures over real variables made uncorrelated, whole numbers and finite ones.
+    """Mixtures over real, whole and finite variables.
 
     Attributes:
         whole: which variables [D] are whole numbers without a largest one.
         real: which [D] are real.
         smooth: which of these have no atoms.
         atoms: of real variables, values that have a probability of their own.
+        root: of the covariance of smooth variables, lower triangular [D, D]; zero elsewhere.
         spread: how far values [D] lie apart, of smooth ones given those before them.
-        center, map: x = center + map z, where z is what mixtures are over; the identity but for
-            real variables without atoms.
     """
 
     def __init__(
@@ -198,28 +237,40 @@ class Fitted:
         self.whole = endless & ~atomic & (rows == rows.round()).all(0)
         self.real = endless & ~self.whole
         self.smooth = self.real & ~atomic
-        self.center, self.map = _whitening(rows, self.smooth)
-        spread = rows.std(0, correction=0).clamp_min(TINY)
-        self.spread = self.map.diagonal().where(self.smooth, spread)
-        inner = self._inner(rows)
-
-        def columns() -> list[Column]:
-            kinds = zip(num_categories, self.whole.tolist(), strict=True)
-            return [
-                Finite(size) if size is not None else Whole() if whole else Real(atoms.get(v, ()))
-                for v, (size, whole) in enumerate(kinds)
-            ]
-
         several = min(COMPONENTS, max(1, len(rows) // 20))
-        self.parts: list[Mixture | Copies] = [Mixture(columns(), inner, k) for k in (1, several)]
+        self.parts: list[Mixture | Copies] = [
+            Mixture(self._columns(num_categories), rows, components) for components in (1, several)
+        ]
         if not self.real.any():
-            self.parts.append(Copies(inner))
+            self.parts.append(Copies(rows))
+        self.root, self.spread = self._scales(rows)
+
+    def _columns(self, num_categories: Sequence[int | None]) -> list[Placed]:
+        """One for each variable, and one for all smooth ones."""
+        smooth = self.smooth.nonzero().flatten().tolist()
+        columns: list[Placed] = [(smooth, Normal())] if smooth else []
+        for variable, size in enumerate(num_categories):
+            if size is not None:
+                columns.append((variable, Finite(size)))
+            elif self.whole[variable]:
+                columns.append((variable, Whole()))
+            elif variable not in smooth:
+                columns.append((variable, Real(self.atoms[variable])))
+        return columns
+
+    def _scales(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        root = torch.zeros(rows.shape[1], rows.shape[1], dtype=rows.dtype)
+        if self.smooth.any():
+            together = Normal()
+            together.fit(rows[:, self.smooth], rows.new_ones(len(rows), 1))
+            place = self.smooth.nonzero().flatten()
+            root[place[:, None], place] = together.root[0]
+        spread = rows.std(0, correction=0).clamp_min(TINY)
+        return root, root.diagonal().where(self.smooth, spread)
 
     def log_probs(self, rows: Tensor) -> Tensor:
         """Log-probabilities [P, N] (nats) of rows [N, D] by every part, each normalised."""
-        inner = self._inner(rows)
-        parts = torch.stack([part.log_prob(inner) for part in self.parts])
-        return parts - self.map.diagonal().log().sum()
+        return torch.stack([part.log_prob(rows) for part in self.parts])
 
     def log_prob(self, rows: Tensor) -> Tensor:
         """Log-probabilities [N] (nats) of rows [N, D] by all parts in equal shares."""
@@ -227,44 +278,16 @@ class Fitted:
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """Draws [n, D]."""
-        inner = torch.stack([part.sample(n, generator) for part in self.parts])  # [P, n, D]
+        drawn = torch.stack([part.sample(n, generator) for part in self.parts])  # [P, n, D]
         chosen = torch.randint(len(self.parts), (n,), generator=generator)
-        return self.center + inner[chosen, torch.arange(n)] @ self.map.T
+        return drawn[chosen, torch.arange(n)]
 
     def is_atom(self, rows: Tensor) -> Tensor:
         """Which values [N, D] have a probability of their own."""
-        return torch.stack(
-            [
-                torch.isin(values, values.new_tensor([*self.atoms.get(v, ())]))
-                for v, values in enumerate(rows.T)
-            ],
-            dim=-1,
-        )
-
-    def _inner(self, rows: Tensor) -> Tensor:
-        apart = (rows - self.center).T
-        inner: Tensor = torch.linalg.solve_triangular(self.map, apart, upper=False)
-        return inner.T
-
-
-def _whitening(rows: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-    """Center [D] and lower triangular map [D, D]; of many variables for few rows, scales alone."""
-    center, size = rows.new_zeros(rows.shape[1]), int(real.sum())
-    center[real] = rows[:, real].mean(0)
-    about = rows[:, real] - center[real]
-    least = TINY * center[real].abs().clamp_min(1.0)
-    scale = about.square().mean(0).sqrt().maximum(least)
-    about = about / scale
-    correlation = about.T @ about / len(rows)
-    if 4 * size > len(rows):
-        correlation = torch.eye(size, dtype=rows.dtype)
-    ridge = TINY * torch.eye(size, dtype=rows.dtype)
-    whole = torch.eye(rows.shape[1], dtype=rows.dtype)
-    place = real.nonzero().flatten()
-    whole[place.unsqueeze(-1), place] = scale.unsqueeze(-1) * torch.linalg.cholesky(
-        correlation + ridge
-    )
-    return center, whole
+        known = [
+            torch.isin(v, v.new_tensor([*self.atoms.get(i, ())])) for i, v in enumerate(rows.T)
+        ]
+        return torch.stack(known, dim=-1)
 
 
 def _moments(values: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:

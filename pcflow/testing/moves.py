@@ -67,8 +67,8 @@ class Walk:
 
     def together(self, rows: Tensor) -> Tensor:
         """All real variables, as they go together in other draws."""
-        step = self._normal(*rows.shape) * self._scales(len(rows)) * self.fitted.smooth
-        return self._free(rows, rows + step @ self.fitted.map.T)
+        step = self._normal(*rows.shape) * self._scales(len(rows))
+        return self._free(rows, rows + step @ self.fitted.root.T)
 
     def jump(self, rows: Tensor) -> Tensor:
         """To draws of the fitted density."""
