@@ -94,7 +94,7 @@ def check_axes(axes: object) -> None:
 
 
 def names_of(name: str, names: object, count: int) -> list[str]:
-    """Names as texts; the numbers from 0 on if there are none.
+    """Names as texts, be they letters of one; the numbers from 0 on if there are none.
 
     Raises:
         TypeMismatch: if they cannot be gone over.
@@ -102,7 +102,7 @@ def names_of(name: str, names: object, count: int) -> list[str]:
     """
     if names is None:
         return [str(n) for n in range(count)]
-    texts = [str(one) for one in as_iterable(name, names)]
+    texts = list(map(str, names if isinstance(names, str) else as_iterable(name, names)))
     SettingError.check(name, texts, f"{count} names", lambda given: len(given) == count)
     return texts
 
