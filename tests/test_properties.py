@@ -79,10 +79,10 @@ def weighted(layer: Layer, *rows: list[float]) -> pf.SumLayer:
     return pf.SumLayer([layer], pf.Parameter.from_probs(list(rows)))
 
 
-def parity(variables: int) -> pf.SumLayer:
+def parity(variables: int, start: int = 0) -> pf.SumLayer:
     """Two units: even and odd numbers of ones; nothing but both variables' values decides."""
-    below: Layer = pf.InputLayer(0, pf.Indicator([0, 1]), units=2)
-    for v in range(1, variables):
+    below: Layer = pf.InputLayer(start, pf.Indicator([0, 1]), units=2)
+    for v in range(start + 1, start + variables):
         bit = pf.InputLayer(v, pf.Indicator([0, 1]), units=2)
         cells = pf.ProductLayer([below, bit], "kronecker")
         below = weighted(cells, [0.5, 0, 0, 0.5], [0, 0.5, 0.5, 0])
@@ -136,6 +136,49 @@ def test_supports_hold_all_values_with_mass_and_exclusion_is_exclusion(circuit: 
     for (a, i), (b, j) in product(units, units):
         if supports.exclude((a, i), (b, j)):
             assert not (support[a][:, i] & support[b][:, j]).any()
+
+
+@given(circuits(max_variables=4, properties=["deterministic"]))
+def test_a_family_is_of_units_that_all_exclude_each_other(circuit: pf.Circuit) -> None:
+    """Of units whose pairs exclude each other some are found by sets, and none by sets alone."""
+    supports, support = Supports(circuit), enumerate_support(circuit)
+    for layer in circuit.layers:
+        supports.visit(layer)
+    units = [(layer, k) for layer in circuit.layers for k in range(layer.units)][:12]
+    for some in chain(combinations(units, 2), combinations(units, 3)):
+        scopes = {circuit.scopes[layer] for layer, _ in some}
+        if len(scopes) == 1 and supports.are_family(some):
+            for (a, i), (b, j) in combinations(some, 2):
+                assert not (support[a][:, i] & support[b][:, j]).any()
+                assert supports.exclude((a, i), (b, j))
+
+
+def test_a_family_is_found_below_sums() -> None:
+    """Those of an even and of an odd number of ones, however many variables there are."""
+    circuit = pf.Circuit(weighted(parity(9), [0.5, 0.5]))
+    supports = Supports(circuit)
+    for layer in circuit.layers:
+        supports.visit(layer)
+    (pair,) = circuit.root.inputs
+    assert supports.are_family([(pair, 0), (pair, 1)])
+    assert not supports.are_family([(pair, 0), (pair, 0)])
+
+
+def test_a_family_may_share_a_factor_where_another_tells_apart() -> None:
+    low, high = parity(2), parity(2, start=2)
+    a, c = weighted(low, [1.0, 0.0]), weighted(low, [0.0, 1.0])
+    x, y, again = (weighted(high, odds) for odds in ([1.0, 0.0], [0.0, 1.0], [1.0, 0.0]))
+    for pairs, wanted in (
+        ([(a, x), (a, y), (c, x)], True),
+        ([(a, x), (a, y), (c, x), (c, y)], True),
+        ([(a, x), (a, again), (c, y)], False),
+        ([(a, x), (a, x), (c, y)], False),
+    ):
+        circuit = pf.Circuit(mix(*(times(*pair) for pair in pairs)))
+        supports = Supports(circuit)
+        for layer in circuit.layers:
+            supports.visit(layer)
+        assert supports.are_family([(layer, 0) for layer in circuit.root.inputs]) == wanted
 
 
 @given(broken("deterministic"))

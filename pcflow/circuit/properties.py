@@ -366,15 +366,12 @@ PROOFS: dict[type, Callable[[Structure], object]] = {
 
 def _decide(supports: Supports, layer: SumLayer, unit: int, inputs: list[Unit]) -> Decision:
     """How one sum unit chooses among its inputs."""
-    masks = [supports.of(one) for one in inputs]
-    for variable in sorted(set.intersection(*(set(mask) for mask in masks))):
-        taken = 0
-        for mask in masks:
-            if taken & mask[variable]:
-                break
-            taken |= mask[variable]
-        else:
-            return Decision(variable, tuple(values_of(mask[variable]) for mask in masks))
+    variable = supports.decides(inputs)
+    if variable is not None:
+        masks = (supports.of(one)[variable] for one in inputs)
+        return Decision(variable, tuple(values_of(mask) for mask in masks))
+    if supports.are_family(inputs):
+        return Decision(None)
     for a, b in combinations(inputs, 2):
         if not supports.exclude(a, b):
             raise NotDeterministic(layer, unit, (a, b))

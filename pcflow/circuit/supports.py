@@ -5,6 +5,8 @@ Only structure and hard zeros count (indicators, logits of minus infinity), neve
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Generator, Iterable, Sequence
 from functools import reduce
 from itertools import product
 from operator import or_
@@ -19,6 +21,11 @@ Support = dict[int, int]
 
 Pair = tuple[Unit, Unit]
 
+Units = frozenset[Unit]
+
+LOOKS = 16
+"""Units that are looked at in sets, for every edge of a circuit, before only pairs are."""
+
 
 class Supports:
     """The support of every unit of a circuit, found as it is asked for."""
@@ -30,6 +37,8 @@ class Supports:
         self._active: dict[SumLayer, list[list[Unit]]] = {}
         self._excluded: dict[Pair, bool] = {}
         self._multiplied: dict[Unit, dict[Scope, Unit]] = {}
+        self._families: dict[Units, bool] = {}
+        self._looks = LOOKS * sum(len(layer.inputs) * layer.units for layer in circuit.layers)
         self._every: dict[int, int] = {}  # the mask of all values of a variable
 
     def visit(self, layer: Layer) -> None:
@@ -45,6 +54,81 @@ class Supports:
         if layer not in self._active:
             self._active[layer] = layer.edges()
         return self._active[layer][unit]
+
+    def decides(self, units: Sequence[Unit]) -> int | None:
+        """The first variable by whose value alone any two of the units exclude each other."""
+        masks = [self.of(unit) for unit in units]
+        shared = sorted(v for v in masks[0] if all(v in mask for mask in masks))
+        return next((v for v in shared if _are_apart(mask[v] for mask in masks)), None)
+
+    def are_family(self, units: Sequence[Unit]) -> bool:
+        """Whether it is easily seen that any two of the units exclude each other.
+
+        False says nothing, pairs may exclude each other all the same. Units are looked at together,
+        which takes as long as they have inputs, where pairs take the square of that. But there are
+        more sets than pairs, so that sets are given up after so many `LOOKS`.
+        """
+        return len(set(units)) == len(units) and self._settle_family(frozenset(units))
+
+    def _settle_family(self, units: Units) -> bool:
+        """A list in place of recursion: what a search asks for is found out before it goes on."""
+        answer = self._families.get(units)
+        stack = [] if answer is not None else [(units, self._search(units))]
+        while stack:
+            try:
+                asked = stack[-1][1].send(answer)
+            except StopIteration as end:
+                answer = self._families[stack.pop()[0]] = bool(end.value)
+            else:
+                answer = self._families.get(asked)
+                if answer is None:
+                    stack.append((asked, self._search(asked)))
+        return bool(answer)
+
+    def _search(self, units: Units) -> Generator[Units, bool | None, bool]:
+        """Whether units are a family; asks the same of the units below that it names."""
+        parts = list(units)
+        while any(isinstance(layer, SumLayer) for layer, _ in parts):
+            parts = [one for unit in parts for one in self._inputs(unit)]
+            self._looks -= len(parts)
+        if len(parts) == 1:
+            return True
+        if self._looks < 0 or len(set(parts)) < len(parts):
+            return False
+        if self.decides(parts) is not None:
+            return True
+        if not all(isinstance(layer, ProductLayer) for layer, _ in parts):
+            return False
+        factors = [self._factors(unit) for unit in parts]
+        for scope in factors[0]:
+            if all(scope in some for some in factors) and (yield from self._split(factors, scope)):
+                return True
+        return False
+
+    def _split(
+        self, products: list[dict[Scope, Unit]], scope: Scope
+    ) -> Generator[Units, bool | None, bool]:
+        """Whether products are told apart by one factor, and those that share it by another."""
+        self._looks -= len(products)
+        sharing: dict[Unit, list[dict[Scope, Unit]]] = defaultdict(list)
+        for factors in products:
+            sharing[factors[scope]].append(factors)
+        if not (yield frozenset(sharing)):
+            return False
+        for some in sharing.values():
+            if len(some) > 1 and not (yield from self._by_another(some, scope)):
+                return False
+        return True
+
+    def _by_another(
+        self, products: list[dict[Scope, Unit]], scope: Scope
+    ) -> Generator[Units, bool | None, bool]:
+        for other in products[0]:
+            if other != scope and all(other in factors for factors in products):
+                units = frozenset(factors[other] for factors in products)
+                if len(units) == len(products) and (yield units):
+                    return True
+        return False
 
     def exclude(self, a: Unit, b: Unit) -> bool:
         """Whether no assignment makes both units positive, as far as structure can tell."""
@@ -155,6 +239,16 @@ def _mask(possible: list[bool]) -> int:
 def values_of(mask: int) -> tuple[int, ...]:
     """The values in a bit mask."""
     return tuple(v for v in range(mask.bit_length()) if mask >> v & 1)
+
+
+def _are_apart(masks: Iterable[int]) -> bool:
+    """Whether no value is in two of the masks."""
+    taken = 0
+    for mask in masks:
+        if taken & mask:
+            return False
+        taken |= mask
+    return True
 
 
 def _disjoint(a: Support, b: Support) -> bool:
