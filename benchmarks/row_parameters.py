@@ -57,13 +57,15 @@ def main() -> None:
         if name not in sides:
             print(f"| {name} | not installed | | | |")
             continue
-        forward, both = (1e3 * median(times) for times in zip(*spent[name], strict=True))
-        pairs = zip(spent[name], spent["pcflow"], strict=True)
-        ratio = median(one[1] / ours[1] for one, ours in pairs)
-        print(f"| {name} | {forward:.1f} | {both:.1f} | {ratio:.2f} | {peak_of(name):.0f} |")
-    forward, both = (1e3 * median(times) for times in zip(*spent[FLOOR], strict=True))
-    ratio = median(one[1] / ours[1] for one, ours in zip(spent[FLOOR], spent["pcflow"], strict=True))
-    print(f"| {FLOOR} | {forward:.1f} | {both:.1f} | {ratio:.2f} | |")
+        print(f"| {name} | {cells(spent[name], spent['pcflow'])} | {peak_of(name):.0f} |")
+    print(f"| {FLOOR} | {cells(spent[FLOOR], spent['pcflow'])} | |")
+
+
+def cells(spent: list[tuple[float, float]], ours: list[tuple[float, float]]) -> str:
+    """Milliseconds forward, both ways, and the latter as a multiple of ours."""
+    forward, both = (1e3 * median(times) for times in zip(*spent, strict=True))
+    ratio = median(one[1] / mine[1] for one, mine in zip(spent, ours, strict=True))
+    return f"{forward:.1f} | {both:.1f} | {ratio:.2f}"
 
 
 def drawn() -> tuple[Tensor, list[Tensor], Tensor]:
