@@ -137,6 +137,14 @@ class Circuit(Immutable):
     ) -> T:
         """What the root becomes, if every layer becomes something made of what its inputs became.
 
+        Args:
+            at_input: makes it of an input layer.
+            at_sum: makes it of a sum layer and what its inputs became.
+            at_product: the same of a product layer.
+
+        Returns:
+            What the root became.
+
         Examples:
             >>> from pcflow.inputs import Bernoulli
             >>> circuit = Circuit(ProductLayer([InputLayer.random(v, Bernoulli()) for v in (0, 1)]))

@@ -102,6 +102,12 @@ class Evidence:
         many categories: only k rows of a table are read. Of all categories they are listed from the
         lowest up.
 
+        Args:
+            k: how many are left.
+
+        Returns:
+            Evidence with potentials [B, D, k].
+
         Raises:
             EvidenceError: if there are no potentials to choose from, or fewer than one is wanted.
 
@@ -121,6 +127,12 @@ class Evidence:
 
     def rows(self, index: Tensor) -> Evidence:
         """The rows of `index`, in that order.
+
+        Args:
+            index: numbers of rows.
+
+        Returns:
+            Evidence of as many rows.
 
         Examples:
             >>> Evidence([[0, 1], [2, 3], [4, 5]]).rows(torch.tensor([2, 0])).values

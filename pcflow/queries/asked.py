@@ -146,7 +146,13 @@ class Asked(ABC):
         """Posterior mean [B, D] of every variable given the evidence; observed values are kept.
 
         Of a finite variable it is the mean of its values 0, 1, ... as numbers. Not differentiable.
-        Some `parameters` may be by row, see `CompiledCircuit.log_prob`.
+
+        Args:
+            evidence: what is known of rows [B, D].
+            parameters: some may be by row, see `CompiledCircuit.log_prob`.
+
+        Returns:
+            Means [B, D].
 
         Raises:
             NoMassError: if some row of the evidence is impossible.

@@ -55,6 +55,13 @@ class CompiledCircuit(nn.Module, Asked):
         banks: the parameters. Edits are noticed; who edits a frozen one through `.data`, or by an
             array of numpy, calls `torch.autograd.graph.increment_version` on it.
         engine: plan, weights and memory, for code that needs the passes themselves.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> model = pf.compile(pf.hmm(4, states=2, inputs=pf.Categorical(3)))
+        >>> x = torch.tensor([[0.0, torch.nan, 2.0, 1.0]])
+        >>> model.log_prob(x).shape, model.marginals(x).shape, model.sample(5, x).shape
+        (torch.Size([1]), torch.Size([1, 4, 3]), torch.Size([5, 1, 4]))
     """
 
     def __init__(
@@ -260,7 +267,14 @@ class CompiledCircuit(nn.Module, Asked):
 
         Exact if the circuit is proved deterministic. Otherwise (the problem is NP-hard) it is the
         best joint state of variables and latents, and its value a lower bound. The value is that
-        of the returned state, by sum-product. Some `parameters` may be by row, see `log_prob`.
+        of the returned state, by sum-product.
+
+        Args:
+            evidence: what is known of rows [B, D].
+            parameters: some may be by row, see `log_prob`.
+
+        Returns:
+            States [B, D], their log-values [B] (nats), and whether they are proved exact.
 
         Raises:
             NoMassError: if some row of the evidence is impossible.

@@ -70,6 +70,12 @@ class Parts(Kept):
 
         Under a stretch of a rule what is asked has as many rows as that.
 
+        Args:
+            rule: over as many tokens as the circuit knows.
+
+        Returns:
+            Another head, on the same circuit.
+
         Raises:
             CouplingError: if it is modulated.
             TypeMismatch: if `rule` is none.
