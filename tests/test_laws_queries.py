@@ -254,7 +254,7 @@ def test_a_mean_through_log_space_by_hand() -> None:
 
 
 def test_what_a_long_product_lost_on_its_way_is_found() -> None:
-    """After four of six factors unit 1 is 1e-44, which float32 rounds; at last it is the largest."""
+    """After four factors unit 1 is 1e-44, which float32 rounds; after six it is the largest."""
     first = [normal(v, *means) for v, means in enumerate([(10.77, 0.0), *[(0.0, 8.17)] * 3])]
     units = pf.ProductLayer([*first, normal(4, 10.49, 0.0), normal(5, 0.0, 0.0)])
     circuit = pf.Circuit(pf.SumLayer([units], pf.Parameter.from_probs([[0.5, 0.5]])))
