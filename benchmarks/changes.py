@@ -95,7 +95,7 @@ def alternatives(node: ast.AST) -> Iterator[ast.AST]:
             yield from (*(but(node, op=other()) for other in OTHERS[type(op)]), ast.Pass())
         case ast.UnaryOp(op=op, operand=operand):  # -1 -> 1 is one, but `dim=-1` is often `dim=1`
             if not (isinstance(op, ast.USub) and isinstance(operand, ast.Constant)):
-                yield operand
+                yield but(operand)  # a copy, as it is put elsewhere
         case ast.Constant(value=bool(value)):
             yield but(node, value=not value)
         case ast.Constant(value=int(value) | float(value)):

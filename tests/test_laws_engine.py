@@ -4,6 +4,9 @@ None of it may change an answer. Generated circuits are small, so the sizes at w
 made small too.
 """
 
+from collections.abc import Callable
+
+import pytest
 import torch
 from device import DEVICE
 from hypothesis import given
@@ -257,3 +260,29 @@ def test_doubtful_rows_find_their_place_in_parts() -> None:
         slopes = [bank.grad for bank in model.banks if bank.shape[-2:] == (1, 2)]
         assert slopes[0] is not None
         assert_close(slopes[0].flatten(), torch.tensor([-0.5, 0.5]), 1e-5)  # 2 and 3, of 2.5 each
+
+
+def two_chains() -> pf.Circuit:
+    """Their transitions are a parameter each, in one bank."""
+    return pf.Circuit(pf.SumLayer.random([pf.hmm(5, 2, pf.Categorical(3)).root for _ in "ab"], 1))
+
+
+def two_sums() -> pf.Circuit:
+    """They have one weight, and are one step."""
+    inputs = [pf.InputLayer.random(v, pf.Categorical(3), 2) for v in range(2)]
+    weight = pf.Parameter(torch.randn(2, 2))
+    sums = [pf.SumLayer([layer], weight) for layer in inputs]
+    return pf.Circuit(pf.SumLayer.random([pf.ProductLayer(sums)]))
+
+
+@pytest.mark.parametrize("made", [two_chains, two_sums])
+def test_tied_weights_have_the_slopes_of_all_who_read_them(made: Callable[[], pf.Circuit]) -> None:
+    circuit = made()
+    model, x = compiled(circuit), torch.randint(3, (4, circuit.num_variables)).double()
+    model.log_prob(x).sum().backward()
+    values = {p: p.value.double().requires_grad_() for p in circuit.parameters}
+    pf.reference_log_prob(circuit, x, values).sum().backward()
+    for bank, members in zip(model.banks, model.plan.banks, strict=True):
+        for row, parameter in enumerate(members):
+            assert bank.grad is not None and values[parameter].grad is not None
+            assert_close(bank.grad[row], values[parameter].grad)

@@ -253,6 +253,16 @@ def test_a_mean_through_log_space_by_hand() -> None:
     assert model.rows.log_space == 1
 
 
+def test_what_a_long_product_lost_on_its_way_is_found() -> None:
+    """After four factors unit 1 is 1e-44, which float32 rounds; after six it is the largest."""
+    first = [normal(v, *means) for v, means in enumerate([(10.77, 0.0), *[(0.0, 8.17)] * 3])]
+    units = pf.ProductLayer([*first, normal(4, 10.49, 0.0), normal(5, 0.0, 0.0)])
+    circuit = pf.Circuit(pf.SumLayer([units], pf.Parameter.from_probs([[0.5, 0.5]])))
+    model, x = compiled(circuit, torch.float32), torch.zeros(1, 6)
+    assert_close(model.log_prob(x), pf.reference_log_prob(circuit, x))
+    assert model.rows.log_space == 1
+
+
 def test_a_mean_over_several_input_layers_by_hand() -> None:
     """.5 N(1) N(0) + .5 N(5) N(2) at x1 = 0: odds of the first are e^2."""
     parts = [pf.ProductLayer([normal(0, a), normal(1, b)]) for a, b in ((1.0, 0.0), (5.0, 2.0))]

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 import pcflow as pf
 from pcflow.engine.cache import Cache
+from pcflow.engine.memory import Pool
 from pcflow.testing import circuits, enumerate_log_prob, evidence
 
 NOTHING = torch.full((2, 3), torch.nan)
@@ -124,3 +125,15 @@ def test_a_few_draws_make_no_table_for_many() -> None:
     assert "cumulative" not in model.memory.tables
     model.sample(500, NOTHING[:1])
     assert "cumulative" in model.memory.tables
+
+
+def test_single_rows_drive_out_no_batch() -> None:
+    """Free sheets are kept: as many of batches as of single rows, each of them once."""
+    model, pool = made(), Pool(2)
+    like = model.banks[0].detach()
+    batches, singles = ([pool.take(model.plan, n, like) for _ in range(2)] for n in (5, 1))
+    for sheet in (*batches, *singles):
+        pool.give(sheet)
+    for _ in range(3):
+        pool.give(pool.take(model.plan, 1, like))
+        assert set(batches) | set(singles) == set(pool.free) and len(pool.free) == 4

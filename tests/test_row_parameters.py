@@ -632,3 +632,16 @@ def test_mpe_is_exact_by_what_is_impossible_in_all_rows() -> None:
     with torch.no_grad():
         model.get_parameter(name).zero_()
     assert model.mpe(nothing[:1], parameters={name: given[:1]}).exact
+
+
+def test_parts_are_of_as_many_rows_as_fit_with_their_parameters() -> None:
+    """Those of a part, and as many numbers that are computed; twice that, if slopes are as well."""
+    model = compiled(CHAIN, memory=30_000)
+    known = model.evidence(torch.zeros(100, 4, device=DEVICE), by_row(model, 100))
+    assert known.parameters is not None
+    own, lean = known.parameters.numbers_per_row, model.plan.lean.numbers_per_row
+    assert own == sum(tensor[0].numel() for tensor in by_row(model, 1).values())
+    sizes = {True: lean + 2 * own, False: lean + model.plan.numbers_per_row + 4 * own}
+    for up_alone, numbers in sizes.items():
+        parts = model.engine.parts(known, lean=up_alone)
+        assert len(parts[0].values) == 30_000 // (8 * numbers) < 100
