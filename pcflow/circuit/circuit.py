@@ -91,7 +91,17 @@ class Circuit(Immutable):
             )
 
     def scope(self, layer: Layer) -> tuple[int, ...]:
-        """The variables below a layer, sorted."""
+        """The variables below a layer, sorted.
+
+        Args:
+            layer: one of `layers`.
+
+        Examples:
+            >>> from pcflow.inputs import Bernoulli
+            >>> circuit = Circuit(ProductLayer([InputLayer.random(v, Bernoulli()) for v in range(2)]))
+            >>> [circuit.scope(layer) for layer in circuit.layers]
+            [(0,), (1,), (0, 1)]
+        """
         return self.scopes.variables(self.scopes[layer])
 
     @cached_property

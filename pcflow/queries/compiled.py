@@ -477,7 +477,18 @@ class CompiledCircuit(nn.Module, Asked):
         return summary(self.engine)
 
     def diagram(self, names: Sequence[str] | None = None, most: int = 40) -> Diagram:
-        """Boxes and lines of a picture of its circuit; see `Circuit.diagram`."""
+        """Boxes and lines of a picture of its circuit; see `Circuit.diagram`.
+
+        Args:
+            names: of the variables; their numbers by default.
+            most: of more layers, those of a kind and level are one box.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(2, states=3, inputs=pf.Bernoulli()))
+            >>> len(model.diagram().nodes) == len(model.circuit.layers)
+            True
+        """
         return self._structure.diagram(names, most)
 
     def __repr__(self) -> str:

@@ -93,7 +93,17 @@ class JudgeVerifier:
         return Reading(hidden, _log_probs(self.judge.head(hidden)))
 
     def select(self, rows: Tensor) -> None:
-        """Go on with some rows, of which nothing is kept."""
+        """Go on with some rows, of which nothing is kept.
+
+        Args:
+            rows: numbers of rows of the last call, [A].
+
+        Examples:
+            >>> import torch
+            >>> from pcflow_diffusion.models import TransformerConfig
+            >>> judge = Judge(TransformerConfig(vocabulary_size=7, width=16, depth=1, heads=2))
+            >>> JudgeVerifier(judge).select(torch.tensor([0, 2]))
+        """
 
 
 class CausalVerifier:
@@ -134,7 +144,11 @@ class CausalVerifier:
         return Reading(states[-1][:, kept - known :], _log_probs(said))
 
     def select(self, rows: Tensor) -> None:
-        """Keep what was computed of some rows [A] alone."""
+        """Keep what was computed of some rows alone.
+
+        Args:
+            rows: numbers of rows of the last call, [A].
+        """
         if self.past is not None:
             self.past.batch_select_indices(rows)
 
