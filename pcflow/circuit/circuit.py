@@ -98,7 +98,8 @@ class Circuit(Immutable):
 
         Examples:
             >>> from pcflow.inputs import Bernoulli
-            >>> circuit = Circuit(ProductLayer([InputLayer.random(v, Bernoulli()) for v in range(2)]))
+            >>> coins = [InputLayer.random(v, Bernoulli()) for v in range(2)]
+            >>> circuit = Circuit(ProductLayer(coins))
             >>> [circuit.scope(layer) for layer in circuit.layers]
             [(0,), (1,), (0, 1)]
         """
