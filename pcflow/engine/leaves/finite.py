@@ -95,8 +95,11 @@ class FiniteLeaf(Leaf):
     def up(self, out: Value) -> None:
         """Gather observations, weigh potentials, and set missing units to one."""
         self.out = out
-        self.access.write(self.place, out.units)
         out.scale.zero_()
+        if self._are_ones():
+            out.units.fill_(0.0 if self.semiring.in_log_space else 1.0)
+            return
+        self.access.write(self.place, out.units)
         if self.any_soft or (self.any_missing and self.semiring.maximizes):
             units, scale = self.semiring.weigh(self.entries)  # [N, K], [N]
             self.entries.put(out.units, units)
@@ -105,6 +108,15 @@ class FiniteLeaf(Leaf):
             self.semiring.set_to_one(out.units, self.missing)
         self.rule_out(out)
         self.semiring.settle(out, self._zeros)
+
+    def _are_ones(self) -> bool:
+        """Whether no table is read: of a learner that counts, where all is missing.
+
+        Others must meet a table that is not a number, which a learner did in the rows before.
+        """
+        if not (self.tables.by_rows and self.any_missing) or self.any_soft:
+            return False
+        return not self.semiring.maximizes and bool(self.hidden.all())
 
     def rule_out(self, out: Value) -> None:
         """Set to zero what is known to be, whatever the table says: of a whole table nothing."""
