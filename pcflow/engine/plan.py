@@ -14,7 +14,7 @@ Legend: F folds, B batch, K units of the layer, J units read by a sum, P paramet
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
@@ -289,8 +289,15 @@ def make_plan(
     home = {p: number for number, bank in enumerate(stored) for p in bank}
     schedule = make_schedule(circuit, machine.strip, fold, home)
     banks = _Banks(schedule.groups, stored)
-    plan, lean = (_Writer(schedule, banks, reuse).plan(circuit, machine) for reuse in (False, True))
-    return replace(plan, twin=lean)
+    outlines = _outlines(schedule, banks)
+    members, untied, variables = tuple(banks.members), banks.untied, circuit.num_variables
+
+    def written(reuse: bool) -> Plan:
+        rows = assign_rows(schedule.strips, reuse)
+        steps = tuple(outline.step(rows.of) for outline in outlines)
+        return Plan(steps, members, untied, rows.counts, variables, machine)
+
+    return replace(written(reuse=False), twin=written(reuse=True))
 
 
 class _Banks:
@@ -331,67 +338,78 @@ class _Banks:
             self.members.append(members)
 
 
-class _Writer:
-    """Gives folds their arena rows, and writes the steps."""
+@dataclass(frozen=True)
+class _Outline:
+    """A step before its folds have rows: all that a plan and its twin share.
 
-    def __init__(self, schedule: Schedule, banks: _Banks, reuse: bool) -> None:
-        self.strips, self.banks = schedule.strips, banks
-        self.rows = assign_rows(self.strips, reuse)
+    Attributes:
+        folds: the layers.
+        inputs: those that they read, slot by slot.
+        met: of these, the ones that nobody above reads.
+        make: the step, of what it reads and where it writes.
+    """
 
-    def plan(self, circuit: Circuit, machine: Machine) -> Plan:
-        steps = tuple(map(self.step, self.strips, self.firsts()))
-        members = tuple(self.banks.members)
-        untied, counts = self.banks.untied, self.rows.counts
-        return Plan(steps, members, untied, counts, circuit.num_variables, machine)
+    folds: list[Layer]
+    inputs: list[tuple[Layer, ...]]
+    met: list[list[Layer]]
+    make: Callable[[tuple[Read, ...], slice], Step]
 
-    def firsts(self) -> list[list[list[Layer]]]:
-        """For every step and input, the layers that it is the first, seen from above, to read."""
-        touched: set[Layer] = set()
-        answers = []
-        for strip in reversed(self.strips):
-            answer = []
-            for slot in range(len(strip[0].inputs)):
-                children = dict.fromkeys(layer.inputs[slot] for layer in strip)
-                answer.append([child for child in children if child not in touched])
-                touched.update(children)
-            answers.append(answer)
-        return answers[::-1]
+    def step(self, row: Mapping[Layer, int]) -> Step:
+        """The step, where every layer has a row."""
+        start = row[self.folds[0]]
+        reads = tuple(self.read(row, *slot) for slot in zip(self.inputs, self.met, strict=True))
+        return self.make(reads, slice(start, start + len(self.folds)))
 
-    def step(self, strip: list[Layer], firsts: list[list[Layer]]) -> Step:
-        row, folds, units, first = self.rows.of, len(strip), strip[0].units, strip[0]
-        out = slice(row[first], row[first] + folds)
-        reads = tuple(self.read(strip, slot, met) for slot, met in enumerate(firsts))
-        roles = [self.banks.read(p) for p in zip(*map(layer_parameters, strip), strict=True)]
-        match first:
-            case InputLayer():
-                layers = [layer for layer in strip if isinstance(layer, InputLayer)]
-                over = tuple(layer.variable for layer in layers)
-                named = dict(zip(first.parameters, roles, strict=True))
-                families = tuple(layer.family for layer in layers)
-                what = first.family, families, torch.tensor(over), over
-                return InputStep(*what, named, folds, units, out)
-            case SumLayer():
-                lowest = all(isinstance(x, InputLayer) for layer in strip for x in layer.inputs)
-                plain = isinstance(first.weight, Fixed)
-                return SumStep(reads, roles[0], first.mixing, plain, lowest, folds, units, out)
-            case ProductLayer():
-                return ProductStep(reads, first.kind == "kronecker", folds, units, out)
-
-    def read(self, strip: list[Layer], slot: int, met: list[Layer]) -> Read:
-        """One input of a step; `met` are the layers that nobody above reads."""
-        row, width = self.rows.of, strip[0].inputs[slot].units
-        rows = _rows(row[layer.inputs[slot]] for layer in strip)
-        if len(met) == len(strip):
+    def read(self, row: Mapping[Layer, int], inputs: tuple[Layer, ...], met: list[Layer]) -> Read:
+        """One input of the step."""
+        width, rows = inputs[0].units, _rows([row[layer] for layer in inputs])
+        if len(met) == len(inputs):
             return Read(width, rows, True, NONE)
         return Read(width, rows, False, torch.tensor([row[layer] for layer in met]).long())
 
 
-def _rows(rows: Iterable[int]) -> Rows:
+def _outlines(schedule: Schedule, banks: _Banks) -> list[_Outline]:
+    """The steps bottom up, found from above, so that it is known who reads what first."""
+    touched: set[Layer] = set()
+    outlines = []
+    for strip in reversed(schedule.strips):
+        inputs = list(zip(*(layer.inputs for layer in strip), strict=True))
+        met = []
+        for some in inputs:
+            met.append([child for child in dict.fromkeys(some) if child not in touched])
+            touched.update(met[-1])
+        outlines.append(_Outline(strip, inputs, met, _make(strip, banks)))
+    return outlines[::-1]
+
+
+def _make(strip: list[Layer], banks: _Banks) -> Callable[[tuple[Read, ...], slice], Step]:
+    """What makes the step of a strip."""
+    folds, units, first = len(strip), strip[0].units, strip[0]
+    roles = [banks.read(p) for p in zip(*map(layer_parameters, strip), strict=True)]
+    match first:
+        case InputLayer():
+            layers = [layer for layer in strip if isinstance(layer, InputLayer)]
+            over = tuple(layer.variable for layer in layers)
+            named = dict(zip(first.parameters, roles, strict=True))
+            families = tuple(layer.family for layer in layers)
+            what = first.family, families, torch.tensor(over), over, named, folds, units
+            return lambda reads, out: InputStep(*what, out)
+        case SumLayer():
+            lowest = all(isinstance(child, InputLayer) for child in first.inputs)  # all are as deep
+            plain = isinstance(first.weight, Fixed)
+            how = roles[0], first.mixing, plain, lowest, folds, units
+            return lambda reads, out: SumStep(reads, *how, out)
+        case ProductLayer():
+            kronecker = first.kind == "kronecker"
+            return lambda reads, out: ProductStep(reads, kronecker, folds, units, out)
+
+
+def _rows(rows: list[int]) -> Rows:
     """A slice if the rows are consecutive, an index otherwise."""
-    listed = list(rows)
-    if listed == list(range(listed[0], listed[0] + len(listed))):
-        return slice(listed[0], listed[0] + len(listed))
-    return torch.tensor(listed)
+    start, stop = rows[0], rows[0] + len(rows)
+    if rows[-1] == stop - 1 and rows == list(range(start, stop)):
+        return slice(start, stop)
+    return torch.tensor(rows)
 
 
 def _flops(step: Step) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import chain, count
 
 from pcflow.circuit import Layer
 
@@ -34,7 +35,7 @@ def assign_rows(strips: list[list[Layer]], reuse: bool) -> Placement:
     dying = _last_readers(strips) if reuse else {}
     for number, strip in enumerate(strips):
         start = arenas[strip[0].units].take(len(strip))
-        row.update({layer: start + offset for offset, layer in enumerate(strip)})
+        row.update(zip(strip, count(start)))
         freed: dict[int, list[int]] = defaultdict(list)
         for layer in dying.get(number, ()):
             freed[layer.units].append(row[layer])
@@ -47,7 +48,7 @@ def _last_readers(strips: list[list[Layer]]) -> dict[int, list[Layer]]:
     """Which layers every strip is the last to read."""
     last: dict[Layer, int] = {}
     for number, strip in enumerate(strips):
-        last.update({child: number for layer in strip for child in layer.inputs})
+        last.update(dict.fromkeys(chain.from_iterable(layer.inputs for layer in strip), number))
     dying: dict[int, list[Layer]] = defaultdict(list)
     for layer, number in last.items():
         dying[number].append(layer)

@@ -11,10 +11,18 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from types import MappingProxyType
 
-from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, SumLayer, layer_parameters
+from pcflow.circuit import (
+    Circuit,
+    InputLayer,
+    Layer,
+    Parameter,
+    ProductLayer,
+    SumLayer,
+    layer_parameters,
+)
 
 Place = tuple[int, int, int]
 
@@ -44,7 +52,7 @@ def make_schedule(
     """
     depth: dict[Layer, int] = {}
     for layer in circuit.layers:
-        depth[layer] = 1 + max((depth[child] for child in layer.inputs), default=-1)
+        depth[layer] = 1 + max(map(depth.__getitem__, layer.inputs), default=-1)
     place: dict[Layer, Place] = {}
     groups: list[list[Layer]] = []
     strips: list[list[Layer]] = []
@@ -54,7 +62,8 @@ def make_schedule(
         for strip in _cut(members, place, strip_units):
             for fold_number, layer in enumerate(strip):
                 for slot, child in enumerate(layer.inputs):
-                    place.setdefault(child, (len(strips), slot, fold_number))
+                    if child not in place:
+                        place[child] = len(strips), slot, fold_number
             strips.append(strip)
     return Schedule(groups[::-1], list(_depth_first(strips, depth)))
 
@@ -70,6 +79,9 @@ def _groups(
     stored = 1 + max(home.values(), default=-1)
     for level in sorted(levels):
         for members in levels[level].values():
+            if isinstance(members[0], ProductLayer):
+                groups.append(members)
+                continue
             split: dict[tuple[int | None, ...], list[Layer]] = defaultdict(list)
             for layer in members:  # parameters of one step must be stored together
                 split[tuple(home.get(p) for p in layer_parameters(layer))].append(layer)
@@ -81,9 +93,9 @@ def _groups(
 
 
 def _signature(layer: Layer) -> object:
-    widths = tuple(child.units for child in layer.inputs)
     if isinstance(layer, InputLayer):
         return layer.family, layer.units
+    widths = tuple([child.units for child in layer.inputs])
     if isinstance(layer, SumLayer):
         return "sum", layer.mixing, layer.units, widths
     return "product", layer.kind, widths
@@ -124,8 +136,8 @@ def _depth_first(strips: list[list[Layer]], depth: dict[Layer, int]) -> Iterator
     home = {layer: number for number, strip in enumerate(strips) for layer in strip}
 
     def below(number: int) -> Iterator[int]:
-        inputs = dict.fromkeys(child for layer in strips[number] for child in layer.inputs)
-        numbers = dict.fromkeys(home[child] for child in inputs)
+        inputs = chain.from_iterable(layer.inputs for layer in strips[number])
+        numbers = dict.fromkeys(map(home.__getitem__, inputs))
         return iter(sorted(numbers, key=lambda n: -depth[strips[n][0]]))
 
     seen, stack = {0}, [(0, below(0))]
