@@ -172,7 +172,7 @@ show(hollow=draws)
 #
 # * [Learn from your own data](../learning.md): larger circuits, `pf.grow`,
 #   mini-batches, other structures for images (`quad_graph`, `poon_domingos`).
-# * [Glossary](../glossary.md): sums, products, smooth, decomposable.
+# * [What is guaranteed](../guarantees.md): smooth, decomposable, and why sums are exact.
 # * [The gallery](../gallery.md): inpainting in colour, and lossless
 #   compression.
 # * The next tutorial: [Sequences](sequences.py).

@@ -159,7 +159,8 @@ rule = pf.compile_cnf(pf.CNF([[1, -2], [2, 3]]), ordered=True)
 obeys = pf.multiply(coins, rule.circuit)
 z = pf.inner_product(coins, rule.circuit) * 2.718281828**rule.log_count
 print(
-    f"{2.718281828**rule.log_count:.0f} of 8 states obey; the chain does in {z:.1%}"
+    f"{2.718281828**rule.log_count:.0f} of 8 states obey;",
+    f"the chain does in {z:.1%}",
 )
 every = torch.cartesian_prod(*[torch.arange(2.0)] * 3)
 for state, p in zip(
@@ -174,7 +175,6 @@ for state, p in zip(
 #
 # * [What is guaranteed](../guarantees.md): which query needs which property,
 #   and what a refusal says.
-# * [Which model answers what](../which_model.md): the table.
 # * [Files](../files.md): formulas compiled by others (SDD, d-DNNF), and
 #   networks.
-# * [The gallery](../gallery.md): colouring a map, with preferences.
+# * `examples/count_models.py` colours a map, with preferences.

@@ -137,7 +137,8 @@ for name, its_head in (("independent", None), ("coupled", head)):
         right = sum(read(row) in true for row in found) / len(found)
         label = f"{name} {what}"
         print(
-            f"{label:19s} valid {valid:4.0%} right {right:4.0%} {read(found[0])}"
+            f"{label:19s} valid {valid:4.0%} right {right:4.0%}",
+            read(found[0]),
         )
 
 # %% [markdown]

@@ -59,9 +59,8 @@ for name, family in zip(
 independent = CircuitDensity(units=1, random_state=0).fit(train)
 gain = density.score(held_out) - independent.score(held_out)
 print(f"held out: {density.score(held_out):.2f} nats a row")
-print(
-    f"columns apart: {independent.score(held_out):.2f}, so what belongs together is worth {gain:.2f}"
-)
+print(f"columns apart: {independent.score(held_out):.2f} nats a row")
+print(f"so what belongs together is worth {gain:.2f}")
 
 # %% [markdown]
 # ## Ask about intervals
@@ -72,7 +71,8 @@ print(
 # masses, and each is one pass upward:
 #
 # $$P(\text{target} \ge 200 \mid 25 \le \text{bmi} \le 30) =
-# \frac{P(\text{target} \ge 200,\; 25 \le \text{bmi} \le 30)}{P(25 \le \text{bmi} \le 30)}$$
+# \frac{P(\text{target} \ge 200,\; 25 \le \text{bmi} \le 30)}
+# {P(25 \le \text{bmi} \le 30)}$$
 #
 # `evidence` takes bounds in the units of the columns. The bars are counts in
 # the full table.
