@@ -172,7 +172,8 @@ show(hollow=draws)
 #
 # * [Learn from your own data](../learning.md): larger circuits, `pf.grow`,
 #   mini-batches, other structures for images (`quad_graph`, `poon_domingos`).
-# * [What is guaranteed](../guarantees.md): smooth, decomposable, and why sums are exact.
-# * [The gallery](../gallery.md): inpainting in colour, and lossless
-#   compression.
+# * [What is guaranteed](../guarantees.md): smooth, decomposable, and why sums
+#   are exact.
+# * `examples/inpaint_digits.py` and `examples/compress_digits.py`: inpainting,
+#   and lossless compression.
 # * The next tutorial: [Sequences](sequences.py).

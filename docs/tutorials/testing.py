@@ -197,6 +197,5 @@ for name, marginal in (("right", gaussian), ("slip", slip)):
 #
 # * [Test your own circuit](../testing.md): structures, input families,
 #   learners, queries, and what the kit has found elsewhere.
-# * [The gallery](../gallery.md): `check_another_library.py`, against three
-#   libraries.
+# * `examples/check_another_library.py`: against three libraries.
 # * The next tutorial: [Logic and counting](logic.py).

@@ -189,6 +189,5 @@ axes.legend(frameon=False)
 # * [Tables](../tables.md): every kind of column, and what was never seen.
 # * [Learn from your own data](../learning.md): which structure, which learner,
 #   how good it gets.
-# * [How do I ...?](../how_to.md): short answers, from weights of rows to
-#   censored values.
+# * [What is guaranteed](../guarantees.md): which query needs which structure.
 # * The next tutorial: [Images](images.py), where the variables are pixels.
