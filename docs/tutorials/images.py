@@ -54,7 +54,7 @@ result = pf.fit(
 best = result.validation[result.best_epoch]
 print(circuit)
 print(f"held out: {best:.1f} nats an image, label included")
-result.plot()
+_ = result.plot()
 # %% [markdown]
 # A *nat* is a unit of information: an image of $-\log p(x) = 93$ nats takes
 # $93 / \log 2 = 134$ bits to write down with the best code that the model
@@ -143,7 +143,7 @@ axes.plot(
     shares, by_classifier, "s--", color="#e8743b", label="logistic regression"
 )
 axes.set(xlabel="share of pixels hidden", ylabel="labels right", ylim=(0, 1))
-axes.legend(frameon=False)
+_ = axes.legend(frameon=False)
 for share, ours, theirs in zip(shares, by_circuit, by_classifier, strict=True):
     print(f"hidden {share:4.0%}: circuit {ours:.0%}, regression {theirs:.0%}")
 

@@ -98,7 +98,7 @@ figure, axes = plt.subplots(figsize=(7, 2.6), layout="constrained")
 picture = axes.imshow(emission, cmap="Blues", aspect="auto")
 axes.set_xticks(range(27), [*"abcdefghijklmnopqrstuvwxyz", "end"])
 axes.set(ylabel="state", xlabel="p(letter | state)")
-figure.colorbar(picture)
+_ = figure.colorbar(picture)
 # %% [markdown]
 # ## Paths, and one letter at a time
 #
@@ -169,7 +169,7 @@ figure, axes = plt.subplots(figsize=(6.5, 2.6), layout="constrained")
 axes.bar(lengths, counted, color="#d0d7de", label="names of modules")
 axes.plot(lengths, chances, "o-", color="#3949ab", label="the model, exactly")
 axes.set(xlabel="letters", ylabel="probability")
-axes.legend(frameon=False)
+_ = axes.legend(frameon=False)
 
 # %% [markdown]
 # ## What to read next

@@ -95,7 +95,7 @@ axes.bar(
 )
 axes.plot(lows + 1, chance, "o-", color="#3949ab", label="the circuit")
 axes.set(xlabel="body-mass index, in steps of 2", ylabel="P(target ≥ 200)")
-axes.legend(frameon=False)
+_ = axes.legend(frameon=False)
 # %% [markdown]
 # ## Two answers that agree
 #
@@ -181,7 +181,7 @@ for age, colour in ((30.0, "#3949ab"), (70.0, "#e8743b")):
         label=f"age {age:.0f}",
     )
 axes.set(xlabel="body-mass index", ylabel="blood pressure")
-axes.legend(frameon=False)
+_ = axes.legend(frameon=False)
 
 # %% [markdown]
 # ## What to read next
