@@ -62,7 +62,7 @@ class Size:
     rest: float
 
 
-WHOLE = Size(None, 16_000, setting.BLOCKS, 128, 1.5)
+WHOLE = Size(None, 16_000, setting.BLOCKS, 128, 7.0)
 QUICK = Size(64, 4_000, 256, 32, 2.5)
 
 

@@ -23,6 +23,10 @@ class Trained(Protocol):
     best_epoch: int
 
 
+ROOM = 0.035
+"""Height of a line of a legend, in heights of what is drawn below it."""
+
+
 def training(result: Trained, axes: Axes | None = None) -> Axes:
     """Draw log-likelihood by epoch, with the best epoch marked; `result.plot()` is the same.
 
@@ -97,7 +101,9 @@ def gap(
             axes.errorbar(shares, rows[name], bars[name], color=look.color, linestyle="", capsize=2)
     axes.set_xticks(shares, [f"{share:.0%}" for share in shares])
     axes.set(xlabel="share of tokens that is masked", ylabel="nats per masked token")
-    axes.legend(frameon=False, fontsize="small")
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + ROOM * len(rows) * (high - low))
+    axes.legend(frameon=False, fontsize="small", loc="upper left")
     _open(axes)
     return titled(axes, "Held-out text in one step")
 
