@@ -137,6 +137,18 @@ def test_hard_zeros_stay() -> None:
         assert (root.weight.value == -math.inf).tolist() == [[False, True, False]]
 
 
+def test_what_is_never_reached_stays() -> None:
+    """A pseudocount is no reason to make a row of weights uniform that no row of data counts."""
+    moves, first = torch.tensor([[1.0, 0.0], [0.3, 0.7]]).double(), torch.tensor([1.0, 0.0])
+    emission = torch.tensor([[0.5, 0.5], [0.1, 0.9]]).double()
+    chain = pf.hmm(3, 2, pf.Bernoulli(), initial=first, transition=moves, emission=emission)
+    model = pf.compile(chain, DEVICE, torch.float64)
+    ones, move, _ = (bank.detach().clone() for bank in model.banks)
+    pf.fit(model, torch.tensor([[0, 0, 0], [0, 1, 0]]), pf.EM(pseudocount=1.0), progress=False)
+    assert torch.equal(model.banks[1], move)
+    assert (model.banks[0] == ones).tolist() == [[False, True]]
+
+
 def small_hmm() -> pf.CompiledCircuit:
     torch.manual_seed(0)
     return pf.compile(pf.hmm(4, states=3, inputs=pf.Categorical(3)), DEVICE, torch.float64)

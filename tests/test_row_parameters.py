@@ -476,6 +476,8 @@ def wrong_parameters(model: Model) -> list[tuple[object, type[Exception], str]]:
     return [
         ([tensor], pf.TypeMismatch, "parameters must be a dict of tensors"),
         ({name: tensor.tolist()}, pf.TypeMismatch, quoted),
+        ({name: 0.5}, pf.TypeMismatch, quoted),
+        ({name: torch.tensor(0.5)}, pf.SettingError, quoted),
         ({"weights": tensor}, pf.SettingError, "banks.0"),
         ({3: tensor}, pf.SettingError, "those of the model"),
         ({torch.nn.Parameter(tensor): tensor}, pf.SettingError, "those of the model"),
@@ -491,7 +493,7 @@ def wrong_parameters(model: Model) -> list[tuple[object, type[Exception], str]]:
     ]
 
 
-@pytest.mark.parametrize("number", range(14))
+@pytest.mark.parametrize("number", range(16))
 def test_what_does_not_fit_is_refused_by_name(number: int) -> None:
     model, x = compiled(CHAIN), torch.zeros(5, 4).long()
     wrong, error, said = wrong_parameters(model)[number]

@@ -118,6 +118,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "text in a table": (frame([[0, 1, "x"], [1, 1, "y"]]), "row 0, column 'c2' is 'x'"),
     "a date": (frame([[0, 1, datetime(2020, 1, 1)]]), "row 0, column 'c2' is .*2020"),
     "a list": (np.array([[0, 1, None], [0, [2], 1]], dtype=object), r"row 1, column 1 is \[2\]"),
+    "no columns": (frame([]), "equal length, got Frame"),
     "ragged": ([[0, 1, 2.5], [1]], "equal length, got list"),
 }
 

@@ -204,8 +204,10 @@ class _Gradients:
         if self.values is not None:
             leaf.add_to_values(slope, self.values)
         wanted = {n: r for n, r in leaf.step.parameters.items() if self.wanted[r.bank]}
+        if not wanted:
+            return
         places = {} if leaf.sets.by_row else self._places(wanted)
-        found = leaf.gradients(slope, places) if wanted else {}
+        found = leaf.gradients(slope, places)
         for name, read in wanted.items():
             if name not in places:
                 self.add(read, leaf.tables.of_folds(leaf.step, read, found[name]), leaf.rows)

@@ -100,7 +100,7 @@ def _of_columns(table: Any) -> npt.NDArray[Any]:
     for number, name in enumerate(table.columns):
         column = table.iloc[:, number] if hasattr(table, "iloc") else table[name]
         found.append(_numbers(_array(column), (name,)))
-    return np.stack(found, axis=-1) if found else np.asarray(table)
+    return np.stack(found, axis=-1)
 
 
 def _numbers(array: npt.NDArray[Any], column: tuple[Any, ...] = ()) -> npt.NDArray[Any]:

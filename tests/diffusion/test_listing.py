@@ -296,8 +296,8 @@ WAYS: dict[str, Way] = {
 
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few positions at a time are a few here, too."""
-    monkeypatch.setitem(AT_ONCE, "cpu", V)
+    """What is gone over at a time is less than one position has, as it may be."""
+    monkeypatch.setitem(AT_ONCE, "cpu", V // 2)
 
 
 @pytest.mark.usefixtures("small_steps")

@@ -104,9 +104,9 @@ class ShareLeaf(FiniteLeaf):
         return row.unsqueeze(-1), variable.unsqueeze(-1), self.values
 
     def rows_of(self, categories: Tensor) -> tuple[Tensor, Tensor]:
-        """See `FiniteLeaf`."""
-        numbered = self.number[categories.clamp_max(len(self.number) - 1)]
-        return numbered.clamp_min(0), (numbered < 0) | (categories >= len(self.number))
+        """See `FiniteLeaf`; where a rule holds, all variables have the same categories."""
+        numbered = self.number[categories]
+        return numbered.clamp_min(0), numbered < 0
 
 
 class _Entries(Entries):
