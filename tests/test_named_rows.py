@@ -3,16 +3,19 @@
 Which tables are large is a size of the machine, which changes no answer: with `numbers=1` all are.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
 from device import DEVICE
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 import pcflow as pf
+from pcflow.engine import InputStep
 from pcflow.learn import Learner
 from pcflow.learn.counts import Counts
 from pcflow.testing import circuits
@@ -134,6 +137,61 @@ def test_so_does_any_circuit(circuit: pf.Circuit, seed: int) -> None:
     x = models[0].sample(6, generator=torch.Generator(DEVICE).manual_seed(seed)).cpu()
     rows = [pf.Batch(row.unsqueeze(0)) for row in x]
     assert_alike(*(learn(model, pf.Anemone(), rows) for model in models))
+
+
+def tree(variables: int, seed: int) -> pf.Circuit:
+    """One hidden tree, of which every variable has a table of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    return pf.hclt(torch.randint(2, (30, variables), generator=generator), 3, pf.Categorical(V))
+
+
+def between(circuit: pf.Circuit, strip: int) -> list[pf.Machine]:
+    """Machines to which some steps of a circuit have large tables, and others small ones."""
+    plan = compiled(circuit, pf.Machine(strip=strip)).engine.plan
+    leaves = [step for step in plan.steps if isinstance(step, InputStep)]
+    sizes = sorted({step.folds * step.units * V for step in leaves})
+    return [pf.Machine(strip=strip, numbers=size) for size in sizes[:-1]]
+
+
+@contextmanager
+def new_memory_of_nan() -> Iterator[None]:
+    """Whoever reads numbers that nobody wrote meets NaN."""
+    torch.use_deterministic_algorithms(DEVICE.type == "cpu")
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+@settings(max_examples=10)
+@example(7, 12, 0, 3, 20)  # many steps
+@given(st.integers(4, 9), st.integers(6, 15), st.integers(0, 999), st.integers(1, 9), st.just(3))
+def test_so_do_banks_of_which_some_steps_are_large(
+    learner: str, variables: int, strip: int, seed: int, rows: int, steps: int
+) -> None:
+    """A bank is then counted by name in part, and in part all at once."""
+    circuit, generator = tree(variables, seed), torch.Generator().manual_seed(seed)
+    x = torch.randint(V, (steps, rows, variables), generator=generator)
+    some = [pf.Batch(batch) for batch in x]
+    small = replace(SMALL, strip=strip)
+    wanted = learn(compiled(circuit, small), LEARNERS[learner], some)
+    for machine in between(circuit, strip):
+        with new_memory_of_nan():
+            found = learn(compiled(circuit, machine), LEARNERS[learner], some)
+        assert_alike(found, wanted)
+        for logits in (p for p in found if p.shape[1] == V):
+            torch.testing.assert_close(logits.exp().sum(dim=1), torch.ones_like(logits[:, 0]))
+
+
+def test_some_steps_of_a_bank_are_large() -> None:
+    """Both ways meet in one bank."""
+    circuit = tree(7, 0)
+    model = compiled(circuit, between(circuit, 12)[0])
+    counts = Counts(model)
+    with torch.no_grad():
+        counts.add(pf.Batch(torch.zeros(3, 7).long()))
+    assert counts.categories.named.keys() == counts.categories.dense.found.keys() != set()
 
 
 def test_so_do_rows_that_underflow() -> None:

@@ -267,7 +267,8 @@ class BankSums:
     def place(self, read: BankRead, shape: torch.Size, like: Tensor) -> Tensor | None:
         """Where numbers [F, ...] of the folds of a step may be written, in place of adding them.
 
-        None if others are added to them, or if they lie apart: they are to be added.
+        None if others are added to them, or if they lie apart: they are to be added. Steps that say
+        nothing leave zeros.
         """
         alone = read.bank in self.plan.untied and read not in self._seen
         if not alone or read.bank in self.own or not isinstance(read.rows, slice):
@@ -275,7 +276,9 @@ class BankSums:
         self._seen.add(read)
         if read.bank not in self.found:
             size = len(self.plan.banks[read.bank])
-            self.found[read.bank] = like.new_empty(size, *shape)
+            every = len(range(size)[read.rows]) == size
+            make = like.new_empty if every else like.new_zeros
+            self.found[read.bank] = make(size, *shape)
         return self.found[read.bank][read.rows]
 
     def add(self, read: BankRead, folds: Tensor) -> None:
@@ -290,8 +293,7 @@ class BankSums:
             self.found[read.bank] = folds
             return
         if read.bank not in self.found:
-            make = folds.new_empty if alone else folds.new_zeros
-            self.found[read.bank] = self._room(read.bank, make, folds.shape[1:])
+            self.found[read.bank] = self._room(read.bank, folds.new_zeros, folds.shape[1:])
         bank = self.found[read.bank]
         if alone:
             bank[read.rows] = folds
