@@ -1,9 +1,13 @@
-"""The Hypothesis profile; the seed is set in the conftest.py above.
+"""The Hypothesis profile, and figures, which pyplot keeps; the seed is set in the conftest.py above.
 
 Laws run over 50 examples, or over as many as the environment variable PCFLOW_EXAMPLES says.
 """
 
 import os
+import sys
+from collections.abc import Iterator
+
+import pytest
 
 from pcflow.testing import register_profile
 
@@ -11,3 +15,11 @@ register_profile(
     max_examples=int(os.environ.get("PCFLOW_EXAMPLES", "50")),
     derandomize=bool(os.environ.get("CI")),
 )
+
+
+@pytest.fixture(autouse=True)
+def _closed_figures() -> Iterator[None]:
+    """Forget the figures of a test, of which pyplot warns when they are many."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")

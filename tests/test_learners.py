@@ -178,7 +178,7 @@ def test_batches_are_named_by_the_rows_of_the_data() -> None:
 
 
 def test_what_makes_no_optimizer_and_what_makes_no_batch_is_refused() -> None:
-    with pytest.raises(pf.TypeMismatch, match=r"optimizer must be a function .*, got str"):
+    with pytest.raises(pf.TypeMismatch, match=r"optimizer must be what makes .*, got str"):
         pf.Gradient("adam")  # type: ignore[arg-type]
     with pytest.raises(pf.TypeMismatch, match=r"must be a torch.optim.Optimizer, got list"):
         pf.Gradient(list).start(model_of())  # type: ignore[arg-type]

@@ -23,6 +23,7 @@ import pcflow as pf
 ROOT = Path(__file__).parents[1]
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
 ELSEWHERE = {  # run with more around them than a page can hold
+    "docs/pictures.md": "tests/test_pictures_page.py",
     "docs/plugs.md": "tests/diffusion/test_plugs_page.py",
     "docs/training.md": "tests/diffusion/test_training_page.py",
 }

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-from matplotlib import pyplot
 from matplotlib.axes import Axes
 
 import pcflow as pf
@@ -35,7 +34,6 @@ def test_every_block_runs_and_every_picture_is_there() -> None:
     assert {path.name for path in shown} == {p.name for p in DOCS.glob("images/plot_*")}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in shown)
     assert sum(path.stat().st_size for path in shown) < 150_000
-    pyplot.close("all")
 
 
 def write(path: Path, axes: Axes) -> None:

@@ -167,7 +167,7 @@ def test_it_learns_from_windows_of_any_length_and_shows_held_out_loss(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     rows = random_rows(20, 7).to(torch.int32)
-    train_judge(rows, CONFIG, minutes=0.003, training=HOW, held_out=rows)
+    train_judge(rows, CONFIG, minutes=0.003, training=HOW, held_out=rows, progress=True)
     assert "held-out=" in capsys.readouterr().err
 
 

@@ -183,7 +183,8 @@ def test_held_out_blocks_are_cut_like_the_training_windows(
     judged = held_out_rows(periodic(9), context=3, block=2)
     assert judged.tolist() == [[0, 1, 2, 3, 4], [2, 3, 4, 0, 1], [4, 0, 1, 2, 3]]
     how = TrainingConfig(context=3, block=2)
-    model = train_denoiser(periodic(), CONFIG, held_out=periodic(9), steps=1, training=how)
+    settings = {"held_out": periodic(9), "steps": 1, "training": how, "progress": True}
+    model = train_denoiser(periodic(), CONFIG, **settings)
     assert f"held-out={block_loss(model, judged, 0.5, 2):.3f}" in capsys.readouterr().err
 
 
