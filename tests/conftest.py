@@ -1,4 +1,4 @@
-"""The Hypothesis profile, and figures, which pyplot keeps; the seed is set in the conftest.py above.
+"""The Hypothesis profile, and figures, which pyplot keeps; the seed is set one folder above.
 
 Laws run over 50 examples, or over as many as the environment variable PCFLOW_EXAMPLES says.
 """
