@@ -334,3 +334,24 @@ def test_of_a_large_array_few_rows_are_read(tmp_path: Path) -> None:
         mapped[place] += 1
         assert source.about != about
         about = source.about
+
+
+@pytest.mark.parametrize("ways", [(False, True), (True, False)])
+def test_a_fit_goes_on_whatever_way_its_steps_are_computed(
+    ways: tuple[bool, bool], tmp_path: Path
+) -> None:
+    def learner(fused: bool) -> pf.Gradient:
+        return pf.Gradient(partial(torch.optim.Adam, lr=0.05, fused=fused))
+
+    def after(epochs: int, fused: bool, file: Path) -> list[float]:
+        over = lambda result: len(result.train) == epochs  # noqa: E731
+        how = {"batch_size": 5, "generator": torch.Generator().manual_seed(1), "progress": False}
+        model = model_of()
+        settings = {"learner": learner(fused), "after_epoch": over, "checkpoint": file, **how}
+        return pf.fit(model, rows(), epochs=4, **settings).train
+
+    before, then = ways
+    half = after(2, before, tmp_path / "half")
+    whole = after(4, before, tmp_path / "whole")
+    assert half == whole[:2]
+    assert after(4, then, tmp_path / "half") == pytest.approx(whole, abs=1e-5)

@@ -22,6 +22,9 @@ MakeOptimizer = Callable[[Iterator[nn.Parameter]], torch.optim.Optimizer]
 SQUARES = {"exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "acc_delta", "sum"}
 """What torch's optimizers take roots of: it is never negative."""
 
+WAYS = {"foreach", "fused"}
+"""What optimizers are told of how to compute a step, which may change when a run goes on."""
+
 
 def adam(parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
     """Adam with step size 0.05, which reads every number once."""
@@ -127,17 +130,20 @@ class GradientRun:
 
     def state(self) -> State:
         """That of the optimizer, and after how many steps."""
-        return {"times": self.times, "optimizer": self.optimizer.state_dict()}
+        return {"times": self.times, "optimizer": _without_ways(self.optimizer.state_dict())}
 
     def restore(self, state: State) -> None:
         """Give the optimizer its state back."""
-        optimizer = self._stepped() if state["times"] else self.optimizer.state_dict()
-        must_be_like(state, {"times": 0, "optimizer": optimizer}, "learner")
-        for number, kept in state["optimizer"]["state"].items():
+        present = self.optimizer.state_dict()
+        like = _without_ways(self._stepped() if state["times"] else present)
+        found = _without_ways(state["optimizer"])
+        must_be_like({**state, "optimizer": found}, {"times": 0, "optimizer": like}, "learner")
+        for number, kept in found["state"].items():
             for name in SQUARES & kept.keys():
                 if bool((kept[name] < 0).any()):
                     raise FileFormatError(f"learner.optimizer.state.{number}.{name} is negative")
-        self.optimizer.load_state_dict(state["optimizer"])
+        groups = zip(present["param_groups"], found["param_groups"], strict=True)
+        self.optimizer.load_state_dict({**found, "param_groups": [a | b for a, b in groups]})
         self.times = state["times"]
 
     def _stepped(self) -> State:
@@ -148,6 +154,12 @@ class GradientRun:
                 parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
         twin.step()
         return twin.state_dict()
+
+
+def _without_ways(state: State) -> State:
+    """An optimizer's state without `WAYS`."""
+    groups = [{n: v for n, v in g.items() if n not in WAYS} for g in state["param_groups"]]
+    return {**state, "param_groups": groups}
 
 
 @contextmanager
