@@ -98,9 +98,45 @@ def check_multi_token(known: Known) -> None:
     assert "torch.Size([3, 17])" in known["__printed__"]
 
 
+def outcome(query: str, known: Known) -> str:
+    """What becomes of a query that is written in a header."""
+    try:
+        found = eval(query, known)
+    except pf.PropertyRequired:
+        return "refused"
+    return "bound" if isinstance(found, pf.MPE) and not found.exact else "exact"
+
+
+def proved(circuit: pf.Circuit) -> str:
+    properties = circuit.properties
+    names = {
+        "structured": properties.structured_decomposable,
+        "deterministic": properties.deterministic,
+        "omni-compatible": properties.omni_compatible,
+    }
+    return ", ".join(name for name, proof in names.items() if proof) or "neither"
+
+
+def check_guarantees(known: Known) -> None:
+    """The table of models is what happens if its cells are run."""
+    text = (ROOT / "docs/guarantees.md").read_text(encoding="utf-8")
+    table = text[text.index("| `p` |") :].split("\n\n")[0].splitlines()
+    head, _, *models, instead = [line.strip("| ").split(" | ") for line in table]
+    assert len(models) >= 15
+    for name, properties, *told in models:
+        known["p"] = eval(name.strip("`"), known)
+        known["model"] = pf.compile(known["p"])
+        assert proved(known["p"]) == properties, name
+        for cell, queries in zip(told, head[2:], strict=True):
+            for query in re.findall("`(.*?)`", queries):
+                assert outcome(query, known) == cell, (name, query)
+    assert all(eval(name, known) for name in re.findall("`(.*?)`", " ".join(instead)))
+
+
 CHECKS: dict[str, Callable[[Known], None]] = {
     "README.md": check_readme,
     "docs/files.md": check_files,
+    "docs/guarantees.md": check_guarantees,
     "docs/learning.md": check_learning,
     "docs/multi_token.md": check_multi_token,
     "docs/sequences.md": check_sequences,
