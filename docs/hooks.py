@@ -26,6 +26,12 @@ FORMULA = re.compile(
     r'<(span|div) class="arithmatex">\\(?P<open>[(\[])(?P<tex>.*?)\\[)\]]</\1>', re.DOTALL
 )
 CELL = re.compile(r"<td[^>]*>[^<]*</td>")
+PROSE = re.compile(r"<(p|li)>.*?</\1>", re.DOTALL)
+DOLLARS = re.compile(r"\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$]+?)\$", re.DOTALL)
+SCRIPT = re.compile(r"<script\b[^>]*>.*?</script>", re.DOTALL)
+ELSEWHERE = re.compile(r"cdnjs|mathjax|src=\"\"", re.IGNORECASE)
+"""Scripts of tutorials that would load others for formulas and diagrams."""
+
 ENTRY = re.compile(
     r"^::: ([\w.]+)\n    options:\n      heading_level: \d\n(?:      members: \[([^\]]*)\])?",
     re.MULTILINE,
@@ -63,11 +69,21 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
 def on_page_content(content: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Turn formulas into MathML, and keep numbers of tables together with what they are of."""
+    if page.file.src_uri.startswith("tutorials/"):
+        content = PROSE.sub(lambda found: DOLLARS.sub(_of_dollars, found[0]), content)
+        content = SCRIPT.sub(lambda found: "" if ELSEWHERE.search(found[0]) else found[0], content)
     return CELL.sub(_unbroken, FORMULA.sub(_mathml, content))
 
 
 def _unbroken(cell: re.Match[str]) -> str:
     return re.sub(r"(?<=[\d±]) (?=[%±\d])", "&nbsp;", cell[0])
+
+
+def _of_dollars(found: re.Match[str]) -> str:
+    """A formula of a tutorial, whose cells come as they are."""
+    display = "block" if found["block"] else "inline"
+    tex = html.unescape(found["block"] or found["inline"])
+    return str(latex2mathml.converter.convert(tex, display=display))
 
 
 def _mathml(found: re.Match[str]) -> str:
