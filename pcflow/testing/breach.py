@@ -119,7 +119,7 @@ def compare(
     """A breach at the first row [R, D] whose answer [R] is not the wanted one."""
     place = first_difference(found, wanted, tolerance)
     if place is not None:
-        expected, answered = (show_number(float(t[place])) for t in (wanted, found))
+        expected, answered = (show_number(t[place].item()) for t in (wanted, found))
         yield Breach(law, show_row(rows[place]), expected, answered)
 
 
@@ -133,7 +133,7 @@ def compare_entries(
     place = first_difference(found.double().flatten(), wanted.double().flatten(), tolerance)
     if place is not None:
         index = [int(i) for i in torch.unravel_index(torch.tensor(place), found.shape)]
-        at = (show_number(float(t.flatten()[place])) for t in (wanted, found))
+        at = (show_number(t.flatten()[place].item()) for t in (wanted, found))
         yield Breach(law, f"{witness}, entry {index}", *at)
 
 
