@@ -208,6 +208,11 @@ def test_what_is_not_run_is_told_on_the_page() -> None:
         assert Path(name).name in (ROOT / test).read_text(encoding="utf-8")
 
 
+def test_the_gallery_shows_every_example() -> None:
+    shown = re.findall(r"\(examples/(.*?)\)", (ROOT / "docs/gallery.md").read_text("utf-8"))
+    assert sorted(shown) == sorted(path.name for path in ROOT.glob("examples/*.py"))
+
+
 def test_the_kit_of_the_readme_passes_in_an_empty_folder(tmp_path: Path) -> None:
     """As its reader runs it: a file of his own, pytest, and no settings but those it makes."""
     code = next(b.code for b in blocks(ROOT / "README.md") if "pcflow.testing" in b.code)

@@ -68,25 +68,9 @@ _ = result.plot()
 # nothing to wait for.
 
 # %%
-GREY = plt.get_cmap("gray_r").with_extremes(bad="#f4a261")
-
-
-def show(**several: torch.Tensor) -> None:
-    """Rows of images, named; what is missing is orange."""
-    size = max(map(len, several.values()))
-    figure, places = plt.subplots(
-        len(several), size, figsize=(7, 0.8 * len(several)), squeeze=False
-    )
-    for line, (name, images) in zip(places, several.items(), strict=True):
-        for place, image in zip(line, images, strict=True):
-            place.imshow(image[:64].view(8, 8), GREY, vmin=0, vmax=16)
-            place.set(xticks=[], yticks=[])
-        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
-
-
 drawn = model.sample(10)
 print("labels drawn with them:", drawn[:, LABEL].int().tolist())
-show(drawn=drawn)
+_ = pf.plot.images(drawn[:, :LABEL], (8, 8), limits=(0, 16))
 
 # %% [markdown]
 # ## Fill in
@@ -101,14 +85,17 @@ show(drawn=drawn)
 # takes in one pass. The mean is exact too; it is grey where draws differ.
 
 # %%
-seen = held_out[:10].clone()
+seen = held_out[:4].clone()
 seen[:, 32:] = torch.nan  # the lower half, and the label
-show(
-    truth=held_out[:10],
-    seen=seen,
-    draw=model.sample(1, seen)[0],
-    another=model.sample(1, seen)[0],
-    mean=model.mean(seen),
+fills = torch.cat(
+    [held_out[None, :4], model.sample(2, seen), model.mean(seen)[None]]
+)  # [4, 4, 65]
+_ = pf.plot.images(
+    fills[..., :LABEL],
+    (8, 8),
+    given=seen[:, :LABEL],
+    labels=["seen", "truth", "draw", "another", "mean"],
+    limits=(0, 16),
 )
 
 # %% [markdown]
@@ -165,7 +152,7 @@ counted = (held_out[:, middle] <= 2).all(dim=1).double().mean()
 print(f"P(hollow) = {share:.3f}; of the held-out images {counted:.3f} are")
 draws = model.sample(10, hollow)[:, 0]
 print("their labels:", draws[:, LABEL].int().tolist())
-show(hollow=draws)
+_ = pf.plot.images(draws[:, :LABEL], (8, 8), limits=(0, 16))
 
 # %% [markdown]
 # ## What to read next
