@@ -121,7 +121,7 @@ def check_guarantees(known: Known) -> None:
     """The table of models is what happens if its cells are run."""
     text = (ROOT / "docs/guarantees.md").read_text(encoding="utf-8")
     table = text[text.index("| `p` |") :].split("\n\n")[0].splitlines()
-    head, _, *models, instead = [line.strip("| ").split(" | ") for line in table]
+    head, _, *models = [line.strip("| ").split(" | ") for line in table]
     assert len(models) >= 15
     for name, properties, *told in models:
         known["p"] = eval(name.strip("`"), known)
@@ -130,7 +130,6 @@ def check_guarantees(known: Known) -> None:
         for cell, queries in zip(told, head[2:], strict=True):
             for query in re.findall("`(.*?)`", queries):
                 assert outcome(query, known) == cell, (name, query)
-    assert all(eval(name, known) for name in re.findall("`(.*?)`", " ".join(instead)))
 
 
 CHECKS: dict[str, Callable[[Known], None]] = {
