@@ -34,7 +34,7 @@ from pcflow_diffusion.evaluate.setting import (
 )
 from pcflow_diffusion.head import CircuitHead
 from pcflow_diffusion.models import BLOCK, CONTEXT
-from pcflow_diffusion.models.progress import quietly, say
+from pcflow_diffusion.models.progress import interruptible, quietly, say
 
 RATIOS = [0.15, 0.3, 0.5, 0.7, 0.85]
 STEPS = [1, 2, 4, 8, 32]
@@ -69,7 +69,7 @@ QUICK = Size(64, 4_000, 256, 32, 2.5)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line, run the experiment, print its tables, draw its picture."""
     given = _parse(arguments)
-    with quietly(given.quiet):
+    with interruptible(), quietly(given.quiet):
         run(given, QUICK if given.quick else WHOLE)
 
 

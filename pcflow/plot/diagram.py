@@ -98,10 +98,9 @@ def _by_level(
     together: Callable[[list[int]], tuple[str, ...]],
 ) -> Diagram:
     """A box for the nodes of a kind and level; of many levels, one for those of several."""
-    few = 1 + max(depth) <= MOST_ROWS
-    places = [
-        _place(d, 1 + max(depth), bool(below)) for d, below in zip(depth, inputs, strict=True)
-    ]
+    levels = 1 + max(depth)
+    few = levels <= MOST_ROWS
+    places = [_place(d, levels, bool(below)) for d, below in zip(depth, inputs, strict=True)]
     groups: dict[tuple[int, int, str], list[int]] = defaultdict(list)
     for number, (place, kind) in enumerate(zip(places, kinds, strict=True)):
         groups[*place, kind if few else ""].append(number)

@@ -13,7 +13,7 @@ from pcflow_diffusion.evaluate import (
     gap_of_text,
     sudoku_by_steps,
 )
-from pcflow_diffusion.models.progress import quietly
+from pcflow_diffusion.models.progress import interruptible, quietly
 
 
 def lm_eval(arguments: Sequence[str]) -> None:
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run the evaluation that comes first.
 
     Raises:
-        SystemExit: if there is none of that name.
+        SystemExit: if there is none of that name; with 130 if it is interrupted.
     """
     name, *options = arguments or [""]
     if name in ("-h", "--help"):
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> None:
     if name not in EVALUATIONS:
         wrong = f"no evaluation is called {name!r}{did_you_mean(name, EVALUATIONS)}\n\n"
         raise SystemExit(f"{wrong if name else ''}{usage()}")
-    with quietly("--quiet" in options):
+    with interruptible(), quietly("--quiet" in options):
         EVALUATIONS[name][0](options)
 
 

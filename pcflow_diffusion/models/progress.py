@@ -6,10 +6,14 @@ A bar shows itself where standard error is a terminal, unless a function is told
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
+
+INTERRUPTED = 130
+"""What a command returns that was interrupted, as shells have it."""
 
 _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 
@@ -30,6 +34,20 @@ def quietly(quiet: bool = True) -> Iterator[None]:
         yield
     finally:
         _quiet.reset(before)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """A command that somebody stops by Ctrl-C says so in a line.
+
+    Raises:
+        SystemExit: with 130, as shells have it.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
 
 
 def shown(progress: bool | None = None) -> bool | None:

@@ -26,10 +26,9 @@ from pcflow_diffusion.checks import (
     as_seed,
     as_whole,
 )
-from pcflow_diffusion.models.progress import quietly
+from pcflow_diffusion.models.progress import INTERRUPTED, quietly
 from pcflow_diffusion.train.from_text import TextRun
 
-INTERRUPTED = 130  # as shells have it
 DEFAULT_MINUTES = 10.0
 
 

@@ -119,3 +119,15 @@ def test_a_quiet_command_tells_what_it_calls(monkeypatch) -> None:
     evaluate(["gap"])
     evaluate(["gap", "--quiet"])
     assert heard == [None, False]
+
+
+def test_a_command_that_is_interrupted_says_so_in_a_line(monkeypatch, capsys) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(EVALUATIONS, "gap", (stop, ""))
+    monkeypatch.setattr(demo, "run", stop)
+    for command in (lambda: evaluate(["gap"]), lambda: demo.main([])):
+        with pytest.raises(SystemExit) as stopped:
+            command()
+        assert stopped.value.code == 130 and capsys.readouterr().err == "interrupted\n"
