@@ -112,7 +112,9 @@ def test_what_goes_back_through_listed_categories_is_what_goes_through_all(
     (found, by_k), (wanted, by_v) = (gone_back(circuit, about) for about in (listed, spread))
     torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
     assert listed.categories is not None
-    torch.testing.assert_close(by_k, by_v.gather(-1, listed.categories), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        by_k, by_v.gather(-1, listed.categories.to(by_v.device)), rtol=1e-9, atol=1e-9
+    )
 
 
 def gone_back(

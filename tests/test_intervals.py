@@ -412,7 +412,7 @@ def test_unions_are_sets() -> None:
         torch.testing.assert_close(model.log_prob(many), model.log_prob(few))
         torch.testing.assert_close(model.mean(many), model.mean(few))
         torch.testing.assert_close(model.mpe(many).log_value, model.mpe(few).log_value)
-        again = pf.compile(model.circuit).log_prob(model.evidence(many)).double()
+        again = pf.compile(model.circuit, DEVICE).log_prob(model.evidence(many)).double()
         torch.testing.assert_close(again, model.log_prob(few), rtol=1e-5, atol=1e-5)
 
 

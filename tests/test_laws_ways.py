@@ -130,7 +130,10 @@ def nothing_skipped() -> Iterator[None]:
 @given(asked(), st.data())
 def test_sizes_of_the_machine(case: Case, data: st.DataObject) -> None:
     small = {name: data.draw(st.sampled_from([1, 2, 3, 5]), name) for name in SIZES}
-    for ask in (answers, drawn, learned):
+    asks = [answers, learned]
+    if DEVICE.type == "cpu":  # elsewhere other numbers come if fewer are asked for at once
+        asks.append(drawn)
+    for ask in asks:
         sizes = small | ({} if ask is answers else IN_TURN)
         found = everything(ask, *case, machine=pf.Machine(**sizes))
         assert_same(found, everything(ask, *case))

@@ -101,7 +101,8 @@ def log_sum(logits: Tensor, masked: Tensor, never: Tensor, peak: Tensor) -> Tens
         never: tokens that do not count.
         peak: about the largest that does, [B, L]; in whose precision it is.
     """
-    some = max(1, AT_ONCE.get(logits.device.type, 1 << 26) // logits.shape[-1])
+    most = AT_ONCE.get(logits.device.type, 1 << 26) // logits.shape[-1]
+    some = max(1, min(most, logits.shape[1]))
     room = None if logits.requires_grad else peak.new_empty(some, logits.shape[-1])
     found = torch.empty_like(peak)
     lines = zip(logits, peak.unsqueeze(-1), masked.unsqueeze(-1), strict=True)

@@ -114,8 +114,8 @@ def test_a_threshold_commits_what_is_sure_in_any_order() -> None:
 def test_guidance_comes_before_all_else(head: CircuitHead | None, scale: float) -> None:
     """As if the backbone itself went away from what it says without what was given."""
     model = Table()
-    prompt = torch.randint(V, (20, 3), generator=seeded())
-    text = torch.randint(V + 1, (20, 6), generator=seeded(1))
+    prompt = torch.randint(V, (20, 3), generator=seeded(), device=DEVICE)
+    text = torch.randint(V + 1, (20, 6), generator=seeded(1), device=DEVICE)
 
     def guided(tokens: Tensor, given: Tensor) -> Tensor:
         without = model(tokens.masked_fill(given, MASK))
@@ -184,8 +184,8 @@ def test_remasking_takes_no_step_more_and_leaves_no_mask(
 ) -> None:
     head, told = chain() if coupled else None, []
     how = Decoding(temperature, remask=share)
-    text = torch.randint(V + 1, (3, length), generator=seeded(length)).to(DEVICE)
-    prompt = torch.randint(V, (3, 2), generator=seeded(1)).to(DEVICE)
+    text = torch.randint(V + 1, (3, length), generator=seeded(length), device=DEVICE)
+    prompt = torch.randint(V, (3, 2), generator=seeded(1), device=DEVICE)
     more: dict[str, Any] = {"decoding": how, "callback": told.append, "generator": seeded()}
     if fill:
         found = infill(Table(), text, head, steps=steps, **more)

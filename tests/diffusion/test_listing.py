@@ -297,7 +297,7 @@ WAYS: dict[str, Way] = {
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is gone over at a time is less than one position has, as it may be."""
-    monkeypatch.setitem(AT_ONCE, "cpu", V // 2)
+    monkeypatch.setitem(AT_ONCE, DEVICE.type, V // 2)
 
 
 @pytest.mark.usefixtures("small_steps")
