@@ -175,6 +175,21 @@ def test_a_recorded_projection_fits_the_same_potentials(listed: bool, tolerance:
     assert all(torch.equal(now, then) for now, then in earlier)
 
 
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_projection_is_recorded_the_second_time(listed: bool) -> None:
+    model = pf.compile(pf.hmm(5, 3, pf.Categorical(4)), DEVICE, machine=RECORDS)
+    said = pf.Potentials.of(torch.randn(3, 5, 4).log_softmax(-1))
+    target = said.top_k(2) if listed else said
+    about = pf.Evidence(torch.full((3, 5), torch.nan), None, *(target.log * 0, target.categories))
+    made = []
+    for _ in range(4):
+        model.project(about, target, 2)
+        known = [s.recordings._known for s in model.engine.pool.free]
+        (played,) = [p for some in known for (_, key), (_, p) in some.items() if "project" in key]
+        made.append(played)
+    assert made[0] is None and made[1] is made[2] is made[3] is not None
+
+
 def test_any_number_of_draws_leaves_bounded_memory_behind() -> None:
     model = pf.compile(pf.hmm(4, 3, pf.Categorical(3)), DEVICE, machine=RECORDS)
     sizes = []

@@ -158,11 +158,10 @@ class GaussSeidel:
         self.any_missing = checked.hidden.any(dim=0).tolist()
         self.tape = up(engine.plan, engine.tables, checked, Scaled(self.machine), engine.pool)
         self.sheet, self.weights, tables = self.tape.sheet, self.tape.weights, self.tape.tables
-        self.tables = {
-            node.step: tables.sets(step).spread(tables.table(step, in_log_space=False))
-            for node in nodes
-            if isinstance(step := self.steps[node.step], InputStep)
-        }
+        inputs = {n.step: self.steps[n.step] for n in nodes}
+        leaves = {number: s for number, s in inputs.items() if isinstance(s, InputStep)}
+        self.read = {n: tables.table(s, in_log_space=False) for n, s in leaves.items()}
+        self.tables = {n: tables.sets(s).spread(self.read[n]) for n, s in leaves.items()}
         self.records = self._may_record(target)
         kept = self._kept if self.records else _as_it_is
         start = start_of(checked, about)
@@ -180,7 +179,7 @@ class GaussSeidel:
         if self.records and tolerance == 0:
             key = ("project", sweeps, self.target.shape, self.listed is not None)
             launch = partial(self._sweeps, sweeps, tolerance)
-            reads = (self.weights, *self.tables.values())
+            reads = (self.weights, *self.read.values())  # whose views are new every time
             found = self.tape.recordings.run(key, reads, launch)
         else:
             found = self._sweeps(sweeps, tolerance)
