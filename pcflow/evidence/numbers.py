@@ -55,7 +55,7 @@ def as_tensor(name: str, given: Numbers) -> Tensor:
     if tensor.dtype.is_floating_point and tensor.dtype.itemsize == 1 and not tensor.is_quantized:
         try:
             return tensor.float()
-        except (RuntimeError, NotImplementedError):
+        except RuntimeError:
             pass  # a type that holds parts of numbers
     raise EvidenceError(f"{name} must be real numbers, got {tensor.dtype}")
 

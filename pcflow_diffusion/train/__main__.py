@@ -170,7 +170,7 @@ def _add_head(parser: argparse.ArgumentParser) -> None:
 def _device(word: str) -> str:
     try:
         torch.empty(0, device=word)
-    except (AssertionError, RuntimeError, NotImplementedError) as error:
+    except (AssertionError, RuntimeError) as error:
         raise argparse.ArgumentTypeError(f"{word}: {str(error).splitlines()[0]}") from error
     return word
 
