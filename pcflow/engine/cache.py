@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from functools import partial
 from threading import Lock
 from typing import NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from pcflow.engine.modes import ordinary_modes
+from pcflow.engine.modes import unrecorded
 from pcflow.engine.versions import Stamp
 from pcflow.errors import SettingError
 
@@ -110,8 +111,9 @@ class Cache:
         found = kept.get((kind, key))
         if found is None:
             old = self._outdated.pop((kind, key), None)
-            with ordinary_modes(), torch.no_grad():
-                value = renew(cast(T, old.value)) if old is not None and renew else make()
+            if old is not None and renew is not None:
+                make = partial(renew, cast(T, old.value))
+            value = unrecorded(make)
             found = Kept(frozenset(banks), value, dict(_sizes(value)))
             if sum(found.sizes.values()) <= self.room:
                 with self._lock:

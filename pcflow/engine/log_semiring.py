@@ -49,20 +49,23 @@ class LogSumProduct:
         """Nothing to mark or to raise."""
 
     def product(self, xs: list[Value], out: Value, kronecker: bool) -> None:
-        """Add the logarithms; many of them in double, lest their rounding add up."""
-        if not kronecker and len(xs) > 2:
-            total = xs[0].units.to(torch.float64, copy=True)
-            for x in xs[1:]:
-                total += x.units
-            out.units.copy_(total)
-            return
+        """Add the logarithms."""
         units = xs[0].units
-        if not kronecker:
+        if not kronecker and len(xs) == 2:
             torch.add(units, xs[1].units, out=out.units)
-            return
-        for x in xs[1:]:
-            units = outer_add(units, x.units)
-        out.units.copy_(units)
+        elif not kronecker:
+            self._add(xs, out.units)
+        else:
+            for x in xs[1:]:
+                units = outer_add(units, x.units)
+            out.units.copy_(units)
+
+    def _add(self, xs: list[Value], out: Tensor) -> None:
+        """Many of them, as many by many and not one by one, lest their rounding add up."""
+        size = max(1, self.machine.cached // max(1, len(xs) * out[:1].numel()))
+        for start in range(0, len(out), size):
+            some = slice(start, start + size)
+            torch.sum(torch.stack([x.units[some] for x in xs]), dim=0, out=out[some])
 
     def sum(self, xs: list[Value], weight: Weight, out: Value) -> None:
         """Reduce weight + input over the inputs, a block of rows at a time."""

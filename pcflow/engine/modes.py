@@ -43,6 +43,14 @@ def in_ordinary_modes(function: Callable[P, T]) -> Callable[P, T]:
     return run
 
 
+def unrecorded(make: Callable[[], T]) -> T:
+    """What is made in ordinary modes and without gradients, whatever the moment's modes are."""
+    if _are_ordinary() and not torch.is_grad_enabled():  # the usual case, at no cost
+        return make()
+    with ordinary_modes(), torch.no_grad():
+        return make()
+
+
 @contextmanager
 def ordinary_modes() -> Iterator[None]:
     """No inference mode and no autocast."""
@@ -56,4 +64,6 @@ def ordinary_modes() -> Iterator[None]:
 
 
 def _are_ordinary() -> bool:
-    return not (torch.is_inference_mode_enabled() or any(map(torch.is_autocast_enabled, DEVICES)))
+    if torch.is_inference_mode_enabled():
+        return False
+    return not (torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"))

@@ -24,7 +24,7 @@ from pcflow.engine.modes import in_ordinary_modes
 from pcflow.engine.plan import BankRead, InputStep, Plan, ProductStep, SumStep
 from pcflow.engine.routes import Route
 from pcflow.engine.row_tables import tables_of
-from pcflow.engine.semiring import Scaled, Semiring, Value, Weight
+from pcflow.engine.semiring import Scaled, Semiring, Value, Weight, is_zero
 from pcflow.engine.tables import BankSums, Tables
 from pcflow.engine.tape import Tape
 from pcflow.engine.told import Shares, share_of
@@ -69,7 +69,7 @@ def up(
             assert isinstance(step, InputStep)
             tape.leaves[number] = make_leaf(step, tables, evidence, semiring, keep)
             tape.leaves[number].up(sheet.outs[number])
-            zeros = zeros or (scaled and bool(_is_zero(sheet.outs[number]).any()))
+            zeros = zeros or (scaled and tape.leaves[number].has_zeros())
     _conclude(tape)
     return tape
 
@@ -80,13 +80,13 @@ def climb(
     """Through a run of sums and products; `zeros` if some of what they read may be exactly zero."""
     for number in run:
         step, out = sheet.plan.steps[number], sheet.outs[number]
-        if _climb_sparsely(number, sheet, semiring, weights):
+        if number in sheet.sparse and _climb_sparsely(number, sheet, semiring, weights):
             continue
         inputs = sheet.inputs(number, step)
         if isinstance(step, ProductStep):
             semiring.product(inputs, out, step.kronecker)
             if zeros:
-                out.lowest.masked_fill_(_is_zero(out), 1.0)  # exact zeros have lost nothing
+                out.lowest.masked_fill_(is_zero(out), 1.0)  # exact zeros have lost nothing
         else:
             semiring.sum(inputs, weights[number], out)
 
@@ -94,16 +94,11 @@ def climb(
 def _climb_sparsely(
     number: int, sheet: Sheet, semiring: Semiring, weights: dict[int, Weight]
 ) -> bool:
-    """Through a step of which little is not zero; False if it is none, or most of it is to do."""
-    if not isinstance(semiring, Scaled) or number not in sheet.sparse:
+    """Through a step of which little may be to do; False if most of it is."""
+    if not isinstance(semiring, Scaled):
         return False
     step, weight = sheet.sparse[number], weights.get(number)
     return step.write(semiring, sheet.arenas, weight, sheet.outs[number])
-
-
-def _is_zero(out: Value) -> Tensor:
-    """Which rows [F, B] are exactly zero, all units of them."""
-    return out.scale == -torch.inf
 
 
 AtLeaf = Callable[[Leaf, Tensor], None]
@@ -289,9 +284,8 @@ def _conclude(tape: Tape) -> None:
         tape.log_value = tape.lowest = units.clone()
         return
     tape.log_value = (units.log() + root.scale[0]).to(units.dtype)
-    tape.lowest = units.clone()
-    if len(tape.sheet.lowest):
-        tape.lowest = torch.minimum(tape.lowest, tape.sheet.lowest.amin(dim=0))
+    lowest = tape.sheet.lowest
+    tape.lowest = torch.minimum(units, lowest.amin(dim=0)) if len(lowest) else units.clone()
     for leaf in tape.leaves.values():
         if leaf.dead is not None:
             tape.lowest = tape.lowest.masked_fill(leaf.dead, 0.0)

@@ -190,6 +190,11 @@ class Into(Protocol):
         ...
 
 
+def is_zero(value: Value) -> Tensor:
+    """Which rows [F, B] are exactly zero, all units of them."""
+    return value.scale == -torch.inf
+
+
 def floor_of(dtype: torch.dtype) -> float:
     """A unit above this has lost nothing to underflow: 1e10 times the smallest normal number."""
     return 1e10 * torch.finfo(dtype).tiny
@@ -241,7 +246,7 @@ class Scaled:
         self.raise_(out.units)
 
     def product(self, xs: list[Value], out: Value, kronecker: bool) -> None:
-        """Multiply, and divide every row by its largest unit."""
+        """Multiply, and divide every row by the mean of its units."""
         torch.add(xs[0].scale, xs[1].scale, out=out.scale)
         units, lowest = xs[0].units, None
         for count, x in enumerate(xs[1:], start=2):
@@ -259,10 +264,9 @@ class Scaled:
             torch.amin(units, -1, out=out.lowest)
         else:
             torch.minimum(out.lowest, units.amin(dim=-1), out=out.lowest)
-        peak = units.amax(dim=-1)  # [F, B]
-        peak.clamp_min_(torch.finfo(peak.dtype).tiny)
-        units.div_(peak.unsqueeze(-1))
-        out.scale.add_(peak.log_())
+        mean = units.mean(dim=-1).clamp_min_(torch.finfo(units.dtype).tiny)  # [F, B]
+        units.div_(mean.unsqueeze(-1))
+        out.scale.add_(mean.log_())
         return out.lowest
 
     def raise_(self, units: Tensor) -> None:

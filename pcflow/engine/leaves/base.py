@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pcflow.engine.plan import InputStep, SumStep
 from pcflow.engine.routes import Route
-from pcflow.engine.semiring import Semiring, Value
+from pcflow.engine.semiring import Semiring, Value, is_zero
 from pcflow.engine.tables import Tables
 from pcflow.evidence import CheckedEvidence, send
 
@@ -76,6 +76,10 @@ class Leaf(ABC):
     def draw_mixed(self, unit: Tensor, fold: Tensor, route: Route, above: SumStep) -> Tensor | None:
         """Values [N] of mixtures of units, without choosing a unit; None if that is no gain."""
         return None
+
+    def has_zeros(self) -> bool:
+        """Whether some row [F, B] is exactly zero, all units of it; who asks waits for it."""
+        return bool(is_zero(self.out).any())
 
     def observed_flow(self, slope: Tensor) -> Tensor:
         """The flow [F, B, K] of the entries that were observed, zero elsewhere."""

@@ -121,6 +121,10 @@ class FiniteLeaf(Leaf):
     def rule_out(self, out: Value) -> None:
         """Set to zero what is known to be, whatever the table says: of a whole table nothing."""
 
+    def has_zeros(self) -> bool:
+        """Of a table without zeros none comes, if nothing soft is said."""
+        return (self.any_soft or self.access.has_zeros()) and super().has_zeros()
+
     def counts(self, slope: Tensor, out: Tensor | None = None) -> Tensor:
         """Expected counts [S, V, K] of table entries from unit slopes [F, B, K].
 

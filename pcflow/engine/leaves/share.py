@@ -81,6 +81,10 @@ class ShareLeaf(FiniteLeaf):
         out.units.masked_fill_(self.lost.unsqueeze(-1), nothing)
         out.scale.masked_fill_(self.lost, -torch.inf)
 
+    def has_zeros(self) -> bool:
+        """See `FiniteLeaf`; whatever the table has."""
+        return bool(self.lost.any()) or super().has_zeros()
+
     def draw(self, unit: Tensor, fold: Tensor, row: Tensor, route: Route) -> Tensor:
         """See `FiniteLeaf`."""
         return self.values[super().draw(unit, fold, row, route)]
