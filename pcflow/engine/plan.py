@@ -32,6 +32,7 @@ from pcflow.circuit import (
     ProductLayer,
     SumLayer,
     layer_parameters,
+    no_collection,
 )
 from pcflow.engine.machine import MACHINE, Machine
 from pcflow.engine.rows import assign_rows
@@ -269,6 +270,7 @@ class Plan:
         return "\n".join(lines)
 
 
+@no_collection()
 def make_plan(
     circuit: Circuit, fold: bool = True, machine: Machine = MACHINE, stored: Banks = ()
 ) -> Plan:
