@@ -122,8 +122,13 @@ class SumStep:
     out: slice
 
     @cached_property
+    def alike(self) -> bool:
+        """Whether all inputs have one width, and so are of one arena."""
+        return len({read.width for read in self.inputs}) == 1
+
+    @cached_property
     def rows(self) -> Tensor:
-        """The rows that a mixing sum reads, [F, H], all of one arena."""
+        """The rows of that arena that are read, [F, H]."""
         return torch.stack([read.index for read in self.inputs], dim=-1)
 
 
