@@ -1,5 +1,7 @@
 """Region graphs: every partition is a partition, and what each builder promises."""
 
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,6 +26,22 @@ def test_parts_come_first_and_cover_their_regions(graph: pf.RegionGraph) -> None
     assert graph.regions[-1] == graph.root
     assert graph.root.variables == tuple(range(graph.num_variables))
     assert {v for leaf in graph.leaves for v in leaf.variables} == set(graph.root.variables)
+
+
+@given(st.sets(st.integers(0, 12), min_size=1), st.randoms(use_true_random=False))
+def test_a_region_is_its_variables(chosen: set[int], order: Random) -> None:
+    given = order.sample(sorted(chosen), len(chosen))
+    region = pf.Region(given)
+    assert region.variables == tuple(sorted(chosen)) and len(region) == len(chosen)
+    assert region == pf.Region(sorted(given)) and hash(region) == hash(pf.Region(sorted(given)))
+    run = range(min(given), max(given) + 1)
+    assert (region == pf.Region(run)) == (set(run) == chosen)
+
+
+def test_regions_of_a_chain_are_as_small_as_any() -> None:
+    graph = pf.structure.chain(3000)
+    assert all(len(region.spans) == 1 for region in graph.regions)
+    assert len(graph.root) == 3000
 
 
 @given(region_graphs())

@@ -1,6 +1,7 @@
 """What a circuit is: its layers, its scopes, and what is proved of it."""
 
 from pcflow.circuit.circuit import Circuit, is_deterministic
+from pcflow.circuit.garbage import no_collection
 from pcflow.circuit.layers import (
     Fixed,
     InputLayer,
@@ -59,6 +60,7 @@ __all__ = [
     "is_deterministic",
     "kept",
     "layer_parameters",
+    "no_collection",
     "prove_compatible",
     "prove_deterministic",
     "prove_omni_compatible",

@@ -18,6 +18,7 @@ from itertools import combinations
 from typing import TypeVar
 
 from pcflow.checks import check_kind
+from pcflow.circuit.garbage import no_collection
 from pcflow.circuit.layers import ProductLayer, SumLayer, Unit
 from pcflow.circuit.pairing import CountPairs, Structure, walk
 from pcflow.circuit.scopes import Scope, Scopes
@@ -158,6 +159,7 @@ class OmniCompatible:
         return "omni-compatible: products split variables one by one"
 
 
+@no_collection()
 def prove_structured_decomposable(circuit: Structure) -> StructuredDecomposable:
     """The certificate that all products split variables along one vtree.
 
@@ -187,6 +189,7 @@ def prove_structured_decomposable(circuit: Structure) -> StructuredDecomposable:
     return StructuredDecomposable(len(scopes), parts, circuit.scopes)
 
 
+@no_collection()
 def prove_deterministic(circuit: Structure) -> Deterministic:
     """The certificate that every sum unit has at most one positive input for any full assignment.
 

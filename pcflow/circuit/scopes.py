@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 from pcflow.circuit.layers import InputLayer, Layer, SumLayer
 from pcflow.errors import NotDecomposable, NotSmooth
+from pcflow.structure import Span, joined
 
-Scope = tuple[tuple[int, int], ...]
+Scope = tuple[Span, ...]
 
 
 class Scopes:
@@ -58,20 +59,7 @@ class Scopes:
             if any(scope != scopes[0] for scope in scopes):
                 raise NotSmooth(layer, [self.variables(s) for s in scopes])
             return scopes[0]
-        union = _union(scopes)
+        union = joined(span for scope in scopes for span in scope)
         if union is None:
             raise NotDecomposable(layer, [self.variables(s) for s in scopes])
         return union
-
-
-def _union(scopes: list[Scope]) -> Scope | None:
-    """The union of disjoint scopes; None if they are not."""
-    spans: list[tuple[int, int]] = []
-    for start, stop in sorted(span for scope in scopes for span in scope):
-        if spans and start < spans[-1][1]:
-            return None
-        if spans and start == spans[-1][1]:
-            spans[-1] = (spans[-1][0], stop)
-        else:
-            spans.append((start, stop))
-    return tuple(spans)

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from functools import partial, reduce
+from functools import cached_property, partial, reduce
 
 import torch
 from torch import Tensor
 
-from pcflow.engine.kernels import take
+from pcflow.engine.kernels import places_of, take
 from pcflow.engine.leaves import Leaf
 from pcflow.engine.plan import InputStep, ProductStep, Read, Rows, SumStep
 from pcflow.engine.routes import Route
@@ -33,7 +33,7 @@ class Descent(ABC):
         copies: samples of every row; sample c B + b is of row b.
 
     Attributes:
-        chosen: by width, the unit [R, S] of every fold; -1 where a sample does not come.
+        chosen: by width, the unit [R, S] of every fold that a sample comes to.
         values: [D, S].
     """
 
@@ -44,17 +44,18 @@ class Descent(ABC):
         self.recordings, self.route, self.copies = tape.recordings, route, copies
         self.batch, device = self.sheet.batch, tape.log_value.device
         self.samples = copies * self.batch
+        make = partial(torch.empty, dtype=torch.long, device=device)
         self.chosen = {
-            width: self.nowhere(width, partial(torch.full, (rows, self.samples), -1, device=device))
+            width: self.unwritten(width, partial(make, rows, self.samples))
             for width, rows in self.plan.arenas.items()
         }
         self.chosen[1][self.plan.steps[-1].out] = 0
         dtype = reduce(torch.promote_types, (leaf.x.dtype for leaf in self.leaves.values()))
         self.values = torch.zeros(self.plan.num_variables, self.samples, dtype=dtype, device=device)
 
-    @abstractmethod
-    def nowhere(self, width: int, make: Callable[[], Tensor]) -> Tensor:
-        """Units of one width before the way down."""
+    def unwritten(self, width: int, make: Callable[[], Tensor]) -> Tensor:
+        """Room for the units of one width; all are written before they are read."""
+        return make()
 
     @abstractmethod
     def go_through(self, run: range) -> None:
@@ -63,6 +64,22 @@ class Descent(ABC):
     @abstractmethod
     def leaf(self, number: int) -> None:
         """Write values."""
+
+    @cached_property
+    def knows_nothing(self) -> bool:
+        """Whether nothing is observed, so that all units are one, and sums go by weights alone."""
+        if self.semiring.maximizes or self.recordings.on or self.tables.own or self.plan.has_rules:
+            return False
+        leaves = self.leaves.values()
+        return all(not leaf.any_soft and bool(leaf.hidden.all()) for leaf in leaves)
+
+    def goes_by_weight(self, step: SumStep) -> bool:
+        """Whether that is so, and samples are enough to be worth a table of running sums."""
+        return self.knows_nothing and 4 * self.samples >= step.units
+
+    def row_of(self, sample: Tensor) -> Tensor:
+        """The row of the batch that samples are of."""
+        return sample if self.copies == 1 else sample % self.batch
 
     def inputs(self, number: int, step: SumStep) -> Tensor:
         """What a sum reads, side by side: [F, B, J], mixing [F, B, K, H]."""
@@ -94,8 +111,8 @@ class TreeDescent(Descent):
         self.leaf_at = {(leaf.step.units, leaf.step.out.start): leaf for leaf in leaves}
         self.done: set[Leaf] = set()
 
-    def nowhere(self, width: int, make: Callable[[], Tensor]) -> Tensor:
-        """Anything: every unit will be written before it is read."""
+    def unwritten(self, width: int, make: Callable[[], Tensor]) -> Tensor:
+        """The same at every call, where calls are recorded."""
         return self.recordings.memory(("chosen", self.copies, width), make)
 
     def go_through(self, run: range) -> None:
@@ -138,7 +155,7 @@ class TreeDescent(Descent):
 
     def entries(self, missing: Tensor, here: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Place in [F S], fold and unit [N] of what is missing, [F, B]."""
-        entry = missing.repeat(1, self.copies).flatten().nonzero().squeeze(-1)
+        entry = places_of(missing if self.copies == 1 else missing.repeat(1, self.copies))
         entry = send(entry, here.device)
         return entry, entry // here.shape[1], here.flatten().index_select(0, entry)
 
@@ -158,7 +175,7 @@ class TreeDescent(Descent):
 
     def sum(self, number: int, step: SumStep, route: Route, room: _Room) -> None:
         """Choose for all folds of a block at once; rows that are copied share their units."""
-        (read,), weight = step.inputs, self.weights[number]
+        (read,) = step.inputs
         here = self.chosen[step.units][step.out]
         if step.mixing:
             self.go(read, here)
@@ -166,25 +183,44 @@ class TreeDescent(Descent):
         if step.lowest and self.may_skip:
             self.sum_over_missing(step, read, here)
             return
-        units, width = self.inputs(number, step).unsqueeze(1), read.width  # [F, 1, B, J]
-        edges = self.edges(weight, here, room)
-        below = torch.empty_like(here)
-        size = max(1, self.plan.machine.choices // (here.shape[1] * width))
+        into = self.chosen[read.width]
+        below = into[read.rows] if isinstance(read.rows, slice) else torch.empty_like(here)
+        choose = self.chooser(number, step, here, route, room)
+        size = max(1, self.plan.machine.choices // (here.shape[1] * read.width))
         for start in range(0, step.folds, size):
             some = slice(start, start + size)
-            of_inputs = edges(some).view(-1, self.copies, self.batch, width)
-            below[some] = self.choose(of_inputs, units[some], route).flatten(1)
-        self.go(read, below)
+            below[some] = choose(some)
+        if not isinstance(read.rows, slice):
+            into.index_copy_(0, read.rows, below)
+
+    def chooser(
+        self, number: int, step: SumStep, here: Tensor, route: Route, room: _Room
+    ) -> Callable[[slice], Tensor]:
+        """What chooses inputs of units [F, S], for a block of folds at a time."""
+        if self.goes_by_weight(step):
+            fold = torch.arange(step.folds, device=here.device).unsqueeze(-1).expand_as(here)
+            return lambda some: self.by_weight(step, fold[some], here[some], route)
+        units = self.inputs(number, step).unsqueeze(1)  # [F, 1, B, J]
+        edges, shape = self.edges(self.weights[number], here, room), units.shape[2:]
+
+        def choose(some: slice) -> Tensor:
+            of_inputs = edges(some).view(-1, self.copies, *shape)
+            return self.choose(of_inputs, units[some], route).flatten(1)
+
+        return choose
 
     def edges(self, weight: Weight, here: Tensor, room: _Room) -> Callable[[slice], Tensor]:
         """What finds the weights of the inputs of units [F, S], a block of folds at a time."""
-        folds = torch.arange(len(weight.tensor), device=here.device).unsqueeze(-1)  # [F or 1, 1]
+        shared = len(weight.tensor) == 1
         if weight.by_row:
+            fold = torch.arange(len(here), device=here.device).unsqueeze(-1)  # [F, 1]
             row = torch.arange(self.samples, device=here.device) % self.batch
-            folds = folds.expand(len(here), 1)
-            return lambda some: weight.chosen(folds[some], row, here[some])
-        table = weight.tensor.flatten(0, 1)  # [F K or K, J]
-        places = here + folds * weight.tensor.shape[1]
+            fold = torch.zeros_like(fold) if shared else fold
+            return lambda some: weight.chosen(fold[some], row, here[some])
+        table, places = weight.tensor.flatten(0, 1), here  # [F K or K, J]
+        if not shared:
+            starts = torch.arange(0, len(table), weight.tensor.shape[1], device=here.device)
+            places = here + starts.unsqueeze(-1)
 
         def look_up(some: slice) -> Tensor:
             place = places[some].flatten()
@@ -192,6 +228,12 @@ class TreeDescent(Descent):
             return torch.index_select(table, 0, place, out=found)
 
         return look_up
+
+    def by_weight(self, step: SumStep, fold: Tensor, unit: Tensor, route: Route) -> Tensor:
+        """Choose inputs of units [F, S] of folds, all inputs of which are one."""
+        found = route.by_weight(self.tables, step, fold.flatten(), unit.flatten())
+        assert found is not None
+        return found.view_as(unit)
 
     def sum_over_missing(self, step: SumStep, read: Read, here: Tensor) -> None:
         """Input units that miss their value are all one; for the others any choice will do."""
@@ -231,11 +273,19 @@ class _Room:
 
 
 class GraphDescent(Descent):
-    """Entries (fold, sample) are looked up, step by step."""
+    """Entries (fold, sample) are looked up, step by step.
 
-    def nowhere(self, width: int, make: Callable[[], Tensor]) -> Tensor:
-        """-1 everywhere."""
-        return make()
+    Attributes:
+        come: by width, whether a sample comes to a fold [R, S].
+    """
+
+    def __init__(self, tape: Tape, route: Route, copies: int) -> None:
+        """All come to the root."""
+        super().__init__(tape, route, copies)
+        self.come = {
+            w: torch.zeros_like(every, dtype=torch.bool) for w, every in self.chosen.items()
+        }
+        self.come[1][self.plan.steps[-1].out] = True
 
     def go_through(self, run: range) -> None:
         """Step by step."""
@@ -252,77 +302,97 @@ class GraphDescent(Descent):
         unit, fold, sample = self.reached(leaf.step)
         if not len(unit):
             return
-        row = sample % self.batch
-        values = leaf.x[fold, row].to(self.values.dtype)
-        some = leaf.missing[fold, row].nonzero().squeeze(-1)
+        row = self.row_of(sample)
+        entry = fold * self.batch + row
+        values = leaf.x.flatten().index_select(0, entry).to(self.values.dtype)
+        some = places_of(leaf.missing.flatten().index_select(0, entry))
         drawn = leaf.draw(unit[some], fold[some], row[some], self.route)
-        values[some] = drawn.to(values.dtype)
-        self.values[leaf.step.variables[fold], sample] = values
+        values.index_copy_(0, some, drawn.to(values.dtype))
+        place = leaf.step.variables.index_select(0, fold) * self.samples + sample
+        self.values.view(-1).index_copy_(0, place, values)
 
     def product(self, step: ProductStep) -> None:
         """The same samples go to every input."""
         unit, fold, sample = self.reached(step)
+        if not len(unit):
+            return
         for read, below in zip(step.inputs, factor_units(step, unit), strict=True):
-            self.chosen[read.width][_rows(read.rows, fold), sample] = below
+            self.go(read.width, _rows(read.rows, fold), sample, below)
+
+    def go(self, width: int, row: Tensor, sample: Tensor, unit: Tensor) -> None:
+        """Samples go to units of rows of an arena, all [N]."""
+        place = row * self.samples + sample
+        self.chosen[width].view(-1).scatter_(0, place, unit)
+        self.come[width].view(-1).index_fill_(0, place, True)
 
     def sum(self, number: int, step: SumStep) -> None:
-        """Choose among all units of all inputs."""
+        """Choose among all units of all inputs; of a mixing sum, among those of its own number."""
         unit, fold, sample = self.reached(step)
         if not len(unit):
             return
-        if step.mixing:
-            self.mix(number, step, unit, fold, sample)
-            return
-        index = self.pick(number, step, unit, fold, sample % self.batch)
-        if len(step.inputs) == 1:
-            (read,) = step.inputs
-            self.chosen[read.width][_rows(read.rows, fold), sample] = index
-            return
+        index = self.pick(number, step, unit, fold, self.row_of(sample))
+        first, *others = step.inputs
+        if not others and not step.mixing:
+            self.go(first.width, _rows(first.rows, fold), sample, index)
+        elif step.alike:
+            slot, below = (index, unit) if step.mixing else _divided(index, first.width)
+            self.go(
+                first.width,
+                step.rows.view(-1).index_select(0, fold * step.rows.shape[1] + slot),
+                sample,
+                below,
+            )
+        else:
+            self.go_apart(step, index, fold, sample)
+
+    def go_apart(self, step: SumStep, index: Tensor, fold: Tensor, sample: Tensor) -> None:
+        """To inputs of several widths."""
         starts = torch.tensor([0, *(r.width for r in step.inputs)], device=index.device).cumsum(0)
         slot = torch.bucketize(index, starts[1:-1], right=True)
         below = index - starts[slot]
         for i, read in enumerate(step.inputs):
-            some = (slot == i).nonzero().squeeze(-1)
-            place = _rows(read.rows, fold[some])
-            self.chosen[read.width][place, sample[some]] = below[some]
-
-    def mix(self, number: int, step: SumStep, unit: Tensor, fold: Tensor, sample: Tensor) -> None:
-        """Choose an input for every entry, by its own unit of each."""
-        weight, width = self.weights[number], step.units
-        arena, most = self.sheet.arenas[width], self.plan.machine.choices // len(step.inputs)
-        for u, f, s in _blocks(most, unit, fold, sample):
-            place = step.rows[f]  # [N, H]
-            row = (s % self.batch).unsqueeze(-1)
-            units = arena.units[place, row, u.unsqueeze(-1)]
-            units = self.semiring.aligned(units, arena.scale[place, row])
-            edges = weight.chosen(f, s % self.batch, u)  # [N, H]
-            index = self.choose(edges, units, self.route).unsqueeze(-1)
-            self.chosen[width][place.gather(-1, index).squeeze(-1), s] = u
-
-    def reader(self, number: int, step: SumStep) -> Callable[[Tensor, Tensor], Tensor]:
-        """What a sum reads of folds and rows [N], side by side: [N, J]."""
-        if len(step.inputs) > 1:
-            every = self.inputs(number, step)
-            return lambda fold, row: take(every, (fold, row))
-        (only,) = step.inputs
-        units = self.sheet.arenas[only.width].units
-        return lambda fold, row: take(units, (_rows(only.rows, fold), row))
+            some = places_of(slot == i)
+            self.go(read.width, _rows(read.rows, fold[some]), sample[some], below[some])
 
     def reached(self, step: InputStep | SumStep | ProductStep) -> tuple[Tensor, Tensor, Tensor]:
         """Unit, fold and sample [N] of every entry."""
-        here = self.chosen[step.units][step.out]
-        fold, sample = (here >= 0).nonzero(as_tuple=True)
-        return here[fold, sample], fold, sample
+        place = places_of(self.come[step.units][step.out])
+        unit = self.chosen[step.units][step.out].flatten().index_select(0, place)
+        return unit, *_divided(place, self.samples)
 
     def pick(self, number: int, step: SumStep, unit: Tensor, fold: Tensor, row: Tensor) -> Tensor:
-        """Which of the units of all inputs, side by side, every entry follows: [N]."""
+        """Which of the inputs, or of their units side by side, every entry follows: [N]."""
+        if self.goes_by_weight(step):
+            found = self.route.by_weight(self.tables, step, fold, unit)
+            assert found is not None
+            return found
         weight, read = self.weights[number], self.reader(number, step)
-        most, found = self.plan.machine.choices // weight.tensor.shape[-1], []
+        most, parts = self.plan.machine.choices // weight.tensor.shape[-1], []
         for u, f, r in _blocks(most, unit, fold, row):
-            edges = weight.chosen(f, r, u)  # [N, J]
-            units = read(f, r)  # [N, J]
-            found.append(self.choose(edges, units, self.route))
-        return found[0] if len(found) == 1 else torch.cat(found)
+            edges = weight.chosen(f, r, u)  # [N, J], mixing [N, H]
+            parts.append(self.choose(edges, read(u, f, r), self.route))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def reader(self, number: int, step: SumStep) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """What sums read, by their units, folds and rows [N]: [N, J], mixing [N, H]."""
+        if not step.alike:
+            every = self.inputs(number, step)
+            return lambda unit, fold, row: take(every, (fold, row))
+        arena, (first, *others) = self.sheet.arenas[step.inputs[0].width], step.inputs
+        if not others and not step.mixing:
+            return lambda unit, fold, row: take(arena.units, (_rows(first.rows, fold), row))
+
+        def read(unit: Tensor, fold: Tensor, row: Tensor) -> Tensor:
+            place = step.rows.index_select(0, fold) * self.batch + row.unsqueeze(-1)  # [N, H]
+            scale = arena.scale.view(-1).index_select(0, place.flatten()).view_as(place)
+            if step.mixing:
+                single = (place * first.width).add_(unit.unsqueeze(-1))
+                units = arena.units.view(-1).index_select(0, single.flatten())
+                return self.semiring.aligned(units.view_as(place), scale)
+            units = arena.units.flatten(0, 1).index_select(0, place.flatten())
+            return self.semiring.aligned(units.view(*place.shape, -1), scale).flatten(1)
+
+        return read
 
 
 def factor_units(step: ProductStep, unit: Tensor) -> list[Tensor]:
@@ -344,4 +414,12 @@ def _blocks(most: int, *entries: Tensor) -> Iterable[tuple[Tensor, ...]]:
 
 
 def _rows(rows: Rows, fold: Tensor) -> Tensor:
-    return fold + rows.start if isinstance(rows, slice) else rows[fold]
+    return fold + rows.start if isinstance(rows, slice) else rows.index_select(0, fold)
+
+
+def _divided(number: Tensor, by: int) -> tuple[Tensor, Tensor]:
+    """Quotient and remainder."""
+    if by == 1:
+        return number, torch.zeros_like(number)
+    quotient = number // by
+    return quotient, number - quotient * by

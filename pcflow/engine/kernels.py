@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from math import e, log2
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
@@ -67,14 +68,25 @@ def exp_(x: Tensor) -> Tensor:
     return x.mul_(LOG2_E).exp2_()
 
 
+SEARCHED = 1 << 16
+"""Sums, of up to 64 each, from where on to count them takes less time than to search them."""
+
+
 def first_at_least(sums: Tensor, point: Tensor) -> Tensor:
     """The first place [...] of rising sums [..., X] that is at least point [..., 1].
 
-    The sums are written over.
+    The sums may be written over.
     """
-    if sums.shape[-1] > 64:
+    if sums.shape[-1] > 64 or (sums.numel() < SEARCHED and not sums.is_cuda):
         return torch.searchsorted(sums, point).squeeze(-1).clamp_max_(sums.shape[-1] - 1)
     return sums.lt_(point).sum(dim=-1).long()  # counting them needs no branches
+
+
+def places_of(flags: Tensor) -> Tensor:
+    """Numbers [N] of the flags [...] that are set, in their order; on a CPU four times as fast."""
+    if flags.device.type != "cpu":
+        return flags.flatten().nonzero().squeeze(-1)
+    return torch.from_numpy(np.flatnonzero(flags.numpy()))
 
 
 def add_rows(target: Tensor, index: Tensor, rows: Tensor) -> None:

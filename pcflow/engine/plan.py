@@ -32,6 +32,7 @@ from pcflow.circuit import (
     ProductLayer,
     SumLayer,
     layer_parameters,
+    no_collection,
 )
 from pcflow.engine.machine import MACHINE, Machine
 from pcflow.engine.rows import assign_rows
@@ -121,8 +122,13 @@ class SumStep:
     out: slice
 
     @cached_property
+    def alike(self) -> bool:
+        """Whether all inputs have one width, and so are of one arena."""
+        return len({read.width for read in self.inputs}) == 1
+
+    @cached_property
     def rows(self) -> Tensor:
-        """The rows that a mixing sum reads, [F, H], all of one arena."""
+        """The rows of that arena that are read, [F, H]."""
         return torch.stack([read.index for read in self.inputs], dim=-1)
 
 
@@ -269,6 +275,7 @@ class Plan:
         return "\n".join(lines)
 
 
+@no_collection()
 def make_plan(
     circuit: Circuit, fold: bool = True, machine: Machine = MACHINE, stored: Banks = ()
 ) -> Plan:

@@ -149,7 +149,7 @@ class Semiring(Protocol):
         ...
 
     def aligned(self, units: Tensor, scale: Tensor) -> Tensor:
-        """Single units of several inputs [N, H], each with its scale, at one scale."""
+        """Units of several inputs [N, H, ...], each with its scale [N, H], at one scale."""
         ...
 
     def flow(self, units: Tensor, slope: Tensor) -> Tensor:
@@ -317,7 +317,8 @@ class Scaled:
     def aligned(self, units: Tensor, scale: Tensor) -> Tensor:
         """Relative to the largest of the scales."""
         top = scale.amax(dim=-1, keepdim=True).nan_to_num_(neginf=0.0)
-        return units * exp_((scale - top).to(units.dtype))
+        factor = exp_((scale - top).to(units.dtype))
+        return units * factor.view(*factor.shape, *[1] * (units.dim() - 2))
 
     def flow(self, units: Tensor, slope: Tensor) -> Tensor:
         """Slope times unit."""

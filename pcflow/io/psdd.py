@@ -23,7 +23,15 @@ from typing import Any
 
 import torch
 
-from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, SumLayer
+from pcflow.circuit import (
+    Circuit,
+    InputLayer,
+    Layer,
+    Parameter,
+    ProductLayer,
+    SumLayer,
+    no_collection,
+)
 from pcflow.errors import FileFormatError, FileFormatWarning
 from pcflow.inputs import Categorical, Indicator
 from pcflow.io.decisions import ROUNDING, Decision, Decisions, Node
@@ -46,6 +54,7 @@ SLACK = 1e-3
 """By how much weights may miss a sum of one: files of six decimals do by about 1e-6."""
 
 
+@no_collection()
 def read_psdd(path: str | os.PathLike[str], vtree: str | os.PathLike[str] | None = None) -> Circuit:
     r"""Read a PSDD.
 

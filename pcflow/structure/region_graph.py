@@ -15,38 +15,58 @@ from pcflow.checks import as_iterable, as_wholes, check_kind, check_kinds, check
 from pcflow.errors import NotDecomposable, StructureError
 from pcflow.plot import Diagram, counted, names_of, svg
 from pcflow.structure import picture
+from pcflow.structure.spans import Span, joined
 
 if TYPE_CHECKING:
     import networkx as nx
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Region:
     """A set of variables; two regions with the same variables are the same region.
 
     Args:
-        variables: variable indices; stored sorted.
+        variables: variable indices, in any order. A `range` is never written out, so that the
+            regions of a long chain take no more room than those of a short one.
 
     Raises:
         StructureError: if it is empty, repeats a variable or names a negative one.
+
+    Attributes:
+        spans: runs [start, stop) of variables that follow one another, rising, as long as can be.
 
     Examples:
         >>> Region([2, 0])
         Region(variables=(0, 2))
     """
 
-    variables: tuple[int, ...]
+    spans: tuple[Span, ...]
 
     def __init__(self, variables: Iterable[int]) -> None:
         """Sort and check the variables."""
-        given = sorted(as_wholes("variables", variables))
-        if not given or given[0] < 0 or len(set(given)) != len(given):
-            raise StructureError(f"a region needs distinct variables >= 0, got {given[:8]}")
-        object.__setattr__(self, "variables", tuple(given))
+        given: Sequence[int]
+        if isinstance(variables, range) and variables.step == 1:
+            given, spans = variables, [(variables.start, variables.stop)]
+        else:
+            given = sorted(as_wholes("variables", variables))
+            spans = [(v, v + 1) for v in given]
+        found = joined(spans) if given and given[0] >= 0 else None
+        if found is None:
+            raise StructureError(f"a region needs distinct variables >= 0, got {list(given[:8])}")
+        object.__setattr__(self, "spans", found)
+
+    @property
+    def variables(self) -> tuple[int, ...]:
+        """All of them, rising; written out anew every time."""
+        return tuple(v for start, stop in self.spans for v in range(start, stop))
 
     def __len__(self) -> int:
         """Number of variables."""
-        return len(self.variables)
+        return sum(stop - start for start, stop in self.spans)
+
+    def __repr__(self) -> str:
+        """The variables."""
+        return f"Region(variables={self.variables})"
 
 
 @dataclass(frozen=True)
@@ -71,10 +91,10 @@ class Partition:
         check_kinds("parts", self.parts, Region, "a Region")
         if len(self.parts) < 2:
             raise StructureError(f"a partition needs at least two parts, got {len(self.parts)}")
-        together = [v for part in self.parts for v in part.variables]
-        if len(set(together)) != len(together):
+        together = joined(span for part in self.parts for span in part.spans)
+        if together is None:
             raise NotDecomposable("a partition", [p.variables for p in self.parts])
-        if sorted(together) != list(self.region.variables):
+        if together != self.region.spans:
             raise StructureError(f"the parts of {self.region} do not cover it")
 
 
