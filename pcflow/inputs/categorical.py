@@ -79,11 +79,12 @@ def log_shares(counts: Tensor, logits: Tensor, pseudocount: float) -> Tensor:
         pseudocount: added to every count.
     """
     shares = counts + pseudocount
-    if logits.is_cuda or logits.amin().item() == -torch.inf:  # not to wait for a GPU
+    zeros = logits.is_cuda or logits.amin().item() == -torch.inf  # not to wait for a GPU
+    if zeros:
         shares.masked_fill_(logits == -torch.inf, 0.0)
     total = shares.sum(dim=-2, keepdim=True)  # [..., 1, K]
     found = shares.div_(total).log_()
-    if not logits.is_cuda and total.amin().item() > 0:
+    if pseudocount > 0 and not zeros:
         return found
     return torch.where(total > 0, found, logits)
 

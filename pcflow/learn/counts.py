@@ -75,16 +75,22 @@ class Layout:
         for family, named in self.kinds:
             if isinstance(family, FiniteFamily):
                 self.kind[first_of(named)] = family, named
-        self._by_rows = {first: self._reads(first) for first in self.kind}
 
-    def _reads(self, first: int) -> dict[tuple[int, int], InputStep]:
-        """Steps by the rows of a bank that they read, from where to where, if all lie so."""
-        mine = [(read, s) for s in self.steps for read in s.parameters.values()]
-        rows = [(read.rows, step) for read, step in mine if read.bank == first]
-        found = {(r.start, r.stop): step for r, step in rows if isinstance(r, slice)}
-        apart = sorted(found)
-        lie = all(a[1] <= b[0] for a, b in pairwise(apart))
-        return found if lie and all(isinstance(r, slice) for r, _ in rows) else {}
+    @cached_property
+    def _by_rows(self) -> dict[int, dict[tuple[int, int], InputStep]]:
+        """By first bank, steps by the rows that they read, from where to where, if all lie so."""
+        found: dict[int, dict[tuple[int, int], InputStep]] = {first: {} for first in self.kind}
+        crossed = set()
+        for step in self.steps:
+            for read in step.parameters.values():
+                if isinstance(read.rows, slice) and read.bank in found:
+                    found[read.bank][read.rows.start, read.rows.stop] = step
+                else:
+                    crossed.add(read.bank)
+        for first, rows in found.items():
+            if first in crossed or any(a[1] > b[0] for a, b in pairwise(sorted(rows))):
+                found[first] = {}
+        return found
 
     def blocks(self, first: int, params: Params) -> Iterator[Block]:
         """Blocks of the parameters of a finite family, none across steps."""
@@ -346,9 +352,10 @@ def first_of(named: dict[str, int]) -> int:
 
 def _kept(found: dict[str, Tensor], params: dict[str, Tensor], flow: Tensor) -> dict[str, Tensor]:
     """What was found [P, ..., k], but for units that have no flow [P, V, k]."""
-    used = flow.sum(dim=-2) > 0  # [P, k]
-    if used.all():
+    total = flow.sum(dim=-2)  # [P, k]
+    if not total.is_cuda and total.amin().item() > 0:  # not to wait for a GPU
         return found
+    used = total > 0
     return {
         name: torch.where(used if p.dim() == 2 else used.unsqueeze(-2), found[name], p)
         for name, p in params.items()
@@ -365,14 +372,14 @@ def _of_part(rows: Tensor, part: CheckedEvidence) -> Tensor:
     return rows if part.origin is None else rows[part.origin]
 
 
-def refuse_half_frozen(model: Model) -> None:
+def refuse_half_frozen(layout: Layout) -> None:
     """Raise if counting would learn parameters of input units that depend on frozen ones.
 
     Raises:
         StructureError: naming both.
     """
-    plan, banks = model.engine.plan, model.engine.tables.banks
-    for family, named in _input_kinds(s for s in plan.steps if isinstance(s, InputStep)):
+    banks = layout.engine.tables.banks
+    for family, named in layout.kinds:
         learned = {name for name, bank in named.items() if banks[bank].requires_grad}
         if learned - family.separate and learned != named.keys():
             frozen = ", ".join(sorted(named.keys() - learned))

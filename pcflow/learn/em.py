@@ -41,9 +41,9 @@ class CountingRun(ABC, Generic[Settings]):
             TypeMismatch: if there are others than the circuit's.
         """
         refuse_more_than_a_circuit(model)
-        refuse_half_frozen(model)
-        self.learner, self.model, self.team = learner, model, team
         self._layout = Layout(model.engine.counting)
+        refuse_half_frozen(self._layout)
+        self.learner, self.model, self.team = learner, model, team
         self._spare: Spare | None = None  # memory of the last step
 
     @torch.no_grad()

@@ -197,7 +197,7 @@ def fit(
     judge = None
     if validation is not None:
         judge = Source("validation", validation, width, batch_size, team, validation_weights)
-    if source.numbers is not None:
+    if source.numbers is not None and not model.engine.domain.is_finite:
         warn_of_rounding(source.numbers.fingerprint()[0], model.engine.domain)
     team.follow_first(held.detach() for held in _held(model))
     skip = impossible == "skip"

@@ -142,8 +142,10 @@ class AnemoneRun(BatchRun[Anemone]):
         self.rows = rows + learner.momentum * self.rows
         assert self.sums is not None
         weights, categories, flows, statistics, told = self.sums
-        units = expected_units(counts.layout, _shares(told, counts.layout.plan))
-        mix = partial(_mix, rows=self.rows, step=step, difference=counts.of_differences)
+        left = 1.0 if counts.of_differences else 1 - step
+        units = expected_units(counts.layout, _shares(told, counts.layout.plan, left))
+        mix = partial(_differ, kept=1 - step) if counts.of_differences else _mix
+        mix = partial(mix, share=step / self.rows)
         for family, named in counts.kinds:
             if isinstance(family, DensityFamily):
                 first = first_of(named)
@@ -304,11 +306,15 @@ def _nothing(layout: Layout) -> Sums:
     return [nothing, categories, flows, statistics, told]
 
 
-def _shares(told: dict[int, Tensor], plan: Plan) -> Shares:
-    """At every fold the share of rows that know something of it, among those that know anything."""
+def _shares(told: dict[int, Tensor], plan: Plan, left: float) -> Shares:
+    """At every fold the share of rows that know something of it, among those that know anything.
+
+    Times what is left of what they count.
+    """
     root = plan.steps[-1]
     anything = told[root.units][root.out]  # [1]
-    return {width: (rows / anything).unsqueeze(-1) for width, rows in told.items()}  # [R, 1]
+    # [R, 1]
+    return {width: (rows * (left / anything)).unsqueeze(-1) for width, rows in told.items()}
 
 
 def smoothing_by(pseudocount: float | None, step: float) -> Smoothing:
@@ -328,22 +334,23 @@ def _check_step(step: float) -> None:
     SettingError.check("step", step, "in (0, 1]", lambda share: 0 < share <= 1)
 
 
-def _mix(expected: Tensor, flow: Tensor, rows: float, step: float, difference: bool) -> Tensor:
-    """Go a step from expected counts to mean ones of some rows, or by a mean difference.
+def _mix(expected: Tensor, flow: Tensor, share: float) -> Tensor:
+    """Go a step from expected counts to mean ones of some rows.
+
+    Args:
+        expected: what is left of expected counts after the step; may be written over.
+        flow: what some rows have counted.
+        share: the step, by their number.
+    """
+    return expected.add_(flow, alpha=share)
+
+
+def _differ(expected: Tensor, flow: Tensor, share: float, kept: float) -> Tensor:
+    """Go a step from expected counts [...], all of them, by a mean difference.
 
     A difference of counts is at least minus what is given, which is not always what is expected;
     so nothing may fall by more than it would if the evidence did not use it at all.
-
-    Args:
-        expected: counts, which may be written over.
-        flow: what some rows have counted.
-        rows: how many.
-        step: how far.
-        difference: whether these are differences.
     """
-    share = step / rows
-    if not difference:
-        return expected.mul_(1 - step).add_(flow, alpha=share)
-    least = (1 - step) * expected
+    least = kept * expected
     found = expected.add_(flow, alpha=share)
     return torch.maximum(found, least, out=found)
