@@ -12,7 +12,7 @@ from torch import Tensor
 
 import pcflow as pf
 from pcflow.learn import Learner
-from pcflow.learn.counts import Counts
+from pcflow.learn.counts import Counts, Layout
 from pcflow.testing import circuits
 
 
@@ -87,7 +87,7 @@ def test_the_gradient_is_the_flow_of_the_evidence_less_that_of_what_is_given(
     """For logits: counts less parameters times their total, summed by the plain evaluator."""
     model, rows = compiled(circuit), some_rows(circuit, seed)
     batch = rows.take(torch.arange(len(rows)))
-    counts = Counts(model)
+    counts = Counts(Layout(model.engine.counting))
     with torch.no_grad():
         counts.add(batch)
     model.zero_grad()

@@ -17,7 +17,7 @@ from torch import Tensor
 import pcflow as pf
 from pcflow.engine import InputStep
 from pcflow.learn import Learner
-from pcflow.learn.counts import Counts
+from pcflow.learn.counts import Counts, Layout
 from pcflow.testing import circuits
 
 V = 40
@@ -115,7 +115,7 @@ def test_rows_are_named_by_what_is_missing(rows: int, hidden: int, listed: int) 
     categories = torch.arange(listed).expand(rows, 4, -1)
     soft = (torch.zeros(rows, 4, listed), categories)
     model = compiled(pf.hmm(4, 20, pf.Categorical(V)), LARGE)
-    counts = Counts(model)
+    counts = Counts(Layout(model.engine.counting))
     counts.add(pf.Batch(pf.Evidence(torch.zeros(rows, 4).long(), missing, *soft)))
     few = 4 * rows < V and int(missing.sum()) * listed < 4 * V
     assert bool(counts.categories.named) == few
@@ -188,7 +188,7 @@ def test_some_steps_of_a_bank_are_large() -> None:
     """Both ways meet in one bank."""
     circuit = tree(7, 0)
     model = compiled(circuit, between(circuit, 12)[0])
-    counts = Counts(model)
+    counts = Counts(Layout(model.engine.counting))
     with torch.no_grad():
         counts.add(pf.Batch(torch.zeros(3, 7).long()))
     assert counts.categories.named.keys() == counts.categories.dense.found.keys() != set()
@@ -208,7 +208,7 @@ def test_a_batch_makes_no_table(name: str) -> None:
     """Nor sums as large as one."""
     model = compiled(CIRCUITS[name](), LARGE)
     for batch in batches(3, rows=1):
-        counts = Counts(model)
+        counts = Counts(Layout(model.engine.counting))
         with torch.no_grad():
             counts.add(batch)
         kept = {kind for kind in model.memory.tables if "table" in kind}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import pcflow as pf
 from pcflow.learn import Learner
-from pcflow.learn.counts import Counts
+from pcflow.learn.counts import Counts, Layout
 from pcflow.testing import circuits, mixed_families
 
 LEARNERS: dict[str, Learner] = {
@@ -107,13 +107,13 @@ def test_sums_below_which_nothing_is_known_count_nothing(
     """Flows of every row and layer by ordinary ways down, added up where something is known."""
     x = gappy(circuit, seed, gaps)
     model = pf.compile(circuit, DEVICE, torch.float64)
-    counts = Counts(model)
+    counts = Counts(Layout(model.engine.counting))
     counts.add(pf.Batch(x))
     plain, whose = untied(circuit)
     alone = pf.compile(plain, DEVICE, torch.float64)
     wanted = {p: torch.zeros_like(p.value).double() for p in circuit.parameters}
     for row in x:
-        flows = Counts(alone)
+        flows = Counts(Layout(alone.engine.counting))
         evaluation = alone.engine.evaluate(alone.engine.check(row.unsqueeze(0)))
         one = torch.ones_like(evaluation.log_value)
         evaluation.down(one, lambda leaf, slope: None, flows.at_weights)

@@ -7,9 +7,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import pcflow as pf
-from pcflow.inputs import FiniteFamily
+from pcflow.inputs import DensityFamily, FiniteFamily
 from pcflow.learn.categories import ALL
-from pcflow.learn.counts import Counts, PriorCounts, first_of
+from pcflow.learn.counts import Counts, Layout, expected_units, first_of
 from pcflow.testing import circuits, enumerate_states, mixed_families
 
 
@@ -34,8 +34,34 @@ def table() -> tuple[pf.Circuit, torch.Tensor]:
 def all_of(counts: Counts) -> list[dict[int, torch.Tensor]]:
     """By bank, all that was counted."""
     finite = [first_of(named) for family, named in counts.kinds if isinstance(family, FiniteFamily)]
-    categories = {bank: counts.categories.flow(bank, ALL) for bank in finite}
+    categories = {bank: counts.counted(bank, ALL) for bank in finite}
     return [*(sums.found for sums in counts.sums), categories]
+
+
+def counts_of(model: pf.CompiledCircuit) -> Counts:
+    return Counts(Layout(model.engine.counting))
+
+
+@torch.no_grad()
+def all_expected(model: pf.CompiledCircuit) -> list[dict[int, torch.Tensor]]:
+    """The same of a row of which nothing is known."""
+    counts = counts_of(model)
+    layout, tables = counts.layout, counts.engine.tables
+    tables.cache.refresh()
+    ones = {w: torch.ones(rows, 1).to(tables.like) for w, rows in layout.plan.arenas.items()}
+    units = expected_units(layout, ones)
+    weights = {s.weight.bank for s in layout.sums}
+    flows: dict[int, torch.Tensor] = {}
+    statistics, categories = dict(flows), dict(flows)
+    for family, named in layout.kinds:
+        bank, params = first_of(named), counts.params(named)
+        each = units[bank].unsqueeze(-2)
+        if isinstance(family, FiniteFamily):
+            categories[bank] = each * family.table(params)
+        elif isinstance(family, DensityFamily):
+            flows[bank], statistics[bank] = units[bank], each * family.moments(params)
+    edges = {bank: units[bank].unsqueeze(-1) * tables.linear(bank) for bank in weights}
+    return [edges, flows, statistics, categories]
 
 
 @example(pf.Circuit(pf.InputLayer.random(0, pf.Bernoulli())))  # runs in log space
@@ -43,11 +69,11 @@ def all_of(counts: Counts) -> list[dict[int, torch.Tensor]]:
 @settings(max_examples=30)
 def test_prior_counts_are_what_the_models_own_rows_count(circuit: pf.Circuit) -> None:
     model = compiled(circuit)
-    prior, own = PriorCounts(model), Counts(model)
+    own = counts_of(model)
     states = model.engine.check(enumerate_states(circuit))
     evaluation = model.engine.evaluate(states)
     evaluation.down(evaluation.log_value.exp(), own.at_leaf, own.at_weights)
-    for wanted, found in zip(all_of(own), all_of(prior), strict=True):
+    for wanted, found in zip(all_of(own), all_expected(model), strict=True):
         assert wanted.keys() == found.keys()
         for bank, flow in wanted.items():
             torch.testing.assert_close(found[bank], flow, rtol=1e-9, atol=1e-9)
@@ -56,9 +82,9 @@ def test_prior_counts_are_what_the_models_own_rows_count(circuit: pf.Circuit) ->
 def test_prior_counts_of_densities_are_the_mean_of_many_draws() -> None:
     circuit, _ = table()
     model = compiled(circuit)
-    prior, own = PriorCounts(model), Counts(model)
+    own = counts_of(model)
     own.add(pf.Batch(model.sample(40_000, generator=torch.Generator(DEVICE).manual_seed(0))))
-    for wanted, found in zip(all_of(own), all_of(prior), strict=True):
+    for wanted, found in zip(all_of(own), all_expected(model), strict=True):
         for bank, flow in wanted.items():
             torch.testing.assert_close(found[bank], flow / 40_000, rtol=0.0, atol=0.05)
 

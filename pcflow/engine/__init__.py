@@ -8,6 +8,7 @@ from pcflow.engine.autograd import (
 )
 from pcflow.engine.evaluate import Engine, Memory, RowCount
 from pcflow.engine.evaluation import Evaluation, Taped
+from pcflow.engine.expected import expected_flows
 from pcflow.engine.folded import Folded
 from pcflow.engine.halves import best_path, stay
 from pcflow.engine.kernels import add_rows, named_sums
@@ -75,6 +76,7 @@ __all__ = [
     "best_path",
     "differentiable_leaves",
     "differentiable_log_prob",
+    "expected_flows",
     "floor_of",
     "follow",
     "in_ordinary_modes",

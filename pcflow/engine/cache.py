@@ -121,6 +121,11 @@ class Cache:
                     self._make_room(kept)
         return cast(T, found.value)
 
+    def kept(self, kind: str, key: Hashable) -> object | None:
+        """What was computed, as of the last `refresh`; None if nothing is kept."""
+        found = self._kept.get((kind, key))
+        return None if found is None else found.value
+
     @property
     def sizes(self) -> dict[str, int]:
         """Bytes by kind; what two of them share is counted once."""

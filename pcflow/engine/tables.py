@@ -8,10 +8,11 @@ Legend: F folds, P parameters of a bank, V categories, K units of the layer, J u
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
-from typing import NamedTuple, TypeVar
+from types import MappingProxyType
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -157,6 +158,15 @@ class Tables:
         make = family.log_table if in_log_space else family.table
         return self._of_step(kind, step, lambda: make(self.parameters(step)).to(self.like))
 
+    def kept_weights(self, bank: int) -> Tensor | None:
+        """Normalised weights [P, K, J] of a bank, if they are at hand."""
+        return cast(Tensor | None, self.cache.kept("weight", bank))
+
+    def kept_table(self, step: InputStep) -> Tensor | None:
+        """The probabilities of a finite step, if they are at hand."""
+        found = self.cache.kept("table", (step.family, tuple(step.parameters.values())))
+        return cast(Tensor | None, found)
+
     def _share(self, step: InputStep, family: Share, in_log_space: bool) -> Tensor:
         """The rows of a share, without the whole table where it is made of logits."""
         whole = replace(step, family=family.whole)
@@ -253,14 +263,20 @@ class BankSums:
     Args:
         plan: whose banks these are.
         own: banks of which every row has its own.
+        spare: memory by bank that may be written over: of sums that nobody reads any more.
 
     Attributes:
         found: by bank, [P, ...]; [P, B, ...] of those by row.
     """
 
-    def __init__(self, plan: Plan, own: frozenset[int] = frozenset()) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        own: frozenset[int] = frozenset(),
+        spare: Mapping[int, Tensor] = MappingProxyType({}),
+    ) -> None:
         """Start with nothing."""
-        self.plan, self.own = plan, own
+        self.plan, self.own, self.spare = plan, own, spare
         self.found: dict[int, Tensor] = {}
         self._seen: set[BankRead] = set()
 
@@ -277,8 +293,12 @@ class BankSums:
         if read.bank not in self.found:
             size = len(self.plan.banks[read.bank])
             every = len(range(size)[read.rows]) == size
-            make = like.new_empty if every else like.new_zeros
-            self.found[read.bank] = make(size, *shape)
+            spare = self.spare.get(read.bank)
+            if spare is not None:
+                self.found[read.bank] = spare if every else spare.zero_()
+            else:
+                make = like.new_empty if every else like.new_zeros
+                self.found[read.bank] = make(size, *shape)
         return self.found[read.bank][read.rows]
 
     def add(self, read: BankRead, folds: Tensor) -> None:
@@ -317,6 +337,8 @@ class BankSums:
     def _room(self, bank: int, make: Callable[..., Tensor], shape: torch.Size) -> Tensor:
         """Memory for all parameters of a bank, rows first where they have their own."""
         size = len(self.plan.banks[bank])
+        if bank in self.spare:
+            return self.spare[bank].zero_()
         if bank not in self.own:
             return make(size, *shape)
         return make(shape[0], size, *shape[1:]).transpose(0, 1)

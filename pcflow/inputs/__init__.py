@@ -13,7 +13,7 @@ from pcflow.inputs.base import (
 )
 from pcflow.inputs.bernoulli import Bernoulli
 from pcflow.inputs.binomial import Binomial
-from pcflow.inputs.categorical import Categorical
+from pcflow.inputs.categorical import Categorical, log_shares
 from pcflow.inputs.discretized_logistic import DiscretizedLogistic
 from pcflow.inputs.exponential import Exponential
 from pcflow.inputs.gate import Gate
@@ -51,6 +51,7 @@ __all__ = [
     "Share",
     "alike",
     "few",
+    "log_shares",
     "log_sum",
     "powered",
     "register_family",

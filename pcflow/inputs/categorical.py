@@ -66,13 +66,27 @@ class Categorical(FiniteFamily):
 
     def maximize(self, params: Params, flow: Tensor, pseudocount: float) -> dict[str, Tensor]:
         """Smoothed relative counts, as log-probabilities; hard zeros are kept."""
-        logits = params["logits"]
-        counts = flow + pseudocount
-        if logits.amin() == -torch.inf:
-            counts.masked_fill_(logits == -torch.inf, 0.0)
-        total = counts.sum(dim=-2, keepdim=True)  # [P, 1, K]
-        found = counts.div_(total).log_()
-        return {"logits": found if (total > 0).all() else torch.where(total > 0, found, logits)}
+        return {"logits": log_shares(flow, params["logits"], pseudocount)}
+
+
+def log_shares(counts: Tensor, logits: Tensor, pseudocount: float) -> Tensor:
+    """Log of smoothed relative counts, by few passes over memory.
+
+    Args:
+        counts: nonnegative, [..., V, K].
+        logits: the present ones, [..., V, K]. Those of -inf are kept, and those of units of which
+            even with the pseudocount nothing was counted.
+        pseudocount: added to every count.
+    """
+    shares = counts + pseudocount
+    zeros = logits.is_cuda or logits.amin().item() == -torch.inf  # not to wait for a GPU
+    if zeros:
+        shares.masked_fill_(logits == -torch.inf, 0.0)
+    total = shares.sum(dim=-2, keepdim=True)  # [..., 1, K]
+    found = shares.div_(total).log_()
+    if pseudocount > 0 and not zeros:
+        return found
+    return torch.where(total > 0, found, logits)
 
 
 def by_columns(logits: Tensor, in_log_space: bool) -> Tensor:

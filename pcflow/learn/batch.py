@@ -216,8 +216,8 @@ def check_told(name: str, model: Likelihood, told: bool) -> None:
 
 def _takes(model: Likelihood, **told: None) -> bool:
     """Whether `log_prob` of a model may be asked so, whatever it calls its arguments."""
-    if len(told) > 1 and isinstance(model, CompiledCircuit | Given):
-        return False  # what comes second are parameters
+    if isinstance(model, CompiledCircuit | Given):
+        return len(told) == 1  # what comes second are parameters
     try:
         signature(model.log_prob).bind(*told.values())
     except TypeError:

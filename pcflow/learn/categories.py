@@ -10,7 +10,7 @@ n of them, F folds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -27,9 +27,6 @@ ALL: Block = (slice(None), slice(None))
 LINE = 16
 """Units that are read together, whether they are wanted or not: a line of the cache."""
 
-Flow = Callable[[int, Block], Tensor]
-"""What a block of a bank counts [p, V, k]."""
-
 
 class CategoryCounts:
     """What is counted of finite input units, under the first bank of their parameters.
@@ -38,15 +35,13 @@ class CategoryCounts:
         dense: of all rows [P, V, K].
         named: and besides, which rows [n] count [n, K]; all of them if none is named.
         rows: of tables of which rows are named, R.
-        flow: what is to be learned from; that itself, until something else takes its place.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, dense: BankSums) -> None:
         """Start with nothing."""
-        self.plan, self.dense = plan, BankSums(plan)
+        self.plan, self.dense = plan, dense
         self.named: dict[int, tuple[Tensor | None, Tensor]] = {}
         self.rows: dict[int, int] = {}
-        self.flow: Flow = self.counted
 
     def __iter__(self) -> Iterator[int]:
         """The banks."""
@@ -102,15 +97,17 @@ class CategoryCounts:
             self.named.clear()
             team.add_up(self.dense.found[bank] for bank in sorted(self.dense.found))
 
-    def upon(self, bank: int, sums: Tensor, momentum: float) -> Tensor:
-        """What was counted, and sums [P, V, K] that fade, which may be written over."""
-        place, counts = self.named.get(bank, (None, None))
-        if place is None or counts is None or bank in self.dense.found:
-            return torch.add(self.counted(bank), sums, alpha=momentum)
+    def names_few(self, bank: int) -> bool:
+        """Whether all that a bank has counted are some of its rows."""
+        return bank not in self.dense.found and self.named[bank][0] is not None
+
+    def upon(self, bank: int, sums: Tensor, momentum: float) -> None:
+        """Let sums [P, V, K] fade, and add to them what a bank has counted that names few."""
+        place, counts = self.named[bank]
+        assert place is not None
         rows = sums.flatten(0, 1)
         some = torch.add(counts, rows[place], alpha=momentum)
         rows.mul_(momentum).index_copy_(0, place, some)
-        return sums
 
 
 def _spread(place: Tensor, counts: Tensor, rows: int) -> Tensor:
@@ -133,16 +130,32 @@ def of(tensor: Tensor, block: Block) -> Tensor:
     return tensor[block[0], ..., block[1]]
 
 
-def blocks(params: Params, machine: Machine) -> Iterator[Block]:
+def blocks(
+    params: Params, machine: Machine, ranges: Iterable[slice] | None = None
+) -> Iterator[Block]:
     """Block after block of parameters [P, ..., K], as many numbers at a time as fit a cache.
 
     Some parameters as they lie in memory; of parameters that are too large, some of their units.
+
+    Args:
+        params: all of them.
+        machine: whose cache it is.
+        ranges: none is of more than one of these; of all by default.
     """
     first, *_ = params.values()
-    one = max(p[:1].numel() for p in params.values())
-    if one <= machine.numbers:
-        size = machine.numbers // max(1, one)
-        return ((slice(at, at + size), ALL[1]) for at in range(0, len(first), size))
-    units = max(p.shape[-1] for p in params.values())
-    size = max(LINE, machine.numbers * units // (one * len(first)))
-    return ((ALL[0], slice(at, at + size)) for at in range(0, units, size))
+    one, units = (max(size) for size in zip(*map(_sizes, params.values()), strict=True))
+    for some in ranges or [slice(0, len(first))]:
+        count = some.stop - some.start
+        if one <= machine.numbers:
+            size = machine.numbers // max(1, one)
+            for at in range(some.start, some.stop, size):
+                yield slice(at, min(at + size, some.stop)), ALL[1]
+            continue
+        size = max(LINE, machine.numbers * units // (one * count))
+        for at in range(0, units, size):
+            yield some, slice(at, at + size)
+
+
+def _sizes(parameter: Tensor) -> tuple[int, int]:
+    """Numbers of one parameter of [P, ..., K], and units."""
+    return parameter[:1].numel(), parameter.shape[-1]

@@ -9,8 +9,9 @@ a bank, R rows of an arena, S statistics.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property, partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -19,17 +20,19 @@ from pcflow.engine import (
     BankRead,
     BankSums,
     DensityLeaf,
+    Engine,
     FiniteLeaf,
     InputStep,
     Leaf,
     Shares,
+    SumStep,
     Tables,
-    share_of,
+    expected_flows,
     told_below,
 )
 from pcflow.errors import EvidenceError, StructureError, TypeMismatch
 from pcflow.evidence import CheckedEvidence, send
-from pcflow.inputs import DensityFamily, FiniteFamily, InputFamily
+from pcflow.inputs import DensityFamily, FiniteFamily, InputFamily, Params, log_shares
 from pcflow.learn.batch import Batch, Model, totals
 from pcflow.learn.categories import ALL, Block, CategoryCounts, blocks, of
 from pcflow.learn.spread import both, by_row, seen, spread, together, unseen
@@ -39,12 +42,78 @@ from pcflow.queries import never
 Smoothing = Callable[[int], float]
 """What is added to every count of a distribution over so many values."""
 
-Rule = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Takes what a unit counts if it is used once as it is, what was counted, and the total of that."""
+Rule = Callable[[int, Block], Tensor]
+"""Says what a block of a bank is to count [p, V, k], V being the inputs of a sum or the values of
+an input, which is not written over."""
+
+Spare = list[dict[int, Tensor]]
+"""Memory by bank, for every kind of count."""
+
+
+class Layout:
+    """What of a circuit is counted, looked up once.
+
+    Attributes:
+        steps: of input units.
+        sums: all steps of sums.
+        kinds: families with the banks of their parameters, by name.
+        kind: the same of a finite family, by its first bank.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        """Look.
+
+        Raises:
+            StructureError: if parameters are tied in a way that counting cannot respect.
+        """
+        self.engine, self.plan = engine, engine.plan
+        self.steps = [s for s in self.plan.steps if isinstance(s, InputStep)]
+        self.sums = [s for s in self.plan.steps if isinstance(s, SumStep)]
+        self.kinds = _input_kinds(self.steps)
+        self.has_densities = any(isinstance(family, DensityFamily) for family, _ in self.kinds)
+        self.kind: dict[int, tuple[FiniteFamily, dict[str, int]]] = {}
+        for family, named in self.kinds:
+            if isinstance(family, FiniteFamily):
+                self.kind[first_of(named)] = family, named
+
+    @cached_property
+    def _by_rows(self) -> dict[int, dict[tuple[int, int], InputStep]]:
+        """By first bank, steps by the rows that they read, from where to where, if all lie so."""
+        found: dict[int, dict[tuple[int, int], InputStep]] = {first: {} for first in self.kind}
+        crossed = set()
+        for step in self.steps:
+            for read in step.parameters.values():
+                if isinstance(read.rows, slice) and read.bank in found:
+                    found[read.bank][read.rows.start, read.rows.stop] = step
+                else:
+                    crossed.add(read.bank)
+        for first, rows in found.items():
+            if first in crossed or any(a[1] > b[0] for a, b in pairwise(sorted(rows))):
+                found[first] = {}
+        return found
+
+    def blocks(self, first: int, params: Params) -> Iterator[Block]:
+        """Blocks of the parameters of a finite family, none across steps."""
+        ranges = [slice(*rows) for rows in sorted(self._by_rows[first])]
+        return blocks(params, self.plan.machine, ranges or None)
+
+    def table(self, first: int, block: Block) -> Tensor | None:
+        """Probabilities [p, V, k] of a block, if the last pass has left them."""
+        for (start, stop), step in self._by_rows[first].items():
+            some = block[0]
+            if start <= some.start and some.stop <= stop:
+                found = self.engine.tables.kept_table(step)
+                here = slice(some.start - start, some.stop - start)
+                return None if found is None else of(found, (here, block[1]))
+        return None
 
 
 class Counts:
     """Expected counts of every parameter of a model.
+
+    Args:
+        layout: what is counted.
+        spare: memory that may be written over; none by default.
 
     Attributes:
         weights: flows of weights by bank [P, K, J].
@@ -54,30 +123,42 @@ class Counts:
         statistics: of input densities, their tallies [P, S, K].
         columns: what was met of every variable [3, D], see `spread`; of input densities only.
         met: sums over the rows that were added, of weighted log-likelihoods and of weights.
-        told: by width, the weight of all rows that know something about a fold [R].
         telling: the weight of all rows that know something, [1].
         of_differences: whether these are counts of evidence less counts of what is given.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, layout: Layout, spare: Spare | None = None) -> None:
         """Start with nothing."""
-        self.engine = model.engine.counting
-        self.steps = [s for s in self.engine.plan.steps if isinstance(s, InputStep)]
-        self.kinds = _input_kinds(self.steps)
-        self.has_densities = any(isinstance(family, DensityFamily) for family, _ in self.kinds)
-        self.weights, self.flows, self.statistics = (BankSums(self.engine.plan) for _ in range(3))
-        self.categories = CategoryCounts(self.engine.plan)
+        self.layout, self.engine, plan = layout, layout.engine, layout.plan
+        self.kinds, self.has_densities = layout.kinds, layout.has_densities
+        memory = spare or [{}] * 4
+        sums = [BankSums(plan, spare=some) for some in memory]
+        self.weights, self.flows, self.statistics, dense = sums
+        self.categories = CategoryCounts(plan, dense)
         self.met = torch.zeros(2, dtype=torch.float64)
-        self.columns = unseen(model.num_variables)
+        self.columns = unseen(plan.num_variables)
         self.telling = torch.zeros(1, dtype=torch.float64)
-        like, arenas = self.engine.tables.like, self.engine.plan.arenas
-        self.told = {width: like.new_zeros(rows) for width, rows in arenas.items()}
+        self.everywhere = self.engine.tables.like.new_zeros(())
         self.of_differences = False
+
+    @property
+    def spare(self) -> Spare:
+        """Their memory, for others, once these are not read any more."""
+        return [dict(s.found) for s in (*self.sums, self.categories.dense)]
 
     @property
     def sums(self) -> tuple[BankSums, ...]:
         """All of them, but for categories."""
         return self.weights, self.flows, self.statistics
+
+    @cached_property
+    def told(self) -> dict[int, Tensor]:
+        """By width, the weight of all rows that know something about a fold [R].
+
+        Without that of rows that know something `everywhere`.
+        """
+        like, arenas = self.engine.tables.like, self.layout.plan.arenas
+        return {width: like.new_zeros(rows) for width, rows in arenas.items()}
 
     def add(self, batch: Batch) -> None:
         """Add the counts of what is evidence less those of what is given, by weight.
@@ -125,82 +206,96 @@ class Counts:
 
     def at_weights(self, read: BankRead, flow: Tensor, tables: Tables) -> None:
         """Add the flow of weights."""
-        self.weights.add(read, flow)
+        place = self.weights.place(read, flow.shape[1:], flow)
+        if place is None:
+            self.weights.add(read, flow)
+        else:
+            place.copy_(flow)
 
     def _tell(self, shares: Shares | None, weight: Tensor) -> None:
         """Add the weights [B] of rows that know something, fold by fold."""
+        if shares is None:
+            self.everywhere += weight.sum()
+            return
         for width, told in self.told.items():
-            told += weight.sum() if shares is None else shares[width] @ weight
+            told += shares[width] @ weight
 
     def gather(self, team: Team) -> None:
         """Add the counts of all processes."""
+        if not team.together:
+            return
         found = [*(sums.found for sums in self.sums), self.told]
         counts = [numbers[key] for numbers in found for key in sorted(numbers)]
-        team.add_up([self.met, self.telling, *counts])
+        team.add_up([self.met, self.telling, self.everywhere, *counts])
         self.categories.gather(team)
         if self.has_densities:
             places = torch.arange(self.columns.shape[1])
             self.columns = together(self.columns, places, len(places), team)
 
-    def change(self, rule: Rule) -> None:
-        """Put in place of what every unit counted what a rule makes of it."""
-        tables, weights, flows = self.engine.tables, self.weights.found, self.flows.found
-        for bank, flow in weights.items():
-            weights[bank] = rule(tables.linear(bank), flow, flow.sum(dim=-1, keepdim=True))
-        for family, named in self.kinds:
-            if isinstance(family, DensityFamily):
-                first, params = next(iter(named.values())), self.params(named)
-                statistics, total = self.statistics.found, flows[first].unsqueeze(-2)  # [P, 1, K]
-                statistics[first] = rule(family.moments(params), statistics[first], total)
-                flows[first] = rule(torch.ones_like(flows[first]), flows[first], flows[first])
-        before = self.categories.flow
+    def counted(self, bank: int, block: Block) -> Tensor:
+        """What was counted of a block of a bank: see `Rule`."""
+        weights = self.weights.found.get(bank)
+        return self.categories.counted(bank, block) if weights is None else of(weights.mT, block)
 
-        def changed(bank: int, block: Block) -> Tensor:
-            flow = before(bank, block)
-            return rule(self.table(bank, block), flow, flow.sum(dim=-2, keepdim=True))
+    def table(self, bank: int, block: Block) -> Tensor:
+        """The present probabilities [p, V, k] of a block, of sums or of inputs by the first bank.
 
-        self.categories.flow = changed
-
-    def table(self, first: int, block: Block) -> Tensor:
-        """Probabilities [p, V, k] of a block of finite units, of a kind with this first bank."""
-        family, named = next(kind for kind in self.kinds if first in kind[1].values())
-        assert isinstance(family, FiniteFamily)
+        As the pass left them, or else by the parameters of the block alone: others may already
+        have moved.
+        """
+        tables = self.engine.tables
+        if bank in self.weights.found:
+            linear = tables.kept_weights(bank)
+            if linear is not None:
+                return of(linear.mT, block)
+            return torch.softmax(of(tables.banks[bank].detach().mT, block), dim=-2)
+        kept = self.layout.table(bank, block)
+        if kept is not None:
+            return kept
+        family, named = self.layout.kind[bank]
         return family.table(self.params(named, block))
 
-    def maximize(self, smoothing: Smoothing, alike: float = 0.0) -> None:
-        """Give the model the parameters that fit these counts, smoothed.
+    def maximize(self, rule: Rule, smoothing: Smoothing, alike: float = 0.0) -> None:
+        """Give the model the parameters that fit counts, smoothed.
 
         Frozen ones are kept, and those of units of which nothing was counted.
 
         Args:
+            rule: what is to be counted, in place of what was.
             smoothing: what is added to counts.
             alike: stands for the spread of columns whose values were all alike.
         """
-        banks = self.engine.tables.banks
-        for bank, flow in self.weights.found.items():
-            if banks[bank].requires_grad:
-                added = smoothing(flow.shape[-1])
-                banks[bank].copy_(_normalise(flow, banks[bank], added))
+        for bank in self.weights.found:
+            self._maximize_sums(bank, rule, smoothing)
         for family, named in self.kinds:
             if isinstance(family, DensityFamily):
-                found = self._maximize(family, named, smoothing(1), alike)
+                found = self._maximize_density(family, named, smoothing(1), alike)
                 self._put(named, ALL, found)
                 continue
             assert isinstance(family, FiniteFamily)
-            for block in blocks(self.params(named), self.engine.plan.machine):
-                params = self.params(named, block)
-                flow = self.categories.flow(first_of(named), block)
+            for block in self.layout.blocks(first_of(named), self.params(named)):
+                params, flow = self.params(named, block), rule(first_of(named), block)
                 values = 1 if family.logits is None else flow.shape[-2]  # a table that is free
                 found = family.maximize(params, flow, smoothing(values))
                 self._put(named, block, _kept(found, params, flow))
 
-    def _maximize(
+    def _maximize_sums(self, bank: int, rule: Rule, smoothing: Smoothing) -> None:
+        weights = self.engine.tables.banks[bank]
+        if not weights.requires_grad:
+            return
+        logits, added = weights.detach().mT, smoothing(weights.shape[-1])  # [P, J, K]
+        for block in blocks({"": logits}, self.layout.plan.machine):
+            some, flow = of(logits, block), rule(bank, block)
+            found = {"": log_shares(flow, some, added)}
+            some.copy_(_kept(found, {"": some}, flow)[""])
+
+    def _maximize_density(
         self, family: DensityFamily, named: dict[str, int], pseudocount: float, alike: float
     ) -> dict[str, Tensor]:
         params, first = self.params(named), first_of(named)
         flow, statistics = self.flows.found[first], self.statistics.found[first]
         found = family.maximize(params, flow, statistics, pseudocount)
-        width = spread(by_row(self.columns, self.steps, first, len(flow)))
+        width = spread(by_row(self.columns, self.layout.steps, first, len(flow)))
         width = width.masked_fill(width == 0, alike).to(flow).unsqueeze(-1)  # [P, 1]
         return family.floored(found, width, params)
 
@@ -222,62 +317,32 @@ class Counts:
         if read is None:
             return
         if isinstance(leaf, DensityLeaf):
-            flow, statistics = self.of_density(leaf, slope)
+            flow, statistics = leaf.counts(slope)
             self.flows.add(read, flow)
             self.statistics.add(read, statistics)
         else:
             assert isinstance(leaf, FiniteLeaf)
-            self.of_categories(read, leaf, slope)
-
-    def of_density(self, leaf: DensityLeaf, slope: Tensor) -> tuple[Tensor, Tensor]:
-        """Per fold the whole flow [F, K] and the statistics [F, S, K]."""
-        return leaf.counts(slope)
-
-    def of_categories(self, read: BankRead, leaf: FiniteLeaf, slope: Tensor) -> None:
-        """Add what the leaf counts."""
-        self.categories.add(read, leaf, slope)
+            self.categories.add(read, leaf, slope)
 
 
-class PriorCounts(Counts):
-    """What a row of which nothing is known would count: top-down probabilities times parameters.
+def expected_units(layout: Layout, shares: Shares) -> dict[int, Tensor]:
+    """How often a row of which nothing is known would use units, times how much of it counts.
 
     Args:
-        model: whose parameters they are.
-        shares: of one row, how much of it counts at every fold; all by default.
+        layout: of the model.
+        shares: at every fold.
 
-    Attributes:
-        units: flows of finite input units by the first bank of their family [P, K].
+    Returns:
+        By bank of weights, and by the first bank of every input family, [P, K].
     """
-
-    def __init__(self, model: Model, shares: Shares | None = None) -> None:
-        """Count one such row."""
-        super().__init__(model)
-        self.shares, self.units = shares, BankSums(self.engine.plan)
-        self.categories.flow = self._expected
-        evaluation = self.engine.evaluate(self.engine.nothing())
-        flow = torch.ones_like(evaluation.log_value)
-        evaluation.down(flow, self.at_leaf, self.at_weights, shares)
-
-    def of_density(self, leaf: DensityLeaf, slope: Tensor) -> tuple[Tensor, Tensor]:
-        """Flow, and flow times expected statistics."""
-        assert isinstance(leaf.step.family, DensityFamily)
-        flow = self._flow(leaf, slope)
-        moments = leaf.step.family.moments(leaf.params())  # [F or 1, S, K]
-        return flow, flow.unsqueeze(-2) * moments
-
-    def of_categories(self, read: BankRead, leaf: FiniteLeaf, slope: Tensor) -> None:
-        """Add the flow of units, which becomes counts when these are asked for."""
-        flow = self._flow(leaf, slope)
-        self.units.add(read, flow.sum(dim=0, keepdim=True) if not leaf.sets.by_fold else flow)
-
-    def _expected(self, bank: int, block: Block) -> Tensor:
-        """Flow times probabilities."""
-        return of(self.units.found[bank], block).unsqueeze(-2) * self.table(bank, block)
-
-    def _flow(self, leaf: Leaf, slope: Tensor) -> Tensor:
-        """What counts of the flow of input units [F, K]."""
-        flow = leaf.semiring.flow(leaf.out.units, slope)
-        return (flow if self.shares is None else flow * share_of(self.shares, leaf.step)).sum(dim=1)
+    flows, sums = expected_flows(layout.plan, layout.engine.tables), BankSums(layout.plan)
+    counted = {width: flow * shares[width] for width, flow in flows.items()}
+    for step in layout.sums:
+        sums.add(step.weight, counted[step.units][step.out])
+    for leaf in layout.steps:
+        for read in list(leaf.parameters.values())[:1]:
+            sums.add(read, counted[leaf.units][leaf.out])
+    return sums.found
 
 
 def first_of(named: dict[str, int]) -> int:
@@ -285,18 +350,12 @@ def first_of(named: dict[str, int]) -> int:
     return next(iter(named.values()))
 
 
-def _normalise(counts: Tensor, logits: Tensor, pseudocount: float) -> Tensor:
-    """Log of smoothed relative counts; hard zeros and rows without any count are kept."""
-    smoothed = (counts + pseudocount).masked_fill(logits == -torch.inf, 0.0)
-    relative = smoothed / smoothed.sum(dim=-1, keepdim=True)
-    return torch.where(counts.sum(dim=-1, keepdim=True) > 0, relative.log(), logits)
-
-
 def _kept(found: dict[str, Tensor], params: dict[str, Tensor], flow: Tensor) -> dict[str, Tensor]:
     """What was found [P, ..., k], but for units that have no flow [P, V, k]."""
-    used = flow.sum(dim=-2) > 0  # [P, k]
-    if used.all():
+    total = flow.sum(dim=-2)  # [P, k]
+    if not total.is_cuda and total.amin().item() > 0:  # not to wait for a GPU
         return found
+    used = total > 0
     return {
         name: torch.where(used if p.dim() == 2 else used.unsqueeze(-2), found[name], p)
         for name, p in params.items()
@@ -313,14 +372,14 @@ def _of_part(rows: Tensor, part: CheckedEvidence) -> Tensor:
     return rows if part.origin is None else rows[part.origin]
 
 
-def refuse_half_frozen(model: Model) -> None:
+def refuse_half_frozen(layout: Layout) -> None:
     """Raise if counting would learn parameters of input units that depend on frozen ones.
 
     Raises:
         StructureError: naming both.
     """
-    plan, banks = model.engine.plan, model.engine.tables.banks
-    for family, named in _input_kinds(s for s in plan.steps if isinstance(s, InputStep)):
+    banks = layout.engine.tables.banks
+    for family, named in layout.kinds:
         learned = {name for name, bank in named.items() if banks[bank].requires_grad}
         if learned - family.separate and learned != named.keys():
             frozen = ", ".join(sorted(named.keys() - learned))

@@ -17,7 +17,13 @@ from torch import Tensor
 from pcflow.errors import SettingError
 from pcflow.learn.batch import Batch, Model
 from pcflow.learn.checkpoint import must_be_like
-from pcflow.learn.counts import Counts, refuse_half_frozen, refuse_more_than_a_circuit
+from pcflow.learn.counts import (
+    Counts,
+    Layout,
+    Spare,
+    refuse_half_frozen,
+    refuse_more_than_a_circuit,
+)
 from pcflow.learn.learner import State
 from pcflow.learn.team import ALONE, Team
 
@@ -35,8 +41,10 @@ class CountingRun(ABC, Generic[Settings]):
             TypeMismatch: if there are others than the circuit's.
         """
         refuse_more_than_a_circuit(model)
-        refuse_half_frozen(model)
+        self._layout = Layout(model.engine.counting)
+        refuse_half_frozen(self._layout)
         self.learner, self.model, self.team = learner, model, team
+        self._spare: Spare | None = None  # memory of the last step
 
     @torch.no_grad()
     def step(self, batches: Iterable[Batch], done: float = 0.0) -> Tensor:
@@ -47,12 +55,22 @@ class CountingRun(ABC, Generic[Settings]):
             TypeMismatch: if something is given and the learner does not learn from such rows.
             PropertyRequired: if something is given and an input unit has a density.
         """
-        counts = Counts(self.model)
+        counts = Counts(self.layout, self._spare)
+        self._spare = None
         for batch in batches:
             counts.add(self.accepted(batch, counts))
         counts.gather(self.team)
         self.update(counts, done)
+        self._spare = counts.spare
         return counts.met
+
+    @property
+    def layout(self) -> Layout:
+        """What is counted: found again if the model was moved."""
+        engine = self.model.engine.counting
+        if engine is not self._layout.engine:
+            self._layout, self._spare = Layout(engine), None
+        return self._layout
 
     def accepted(self, batch: Batch, counts: Counts) -> Batch:
         """The batch, if the learner learns from such rows."""
@@ -115,7 +133,7 @@ class EMRun(CountingRun[EM]):
 
     def update(self, counts: Counts, done: float) -> None:
         """Relative counts; these are all rows, so what is alike stays alike."""
-        counts.maximize(lambda values: self.learner.pseudocount, alike=1.0)
+        counts.maximize(counts.counted, lambda values: self.learner.pseudocount, alike=1.0)
 
 
 def check_pseudocount(pseudocount: float) -> None:

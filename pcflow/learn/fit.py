@@ -23,15 +23,22 @@ from pcflow.learn.batch import Batch, Model, totals
 from pcflow.learn.checkpoint import Checkpoint, about_learner, must_be_like
 from pcflow.learn.data import Data, Source
 from pcflow.learn.em import EM
+from pcflow.learn.gradient import Gradient
 from pcflow.learn.learner import Learner, State
 from pcflow.learn.progress import Progress
 from pcflow.learn.randomness import check_random_state, random_state, restore_random_state
 from pcflow.learn.spread import warn_of_rounding
+from pcflow.learn.stochastic import Anemone, MiniBatchEM
 from pcflow.learn.team import Team
 from pcflow.plot import training
+from pcflow.queries import CompiledCircuit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+_MODELS = CompiledCircuit | Model
+_LEARNERS = EM | Anemone | MiniBatchEM | Gradient | Learner
+"""Ours first: to look at all that a protocol asks for takes longer than a small step."""
 
 _MODEL = "a CompiledCircuit (of a circuit: pf.compile(circuit)), or what learns like one"
 _LEARNER = "a learner, such as EM(), Anemone() or Gradient(torch.optim.Adam)"
@@ -182,9 +189,9 @@ def fit(
         >>> pf.fit(model, x[:60], validation=x[60:], epochs=5, progress=False).best_epoch < 5
         True
     """
-    check_kind("model", model, Model, _MODEL)
+    check_kind("model", model, _MODELS, _MODEL)
     if learner is not None:
-        check_kind("learner", learner, Learner, _LEARNER)
+        check_kind("learner", learner, _LEARNERS, _LEARNER)
     check_kind("after_epoch", after_epoch, Callable | None, "a function of the result so far")
     check_generator(generator, device=None)
     _check(epochs, batch_size, patience, checkpoint_seconds)
@@ -197,7 +204,7 @@ def fit(
     judge = None
     if validation is not None:
         judge = Source("validation", validation, width, batch_size, team, validation_weights)
-    if source.numbers is not None:
+    if source.numbers is not None and not model.engine.domain.is_finite:
         warn_of_rounding(source.numbers.fingerprint()[0], model.engine.domain)
     team.follow_first(held.detach() for held in _held(model))
     skip = impossible == "skip"

@@ -14,7 +14,7 @@ from torch import Tensor
 from pcflow.checks import check_generator, check_kind, check_whole
 from pcflow.circuit import Circuit, Parameter, SumLayer, alike, kept, read_units, rebuild
 from pcflow.errors import SettingError
-from pcflow.learn.counts import Counts
+from pcflow.learn.counts import Counts, Layout
 from pcflow.learn.data import Data, Source
 from pcflow.learn.team import ALONE
 from pcflow.queries import CompiledCircuit, as_circuit
@@ -99,7 +99,7 @@ def prune(model: CompiledCircuit, data: Data, keep: float = 1.0) -> Circuit:
     """
     check_kind("model", model, CompiledCircuit, "a CompiledCircuit")
     SettingError.check("keep", keep, "in (0, 1]", lambda share: 0 < share <= 1)
-    counts = Counts(model)
+    counts = Counts(Layout(model.engine.counting))
     for batch in Source("data", data, model.num_variables, BATCH, ALONE).in_order():
         counts.add(batch.unconditional())
     circuit = model.engine.structure.replace(_without_least_flow(model, counts, keep))

@@ -16,9 +16,9 @@ from pcflow.engine import Plan, Shares
 from pcflow.errors import PropertyRequired, SettingError
 from pcflow.inputs import DensityFamily, FiniteFamily
 from pcflow.learn.batch import Batch, Model
-from pcflow.learn.categories import of
+from pcflow.learn.categories import Block, of
 from pcflow.learn.checkpoint import must_be_like
-from pcflow.learn.counts import Counts, PriorCounts, Smoothing, first_of
+from pcflow.learn.counts import Counts, Layout, Rule, Smoothing, expected_units, first_of
 from pcflow.learn.em import CountingRun, check_pseudocount
 from pcflow.learn.learner import State
 from pcflow.learn.spread import both, unseen
@@ -95,11 +95,11 @@ class BatchRun(CountingRun[Settings]):
         super().__init__(learner, model, team)
         self.columns = unseen(model.num_variables)
 
-    def maximize(self, counts: Counts, smoothing: Smoothing) -> None:
+    def maximize(self, counts: Counts, rule: Rule, smoothing: Smoothing) -> None:
         """Move the parameters, with floors by all rows so far."""
         if counts.has_densities:
             self.columns = counts.columns = both(self.columns, counts.columns)
-        counts.maximize(smoothing)
+        counts.maximize(rule, smoothing)
 
     def state(self) -> State:
         """What was met of every column."""
@@ -138,52 +138,77 @@ class AnemoneRun(BatchRun[Anemone]):
         if rows == 0:  # none tells anything
             return
         step = learner.step * (1 - done if learner.decay else 1.0)
-        self.sums = self._with(counts)
+        fading = self._fade(counts)
         self.rows = rows + learner.momentum * self.rows
+        assert self.sums is not None
         weights, categories, flows, statistics, told = self.sums
-        prior = PriorCounts(self.model, _shares(told, counts.engine.plan))
-        mix = partial(_mix, rows=self.rows, step=step, difference=counts.of_differences)
-        seen = weights, flows, statistics
-        for expected, flow, sums in zip(prior.sums, seen, counts.sums, strict=True):
-            for bank in sums.found:
-                sums.found[bank] = mix(expected.found[bank], flow[bank])
-        expects = prior.categories.flow
-        counts.categories.flow = lambda bank, block: mix(
-            expects(bank, block), of(categories[bank], block)
-        )
-        self.maximize(counts, smoothing_by(learner.pseudocount, step))
+        left = 1.0 if counts.of_differences else 1 - step
+        units = expected_units(counts.layout, _shares(told, counts.layout.plan, left))
+        mix = partial(_differ, kept=1 - step) if counts.of_differences else _mix
+        mix = partial(mix, share=step / self.rows)
+        for family, named in counts.kinds:
+            if isinstance(family, DensityFamily):
+                first = first_of(named)
+                moments = units[first].unsqueeze(-2) * family.moments(counts.params(named))
+                counts.statistics.found[first] = mix(moments, statistics[first])
+                counts.flows.found[first] = mix(units[first], flows[first])
 
-    def maximize(self, counts: Counts, smoothing: Smoothing) -> None:
+        def rule(bank: int, block: Block) -> Tensor:
+            sums = of(weights[bank].mT if bank in weights else categories[bank], block)
+            if bank in fading:
+                torch.add(counts.counted(bank, block), sums, alpha=learner.momentum, out=sums)
+            used = of(units[bank].unsqueeze(-2), block)  # [p, 1, k]
+            return mix(counts.table(bank, block) * used, sums)
+
+        self.maximize(counts, rule, smoothing_by(learner.pseudocount, step))
+
+    def maximize(self, counts: Counts, rule: Rule, smoothing: Smoothing) -> None:
         """Move the parameters, and count the sums from where they are then."""
         real = [(f, named) for f, named in counts.kinds if isinstance(f, DensityFamily)]
         before = [{n: p.clone() for n, p in counts.params(named).items()} for _, named in real]
-        super().maximize(counts, smoothing)
+        super().maximize(counts, rule, smoothing)
         assert self.sums is not None
         _, _, flows, statistics, _ = self.sums
         for (family, named), params in zip(real, before, strict=True):
             first, now = next(iter(named.values())), counts.params(named)
             statistics[first] = family.recentred(statistics[first], flows[first], params, now)
 
-    def _with(self, counts: Counts) -> Sums:
-        """The sums, faded, and new counts: every row weighs alike, in a short batch too."""
-        found = counts.weights.found, counts.flows.found, counts.statistics.found, counts.told
+    def _fade(self, counts: Counts) -> frozenset[int]:
+        """Let sums fade and add new counts: every row weighs alike, in a short batch too.
+
+        Returns:
+            The banks of which this is left to do, block by block as they are learned.
+        """
+        told = {width: rows + counts.everywhere for width, rows in counts.told.items()}
+        found = counts.weights.found, counts.flows.found, counts.statistics.found
         if self.sums is None:
-            categories = {b: counts.categories.counted(b) for b in counts.categories}
-            new = [dict(one) for one in found]
-            return [new[0], categories, *new[1:]]
+            categories = {b: counts.categories.counted(b).clone() for b in counts.categories}
+            new = [{b: flow.clone() for b, flow in one.items()} for one in found]
+            self.sums = [new[0], categories, *new[1:], told]
+            return frozenset()
         momentum = self.learner.momentum
-        so_far, categories, *rest = self.sums
-        sums = [
-            {b: torch.add(flow, old[b], alpha=momentum) for b, flow in one.items()}
-            for one, old in zip(found, (so_far, *rest), strict=True)
-        ]
-        faded = {b: counts.categories.upon(b, categories[b], momentum) for b in counts.categories}
-        return [sums[0], faded, *sums[1:]]
+        weights, categories, *rest, before = self.sums
+        for one, sums in zip(found[1:], rest, strict=True):
+            for bank, flow in one.items():
+                sums[bank] = torch.add(flow, sums[bank], alpha=momentum)
+        for width, rows in told.items():
+            before[width] = torch.add(rows, before[width], alpha=momentum)
+        fading = set(weights) | set(categories)
+        for bank in set(categories) & set(counts.categories):
+            if counts.categories.names_few(bank):
+                counts.categories.upon(bank, categories[bank], momentum)
+                fading.remove(bank)
+        banks = counts.engine.tables.banks
+        for bank in weights:
+            if not banks[bank].requires_grad:  # nobody learns it
+                torch.add(found[0][bank], weights[bank], alpha=momentum, out=weights[bank])
+                fading.remove(bank)
+        return frozenset(fading)
 
     def state(self) -> State:
         """Sums, and of how many rows."""
         with torch.no_grad():
-            so_far = self.sums or _nothing(self.model)
+            so_far = self.sums or _nothing(self.layout)
         # copies: large sums are written over
         sums = [{bank: t.clone() for bank, t in sums.items()} for sums in so_far]
         return super().state() | {"rows": self.rows, "sums": sums}
@@ -239,33 +264,57 @@ class MiniBatchRun(BatchRun[MiniBatchEM]):
 
     def update(self, counts: Counts, done: float) -> None:
         """Mix relative counts with present parameters."""
-        counts.change(self._mix)
-        self.maximize(counts, smoothing_by(self.learner.pseudocount, self.learner.step))
+        for family, named in counts.kinds:
+            if isinstance(family, DensityFamily):
+                first, present = first_of(named), family.moments(counts.params(named))
+                flows, statistics = counts.flows.found, counts.statistics.found
+                total = flows[first]  # [P, K]
+                statistics[first] = self._mix(present, statistics[first], total.unsqueeze(-2))
+                flows[first] = self._mix(torch.ones_like(total), total, total)
+
+        def rule(bank: int, block: Block) -> Tensor:
+            flow = counts.counted(bank, block)
+            return self._mix(counts.table(bank, block), flow, flow.sum(dim=-2, keepdim=True))
+
+        self.maximize(counts, rule, smoothing_by(self.learner.pseudocount, self.learner.step))
 
     def _mix(self, present: Tensor, flow: Tensor, total: Tensor) -> Tensor:
-        used = total > 0
-        relative = torch.where(used, flow / total.masked_fill(~used, 1.0), present)
-        return torch.lerp(present, relative, self.learner.step)
+        """Go a step from what is present, where anything was counted at all."""
+        used, step = total > 0, self.learner.step
+        share = torch.where(used, step / total, 0.0)
+        kept = torch.where(used, 1 - step, torch.ones_like(total))
+        return (present * kept).addcmul_(flow, share)
 
 
-def _nothing(model: Model) -> Sums:
+def _nothing(layout: Layout) -> Sums:
     """Sums of nothing, as large as those of a model."""
-    prior = PriorCounts(model)
-    found = prior.weights.found, prior.flows.found, prior.statistics.found, prior.told
-    weights, *rest = ({key: torch.zeros_like(t) for key, t in one.items()} for one in found)
-    categories = {}
-    for family, named in prior.kinds:
+    banks, plan = layout.engine.tables.banks, layout.plan
+    weights = {step.weight.bank: banks[step.weight.bank] for step in layout.sums}
+    categories, flows, statistics = {}, {}, {}
+    for family, named in layout.kinds:
+        first, parameter = first_of(named), banks[first_of(named)]
+        units = parameter.new_zeros(len(parameter), parameter.shape[-1])
         if isinstance(family, FiniteFamily):
-            folds, units = (flow := prior.units.found[first_of(named)]).shape
-            categories[first_of(named)] = flow.new_zeros(folds, family.num_categories, units)
-    return [weights, categories, *rest]
+            shape = len(units), family.num_categories, units.shape[-1]
+            categories[first] = units.new_zeros(shape)
+        else:
+            assert isinstance(family, DensityFamily)
+            params = {name: banks[bank].detach() for name, bank in named.items()}
+            flows[first], statistics[first] = units, torch.zeros_like(family.moments(params))
+    told = {width: layout.engine.tables.like.new_zeros(rows) for width, rows in plan.arenas.items()}
+    nothing = {bank: torch.zeros_like(weight) for bank, weight in weights.items()}
+    return [nothing, categories, flows, statistics, told]
 
 
-def _shares(told: dict[int, Tensor], plan: Plan) -> Shares:
-    """At every fold the share of rows that know something of it, among those that know anything."""
+def _shares(told: dict[int, Tensor], plan: Plan, left: float) -> Shares:
+    """At every fold the share of rows that know something of it, among those that know anything.
+
+    Times what is left of what they count.
+    """
     root = plan.steps[-1]
     anything = told[root.units][root.out]  # [1]
-    return {width: (rows / anything).unsqueeze(-1) for width, rows in told.items()}  # [R, 1]
+    # [R, 1]
+    return {width: (rows * (left / anything)).unsqueeze(-1) for width, rows in told.items()}
 
 
 def smoothing_by(pseudocount: float | None, step: float) -> Smoothing:
@@ -285,14 +334,23 @@ def _check_step(step: float) -> None:
     SettingError.check("step", step, "in (0, 1]", lambda share: 0 < share <= 1)
 
 
-def _mix(expected: Tensor, flow: Tensor, rows: float, step: float, difference: bool) -> Tensor:
-    """Go a step from expected counts to mean ones of some rows, or by a mean difference.
+def _mix(expected: Tensor, flow: Tensor, share: float) -> Tensor:
+    """Go a step from expected counts to mean ones of some rows.
+
+    Args:
+        expected: what is left of expected counts after the step; may be written over.
+        flow: what some rows have counted.
+        share: the step, by their number.
+    """
+    return expected.add_(flow, alpha=share)
+
+
+def _differ(expected: Tensor, flow: Tensor, share: float, kept: float) -> Tensor:
+    """Go a step from expected counts [...], all of them, by a mean difference.
 
     A difference of counts is at least minus what is given, which is not always what is expected;
     so nothing may fall by more than it would if the evidence did not use it at all.
     """
-    mean = flow / rows
-    if not difference:
-        return torch.lerp(expected, mean, step)
-    found = mean.mul_(step).add_(expected)  # a large tensor less
-    return torch.maximum(found, (1 - step) * expected, out=found)
+    least = kept * expected
+    found = expected.add_(flow, alpha=share)
+    return torch.maximum(found, least, out=found)
