@@ -64,21 +64,24 @@ class Memory:
         parameters: of the model.
         tables: what was computed from them, by kind.
         sheets: what passes write on: in use, or waiting for the next.
+        gradients: what those of large tables left behind, for the next ones.
     """
 
     budget: int
     parameters: int
     tables: dict[str, int]
     sheets: int
+    gradients: int
 
     @property
     def held(self) -> int:
         """What would be free without it, the parameters apart."""
-        return sum(self.tables.values()) + self.sheets
+        return sum(self.tables.values()) + self.sheets + self.gradients
 
     def __str__(self) -> str:
         """A line for each, and the budget."""
-        held = {"parameters": self.parameters} | self.tables | {"sheets": self.sheets}
+        pages = {"sheets": self.sheets, "gradients": self.gradients}
+        held = {"parameters": self.parameters} | self.tables | pages
         lines = [f"{what:<18}{size:>16,} bytes" for what, size in held.items()]
         kept = f"{sum(self.tables.values()):,} of at most {self.budget:,} bytes"
         return "\n".join([*lines, f"computed from parameters: {kept}"])
@@ -157,7 +160,8 @@ class Engine:
     def held(self) -> Memory:
         """What is kept from query to query."""
         parameters = sum(bank.nbytes for bank in self.tables.banks)
-        return Memory(self.memory, parameters, self.tables.cache.sizes, self.pool.size)
+        tables, pages = self.tables.cache.sizes, self.tables.pages.waiting
+        return Memory(self.memory, parameters, tables, self.pool.size, pages)
 
     def check(self, evidence: Evidence | Numbers) -> CheckedEvidence:
         """Evidence that fits the circuit, on the model's device and in its precision."""

@@ -5,7 +5,9 @@ Legend: F folds, B batch, K units of the layer, J units read by a sum, N entries
 
 from __future__ import annotations
 
-from math import e, log2
+from collections.abc import Sequence
+from functools import reduce
+from math import e, log, log2
 
 import numpy as np
 import torch
@@ -66,6 +68,27 @@ def times_by_row(x: Tensor, weight: Tensor) -> Tensor:
 def exp_(x: Tensor) -> Tensor:
     """Exponential in place, by way of exp2, which torch computes four times as fast on a CPU."""
     return x.mul_(LOG2_E).exp2_()
+
+
+def log_total(parts: Sequence[Tensor], low: Tensor) -> tuple[Tensor, Tensor, bool]:
+    """Log-sum-exp [F, 1, K] over V of logits in parts [F, V, K], of which the smallest is known.
+
+    Returns:
+        It; a number that no log-softmax is below; and whether all logits are moderate: neither
+        exponentials nor what divides them can come near the ends of a precision, so that they need
+        no peak. On a CPU torch then computes them three times as fast, and is as much slower where
+        they underflow.
+    """
+    limit = log(torch.finfo(low.dtype).max) / 4
+    if low.device.type == "cpu" and low > -limit:
+        total = reduce(torch.add, (some.exp().sum(dim=1, keepdim=True) for some in parts)).log_()
+        high = total.amax()
+        if high < limit:
+            return total, low - high, True
+    peak = reduce(torch.maximum, (some.amax(dim=1, keepdim=True) for some in parts))
+    shares = (exp_(some - peak).sum(dim=1, keepdim=True) for some in parts)
+    total = reduce(torch.add, shares).log_().add_(peak)
+    return total, low - total.amax(), False
 
 
 SEARCHED = 1 << 16

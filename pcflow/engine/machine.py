@@ -6,13 +6,12 @@ Legend: F folds, B batch, K units of the layer, J units read by a sum, N rows, V
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import reduce
 
 import torch
 from torch import Tensor
 
 from pcflow.checks import check_kind, check_whole
-from pcflow.engine.kernels import exp_, times_by_row
+from pcflow.engine.kernels import log_total, times_by_row
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,8 @@ class Machine:
         numbers: at a time, of what is worked out piece by piece: a megabyte or two.
         entries: sums or inputs at a time that choose: they stay in a cache.
         choices: alternatives that are weighed at a time: they stay in a cache.
-        cached: numbers at a time of what is gone over several times in log space.
+        cached: numbers at a time of what is gone over several times in log space, or beside its
+            exponentials.
         long, halves: positions of a chain, at least, and rows times squared states, at most, where
             `some` rows go by halves: what is computed while the calls of a position are made.
         edges: the most that a step in log space holds at a time.
@@ -141,20 +141,18 @@ class Machine:
             out[:, split:] = rows @ table[split:].t()
         return out
 
-    def log_normalizer(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-sum-exp [F, 1, K] over V of logits [F, V, K]; and the smallest log-softmax."""
-        totals, lowest = [], []
+    def log_normalizer(self, logits: Tensor) -> tuple[Tensor, Tensor, bool]:
+        """Log-sum-exp [F, 1, K] over V of logits [F, V, K].
+
+        And a number that no log-softmax is below, and whether all logits are `moderate`.
+        """
         if not len(logits):
-            return logits.sum(dim=1, keepdim=True), logits.new_zeros(())
-        size = max(1, self.numbers // logits[0].numel())
-        rows = max(1, self.numbers // logits.shape[-1])  # of one that is too large for a cache
-        for block in logits.split(size):
-            peak = block.amax(dim=1, keepdim=True)
-            shares = [exp_(some - peak).sum(dim=1, keepdim=True) for some in block.split(rows, 1)]
-            total = reduce(torch.add, shares).log_().add_(peak)
-            lowest.append((block.amin(dim=1, keepdim=True) - total).min())
-            totals.append(total)
-        return torch.cat(totals), torch.stack(lowest).min()
+            return logits.sum(dim=1, keepdim=True), logits.new_zeros(()), True
+        size = max(1, self.cached // logits[0].numel())
+        rows = max(1, self.cached // logits.shape[-1])  # of one that is too large for a cache
+        found = [log_total(block.split(rows, 1), block.amin()) for block in logits.split(size)]
+        totals, lowest, moderate = zip(*found, strict=True)
+        return torch.cat(totals), torch.stack(lowest).min(), all(moderate)
 
     def _parts(self, like: Tensor, columns: int) -> int:
         """Among how many threads so many columns are shared out, 1 if they cannot be."""

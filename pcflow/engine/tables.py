@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar, cast
 
@@ -20,6 +21,7 @@ from torch import Tensor
 from pcflow.circuit import Fixed
 from pcflow.engine.cache import Cache
 from pcflow.engine.kernels import Cumulative, add_rows, exp_, running_sums
+from pcflow.engine.pages import Pages
 from pcflow.engine.plan import BankRead, InputStep, Plan, SumStep
 from pcflow.engine.semiring import Weight, floor_of
 from pcflow.engine.sets import Sets
@@ -32,12 +34,14 @@ class Normalizer(NamedTuple):
     """Log-probabilities without their table: logits [F, V, K] less `log_total` [F, 1, K].
 
     Attributes:
-        lowest: the smallest of them, one number.
+        lowest: no larger than the smallest of them, one number.
+        moderate: whether exponentials of logits and totals are exact as they are.
     """
 
     logits: Tensor
     log_total: Tensor
     lowest: Tensor
+    moderate: bool
 
     def table(self, in_log_space: bool) -> Tensor:
         """All of them [F, V, K], or the probabilities."""
@@ -59,6 +63,7 @@ class Tables:
         cache: what was computed; to be refreshed before a pass.
         by_rows: whether tables are not worth making where few of their rows are read, because
             parameters change after every pass.
+        pages: what gradients are written on.
         own: banks of which every row of a batch has its own.
         origin: which rows of a larger batch these are, if not all.
     """
@@ -77,6 +82,7 @@ class Tables:
     ) -> None:
         """Start with nothing computed."""
         self.plan, self.banks, self.like, self.soft_dtype = plan, banks, like, soft_dtype
+        self.pages = Pages()
         self.cache = Cache(banks, like, room, in_place=plan.machine.records)
         self._fixed = {n for n, bank in enumerate(plan.banks) if isinstance(bank[0], Fixed)}
         self._sums = {n: s for n, s in enumerate(plan.steps) if isinstance(s, SumStep)}
@@ -212,8 +218,7 @@ class Tables:
         assert isinstance(family, FiniteFamily) and family.logits is not None
         logits = self.parameters(step)[family.logits].detach()
         normalize = self.plan.machine.log_normalizer
-        log_total, lowest = self._of_step("normalizer", step, lambda: normalize(logits))
-        return Normalizer(logits, log_total, lowest)
+        return Normalizer(logits, *self._of_step("normalizer", step, lambda: normalize(logits)))
 
     def cumulative(self, step: InputStep, above: SumStep | None = None) -> Cumulative:
         """Running sums over V of the table of a finite step, or of its mixtures by a sum step."""
@@ -280,8 +285,10 @@ class BankSums:
         self.found: dict[int, Tensor] = {}
         self._seen: set[BankRead] = set()
 
-    def place(self, read: BankRead, shape: torch.Size, like: Tensor) -> Tensor | None:
+    def place(self, read: BankRead, shape: torch.Size, like: Tensor, pages: Pages) -> Tensor | None:
         """Where numbers [F, ...] of the folds of a step may be written, in place of adding them.
+
+        It lies on `pages` if all that is read is written.
 
         None if others are added to them, or if they lie apart: they are to be added. Steps that say
         nothing leave zeros.
@@ -293,12 +300,12 @@ class BankSums:
         if read.bank not in self.found:
             size = len(self.plan.banks[read.bank])
             every = len(range(size)[read.rows]) == size
-            spare = self.spare.get(read.bank)
+            whole, spare = (size, *shape), self.spare.get(read.bank)
             if spare is not None:
                 self.found[read.bank] = spare if every else spare.zero_()
             else:
-                make = like.new_empty if every else like.new_zeros
-                self.found[read.bank] = make(size, *shape)
+                make = partial(pages.take, like) if every else like.new_zeros
+                self.found[read.bank] = make(whole)
         return self.found[read.bank][read.rows]
 
     def add(self, read: BankRead, folds: Tensor) -> None:

@@ -46,6 +46,7 @@ class Asked(ABC):
             weights                         24 bytes
             table                           24 bytes
             sheets                         220 bytes
+            gradients                        0 bytes
             computed from parameters: 48 of at most 1,073,741,824 bytes
         """
         return self.engine.held

@@ -1,8 +1,8 @@
 """The chain rule: every variable given those before it, in one pass over all of them.
 
 Trees whose leaves are in order are asked step by step of the plan, in the model's precision
-(`Folded`); all other circuits, and rows of which something may have been lost on that way, variable
-by variable in logarithms (`Walk`).
+(`Folded`); all other circuits, and rows of which something may have been lost on that way, in
+logarithms: variable by variable (`Walk`), or all at once where scopes are small (`Stages`).
 
 Legend: B batch, D variables (W of them), F folds, K units, V categories.
 """
@@ -35,6 +35,7 @@ from pcflow.evidence import CheckedEvidence
 from pcflow.inputs import FiniteFamily, log_sum
 from pcflow.queries.possible import chosen_variables, refuse_impossible, refuse_unbounded
 from pcflow.queries.prefixes import Contexts, Walk, log_mass
+from pcflow.queries.stages import Stages
 
 
 class Prefix(NamedTuple):
@@ -67,6 +68,13 @@ class ChainRule:
     def folded(self) -> Folded | None:
         """The quick way, if there is one."""
         return Folded.of(self.engine.plan)
+
+    @cached_property
+    def stages(self) -> Stages | None:
+        """All at once, unless these are many more than a walk makes steps."""
+        circuit = self.engine.structure
+        walked = sum(len(turn.enter) for turn in self.turns.turns)
+        return Stages(circuit) if Stages.count(circuit) <= 4 * walked else None
 
     @cached_property
     def steps(self) -> dict[int, InputStep]:
@@ -153,7 +161,8 @@ class ChainRule:
     def _numbers_per_row(self) -> int:
         """In the contexts and values of all turns."""
         layers = (layer for turn in self.turns.turns for layer in (*turn.enter, *turn.renew))
-        return sum(layer.units for layer in layers)
+        walked = sum(layer.units for layer in layers)
+        return walked if self.stages is None else max(walked, 4 * self.stages.numbers)
 
 
 class Prefixes(ABC):
@@ -219,25 +228,37 @@ Ask = Callable[[Prefixes], Tensor]
 class Walked(Prefixes):
     """One after another, in logarithms in which nothing is lost."""
 
+    def __init__(self, rule: ChainRule, evidence: CheckedEvidence) -> None:
+        """Take no logarithms yet."""
+        super().__init__(rule, evidence)
+        self._logs: dict[int, Sequence[Tensor]] = {}
+
     def __iter__(self) -> Iterator[Prefix]:
         """Walk."""
-        logs: dict[int, Sequence[Tensor]] = {}
-
-        def log_weight(layer: SumLayer) -> Tensor:
-            bank, row = self.rule.home[layer.weight]
-            if bank not in logs:
-                by_row = int(bank in self.own)
-                logs[bank] = self.banks[bank].double().log_softmax(dim=-1).unbind(by_row)
-            return logs[bank][row]
-
         mass = self.rule.engine.tables.like.new_zeros(self.rows, dtype=torch.float64)
-        walk = Walk(self.rule.turns, log_weight, mass)
+        walk = Walk(self.rule.turns, self._log_weight, mass)
         for turn in self.rule.turns.turns:
             contexts, before = walk.enter(turn), mass
             units = {layer: self._said(layer) for layer in turn.inputs}
             mass = log_mass(contexts, units)
             yield Prefix(contexts, before, mass)
             walk.leave(turn, units)
+
+    def conditionals(self) -> Tensor:
+        """Without a walk, if scopes are small, and weights those of all rows."""
+        if self.own or self.rule.stages is None:
+            return super().conditionals()
+        after = self.rule.stages.log_masses(self._log_weight, self._said)
+        before = torch.cat([torch.zeros_like(after[:1]), after[:-1]])
+        found = torch.where(before > -torch.inf, after - before, -torch.inf)
+        return found.t().to(self.rule.engine.domain.dtype)
+
+    def _log_weight(self, layer: SumLayer) -> Tensor:
+        bank, row = self.rule.home[layer.weight]
+        if bank not in self._logs:
+            by_row = int(bank in self.own)
+            self._logs[bank] = self.banks[bank].double().log_softmax(dim=-1).unbind(by_row)
+        return self._logs[bank][row]
 
     def _said(self, layer: InputLayer) -> Tensor:
         """What an input layer says of its variable, logarithms [B, K]."""

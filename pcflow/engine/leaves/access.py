@@ -194,12 +194,16 @@ class FewRows(Access):
 
     def weighed(self, units: Tensor, out: Tensor | None = None) -> Tensor:
         """See `Access`; a piece at a time, as fresh memory is dear."""
-        logits, log_total, _ = self.normalizer
-        found = torch.empty_like(logits) if out is None else out
-        size = max(1, self.tables.plan.machine.numbers // max(1, logits[:1].numel()))
+        logits, log_total, _, moderate = self.normalizer
+        found = self.tables.pages.take(logits, logits.shape) if out is None else out
+        units = units * exp_(-log_total) if moderate else units
+        size = max(1, self.tables.plan.machine.cached // max(1, logits[:1].numel()))
         pieces = (part.split(size) for part in (logits, log_total, units, found))
         for some, totals, times, out in zip(*pieces, strict=True):
-            exp_(torch.sub(some, totals, out=out)).mul_(times)
+            if moderate:
+                torch.exp(some, out=out).mul_(times)
+            else:
+                exp_(torch.sub(some, totals, out=out)).mul_(times)
         return found
 
     def bag(self, place: Tensor, weights: Tensor) -> Tensor:
@@ -213,7 +217,7 @@ class FewRows(Access):
         """See `Access`."""
         if linear and self.keeps_soft:
             return super().some(categories, unit, number, linear)
-        logits, log_total, _ = self.normalizer
+        logits, log_total, *_ = self.normalizer
         found = _single(logits, categories, unit, number)
         found.sub_(log_total[number, 0, unit].unsqueeze(-1))
         return exp_(found) if linear else found
