@@ -324,6 +324,9 @@ class Properties:
     def require(self, kind: type[Certificate]) -> Certificate:
         """The certificate of a kind.
 
+        Args:
+            kind: the class of the certificate: `Smooth`, `Deterministic`, ...
+
         Raises:
             PropertyRequired: if there is none; a refusal of its own each time, so that nobody's
                 traceback is kept.

@@ -27,7 +27,11 @@ class DependenceTree:
     order: tuple[int, ...]
 
     def children(self, variable: int) -> tuple[int, ...]:
-        """In rising order."""
+        """The variables whose parent a variable is, in rising order.
+
+        Args:
+            variable: its number.
+        """
         return tuple(v for v, p in enumerate(self.parent) if p == variable)
 
 

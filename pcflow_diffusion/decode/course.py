@@ -43,7 +43,12 @@ class Course:
             yield own, self.rules[number], self.text.at(own)
 
     def passage(self, first: int, stop: int) -> Passage:
-        """From the `first` place, before which nothing is masked, to the last before `stop`."""
+        """The part of the texts that is still to be written.
+
+        Args:
+            first: a place before which nothing is masked.
+            stop: the place behind its last.
+        """
         start, ends = torch.empty_like(self.number), [torch.empty(0)] * len(self.number)
         every = slice(None)
         for own, rule, text in self.by_rule():
@@ -56,7 +61,12 @@ class Course:
         return Passage(self.rules, self.number, idle, start, ends)
 
     def widened(self, few: Marginals, said: Marginals) -> Marginals:
-        """Some of what a backbone says of the texts, and what their rules need of the rest."""
+        """Some of what a backbone says of the texts, and what their rules need of the rest.
+
+        Args:
+            few: the listed part of it.
+            said: all that the backbone says of the same places.
+        """
         labels = [label_of(rule.automaton, said.vocabulary_size) for rule in self.rules]
         return widened(few, said, torch.stack(labels)[self.number])
 

@@ -30,11 +30,19 @@ class Look:
     decided: Tensor
 
     def of(self, some: Tensor | Sequence[int] | slice) -> Look:
-        """Some of the R windows."""
+        """Some of the R windows.
+
+        Args:
+            some: which, by their places in 0..R - 1.
+        """
         return Look(self.rows[some], self.places[some], self.decided[some])
 
     def spread(self, like: Tensor) -> Tensor:
-        """What is decided, as flags of a text [B, N] of the shape of others."""
+        """What is decided, as flags of a text [B, N].
+
+        Args:
+            like: flags or tokens of such a text, for shape and device.
+        """
         return torch.zeros_like(like).index_put((self.rows, self.places), self.decided)
 
     @property

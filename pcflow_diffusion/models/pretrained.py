@@ -43,12 +43,20 @@ class PretrainedTokenizer:
         return dict(self.tokenizer.get_vocab())
 
     def encode(self, text: str) -> Tensor:
-        """Token ids, long [number of tokens]."""
+        """Token ids, long [number of tokens].
+
+        Args:
+            text: as it is; no special tokens are added.
+        """
         ids = self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
         return torch.tensor(ids, dtype=torch.long)
 
     def decode(self, tokens: Tensor | Sequence[int], mask: str = "_") -> str:
-        """The text of one row of tokens; the mask token prints as `mask`.
+        """The text of one row of tokens.
+
+        Args:
+            tokens: [L].
+            mask: what the mask token prints as.
 
         Raises:
             ShapeMismatch: if `tokens` has more than one axis.
