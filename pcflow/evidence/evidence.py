@@ -190,6 +190,13 @@ class CheckedEvidence(Evidence):
         domain: what it was checked against.
         origin: which rows of a larger batch these are; None if they are not.
         whole: that batch, where one was cut in parts.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> model = pf.compile(pf.hmm(2, states=2, inputs=pf.Categorical(3)))
+        >>> known = model.evidence([[2, torch.nan]])
+        >>> known.values, known.missing
+        (tensor([[2, 0]]), tensor([[False,  True]]))
     """
 
     values: Tensor

@@ -204,6 +204,13 @@ class Conditioned:
         model: the circuit.
         parameters: by name, [B, *shape].
         rows: B.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> model = pf.compile(pf.hmm(2, states=2, inputs=pf.Bernoulli()))
+        >>> given = Conditioned(model, {"banks.0": torch.randn(3, *model.banks[0].shape)}, rows=3)
+        >>> given.mean().shape
+        torch.Size([3, 2])
     """
 
     model: CompiledCircuit

@@ -23,6 +23,12 @@ class Look:
         rows: [R, 1].
         places: [R, W].
         decided: bool [R, W]; what else is masked there is looked at, and decided later or never.
+
+    Examples:
+        >>> here = torch.tensor([[1, 2, 3]])
+        >>> look = Look(torch.tensor([[0]]), here, decided=here > 1)
+        >>> look.spread(torch.zeros(1, 5, dtype=torch.bool)).int()
+        tensor([[0, 0, 1, 1, 0]], dtype=torch.int32)
     """
 
     rows: Tensor

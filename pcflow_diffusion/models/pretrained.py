@@ -25,6 +25,11 @@ class PretrainedTokenizer:
         tokenizer: the tokenizer.
         vocabulary_size: V, how many tokens the model has logits for, which may be more.
         mask_token_id: the mask, which may be one of them.
+
+    Examples:
+        >>> from transformers import AutoTokenizer  # doctest: +SKIP
+        >>> theirs = AutoTokenizer.from_pretrained("GSAI-ML/LLaDA-8B-Base")  # doctest: +SKIP
+        >>> tokenizer = PretrainedTokenizer(theirs, 126_464, 126_336)  # doctest: +SKIP
     """
 
     def __init__(self, tokenizer: Any, vocabulary_size: int, mask_token_id: int) -> None:
@@ -106,6 +111,10 @@ def load_pretrained(
     Raises:
         CheckpointError: if nobody says which token is the mask.
         ImportError: if `transformers` is not installed. Its own errors are passed on.
+
+    Examples:
+        >>> name = "GSAI-ML/LLaDA-8B-Base"  # 16 GB, with code of its own
+        >>> model, tokenizer, _ = load_pretrained(name, trust_remote_code=True)  # doctest: +SKIP
     """
     import transformers
 

@@ -48,6 +48,11 @@ class Draft:
     Attributes:
         tokens: those that were not known, [B, m].
         log_rows: of all tokens at each place, given all before it (nats), [B, m, V].
+
+    Examples:
+        >>> draft = Draft(torch.tensor([[1, 0]]), torch.tensor([[[0.2, 0.8], [0.5, 0.5]]]).log())
+        >>> draft.log_q.exp()
+        tensor([[0.8000, 0.5000]])
     """
 
     tokens: Tensor
