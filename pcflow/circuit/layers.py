@@ -431,10 +431,10 @@ class ProductLayer(Immutable):
         return found[::-1]
 
     def unit_of(self, units: Sequence[Tensor]) -> Tensor:
-        """`factors` undone: the unit that multiplies given ones.
+        """`factors` undone: the unit [...] that multiplies given ones.
 
         Args:
-            units: one of every input, numbers of any shape.
+            units: one of every input, numbers [...].
         """
         if self.kind == "hadamard":
             return units[0]

@@ -154,7 +154,7 @@ class ExactWorld:
         return {n: errors(self.table, self.sampled(n)) for n in counts}
 
     def sampled(self, steps: int) -> Tensor:
-        """The joint of sequences that are written in some steps, from masks alone: a table.
+        """The joint [V, ..., V] of sequences that are written in some steps, from masks alone.
 
         Every step draws all masked positions and commits an equal number of them, at random.
 
@@ -183,15 +183,12 @@ class ExactWorld:
 
     @torch.no_grad()
     def drawn(self, masked: Positions) -> Tensor:
-        """What one step draws at the masked positions given the others: a conditional table.
+        """What one step draws at masked positions given the others: conditional, [V, ..., V].
 
         Zero where the truth holds the visible tokens impossible.
 
         Args:
             masked: the positions, in 0..L - 1.
-
-        Returns:
-            Probabilities, an axis of V per position.
         """
         visible = tuple(i for i in range(self.length) if i not in masked)
         x = self._contexts(visible)

@@ -78,7 +78,12 @@ class PretrainedTokenizer:
 
 
 class Pretrained(NamedTuple):
-    """A backbone, its tokenizer, and how many tokens it sees at most, if it says so."""
+    """A backbone, its tokenizer, and how many tokens it sees at most, if it says so.
+
+    Examples:
+        >>> name = "GSAI-ML/LLaDA-8B-Base"
+        >>> model, tokenizer, most = load_pretrained(name, trust_remote_code=True)  # doctest: +SKIP
+    """
 
     backbone: Backbone
     tokenizer: PretrainedTokenizer

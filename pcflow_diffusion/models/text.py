@@ -36,6 +36,10 @@ class Text:
     Attributes:
         train: the part to learn from.
         held_out: the part to judge on.
+
+    Examples:
+        >>> Text(train="It was the best of times.", held_out="It was the worst.").held_out
+        'It was the worst.'
     """
 
     train: str
