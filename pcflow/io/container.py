@@ -132,7 +132,7 @@ class Container:
         *,
         infinite: Collection[float] = (),
     ) -> Tensor:
-        """A tensor, or some of its rows, in memory.
+        """A tensor, or some of its rows [B, ...], in memory.
 
         Args:
             name: which one.
