@@ -159,7 +159,8 @@ TERMS = {
     ),
     "layer": shapes(
         160, 52, box(20, 4, 120, 30, "sum"),
-        circles("white", "white", "white"), *[text(45 + 35 * n, 22, "+") for n in range(3)], text(80, 46, "over a, b, c"),
+        circles("white", "white", "white"), *[text(45 + 35 * n, 22, "+") for n in range(3)],
+        text(80, 46, "over a, b, c"),
     ),
     "marginal MAP": shapes(
         150, 50, row(14, 6, ["?", "?", "1"], 38),
