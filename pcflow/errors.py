@@ -38,6 +38,15 @@ class SettingError(PcflowError, ValueError):
     def check(cls, name: str, value: Any, wanted: str, holds: Callable[[Any], bool]) -> None:
         """Raise it if something does not hold of a setting, or cannot be asked.
 
+        Args:
+            name: of the setting, as users write it.
+            value: what was given.
+            wanted: what it must be, in words: "... must be ...".
+            holds: says whether it is; what it raises is a no.
+
+        Raises:
+            SettingError: if not.
+
         Examples:
             >>> SettingError.check("rate", 0.5, "at most 0.1", lambda rate: rate <= 0.1)
             Traceback (most recent call last):
@@ -121,7 +130,12 @@ class PropertyRequired(PcflowError, ValueError):
     """A query needs a structural property that the circuit does not have."""
 
     def named(self, query: str, instead: str = "") -> Self:
-        """The same refusal in the name of the query that asked, and what there is without it."""
+        """The same refusal in the name of the query that asked, and what there is without it.
+
+        Args:
+            query: its name.
+            instead: what answers without the property; nothing is said if empty.
+        """
         hint = f"; without it: {instead}" if instead else ""
         twin = copy(self)
         twin.args = (f"{query} needs a property that the circuit lacks: {self}{hint}",)

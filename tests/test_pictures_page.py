@@ -1,10 +1,12 @@
 """Every block of the page on pictures runs, and every picture that it shows is of such a block.
 
 python tests/test_pictures_page.py        # draws docs/images/plot_*.png anew
+python docs/glossary.py                   # and those of the glossary
 """
 
 import io
 import re
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,20 @@ def test_every_block_runs_and_every_picture_is_there() -> None:
     assert {path.name for path in shown} == {p.name for p in DOCS.glob("images/plot_*")}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in shown)
     assert sum(path.stat().st_size for path in shown) < 150_000
+
+
+def test_every_term_has_a_picture_as_it_would_be_drawn_now() -> None:
+    drawn = runpy.run_path(str(DOCS / "glossary.py"))
+    page = (DOCS / "glossary.md").read_text(encoding="utf-8")
+    terms = re.findall(r"^## (.+)\n\n!\[\1\]\(images/glossary/(.+)\)\n\n.+", page, re.MULTILINE)
+    assert terms == [(term, drawn["name_of"](term)) for term in drawn["TERMS"]]
+    assert len(terms) == 30 and [t for t, _ in terms] == sorted(
+        (t for t, _ in terms), key=str.lower
+    )
+    files = {path.name: path.read_text(encoding="utf-8") for path in drawn["PICTURES"].iterdir()}
+    assert files == {
+        drawn["name_of"](t): f"{drawn['enlarged'](p)}\n" for t, p in drawn["TERMS"].items()
+    }
 
 
 def write(path: Path, axes: Axes) -> None:

@@ -104,6 +104,56 @@ def test_an_svg_has_a_box_for_every_layer(
     assert pf.plot.svg(drawn) == drawn._repr_svg_()
 
 
+WORDS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=4), min_size=1, max_size=4)
+RULES = st.builds(pf.Automaton.options, WORDS, st.just(5))
+RULES |= st.builds(pf.Automaton.phrases, WORDS, st.just(5))
+RULES |= RULES.map(lambda rule: rule.padded(4)) | RULES.map(lambda rule: ~rule)
+
+
+@given(RULES, st.sampled_from([0, 1000]))
+def test_an_automaton_has_a_box_for_every_state_and_an_arrow_for_every_way(
+    rule: pf.Automaton, most: int
+) -> None:
+    named = list(zip(rule.classes.tolist(), "vwxyz", strict=True))
+    classes = rule.to_networkx().edges(data="classes")
+    ways = {(a, b): "".join(name for c, name in named if c in some) for a, b, some in classes}
+    diagram = rule.diagram("vwxyz", most)
+    layout = lay_out(diagram)
+    for a, b in combinations(layout.boxes, 2):
+        beside = abs(a.x - b.x) >= (a.width + b.width) / 2 - 1e-6
+        assert beside or abs(a.y - b.y) >= (a.height + b.height) / 2
+    for curve in layout.curves:
+        assert curve.head[0] == curve.end
+        assert all(0 <= x <= layout.width and 0 <= y <= layout.height for x, y in curve.inner)
+    if most:
+        labels = {(a, b): label.replace(" ", "") for a, b, label in diagram.edges}
+        assert labels == {pair: f"{of[:4]}{'...' * (len(of) > 4)}" for pair, of in ways.items()}
+        ends = ["end" in " ".join(node.lines[1:]) for node in diagram.nodes]
+        assert ends == rule.accept.tolist() == [node.kind == "end" for node in diagram.nodes]
+        forward = {b: diagram.nodes[a].row + 1 for a, b in reversed(ways) if a != b}
+        assert all(diagram.nodes[b].row <= row for b, row in forward.items())
+    else:
+        counts = [int(node.lines[0].split()[0]) for node in diagram.nodes]
+        assert sum(counts) == len(rule.accept)
+        ends = [int(node.lines[1].split()[0]) for node in diagram.nodes if len(node.lines) > 1]
+        assert sum(ends) == int(rule.accept.sum())
+
+
+def test_notebooks_show_an_automaton() -> None:
+    rule = pf.Automaton.options([[0, 1, 2], [0, 2]]).padded(3)
+    root = ElementTree.fromstring(rule._repr_svg_())
+    kinds = "g[@class='node']", "path[@class='edge']", "polygon[@class='head']", "text"
+    assert [len(root.findall(f"{SVG}{kind}")) for kind in kinds] == [4, 5, 5, 5]
+    axes = rule.draw("abcd")
+    gids = [patch.get_gid() for patch in axes.patches]
+    assert (gids.count("node"), gids.count("edge"), gids.count("head")) == (4, 5, 5)
+    assert {"a", "b", "c", "d", "0", "start", "end"} == {t.get_text() for t in axes.texts} - set(
+        "123"
+    )
+    large = pf.Automaton.lengths(200, 300, 3)
+    assert len(large.diagram().nodes) == 12 and len(large._repr_svg_()) < 10_000
+
+
 def test_boxes_say_kind_scope_and_units() -> None:
     a, b = (pf.InputLayer.random(v, pf.Gaussian(), units=2) for v in (0, 1))
     pairs = pf.ProductLayer([a, b], "kronecker")
@@ -183,9 +233,7 @@ def test_long_names_are_cut() -> None:
 def test_models_are_drawn_as_their_circuits() -> None:
     circuit = pf.hmm(3, states=2, inputs=pf.Bernoulli())
     assert pf.plot.svg(pf.compile(circuit)) == pf.plot.svg(circuit)
-    with pytest.raises(
-        pf.TypeMismatch, match="of must be a Circuit, a CompiledCircuit or a Region"
-    ):
+    with pytest.raises(pf.TypeMismatch, match="of must be a Circuit, a CompiledCircuit, a Region"):
         pf.plot.graph(pf.Circuit)  # type: ignore[arg-type]
 
 
@@ -389,6 +437,26 @@ def test_the_gap_has_a_line_for_every_method() -> None:
     assert len(axes.collections) == 3  # the bars
     with pytest.raises(pf.SettingError, match="table must be 2 numbers for every method"):
         pf.plot.gap({"ours": [1.0]}, [0.5, 1.0])
+    for setting in ("references", "spread"):
+        given = {setting: {"our": [1.0]}}
+        with pytest.raises(pf.SettingError, match=f"{setting} must be .*of the methods 'ours'"):
+            pf.plot.gap({"ours": [1.0]}, [0.5], **given)
+
+
+@pytest.mark.parametrize(
+    "message, draw",
+    [
+        (r"log_marginals must be of shape", lambda: pf.plot.marginals(torch.zeros(3))),
+        (r"log_marginals\[0, 1, 0\] must be a number, got nan",
+         lambda: pf.plot.marginals([[[0.0], [torch.nan]]])),
+        (r"log_marginals must be logarithms of .*, got 0.5", lambda: pf.plot.marginals([[[0.5]]])),
+        (r"information\[0, 1\] must be a number, got nan",
+         lambda: pf.plot.dependence([[0.0, torch.nan], [0.0, 0.0]])),
+    ],
+)  # fmt: skip
+def test_what_is_no_number_is_named(message: str, draw) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(pf.SettingError, match=message):
+        draw()
 
 
 def test_colours_are_told_apart_without_colour() -> None:

@@ -30,6 +30,11 @@ class Estimate(NamedTuple):
         standard_error: standard deviation of the scores over the root of their number: about 95 %
             of all estimates are within two of it. Zero if the value is infinite, because one such
             draw proves it; NaN if the value is.
+
+    Examples:
+        >>> value, standard_error = Estimate(0.5, 0.01)
+        >>> f"{value} ± {2 * standard_error}"
+        '0.5 ± 0.02'
     """
 
     value: float

@@ -274,6 +274,13 @@ class MAP(NamedTuple):
     Attributes:
         values: [B, Q], one column per query variable, in the order of the query.
         log_value: [B], log p(values, evidence) (nats). No other values are more probable.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> circuit, _ = pf.compile_cnf(pf.CNF([[1, 2]], 2))
+        >>> values, log_value = marginal_map(circuit, [0], torch.full((1, 2), torch.nan))
+        >>> values, log_value.exp()  # two of three models have it
+        (tensor([[1]]), tensor([0.6667], dtype=torch.float64))
     """
 
     values: Tensor

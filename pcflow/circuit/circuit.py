@@ -126,7 +126,11 @@ class Circuit(Immutable):
         return tuple(dict.fromkeys(p for layer in self.layers for p in layer_parameters(layer)))
 
     def replace(self, values: Mapping[Parameter, Tensor]) -> Circuit:
-        """The same structure with other parameter values; ties are kept."""
+        """The same structure with other parameter values; ties are kept.
+
+        Args:
+            values: by the parameter that they replace, in its shape; others stay as they are.
+        """
         renewed = {p: Parameter(values[p]) if p in values else p for p in self.parameters}
 
         def at_input(layer: InputLayer) -> Layer:

@@ -86,7 +86,18 @@ class Parameter(Immutable):
 
     @classmethod
     def from_probs(cls, probs: Tensor | Iterable[object]) -> Parameter:
-        """Logits whose softmax gives `probs` (along whichever axis they sum to one)."""
+        """Logits whose softmax gives these probabilities.
+
+        Args:
+            probs: nonnegative, and one in sum along whichever axis the layer normalises.
+
+        Raises:
+            StructureError: if one is negative.
+
+        Examples:
+            >>> Parameter.from_probs([0.5, 0.5]).value
+            tensor([-0.6931, -0.6931])
+        """
         given = probs if isinstance(probs, Tensor) else as_numbers("probs", probs)
         if (given < 0).any():
             raise StructureError("probabilities must not be negative")
@@ -159,7 +170,18 @@ class InputLayer(Immutable):
         units: int = 1,
         generator: torch.Generator | None = None,
     ) -> InputLayer:
-        """A layer with the family's random initial parameters."""
+        """A layer with the family's random initial parameters.
+
+        Args:
+            variable: its number.
+            family: what its values are like.
+            units: how many stand side by side.
+            generator: randomness; torch's global one if not given.
+
+        Raises:
+            TypeMismatch: if `family` is no input family.
+            SettingError: if `units` is no positive number.
+        """
         check_kind("family", family, InputFamily, "an input family")
         check_whole("units", units)
         check_generator(generator)
@@ -257,7 +279,18 @@ class SumLayer(Immutable):
         mixing: bool = False,
         generator: torch.Generator | None = None,
     ) -> SumLayer:
-        """A layer with standard normal logits."""
+        """A layer with standard normal logits.
+
+        Args:
+            inputs: the layers that are added up.
+            units: how many sums.
+            mixing: whether unit k adds up the units k of all inputs, rather than all units.
+            generator: randomness; torch's global one if not given.
+
+        Raises:
+            TypeMismatch: if an input is no layer.
+            SettingError: if `units` is no positive number.
+        """
         check_whole("units", units)
         check_generator(generator)
         inputs = tuple(as_iterable("inputs", inputs))
@@ -302,6 +335,9 @@ class SumLayer(Immutable):
     def read(self, below: Sequence[Tensor]) -> Tensor:
         """Values [..., units] of the inputs, to meet the weights: [..., 1, J], mixing [..., K, H].
 
+        Args:
+            below: values of every input, [..., units] each.
+
         Examples:
             >>> from pcflow.inputs import Bernoulli
             >>> bits = [InputLayer.random(0, Bernoulli(), units=2) for _ in range(3)]
@@ -314,7 +350,12 @@ class SumLayer(Immutable):
         return torch.cat(tuple(below), dim=-1).unsqueeze(-2)
 
     def add_up(self, below: Sequence[Tensor], weight: Tensor) -> Tensor:
-        """Sums [..., K] of the inputs' values [..., units], by weights of the layer's shape."""
+        """Sums [..., K] of the inputs' values.
+
+        Args:
+            below: values of every input, [..., units] each.
+            weight: of the shape of the layer's, normalised.
+        """
         if self.mixing:
             return (self.read(below) * weight).sum(dim=-1)
         return self.read(below).squeeze(-2) @ weight.t()
@@ -370,7 +411,10 @@ class ProductLayer(Immutable):
         return self.kind == "hadamard"
 
     def factors(self, unit: Index) -> list[tuple[Layer, Index]]:
-        """The units that a unit multiplies, each with its layer; also of a tensor of units.
+        """The units that a unit multiplies, each with its layer.
+
+        Args:
+            unit: its number, or a tensor of numbers.
 
         Examples:
             >>> from pcflow.inputs import Gaussian
@@ -387,20 +431,32 @@ class ProductLayer(Immutable):
         return found[::-1]
 
     def unit_of(self, units: Sequence[Tensor]) -> Tensor:
-        """`factors` undone: the unit that multiplies the given units, one of every input."""
+        """`factors` undone: the unit [...] that multiplies given ones.
+
+        Args:
+            units: one of every input, numbers [...].
+        """
         if self.kind == "hadamard":
             return units[0]
         return _ravel(units, self.inputs)
 
     def group(self, places: Sequence[int]) -> Tensor:
-        """For every unit [K], that of the product of only some of the inputs, at these places."""
+        """For every unit [K], that of the product of only some of the inputs.
+
+        Args:
+            places: which of the inputs, by their order.
+        """
         if self.kind == "hadamard":
             return torch.arange(self.units)
         own = self.factors(torch.arange(self.units))
         return _ravel([own[p][1] for p in places], [own[p][0] for p in places])
 
     def combine(self, below: Sequence[Tensor], times: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """Values [..., K] from those of the inputs [..., units]; `times` multiplies, or adds logs.
+        """Values [..., K] from those of the inputs.
+
+        Args:
+            below: values of every input, [..., units] each.
+            times: what multiplies two of them, or adds their logarithms.
 
         Examples:
             >>> from pcflow.inputs import Gaussian

@@ -38,6 +38,11 @@ class Smooth:
 
     Attributes:
         sums: number of sum layers.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> print(pf.hmm(3, states=2, inputs=pf.Bernoulli()).properties.smooth)
+        smooth: 3 sum layers mix inputs of equal scopes
     """
 
     sums: int
@@ -53,6 +58,11 @@ class Decomposable:
 
     Attributes:
         products: number of product layers.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> print(pf.hmm(3, states=2, inputs=pf.Bernoulli()).properties.decomposable)
+        decomposable: 2 product layers multiply inputs of disjoint scopes
     """
 
     products: int
@@ -68,6 +78,11 @@ class StructuredDecomposable:
 
     Attributes:
         num_scopes: number of different scopes, which all nest.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> print(pf.hmm(3, states=2, inputs=pf.Bernoulli()).properties.structured_decomposable)
+        structured-decomposable: vtree (0, (1, 2))
     """
 
     num_scopes: int
@@ -115,6 +130,12 @@ class Deterministic:
 
     Attributes:
         decisions: for every sum layer and unit with several inputs, how it chooses.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> circuit, _ = pf.compile_cnf(pf.CNF([[1, 2]], 2))
+        >>> print(circuit.properties.deterministic)
+        deterministic: sums decide on variable 0: {0} | {1}
     """
 
     decisions: Mapping[tuple[SumLayer, int], Decision] = field(repr=False)
@@ -135,6 +156,12 @@ class Compatible:
 
     Attributes:
         pairs: number of pairs of layers that the product has.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> chain = pf.hmm(3, states=2, inputs=pf.Bernoulli())
+        >>> print(pf.prove_compatible(chain, chain))
+        compatible: 8 pairs of layers meet
     """
 
     pairs: int
@@ -150,6 +177,12 @@ class OmniCompatible:
 
     Attributes:
         products: number of product layers.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> table = pf.naive_bayes([pf.Bernoulli(), pf.Gaussian()], units=2)
+        >>> print(table.properties.omni_compatible)
+        omni-compatible: products split variables one by one
     """
 
     products: int
@@ -299,6 +332,14 @@ class Properties:
     """What one circuit is proved to be, or why not: each proved once, when first asked for.
 
     Print it. Attributes are None where there is no certificate; `require` says why.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> properties = pf.hmm(3, states=2, inputs=pf.Bernoulli()).properties
+        >>> print(properties.smooth)
+        smooth: 3 sum layers mix inputs of equal scopes
+        >>> properties.deterministic is None
+        True
     """
 
     def __init__(self, circuit: Structure) -> None:
@@ -326,6 +367,9 @@ class Properties:
 
     def require(self, kind: type[Certificate]) -> Certificate:
         """The certificate of a kind.
+
+        Args:
+            kind: the class of the certificate: `Smooth`, `Deterministic`, ...
 
         Raises:
             PropertyRequired: if there is none; a refusal of its own each time, so that nobody's

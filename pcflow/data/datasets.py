@@ -22,6 +22,11 @@ class Splits(NamedTuple):
         train: training rows.
         validation: validation rows.
         test: test rows.
+
+    Examples:
+        >>> train, validation, test = Splits(*torch.zeros(10, 3).split([8, 1, 1]))
+        >>> len(train)
+        8
     """
 
     train: Tensor

@@ -81,6 +81,9 @@ class Machine:
     def of(cls, device: torch.device | str) -> Machine:
         """What suits a device: a GPU has no cache to stay in, and launches are dear.
 
+        Args:
+            device: a torch device, or its name.
+
         Examples:
             >>> import pcflow as pf
             >>> pf.Machine.of("cpu") == pf.Machine(), pf.Machine.of("cuda").records
@@ -89,9 +92,12 @@ class Machine:
         return cls() if torch.device(device).type == "cpu" else _GPU
 
     def matmul(self, x: Tensor, weight: Tensor, out: Tensor) -> None:
-        """Write x [F, B, J] @ weight [F or 1, J, K] to out [F, B, K]; flat if they share it.
+        """Write x @ weight to `out`; flat if all folds share a weight.
 
-        Where every row has a weight of its own it is [F or 1, B, J, K].
+        Args:
+            x: [F, B, J].
+            weight: [F or 1, J, K]; [F or 1, B, J, K] where every row has one of its own.
+            out: [F, B, K].
         """
         if weight.dim() == 4:
             out.copy_(times_by_row(x, weight))
@@ -108,10 +114,14 @@ class Machine:
             out.copy_(x @ weight[0])
 
     def rows_times_table(self, rows: Tensor, table: Tensor) -> Tensor:
-        """Rows [N, V] @ table [V, K]: [N, K], by pieces that suit the machine.
+        """`rows @ table`, [N, K], by pieces that suit the machine.
 
         On a CPU every thread takes its share of the columns, or block by block of the table where
         there is little to do but to read it.
+
+        Args:
+            rows: [N, V].
+            table: [V, K], in the precision of the rows or another one.
         """
         if table.dtype != rows.dtype:
             return self._by_blocks(rows, table)
@@ -127,7 +137,12 @@ class Machine:
         return torch.bmm(rows.expand(parts, -1, -1), columns).transpose(0, 1).flatten(1)
 
     def rows_times_transposed(self, rows: Tensor, table: Tensor) -> Tensor:
-        """Rows [N, K] @ table [V, K]^T: [N, V]; on a CPU by blocks that are read where they lie."""
+        """`rows @ table.t()`, [N, V]; on a CPU by blocks that are read where they lie.
+
+        Args:
+            rows: [N, K].
+            table: [V, K], in the precision of the rows or another one.
+        """
         if table.dtype != rows.dtype:
             return (rows.to(table.dtype) @ table.t()).to(rows.dtype)
         blocks = len(table) // self.block
@@ -142,9 +157,12 @@ class Machine:
         return out
 
     def log_normalizer(self, logits: Tensor) -> tuple[Tensor, Tensor, bool]:
-        """Log-sum-exp [F, 1, K] over V of logits [F, V, K].
+        """Log-sum-exp [F, 1, K] over categories.
 
         And a number that no log-softmax is below, and whether all logits are `moderate`.
+
+        Args:
+            logits: [F, V, K].
         """
         if not len(logits):
             return logits.sum(dim=1, keepdim=True), logits.new_zeros(()), True

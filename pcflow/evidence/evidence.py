@@ -121,7 +121,11 @@ class Evidence:
         return self.with_potentials(self.potentials.top_k(k))
 
     def with_potentials(self, potentials: Potentials) -> Evidence:
-        """The same observations with other potentials, to be checked by the next query."""
+        """The same observations with other potentials, to be checked by the next query.
+
+        Args:
+            potentials: of these rows and variables.
+        """
         about = potentials.log, potentials.categories
         return Evidence(self.values, self.missing, *about, lower=self.lower, upper=self.upper)
 
@@ -186,6 +190,13 @@ class CheckedEvidence(Evidence):
         domain: what it was checked against.
         origin: which rows of a larger batch these are; None if they are not.
         whole: that batch, where one was cut in parts.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> model = pf.compile(pf.hmm(2, states=2, inputs=pf.Categorical(3)))
+        >>> known = model.evidence([[2, torch.nan]])
+        >>> known.values, known.missing
+        (tensor([[2, 0]]), tensor([[False,  True]]))
     """
 
     values: Tensor
@@ -202,7 +213,11 @@ class CheckedEvidence(Evidence):
         return self.missing.cpu()
 
     def seen(self, hidden: Tensor) -> CheckedEvidence:
-        """The same, after a look at what is missing."""
+        """The same, after a look at what is missing.
+
+        Args:
+            hidden: what is missing [B, D], on the CPU.
+        """
         self.__dict__["hidden"] = hidden
         return self
 
@@ -244,7 +259,11 @@ class CheckedEvidence(Evidence):
         return self.values.t().contiguous(), self.missing.t().contiguous()
 
     def observing(self, values: Tensor, where: Tensor) -> CheckedEvidence:
-        """The same, with values [B, D] observed in places [B, D] as well.
+        """The same, with some values observed as well.
+
+        Args:
+            values: [B, D]; those that are not observed may be anything.
+            where: which are, bool [B, D].
 
         Raises:
             EvidenceError: if a value does not fit its variable.
@@ -285,6 +304,9 @@ class CheckedEvidence(Evidence):
 
     def of_shared(self, query: str) -> CheckedEvidence:
         """Itself, for a query that reads the same parameters in all rows.
+
+        Args:
+            query: its name, for the refusal.
 
         Raises:
             EvidenceError: if rows have parameters of their own, naming the query.

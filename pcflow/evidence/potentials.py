@@ -46,11 +46,20 @@ class Potentials(ABC):
 
     @staticmethod
     def of(log: Tensor, categories: Tensor | None = None) -> Potentials:
-        """Those of all categories [..., V]; or of the listed ones, [..., k] both."""
+        """Those of all categories, or of the listed ones.
+
+        Args:
+            log: log-potentials [..., V], or [..., k].
+            categories: which ones are listed [..., k]; all if not given.
+        """
         return _Dense(log) if categories is None else _Listed(log, categories)
 
     def like(self, log: Tensor) -> Self:
-        """Other numbers about the same categories."""
+        """Other numbers about the same categories.
+
+        Args:
+            log: the numbers, in the shape of these.
+        """
         return replace(self, log=log)
 
     @property
@@ -59,12 +68,20 @@ class Potentials(ABC):
         return [part for part in (self.log, self.categories) if part is not None]
 
     def to(self, device: torch.device | str) -> Potentials:
-        """The same on another device."""
+        """The same on another device.
+
+        Args:
+            device: a torch device, or its name.
+        """
         return Potentials.of(*(part.to(device) for part in self.parts))
 
     @abstractmethod
     def check(self, shape: Sequence[int], largest: int) -> None:
-        """See that they are about [B, D] variables with V categories.
+        """See that they are about so many rows, variables and categories.
+
+        Args:
+            shape: rows and variables (B, D).
+            largest: V, the most categories of any variable.
 
         Raises:
             EvidenceError: naming both shapes.
@@ -72,7 +89,11 @@ class Potentials(ABC):
 
     @abstractmethod
     def misplaced(self, largest: int) -> Tensor:
-        """Which variables [B, D] list other than different categories 0..V - 1; or False: none."""
+        """Which variables [B, D] list other than different categories; or False: none.
+
+        Args:
+            largest: V; categories are 0..V - 1.
+        """
 
     @abstractmethod
     def __getitem__(self, place: Any) -> Potentials:
@@ -80,37 +101,72 @@ class Potentials(ABC):
 
     @abstractmethod
     def entries(self, row: Tensor, variable: Tensor) -> Potentials:
-        """Those of single rows and variables: [N, V or k] of [B, D, V or k]."""
+        """Those of single rows and variables: [N, V or k] of [B, D, V or k].
+
+        Args:
+            row: rows [N].
+            variable: variables [N].
+        """
 
     @abstractmethod
     def dense(self, size: int) -> Tensor:
-        """Those of all `size` categories, [..., V]."""
+        """Those of all categories, [..., V].
+
+        Args:
+            size: V.
+        """
 
     @abstractmethod
     def at(self, chosen: Tensor) -> Tensor:
-        """Those of chosen categories, [..., C] both."""
+        """Those of chosen categories, [..., C].
+
+        Args:
+            chosen: the categories [..., C].
+        """
 
     @abstractmethod
     def at_entries(self, row: Tensor, variable: Tensor, chosen: Tensor) -> Tensor:
-        """Those of chosen categories [N, C] of single rows and variables."""
+        """Those of chosen categories of single rows and variables, [N, C].
+
+        Args:
+            row: rows [N].
+            variable: variables [N].
+            chosen: the categories [N, C].
+        """
 
     @abstractmethod
     def among(self, every: Tensor) -> Tensor:
-        """Of numbers about all categories [..., V] those about these, [..., V or k]."""
+        """Of numbers about all categories those about these, [..., V or k].
+
+        Args:
+            every: [..., V].
+        """
 
     @abstractmethod
     def beyond(self, size: Tensor) -> Tensor:
-        """Which numbers are about categories from `size` [D] upwards: bool [..., D, V or k]."""
+        """Which numbers are about categories beyond a variable's own: bool [..., D, V or k].
+
+        Args:
+            size: number of categories of every variable [D].
+        """
 
     @abstractmethod
     def below(self, size: int) -> Potentials:
-        """Without categories from `size` upwards, to be read: one that was listed is impossible."""
+        """Without the higher categories, to be read: one that was listed is impossible.
+
+        Args:
+            size: how many stay, from the lowest up.
+        """
 
     @abstractmethod
     def restricted(self, values: Tensor, number: Tensor) -> tuple[Potentials, Tensor]:
-        """Those of some categories `values` [V'], numbered anew by `number` [V], -1 for others.
+        """Those of some categories, numbered anew.
 
         Where fewer of them are listed than elsewhere, the first is again, as an impossible one.
+
+        Args:
+            values: the categories [V'].
+            number: the new number of each [V], -1 for others.
 
         Returns:
             Potentials [..., V'], or of those listed; and at which place each stands here.
@@ -118,19 +174,36 @@ class Potentials(ABC):
 
     @abstractmethod
     def read(self, every: Callable[[], T], some: Callable[[Tensor], T]) -> T:
-        """What one of two functions makes: of all categories, in order; or of those listed."""
+        """What one of two functions makes of the categories.
+
+        Args:
+            every: called if they are all there, in order.
+            some: called with those that are listed, [..., k].
+        """
 
     @abstractmethod
     def category(self, place: Tensor) -> Tensor:
-        """The category [...] that stands at a place [...] of the last axis."""
+        """The categories [...] that stand at places of the last axis.
+
+        Args:
+            place: [...].
+        """
 
     @abstractmethod
     def top_k(self, k: int) -> Potentials:
-        """The k largest, listed in their order, of all categories from the lowest up."""
+        """The largest, listed in their order, of all categories from the lowest up.
+
+        Args:
+            k: how many.
+        """
 
     @abstractmethod
     def beside(self, others: Tensor) -> Potentials:
-        """And behind them those of other variables, about all of their categories [B, C, S]."""
+        """And behind them those of other variables.
+
+        Args:
+            others: about all of their categories, [B, C, S].
+        """
 
 
 _NOWHERE = torch.tensor(False)

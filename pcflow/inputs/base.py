@@ -68,7 +68,10 @@ class InputFamily(ABC):
 
     @abstractmethod
     def parameter_shapes(self, units: int) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every parameter of a layer with `units` units; the last axis is units.
+        """Name and shape of every parameter of a layer; the last axis counts units.
+
+        Args:
+            units: K.
 
         Raises:
             StructureError: if the family cannot have that many units.
@@ -76,11 +79,20 @@ class InputFamily(ABC):
 
     @abstractmethod
     def initial(self, units: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """Random parameters to start learning from, in the shapes of `parameter_shapes`."""
+        """Random parameters to start learning from, in the shapes of `parameter_shapes`.
+
+        Args:
+            units: K.
+            generator: randomness; torch's global one if not given.
+        """
 
     @abstractmethod
     def is_proper(self, params: Params) -> Tensor:
-        """Which units [P, K] are distributions, whatever numbers the parameters are."""
+        """Which units [P, K] are distributions, whatever numbers the parameters are.
+
+        Args:
+            params: by name, [P, ...] each.
+        """
 
     @property
     def locations(self) -> Mapping[str, str]:
@@ -91,7 +103,11 @@ class InputFamily(ABC):
         return {}
 
     def of_units(self, units: Sequence[int]) -> Self:
-        """The family of chosen units: itself, unless its settings tell units apart."""
+        """The family of chosen units: itself, unless its settings tell units apart.
+
+        Args:
+            units: which, by number.
+        """
         return self
 
     def fitted(self, x: Tensor, weight: Tensor, pseudocount: float = 0.0) -> dict[str, Tensor]:
@@ -133,7 +149,11 @@ class InputFamily(ABC):
 
     @abstractmethod
     def raw_moment(self, params: Params, power: int) -> Tensor:
-        """The expected value [P, K] of x^power, power >= 1, of every unit.
+        """The expected value [P, K] of a power of x, of every unit.
+
+        Args:
+            params: by name, [P, ...] each.
+            power: at least 1.
 
         Raises:
             PropertyRequired: if the family does not say it.
@@ -143,6 +163,9 @@ class InputFamily(ABC):
     def entropy(self, params: Params) -> Tensor:
         """Entropy [P, K] (nats) of every unit, differential where values are real.
 
+        Args:
+            params: by name, [P, ...] each.
+
         Raises:
             PropertyRequired: if the family does not say it.
         """
@@ -151,7 +174,14 @@ class InputFamily(ABC):
     def update(
         self, params: Params, x: Tensor, weight: Tensor, pseudocount: float
     ) -> dict[str, Tensor]:
-        """EM update [F, ..., K] from columns [F, N], NaN left out, with weights of rows [N, K]."""
+        """EM update [F, ..., K] from data.
+
+        Args:
+            params: the present parameters, [F or 1, ...] each.
+            x: columns [F, N]; NaN is left out.
+            weight: of every row for every unit [N, K].
+            pseudocount: see `maximize`.
+        """
 
 
 class FiniteFamily(InputFamily):
@@ -169,14 +199,22 @@ class FiniteFamily(InputFamily):
 
     @abstractmethod
     def log_table(self, params: Params) -> Tensor:
-        """Normalised log-probabilities [P, V, K] (nats), differentiable in parameters [P, ...]."""
+        """Normalised log-probabilities [P, V, K] (nats), differentiable in the parameters.
+
+        Args:
+            params: by name, [P, ...] each.
+        """
 
     def is_proper(self, params: Params) -> Tensor:
         """Those whose table adds up to one."""
         return self.log_table(params).logsumexp(dim=-2).abs() < ROUNDING
 
     def table(self, params: Params) -> Tensor:
-        """Probabilities [P, V, K]."""
+        """Probabilities [P, V, K].
+
+        Args:
+            params: by name, [P, ...] each.
+        """
         return self.log_table(params).exp()
 
     def raw_moment(self, params: Params, power: int) -> Tensor:
@@ -191,7 +229,13 @@ class FiniteFamily(InputFamily):
         return terms.sum(dim=-2)
 
     def table_gradient(self, params: Params, table: Tensor, flow: Tensor) -> dict[str, Tensor]:
-        """Gradient of the parameters from `flow` [P, V, K], the gradient of the log-table."""
+        """Gradients of the parameters, by name, from that of the log-table.
+
+        Args:
+            params: by name, [P, ...] each.
+            table: what `table` says of them, [P, V, K].
+            flow: the gradient of the log-table [P, V, K].
+        """
         with torch.enable_grad():
             leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
             log_table = self.log_table(leaves)
@@ -217,7 +261,12 @@ class FiniteFamily(InputFamily):
         return self.maximize(params, self.tally(x, weight), pseudocount)
 
     def tally(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Weighted counts [F, V, K] of the values of columns [F, N], by weights [N, K]."""
+        """Weighted counts [F, V, K] of values.
+
+        Args:
+            x: columns [F, N]; NaN is left out.
+            weight: of every row for every unit [N, K].
+        """
         size = self.num_categories + 1  # missing values are counted last, and left out
         first = size * torch.arange(len(x), device=x.device).unsqueeze(-1)
         place = x.nan_to_num(nan=self.num_categories).long() + first  # [F, N]
@@ -240,7 +289,12 @@ class DensityFamily(InputFamily):
 
     @abstractmethod
     def log_prob(self, params: Params, x: Tensor) -> Tensor:
-        """Log-density [F, B, K] (nats) of values [F, B] under parameters [F, ...]."""
+        """Log-density [F, B, K] (nats) of values.
+
+        Args:
+            params: by name, [F, ...] each.
+            x: values [F, B].
+        """
 
     def is_proper(self, params: Params) -> Tensor:
         """Those of finite parameters whose density at the mode can be evaluated."""
@@ -255,7 +309,11 @@ class DensityFamily(InputFamily):
 
     @abstractmethod
     def mean(self, params: Params) -> Tensor:
-        """The expected value [P, K] of every unit."""
+        """The expected value [P, K] of every unit.
+
+        Args:
+            params: by name, [P, ...] each.
+        """
 
     def raw_moment(self, params: Params, power: int) -> Tensor:
         """The mean; higher powers by the families that know them."""
@@ -274,11 +332,20 @@ class DensityFamily(InputFamily):
 
     @abstractmethod
     def mode(self, params: Params) -> Tensor:
-        """The most probable value [P, K] of every unit."""
+        """The most probable value [P, K] of every unit.
+
+        Args:
+            params: by name, [P, ...] each.
+        """
 
     @abstractmethod
     def sample(self, params: Params, generator: torch.Generator | None = None) -> Tensor:
-        """One draw [N] from each of N single units; parameters [N, ...] without the unit axis."""
+        """One draw [N] from each of N single units.
+
+        Args:
+            params: by name, [N, ...] each, without the axis of units.
+            generator: randomness; torch's global one if not given.
+        """
 
     def product(
         self, params: Params, a: Power, other: DensityFamily, others: Params, b: Power
@@ -307,11 +374,16 @@ class DensityFamily(InputFamily):
         )
 
     def log_mass(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
-        """Log-probability [F, B, K] (nats) of closed intervals with ends [F, B].
+        """Log-probability [F, B, K] (nats) of closed intervals.
 
         What evidence of intervals needs; `mean_within` and `moments_within` are for means and EM.
-        Ends may be infinite. It must be exact in tails and where intervals are narrow, so no
-        difference of two numbers near 1; and -inf, without NaN in a derivative, where no mass is.
+        It must be exact in tails and where intervals are narrow, so no difference of two numbers
+        near 1; and -inf, without NaN in a derivative, where no mass is.
+
+        Args:
+            params: by name, [F, ...] each.
+            lower: the lower ends [F, B], which may be infinite.
+            upper: the upper ends [F, B], which may be infinite.
 
         Raises:
             PropertyRequired: if the family does not say it.
@@ -320,6 +392,11 @@ class DensityFamily(InputFamily):
 
     def mean_within(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
         """The expected value [F, B, K] given that it lies in an interval, of some mass.
+
+        Args:
+            params: by name, [F, ...] each.
+            lower: the lower ends [F, B], which may be infinite.
+            upper: the upper ends [F, B], which may be infinite.
 
         Raises:
             PropertyRequired: if the family does not say it.
@@ -331,6 +408,11 @@ class DensityFamily(InputFamily):
     def moments_within(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
         """What a unit of flow is expected to `tally` [F, B, S, K] given an interval, of some mass.
 
+        Args:
+            params: by name, [F, ...] each.
+            lower: the lower ends [F, B], which may be infinite.
+            upper: the upper ends [F, B], which may be infinite.
+
         Raises:
             PropertyRequired: if the family does not say them.
         """
@@ -340,7 +422,13 @@ class DensityFamily(InputFamily):
         )
 
     def mode_within(self, params: Params, lower: Tensor, upper: Tensor) -> Tensor:
-        """The most probable value [F, B, K] in an interval: that nearest to the only peak."""
+        """The most probable value [F, B, K] in an interval: that nearest to the only peak.
+
+        Args:
+            params: by name, [F, ...] each.
+            lower: the lower ends [F, B], which may be infinite.
+            upper: the upper ends [F, B], which may be infinite.
+        """
         mode = self.mode(params).unsqueeze(-2)  # [P, 1, K]
         return torch.maximum(torch.minimum(mode, upper.unsqueeze(-1)), lower.unsqueeze(-1))
 
@@ -351,7 +439,14 @@ class DensityFamily(InputFamily):
         upper: Tensor,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """One draw [N] from each of N single units [N, ...], in intervals [N]: by inversion."""
+        """One draw [N] from each of N single units, within intervals: by inversion.
+
+        Args:
+            params: by name, [N, ...] each, without the axis of units.
+            lower: the lower ends [N], which may be infinite.
+            upper: the upper ends [N], which may be infinite.
+            generator: randomness; torch's global one if not given.
+        """
         single = {name: p.double().unsqueeze(-1) for name, p in params.items()}
         low, high = lower.double(), upper.double()
 
@@ -365,13 +460,22 @@ class DensityFamily(InputFamily):
 
     @abstractmethod
     def statistics(self, x: Tensor) -> Tensor:
-        """Sufficient statistics [F, B, S] of values [F, B]."""
+        """Sufficient statistics [F, B, S] of values.
+
+        Args:
+            x: values [F, B].
+        """
 
     def tally(self, params: Params, x: Tensor, weight: Tensor) -> Tensor:
-        """Statistics [F, S, K] of columns [F, B], NaN left out, added up with weights [F, B, K].
+        """Statistics [F, S, K] of columns, weighted and added up.
 
         A family of values that may lie far from zero counts them from its present parameters, lest
         what is small be the difference of large numbers; its `moments` are then counted alike.
+
+        Args:
+            params: the present parameters, [F, ...] each.
+            x: columns [F, B]; NaN is left out.
+            weight: of every value for every unit [F, B, K].
         """
         missing = x.isnan()
         possible = torch.where(missing, self.mode(params)[:, :1], x)
@@ -379,12 +483,23 @@ class DensityFamily(InputFamily):
         return torch.einsum("fbs,fbk->fsk", statistics, weight)
 
     def recentred(self, tallies: Tensor, weight: Tensor, before: Params, params: Params) -> Tensor:
-        """Tallies [P, S, K] of flow [P, K] as counted from other parameters than before."""
+        """Tallies [P, S, K] as counted from other parameters than before.
+
+        Args:
+            tallies: as they were counted [P, S, K].
+            weight: the flow that they are of [P, K].
+            before: the parameters from which they were counted.
+            params: those from which they are to be.
+        """
         return tallies
 
     @abstractmethod
     def moments(self, params: Params) -> Tensor:
-        """What a unit of flow is expected to `tally` [P, S, K]."""
+        """What a unit of flow is expected to `tally` [P, S, K].
+
+        Args:
+            params: by name, [P, ...] each.
+        """
 
     def floored(self, params: Params, spread: Tensor, present: Params) -> dict[str, Tensor]:
         """Updated parameters, none narrower than the family's floor allows.
@@ -401,9 +516,13 @@ class DensityFamily(InputFamily):
     def maximize(
         self, params: Params, weight: Tensor, statistics: Tensor, pseudocount: float
     ) -> dict[str, Tensor]:
-        """EM update from total flow `weight` [P, K] and flow-weighted statistics [P, S, K].
+        """EM update from flow and the statistics that it weighs.
 
-        `pseudocount` observations distributed as the present parameters are added.
+        Args:
+            params: the present parameters [P, ...], kept where a unit has no flow at all.
+            weight: total flow [P, K].
+            statistics: what `tally` says [P, S, K].
+            pseudocount: so many observations distributed as the present parameters are added.
         """
 
     def update(
@@ -455,7 +574,11 @@ class ExponentialFamily(DensityFamily):
 
     @abstractmethod
     def matching(self, moments: Tensor) -> dict[str, Tensor]:
-        """Parameters [P, ..., K] with such expected statistics [P, S, K], as far as allowed."""
+        """Parameters [P, ..., K] with given expected statistics, as far as allowed.
+
+        Args:
+            moments: the statistics [P, S, K].
+        """
 
     def maximize(
         self, params: Params, weight: Tensor, statistics: Tensor, pseudocount: float

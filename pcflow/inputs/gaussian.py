@@ -97,7 +97,14 @@ class Gaussian(ExponentialFamily):
         return torch.stack([std * score, std**2 * square], dim=-2)
 
     def within(self, params: Params, lower: Tensor, upper: Tensor, width: Tensor) -> NormalInterval:
-        """Intervals [F, B], of a width that is known, in units of every standard deviation."""
+        """Intervals in units of every standard deviation.
+
+        Args:
+            params: by name, [F, K] each.
+            lower: the lower ends [F, B].
+            upper: the upper ends [F, B].
+            width: what lies between [F, B], which may be known better than their difference.
+        """
         mean, log_std = params["mean"].unsqueeze(-2), params["log_std"].unsqueeze(-2)  # [F, 1, K]
         low, high = (standardised(x.unsqueeze(-1), mean, log_std) for x in (lower, upper))
         width = width.nan_to_num(posinf=1.0).unsqueeze(-1) * torch.exp(-log_std)

@@ -45,7 +45,11 @@ class Histogram(DensityFamily):
 
     @classmethod
     def of(cls, column: Tensor | Iterable[float], bins: int = 20) -> Histogram:
-        """Edges such that every bin holds about as many values of a column; NaN is left out.
+        """Edges such that every bin holds about as many values of a column.
+
+        Args:
+            column: values [N]; NaN is left out.
+            bins: how many, fewer where values repeat.
 
         Raises:
             StructureError: if the column does not hold two different finite values, or `bins` is

@@ -112,6 +112,9 @@ class Container:
     def told(self, name: str) -> Any:
         """A text that is JSON, as what it stands for.
 
+        Args:
+            name: of the text.
+
         Raises:
             FileFormatError: if there is no such text, or it is not JSON.
         """
@@ -129,7 +132,7 @@ class Container:
         *,
         infinite: Collection[float] = (),
     ) -> Tensor:
-        """A tensor, or some of its rows, in memory.
+        """A tensor, or some of its rows [B, ...], in memory.
 
         Args:
             name: which one.
@@ -150,7 +153,11 @@ class Container:
         return found
 
     def tensors(self, *, infinite: Collection[float] = ()) -> dict[str, Tensor]:
-        """All of them, by name; see `read`."""
+        """All of them, by name; see `read`.
+
+        Args:
+            infinite: which infinities may be among the numbers.
+        """
         return {name: self.read(name, infinite=infinite) for name in self._entries}
 
     @contextmanager

@@ -32,6 +32,12 @@ class Network(NamedTuple):
     Attributes:
         circuit: the product of the tables, normalised.
         log_partition: logarithm (nats) of what it was divided by; zero for a Bayesian network.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> circuit, log_partition = Network(pf.hmm(2, states=2, inputs=pf.Bernoulli()), 0.0)
+        >>> circuit.num_variables
+        2
     """
 
     circuit: Circuit

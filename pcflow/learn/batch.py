@@ -110,6 +110,9 @@ class Batch:
 
         It is -inf where it is no number, because what is given is impossible too.
 
+        Args:
+            model: the likelihood that learns.
+
         Raises:
             EvidenceError: if the model is told features, and there are none, or the other way
                 round; `FeatureError`, naming the row of the data, if a feature is no number.
@@ -156,7 +159,14 @@ class Batch:
 
     @torch.no_grad()
     def possible(self, model: Likelihood) -> Batch:
-        """Those of its rows that have mass."""
+        """Those of its rows that have mass.
+
+        Args:
+            model: what is asked for its `log_prob`.
+
+        Returns:
+            The batch itself if all have.
+        """
         there = (self.log_prob(model) > -torch.inf).cpu()
         if bool(there.all()):
             return self
@@ -164,7 +174,11 @@ class Batch:
         return replace(self, rows=rows).take(there.nonzero().squeeze(-1))
 
     def take(self, rows: Tensor) -> Batch:
-        """Those of its rows, by their places [B]."""
+        """Some of its rows.
+
+        Args:
+            rows: their places in the batch [R].
+        """
         return Batch(**{name: _chosen(part, rows) for name, part in self._parts().items()})
 
     def fingerprint(self) -> list[Tensor]:
@@ -175,7 +189,11 @@ class Batch:
         return [tensor for part in parts for tensor in _tensors(part)]
 
     def weighed(self, weight: Tensor) -> Batch:
-        """The same rows, each counting so many times as much [B]."""
+        """The same rows, each counting so many times as much [B].
+
+        Args:
+            weight: by how much more each row counts [B].
+        """
         return replace(self, weight=self.weights.to(weight) * weight)
 
     def unconditional(self) -> Batch:

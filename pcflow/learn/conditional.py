@@ -204,6 +204,13 @@ class Conditioned:
         model: the circuit.
         parameters: by name, [B, *shape].
         rows: B.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> model = pf.compile(pf.hmm(2, states=2, inputs=pf.Bernoulli()))
+        >>> given = Conditioned(model, {"banks.0": torch.randn(3, *model.banks[0].shape)}, rows=3)
+        >>> given.mean().shape
+        torch.Size([3, 2])
     """
 
     model: CompiledCircuit
@@ -228,7 +235,11 @@ class Conditioned:
         return self.model.evidence(known, self.parameters)
 
     def log_prob(self, evidence: Evidence | Numbers) -> Tensor:
-        """Log-probability [B] (nats), differentiable; see `CompiledCircuit.log_prob`."""
+        """Log-probability [B] (nats), differentiable; see `CompiledCircuit.log_prob`.
+
+        Args:
+            evidence: rows [B, D], NaN for what is missing, or an `Evidence`.
+        """
         return self.model.log_prob(self.evidence(evidence))
 
     def sample(
@@ -237,19 +248,37 @@ class Conditioned:
         evidence: Evidence | Numbers | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Exact draws [n, B, D]; see `CompiledCircuit.sample`."""
+        """Exact draws [n, B, D]; see `CompiledCircuit.sample`.
+
+        Args:
+            n: how many of every row.
+            evidence: rows [B, D]; nothing is known if not given.
+            generator: randomness; torch's global one if not given.
+        """
         return self.model.sample(n, self.evidence(evidence), generator)
 
     def marginals(self, evidence: Evidence | Numbers | None = None) -> Tensor:
-        """Posterior log-probabilities [B, D, V] (nats); see `CompiledCircuit.marginals`."""
+        """Posterior log-probabilities [B, D, V] (nats); see `CompiledCircuit.marginals`.
+
+        Args:
+            evidence: rows [B, D]; nothing is known if not given.
+        """
         return self.model.marginals(self.evidence(evidence))
 
     def mean(self, evidence: Evidence | Numbers | None = None) -> Tensor:
-        """Posterior means [B, D]; see `CompiledCircuit.mean`."""
+        """Posterior means [B, D]; see `CompiledCircuit.mean`.
+
+        Args:
+            evidence: rows [B, D]; nothing is known if not given.
+        """
         return self.model.mean(self.evidence(evidence))
 
     def mpe(self, evidence: Evidence | Numbers | None = None) -> MPE:
-        """The most probable completion of every row; see `CompiledCircuit.mpe`."""
+        """The most probable completion of every row; see `CompiledCircuit.mpe`.
+
+        Args:
+            evidence: rows [B, D]; nothing is known if not given.
+        """
         return self.model.mpe(self.evidence(evidence))
 
 

@@ -40,7 +40,11 @@ class Examples(Protocol):
         ...
 
     def take(self, rows: Tensor) -> Tensor | Batch:
-        """Those rows, by their numbers [B]; not kept for longer than one step of learning."""
+        """Some rows; not kept for longer than one step of learning.
+
+        Args:
+            rows: their numbers [B].
+        """
         ...
 
 

@@ -124,7 +124,12 @@ class EM:
         check_pseudocount(self.pseudocount)
 
     def start(self, model: Model, team: Team = ALONE) -> EMRun:
-        """See `Learner`."""
+        """Begin to learn the parameters of a model, among the processes of a team.
+
+        Args:
+            model: what learns, in place.
+            team: the processes that share its batches; this one alone if not given.
+        """
         return EMRun(self, model, team)
 
 

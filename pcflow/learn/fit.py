@@ -55,6 +55,10 @@ class FitResult:
         best_epoch: index of the epoch whose parameters the model has now.
         skipped: how many training rows were impossible and left out, per epoch; empty if that is
             not asked for.
+
+    Examples:
+        >>> FitResult([-2.0, -1.5], [-2.1, -1.7], best_epoch=1).validation[1]
+        -1.7
     """
 
     train: list[float] = field(default_factory=list)

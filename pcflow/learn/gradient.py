@@ -27,7 +27,11 @@ WAYS = {"foreach", "fused"}
 
 
 def adam(parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
-    """Adam with step size 0.05, which reads every number once."""
+    """Adam with step size 0.05, which reads every number once.
+
+    Args:
+        parameters: what it moves.
+    """
     return torch.optim.Adam(parameters, lr=0.05, fused=True)
 
 
@@ -74,7 +78,11 @@ class Gradient:
         return f"Gradient({name}, decay={self.decay})"
 
     def start(self, model: Model, team: Team = ALONE) -> GradientRun:
-        """See `Learner`.
+        """Begin to learn the parameters of a model, among the processes of a team.
+
+        Args:
+            model: what learns, in place.
+            team: the processes that share its batches; this one alone if not given.
 
         Raises:
             TypeMismatch: if what the optimizer should be is none.

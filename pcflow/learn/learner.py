@@ -37,6 +37,9 @@ class Run(Protocol):
     def restore(self, state: State) -> None:
         """Remember that in place of what it does.
 
+        Args:
+            state: what `state` of such a run returned.
+
         Raises:
             FileFormatError: if it is not what such a run remembers; nothing has changed then.
         """
@@ -53,5 +56,10 @@ class Learner(Protocol):
         ...
 
     def start(self, model: Model, team: Team = ALONE) -> Run:
-        """Begin to learn the parameters of a model, among the processes of a team."""
+        """Begin to learn the parameters of a model, among the processes of a team.
+
+        Args:
+            model: what learns, in place.
+            team: the processes that share its batches; this one alone if not given.
+        """
         ...

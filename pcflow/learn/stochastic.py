@@ -83,7 +83,12 @@ class Anemone:
         SettingError.check("momentum", self.momentum, "in [0, 1)", lambda share: 0 <= share < 1)
 
     def start(self, model: Model, team: Team = ALONE) -> AnemoneRun:
-        """See `Learner`."""
+        """Begin to learn the parameters of a model, among the processes of a team.
+
+        Args:
+            model: what learns, in place.
+            team: the processes that share its batches; this one alone if not given.
+        """
         return AnemoneRun(self, model, team)
 
 
@@ -255,7 +260,12 @@ class MiniBatchEM:
         check_pseudocount(0.0 if self.pseudocount is None else self.pseudocount)
 
     def start(self, model: Model, team: Team = ALONE) -> MiniBatchRun:
-        """See `Learner`."""
+        """Begin to learn the parameters of a model, among the processes of a team.
+
+        Args:
+            model: what learns, in place.
+            team: the processes that share its batches; this one alone if not given.
+        """
         return MiniBatchRun(self, model, team)
 
 

@@ -47,11 +47,19 @@ class Team:
         return dist.get_world_size() if self.together else 1
 
     def share(self, rows: Tensor) -> Tensor:
-        """This process's part of the rows of a batch."""
+        """This process's part of the rows of a batch.
+
+        Args:
+            rows: of the whole batch [B].
+        """
         return rows[self.rank :: self.size] if self.together else rows
 
     def add_up(self, tensors: Iterable[Tensor]) -> None:
-        """Replace every tensor by its sum over all processes."""
+        """Replace every tensor by its sum over all processes.
+
+        Args:
+            tensors: of the same shapes in every process; written in place.
+        """
         if self.together:
             for tensor in tensors:
                 total = _reachable(tensor)
@@ -59,7 +67,11 @@ class Team:
                 tensor.copy_(total)
 
     def follow_first(self, tensors: Iterable[Tensor]) -> None:
-        """Replace every tensor by that of the first process."""
+        """Replace every tensor by that of the first process.
+
+        Args:
+            tensors: of the same shapes in every process; written in place.
+        """
         if self.together:
             for tensor in tensors:
                 first = _reachable(tensor)

@@ -25,6 +25,11 @@ class ModelCount(NamedTuple):
     Attributes:
         circuit: p(x) = prod_v w_v(x_v) / weighted count for models x, zero for other states.
         log_count: logarithm (nats) of the weighted count; without weights, of the number of models.
+
+    Examples:
+        >>> circuit, log_count = compile_cnf(CNF([[1, 2]], 2))  # one of two, or both
+        >>> round(2.718**log_count)
+        3
     """
 
     circuit: Circuit

@@ -5,7 +5,16 @@ picture asks a model anything. Each takes `axes` to draw on, or makes a figure o
 returns the axes; no setting of matplotlib is read for meaning or changed.
 """
 
-from pcflow.plot.diagram import Diagram, Edge, Node, by_depth, counted, scope_text, span
+from pcflow.plot.diagram import (
+    MOST_ROWS,
+    Diagram,
+    Edge,
+    Node,
+    by_depth,
+    counted,
+    scope_text,
+    span,
+)
 from pcflow.plot.graph import graph, svg
 from pcflow.plot.images import images
 from pcflow.plot.lines import gap, training
@@ -17,6 +26,7 @@ __all__ = [
     "BOXES",
     "GREY",
     "INK",
+    "MOST_ROWS",
     "Diagram",
     "Edge",
     "Node",

@@ -27,7 +27,7 @@ class Node(NamedTuple):
 
 
 class Edge(NamedTuple):
-    """A line from the bottom of a node to the top of another, and what is written at it."""
+    """A line between two nodes, downwards unless the diagram is directed; and what it says."""
 
     above: int
     below: int
@@ -42,16 +42,18 @@ class Diagram:
         title: what it is of.
         nodes: the boxes.
         edges: pairs of numbers of nodes.
+        directed: whether lines are arrows, which may lead anywhere.
     """
 
     title: str
     nodes: tuple[Node, ...]
     edges: tuple[Edge, ...]
+    directed: bool = False
 
 
 @runtime_checkable
 class Drawable(Protocol):
-    """Whatever says how it is drawn: circuits, models, region graphs."""
+    """Whatever says how it is drawn: circuits, models, region graphs, automata."""
 
     def diagram(self, names: Sequence[str] | None = None, most: int = 40) -> Diagram:
         """Boxes and lines."""

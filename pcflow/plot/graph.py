@@ -1,4 +1,4 @@
-"""Circuits and region graphs as boxes and lines: on axes of matplotlib, or as SVG without it."""
+"""Circuits, region graphs and automata as boxes and lines: on axes of matplotlib, or as SVG."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 TITLE = 20.0  # points
+WANTED = "a Circuit, a CompiledCircuit, a RegionGraph or an Automaton"
 FONT = "Helvetica, Arial, DejaVu Sans, sans-serif"
 
 
@@ -24,14 +25,15 @@ def graph(
     most: int = 40,
     axes: Axes | None = None,
 ) -> Axes:
-    """Draw a circuit or a region graph, the root on top.
+    """Draw a circuit, a region graph or an automaton, the root on top.
 
     Up to `most` layers (or regions and partitions) are drawn one by one, each with its kind, its
-    scope and its number of units; of more, how many there are on every level.
+    scope and its number of units; of more, how many there are on every level. States of an
+    automaton stand by their distance from the first, and edges have the first categories on them.
 
     Args:
-        of: a `Circuit`, a `CompiledCircuit` or a `RegionGraph`.
-        names: of the variables; their numbers by default.
+        of: a `Circuit`, a `CompiledCircuit`, a `RegionGraph` or an `Automaton`.
+        names: of the variables, or of an automaton's categories; their numbers by default.
         most: how many boxes there may be at most, before they are drawn by level.
         axes: matplotlib axes to draw on; by default those of a new figure, as large as it takes.
 
@@ -40,7 +42,7 @@ def graph(
 
     Raises:
         TypeMismatch: if it is of nothing that can be drawn, or `axes` are none.
-        SettingError: if there are not as many names as variables, or `most` is no whole number.
+        SettingError: if there are not as many names, or `most` is no whole number.
 
     Examples:
         >>> import pcflow as pf
@@ -68,8 +70,8 @@ def svg(of: Drawable, names: Sequence[str] | None = None, most: int = 40) -> str
     """The same picture as the text of an SVG file, made without matplotlib; notebooks show it.
 
     Args:
-        of: a `Circuit`, a `CompiledCircuit` or a `RegionGraph`.
-        names: of the variables; their numbers by default.
+        of: a `Circuit`, a `CompiledCircuit`, a `RegionGraph` or an `Automaton`.
+        names: of the variables, or of an automaton's categories; their numbers by default.
         most: how many boxes there may be at most, before they are drawn by level.
 
     Returns:
@@ -77,7 +79,7 @@ def svg(of: Drawable, names: Sequence[str] | None = None, most: int = 40) -> str
 
     Raises:
         TypeMismatch: if it is of nothing that can be drawn.
-        SettingError: if there are not as many names as variables, or `most` is no whole number.
+        SettingError: if there are not as many names, or `most` is no whole number.
 
     Examples:
         >>> import pcflow as pf
@@ -100,7 +102,7 @@ def svg(of: Drawable, names: Sequence[str] | None = None, most: int = 40) -> str
 
 def _diagram(of: Drawable, names: Sequence[str] | None, most: int) -> Diagram:
     if isinstance(of, type) or not isinstance(of, Drawable):  # a class has the method too
-        raise TypeMismatch("of", of, "a Circuit, a CompiledCircuit or a RegionGraph")
+        raise TypeMismatch("of", of, WANTED)
     return of.diagram(names, most)
 
 
@@ -122,7 +124,7 @@ def _scale(axes: Axes, layout: Layout) -> float:
 
 
 def _draw_curve(axes: Axes, curve: Curve, scale: float) -> None:
-    from matplotlib.patches import PathPatch
+    from matplotlib.patches import PathPatch, Polygon
     from matplotlib.path import Path
 
     codes = [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4]
@@ -130,6 +132,10 @@ def _draw_curve(axes: Axes, curve: Curve, scale: float) -> None:
     axes.add_patch(
         PathPatch(path, fill=False, edgecolor=GREY, linewidth=0.9 * scale, gid="edge", zorder=1)
     )
+    if curve.head:
+        axes.add_patch(Polygon(curve.head, facecolor=GREY, linewidth=0.0, gid="head", zorder=3))
+    if curve.label:
+        axes.text(*curve.written, curve.label, fontsize=SMALL * scale, color=GREY, va="baseline")
 
 
 def _draw_box(axes: Axes, box: Placed, scale: float) -> None:
@@ -152,7 +158,15 @@ def _draw_box(axes: Axes, box: Placed, scale: float) -> None:
 def _svg_curve(curve: Curve) -> str:
     (a, b), ((c, d), (e, f)), (g, h) = curve.start, curve.bends, curve.end
     path = f"M{a:.1f} {b:.1f}C{c:.1f} {d:.1f} {e:.1f} {f:.1f} {g:.1f} {h:.1f}"
-    return f'<path class="edge" d="{path}" fill="none" stroke="{GREY}" stroke-width="0.9"/>'
+    line = f'<path class="edge" d="{path}" fill="none" stroke="{GREY}" stroke-width="0.9"/>'
+    if curve.head:
+        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in curve.head)
+        line += f'<polygon class="head" points="{points}" fill="{GREY}"/>'
+    if curve.label:
+        x, y = curve.written
+        place = f'x="{x:.1f}" y="{y:.1f}" font-size="{SMALL}"'
+        line += f'<text {place} fill="{GREY}" text-anchor="start">{escape(curve.label)}</text>'
+    return line
 
 
 def _svg_box(box: Placed) -> str:

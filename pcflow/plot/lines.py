@@ -83,7 +83,8 @@ def gap(
 
     Raises:
         TypeMismatch: if there is no table of numbers, or `axes` are none.
-        SettingError: if a method has not as many numbers as there are ratios.
+        SettingError: if a method has not as many numbers as there are ratios, or a reference or
+            spread is of no method.
 
     Examples:
         >>> axes = gap({"independent": [2.0, 3.0], "joint": [1.8, 2.2]}, [0.5, 1.0])
@@ -93,7 +94,10 @@ def gap(
     shares = as_reals("ratios", ratios)
     rows = _numbers("table", table, len(shares))
     bars = {} if spread is None else _numbers("spread", spread, len(shares))
+    methods = f"some of the methods {', '.join(map(repr, rows))}"
+    SettingError.check("spread", list(bars), f"of {methods}", lambda _: bars.keys() <= rows.keys())
     plain = {str(name) for name in as_iterable("references", references)}
+    SettingError.check("references", references, methods, lambda _: plain <= rows.keys())
     axes = axes_of(axes, 6.8, 4.6)
     for name, look in _looks(rows, plain).items():
         axes.plot(shares, rows[name], label=name, markersize=5.0, **look._asdict())

@@ -48,8 +48,8 @@ def marginals(
     Raises:
         TypeMismatch: if `axes` are none.
         EvidenceError: if what is given are no numbers.
-        SettingError: if they are no log-probabilities, evidence does not fit them, or there are not
-            as many names.
+        SettingError: if they are no log-probabilities or one is NaN, evidence does not fit them, or
+            there are not as many names.
 
     Examples:
         >>> import pcflow as pf
@@ -103,7 +103,7 @@ def dependence(
     Raises:
         TypeMismatch: if `axes` are none.
         EvidenceError: if what is given are no numbers.
-        SettingError: if they are not [D, D], or there are not as many names.
+        SettingError: if they are not [D, D], one is NaN, or there are not as many names.
 
     Examples:
         >>> import pcflow as pf
@@ -115,6 +115,7 @@ def dependence(
     wanted = "of shape [D, D]"
     fits = given.dim() == 2 and 0 < given.shape[0] == given.shape[1]
     SettingError.check("information", tuple(given.shape), wanted, lambda _: fits)
+    _refuse_nan("information", given.clone().fill_diagonal_(0.0))
     count = len(given)
     labels = names_of("names", names, count)
     off = given.clone().fill_diagonal_(torch.nan)
@@ -154,10 +155,23 @@ def _probabilities(log_marginals: Numbers) -> Tensor:
     """As they are drawn, [B, D, V]."""
     logs = as_tensor("log_marginals", log_marginals).detach().cpu().double()
     logs = logs.unsqueeze(0) if logs.dim() == 2 else logs
-    wanted = "log-probabilities [B, D, V], as model.marginals gives them"
-    fits = logs.dim() == 3 and logs.numel() > 0 and bool((logs <= 1e-3).all())
+    wanted = "of shape [B, D, V], as model.marginals gives them"
+    fits = logs.dim() == 3 and logs.numel() > 0
     SettingError.check("log_marginals", tuple(logs.shape), wanted, lambda _: fits)
+    _refuse_nan("log_marginals", logs)
+    wanted = "logarithms of probabilities, none above 0"
+    SettingError.check("log_marginals", float(logs.max()), wanted, lambda most: most <= 1e-3)
     return logs.exp()
+
+
+def _refuse_nan(name: str, numbers: Tensor) -> None:
+    """Raise where there is no number to be drawn.
+
+    Raises:
+        SettingError: saying where.
+    """
+    for place in numbers.isnan().nonzero()[:1].tolist():
+        raise SettingError(f"{name}{place}", torch.nan, "a number")
 
 
 def _observed(evidence: Evidence | Numbers | None, probs: Tensor) -> Tensor:

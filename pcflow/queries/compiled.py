@@ -156,7 +156,12 @@ class CompiledCircuit(nn.Module, Asked):
         return {name: parameter.shape for name, parameter in self.named.items()}
 
     def forward(self, evidence: Evidence | Numbers, parameters: ByRow | None = None) -> Tensor:
-        """The same as `log_prob`."""
+        """The same as `log_prob`, [B] (nats).
+
+        Args:
+            evidence: see `log_prob`.
+            parameters: see `log_prob`.
+        """
         return self.log_prob(evidence, parameters)
 
     @in_ordinary_modes

@@ -25,6 +25,13 @@ class Draws(NamedTuple):
         values: [n, B, D], observed values kept.
         log_marginals: [n, B, D], posterior log-probability (nats) of every value; 0 where observed.
         drawn: [B, D] bool, what was not observed.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> model = pf.compile(pf.hmm(3, states=2, inputs=pf.Categorical(4)))
+        >>> draws = model.sample_with_marginals(5, [[1, torch.nan, torch.nan]])
+        >>> draws.log_marginals.shape, draws.drawn
+        (torch.Size([5, 1, 3]), tensor([[False,  True,  True]]))
     """
 
     values: Tensor

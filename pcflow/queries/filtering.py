@@ -61,7 +61,12 @@ class Filter(ABC):
 
     @classmethod
     def of(cls, circuit: Circuit, held: Held) -> Filter:
-        """That of a chain if it is one whose variables rise, or of any circuit."""
+        """That of a chain if it is one whose variables rise, or of any circuit.
+
+        Args:
+            circuit: over the variables of the sequence, in their order.
+            held: parameters of rows and of soft evidence that stay; see `CompiledCircuit.filter`.
+        """
         try:
             return ChainFilter(_in_order(MarkovChain.of(circuit)), held)
         except PropertyRequired as why:

@@ -95,6 +95,10 @@ class Given(Asked):
 
         It is no number where the model gives no mass to what is given.
 
+        Args:
+            evidence: rows [B, D], NaN for what is missing, or an `Evidence`.
+            parameters: by name, with rows of their own [B, ...].
+
         Raises:
             EvidenceError: if the evidence does not fit the model.
         """
@@ -108,6 +112,10 @@ class Given(Asked):
 
         Exact for independent variables, and where the circuit is deterministic. The log-value is
         that of `log_prob`, plus the log-potentials of what was chosen.
+
+        Args:
+            evidence: rows [B, D], NaN for what is missing, or an `Evidence`.
+            parameters: by name, with rows of their own [B, ...].
         """
         known = self.evidence(evidence, parameters)
         found = mpe(self.engine, known, self._is_deterministic(known.parameters))

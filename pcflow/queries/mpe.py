@@ -22,6 +22,13 @@ class MPE(NamedTuple):
         values: [B, D], observed values kept.
         log_value: [B], log p(values) plus the log-potentials of the values that were chosen (nats).
         exact: whether no state can be better; False means `log_value` is a lower bound.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> model = pf.compile(pf.hmm(3, states=2, inputs=pf.Categorical(4)))
+        >>> values, log_value, exact = model.mpe([[1, torch.nan, torch.nan]])
+        >>> values.shape, exact
+        (torch.Size([1, 3]), False)
     """
 
     values: Tensor

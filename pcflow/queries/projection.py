@@ -32,6 +32,13 @@ class ProjectedEvidence(CheckedEvidence):
     Attributes:
         mismatch: [B], the largest difference between a marginal and its target that the last sweep
             of the row found, before mending it. Zero at the fixed point.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> model = pf.compile(pf.hmm(2, states=2, inputs=pf.Categorical(2)), dtype=torch.float64)
+        >>> wanted = torch.tensor([[[0.2, 0.8], [0.5, 0.5]]]).double().log()
+        >>> model.project([[torch.nan, torch.nan]], wanted, sweeps=1).mismatch.shape
+        torch.Size([1])
     """
 
     log_potentials: Tensor

@@ -25,6 +25,12 @@ class Viterbi(NamedTuple):
     Attributes:
         states: [B, L]; -1 behind the end of a row.
         log_value: [B], log p(states, evidence) (nats). No other path is more probable.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> path = pf.viterbi(pf.hmm(3, states=2, inputs=pf.Bernoulli()), [[0, 1, 1]])
+        >>> path.states.shape, path.log_value.shape
+        (torch.Size([1, 3]), torch.Size([1]))
     """
 
     states: Tensor

@@ -21,13 +21,21 @@ class DependenceTree:
     Attributes:
         parent: of every variable, -1 for the root.
         order: the variables, parents before children.
+
+    Examples:
+        >>> DependenceTree(parent=(-1, 0, 0), order=(0, 1, 2)).children(0)
+        (1, 2)
     """
 
     parent: tuple[int, ...]
     order: tuple[int, ...]
 
     def children(self, variable: int) -> tuple[int, ...]:
-        """In rising order."""
+        """The variables whose parent a variable is, in rising order.
+
+        Args:
+            variable: its number.
+        """
         return tuple(v for v, p in enumerate(self.parent) if p == variable)
 
 
@@ -75,6 +83,11 @@ def dependence_tree(data: Any, alpha: float = 1.0, weight: Floats | None = None)
 
     Returns:
         The tree.
+
+    Examples:
+        >>> rows = [[0, 0, 0], [0, 0, 0], [1, 1, 0], [1, 1, 1], [1, 1, 1]]
+        >>> dependence_tree(rows).parent  # the second column copies the first, the third does not
+        (-1, 0, 0)
     """
     import networkx as nx
 

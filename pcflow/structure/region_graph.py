@@ -155,7 +155,11 @@ class RegionGraph:
         return len(self.root)
 
     def splits(self, region: Region) -> tuple[Partition, ...]:
-        """The partitions of `region`; empty for a leaf."""
+        """The partitions of a region; empty for a leaf.
+
+        Args:
+            region: one of the graph.
+        """
         return self._splits.get(region, ())
 
     def to_networkx(self) -> nx.DiGraph[Region | Partition]:

@@ -52,6 +52,12 @@ class Enumeration:
         states: [S, D].
         log_weight: [B, S], log p(x) plus the log-potentials of x where it agrees with what is
             observed, -inf elsewhere.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> found = enumerate_weights(pf.hmm(2, states=2, inputs=pf.Bernoulli()), [[torch.nan] * 2])
+        >>> found.states.shape, found.log_weight.shape
+        (torch.Size([4, 2]), torch.Size([1, 4]))
     """
 
     states: Tensor

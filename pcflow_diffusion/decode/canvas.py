@@ -37,6 +37,11 @@ class Step:
         number: of the step, counted from 0 over all blocks and rows.
         tokens: all texts as they are now, [B, N], masks among them.
         committed: which tokens were committed in this step, bool [B, N].
+
+    Examples:
+        >>> step = Step(0, torch.tensor([[3, 1, 4]]), torch.tensor([[False, True, False]]))
+        >>> step.tokens[step.committed]  # what a callback may print
+        tensor([1])
     """
 
     number: int

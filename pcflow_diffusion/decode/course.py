@@ -30,6 +30,12 @@ class Course:
         rules: which there are.
         number: which of them each text is under, [B].
         text: what is known of them.
+
+    Examples:
+        >>> rules = constraint_of(Automaton.options([[0, 1], [1, 1]]), 1, 2, never=[], end=None)
+        >>> tokens, masked = torch.tensor([[0, 9]]), torch.tensor([[False, True]])
+        >>> course = rules.course(torch.tensor([0]), tokens, masked, torch.zeros(1, 2).bool())
+        >>> course.check()  # it can be completed
     """
 
     rules: Sequence[Rule]
@@ -43,7 +49,12 @@ class Course:
             yield own, self.rules[number], self.text.at(own)
 
     def passage(self, first: int, stop: int) -> Passage:
-        """From the `first` place, before which nothing is masked, to the last before `stop`."""
+        """The part of the texts that is still to be written.
+
+        Args:
+            first: a place before which nothing is masked.
+            stop: the place behind its last.
+        """
         start, ends = torch.empty_like(self.number), [torch.empty(0)] * len(self.number)
         every = slice(None)
         for own, rule, text in self.by_rule():
@@ -56,7 +67,12 @@ class Course:
         return Passage(self.rules, self.number, idle, start, ends)
 
     def widened(self, few: Marginals, said: Marginals) -> Marginals:
-        """Some of what a backbone says of the texts, and what their rules need of the rest."""
+        """Some of what a backbone says of the texts, and what their rules need of the rest.
+
+        Args:
+            few: the listed part of it.
+            said: all that the backbone says of the same places.
+        """
         labels = [label_of(rule.automaton, said.vocabulary_size) for rule in self.rules]
         return widened(few, said, torch.stack(labels)[self.number])
 
@@ -88,6 +104,13 @@ class Passage:
         idle: which places no rule is about, bool [B, N].
         start: the states before the first place, [B].
         ends: in which states each text may be behind the last, [B] rows bool [S+1].
+
+    Examples:
+        >>> rules = constraint_of(Automaton.options([[0, 1], [1, 1]]), 1, 2, never=[], end=None)
+        >>> tokens, masked = torch.tensor([[0, 9]]), torch.tensor([[False, True]])
+        >>> course = rules.course(torch.tensor([0]), tokens, masked, torch.zeros(1, 2).bool())
+        >>> course.passage(1, 2).start.shape
+        torch.Size([1])
     """
 
     rules: Sequence[Rule]
@@ -129,6 +152,11 @@ def turns(wanted: Tensor, text: Tensor) -> Iterator[Tensor]:
 
     Returns:
         The parts, bool [B, N] each.
+
+    Examples:
+        >>> text = torch.tensor([[True, True, False, True]])  # two texts, cut by one that is none
+        >>> [part.int().tolist() for part in turns(text, text)]
+        [[[1, 1, 0, 0]], [[0, 0, 0, 1]]]
     """
     number = (~text).cumsum(dim=-1)
     for one in number[wanted].unique().tolist():
@@ -186,6 +214,11 @@ def constraint_of(
     Raises:
         GenerationError: if there are not as many rules as rows.
         EmptyLanguage: if nothing obeys a rule, ended so.
+
+    Examples:
+        >>> rule = Automaton.options([[0, 1], [1, 1]])
+        >>> constraint_of(rule, count=2, size=3, never=[2], end=None).number
+        tensor([0, 0])
     """
     every = [given] * count if isinstance(given, Automaton) else list(given)
     if len(every) != count:

@@ -23,6 +23,12 @@ class Look:
         rows: [R, 1].
         places: [R, W].
         decided: bool [R, W]; what else is masked there is looked at, and decided later or never.
+
+    Examples:
+        >>> here = torch.tensor([[1, 2, 3]])
+        >>> look = Look(torch.tensor([[0]]), here, decided=here > 1)
+        >>> look.spread(torch.zeros(1, 5, dtype=torch.bool)).int()
+        tensor([[0, 0, 1, 1, 0]], dtype=torch.int32)
     """
 
     rows: Tensor
@@ -30,11 +36,19 @@ class Look:
     decided: Tensor
 
     def of(self, some: Tensor | Sequence[int] | slice) -> Look:
-        """Some of the R windows."""
+        """Some of the R windows.
+
+        Args:
+            some: which, by their places in 0..R - 1.
+        """
         return Look(self.rows[some], self.places[some], self.decided[some])
 
     def spread(self, like: Tensor) -> Tensor:
-        """What is decided, as flags of a text [B, N] of the shape of others."""
+        """What is decided, as flags of a text [B, N].
+
+        Args:
+            like: flags or tokens of such a text, for shape and device.
+        """
         return torch.zeros_like(like).index_put((self.rows, self.places), self.decided)
 
     @property

@@ -29,6 +29,11 @@ class Text:
         tokens: [B, N].
         real: which of them are no padding, bool [B, N].
         attended: whether an attention mask says so, which a backbone may be shown.
+
+    Examples:
+        >>> text = read_text("prompt", [[5, 6], [7]])
+        >>> text.tokens[1], text.real[1]
+        (tensor([0, 7]), tensor([False,  True]))
     """
 
     tokens: Tensor

@@ -154,6 +154,9 @@ def measure_head(setting: Setting) -> HeadCost:
 
     Returns:
         The times, in seconds.
+
+    Examples:
+        >>> measure_head(Setting(vocabulary=32_000)).step  # doctest: +SKIP
     """
     soft = torch.bfloat16 if setting.bfloat16 else None
     model = _hmm(setting.length, setting.states, setting.vocabulary, soft)
@@ -192,6 +195,10 @@ def measure_any_order(
 
     Returns:
         The times, in seconds.
+
+    Examples:
+        >>> measure_any_order(length=2, states=2, vocabulary=5, top_k=None, repeats=1).states
+        2
     """
     model = _hmm(length, states, vocabulary)
     logits, x = _question(length, vocabulary)

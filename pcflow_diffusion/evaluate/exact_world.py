@@ -129,7 +129,10 @@ class ExactWorld:
         return torch.zeros(()) if self.head is None else self._listed(self.head.model)
 
     def one_step(self, masked: Positions) -> Errors:
-        """Errors if these positions are drawn in one step and the truth shows the others.
+        """Errors if some positions are drawn in one step and the truth shows the others.
+
+        Args:
+            masked: the positions, in 0..L - 1.
 
         Examples:
             >>> truth = pf.compile(pf.hmm(3, 2, pf.Categorical(2)), dtype=torch.float64)
@@ -151,9 +154,12 @@ class ExactWorld:
         return {n: errors(self.table, self.sampled(n)) for n in counts}
 
     def sampled(self, steps: int) -> Tensor:
-        """The joint of sequences that are written in so many steps, from masks alone: a table.
+        """The joint [V, ..., V] of sequences that are written in some steps, from masks alone.
 
         Every step draws all masked positions and commits an equal number of them, at random.
+
+        Args:
+            steps: how many; it divides L.
 
         Raises:
             ShapeMismatch: if the number of steps does not divide L.
@@ -177,9 +183,12 @@ class ExactWorld:
 
     @torch.no_grad()
     def drawn(self, masked: Positions) -> Tensor:
-        """What one step draws at the masked positions given the others: a conditional table.
+        """What one step draws at masked positions given the others: conditional, [V, ..., V].
 
         Zero where the truth holds the visible tokens impossible.
+
+        Args:
+            masked: the positions, in 0..L - 1.
         """
         visible = tuple(i for i in range(self.length) if i not in masked)
         x = self._contexts(visible)

@@ -70,7 +70,12 @@ class LogLinear:
         SettingError.check("a and b", (self.a, self.b), "as many finite numbers", _are_powers)
 
     def couple(self, model: CompiledCircuit, said: Marginals) -> Evidence:
-        """One posterior query if a b is not zero, none otherwise."""
+        """One posterior query if a b is not zero, none otherwise.
+
+        Args:
+            model: the circuit over the L positions.
+            said: what the backbone says.
+        """
         a, b = _numbers(self.a), _numbers(self.b)
         if set(a) == {1.0} and not any(b):  # spare a large tensor being gone over for nothing
             return said.soft(said.log_m)
@@ -121,6 +126,10 @@ class Projection:
 
     def couple(self, model: CompiledCircuit, said: Marginals) -> Evidence:
         """One posterior query per sweep, on chains and trees; more elsewhere.
+
+        Args:
+            model: the circuit over the L positions.
+            said: what the backbone says.
 
         Raises:
             CouplingError: if the circuit has controls, whose marginals nobody gives.

@@ -30,6 +30,12 @@ class Stretch:
         start: the states before the first token, [B]; the rule's own for all by default.
         log_final: what the states after the last are weighed by (nats), [B, S]; by default 0 where
             the rule may end and -inf elsewhere.
+
+    Examples:
+        >>> import torch
+        >>> rule = Automaton.options([[0, 1, 1], [1, 1, 0]])
+        >>> Stretch(rule, start=torch.tensor([rule.start])).log_final is None  # where the rule ends
+        True
     """
 
     rule: Automaton

@@ -166,11 +166,20 @@ class Marginals:
         return Evidence(self.tokens, self.masked)
 
     def soft(self, log_potentials: Tensor) -> Evidence:
-        """The visible tokens, and log-potentials of the others, as `log_m` is about them."""
+        """The visible tokens, and a say about the others.
+
+        Args:
+            log_potentials: about what `log_m` is about, in its shape.
+        """
         return Evidence(self.tokens, self.masked, log_potentials, self.listed)
 
     def at(self, rows: Tensor, places: Tensor | slice = slice(None)) -> Marginals:
-        """Some rows; or of rows [W, 1] the places [W, L]."""
+        """Some rows, or windows of them.
+
+        Args:
+            rows: which, [W]; or [W, 1] for windows.
+            places: which positions, a slice; or [W, L] those of every window.
+        """
         tokens, masked = self.tokens[rows, places], self.masked[rows, places]
         said, share = self.potentials[rows, places], self.log_listed[rows, places]
         return replace(
@@ -183,7 +192,10 @@ class Marginals:
         )
 
     def after(self, tokens: Tensor) -> Marginals:
-        """The same behind visible tokens [B, C], of which nothing is said.
+        """The same behind visible tokens, of which nothing is said.
+
+        Args:
+            tokens: [B, C].
 
         Examples:
             >>> said = Marginals.of(torch.zeros(1, 1, 4), torch.tensor([[9]]), mask_token_id=9)
@@ -204,15 +216,20 @@ class Marginals:
         )
 
     def top_k(self, k: int | None) -> Marginals:
-        """The k most probable tokens of every position alone, listed, as if they were all there is.
+        """The most probable tokens of every position alone, listed, as if they were all there is.
 
-        None leaves it as it is.
+        Args:
+            k: how many; None leaves it as it is.
         """
         few = self.few(k)
         return few if few is self else replace(few, log_listed=self.log_listed)
 
     def few(self, k: TopK) -> Marginals:
-        """What a head lists of it, and which share that is; see `CircuitHead`."""
+        """What a head lists of it, and which share that is.
+
+        Args:
+            k: how many tokens, or "auto"; see `CircuitHead`.
+        """
         most = most_listed(k, self.vocabulary_size)
         if most is None or most >= self.log_m.shape[-1]:
             return self
@@ -226,10 +243,13 @@ class Marginals:
         return replace(self, log_m=log_m, listed=top.categories, log_listed=share)
 
     def top_p(self, p: float | None) -> Marginals:
-        """The fewest tokens whose mass is at least p alone; None leaves it as it is.
+        """The fewest tokens that have enough mass alone.
 
         Of a large vocabulary these are listed, and no more of it is sorted than they are among.
         What a head lists already is taken as a whole if it holds less.
+
+        Args:
+            p: the mass, at least; None leaves it as it is.
         """
         if p is None:
             return self
@@ -255,17 +275,29 @@ class Marginals:
         return self
 
     def tempered(self, temperature: float) -> Marginals:
-        """Every distribution to the power 1 / temperature; zero leaves the most probable token."""
+        """Every distribution to the power 1 / temperature.
+
+        Args:
+            temperature: zero leaves the most probable token.
+        """
         if temperature == 1.0:
             return self
         return replace(self, log_m=temper(self.log_m, temperature).log_softmax(dim=-1))
 
     def log_prob(self, tokens: Tensor) -> Tensor:
-        """Log-probability [B, L] (nats) of tokens [B, L] where masked; -inf if not listed."""
+        """Log-probability [B, L] (nats) of tokens where masked; -inf if not listed.
+
+        Args:
+            tokens: [B, L].
+        """
         return self.potentials.at(tokens.unsqueeze(-1)).squeeze(-1)
 
     def lists(self, tokens: Tensor) -> Tensor:
-        """Which of the tokens [B, L] are listed, bool; all where all are."""
+        """Which tokens are listed, bool [B, L]; all where all are.
+
+        Args:
+            tokens: [B, L].
+        """
         if self.listed is None:
             return torch.ones_like(self.masked)
         here = (self.listed == tokens.unsqueeze(-1)) & (self.log_m > -torch.inf)
@@ -289,7 +321,12 @@ class Marginals:
         return found.masked_fill(never, -torch.inf)
 
     def draw(self, temperature: float, generator: torch.Generator | None = None) -> Tensor:
-        """Tokens [B, L], each drawn by itself; at temperature zero the most probable ones."""
+        """Tokens [B, L], each drawn by itself.
+
+        Args:
+            temperature: zero takes the most probable ones.
+            generator: randomness; torch's global one if not given.
+        """
         if temperature == 0.0:
             place = self.log_m.argmax(dim=-1)
         else:

@@ -101,6 +101,10 @@ class TransitionModulation(nn.Module):
     def check_fits(self, model: CompiledCircuit, vocabulary_size: int) -> None:
         """Refuse a circuit that is no chain of such states, untied and homogeneous.
 
+        Args:
+            model: the circuit of a head.
+            vocabulary_size: the number of its tokens.
+
         Raises:
             ShapeMismatch: if it is not.
         """

@@ -128,5 +128,15 @@ def load_denoiser(path: str | Path) -> tuple[Denoiser, Tokenizer]:
             weight is NaN or infinite.
         ImportError: if its tokens are subwords and `pcflow[subwords]` is not installed.
         OSError: if there is no such file, or it is no file that can be read.
+
+    Examples:
+        >>> import tempfile
+        >>> from pcflow_diffusion.models import CharacterTokenizer
+        >>> model = Denoiser(DenoiserConfig(vocabulary_size=3, width=8, depth=1, heads=1))
+        >>> path = Path(tempfile.mkdtemp()) / "tiny.safetensors"
+        >>> save_denoiser(model, path, CharacterTokenizer("ab\ufffd"))
+        >>> model, tokenizer = load_denoiser(path)
+        >>> model(tokenizer.encode("abba").unsqueeze(0)).shape
+        torch.Size([1, 4, 3])
     """
     return load_weights(path, FORMAT, DenoiserConfig, Denoiser)

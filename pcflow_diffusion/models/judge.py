@@ -199,5 +199,15 @@ def load_judge(path: str | Path) -> tuple[Judge, Tokenizer]:
             weight is NaN or infinite.
         ImportError: if its tokens are subwords and `pcflow[subwords]` is not installed.
         OSError: if there is no such file, or it is no file that can be read.
+
+    Examples:
+        >>> import tempfile
+        >>> from pcflow_diffusion.models import CharacterTokenizer
+        >>> judge = Judge(TransformerConfig(vocabulary_size=3, width=8, depth=1, heads=1))
+        >>> path = Path(tempfile.mkdtemp()) / "tiny.safetensors"
+        >>> save_judge(judge, path, CharacterTokenizer("ab\ufffd"))
+        >>> judge, tokenizer = load_judge(path)
+        >>> tokenizer.vocabulary_size
+        3
     """
     return load_weights(path, FORMAT, TransformerConfig, Judge)

@@ -47,6 +47,10 @@ class Optimisation:
 
     Raises:
         SettingError: if one is out of range.
+
+    Examples:
+        >>> Optimisation(batch_size=8).warmup
+        100
     """
 
     batch_size: int = 32

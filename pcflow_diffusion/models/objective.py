@@ -52,11 +52,19 @@ class Schedule:
     rate: Callable[[Tensor], Tensor]
 
     def alpha(self, times: Tensor) -> Tensor:
-        """The probability that a token is still visible."""
+        """The probability [...] that a token is still visible.
+
+        Args:
+            times: in 0..1, [...].
+        """
         return 1 - self.mask_probability(times)
 
     def weights(self, times: Tensor) -> Tensor:
-        """The weight of the bound, -alpha'_t / (1 - alpha_t)."""
+        """The weight of the bound [...], -alpha'_t / (1 - alpha_t).
+
+        Args:
+            times: in 0..1, [...].
+        """
         return self.rate(times) / self.mask_probability(times)
 
 

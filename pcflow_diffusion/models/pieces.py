@@ -50,7 +50,12 @@ class PieceTokenizer:
 
     @classmethod
     def fit(cls, text: str, vocabulary_size: int, minimum_count: int = 5) -> PieceTokenizer:
-        """The frequent characters, and merges until there are so many pieces or none is left.
+        """The frequent characters, and merges of neighbours.
+
+        Args:
+            text: what to learn from.
+            vocabulary_size: how many pieces at most; fewer if no merge is left.
+            minimum_count: how often a character must occur to be one of them.
 
         Raises:
             TextError: if the vocabulary cannot hold the characters.
@@ -83,7 +88,11 @@ class PieceTokenizer:
         return len(self.vocabulary)
 
     def encode(self, text: str) -> Tensor:
-        """Token ids, long [number of pieces]."""
+        """Token ids, long [number of pieces].
+
+        Args:
+            text: characters that are not known become the replacement, U+FFFD.
+        """
         words = WORD.findall(text)
         cut = {word: list(self._cut(word)) for word in set(words)}
         return torch.tensor([i for word in words for i in cut[word]], dtype=torch.long)
@@ -98,7 +107,11 @@ class PieceTokenizer:
             start = end
 
     def decode(self, tokens: Tensor | Sequence[int], mask: str = "_") -> str:
-        """The text of one row of tokens; the mask token prints as `mask`.
+        """The text of one row of tokens.
+
+        Args:
+            tokens: [L].
+            mask: what the mask token prints as.
 
         Raises:
             ShapeMismatch: if `tokens` has more than one axis.

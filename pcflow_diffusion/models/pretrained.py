@@ -25,6 +25,11 @@ class PretrainedTokenizer:
         tokenizer: the tokenizer.
         vocabulary_size: V, how many tokens the model has logits for, which may be more.
         mask_token_id: the mask, which may be one of them.
+
+    Examples:
+        >>> from transformers import AutoTokenizer  # doctest: +SKIP
+        >>> theirs = AutoTokenizer.from_pretrained("GSAI-ML/LLaDA-8B-Base")  # doctest: +SKIP
+        >>> tokenizer = PretrainedTokenizer(theirs, 126_464, 126_336)  # doctest: +SKIP
     """
 
     def __init__(self, tokenizer: Any, vocabulary_size: int, mask_token_id: int) -> None:
@@ -43,12 +48,20 @@ class PretrainedTokenizer:
         return dict(self.tokenizer.get_vocab())
 
     def encode(self, text: str) -> Tensor:
-        """Token ids, long [number of tokens]."""
+        """Token ids, long [number of tokens].
+
+        Args:
+            text: as it is; no special tokens are added.
+        """
         ids = self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
         return torch.tensor(ids, dtype=torch.long)
 
     def decode(self, tokens: Tensor | Sequence[int], mask: str = "_") -> str:
-        """The text of one row of tokens; the mask token prints as `mask`.
+        """The text of one row of tokens.
+
+        Args:
+            tokens: [L].
+            mask: what the mask token prints as.
 
         Raises:
             ShapeMismatch: if `tokens` has more than one axis.
@@ -65,7 +78,12 @@ class PretrainedTokenizer:
 
 
 class Pretrained(NamedTuple):
-    """A backbone, its tokenizer, and how many tokens it sees at most, if it says so."""
+    """A backbone, its tokenizer, and how many tokens it sees at most, if it says so.
+
+    Examples:
+        >>> name = "GSAI-ML/LLaDA-8B-Base"
+        >>> model, tokenizer, most = load_pretrained(name, trust_remote_code=True)  # doctest: +SKIP
+    """
 
     backbone: Backbone
     tokenizer: PretrainedTokenizer
@@ -98,6 +116,10 @@ def load_pretrained(
     Raises:
         CheckpointError: if nobody says which token is the mask.
         ImportError: if `transformers` is not installed. Its own errors are passed on.
+
+    Examples:
+        >>> name = "GSAI-ML/LLaDA-8B-Base"  # 16 GB, with code of its own
+        >>> model, tokenizer, _ = load_pretrained(name, trust_remote_code=True)  # doctest: +SKIP
     """
     import transformers
 

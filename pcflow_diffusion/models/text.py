@@ -36,6 +36,10 @@ class Text:
     Attributes:
         train: the part to learn from.
         held_out: the part to judge on.
+
+    Examples:
+        >>> Text(train="It was the best of times.", held_out="It was the worst.").held_out
+        'It was the worst.'
     """
 
     train: str
@@ -62,11 +66,20 @@ class Tokenizer(Protocol):
         ...
 
     def encode(self, text: str) -> Tensor:
-        """Token ids, long [number of tokens]."""
+        """Token ids, long [number of tokens].
+
+        Args:
+            text: any.
+        """
         ...
 
     def decode(self, tokens: Tensor | Sequence[int], mask: str = "_") -> str:
-        """The text of one row of tokens."""
+        """The text of one row of tokens.
+
+        Args:
+            tokens: [L].
+            mask: what the mask token prints as.
+        """
         ...
 
 
@@ -99,7 +112,12 @@ class CharacterTokenizer:
 
     @classmethod
     def fit(cls, text: str, minimum_count: int = 5) -> CharacterTokenizer:
-        """The sorted characters that occur at least `minimum_count` times, and U+FFFD."""
+        """The sorted characters that occur often enough, and U+FFFD.
+
+        Args:
+            text: what to learn from.
+            minimum_count: how often.
+        """
         frequent = {c for c, n in Counter(text).items() if n >= minimum_count}
         return cls("".join(sorted(frequent | {REPLACEMENT})))
 
@@ -123,12 +141,20 @@ class CharacterTokenizer:
         return len(self.characters)
 
     def encode(self, text: str) -> Tensor:
-        """Token ids, long [len(text)]."""
+        """Token ids, long [len(text)].
+
+        Args:
+            text: characters that are not known become the replacement, U+FFFD.
+        """
         unknown = self._ids[REPLACEMENT]
         return torch.tensor([self._ids.get(c, unknown) for c in text], dtype=torch.long)
 
     def decode(self, tokens: Tensor | Sequence[int], mask: str = "_") -> str:
-        """The text of one row of tokens; the mask token prints as `mask`.
+        """The text of one row of tokens.
+
+        Args:
+            tokens: [L].
+            mask: what the mask token prints as.
 
         Raises:
             ShapeMismatch: if `tokens` has more than one axis.

@@ -45,6 +45,10 @@ class TrainingConfig(Optimisation):
 
     Raises:
         SettingError: if one is out of range.
+
+    Examples:
+        >>> TrainingConfig(batch_size=8, context=0, block=16).learning_rate
+        0.003
     """
 
     whole_window: float = 0.4

@@ -26,6 +26,9 @@ class Accepted(NamedTuple):
     Attributes:
         kept: how many of its tokens stand, 0 to n, [B].
         token: what follows them: in place of the first that does not, or behind the last, [B].
+
+    Examples:
+        >>> kept, token = Accepted(kept=torch.tensor([2]), token=torch.tensor([7]))
     """
 
     kept: Tensor

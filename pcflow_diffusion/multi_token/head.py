@@ -48,6 +48,11 @@ class Draft:
     Attributes:
         tokens: those that were not known, [B, m].
         log_rows: of all tokens at each place, given all before it (nats), [B, m, V].
+
+    Examples:
+        >>> draft = Draft(torch.tensor([[1, 0]]), torch.tensor([[[0.2, 0.8], [0.5, 0.5]]]).log())
+        >>> draft.log_q.exp()
+        tensor([[0.8000, 0.5000]])
     """
 
     tokens: Tensor
@@ -59,7 +64,11 @@ class Draft:
         return self.log_rows.gather(-1, self.tokens.unsqueeze(-1)).squeeze(-1)
 
     def next_log_q(self, position: Tensor) -> Tensor:
-        """Of all tokens at positions [B] in 0..m-1 (nats), [B, V]."""
+        """Log-probabilities [B, V] (nats) of all tokens at one position of every row.
+
+        Args:
+            position: [B], in 0..m - 1.
+        """
         return self.log_rows[torch.arange(len(position), device=position.device), position]
 
 
@@ -124,7 +133,10 @@ class MultiTokenHead(nn.Module):
         self.to(unembedding.weight.device)
 
     def circuit_parameters(self, hidden: Tensor) -> dict[str, Tensor]:
-        """The circuit's parameters by name, one set for every hidden state [B, W].
+        """The circuit's parameters by name, one set for every hidden state.
+
+        Args:
+            hidden: [B, W].
 
         Raises:
             ShapeMismatch: if hidden states are of another width.
@@ -154,7 +166,12 @@ class MultiTokenHead(nn.Module):
         return self.model.conditionals(tokens, parameters=self.circuit_parameters(hidden))
 
     def next_log_probs(self, hidden: Tensor, tokens: Tensor) -> Tensor:
-        """The same of all tokens that might stand at each place, [B, n, V]."""
+        """Log-probabilities [B, n, V] (nats) of all tokens that might stand at each place.
+
+        Args:
+            hidden: [B, W].
+            tokens: what stands there [B, n].
+        """
         return self.model.next_log_probs(tokens, parameters=self.circuit_parameters(hidden))
 
     @torch.no_grad()

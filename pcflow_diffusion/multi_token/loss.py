@@ -39,7 +39,7 @@ def multi_token_loss(
         distillation: the share of the second part; with 0 what the model says is not read.
 
     Returns:
-        The loss, a scalar in nats per token.
+        The loss, a scalar [] in nats per token.
 
     Raises:
         ShapeMismatch: if shapes do not fit together, or there is no row.

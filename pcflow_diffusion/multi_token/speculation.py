@@ -40,6 +40,11 @@ class Speculated:
             that token again.
         written: how many tokens of every row follow the prompt, with the one that ends it, [B].
         calls: how many calls of the model that took, [B].
+
+    Examples:
+        >>> tokens, written, calls = torch.zeros(1, 9).long(), torch.tensor([6]), torch.tensor([2])
+        >>> Speculated(tokens, written, calls).per_call
+        3.0
     """
 
     tokens: Tensor

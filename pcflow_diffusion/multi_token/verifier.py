@@ -22,6 +22,12 @@ class Reading(NamedTuple):
     Attributes:
         hidden: its state after each token, which its unembedding reads, [B, L - c, W].
         log_p: log-probabilities (nats) of the token after each, [B, L - c, V].
+
+    Examples:
+        >>> import torch
+        >>> hidden, log_p = Reading(torch.zeros(1, 2, 8), torch.zeros(1, 2, 5).log_softmax(dim=-1))
+        >>> log_p.shape
+        torch.Size([1, 2, 5])
     """
 
     hidden: Tensor
@@ -118,6 +124,11 @@ class CausalVerifier:
     Raises:
         BackboneError: when called, if the model takes no cache, or returns no logits or no hidden
             states.
+
+    Examples:
+        >>> from transformers import GPT2LMHeadModel  # doctest: +SKIP
+        >>> model = GPT2LMHeadModel.from_pretrained("gpt2")  # doctest: +SKIP
+        >>> hidden, log_p = CausalVerifier(model)(torch.tensor([[464]]))  # doctest: +SKIP
     """
 
     def __init__(self, model: Any) -> None:

@@ -183,7 +183,11 @@ class CircuitLogits:
         return course
 
     def near(self, masked: Tensor) -> Tensor:
-        """The masks [B, N] that are less than a block from the first one."""
+        """The masks that are less than a block from the first one.
+
+        Args:
+            masked: bool [B, N].
+        """
         if self.block_length is None or not masked.shape[1]:
             return masked
         first = masked.byte().argmax(dim=-1, keepdim=True)
@@ -193,6 +197,9 @@ class CircuitLogits:
     def check_temperature(self, temperature: float) -> None:
         """Refuse a sampler's temperature that undoes the draws.
 
+        Args:
+            temperature: the sampler's.
+
         Raises:
             GenerationError: saying what to do.
         """
@@ -201,6 +208,9 @@ class CircuitLogits:
 
     def check_mask(self, mask_token_id: int | None) -> None:
         """Refuse a sampler or a model with another mask.
+
+        Args:
+            mask_token_id: that of the sampler or model; None if it has none.
 
         Raises:
             GenerationError: naming both.

@@ -63,6 +63,15 @@ def circuit_scheduler(head: CircuitHead, scheduler: Any, **settings: Any) -> Any
     Returns:
         A copy of the scheduler. Its `step` raises `GenerationError` at a temperature above zero,
         which goes into `settings`, and without a mask.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> from types import SimpleNamespace
+        >>> head = CircuitHead(pf.compile(pf.hmm(4, 2, pf.Categorical(5))), mask_token_id=5)
+        >>> theirs = SimpleNamespace(step=lambda logits, t, x, **given: logits.argmax(dim=-1))
+        >>> ours = circuit_scheduler(head, theirs)
+        >>> ours.step(torch.zeros(1, 4, 5), 0, torch.tensor([[1, 5, 5, 5]]), mask_token_id=5).shape
+        torch.Size([1, 4])
     """
     _check_has("scheduler", scheduler, "step")
     joint, made = _of_blocks(head, settings), copy(scheduler)
@@ -90,6 +99,13 @@ def circuit_processor(head: CircuitHead, **settings: Any) -> Callable[[Tensor, T
 
     Returns:
         A function of the text before the canvas and scores of the canvas, [B, N, V].
+
+    Examples:
+        >>> import pcflow as pf
+        >>> head = CircuitHead(pf.compile(pf.hmm(4, 2, pf.Categorical(5))), mask_token_id=5)
+        >>> process = circuit_processor(head)
+        >>> process(torch.tensor([[1, 2]]), torch.zeros(1, 3, 5)).shape
+        torch.Size([1, 3, 5])
     """
     joint = CircuitLogits(head, mode="marginal", **settings)
 
@@ -114,6 +130,16 @@ def circuit_transfer_index(
 
     Returns:
         A function that is called alike, and raises `GenerationError` at a temperature above zero.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> head = CircuitHead(pf.compile(pf.hmm(4, 2, pf.Categorical(5))), mask_token_id=5)
+        >>> theirs = lambda logits, temperature, how, may, x: (logits.argmax(dim=-1), may)
+        >>> ours = circuit_transfer_index(head, theirs)
+        >>> x = torch.tensor([[1, 5, 5, 5]])
+        >>> tokens, transferred = ours(torch.zeros(1, 4, 5), 0.0, "low_confidence", x == 5, x)
+        >>> tokens.shape
+        torch.Size([1, 4])
     """
     _check_has("get_transfer_index", get_transfer_index, "__call__")
     joint = _of_blocks(head, settings)
@@ -147,6 +173,16 @@ def circuit_decoder(head: CircuitHead, decoder: Any, **settings: Any) -> Any:
 
     Raises:
         GenerationError: if the decoder has another mask, or a temperature above zero.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> from types import SimpleNamespace
+        >>> head = CircuitHead(pf.compile(pf.hmm(4, 2, pf.Categorical(5))), mask_token_id=5)
+        >>> greedy = lambda logits, start, end, x: logits.argmax(dim=-1)
+        >>> theirs = SimpleNamespace(decode=greedy, mask_id=5, temperature=0.0)
+        >>> x = torch.tensor([[1, 2, 5, 5]])
+        >>> circuit_decoder(head, theirs).decode(torch.zeros(1, 2, 5), 2, 4, x).shape
+        torch.Size([1, 2])
     """
     _check_has("decoder", decoder, "decode", "mask_id", "temperature")
     joint, made = CircuitLogits(head, **settings), copy(decoder)
@@ -178,6 +214,16 @@ def circuit_algorithm(head: CircuitHead, algorithm: type, **settings: Any) -> ty
     Returns:
         A class, to be entered in `algo_name_to_cls` under its name: that of the algorithm after
         "Circuit".
+
+    Examples:
+        >>> import pcflow as pf
+        >>> head = CircuitHead(pf.compile(pf.hmm(4, 2, pf.Categorical(5))), mask_token_id=5)
+        >>> class Greedy:
+        ...     block_size, mask_id = 4, 5
+        ...     def step(self, forward_batch, logits_output, states):
+        ...         return logits_output.argmax(dim=-1)
+        >>> circuit_algorithm(head, Greedy).__name__
+        'CircuitGreedy'
     """
     _check_has("algorithm", algorithm, "step", "__mro__")
     joint = _of_blocks(head, settings)
@@ -232,6 +278,15 @@ def circuit_policy(head: CircuitHead, policy: Any, **settings: Any) -> Any:
 
     Returns:
         The policy, to be used in place of the given one.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> from types import SimpleNamespace
+        >>> head = CircuitHead(pf.compile(pf.hmm(4, 2, pf.Categorical(5))), mask_token_id=5)
+        >>> greedy = lambda *, logits, **given: logits.argmax(dim=-1)
+        >>> ours = circuit_policy(head, SimpleNamespace(apply=greedy))
+        >>> ours.apply(input_draft=[1, 5, 5, 5], logits=torch.zeros(4, 5)).shape
+        torch.Size([4])
     """
     _check_has("policy", policy, "apply")
     return _Policy(_of_blocks(head, settings), policy)
@@ -249,6 +304,14 @@ def circuit_remask(
 
     Returns:
         A function that is called alike.
+
+    Examples:
+        >>> import pcflow as pf
+        >>> head = CircuitHead(pf.compile(pf.hmm(4, 2, pf.Categorical(5))), mask_token_id=5)
+        >>> theirs = lambda logits, draft, mask_token_id, threshold: logits.argmax(dim=-1)
+        >>> ours = circuit_remask(head, theirs)
+        >>> ours(torch.zeros(1, 4, 5), torch.tensor([[1, 5, 5, 5]]), 5, threshold=0.9).shape
+        torch.Size([1, 4])
     """
     _check_has("batched_remask", batched_remask, "__call__")
     joint = _of_blocks(head, settings)

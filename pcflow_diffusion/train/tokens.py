@@ -134,11 +134,20 @@ class TokenStore:
         return cls(final)
 
     def documents(self, held_out: bool) -> np.ndarray[Any, Any]:
-        """The numbers of those that are held out, or of the others."""
+        """The numbers of those that are held out, or of the others, [N].
+
+        Args:
+            held_out: which.
+        """
         return np.flatnonzero(self.held_out == held_out)
 
     def runs(self, held_out: bool, size: int = 1 << 20) -> Iterator[tuple[Any, Any]]:
-        """Tokens of those documents piece by piece, and the number of the document of each."""
+        """Tokens of some documents piece by piece, and the number of the document of each.
+
+        Args:
+            held_out: whether of those held out, or of the others.
+            size: how many tokens are looked at for a piece.
+        """
         for start in range(0, len(self.tokens), size):
             tokens = np.asarray(self.tokens[start : start + size])
             places = np.arange(start, start + len(tokens))

@@ -87,17 +87,29 @@ class Windows:
         return int(self.ends[-1]) if self.chosen is None else len(self.chosen)
 
     def take(self, rows: Tensor) -> pf.Batch:
-        """Those with the given numbers [B]."""
+        """Those with the given numbers [B].
+
+        Args:
+            rows: the numbers [B].
+        """
         tokens, missing = self._read(rows)
         return pf.Batch(pf.Evidence(tokens, missing))
 
     def tokens_of(self, rows: Tensor) -> Tensor:
-        """Tokens of those windows [B, L], -1 where there is none."""
+        """Tokens of some windows [B, L], -1 where there is none.
+
+        Args:
+            rows: their numbers [B].
+        """
         tokens, missing = self._read(rows)
         return tokens.masked_fill(missing, -1)
 
     def of_epoch(self, number: int) -> Windows:
-        """A part of all windows: the epochs of `pcflow.fit` count parts."""
+        """A part of all windows: the epochs of `pcflow.fit` count parts.
+
+        Args:
+            number: of the epoch, from 0.
+        """
         epoch, part = divmod(number, self.parts)
         found = copy.copy(self)
         found.first, found.ends = self._cut(epoch)
@@ -111,7 +123,11 @@ class Windows:
         return found
 
     def at_most(self, count: int) -> Windows:
-        """So many of them, spread evenly; all if there are no more."""
+        """Some of them, spread evenly; all if there are no more.
+
+        Args:
+            count: how many at most.
+        """
         if len(self) <= count:
             return self
         found = copy.copy(self)

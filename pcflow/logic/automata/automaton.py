@@ -69,7 +69,10 @@ class Automaton(Made):
         return self._of(how(self._table, other._table))
 
     def padded(self, end: int) -> Automaton:
-        """Its strings, followed by `end` as often as one likes, or not at all.
+        """Its strings, followed by a category as often as one likes, or not at all.
+
+        Args:
+            end: the category.
 
         Examples:
             >>> Automaton.options([[1, 2]]).padded(0).accepts([[1, 2, 0, 0]])
@@ -81,6 +84,9 @@ class Automaton(Made):
 
     def widened(self, num_categories: int) -> Automaton:
         """The same strings among more categories, which occur in none of them.
+
+        Args:
+            num_categories: how many there are then.
 
         Raises:
             SettingError: if there are more already.

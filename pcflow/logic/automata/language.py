@@ -21,7 +21,7 @@ from pcflow.evidence import Numbers, as_tensor
 from pcflow.logic.automata import picture
 from pcflow.logic.automata.table import NOWHERE, Flags, Table, normal
 from pcflow.logic.automata.uniform import uniform
-from pcflow.plot import names_of
+from pcflow.plot import Diagram, graph, names_of, svg
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -220,15 +220,38 @@ class Language:
         """
         return picture.to_networkx(self._table)
 
+    def diagram(self, names: Sequence[object] | None = None, most: int = 40) -> Diagram:
+        """Boxes and arrows of a picture; `pf.plot.graph` draws it, and notebooks do.
+
+        Args:
+            names: of the categories; their numbers by default.
+            most: of more states, those of a distance from the first are one box.
+
+        Returns:
+            A plain value: states in rows by their distance from the first, and edges with the first
+            categories that lead along them.
+
+        Raises:
+            SettingError: if there are not as many names as categories, or `most` is no whole
+                number.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> pf.Automaton.options([[0, 1], [2]]).diagram(["a", "b", "c"]).edges[0].label
+            'a'
+        """
+        check_whole("most", most, least=0)
+        return picture.diagram(self._table, names_of("names", names, self.num_categories), most)
+
     def draw(self, names: Sequence[object] | None = None, axes: Axes | None = None) -> Axes:
-        """Draw states, ringed where strings may end, and the first categories of every edge.
+        """Draw states and the first categories of every edge; the same as `pf.plot.graph`.
 
         Args:
             names: of the categories; their numbers by default.
             axes: matplotlib axes to draw on; those of a new figure by default.
 
         Returns:
-            The axes: states from left to right by their distance from the first.
+            The axes: states from top to bottom by their distance from the first.
 
         Raises:
             TypeMismatch: if `axes` are none.
@@ -239,7 +262,11 @@ class Language:
             >>> pf.Automaton.options([[0, 1], [2]]).draw(["a", "b", "c"]).get_title()
             'Automaton: 3 states, 3 classes of 3 categories'
         """
-        return picture.draw(self._table, names_of("names", names, self.num_categories), axes)
+        return graph(self, names_of("names", names, self.num_categories), axes=axes)
+
+    def _repr_svg_(self) -> str:
+        """What notebooks show."""
+        return svg(self)
 
     def __eq__(self, other: object) -> bool:
         """Whether both accept the same strings, over the same categories."""

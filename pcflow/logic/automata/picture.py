@@ -1,4 +1,4 @@
-"""Automata as graphs and drawings.
+"""Automata as graphs and diagrams.
 
 Legend: V categories, C classes, S states.
 """
@@ -9,12 +9,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pcflow.logic.automata.table import Table
-from pcflow.plot import BOXES, GREY, INK, axes_of, titled
+import numpy as np
+
+from pcflow.logic.automata.table import NOWHERE, Table, Wholes
+from pcflow.plot import MOST_ROWS, Diagram, Edge, Node, counted
 
 if TYPE_CHECKING:
     import networkx as nx
-    from matplotlib.axes import Axes
+
+SHOWN = 4
+"""Categories that are written at an edge."""
 
 
 def to_networkx(table: Table) -> nx.DiGraph[int]:
@@ -39,36 +43,59 @@ def ways(table: Table) -> dict[tuple[int, int], list[int]]:
     return found
 
 
-def draw(table: Table, names: Sequence[str], axes: Axes | None) -> Axes:
-    """States by their distance from the start, ringed where strings may end."""
-    import networkx as nx
+def diagram(table: Table, names: Sequence[str], most: int) -> Diagram:
+    """States by their distance from the start, one by one or those of a distance together.
 
-    graph = to_networkx(table)
-    for state, steps in nx.shortest_path_length(graph, table.start).items():
-        graph.nodes[state]["steps"] = steps
-    place = nx.multipartite_layout(graph, subset_key="steps")
-    steps = 1 + max(steps for _, steps in graph.nodes(data="steps"))
-    axes = axes_of(axes, min(14.0, 2.0 + 1.5 * steps), 4.0)
-    rings = [3.0 if ends else 1.0 for _, ends in graph.nodes(data="accept")]
-    fill, edge = BOXES["state"]
-    nx.draw_networkx(
-        graph, place, ax=axes, node_color=fill, edgecolors=edge, linewidths=rings,
-        edge_color=GREY, font_size=9, font_color=INK, connectionstyle="arc3,rad=0.15",
-    )  # fmt: skip
-    labels = {(a, b): _label(table, c, names) for a, b, c in graph.edges(data="classes")}
-    nx.draw_networkx_edge_labels(
-        graph, place, labels, ax=axes, font_size=8, font_color=INK, connectionstyle="arc3,rad=0.15"
-    )
-    axes.set_axis_off()
+    Args:
+        table: the automaton.
+        names: of the categories.
+        most: of boxes for single states.
+    """
     states, classes = table.next.shape
-    return titled(
-        axes, f"Automaton: {states} states, {classes} classes of {len(table.classes)} categories"
-    )
+    title = f"Automaton: {states} states, {classes} classes of {len(table.classes)} categories"
+    steps = _steps(table)
+    if states > most:
+        return _by_distance(title, table, steps)
+    nodes = (_state(table, n, row) for n, row in enumerate(steps.tolist()))
+    edges = (Edge(*pair, _label(table, some, names)) for pair, some in ways(table).items())
+    return Diagram(title, tuple(nodes), tuple(edges), directed=True)
+
+
+def _state(table: Table, number: int, row: int) -> Node:
+    ends = bool(table.accept[number])
+    told = ["start"] * (number == table.start) + ["end"] * ends
+    lines = (str(number), " ".join(told)) if told else (str(number),)
+    return Node("end" if ends else "state", row, lines)
+
+
+def _by_distance(title: str, table: Table, steps: Wholes) -> Diagram:
+    """A box for the states of a distance; of many distances, one for those of several."""
+    levels = 1 + int(steps.max())
+    bands = min(levels, MOST_ROWS)
+    band = steps * bands // levels
+    nodes = []
+    for row in range(bands):
+        here = band == row
+        ends = int((here & table.accept).sum())
+        lines = [counted(int(here.sum()), "state"), counted(ends, "end")]
+        nodes.append(Node("several", row, tuple(lines[: 1 + (ends > 0)])))
+    edges = (Edge(row, row + 1) for row in range(bands - 1))
+    return Diagram(title, tuple(nodes), tuple(edges), directed=True)
+
+
+def _steps(table: Table) -> Wholes:
+    """How far every state is from the start."""
+    steps = np.full(len(table.next), NOWHERE)
+    edge, far = np.array([table.start]), 0
+    while len(edge):
+        steps[edge] = far
+        following = np.unique(table.next[edge])
+        following = following[following >= 0]
+        edge, far = following[steps[following] < 0], far + 1
+    return steps
 
 
 def _label(table: Table, classes: Sequence[int], names: Sequence[str]) -> str:
     """The first categories that lead along an edge, by name."""
-    import numpy as np
-
-    some = np.flatnonzero(np.isin(table.classes, classes))
-    return " ".join(names[c] for c in some[:4].tolist()) + (" ..." if len(some) > 4 else "")
+    some = np.flatnonzero(np.isin(table.classes, classes)).tolist()
+    return " ".join(names[c] for c in some[:SHOWN]) + (" ..." if len(some) > SHOWN else "")

@@ -1,0 +1,45 @@
+"""Methods that stand for another one say what they do differently; the site adds the rest.
+
+Whatever an override takes, returns and refuses is told where it was declared first, so its
+sections of arguments, answers and errors are shown below its own words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import griffe
+
+SECTIONS = re.compile(r"\n(?:Args|Returns|Raises):\n(?:    .*\n|\n)*")
+
+
+class Overrides(griffe.Extension):
+    """Adds to docstrings of overrides what those above them say."""
+
+    def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
+        """Go over all methods, once all bases are known."""
+        for owner in list(_classes(pkg)):
+            for name, method in owner.functions.items():
+                told = method.docstring
+                if told and "\nArgs:\n" not in told.value and (rest := _above(owner, name)):
+                    told.value = f"{told.value.rstrip()}\n{rest}"
+
+
+def _classes(module: griffe.Module | griffe.Class) -> Iterator[griffe.Class]:
+    for member in module.members.values():
+        if not member.is_alias and (member.is_module or member.is_class):
+            if member.is_class:
+                yield member
+            yield from _classes(member)
+
+
+def _above(owner: griffe.Class, name: str) -> str:
+    """Sections of the nearest base that tells arguments."""
+    for base in owner.mro():
+        method = base.members.get(name)
+        told = f"{method.docstring.value}\n" if method and method.docstring else ""
+        if "\nArgs:\n" in told:
+            return "".join(SECTIONS.findall(told))
+    return ""
