@@ -8,8 +8,6 @@ Legend: R rows of an arena, F folds, K units of the layer, J units read by a sum
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor
 
@@ -62,14 +60,14 @@ def _of_product(flow: Tensor, widths: list[int]) -> list[Tensor]:
     return [grid.sum([a for a in axes if a != axis]) for axis in axes]
 
 
-def _of_sum(flow: Tensor, weight: Weight, widths: list[int]) -> Iterable[Tensor]:
+def _of_sum(flow: Tensor, weight: Weight, widths: list[int]) -> list[Tensor]:
     if weight.mixing:
         return [flow * column for column in weight.columns]
     if len(weight.tensor) == 1:
         found = flow @ weight.tensor[0]
     else:
         found = torch.bmm(flow.unsqueeze(1), weight.tensor).squeeze(1)  # [F, J]
-    return [found] if len(widths) == 1 else found.split(widths, dim=-1)
+    return [found] if len(widths) == 1 else list(found.split(widths, dim=-1))
 
 
 def _add(flows: Tensor, read: Read, part: Tensor) -> None:

@@ -28,6 +28,7 @@ from pcflow.engine import (
     SumStep,
     Tables,
     expected_flows,
+    share_of,
     told_below,
 )
 from pcflow.errors import EvidenceError, StructureError, TypeMismatch
@@ -335,7 +336,10 @@ def expected_units(layout: Layout, shares: Shares) -> dict[int, Tensor]:
     Returns:
         By bank of weights, and by the first bank of every input family, [P, K].
     """
-    flows, sums = expected_flows(layout.plan, layout.engine.tables), BankSums(layout.plan)
+    sums = BankSums(layout.plan)
+    if _by_halves(layout.engine, shares, sums):
+        return sums.found
+    flows = expected_flows(layout.plan, layout.engine.tables)
     counted = {width: flow * shares[width] for width, flow in flows.items()}
     for step in layout.sums:
         sums.add(step.weight, counted[step.units][step.out])
@@ -343,6 +347,24 @@ def expected_units(layout: Layout, shares: Shares) -> dict[int, Tensor]:
         for read in list(leaf.parameters.values())[:1]:
             sums.add(read, counted[leaf.units][leaf.out])
     return sums.found
+
+
+def _by_halves(engine: Engine, shares: Shares, units: BankSums) -> bool:
+    """Add the same of a long chain of few states, level by level; False if it is none."""
+    chain = engine.by_halves(engine.nothing())
+    if chain is None:
+        return False
+
+    def at_leaf(leaf: Leaf, slope: Tensor) -> None:
+        flow = leaf.semiring.flow(leaf.out.units, slope) * share_of(shares, leaf.step)
+        for read in list(leaf.step.parameters.values())[:1]:
+            units.add(read, flow.sum(dim=1))
+
+    def at_weights(read: BankRead, flow: Tensor, tables: Tables) -> None:
+        units.add(read, flow.sum(dim=-1))
+
+    chain.down(torch.ones_like(chain.log_value), at_leaf, at_weights, shares)
+    return True
 
 
 def first_of(named: dict[str, int]) -> int:
