@@ -68,8 +68,8 @@ def exp_(x: Tensor) -> Tensor:
     return x.mul_(LOG2_E).exp2_()
 
 
-SEARCHED = 1 << 16
-"""Sums, of up to 64 each, from where on to count them takes less time than to search them."""
+SEARCHED = 1 << 12
+"""Sums, of up to 64 for each point, from where on to count them takes less time than to search."""
 
 
 def first_at_least(sums: Tensor, point: Tensor) -> Tensor:
