@@ -1,6 +1,7 @@
 """The compiled circuit as a torch module: parameters, devices, caches, randomness, refusals."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -186,6 +187,36 @@ def test_a_ragged_tree_is_descended_too(shape: tuple[int, int]) -> None:
     wanted = model.marginals(soft)[..., 1].exp()
     drawn = model.sample(20_000, soft)
     torch.testing.assert_close(drawn.double().mean(dim=0), wanted, rtol=0.0, atol=0.02)
+
+
+@pytest.mark.parametrize("structure", [pf.structure.quad_tree, pf.structure.quad_graph])
+def test_a_seed_gives_the_same_draws_on_any_number_of_threads(
+    structure: Callable[[tuple[int, int]], pf.RegionGraph],
+) -> None:
+    model = pf.compile(pf.build_circuit(structure((12, 12)), pf.Categorical(5), units=8))
+    half = (
+        model.sample(1)[0].float().expand(70, -1).masked_fill(torch.rand(70, 144) < 0.5, torch.nan)
+    )
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            source = torch.Generator().manual_seed(3)
+            some = model.sample(300, generator=source), model.sample(2, half, generator=source)
+            found.append(torch.cat([part.flatten() for part in some]))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*found)
+
+
+def test_draws_given_nothing_are_those_of_a_row_beside_one_that_knows_something() -> None:
+    for structure in (pf.structure.quad_tree, pf.structure.quad_graph):
+        model = pf.compile(pf.build_circuit(structure((3, 3)), pf.Categorical(2), units=2))
+        rows = torch.full((2, 9), torch.nan)
+        rows[1, 0] = 1.0
+        alone = model.sample(20_000).double().mean(dim=0)
+        beside = model.sample(20_000, rows)[:, 0].double().mean(dim=0)
+        assert (alone - beside).abs().max() < 0.03  # six standard errors
 
 
 def test_draws_of_mixed_columns_are_real_numbers() -> None:

@@ -64,10 +64,11 @@ def test_normalizers_are_log_sum_exp() -> None:
     assert lowest.item() == pytest.approx(float(logits[1:].log_softmax(dim=1).min()))
 
 
+@pytest.mark.parametrize("rows", [50, 5000])  # those that are searched, and those counted
 @pytest.mark.parametrize("width", [1, 5, 64, 65, 200])
-def test_the_first_sum_that_reaches_a_point(width: int) -> None:
-    sums = rand(50, width).cumsum(-1)
-    points = rand(50, 1) * sums[:, -1:]
+def test_the_first_sum_that_reaches_a_point(width: int, rows: int) -> None:
+    sums = rand(rows, width).cumsum(-1)
+    points = rand(rows, 1) * sums[:, -1:]
     wanted = (sums < points).sum(dim=-1)
     assert torch.equal(kernels.first_at_least(sums.clone(), points), wanted)
     nothing = torch.full_like(sums, torch.nan)
@@ -112,3 +113,9 @@ def test_units_of_several_scales_are_brought_to_the_largest(seed: int) -> None:
     scale[:3, 0] = -torch.inf  # an exact zero
     wanted = units.log() + scale - scale.amax(dim=-1, keepdim=True)
     torch.testing.assert_close(Scaled(SMALL).aligned(units, scale).log(), wanted)
+
+
+def test_places_are_those_of_the_flags_that_are_set() -> None:
+    flags = rand(7, 9) < 0.3
+    assert torch.equal(kernels.places_of(flags), flags.flatten().nonzero().squeeze(-1))
+    assert kernels.places_of(flags[:0]).shape == (0,)

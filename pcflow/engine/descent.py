@@ -186,32 +186,35 @@ class TreeDescent(Descent):
         into = self.chosen[read.width]
         below = into[read.rows] if isinstance(read.rows, slice) else torch.empty_like(here)
         choose = self.chooser(number, step, here, route, room)
-        size = max(1, self.plan.machine.choices // (here.shape[1] * read.width))
+        size = max(1, self.plan.machine.choices // (self.samples * read.width))
         for start in range(0, step.folds, size):
             some = slice(start, start + size)
-            below[some] = choose(some)
+            choose(some, below[some])
         if not isinstance(read.rows, slice):
             into.index_copy_(0, read.rows, below)
 
     def chooser(
         self, number: int, step: SumStep, here: Tensor, route: Route, room: _Room
-    ) -> Callable[[slice], Tensor]:
-        """What chooses inputs of units [F, S], for a block of folds at a time."""
+    ) -> Callable[[slice, Tensor], object]:
+        """What writes down the inputs of units [F, S], for a block of folds at a time."""
         if self.goes_by_weight(step):
             fold = torch.arange(step.folds, device=here.device).unsqueeze(-1).expand_as(here)
-            return lambda some: self.by_weight(step, fold[some], here[some], route)
-        units = self.inputs(number, step).unsqueeze(1)  # [F, 1, B, J]
-        edges, shape = self.edges(self.weights[number], here, room), units.shape[2:]
+            return lambda some, below: below.copy_(
+                self.by_weight(step, fold[some], here[some], route)
+            )
+        units, edges = self.inputs(number, step), self.edges(self.weights[number], here, room)
+        units = units if self.copies == 1 else units.unsqueeze(1)  # [F, B, J] or [F, 1, B, J]
+        copies = units.shape[1:] if self.copies == 1 else (self.copies, *units.shape[2:])
 
-        def choose(some: slice) -> Tensor:
-            of_inputs = edges(some).view(-1, self.copies, *shape)
-            return self.choose(of_inputs, units[some], route).flatten(1)
+        def choose(some: slice, below: Tensor) -> None:
+            found = self.choose(edges(some).view(-1, *copies), units[some], route)
+            below.view(found.shape).copy_(found)
 
         return choose
 
     def edges(self, weight: Weight, here: Tensor, room: _Room) -> Callable[[slice], Tensor]:
         """What finds the weights of the inputs of units [F, S], a block of folds at a time."""
-        shared = len(weight.tensor) == 1
+        shared = weight.tensor.shape[0] == 1
         if weight.by_row:
             fold = torch.arange(len(here), device=here.device).unsqueeze(-1)  # [F, 1]
             row = torch.arange(self.samples, device=here.device) % self.batch
@@ -219,15 +222,9 @@ class TreeDescent(Descent):
             return lambda some: weight.chosen(fold[some], row, here[some])
         table, places = weight.tensor.flatten(0, 1), here  # [F K or K, J]
         if not shared:
-            starts = torch.arange(0, len(table), weight.tensor.shape[1], device=here.device)
+            starts = torch.arange(0, table.shape[0], weight.tensor.shape[1], device=here.device)
             places = here + starts.unsqueeze(-1)
-
-        def look_up(some: slice) -> Tensor:
-            place = places[some].flatten()
-            found = room.of(len(place), table.shape[1], table)
-            return torch.index_select(table, 0, place, out=found)
-
-        return look_up
+        return lambda some: room.rows(table, places[some].flatten())
 
     def by_weight(self, step: SumStep, fold: Tensor, unit: Tensor, route: Route) -> Tensor:
         """Choose inputs of units [F, S] of folds, all inputs of which are one."""
@@ -265,11 +262,13 @@ class _Room:
     def __init__(self) -> None:
         self.numbers: Tensor | None = None
 
-    def of(self, rows: int, width: int, like: Tensor) -> Tensor:
-        """Memory [rows, width]."""
-        if self.numbers is None or len(self.numbers) < rows * width:
-            self.numbers = like.new_empty(rows * width)
-        return self.numbers[: rows * width].view(rows, width)
+    def rows(self, table: Tensor, place: Tensor) -> Tensor:
+        """Rows [N, J] of a table at places [N]."""
+        count, width = place.shape[0], table.shape[1]
+        if self.numbers is None or self.numbers.shape[0] < count * width:
+            self.numbers = table.new_empty(count * width)
+        into = self.numbers[: count * width].view(count, width)
+        return torch.index_select(table, 0, place, out=into)
 
 
 class GraphDescent(Descent):
@@ -316,12 +315,17 @@ class GraphDescent(Descent):
         unit, fold, sample = self.reached(step)
         if not len(unit):
             return
+        if step.alike and not step.kronecker:
+            rows = step.rows.index_select(0, fold)  # [N, H]
+            every = unit.unsqueeze(-1).expand_as(rows).flatten()
+            self.go(step.units, rows, sample.unsqueeze(-1), every)
+            return
         for read, below in zip(step.inputs, factor_units(step, unit), strict=True):
             self.go(read.width, _rows(read.rows, fold), sample, below)
 
     def go(self, width: int, row: Tensor, sample: Tensor, unit: Tensor) -> None:
-        """Samples go to units of rows of an arena, all [N]."""
-        place = row * self.samples + sample
+        """Samples go to units [N] of rows of an arena, of as many numbers in any shape."""
+        place = (row * self.samples + sample).flatten()
         self.chosen[width].view(-1).scatter_(0, place, unit)
         self.come[width].view(-1).index_fill_(0, place, True)
 

@@ -91,8 +91,8 @@ def log_total(parts: Sequence[Tensor], low: Tensor) -> tuple[Tensor, Tensor, boo
     return total, low - total.amax(), False
 
 
-SEARCHED = 1 << 16
-"""Sums, of up to 64 each, from where on to count them takes less time than to search them."""
+SEARCHED = 1 << 12
+"""Sums, of up to 64 for each point, from where on to count them takes less time than to search."""
 
 
 def first_at_least(sums: Tensor, point: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ Legend: F folds, B batch, K units of the layer, J units read by a sum, P paramet
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
@@ -105,8 +105,24 @@ class InputStep:
         return torch.stack([one.own for one in self.families if isinstance(one, Few)])
 
 
+class Reader:
+    """A step that reads others."""
+
+    inputs: tuple[Read, ...]
+
+    @cached_property
+    def alike(self) -> bool:
+        """Whether all inputs have one width, and so are of one arena."""
+        return len({read.width for read in self.inputs}) == 1
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """The rows of that arena that are read, [F, H]."""
+        return torch.stack([read.index for read in self.inputs], dim=-1)
+
+
 @dataclass(frozen=True, eq=False)
-class SumStep:
+class SumStep(Reader):
     """Sums over the units of `inputs`, read side by side; `lowest` if those are input units.
 
     `plain` says that inputs are added as they are, because strings have one way through a rule.
@@ -121,19 +137,9 @@ class SumStep:
     units: int
     out: slice
 
-    @cached_property
-    def alike(self) -> bool:
-        """Whether all inputs have one width, and so are of one arena."""
-        return len({read.width for read in self.inputs}) == 1
-
-    @cached_property
-    def rows(self) -> Tensor:
-        """The rows of that arena that are read, [F, H]."""
-        return torch.stack([read.index for read in self.inputs], dim=-1)
-
 
 @dataclass(frozen=True, eq=False)
-class ProductStep:
+class ProductStep(Reader):
     """Hadamard or Kronecker products of `inputs`."""
 
     inputs: tuple[Read, ...]
@@ -316,7 +322,7 @@ class _Banks:
         self.uses: Counter[Parameter] = Counter()
         self.reads: dict[tuple[Parameter, ...], BankRead] = {}
         for group in groups:
-            for roles in zip(*map(layer_parameters, group), strict=True):
+            for roles in _roles(group):
                 self._store(roles)
 
     @property
@@ -392,7 +398,7 @@ def _outlines(schedule: Schedule, banks: _Banks) -> list[_Outline]:
 def _make(strip: list[Layer], banks: _Banks) -> Callable[[tuple[Read, ...], slice], Step]:
     """What makes the step of a strip."""
     folds, units, first = len(strip), strip[0].units, strip[0]
-    roles = [banks.read(p) for p in zip(*map(layer_parameters, strip), strict=True)]
+    roles = [banks.read(p) for p in _roles(strip)]
     match first:
         case InputLayer():
             layers = [layer for layer in strip if isinstance(layer, InputLayer)]
@@ -409,6 +415,15 @@ def _make(strip: list[Layer], banks: _Banks) -> Callable[[tuple[Read, ...], slic
         case ProductLayer():
             kronecker = first.kind == "kronecker"
             return lambda reads, out: ProductStep(reads, kronecker, folds, units, out)
+
+
+def _roles(layers: list[Layer]) -> Iterator[tuple[Parameter, ...]]:
+    """The parameters of layers of one kind, role by role."""
+    return (
+        iter(())
+        if isinstance(layers[0], ProductLayer)
+        else zip(*map(layer_parameters, layers), strict=True)
+    )
 
 
 def _rows(rows: list[int]) -> Rows:

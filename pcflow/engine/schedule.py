@@ -52,7 +52,8 @@ def make_schedule(
     """
     depth: dict[Layer, int] = {}
     for layer in circuit.layers:
-        depth[layer] = 1 + max(map(depth.__getitem__, layer.inputs), default=-1)
+        below = map(depth.__getitem__, layer.inputs)
+        depth[layer] = 0 if isinstance(layer, InputLayer) else 1 + max(below)
     place: dict[Layer, Place] = {}
     groups: list[list[Layer]] = []
     strips: list[list[Layer]] = []
