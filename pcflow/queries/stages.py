@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from pcflow.circuit import Circuit, InputLayer, Layer, Parameter, ProductLayer, SumLayer
+from pcflow.circuit import Circuit, InputLayer, Parameter, ProductLayer, SumLayer
 from pcflow.engine import LogMatrix
 from pcflow.inputs import log_sum
 from pcflow.queries.prefixes import LogWeight
@@ -56,7 +56,7 @@ class Stages:
                 matrices[layer.weight] = LogMatrix(log_weight(layer).mT)
             rows = torch.cat(below, dim=-1)  # [S, B, J]
             found = matrices[layer.weight].after(rows.flatten(0, 1))
-            return found.unflatten(0, rows.shape[:2])
+            return found.view(*rows.shape[:2], -1)
 
         def at_product(layer: ProductLayer, below: tuple[Tensor, ...]) -> Tensor:
             stages = zip(below, self._reads[layer], strict=True)
