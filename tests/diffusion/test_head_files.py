@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from juice_files import nodes_of, write
+from laws import of_fifty
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -89,7 +90,7 @@ def same(one: CircuitHead, other: CircuitHead) -> None:
         assert all(map(torch.equal, vars(first).values(), vars(second).values()))
 
 
-@settings(max_examples=12)
+@settings(max_examples=of_fifty(12))
 @given(
     SEEDS,
     st.sampled_from([chain, tree]),
