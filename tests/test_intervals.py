@@ -503,15 +503,18 @@ def test_em_finds_the_maximum_for_censored_data(truth: pf.Circuit, share: float)
         pf.InputLayer.random(0, truth.layers[0].family, 1, torch.Generator().manual_seed(0))  # type: ignore[union-attr]
     )
     model = pf.compile(start, DEVICE, torch.float64)
-    before = -INF
-    for _ in range(6):
-        found = pf.fit(model, rows, pf.EM(pseudocount=0.0), epochs=25, progress=False).train
+    before, steepest = -INF, INF
+    for _ in range(15):
+        found = pf.fit(model, rows, pf.EM(pseudocount=0.0), epochs=10, progress=False).train
         assert all(b >= a - 1e-12 for a, b in pairwise(found))
         assert found[-1] >= before - 1e-12
-        before = found[-1]
-    model.zero_grad()
-    model.log_prob(rows).mean().backward()
-    assert all(float(bank.grad.abs().max()) < 1e-3 for bank in model.banks)  # type: ignore[union-attr]
+        arrived, before = steepest < 1e-3, found[-1]
+        model.zero_grad()
+        model.log_prob(rows).mean().backward()
+        steepest = max(float(bank.grad.abs().max()) for bank in model.banks)  # type: ignore[union-attr]
+        if arrived:
+            break
+    assert steepest < 1e-3
 
 
 def test_em_learns_mixtures_of_which_nothing_else_is_known() -> None:
