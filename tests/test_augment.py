@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from laws import of_fifty
 from torch import Tensor
 
 import pcflow as pf
@@ -121,7 +122,7 @@ def test_tokens_and_states_have_the_joint_probability_of_a_chain(seed: int) -> N
     torch.testing.assert_close(found, wanted.double(), rtol=1e-5, atol=1e-5)
 
 
-@settings(max_examples=25)
+@settings(max_examples=of_fifty(25))
 @given(SEEDS, st.sampled_from(["latents", "gates"]), st.booleans())
 def test_soft_evidence_on_controls_is_that_of_enumeration(
     seed: int, kind: str, homogeneous: bool

@@ -8,6 +8,7 @@ import torch
 from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import of_fifty
 from torch import Tensor
 
 import pcflow as pf
@@ -205,7 +206,7 @@ def test_by_hand() -> None:
     torch.testing.assert_close(found.cpu(), torch.tensor([[[8 / 14, 6 / 14, 8 / 14]]]))
 
 
-@settings(max_examples=10)
+@settings(max_examples=of_fifty(10))
 @given(st.data())
 def test_a_table_of_low_precision_is_read_throughout(data: st.DataObject) -> None:
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 10**6)))
@@ -218,7 +219,7 @@ def test_a_table_of_low_precision_is_read_throughout(data: st.DataObject) -> Non
         torch.testing.assert_close(total, torch.zeros_like(total), rtol=0, atol=0.02)
 
 
-@settings(max_examples=10)
+@settings(max_examples=of_fifty(10))
 @given(st.data())
 def test_lists_read_a_table_of_low_precision_as_well(data: st.DataObject) -> None:
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 10**6)))

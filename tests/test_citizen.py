@@ -3,15 +3,15 @@
 import copy
 import io
 import pickle
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import ends, start
 from torch import Tensor, nn
 
 import pcflow as pf
@@ -61,19 +61,21 @@ def test_a_copy_answers_as_the_model_does(
     assert str(twin.plan) == str(model.plan)
 
 
-def test_a_model_travels_with_its_settings_and_into_another_process() -> None:
+def answer(told: Path) -> None:
+    """In a file beside it, what a model says that comes as a file."""
+    model, x = pickle.loads(told.read_bytes())
+    told.with_suffix(".answer").write_bytes(pickle.dumps(model.log_prob(x)))
+
+
+def test_a_model_travels_with_its_settings_and_into_another_process(tmp_path: Path) -> None:
     model = pf.compile(pf.hmm(5, 2, pf.Categorical(3)), memory=1000, soft_dtype=torch.bfloat16)
     twin = pickle.loads(pickle.dumps(model.requires_grad_(False)))
     assert (twin.engine.memory, twin.engine.tables.soft_dtype) == (1000, torch.bfloat16)
-    told = pickle.dumps((model, X))
-    ask = (
-        "import pickle, sys; model, x = pickle.load(sys.stdin.buffer); "
-        "sys.stdout.buffer.write(pickle.dumps(model.log_prob(x)))"
-    )
-    answer = subprocess.run(
-        [sys.executable, "-c", ask], input=told, capture_output=True, check=True
-    )
-    assert torch.equal(pickle.loads(answer.stdout), model.log_prob(X))
+    told = tmp_path / "told"
+    told.write_bytes(pickle.dumps((model, X)))
+    assert ends([start(answer, told)]) == [0]
+    found = pickle.loads(told.with_suffix(".answer").read_bytes())
+    assert torch.equal(found, model.log_prob(X))
 
 
 @pytest.mark.parametrize(

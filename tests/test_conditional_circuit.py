@@ -14,6 +14,7 @@ import torch
 from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import of_fifty
 from torch import Tensor, nn
 
 import pcflow as pf
@@ -80,7 +81,7 @@ def test_a_new_network_leaves_every_row_the_circuit_as_it_is(
     torch.testing.assert_close(found, model.log_prob(x), rtol=1e-12, atol=1e-12)
 
 
-@settings(max_examples=20)
+@settings(max_examples=of_fifty(20))
 @given(circuits(), SEEDS, NETWORKS)
 def test_every_row_is_a_circuit_of_its_own(
     circuit: pf.Circuit, seed: int, sizes: dict[str, Any]
@@ -103,7 +104,7 @@ def test_every_row_is_a_circuit_of_its_own(
         torch.testing.assert_close(best[row : row + 1], model.mpe(own).log_value, **close)
 
 
-@settings(max_examples=15)
+@settings(max_examples=of_fifty(15))
 @given(circuits(max_variables=4, families=MIXED), SEEDS, NETWORKS)
 def test_gradients_are_those_of_the_reference(
     circuit: pf.Circuit, seed: int, sizes: dict[str, Any]
@@ -233,7 +234,7 @@ def test_fit_goes_on_from_a_checkpoint_bit_for_bit(tmp_path: Path) -> None:
         fitted(fresh(y), other_features, checkpoint=tmp_path / "part")
 
 
-@settings(max_examples=10)
+@settings(max_examples=of_fifty(10))
 @given(circuits(families=MIXED), SEEDS, NETWORKS)
 def test_files_say_the_same(
     tmp_path_factory: pytest.TempPathFactory, circuit: pf.Circuit, seed: int, sizes: dict[str, Any]

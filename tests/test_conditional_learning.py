@@ -8,6 +8,7 @@ import torch
 from device import DEVICE
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from laws import of_fifty
 from torch import Tensor
 
 import pcflow as pf
@@ -79,7 +80,7 @@ def fitted(
     return model
 
 
-@settings(max_examples=25)
+@settings(max_examples=of_fifty(25))
 @given(circuits(max_variables=4), st.integers(0, 999))
 def test_the_gradient_is_the_flow_of_the_evidence_less_that_of_what_is_given(
     circuit: pf.Circuit, seed: int
@@ -103,7 +104,7 @@ def test_the_gradient_is_the_flow_of_the_evidence_less_that_of_what_is_given(
     assert counts.met[0].item() == pytest.approx(total, rel=1e-9, abs=1e-9)
 
 
-@settings(max_examples=25)
+@settings(max_examples=of_fifty(25))
 @given(circuits(max_variables=4), st.integers(0, 999))
 def test_a_small_enough_step_of_two_flows_does_not_lower_the_objective(
     circuit: pf.Circuit, seed: int
@@ -118,7 +119,7 @@ def test_a_small_enough_step_of_two_flows_does_not_lower_the_objective(
     raise AssertionError(f"the last step loses {-gain}")
 
 
-@settings(max_examples=25)
+@settings(max_examples=of_fifty(25))
 @given(circuits(max_variables=4), st.integers(0, 999), st.sampled_from([0.1, 0.4, 1.0]))
 def test_where_nothing_is_given_it_is_anemone(circuit: pf.Circuit, seed: int, step: float) -> None:
     x = some_rows(circuit, seed).x
@@ -292,7 +293,7 @@ def test_rows_that_do_not_fit_and_impossible_ones() -> None:
 
 
 @given(circuits(max_variables=3), st.integers(0, 99))
-@settings(max_examples=15)
+@settings(max_examples=of_fifty(15))
 def test_any_circuit_stays_a_distribution(circuit: pf.Circuit, seed: int) -> None:
     rows = some_rows(circuit, seed)
     assume(len(rows) > 0)
@@ -302,7 +303,7 @@ def test_any_circuit_stays_a_distribution(circuit: pf.Circuit, seed: int) -> Non
 
 
 @both
-@settings(max_examples=10)
+@settings(max_examples=of_fifty(10))
 @given(circuits(), st.integers(0, 10**6))
 def test_a_batch_of_all_rows_is_data(learner: str, circuit: pf.Circuit, seed: int) -> None:
     made = some_rows(circuit, seed)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import of_fifty
 from torch import Tensor
 
 import pcflow as pf
@@ -17,7 +18,8 @@ from pcflow.errors import EvidenceError, StructureError
 from pcflow.testing import circuits, enumerate_states, mixed_families
 
 SEEDS = st.integers(0, 2**31 - 1)
-STEADY = settings(derandomize=True, max_examples=30)  # five standard errors are not always enough
+# five standard errors are not always enough
+STEADY = settings(derandomize=True, max_examples=of_fifty(30))
 DRAWS = 2_000
 
 

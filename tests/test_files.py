@@ -19,6 +19,7 @@ from families import FAMILIES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
+from processes import ends, start
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -225,21 +226,20 @@ def test_only_files_are_replaced(tmp_path: Path, kind: str) -> None:
     assert sorted(tmp_path.iterdir()) == [folder, pipe]
 
 
-KILLED = """
-import os, signal, sys, pcflow as pf
-def parts():
-    yield b"half" * 10_000
-    os.kill(os.getpid(), signal.SIGKILL)
-pf.replace_file(sys.argv[1], parts())
-"""
+def replace_half(path: Path) -> None:
+    """Begin to write a file, and die."""
+
+    def parts() -> Iterator[bytes]:
+        yield b"half" * 10_000
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    pf.replace_file(path, parts())
 
 
 def test_the_next_save_removes_what_a_killed_process_left(tmp_path: Path) -> None:
     path, other = tmp_path / "file", tmp_path / "file.txt"
     pf.replace_file(path, [b"old"])
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(path)], env=environment, check=False)
-    assert killed.returncode == -signal.SIGKILL
+    assert ends([start(replace_half, path)]) == [-signal.SIGKILL]
     assert path.read_bytes() == b"old"
     assert len(list(tmp_path.iterdir())) == 2
     pf.replace_file(other, [b"another"])

@@ -8,6 +8,7 @@ import torch
 from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import of_fifty
 from torch import Tensor
 
 import pcflow as pf
@@ -31,7 +32,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 @every
-@settings(max_examples=12)
+@settings(max_examples=of_fifty(12))
 @given(st.data(), circuits(families=mixed_families()), st.integers(0, 999))
 def test_frozen_parameters_are_kept_over_epochs(
     learner: Learner, data: st.DataObject, circuit: pf.Circuit, seed: int
@@ -47,7 +48,7 @@ def test_frozen_parameters_are_kept_over_epochs(
         assert bank.requires_grad or torch.equal(bank, value)
 
 
-@settings(max_examples=30)
+@settings(max_examples=of_fifty(30))
 @given(st.data(), circuits(families=mixed_families()), st.integers(0, 999))
 def test_em_never_lowers_the_likelihood_beside_frozen_parameters(
     data: st.DataObject, circuit: pf.Circuit, seed: int

@@ -9,6 +9,7 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import assume, given, settings
+from laws import of_fifty
 from rules import automata
 from torch import Tensor
 
@@ -139,7 +140,7 @@ def close(a: Tensor, b: Tensor) -> None:
     torch.testing.assert_close(a.detach(), b.detach(), rtol=1e-9, atol=1e-9)
 
 
-@settings(max_examples=40)
+@settings(max_examples=of_fifty(40))
 @given(cases())
 def test_masses_are_those_of_all_strings(case) -> None:
     circuit, rule, known = case
@@ -149,7 +150,7 @@ def test_masses_are_those_of_all_strings(case) -> None:
     close(model.given(rule).log_probability, log_probability(circuit, rule))
 
 
-@settings(max_examples=40)
+@settings(max_examples=of_fifty(40))
 @given(cases())
 def test_marginals_and_means_are_those_of_all_strings(case) -> None:
     circuit, rule, known = case
@@ -171,7 +172,7 @@ def test_marginals_and_means_are_those_of_all_strings(case) -> None:
     close(drawn.log_marginals, told.log())
 
 
-@settings(max_examples=40)
+@settings(max_examples=of_fifty(40))
 @given(cases())
 def test_the_best_string_is_the_best_of_all(case) -> None:
     circuit, rule, known = case
@@ -188,7 +189,7 @@ def test_the_best_string_is_the_best_of_all(case) -> None:
         close(log_value, log.amax(dim=-1))
 
 
-@settings(max_examples=40)
+@settings(max_examples=of_fifty(40))
 @given(cases(kinds=("soft", "listed")))
 def test_gradients_are_those_of_all_strings(case) -> None:
     circuit, rule, known = case
@@ -465,7 +466,7 @@ def between_cases():
     return st.tuples(cases(), st.integers(0, 999))
 
 
-@settings(max_examples=40)
+@settings(max_examples=of_fifty(40))
 @given(between_cases())
 def test_stretches_lead_from_any_state_to_weighed_ones(case) -> None:
     """Every row from a state of its own: masses, draws, marginals and the best of all strings."""

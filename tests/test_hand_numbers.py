@@ -170,7 +170,7 @@ def test_log_space_rows_have_right_gradients_marginals_and_draws() -> None:
     hidden[0, 5] = torch.nan  # which unit it is shows in the odds of one variable
     posterior = model.marginals(hidden)[0, 5, 1].exp().item()
     assert posterior == pytest.approx(0.9 * LOW, rel=1e-5)
-    drawn = model.sample(20_000, hidden)[:, 0, 5].double().mean().item()
+    drawn = model.sample(4_000, hidden)[:, 0, 5].double().mean().item()
     assert drawn == pytest.approx(0.9 * LOW, abs=0.02)
     assert model.mpe(hidden).log_value.item() == pytest.approx(deep_logs()[0].item(), rel=1e-5)
 

@@ -11,6 +11,7 @@ import torch
 from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import of_fifty
 from scipy import stats
 from torch import Tensor
 
@@ -294,7 +295,7 @@ def test_means_are_those_of_draws_and_states_are_inside() -> None:
 
 
 @given(st.data(), circuits(max_variables=3, families=mixed_families()))
-@settings(max_examples=25)
+@settings(max_examples=of_fifty(25))
 def test_log_prob_and_its_slopes_are_those_of_the_plain_evaluator(
     data: st.DataObject, circuit: pf.Circuit
 ) -> None:
@@ -314,7 +315,7 @@ def test_log_prob_and_its_slopes_are_those_of_the_plain_evaluator(
 
 
 @given(st.data(), circuits(max_variables=4))
-@settings(max_examples=25)
+@settings(max_examples=of_fifty(25))
 def test_of_finite_variables_an_interval_is_the_values_in_it(
     data: st.DataObject, circuit: pf.Circuit
 ) -> None:
@@ -340,7 +341,7 @@ def test_of_finite_variables_an_interval_is_the_values_in_it(
 
 
 @given(st.data(), circuits(max_variables=3, families=mixed_families()))
-@settings(max_examples=15)
+@settings(max_examples=of_fifty(15))
 def test_parts_of_a_batch_say_what_all_of_it_says(data: st.DataObject, circuit: pf.Circuit) -> None:
     about = data.draw(intervals(circuit))
     small = pf.compile(circuit, DEVICE, torch.float64, memory=1)
@@ -433,7 +434,7 @@ def test_intervals_and_potentials_are_multiplied() -> None:
 
 
 @given(st.data(), circuits(max_variables=4))
-@settings(max_examples=20)
+@settings(max_examples=of_fifty(20))
 def test_marginals_of_chosen_variables_are_those_of_all(
     data: st.DataObject, circuit: pf.Circuit
 ) -> None:
@@ -502,15 +503,18 @@ def test_em_finds_the_maximum_for_censored_data(truth: pf.Circuit, share: float)
         pf.InputLayer.random(0, truth.layers[0].family, 1, torch.Generator().manual_seed(0))  # type: ignore[union-attr]
     )
     model = pf.compile(start, DEVICE, torch.float64)
-    before = -INF
-    for _ in range(6):
-        found = pf.fit(model, rows, pf.EM(pseudocount=0.0), epochs=25, progress=False).train
+    before, steepest = -INF, INF
+    for _ in range(15):
+        found = pf.fit(model, rows, pf.EM(pseudocount=0.0), epochs=10, progress=False).train
         assert all(b >= a - 1e-12 for a, b in pairwise(found))
         assert found[-1] >= before - 1e-12
-        before = found[-1]
-    model.zero_grad()
-    model.log_prob(rows).mean().backward()
-    assert all(float(bank.grad.abs().max()) < 1e-3 for bank in model.banks)  # type: ignore[union-attr]
+        arrived, before = steepest < 1e-3, found[-1]
+        model.zero_grad()
+        model.log_prob(rows).mean().backward()
+        steepest = max(float(bank.grad.abs().max()) for bank in model.banks)  # type: ignore[union-attr]
+        if arrived:
+            break
+    assert steepest < 1e-3
 
 
 def test_em_learns_mixtures_of_which_nothing_else_is_known() -> None:

@@ -9,6 +9,7 @@ import torch
 from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import of_fifty
 from scipy.stats import chi2
 from torch import Tensor
 
@@ -118,7 +119,7 @@ def p_value(counts: Tensor, probabilities: Tensor) -> float:
     return float(chi2.sf(statistic.item(), max(1, int(cells.sum()) - 1)))
 
 
-@settings(max_examples=30)
+@settings(max_examples=of_fifty(30))
 @given(st.data(), circuits(max_variables=5), SEEDS)
 def test_draws_have_the_right_frequencies(
     data: st.DataObject, circuit: pf.Circuit, seed: int
@@ -140,7 +141,7 @@ def test_draws_have_the_right_frequencies(
         assert p_value(counts, known.log_weight[row].softmax(-1)) > 1e-6
 
 
-@settings(max_examples=30)
+@settings(max_examples=of_fifty(30))
 @given(circuits(families=mixed_families()), SEEDS, st.sampled_from([0.0, 0.3]))
 def test_em_never_lowers_the_likelihood(circuit: pf.Circuit, seed: int, gaps: float) -> None:
     x = complete_rows(circuit, seed, gaps=gaps)
@@ -153,7 +154,7 @@ def test_em_never_lowers_the_likelihood(circuit: pf.Circuit, seed: int, gaps: fl
         assert after >= before - 1e-9 * max(1.0, abs(before))
 
 
-@settings(max_examples=30)
+@settings(max_examples=of_fifty(30))
 @given(
     circuits(families=st.builds(pf.Categorical, st.integers(1, 4))),
     SEEDS,
@@ -187,7 +188,7 @@ def test_a_value_that_no_row_has_keeps_a_share() -> None:
     assert (model.log_prob(torch.full((1, 3), 4)) > -torch.inf).all()
 
 
-@settings(max_examples=30)
+@settings(max_examples=of_fifty(30))
 @given(circuits(families=mixed_families()), SEEDS, st.booleans())
 def test_saved_and_loaded_is_equal(circuit: pf.Circuit, seed: int, fold: bool) -> None:
     x = complete_rows(circuit, seed, rows=5, gaps=0.3)
@@ -225,7 +226,7 @@ def _gradients(model: pf.CompiledCircuit, about: pf.Evidence) -> Tensor:
     return torch.cat([g.flatten() for g in grads])
 
 
-@settings(max_examples=30)
+@settings(max_examples=of_fifty(30))
 @given(st.data(), circuits())
 def test_queries_touch_nothing_and_remember_nothing(
     data: st.DataObject, circuit: pf.Circuit

@@ -9,6 +9,7 @@ import torch
 from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import of_fifty
 from torch import Tensor
 
 import pcflow as pf
@@ -201,7 +202,7 @@ CHAINS = st.builds(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=of_fifty(40))
 @given(st.data(), CHAINS | circuits(max_variables=4))
 def test_projection_reaches_any_marginals_that_potentials_can_make(
     data: st.DataObject, circuit: pf.Circuit
@@ -274,7 +275,7 @@ def test_a_mean_over_several_input_layers_by_hand() -> None:
 
 
 @given(SEEDS)
-@settings(max_examples=20)
+@settings(max_examples=of_fifty(20))
 def test_means_of_densities_are_integrals(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     columns = [pf.Gaussian(), pf.Categorical(3), pf.Gaussian(), pf.Gaussian()]

@@ -14,6 +14,7 @@ import torch
 from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import of_fifty
 from torch import Tensor
 
 import pcflow as pf
@@ -126,7 +127,7 @@ def nothing_skipped() -> Iterator[None]:
         yield
 
 
-@settings(max_examples=6)
+@settings(max_examples=of_fifty(6))
 @given(asked(), st.data())
 def test_sizes_of_the_machine(case: Case, data: st.DataObject) -> None:
     small = {name: data.draw(st.sampled_from([1, 2, 3, 5]), name) for name in SIZES}
@@ -139,7 +140,7 @@ def test_sizes_of_the_machine(case: Case, data: st.DataObject) -> None:
         assert_same(found, everything(ask, *case))
 
 
-@settings(max_examples=6)
+@settings(max_examples=of_fifty(6))
 @given(asked())
 def test_log_space(case: Case) -> None:
     for ask in (answers, drawn, learned):
@@ -152,14 +153,14 @@ def test_log_space(case: Case) -> None:
                 assert_same(everything(ask, *case), wanted)
 
 
-@settings(max_examples=6)
+@settings(max_examples=of_fifty(6))
 @given(asked())
 def test_parts_of_a_row(case: Case) -> None:
     for ask in (answers, learned):
         assert_same(everything(ask, *case, memory=1), everything(ask, *case))
 
 
-@settings(max_examples=6)
+@settings(max_examples=of_fifty(6))
 @given(asked())
 def test_row_by_row(case: Case) -> None:
     circuit, about = case
@@ -169,7 +170,7 @@ def test_row_by_row(case: Case) -> None:
     assert_same({n: torch.cat([one[n] for one in each]) for n in whole if each}, whole)
 
 
-@settings(max_examples=6)
+@settings(max_examples=of_fifty(6))
 @given(asked())
 def test_answers_are_nobody_elses(case: Case) -> None:
     """Who writes over an answer changes neither the next one nor what was asked."""

@@ -12,6 +12,7 @@ import torch
 from device import DEVICE
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from laws import of_fifty
 from torch import Tensor
 
 import pcflow as pf
@@ -65,7 +66,7 @@ def test_learners_compare_copy_hash_and_pickle(one: pf.Learner, other: pf.Learne
 
 
 @given(LEARNERS, st.booleans())
-@settings(max_examples=20)
+@settings(max_examples=of_fifty(20))
 def test_equal_learners_do_the_same_whatever_either_did_before(
     learner: pf.Learner, pickled: bool
 ) -> None:
@@ -145,7 +146,7 @@ def test_a_row_of_weight_two_counts_as_two_rows(name: str) -> None:
 
 @every_learner
 @given(st.data(), circuits(families=mixed_families()), st.integers(0, 999))
-@settings(max_examples=10)
+@settings(max_examples=of_fifty(10))
 def test_frozen_parameters_are_kept_and_others_move(
     name: str, data: st.DataObject, circuit: pf.Circuit, seed: int
 ) -> None:

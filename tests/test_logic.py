@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from laws import of_fifty
 from torch import Tensor
 
 import pcflow as pf
@@ -524,7 +525,7 @@ def test_truncated_files_are_refused(tmp_path: Path) -> None:
             pf.read_dimacs(file)
 
 
-@settings(max_examples=200)
+@settings(max_examples=of_fifty(200))
 @given(st.binary(), st.booleans())
 @example(b"\xff\xfe\x00p cnf", True)
 def test_any_bytes_are_a_formula_or_refused(

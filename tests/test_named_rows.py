@@ -12,6 +12,7 @@ import torch
 from device import DEVICE
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from laws import of_fifty
 from torch import Tensor
 
 import pcflow as pf
@@ -108,7 +109,7 @@ def test_so_do_conditional_likelihoods(name: str) -> None:
 
 
 @given(st.integers(1, 9), st.integers(0, 9), st.integers(1, 30))
-@settings(max_examples=30)
+@settings(max_examples=of_fifty(30))
 def test_rows_are_named_by_what_is_missing(rows: int, hidden: int, listed: int) -> None:
     """What is observed has lists that nobody reads: they do not make a batch name many."""
     missing = (torch.arange(rows * 4) < min(hidden, rows * 4)).view(rows, 4)
@@ -130,7 +131,7 @@ def test_so_do_many_batches_of_one_step(name: str) -> None:
     assert_alike(values(large), values(small))
 
 
-@settings(max_examples=30)
+@settings(max_examples=of_fifty(30))
 @given(circuits(max_variables=4), st.integers(0, 999))
 def test_so_does_any_circuit(circuit: pf.Circuit, seed: int) -> None:
     models = both(circuit)
@@ -164,7 +165,7 @@ def new_memory_of_nan() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("learner", LEARNERS)
-@settings(max_examples=10)
+@settings(max_examples=of_fifty(10))
 @example(7, 12, 0, 3, 20)  # many steps
 @given(st.integers(4, 9), st.integers(6, 15), st.integers(0, 999), st.integers(1, 9), st.just(3))
 def test_so_do_banks_of_which_some_steps_are_large(

@@ -7,6 +7,7 @@ import torch
 from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import of_fifty
 from torch import Tensor
 
 import pcflow as pf
@@ -126,7 +127,7 @@ def test_sums_below_which_nothing_is_known_count_nothing(
             torch.testing.assert_close(flow.cpu(), wanted[parameter], rtol=1e-7, atol=1e-9)
 
 
-@settings(max_examples=30)
+@settings(max_examples=of_fifty(30))
 @given(circuits(families=mixed_families()), st.integers(0, 999), st.sampled_from([0.5, 0.8]))
 def test_em_never_lowers_the_likelihood_of_what_is_there(
     circuit: pf.Circuit, seed: int, gaps: float
@@ -145,7 +146,7 @@ def test_em_never_lowers_the_likelihood_of_what_is_there(
 
 
 @pytest.mark.parametrize("learner", [v for k, v in LEARNERS.items() if k != "gradient"])
-@settings(max_examples=15)
+@settings(max_examples=of_fifty(15))
 @given(circuits(families=mixed_families()), st.integers(0, 999))
 def test_rows_of_nothing_teach_nothing(learner: Learner, circuit: pf.Circuit, seed: int) -> None:
     """But their log-likelihood of zero is in the mean."""

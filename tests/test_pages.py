@@ -216,7 +216,7 @@ def test_the_kit_of_the_readme_passes_in_an_empty_folder(tmp_path: Path) -> None
     """As its reader runs it: a file of his own, pytest, and no settings but those it makes."""
     code = next(b.code for b in blocks(ROOT / "README.md") if "pcflow.testing" in b.code)
     assert code.count("max_examples=20") == 1
-    few = code.replace("max_examples=20", "max_examples=5")
+    few = code.replace("max_examples=20", "max_examples=2")
     (tmp_path / "test_mine.py").write_text(few, encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_mine.py"]
     told = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import of_fifty
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
@@ -89,7 +90,7 @@ def counts(diagram: pf.plot.Diagram) -> int:
 
 
 @given(DRAWN, NAMES)
-@settings(max_examples=20)
+@settings(max_examples=of_fifty(20))
 def test_an_svg_has_a_box_for_every_layer(
     drawn: pf.Circuit | pf.RegionGraph, names: list[str] | None
 ) -> None:
@@ -289,7 +290,7 @@ def test_a_model_prints_in_a_few_lines() -> None:
 
 
 @given(circuits(max_variables=4))
-@settings(max_examples=20)
+@settings(max_examples=of_fifty(20))
 def test_a_summary_adds_up(circuit: pf.Circuit) -> None:
     model = pf.compile(circuit)
     total = model.summary().total
@@ -308,7 +309,7 @@ def test_a_summary_of_levels() -> None:
 
 
 @given(circuits(max_variables=4), st.integers(1, 5))
-@settings(max_examples=15)
+@settings(max_examples=of_fifty(15))
 def test_steps_are_timed_and_change_nothing(circuit: pf.Circuit, rows: int) -> None:
     model = pf.compile(circuit)
     x = torch.full((rows, circuit.num_variables), torch.nan)

@@ -11,6 +11,7 @@ import torch
 from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import of_fifty
 from torch import Tensor
 
 import pcflow as pf
@@ -106,7 +107,7 @@ def test_what_is_taken_for_a_tree_is_one(circuit: pf.Circuit) -> None:
     assert all(layer.kind == "hadamard" for layer in products)
 
 
-@settings(max_examples=30)
+@settings(max_examples=of_fifty(30))
 @given(st.data(), ANY)
 def test_no_sweep_lets_the_dual_fall(data: st.DataObject, circuit: pf.Circuit) -> None:
     about, target = data.draw(questions(circuit))
@@ -122,7 +123,7 @@ def dual_at_rest(circuit: pf.Circuit, about: pf.Evidence, target: Tensor) -> Ten
     return dual(circuit, flat, target)
 
 
-@settings(max_examples=30)
+@settings(max_examples=of_fifty(30))
 @given(st.data(), TREES)
 def test_converged_projections_keep_the_marginals(data: st.DataObject, circuit: pf.Circuit) -> None:
     about, target = data.draw(questions(circuit))
@@ -134,7 +135,7 @@ def test_converged_projections_keep_the_marginals(data: st.DataObject, circuit: 
     torch.testing.assert_close(found.exp(), target.exp(), rtol=0.0, atol=1e-6)
 
 
-@settings(max_examples=20)
+@settings(max_examples=of_fifty(20))
 @given(st.data(), TREES)
 def test_both_ways_lead_to_the_same_joint(data: st.DataObject, circuit: pf.Circuit) -> None:
     about, target = data.draw(questions(circuit))
@@ -148,7 +149,7 @@ def test_both_ways_lead_to_the_same_joint(data: st.DataObject, circuit: pf.Circu
     torch.testing.assert_close(joints[0], joints[1], rtol=0.0, atol=1e-6)
 
 
-@settings(max_examples=30)
+@settings(max_examples=of_fifty(30))
 @given(st.data(), ANY)
 def test_rows_do_not_depend_on_each_other_nor_on_memory(
     data: st.DataObject, circuit: pf.Circuit
@@ -170,7 +171,7 @@ def test_rows_do_not_depend_on_each_other_nor_on_memory(
             assert found.mismatch[row].item() == pytest.approx(fitted.mismatch.item(), abs=1e-12)
 
 
-@settings(max_examples=30)
+@settings(max_examples=of_fifty(30))
 @given(st.data(), ANY)
 def test_listed_categories_are_those_with_all_others_ruled_out(
     data: st.DataObject, circuit: pf.Circuit
@@ -197,7 +198,7 @@ def test_listed_categories_are_those_with_all_others_ruled_out(
     torch.testing.assert_close(found.mismatch, wanted.mismatch, rtol=1e-9, atol=1e-9)
 
 
-@settings(max_examples=30)
+@settings(max_examples=of_fifty(30))
 @given(st.data(), ANY)
 def test_marginals_may_list_what_they_are_of(data: st.DataObject, circuit: pf.Circuit) -> None:
     """What is not listed has no mass: potentials and mismatch are the same from one sweep on."""

@@ -9,6 +9,7 @@ import torch
 from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import of_fifty
 from torch import Tensor
 
 import pcflow as pf
@@ -36,7 +37,7 @@ def gradients(model: pf.CompiledCircuit, x: pf.Evidence) -> list[Tensor]:
     return [bank.grad for bank in model.banks if bank.grad is not None]
 
 
-@settings(max_examples=20)
+@settings(max_examples=of_fifty(20))
 @given(st.data())
 def test_recorded_passes_answer_as_launched_ones(data: st.DataObject) -> None:
     circuit = data.draw(circuits())

@@ -5,6 +5,7 @@ import torch
 from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import of_fifty
 
 import pcflow as pf
 from pcflow.testing import circuits, enumerate_states, mixed_families
@@ -90,7 +91,7 @@ def test_training_on_after_growing_raises_the_likelihood() -> None:
 
 
 @given(circuits(families=mixed_families()), st.integers(0, 1000))
-@settings(max_examples=30)
+@settings(max_examples=of_fifty(30))
 def test_pruning_edges_without_flow_changes_nothing(circuit: pf.Circuit, seed: int) -> None:
     """After an EM step the weights of edges without flow are zero; those edges go."""
     model = compiled(circuit)
@@ -110,7 +111,7 @@ def test_a_unit_without_flow_keeps_an_edge_that_is_not_a_hard_zero() -> None:
 
 
 @given(circuits(), st.integers(0, 1000))
-@settings(max_examples=30)
+@settings(max_examples=of_fifty(30))
 def test_zero_weights_go_and_the_distribution_stays(circuit: pf.Circuit, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     values = {}
@@ -129,7 +130,7 @@ def test_zero_weights_go_and_the_distribution_stays(circuit: pf.Circuit, seed: i
 
 
 @given(circuits(max_variables=4), st.integers(0, 1000), st.floats(0.05, 1.0))
-@settings(max_examples=30)
+@settings(max_examples=of_fifty(30))
 def test_what_is_left_is_a_distribution_with_fewer_edges(
     circuit: pf.Circuit, seed: int, keep: float
 ) -> None:

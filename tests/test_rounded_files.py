@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import of_fifty
 
 import pcflow as pf
 from pcflow.io.rounding import softmax_axes
@@ -35,7 +36,7 @@ def by_hand(circuit: pf.Circuit) -> pf.Circuit:
 
 
 @given(circuits(max_variables=4, families=mixed_families()), st.integers(0, 999))
-@settings(max_examples=40)
+@settings(max_examples=of_fifty(40))
 def test_it_answers_as_a_model_of_rounded_weights(circuit: pf.Circuit, seed: int) -> None:
     model = compiled(circuit)
     x = model.sample(20, generator=torch.Generator().manual_seed(seed))
@@ -50,7 +51,7 @@ def test_it_answers_as_a_model_of_rounded_weights(circuit: pf.Circuit, seed: int
 
 
 @given(circuits(max_variables=4))
-@settings(max_examples=20)
+@settings(max_examples=of_fifty(20))
 def test_it_is_a_distribution(circuit: pf.Circuit) -> None:
     """As exactly as in float32."""
     total = there_and_back(compiled(circuit)).log_prob(enumerate_states(circuit)).double()

@@ -17,6 +17,7 @@ from device import DEVICE
 from families import FAMILIES
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import of_fifty
 from rules import automata
 from torch import Tensor
 
@@ -72,7 +73,7 @@ def rows_with_mass(model: Model, about: pf.Evidence, parameters: Parameters) -> 
     return there.nonzero().squeeze(-1).cpu()
 
 
-@settings(max_examples=15)
+@settings(max_examples=of_fifty(15))
 @given(st.data(), circuits(max_variables=4))
 def test_rows_have_the_log_prob_and_the_gradients_of_circuits_of_their_own(
     data: st.DataObject, circuit: pf.Circuit
@@ -105,7 +106,7 @@ def assert_gradients_are_theirs(
         assert_equal(mine, [wanted])
 
 
-@settings(max_examples=15)
+@settings(max_examples=of_fifty(15))
 @given(st.data(), circuits(max_variables=4))
 def test_rows_have_the_answers_of_circuits_of_their_own(
     data: st.DataObject, circuit: pf.Circuit
@@ -136,7 +137,7 @@ def test_rows_have_the_answers_of_circuits_of_their_own(
     torch.testing.assert_close(drawn.log_marginals, scored, atol=1e-9, rtol=1e-9)
 
 
-@settings(max_examples=10)
+@settings(max_examples=of_fifty(10))
 @given(st.data(), circuits(max_variables=4))
 def test_rows_are_fitted_to_marginals_like_circuits_of_their_own(
     data: st.DataObject, circuit: pf.Circuit
@@ -159,7 +160,7 @@ def test_rows_are_fitted_to_marginals_like_circuits_of_their_own(
     assert_equal(model.log_prob(found), [model.log_prob(found.rows(torch.arange(rows)))])
 
 
-@settings(max_examples=8)
+@settings(max_examples=of_fifty(8))
 @given(st.data(), automata(st.just(3)))
 def test_rows_obey_a_rule_like_circuits_of_their_own(
     data: st.DataObject, rule: pf.Automaton
@@ -214,7 +215,7 @@ def test_every_family_reads_parameters_by_row(family: pf.InputFamily, homogeneou
         assert_gradients_are_theirs(model, about, parameters, rows)
 
 
-@settings(max_examples=15)
+@settings(max_examples=of_fifty(15))
 @given(st.data(), circuits(max_variables=3, families=mixed_families()))
 def test_rows_of_any_evidence_have_the_log_prob_of_circuits_of_their_own(
     data: st.DataObject, circuit: pf.Circuit
@@ -292,7 +293,7 @@ def test_rows_that_underflow_go_through_logarithms(soft: bool) -> None:
         torch.testing.assert_close(tensor.grad.double(), high[name].grad, rtol=1e-3, atol=1e-3)
 
 
-@settings(max_examples=15)
+@settings(max_examples=of_fifty(15))
 @given(st.data(), circuits(max_variables=5), st.sampled_from([1.0, 10.0, 40.0]))
 def test_float32_is_as_exact_by_row_as_it_says(
     data: st.DataObject, circuit: pf.Circuit, spread: float
@@ -393,7 +394,7 @@ FILTERED = {
 }
 
 
-@settings(max_examples=8)
+@settings(max_examples=of_fifty(8))
 @given(st.data(), st.sampled_from(sorted(FILTERED)))
 def test_rows_are_filtered_like_circuits_of_their_own(data: st.DataObject, name: str) -> None:
     model, rows = compiled(FILTERED[name]), 3

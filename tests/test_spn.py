@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import of_fifty
 from scipy.stats import chi2_contingency
 
 import pcflow as pf
@@ -43,7 +44,7 @@ def finite_table(rng: np.random.Generator, sizes: list[int], rows: int) -> np.nd
 
 
 @given(SEEDS, st.lists(st.sampled_from([2, 3, 5]), min_size=1, max_size=4), st.integers(1, 60))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=of_fifty(40), deadline=None)
 def test_any_finite_table_gives_a_distribution_without_zeros(
     seed: int, sizes: list[int], rows: int
 ) -> None:
@@ -74,7 +75,7 @@ def mixed_table(rng: np.random.Generator, rows: int) -> np.ndarray:
 
 
 @given(SEEDS, CLUSTERINGS, st.sampled_from([1, 2, 30, 200]))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=of_fifty(20), deadline=None)
 def test_any_mixed_table_gives_finite_densities(seed: int, clustering: str, rows: int) -> None:
     rng = np.random.default_rng(seed)
     data = with_gaps(mixed_table(rng, rows), rng.choice([0.0, 0.3]), rng)
@@ -87,7 +88,7 @@ def test_any_mixed_table_gives_finite_densities(seed: int, clustering: str, rows
 
 
 @given(SEEDS)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=of_fifty(10), deadline=None)
 def test_independent_columns_are_factorised(seed: int) -> None:
     rng = np.random.default_rng(seed)
     data = np.stack(
@@ -101,7 +102,7 @@ def test_independent_columns_are_factorised(seed: int) -> None:
 
 
 @given(SEEDS, CLUSTERINGS)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=of_fifty(10), deadline=None)
 def test_copies_are_not(seed: int, clustering: str) -> None:
     rng = np.random.default_rng(seed)
     coin, x = rng.integers(0, 2, 300), rng.normal(size=300)
@@ -119,7 +120,7 @@ def test_copies_are_not(seed: int, clustering: str) -> None:
 
 
 @given(SEEDS, st.sampled_from([0.0, 0.4]), st.lists(st.integers(2, 5), min_size=2, max_size=4))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=of_fifty(30), deadline=None)
 def test_g_is_scipys(seed: int, gaps: float, sizes: list[int]) -> None:
     rng = np.random.default_rng(seed)
     data = with_gaps(finite_table(rng, sizes, 50), gaps, rng)
@@ -186,7 +187,7 @@ def test_a_significance_is_shared_by_all_pairs() -> None:
 
 
 @given(SEEDS, CLUSTERINGS)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=of_fifty(5), deadline=None)
 def test_the_same_seed_gives_the_same_circuit(seed: int, clustering: str) -> None:
     data = with_gaps(mixed_table(np.random.default_rng(seed), 150), 0.1, np.random.default_rng(1))
     first, second = (
@@ -270,7 +271,7 @@ def test_a_column_may_be_missing_from_a_slice() -> None:
 
 
 @given(SEEDS, st.integers(2, 4))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=of_fifty(20), deadline=None)
 def test_kmeans_ends_where_every_row_has_its_nearest_mean(seed: int, clusters: int) -> None:
     rng = np.random.default_rng(seed)
     centres = rng.normal(scale=4, size=(5, 3))[rng.choice(5, 80, p=[0.5, 0.2, 0.1, 0.1, 0.1])]

@@ -5,6 +5,7 @@ import torch
 from device import DEVICE
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from laws import of_fifty
 
 import pcflow as pf
 from pcflow.inputs import DensityFamily, FiniteFamily
@@ -66,7 +67,7 @@ def all_expected(model: pf.CompiledCircuit) -> list[dict[int, torch.Tensor]]:
 
 @example(pf.Circuit(pf.InputLayer.random(0, pf.Bernoulli())))  # runs in log space
 @given(circuits(max_variables=4))
-@settings(max_examples=30)
+@settings(max_examples=of_fifty(30))
 def test_prior_counts_are_what_the_models_own_rows_count(circuit: pf.Circuit) -> None:
     model = compiled(circuit)
     own = counts_of(model)
@@ -128,7 +129,7 @@ def test_anemone_by_hand() -> None:
     st.floats(0.0, 0.95),
 )
 @example([[True] * 9, [False]], 0.9)
-@settings(max_examples=30)
+@settings(max_examples=of_fifty(30))
 def test_momentum_goes_by_rows(batches: list[list[bool]], momentum: float) -> None:
     """Every row weighs as much as the others of its age, however many came with it."""
     even = {"logits": pf.Parameter(torch.zeros(1))}
@@ -159,7 +160,7 @@ def test_units_that_a_batch_does_not_use_stay(learner: pf.Anemone | pf.MiniBatch
 
 
 @given(st.integers(0, 1000), circuits(families=mixed_families()))
-@settings(max_examples=20)
+@settings(max_examples=of_fifty(20))
 def test_any_circuit_stays_a_distribution(seed: int, circuit: pf.Circuit) -> None:
     model = compiled(circuit)
     drawn = model.sample(20, generator=torch.Generator(DEVICE).manual_seed(seed))
@@ -198,7 +199,7 @@ def test_a_pseudocount_weighs_alike_at_every_step(
 
 
 @given(st.integers(2, 9_000), st.floats(0.05, 1.0))
-@settings(max_examples=30)
+@settings(max_examples=of_fifty(30))
 def test_by_default_many_values_share_what_few_get(values: int, step: float) -> None:
     """One in a million of a row for each; a thousand in a million for all of a larger one."""
     each = min(1e-6, 1e-3 / values)

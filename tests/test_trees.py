@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import of_fifty
 
 import pcflow as pf
 from pcflow.data import as_categories, fit_mixture, mutual_information, pair_tables
@@ -78,7 +79,7 @@ def test_the_circuit_is_the_tree_distribution(seed: int, sizes: list[int]) -> No
 
 
 @given(st.integers(0, 2**31 - 1))
-@settings(max_examples=20)
+@settings(max_examples=of_fifty(20))
 def test_no_tree_keeps_more_information(seed: int) -> None:
     data = rows(seed, [2, 3, 2, 2])
     columns, sizes = as_categories(data)
@@ -127,7 +128,7 @@ def test_a_hidden_tree_learns_what_a_visible_one_knows() -> None:
 
 
 @given(st.integers(0, 2**31 - 1))
-@settings(max_examples=20)
+@settings(max_examples=of_fifty(20))
 def test_a_weight_is_a_number_of_copies(seed: int) -> None:
     columns, sizes = as_categories(rows(seed, [2, 3, 2], 30))
     copies = np.random.default_rng(seed).integers(0, 4, 30)
@@ -142,7 +143,7 @@ def test_a_weight_is_a_number_of_copies(seed: int) -> None:
 
 
 @given(st.integers(0, 2**31 - 1), st.integers(1, 4), st.sampled_from([0.0, 0.3]))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=of_fifty(15), deadline=None)
 def test_a_mixture_of_trees_is_a_distribution(seed: int, components: int, gaps: float) -> None:
     data = rows(seed, [2, 3, 2, 2]).double()
     generator = torch.Generator().manual_seed(seed)
@@ -161,7 +162,7 @@ def test_a_mixture_of_trees_is_a_distribution(seed: int, components: int, gaps: 
 
 
 @given(st.integers(0, 2**31 - 1))
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=of_fifty(3), deadline=None)
 def test_rounds_of_em_raise_the_likelihood(seed: int) -> None:
     first, second = rows(seed, [2] * 5, 100), rows(seed + 1, [2] * 5, 100)
     data = torch.cat([first, 1 - second[:, [3, 0, 4, 1, 2]]])

@@ -17,6 +17,7 @@ import pytest
 import torch
 from device import DEVICE
 from hypothesis import given, settings
+from laws import of_fifty
 from scipy import stats
 from torch import Tensor
 
@@ -130,7 +131,7 @@ def test_no_way_to_learn_depends_on_units(learn: Learn, moves: bool) -> None:
 
 
 @given(units(D))
-@settings(max_examples=10)
+@settings(max_examples=of_fifty(10))
 def test_no_units_make_a_difference(chosen: tuple[Tensor, Tensor]) -> None:
     check_units(learned(mixture, all_of(pf.Gaussian()), pf.EM()), table(), *chosen)
 

@@ -9,6 +9,7 @@ import torch
 from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import of_fifty
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -58,7 +59,7 @@ def drawn(circuit: pf.Circuit, seed: int, rows: int) -> Tensor:
 
 
 @every
-@settings(max_examples=15)
+@settings(max_examples=of_fifty(15))
 @given(st.data(), circuits(families=mixed_families(), max_variables=4), st.integers(0, 999))
 def test_whole_weights_are_repeated_rows(
     learner: Learner, data: st.DataObject, circuit: pf.Circuit, seed: int
@@ -232,7 +233,7 @@ STARTS: dict[str, Callable[..., pf.Circuit]] = {
 
 @pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
 @given(st.data(), st.integers(0, 999))
-@settings(max_examples=15)
+@settings(max_examples=of_fifty(15))
 def test_what_starts_from_data_weighs_rows_too(
     start: Callable[..., pf.Circuit], data: st.DataObject, seed: int
 ) -> None:

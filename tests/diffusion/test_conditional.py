@@ -259,8 +259,8 @@ def learn(out: Path, distributed: bool = False) -> None:
         torch.manual_seed(rank)
         head = CircuitHead(student(), MASK, coupling)
         fit_conditional(
-            head, blocks(52), LEARNERS[name](), epochs=3, batch_size=17, validation=blocks(31, 2),
-            weights=torch.rand(52, generator=torch.Generator().manual_seed(3)) + 0.5,
+            head, blocks(35), LEARNERS[name](), epochs=2, batch_size=17, validation=blocks(31, 2),
+            weights=torch.rand(35, generator=torch.Generator().manual_seed(3)) + 0.5,
             progress=False, distributed=distributed,
         )  # fmt: skip
         if rank == 0:

@@ -8,6 +8,7 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import HealthCheck, assume, example, given, settings
+from laws import of_fifty
 from scipy.stats import chisquare
 from torch import Tensor
 
@@ -37,7 +38,7 @@ ORDERS = (
     ("mpe", 0.0),
     ("sharpened", 0.6),
 )
-few = settings(max_examples=15, suppress_health_check=[HealthCheck.filter_too_much])
+few = settings(max_examples=of_fifty(15), suppress_health_check=[HealthCheck.filter_too_much])
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -445,7 +446,7 @@ def of_drawn(rule: pf.Automaton) -> pf.Automaton:
     return pf.Automaton(rule.classes[:V], rule.next, rule.start, rule.accept)
 
 
-@settings(max_examples=5, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(max_examples=of_fifty(5), suppress_health_check=[HealthCheck.filter_too_much])
 @given(st.integers(0, 9999), st.sampled_from([2, 3]))
 @example(seed=-1, width=3)
 def test_whoever_is_not_drawn_may_lead_first_to_a_state(seed: int, width: int) -> None:

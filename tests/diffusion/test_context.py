@@ -14,6 +14,7 @@ import torch
 from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import of_fifty
 from torch import Tensor
 
 import pcflow as pf
@@ -184,7 +185,7 @@ def greedy(tokens: Tensor) -> Tensor:
     return torch.sin((total + place).unsqueeze(-1) * (1.0 + torch.arange(V, device=DEVICE)))
 
 
-@settings(max_examples=25)
+@settings(max_examples=of_fifty(25))
 @given(st.integers(1, 9), st.integers(3, 6), st.integers(1, 4), st.integers(0, 10_000))
 def test_a_batch_of_ragged_rows_is_as_its_rows_alone(
     length: int, circuit: int, steps: int, seed: int
@@ -201,7 +202,7 @@ def test_a_batch_of_ragged_rows_is_as_its_rows_alone(
         assert torch.equal(alone[0], together)
 
 
-@settings(max_examples=15)
+@settings(max_examples=of_fifty(15))
 @given(st.lists(st.integers(0, 6), min_size=2, max_size=4), st.integers(1, 6), st.integers(0, 99))
 def test_ragged_prompts_that_are_asked_together_are_as_each_alone(
     lengths: list[int], block: int, seed: int

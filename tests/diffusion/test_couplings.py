@@ -12,6 +12,7 @@ import torch
 from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import of_fifty
 from torch import Tensor
 
 import pcflow as pf
@@ -126,7 +127,7 @@ def top(log_m: Tensor, k: int) -> Tensor:
     return torch.full_like(log_m, -torch.inf).scatter(-1, kept.indices, kept.values)
 
 
-@settings(max_examples=40)
+@settings(max_examples=of_fifty(40))
 @given(CIRCUITS, SEEDS, NAMES, st.sampled_from([None, 1, 2, 3, 7]))
 def test_the_joint_is_the_circuit_times_the_potentials_that_define_the_coupling(
     circuit: pf.Circuit, seed: int, name: str, k: int | None
@@ -144,7 +145,7 @@ def test_the_joint_is_the_circuit_times_the_potentials_that_define_the_coupling(
     assert torch.equal(marginals[~case.masked], case.logits[~case.masked])
 
 
-@settings(max_examples=30)
+@settings(max_examples=of_fifty(30))
 @given(SEEDS, st.sampled_from(["ratio", "projection", "pooled"]))
 def test_over_a_circuit_that_factorises(seed: int, name: str) -> None:
     """Ratio and projection return the backbone; the product does not, nor what pools with r."""
@@ -163,7 +164,7 @@ def test_over_a_circuit_that_factorises(seed: int, name: str) -> None:
     torch.testing.assert_close(product[case.masked], twice[case.masked], rtol=1e-9, atol=1e-9)
 
 
-@settings(max_examples=30)
+@settings(max_examples=of_fifty(30))
 @given(CIRCUITS, SEEDS)
 def test_the_converged_projection_keeps_the_backbone_s_marginals(
     circuit: pf.Circuit, seed: int
@@ -181,7 +182,7 @@ def test_the_converged_projection_keeps_the_backbone_s_marginals(
     torch.testing.assert_close(found.exp()[case.masked], wanted[case.masked], rtol=0.0, atol=1e-6)
 
 
-@settings(max_examples=30)
+@settings(max_examples=of_fifty(30))
 @given(CIRCUITS, SEEDS)
 def test_no_other_joint_with_these_marginals_is_closer_to_the_circuit(
     circuit: pf.Circuit, seed: int
@@ -204,7 +205,7 @@ def test_no_other_joint_with_these_marginals_is_closer_to_the_circuit(
     torch.testing.assert_close(kl(p, r), kl(p, q) + kl(q, r), rtol=1e-6, atol=1e-6)
 
 
-@settings(max_examples=30)
+@settings(max_examples=of_fifty(30))
 @given(CIRCUITS, SEEDS)
 def test_with_the_circuit_s_own_posteriors_ratio_and_projection_are_exact_in_one_step(
     circuit: pf.Circuit, seed: int
@@ -538,7 +539,7 @@ def test_a_temperature_is_finite_whatever_the_backbone_says() -> None:
     assert fit_temperature(never, case.x0) == 1.0
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=of_fifty(10), deadline=None)
 @given(st.integers(0, 5), st.floats(0.3, 3.0))
 def test_how_sure_a_backbone_is_does_not_change_the_coupling_for_drawing(
     seed: int, factor: float

@@ -15,6 +15,7 @@ import torch
 from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import of_fifty
 from scipy.stats import chisquare
 from torch import Tensor
 
@@ -118,7 +119,7 @@ SETTLED = Decoding(order="any_order")  # at temperature zero: no chance
 TOKENS = st.sampled_from([0, 1, 2, MASK, MASK, MASK, *STRANGE])
 
 
-@settings(max_examples=30)
+@settings(max_examples=of_fifty(30))
 @given(st.lists(TOKENS, min_size=1, max_size=11), st.integers(0, 99), st.sampled_from([None, 0, 1]))
 def test_a_text_is_as_its_pieces_each_alone(
     text: list[int], seed: int, context: int | None
@@ -147,7 +148,7 @@ def test_a_text_is_as_its_pieces_each_alone(
     assert MASK not in found.tolist()
 
 
-@settings(max_examples=20)
+@settings(max_examples=of_fifty(20))
 @given(st.lists(TOKENS, min_size=10, max_size=10), st.integers(1, 6), st.integers(0, 99))
 def test_what_stands_beyond_a_strange_token_changes_nothing_before_it(
     text: list[int], steps: int, seed: int

@@ -14,6 +14,7 @@ import torch
 from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import of_fifty
 from torch import Tensor
 
 import pcflow as pf
@@ -104,7 +105,7 @@ WORLDS = st.builds(
 
 
 @given(WORLDS, st.sampled_from(sorted(COUPLINGS)))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=of_fifty(20), deadline=None)
 def test_the_joint_table_equals_enumeration(world: World, coupling: str) -> None:
     head = world.head(coupling)
     table = world.table(head)
@@ -113,7 +114,7 @@ def test_the_joint_table_equals_enumeration(world: World, coupling: str) -> None
 
 
 @given(WORLDS, st.sampled_from(sorted(COUPLINGS)))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=of_fifty(10), deadline=None)
 def test_of_each_question_it_is_the_marginal_of_the_joint(world: World, coupling: str) -> None:
     head = world.head(coupling)
     apart, table = world.table(head, joint=False), world.table(head)
@@ -123,7 +124,7 @@ def test_of_each_question_it_is_the_marginal_of_the_joint(world: World, coupling
 
 
 @given(WORLDS, st.sampled_from(sorted(COUPLINGS)), st.integers(0, 10**6))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=of_fifty(10), deadline=None)
 def test_a_formula_conditions_the_joint(world: World, coupling: str, seed: int) -> None:
     head, sizes = world.head(coupling), [len(texts) for texts in world.questions.values()]
     may = torch.rand(sizes, generator=torch.Generator().manual_seed(seed)) < 0.5
@@ -162,7 +163,7 @@ def test_independent_slots_are_the_product_of_what_the_backbone_says(coupling: s
 
 
 @given(st.integers(0, 10**6), st.sampled_from(sorted(COUPLINGS)))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=of_fifty(8), deadline=None)
 def test_under_a_rule_answers_have_their_shares_of_what_obeys(seed: int, coupling: str) -> None:
     world = World(seed)
     rule = ~pf.Automaton.phrases([[0, 0], [2, 1]], V)
@@ -255,7 +256,7 @@ def test_rows_are_judged_some_at_a_time(coupling: str) -> None:
 
 
 @given(WORLDS, st.integers(1, V), st.booleans())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=of_fifty(15), deadline=None)
 def test_answers_are_listed_whatever_the_head_lists(world: World, k: int, dense: bool) -> None:
     """Where nothing else is masked the product reads the potentials of the answers alone."""
     slots = torch.zeros(L, dtype=torch.bool)

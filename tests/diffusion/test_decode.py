@@ -9,6 +9,7 @@ import torch
 from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import of_fifty
 from torch import Tensor
 
 import pcflow as pf
@@ -38,7 +39,7 @@ class Recorder:
         return logits.expand(len(tokens), -1, -1)
 
 
-@settings(max_examples=25)
+@settings(max_examples=of_fifty(25))
 @given(st.integers(1, 3), st.integers(1, 6), st.data(), st.sampled_from(RANKINGS))
 def test_every_step_is_one_call_and_commits_its_share(
     blocks: int, length: int, data: st.DataObject, ranking: str
@@ -296,7 +297,7 @@ def test_full_diffusion_draws_windows_jointly_and_leaves_the_prompt_alone() -> N
     assert (pairs[:, :-1] != pairs[:, 1:]).any()
 
 
-@settings(max_examples=30)
+@settings(max_examples=of_fifty(30))
 @given(st.data(), st.integers(1, 9), st.sampled_from(RANKINGS))
 def test_full_diffusion_commits_every_position_once_in_the_given_steps(
     data: st.DataObject, length: int, ranking: str

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from laws import of_fifty
 from rules import automata
 from torch import Tensor
 
@@ -29,7 +30,7 @@ from pcflow_diffusion.evaluate.constraints import (
 from pcflow_diffusion.evaluate.ruled import BestString, Block, Frontier, Task, best_string, write
 
 L, SIZES = 3, st.integers(1, 3)
-few = settings(max_examples=20)
+few = settings(max_examples=of_fifty(20))
 
 
 @st.composite

@@ -7,6 +7,7 @@ import torch
 from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import of_fifty
 from torch import Tensor
 
 import pcflow as pf
@@ -174,7 +175,7 @@ def test_deferred_tokens_are_committed_after_all_others(
 # ----------------------------------------------------------------------- remasking
 
 
-@settings(max_examples=30)
+@settings(max_examples=of_fifty(30))
 @given(
     st.integers(1, 9), st.integers(1, 10), st.sampled_from([0.1, 0.5, 0.99]), st.booleans(),
     st.sampled_from([0.0, 1.0]), st.integers(1, 9), st.booleans(),
@@ -276,7 +277,7 @@ def test_a_callback_is_told_of_every_step_and_may_stop() -> None:
 # ----------------------------------------------------------------------- blocks
 
 
-@settings(max_examples=40)
+@settings(max_examples=of_fifty(40))
 @given(st.integers(1, 12), st.integers(1, 6), st.integers(0, 7), st.booleans(), st.data())
 def test_blocks_fill_all_that_is_asked_for_and_nothing_else(
     length: int, block_length: int, prompt_length: int, align: bool, data: st.DataObject

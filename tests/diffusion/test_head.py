@@ -13,6 +13,7 @@ import torch
 from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import of_fifty
 from scipy.stats import chi2
 from torch import Tensor
 
@@ -93,7 +94,7 @@ def potentials(world: World, coupling: str | Coupling) -> Tensor:
     return found
 
 
-@settings(max_examples=15)
+@settings(max_examples=of_fifty(15))
 @given(WORLDS, st.sampled_from(sorted(COUPLINGS)))
 def test_log_prob_is_that_of_the_normalised_joint(seed: int, name: str) -> None:
     world, coupling = World(seed), COUPLINGS[name]
@@ -103,7 +104,7 @@ def test_log_prob_is_that_of_the_normalised_joint(seed: int, name: str) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
-@settings(max_examples=10)
+@settings(max_examples=of_fifty(10))
 @given(WORLDS, st.sampled_from(sorted(COUPLINGS)))
 def test_completions_sum_to_one(seed: int, name: str) -> None:
     world = World(seed, rows=1)
@@ -118,7 +119,7 @@ def test_completions_sum_to_one(seed: int, name: str) -> None:
     assert found.item() == pytest.approx(0.0, abs=1e-9)
 
 
-@settings(max_examples=15)
+@settings(max_examples=of_fifty(15))
 @given(WORLDS, st.sampled_from(sorted(COUPLINGS)))
 def test_forward_gives_marginals_where_masked_and_logits_where_visible(
     seed: int, name: str
@@ -132,7 +133,7 @@ def test_forward_gives_marginals_where_masked_and_logits_where_visible(
     assert torch.equal(found[~world.masked], world.logits[~world.masked])
 
 
-@settings(max_examples=15)
+@settings(max_examples=of_fifty(15))
 @given(WORLDS, st.sampled_from(["ratio", "projection"]))
 def test_a_factorised_circuit_leaves_the_backbone_alone(seed: int, name: str) -> None:
     world = World(seed, factorised=True)
@@ -146,7 +147,7 @@ def test_a_factorised_circuit_leaves_the_backbone_alone(seed: int, name: str) ->
     torch.testing.assert_close(joint, wanted, rtol=1e-9, atol=1e-9)
 
 
-@settings(max_examples=15)
+@settings(max_examples=of_fifty(15))
 @given(WORLDS, st.sampled_from(["ratio", "projection"]))
 def test_true_posteriors_give_the_true_joint(seed: int, name: str) -> None:
     world = World(seed)
@@ -157,7 +158,7 @@ def test_true_posteriors_give_the_true_joint(seed: int, name: str) -> None:
     torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
 
 
-@settings(max_examples=10)
+@settings(max_examples=of_fifty(10))
 @given(WORLDS)
 def test_the_converged_projection_has_the_marginals_of_the_backbone(seed: int) -> None:
     world = World(seed)

@@ -9,6 +9,7 @@ import torch
 from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import of_fifty
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -65,7 +66,7 @@ def masked(rows: int = B, length: int = L) -> Tensor:
     return x.to(DEVICE)
 
 
-@settings(max_examples=10)
+@settings(max_examples=of_fifty(10))
 @given(SEEDS, st.sampled_from([MASK, 5]), st.sampled_from([torch.float32, torch.bfloat16]))
 def test_a_position_lists_the_fewest_tokens_that_hold_all_but_a_trifle(
     seed: int, mask: int, dtype: torch.dtype
@@ -195,7 +196,7 @@ def test_a_number_that_is_none_is_refused_wherever_it_stands(
                 Marginals.of(logits, torch.full((1, 2), size, device=DEVICE), size, top_k=top_k)
 
 
-@settings(max_examples=25)
+@settings(max_examples=of_fifty(25))
 @given(SEEDS, st.integers(1, 700), st.integers(1, 900))
 def test_numbers_that_are_none_are_the_largest(seed: int, k: int, none: int) -> None:
     x = logits_of(seed, 1, 2, 20_000)
@@ -207,7 +208,7 @@ def test_numbers_that_are_none_are_the_largest(seed: int, k: int, none: int) -> 
     assert k <= none or log[0, 1].nansum().isclose(wanted)
 
 
-@settings(max_examples=25)
+@settings(max_examples=of_fifty(25))
 @given(SEEDS, st.integers(1, 700), st.booleans())
 def test_the_largest_of_long_lines(seed: int, k: int, even: bool) -> None:
     x = logits_of(seed, 2, 2, 20_000)

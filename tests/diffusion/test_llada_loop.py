@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import of_fifty
 from torch import Tensor
 
 from pcflow_diffusion import Decoding, generate
@@ -129,7 +130,7 @@ def test_hidden_masks_and_no_guidance_are_something_else() -> None:
         assert (other != wanted).any(dim=1).double().mean() > 0.5
 
 
-@settings(max_examples=50)
+@settings(max_examples=of_fifty(50))
 @given(st.integers(1, 12), st.integers(1, 15))
 def test_steps_commit_as_many_as_there(length: int, steps: int) -> None:
     committed: list[int] = []

@@ -11,6 +11,7 @@ import torch
 from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import of_fifty
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -57,7 +58,7 @@ def spread(said: Marginals) -> Tensor:
     return nowhere.scatter(-1, said.listed, said.log_m)
 
 
-@settings(max_examples=40)
+@settings(max_examples=of_fifty(40))
 @given(SEEDS, st.integers(2, 7), st.integers(0, 8), st.sampled_from([None, 1, 2, 5]))
 def test_it_is_the_softmax_over_what_is_possible(
     seed: int, tokens: int, mask: int, k: int | None
@@ -78,7 +79,7 @@ def test_it_is_the_softmax_over_what_is_possible(
     torch.testing.assert_close(spread(later)[masked], spread(said)[masked])
 
 
-@settings(max_examples=30)
+@settings(max_examples=of_fifty(30))
 @given(SEEDS, st.sampled_from([None, 3]), st.sampled_from([0.0, 0.4, 1.0, 2.0]))
 def test_what_follows_from_it(seed: int, k: int | None, temperature: float) -> None:
     case = Case(seed, 6, 6)

@@ -11,6 +11,7 @@ import torch
 from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import of_fifty
 from scipy.stats import chi2
 from torch import Tensor, nn
 
@@ -131,7 +132,7 @@ def assert_frequencies(tokens: Tensor, wanted: Tensor) -> None:
     assert chi2.sf(statistic.item(), int(often.sum())) > 1e-6
 
 
-@settings(max_examples=20)
+@settings(max_examples=of_fifty(20))
 @given(WORLDS, st.sampled_from(sorted(KINDS)), st.sampled_from(sorted(COUPLINGS)))
 def test_log_prob_and_forward_are_those_of_the_steered_joint(
     seed: int, kind: str, name: str
@@ -149,7 +150,7 @@ def test_log_prob_and_forward_are_those_of_the_steered_joint(
     assert torch.equal(log_q[~world.masked], world.logits[~world.masked])
 
 
-@settings(max_examples=10)
+@settings(max_examples=of_fifty(10))
 @given(WORLDS, st.sampled_from(sorted(KINDS)))
 def test_before_training_the_head_is_that_of_the_plain_circuit(seed: int, kind: str) -> None:
     world = World(seed, kind, noise=0.0)

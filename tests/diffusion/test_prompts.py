@@ -9,6 +9,7 @@ import torch
 from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import of_fifty
 from torch import Tensor
 
 import pcflow as pf
@@ -91,7 +92,7 @@ def test_lists_of_different_lengths_are_prompts_of_different_lengths() -> None:
             assert together[3 - len(row) :].tolist() == alone.tolist()
 
 
-@settings(max_examples=20)
+@settings(max_examples=of_fifty(20))
 @given(
     st.lists(st.lists(st.integers(0, V - 1), max_size=4), min_size=1, max_size=5),
     st.sampled_from(["all", "blocks"]),
@@ -213,7 +214,7 @@ def test_the_mask_of_a_model_s_config_counts() -> None:
             infill(backbone, text, chain(), steps=1)
 
 
-@settings(max_examples=20)
+@settings(max_examples=of_fifty(20))
 @given(
     st.lists(st.lists(st.integers(0, MASK), min_size=1, max_size=5), min_size=1, max_size=4),
     st.data(),

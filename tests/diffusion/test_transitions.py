@@ -11,6 +11,7 @@ import torch
 from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import of_fifty
 from scipy.stats import chi2
 from torch import Tensor, nn
 
@@ -70,7 +71,7 @@ class World:
         return CircuitHead(model, MASK, coupling)
 
 
-@settings(max_examples=15)
+@settings(max_examples=of_fifty(15))
 @given(WORLDS)
 def test_under_the_product_every_row_has_a_circuit_of_its_own(seed: int) -> None:
     world = World(seed)
@@ -86,7 +87,7 @@ def test_under_the_product_every_row_has_a_circuit_of_its_own(seed: int) -> None
         torch.testing.assert_close(log_q[some], alone(logits, x), **close)
 
 
-@settings(max_examples=10)
+@settings(max_examples=of_fifty(10))
 @given(WORLDS, st.sampled_from(sorted(COUPLINGS)))
 def test_before_training_the_head_is_that_of_the_plain_circuit(seed: int, name: str) -> None:
     world, coupling = World(seed, speaks=False, length=12), COUPLINGS[name]

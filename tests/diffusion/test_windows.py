@@ -7,6 +7,7 @@ import torch
 from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import of_fifty
 from torch import Tensor
 
 from pcflow import SettingError
@@ -143,7 +144,7 @@ def test_bridges_lie_between_what_no_window_holds_together() -> None:
         assert found.int().tolist()[0] == [int(flag) for flag in wanted]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=of_fifty(60))
 @given(
     st.lists(st.lists(st.integers(0, 3), min_size=9, max_size=9), min_size=1, max_size=3),
     st.integers(1, 9),
