@@ -4,6 +4,7 @@ Legend: B batch, S states, D variables, V categories, K units.
 """
 
 import math
+from dataclasses import replace
 from unittest.mock import patch
 
 import pytest
@@ -394,3 +395,49 @@ def test_bad_numbers_are_refused() -> None:
     )
     with pytest.raises(pf.EvidenceError, match=r"\(1, 3, 1\)"):
         model.project(listed, torch.zeros(1, 3, 2))
+
+
+@settings(max_examples=20)
+@given(st.data(), TREES)
+def test_what_sweeps_made_of_potentials_is_what_a_pass_would_read(
+    data: st.DataObject, circuit: pf.Circuit
+) -> None:
+    about, target = data.draw(questions(circuit))
+    model = pf.compile(circuit, "cpu", torch.float64)  # elsewhere nothing is kept
+    fitted = model.project(about, target, 2)
+    plain = pf.Evidence(fitted.values, fitted.missing, fitted.log_potentials)
+    assert (fitted.weighed is not None) == bool(fitted.missing.any())
+    for known in (fitted, fitted.observing(fitted.values, fitted.missing & (fitted.values >= 0))):
+        again = pf.Evidence(known.values, known.missing, known.log_potentials)
+        found, wanted = model.marginals(known), model.marginals(again)
+        torch.testing.assert_close(found.exp(), wanted.exp(), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(model.log_prob(fitted), model.log_prob(plain), rtol=1e-9, atol=1e-9)
+
+
+def test_what_sweeps_made_of_potentials_is_read_only_while_all_is_as_it_was() -> None:
+    generator = torch.Generator().manual_seed(0)
+    circuit = pf.hmm(4, 3, pf.Categorical(5), generator=generator)
+    model = pf.compile(circuit, "cpu", torch.float64)
+    target = torch.randn(2, 4, 5, generator=generator)
+    fitted = model.project(torch.full((2, 4), math.nan), target, 2)
+    assert fitted.weighed is not None
+    for wrong in fitted.weighed.units.values():
+        wrong.mul_(torch.rand(wrong.shape, dtype=wrong.dtype, generator=generator).to(wrong))
+
+    def is_read(known: pf.Evidence) -> bool:
+        plain = pf.Evidence(known.values, known.missing, known.log_potentials)
+        return not torch.allclose(model.log_prob(known), model.log_prob(plain))
+
+    assert is_read(fitted) and is_read(fitted.observing(fitted.values, fitted.values > 0))
+    assert not is_read(fitted.rows(torch.tensor([1, 0])))
+    other = replace(fitted, log_potentials=fitted.log_potentials + 0.5)
+    assert not is_read(other)
+    with torch.no_grad():
+        next(model.parameters()).mul_(1.5)
+    assert not is_read(fitted)
+    again = model.project(torch.full((2, 4), math.nan), target, 2)
+    assert again.weighed is not None and again.log_potentials is not None
+    again.log_potentials[0, 0, 0] = 0.7
+    assert not is_read(again)
+    known = model.project(torch.tensor([[0.0, math.nan, 1.0, math.nan]]), target[:1], 2)
+    assert not is_read(replace(known, missing=known.missing | True))

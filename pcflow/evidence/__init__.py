@@ -12,6 +12,7 @@ from pcflow.evidence.look import look, send
 from pcflow.evidence.numbers import Numbers, as_tensor
 from pcflow.evidence.parameters import RowParameters
 from pcflow.evidence.potentials import Potentials
+from pcflow.evidence.weighed import Weighed
 
 __all__ = [
     "CheckedEvidence",
@@ -21,6 +22,7 @@ __all__ = [
     "Numbers",
     "Potentials",
     "RowParameters",
+    "Weighed",
     "as_tensor",
     "check",
     "check_categories",

@@ -18,6 +18,7 @@ from pcflow.evidence.intervals import Intervals
 from pcflow.evidence.numbers import Numbers, as_tensor
 from pcflow.evidence.parameters import RowParameters
 from pcflow.evidence.potentials import Potentials
+from pcflow.evidence.weighed import Weighed
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -190,6 +191,7 @@ class CheckedEvidence(Evidence):
         domain: what it was checked against.
         origin: which rows of a larger batch these are; None if they are not.
         whole: that batch, where one was cut in parts.
+        weighed: what input units made of the potentials before, or None.
 
     Examples:
         >>> import pcflow as pf
@@ -206,6 +208,7 @@ class CheckedEvidence(Evidence):
     parameters: RowParameters | None = field(default=None, kw_only=True)
     origin: Tensor | None = field(default=None, kw_only=True)
     whole: CheckedEvidence | None = field(default=None, kw_only=True)
+    weighed: Weighed | None = field(default=None, kw_only=True)
 
     @cached_property
     def hidden(self) -> Tensor:

@@ -10,6 +10,7 @@ Legend: B batch, D variables, V categories (all of them, or the k that are liste
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
@@ -95,11 +96,16 @@ class Fitted(NamedTuple):
             of the row found, before mending it.
         lowest: [B, 1], the smallest peak of a message before it was scaled to one: if it is near
             underflow, units that matter may have been lost.
+        units: by variable [B, K], what its input makes of its potentials, the largest of which is
+            one; of none, if they are where a recording writes them.
+        parameters: what is another object as soon as parameters change.
     """
 
     potentials: Tensor
     mismatch: Tensor
-    lowest: Tensor
+    lowest: Tensor = torch.ones(1, 1)
+    units: Mapping[int, Tensor] = {}
+    parameters: object = None
 
 
 class _Front(NamedTuple):
@@ -186,7 +192,9 @@ class GaussSeidel:
         if self.front is not None:
             found = found._replace(potentials=self.front.back(found.potentials))
         del self.tape  # the sheet may be used again, and what is kept there is written over
-        return Fitted(*(part.clone() for part in found)) if self.records else found
+        if not self.records:
+            return found
+        return Fitted(found.potentials.clone(), found.mismatch.clone(), found.lowest.clone())
 
     def _may_record(self, target: Tensor) -> bool:
         """Whether launches cost more than what is then done for observed variables in vain."""
@@ -209,6 +217,7 @@ class GaussSeidel:
         self.below = [self._scaled(self.sheet.outs[n.step].units[n.fold]) for n in self.nodes]
         self.above: dict[int, Tensor] = {}
         self.later: dict[int, Tensor] = {}  # what the siblings that come after a node say
+        self.units: dict[int, Tensor] = {}
         self._room: Tensor | None = None
         for sweep in range(sweeps):
             final = sweep == sweeps - 1
@@ -218,7 +227,8 @@ class GaussSeidel:
             self.live &= found >= tolerance
             if tolerance > 0 and not self.live.any():
                 break
-        return Fitted(self.potentials, self.mismatch, self.lowest)
+        of = self.tape.tables.cache.stamps
+        return Fitted(self.potentials, self.mismatch, self.lowest, self.units, of)
 
     def _sweep(self, final: bool) -> Tensor:
         """Mend every variable once; returns the largest mismatch [B] met, if anybody wants it.
@@ -296,8 +306,10 @@ class GaussSeidel:
         mended = (missing & self.live).unsqueeze(-1)
         fitted = torch.where(mended, _quotient(wanted, log_r, present), present)
         self.potentials[place] = fitted
-        below = self._scaled(_mixed(self.machine, table, fitted.exp()))
+        units = _mixed(self.machine, table, fitted.exp())
+        below = self._scaled(units)
         self.below[number] = torch.where(mended, below, self.below[number])
+        self.units[variable] = torch.where(mended, units, self.units.get(variable, units))
         return mismatch
 
     def _table(self, node: Node, variable: int) -> Tensor:

@@ -19,8 +19,8 @@ from torch import Tensor
 from pcflow.checks import check_whole
 from pcflow.engine import Engine, floor_of
 from pcflow.errors import EvidenceError, NoMassError, NotANumber, SettingError
-from pcflow.evidence import CheckedEvidence, Numbers, Potentials, as_tensor
-from pcflow.queries.gauss_seidel import GaussSeidel, Node, furthest, start_of, tree_of
+from pcflow.evidence import CheckedEvidence, Numbers, Potentials, Weighed, as_tensor
+from pcflow.queries.gauss_seidel import Fitted, GaussSeidel, Node, furthest, start_of, tree_of
 from pcflow.queries.marginals import marginals
 from pcflow.queries.possible import refuse_all_impossible, refuse_unbounded
 
@@ -66,7 +66,8 @@ def project(
         except NoMassError:
             refuse_all_impossible(engine, checked, "project")
             raise
-    potentials, mismatch = (torch.cat(tensors) for tensors in zip(*found, strict=True))
+    potentials = torch.cat([each.potentials for each in found])
+    mismatch = torch.cat([each.mismatch for each in found])
     return ProjectedEvidence(
         checked.values,
         checked.missing,
@@ -75,7 +76,15 @@ def project(
         domain=checked.domain,
         parameters=checked.parameters,
         mismatch=mismatch,
+        weighed=_weighed(found[0], potentials, checked) if len(found) == 1 else None,
     )
+
+
+def _weighed(found: Fitted, potentials: Tensor, checked: CheckedEvidence) -> Weighed | None:
+    """What inputs made of the potentials of all rows; None if rows have parameters of their own."""
+    if not found.units or checked.parameters is not None:
+        return None
+    return Weighed.of(found.units, potentials, checked.missing, found.parameters)
 
 
 def _target(
@@ -124,17 +133,18 @@ def _fit(
     target: Potentials,
     sweeps: int,
     tolerance: float,
-) -> tuple[Tensor, Tensor]:
+) -> Fitted:
     """Potentials [B, D, V] and mismatch [B] of one part of a batch."""
     if nodes is None:
-        return _simultaneous(engine, checked, target, sweeps, tolerance)
+        return Fitted(*_simultaneous(engine, checked, target, sweeps, tolerance))
     found = GaussSeidel(engine, nodes, checked, target).fit(sweeps, tolerance)
     low = (~(found.lowest.squeeze(-1) >= floor_of(target.log.dtype))).nonzero().squeeze(-1)
     if len(low):  # messages that may have underflowed: posteriors go through log space
         rows = checked.rows(low)
         mended = _simultaneous(engine, rows, target[low], sweeps, tolerance)
         found.potentials[low], found.mismatch[low] = mended
-    return found.potentials, found.mismatch
+        return Fitted(found.potentials, found.mismatch)
+    return found
 
 
 def _simultaneous(

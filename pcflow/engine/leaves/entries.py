@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from pcflow.engine.kernels import exp_
+from pcflow.engine.kernels import exp_, take
 from pcflow.engine.leaves.access import Access
 from pcflow.evidence import Potentials, send
 
@@ -30,6 +30,7 @@ class Entries:
         hidden: the same on the CPU.
         soft: potentials of the batch, [B, D], if there are any.
         largest: how many categories these are about.
+        before: what `weighed` found of them before, [F, B, K], if that is known.
     """
 
     def __init__(
@@ -40,11 +41,12 @@ class Entries:
         hidden: Tensor,
         soft: Potentials | None,
         largest: int,
+        before: Tensor | None = None,
     ) -> None:
         """Look nothing up yet."""
         self.access, self.variables = access, variables
         self.missing, self.hidden = missing, hidden
-        self.soft, self.largest = soft, largest
+        self.soft, self.largest, self.before = soft, largest, before
         self.size = access.family.size
 
     @cached_property
@@ -135,6 +137,8 @@ class Entries:
     def weighed(self) -> tuple[Tensor, Tensor]:
         """Sum of potential times table over categories: [N, K]; and a log-scale [N]."""
         _, weights, peak = self._weights
+        if self.before is not None:
+            return take(self.before, self._place), peak
         units = self.read(
             lambda: self.times(weights), lambda place: self.access.bag(place, weights)
         )

@@ -85,7 +85,15 @@ class FiniteLeaf(Leaf):
         soft = self.evidence.potentials if self.any_soft else None
         largest = self.evidence.domain.largest
         about = self.step.variables, self.missing, self.hidden
-        return Entries(self.access, *about, soft, largest)
+        return Entries(self.access, *about, soft, largest, self._weighed_before())
+
+    def _weighed_before(self) -> Tensor | None:
+        """What units were made of the potentials by whoever made these, [F, B, K]."""
+        known, about = self.evidence.weighed, self.evidence
+        if known is None or self.sets.by_row:
+            return None
+        now = about.log_potentials, about.missing, self.tables.cache.stamps
+        return known.over(self.step.over) if known.holds(*now) else None
 
     @cached_property
     def flows(self) -> Flows:
