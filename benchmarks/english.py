@@ -39,7 +39,7 @@ from pcflow_diffusion.models.progress import say
 from pcflow_diffusion.models.subwords import SubwordTokenizer
 
 VOCABULARY = size(8_192, 300)
-WIDTH, DEPTH = size((128, 4), (16, 1))
+WIDTH, DEPTH = size((160, 4), (16, 1))
 HOW = TrainingConfig(8, 1.5e-3, whole_window=0.6, short_window=0.1)
 SPARED = size(2, 32)  # every so many of the texts that evaluations judge by
 BLOCKS = size(1_024, 32)  # for Eq. 7

@@ -121,7 +121,9 @@ class Loop(Generic[Model]):
             {"params": matrices, "weight_decay": how.weight_decay},
             {"params": vectors, "weight_decay": 0.0},
         ]
-        self.optimizer = torch.optim.AdamW(groups, lr=how.learning_rate, betas=(0.9, 0.98))
+        self.optimizer = torch.optim.AdamW(
+            groups, lr=how.learning_rate, betas=(0.9, 0.98), fused=True
+        )
         self.best: dict[str, Any] | None = None
         self.lowest = self.smoothed = 0.0
         self.steps, self.seconds = 0, 0.0
