@@ -42,8 +42,8 @@ class Optimisation:
         weight_decay: of AdamW, on matrices only.
         gradient_clip: largest norm of the gradient.
         average: decay of the moving average of the weights, which is what is returned.
-        bfloat16: run matrix products in bfloat16; None where the CPU has instructions for it
-            (a step then takes two thirds of the time).
+        bfloat16: run matrix products in bfloat16, weights and their moments stay in float32; None
+            where the CPU has instructions for it (a step then takes two thirds of the time).
 
     Raises:
         SettingError: if one is out of range.
