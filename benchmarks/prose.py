@@ -2,10 +2,11 @@
 
     python benchmarks/prose.py FOLDER [FOLDER ...] --out english.txt
 
-Reads .txt, .rst, .pod, .info and .html, gzipped or not, wherever they are below the folders. A paragraph
-is prose if it is long, made of letters nearly all, and ends like a sentence; it is written once,
-however many files have it. Paragraphs of a file stay together; files stand in an order that says
-nothing about them, so that the last tenth, which is what evaluations hold out, is like the rest.
+Reads .txt, .rst, .pod, .info and .html, gzipped or not, wherever they are below the folders. A
+paragraph is prose if it is long, made of letters nearly all, and ends like a sentence; it is
+written once, however many files have it. Paragraphs of a file stay together; files stand in an
+order that says nothing about them, so that the last tenth, which is what evaluations hold out, is
+like the rest.
 """
 
 from __future__ import annotations
