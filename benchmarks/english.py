@@ -7,9 +7,9 @@
 
 The first command trains the denoiser on all of the text but the tenth that evaluations hold out. It
 goes on where it was stopped; what took its minutes goes on with more of them, from a copy of FOLDER
-without denoiser.safetensors. Once there is a head, it prints the tables; every seed has masks,
-blocks for Eq. 7, powers and draws of its own, and is kept in FOLDER. `benchmarks/prose.py` makes
-such a text.
+without denoiser.safetensors. Once there is a head, it prints the tables and some of what was
+written; every seed has masks, blocks for Eq. 7, powers and draws of its own, and is kept in FOLDER.
+`benchmarks/prose.py` makes such a text.
 """
 
 from __future__ import annotations
@@ -39,13 +39,14 @@ from pcflow_diffusion.models.progress import say
 from pcflow_diffusion.models.subwords import SubwordTokenizer
 
 VOCABULARY = size(8_192, 300)
-WIDTH, DEPTH = size((128, 4), (16, 1))
+WIDTH, DEPTH = size((160, 4), (16, 1))
 HOW = TrainingConfig(8, 1.5e-3, whole_window=0.6, short_window=0.1)
 SPARED = size(2, 32)  # every so many of the texts that evaluations judge by
 BLOCKS = size(1_024, 32)  # for Eq. 7
 NEIGHBOURS = torch.tensor([0.2, 0.5, 0.0, 0.5, 0.2])  # what the first convolution adds up
 RATIOS = size((0.15, 0.5, 1.0), (0.5,))
 STEPS = size((1, 2, 4), (1, 2))
+SHOWN = size(3, 1)  # texts of the first seed that are printed
 
 
 def main() -> None:
@@ -144,6 +145,12 @@ class Trained:
         return replace(found, **spared)
 
     @cached_property
+    def tokenizer(self) -> SubwordTokenizer:
+        """Its subwords."""
+        text = (self.folder / "tokenizer.json").read_text(encoding="utf-8")
+        return SubwordTokenizer.from_definition(text)
+
+    @cached_property
     def head(self) -> CircuitHead:
         """A circuit of the text."""
         found = CircuitHead.load(self.folder / "head.safetensors")
@@ -220,6 +227,20 @@ def tables(trained: Trained, numbers: Sequence[int]) -> None:
     print(f"\n{markdown(table, RATIOS, spread)}")
     found = few.together([seed.ladder for seed in seeds])
     print(f"\n{few.markdown(found, real)}\n\n{few.half_the_steps(found)}")
+    for row in range(SHOWN):
+        written = of_row(seeds[0].ladder, row)
+        print(f"\n{few.samples(written, trained.tokenizer.decode)}")
+
+
+def of_row(found: few.Ladder, row: int) -> few.Ladder:
+    """What all wrote behind one prompt."""
+    return {
+        name: {
+            count: few.Written(text.tokens[[row]], text.row_nats[[row]])
+            for count, text in steps.items()
+        }
+        for name, steps in found.items()
+    }
 
 
 def _parse() -> argparse.Namespace:

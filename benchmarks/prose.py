@@ -2,10 +2,11 @@
 
     python benchmarks/prose.py FOLDER [FOLDER ...] --out english.txt
 
-Reads .txt, .rst, .pod and .html, gzipped or not, wherever they are below the folders. A paragraph
-is prose if it is long, made of letters nearly all, and ends like a sentence; it is written once,
-however many files have it. Paragraphs of a file stay together; files stand in an order that says
-nothing about them, so that the last tenth, which is what evaluations hold out, is like the rest.
+Reads .txt, .rst, .pod, .info and .html, gzipped or not, wherever they are below the folders. A
+paragraph is prose if it is long, made of letters nearly all, and ends like a sentence; it is
+written once, however many files have it. Paragraphs of a file stay together; files stand in an
+order that says nothing about them, so that the last tenth, which is what evaluations hold out, is
+like the rest.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from toy import TOY, arguments, size
 
 import pcflow as pf
 
-KINDS = re.compile(r"\.(txt|rst|pod|html?)(\.gz)?$")
+KINDS = re.compile(r"\.(txt|rst|pod|info(-\d+)?|html?)(\.gz)?$")
 BREAKS = {"p", "div", "li", "td", "th", "dd", "dt", "pre", "h1", "h2", "h3", "h4", "br", "body"}
+MARKUP = {".pod": r"[A-Z]<([^<>]*)>", ".info": r"\*note\s+([^:]*)::"}  # around words that stay
 UNREAD = {"script", "style", "pre", "head", "nav", "table"}
 SHORTEST, LETTERS = 120, 0.93
 
@@ -64,7 +66,8 @@ def text_of(path: Path) -> str:
     text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode(errors="replace")
     if ".htm" in path.name:
         return "".join(Words(text).parts)
-    return re.sub(r"[A-Z]<([^<>]*)>", r"\1", text) if ".pod" in path.name else text
+    markup = next((of for kind, of in MARKUP.items() if kind in path.name), None)
+    return re.sub(markup, r"\1", text) if markup else text
 
 
 def is_prose(paragraph: str) -> bool:

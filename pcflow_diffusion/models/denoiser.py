@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from pcflow_diffusion.checks import check_flags, check_kind
 from pcflow_diffusion.models.text import Tokenizer
@@ -17,6 +18,9 @@ from pcflow_diffusion.models.transformer import Transformer, TransformerConfig
 from pcflow_diffusion.models.weights import load_weights, save_weights
 
 FORMAT = "pcflow_diffusion.denoiser.1"
+
+ROUND = 64
+"""What the head reads is filled up to a multiple of it, as a CPU makes a kernel for every size."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,9 @@ class Denoiser(Transformer):
         """
         if asked is None:
             return super().forward(tokens)
-        found = self.read(tokens)  # [B, L, W]
-        return torch.as_tensor(self.head(found[check_flags("asked", asked, tokens)]))
+        found = self.read(tokens)[check_flags("asked", asked, tokens)]  # [n, W]
+        rounded = functional.pad(found, (0, 0, 0, -len(found) % ROUND))
+        return torch.as_tensor(self.head(rounded))[: len(found)]
 
     @property
     def mask_token_id(self) -> int:

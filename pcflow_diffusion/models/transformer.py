@@ -161,5 +161,6 @@ def _rotation(length: int, config: TransformerConfig, like: Tensor) -> tuple[Ten
 
 def _rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     """Turn the pairs (x_j, x_{j + half}) of every head by their position's angles."""
-    (first, second), (cosine, sine) = x.chunk(2, dim=-1), rotation
+    first, second = x.chunk(2, dim=-1)
+    cosine, sine = (part.to(x.dtype) for part in rotation)
     return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)

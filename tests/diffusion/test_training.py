@@ -47,6 +47,17 @@ def test_training_learns_a_periodic_text() -> None:
     assert after < 0.3
 
 
+def test_in_bfloat16_it_learns_as_much_and_keeps_its_weights_in_float32() -> None:
+    found = train_denoiser(
+        periodic(), CONFIG, steps=20, training=replace(HOW, bfloat16=True), progress=False
+    )
+    assert {weight.dtype for weight in found.parameters()} == {torch.float32}
+    rows = blocks(periodic())
+    exact, rounded = (block_loss(model, rows, 0.5) for model in (train(20), found))
+    assert exact != rounded
+    assert rounded == pytest.approx(exact, rel=0.02)
+
+
 def test_the_same_seed_gives_the_same_weights_and_leaves_the_callers_draws_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
@@ -107,9 +118,12 @@ def stop_after(calls: int) -> Callable[[Denoiser], None]:
     return checkpoint
 
 
-@pytest.mark.parametrize("done", [1, 4])
-def test_a_run_that_is_stopped_goes_on_bit_for_bit(tmp_path: Path, done: int) -> None:
-    how = {"steps": 6, "training": HOW, "checkpoint_minutes": 0.0, "progress": False}
+@pytest.mark.parametrize(("done", "bfloat16"), [(1, False), (4, True)])
+def test_a_run_that_is_stopped_goes_on_bit_for_bit(
+    tmp_path: Path, done: int, bfloat16: bool
+) -> None:
+    training = replace(HOW, bfloat16=bfloat16)
+    how = {"steps": 6, "training": training, "checkpoint_minutes": 0.0, "progress": False}
     whole = train_denoiser(periodic(), CONFIG, held_out=periodic(300), **how)
     how["unfinished"] = tmp_path / "run"
     with pytest.raises(Stopped):
