@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -161,12 +160,12 @@ class _Gradients:
 
     def __init__(self, engine: Engine, evidence: CheckedEvidence, wanted: Sequence[bool]) -> None:
         self.banks, self.wanted = banks_of(engine, evidence), wanted[4:]
-        self.pages = engine.tables.pages
         self.batch, own = len(evidence.values), evidence.parameters
         self.values = torch.zeros_like(evidence.values) if wanted[2] else None
         log = evidence.log_potentials if wanted[3] else None
         self.potentials = None if log is None else torch.zeros_like(log)
-        self.sums = BankSums(engine.plan, frozenset(() if own is None else own.by_bank))
+        by_row = frozenset(() if own is None else own.by_bank)
+        self.sums = BankSums(engine.plan, engine.tables.pages, by_row)
 
     def of(self, evaluation: Evaluation, root_flow: Tensor) -> None:
         """Go down from where the derivative is `root_flow` [B]."""
@@ -186,7 +185,7 @@ class _Gradients:
         if self.wanted[read.bank]:
             total = flow.sum(dim=-1, keepdim=True)
             weights = tables.linear(read.bank)[read.rows]
-            place = self.sums.place(read, flow.shape[1:], flow, tables.pages)
+            place = self.sums.place(read, flow.shape[1:], flow)
             out = flow if place is None else place
             torch.addcmul(flow, weights, total, value=-1.0, out=out)
             if place is None:
@@ -219,6 +218,5 @@ class _Gradients:
     def _places(self, wanted: Mapping[str, BankRead]) -> dict[str, Tensor]:
         """Memory of gradients to which nothing else is added, by the names of parameters."""
         banks = {name: self.banks[read.bank] for name, read in wanted.items()}
-        place = partial(self.sums.place, pages=self.pages)
-        found = {n: place(wanted[n], b.shape[1:], b) for n, b in banks.items()}
+        found = {n: self.sums.place(wanted[n], b.shape[1:], b) for n, b in banks.items()}
         return {name: place for name, place in found.items() if place is not None}

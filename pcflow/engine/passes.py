@@ -206,7 +206,7 @@ class _Edges:
     ) -> None:
         self.plan, self.tables, self.semiring = tables.plan, tables, semiring
         self.at_weights, self.shares = at_weights, shares
-        self.tied = BankSums(tables.plan, tables.own)
+        self.tied = BankSums(tables.plan, tables.pages, tables.own)
 
     def meet(
         self, number: int, weight: Weight, xs: list[Value], units: Tensor, slope: Tensor

@@ -8,11 +8,9 @@ Legend: F folds, P parameters of a bank, V categories, K units of the layer, J u
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from copy import copy
 from dataclasses import replace
-from functools import partial
-from types import MappingProxyType
 from typing import NamedTuple, TypeVar, cast
 
 import torch
@@ -267,28 +265,21 @@ class BankSums:
 
     Args:
         plan: whose banks these are.
+        pages: what sums are written on.
         own: banks of which every row has its own.
-        spare: memory by bank that may be written over: of sums that nobody reads any more.
 
     Attributes:
         found: by bank, [P, ...]; [P, B, ...] of those by row.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        own: frozenset[int] = frozenset(),
-        spare: Mapping[int, Tensor] = MappingProxyType({}),
-    ) -> None:
+    def __init__(self, plan: Plan, pages: Pages, own: frozenset[int] = frozenset()) -> None:
         """Start with nothing."""
-        self.plan, self.own, self.spare = plan, own, spare
+        self.plan, self.pages, self.own = plan, pages, own
         self.found: dict[int, Tensor] = {}
         self._seen: set[BankRead] = set()
 
-    def place(self, read: BankRead, shape: torch.Size, like: Tensor, pages: Pages) -> Tensor | None:
+    def place(self, read: BankRead, shape: torch.Size, like: Tensor) -> Tensor | None:
         """Where numbers [F, ...] of the folds of a step may be written, in place of adding them.
-
-        It lies on `pages` if all that is read is written.
 
         None if others are added to them, or if they lie apart: they are to be added. Steps that say
         nothing leave zeros.
@@ -300,12 +291,8 @@ class BankSums:
         if read.bank not in self.found:
             size = len(self.plan.banks[read.bank])
             every = len(range(size)[read.rows]) == size
-            whole, spare = (size, *shape), self.spare.get(read.bank)
-            if spare is not None:
-                self.found[read.bank] = spare if every else spare.zero_()
-            else:
-                make = partial(pages.take, like) if every else like.new_zeros
-                self.found[read.bank] = make(whole)
+            found = self.pages.take(like, (size, *shape))
+            self.found[read.bank] = found if every else found.zero_()
         return self.found[read.bank][read.rows]
 
     def add(self, read: BankRead, folds: Tensor) -> None:
@@ -320,7 +307,7 @@ class BankSums:
             self.found[read.bank] = folds
             return
         if read.bank not in self.found:
-            self.found[read.bank] = self._room(read.bank, folds.new_zeros, folds.shape[1:])
+            self.found[read.bank] = self._room(read.bank, folds, folds.shape[1:])
         bank = self.found[read.bank]
         if alone:
             bank[read.rows] = folds
@@ -336,16 +323,14 @@ class BankSums:
         self._seen.add(read)
         if read.bank not in self.found:
             shape = torch.Size([batch, *folds.shape[2:]])
-            self.found[read.bank] = self._room(read.bank, folds.new_zeros, shape)
+            self.found[read.bank] = self._room(read.bank, folds, shape)
         each = folds.sum(dim=0, keepdim=True) if read.shared else folds
         for number, fold in zip(read.numbers, each, strict=True):
             self.found[read.bank][number].index_add_(0, rows, fold)
 
-    def _room(self, bank: int, make: Callable[..., Tensor], shape: torch.Size) -> Tensor:
-        """Memory for all parameters of a bank, rows first where they have their own."""
+    def _room(self, bank: int, like: Tensor, shape: torch.Size) -> Tensor:
+        """Zeros for all parameters of a bank, rows first where they have their own."""
         size = len(self.plan.banks[bank])
-        if bank in self.spare:
-            return self.spare[bank].zero_()
         if bank not in self.own:
-            return make(size, *shape)
-        return make(shape[0], size, *shape[1:]).transpose(0, 1)
+            return self.pages.take(like, (size, *shape)).zero_()
+        return self.pages.take(like, (shape[0], size, *shape[1:])).zero_().transpose(0, 1)

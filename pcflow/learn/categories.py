@@ -56,7 +56,7 @@ class CategoryCounts:
             self._name(read.bank, _in_bank(place, read, size), counts)
             return
         shape = torch.Size([leaf.access.family.num_categories, slope.shape[-1]])
-        out = self.dense.place(read, shape, slope, leaf.tables.pages)
+        out = self.dense.place(read, shape, slope)
         found = leaf.counts(slope, out)
         if out is None:
             self.dense.add(read, found)

@@ -47,9 +47,6 @@ Rule = Callable[[int, Block], Tensor]
 """Says what a block of a bank is to count [p, V, k], V being the inputs of a sum or the values of
 an input, which is not written over."""
 
-Spare = list[dict[int, Tensor]]
-"""Memory by bank, for every kind of count."""
-
 
 class Layout:
     """What of a circuit is counted, looked up once.
@@ -114,7 +111,6 @@ class Counts:
 
     Args:
         layout: what is counted.
-        spare: memory that may be written over; none by default.
 
     Attributes:
         weights: flows of weights by bank [P, K, J].
@@ -128,12 +124,11 @@ class Counts:
         of_differences: whether these are counts of evidence less counts of what is given.
     """
 
-    def __init__(self, layout: Layout, spare: Spare | None = None) -> None:
+    def __init__(self, layout: Layout) -> None:
         """Start with nothing."""
         self.layout, self.engine, plan = layout, layout.engine, layout.plan
         self.kinds, self.has_densities = layout.kinds, layout.has_densities
-        memory = spare or [{}] * 4
-        sums = [BankSums(plan, spare=some) for some in memory]
+        sums = [BankSums(plan, self.engine.tables.pages) for _ in range(4)]
         self.weights, self.flows, self.statistics, dense = sums
         self.categories = CategoryCounts(plan, dense)
         self.met = torch.zeros(2, dtype=torch.float64)
@@ -141,11 +136,6 @@ class Counts:
         self.telling = torch.zeros(1, dtype=torch.float64)
         self.everywhere = self.engine.tables.like.new_zeros(())
         self.of_differences = False
-
-    @property
-    def spare(self) -> Spare:
-        """Their memory, for others, once these are not read any more."""
-        return [dict(s.found) for s in (*self.sums, self.categories.dense)]
 
     @property
     def sums(self) -> tuple[BankSums, ...]:
@@ -336,7 +326,7 @@ def expected_units(layout: Layout, shares: Shares) -> dict[int, Tensor]:
     Returns:
         By bank of weights, and by the first bank of every input family, [P, K].
     """
-    sums = BankSums(layout.plan)
+    sums = BankSums(layout.plan, layout.engine.tables.pages)
     if _by_halves(layout.engine, shares, sums):
         return sums.found
     flows = expected_flows(layout.plan, layout.engine.tables)

@@ -20,7 +20,6 @@ from pcflow.learn.checkpoint import must_be_like
 from pcflow.learn.counts import (
     Counts,
     Layout,
-    Spare,
     refuse_half_frozen,
     refuse_more_than_a_circuit,
 )
@@ -44,7 +43,6 @@ class CountingRun(ABC, Generic[Settings]):
         self._layout = Layout(model.engine.counting)
         refuse_half_frozen(self._layout)
         self.learner, self.model, self.team = learner, model, team
-        self._spare: Spare | None = None  # memory of the last step
 
     @torch.no_grad()
     def step(self, batches: Iterable[Batch], done: float = 0.0) -> Tensor:
@@ -55,13 +53,11 @@ class CountingRun(ABC, Generic[Settings]):
             TypeMismatch: if something is given and the learner does not learn from such rows.
             PropertyRequired: if something is given and an input unit has a density.
         """
-        counts = Counts(self.layout, self._spare)
-        self._spare = None
+        counts = Counts(self.layout)
         for batch in batches:
             counts.add(self.accepted(batch, counts))
         counts.gather(self.team)
         self.update(counts, done)
-        self._spare = counts.spare
         return counts.met
 
     @property
@@ -69,7 +65,7 @@ class CountingRun(ABC, Generic[Settings]):
         """What is counted: found again if the model was moved."""
         engine = self.model.engine.counting
         if engine is not self._layout.engine:
-            self._layout, self._spare = Layout(engine), None
+            self._layout = Layout(engine)
         return self._layout
 
     def accepted(self, batch: Batch, counts: Counts) -> Batch:
