@@ -56,7 +56,7 @@ class Stages:
                 matrices[layer.weight] = LogMatrix(log_weight(layer).mT)
             rows = torch.cat(below, dim=-1)  # [S, B, J]
             found = matrices[layer.weight].after(rows.flatten(0, 1))
-            return found.view(*rows.shape[:2], -1)
+            return found.view(*rows.shape[:2], layer.units)
 
         def at_product(layer: ProductLayer, below: tuple[Tensor, ...]) -> Tensor:
             stages = zip(below, self._reads[layer], strict=True)
