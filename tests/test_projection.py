@@ -3,7 +3,9 @@
 Legend: B batch, S states, D variables, V categories, K units.
 """
 
+import copy
 import math
+import pickle
 from dataclasses import replace
 from unittest.mock import patch
 
@@ -441,3 +443,31 @@ def test_what_sweeps_made_of_potentials_is_read_only_while_all_is_as_it_was() ->
     assert not is_read(again)
     known = model.project(torch.tensor([[0.0, math.nan, 1.0, math.nan]]), target[:1], 2)
     assert not is_read(replace(known, missing=known.missing | True))
+
+
+def test_steps_of_other_widths_read_their_own_units() -> None:
+    """One of two variables of a step is observed, so that nothing was made of its potentials."""
+    generator = torch.Generator().manual_seed(0)
+    narrow, *wide = (
+        pf.InputLayer.random(v, pf.Categorical(4), units, generator)
+        for v, units in enumerate((2, 3, 3))
+    )
+    below = [pf.SumLayer.random([narrow], 3, generator=generator), *wide]
+    product = pf.ProductLayer(below, "hadamard")
+    circuit = pf.Circuit(pf.SumLayer.random([product], generator=generator))
+    model = pf.compile(circuit, "cpu", torch.float64)
+    target = torch.randn(1, 3, 4, generator=generator)
+    fitted = model.project(torch.tensor([[math.nan, math.nan, 1.0]]), target, 2)
+    assert fitted.weighed is not None and set(fitted.weighed.units) == {0, 1}
+    plain = pf.Evidence(fitted.values, fitted.missing, fitted.log_potentials)
+    torch.testing.assert_close(model.log_prob(fitted), model.log_prob(plain), rtol=1e-9, atol=1e-9)
+
+
+def test_files_and_copies_of_what_was_found_hold_no_parameters() -> None:
+    model = pf.compile(pf.hmm(2, 64, pf.Categorical(500)), "cpu", torch.float64)
+    fitted = model.project(torch.full((1, 2), math.nan), torch.zeros(1, 2, 500), 1)
+    stored = pickle.dumps(fitted)
+    assert fitted.weighed is not None and len(stored) < 64 * 500 * 8
+    for twin in (pickle.loads(stored), copy.deepcopy(fitted)):
+        assert twin.weighed is None
+        torch.testing.assert_close(model.log_prob(twin), model.log_prob(fitted))

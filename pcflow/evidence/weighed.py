@@ -44,10 +44,17 @@ class Weighed:
         same = missing is self.missing or not bool((missing & ~self.missing).any())
         return same and version_of(self.log) == self.version
 
-    def over(self, variables: tuple[int, ...]) -> Tensor:
-        """Those of some variables, [F, B, K]; anything where nothing is missing."""
-        some = next(iter(self.units.values()))
-        return torch.stack([self.units.get(v, some) for v in variables])
+    def over(self, variables: tuple[int, ...]) -> Tensor | None:
+        """Those of variables of one step, [F, B, K]; anything where nothing is missing."""
+        found = [self.units.get(v) for v in variables]
+        some = next((units for units in found if units is not None), None)
+        if some is None:
+            return None
+        return torch.stack([some if units is None else units for units in found])
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        """Files and deep copies hold none of it: it is of parameters as they are here."""
+        return type(None), ()
 
 
 def version_of(tensor: Tensor) -> int:
