@@ -57,11 +57,22 @@ def test_exponentials_over_the_whole_range() -> None:
 def test_normalizers_are_log_sum_exp() -> None:
     logits = 40.0 * torch.randn(3, 7, 2, dtype=torch.float64, device=DEVICE)
     logits[0, 2:4] = -torch.inf
-    total, lowest = SMALL.log_normalizer(logits)
+    total, lowest, _ = SMALL.log_normalizer(logits)
     torch.testing.assert_close(total, logits.logsumexp(dim=1, keepdim=True))
     assert lowest.item() == -torch.inf
-    _, lowest = SMALL.log_normalizer(logits[1:])
-    assert lowest.item() == pytest.approx(float(logits[1:].log_softmax(dim=1).min()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shift", [-1e4, -100.0, 0.0, 100.0, 1e4])
+@pytest.mark.parametrize("spread", [1.0, 40.0, 1000.0])
+def test_normalizers_of_any_size(spread: float, shift: float, dtype: torch.dtype) -> None:
+    logits = (spread * torch.randn(3, 7, 2, device=DEVICE) + shift).to(dtype)
+    total, lowest, moderate = SMALL.log_normalizer(logits)
+    torch.testing.assert_close(total, logits.logsumexp(dim=1, keepdim=True))
+    smallest = float(logits.log_softmax(dim=1).min())
+    assert lowest.item() <= smallest + 1e-4 * abs(smallest)
+    if moderate:
+        assert torch.isfinite(logits.exp()).all() and (logits.exp() > 0).all()
 
 
 @pytest.mark.parametrize("rows", [50, 5000])  # those that are searched, and those counted

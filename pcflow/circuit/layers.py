@@ -95,7 +95,7 @@ class Parameter(Immutable):
             StructureError: if one is negative.
 
         Examples:
-            >>> Parameter.from_probs([0.5, 0.5]).value
+            >>> Parameter.from_probs(torch.tensor([0.5, 0.5])).value
             tensor([-0.6931, -0.6931])
         """
         given = probs if isinstance(probs, Tensor) else as_numbers("probs", probs)

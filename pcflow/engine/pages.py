@@ -57,8 +57,12 @@ class Pages:
 
     def _collect(self) -> None:
         """What was lent and is held no more waits, the latest first."""
-        back = [memory for memory, view in self._lent if view() is None]
-        self._lent = [(memory, view) for memory, view in self._lent if view() is not None]
+        lent, self._lent, back = self._lent, [], list[mmap.mmap]()
+        for memory, view in lent:
+            if view() is None:
+                back.append(memory)
+            else:
+                self._lent.append((memory, view))
         self._waiting = back[::-1] + self._waiting
 
     def _forget(self, taken: mmap.mmap) -> None:

@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from pcflow.engine import in_ordinary_modes
 from pcflow.errors import SettingError
 from pcflow.learn.batch import Batch, Model
 from pcflow.learn.checkpoint import must_be_like
@@ -44,6 +45,7 @@ class CountingRun(ABC, Generic[Settings]):
         refuse_half_frozen(self._layout)
         self.learner, self.model, self.team = learner, model, team
 
+    @in_ordinary_modes
     @torch.no_grad()
     def step(self, batches: Iterable[Batch], done: float = 0.0) -> Tensor:
         """See `Run`.

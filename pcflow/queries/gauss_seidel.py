@@ -164,6 +164,7 @@ class GaussSeidel:
         self.any_missing = checked.hidden.any(dim=0).tolist()
         self.tape = up(engine.plan, engine.tables, checked, Scaled(self.machine), engine.pool)
         self.sheet, self.weights, tables = self.tape.sheet, self.tape.weights, self.tape.tables
+        self.stamps = tables.cache.stamps
         inputs = {n.step: self.steps[n.step] for n in nodes}
         leaves = {number: s for number, s in inputs.items() if isinstance(s, InputStep)}
         self.read = {n: tables.table(s, in_log_space=False) for n, s in leaves.items()}
@@ -227,8 +228,7 @@ class GaussSeidel:
             self.live &= found >= tolerance
             if tolerance > 0 and not self.live.any():
                 break
-        of = self.tape.tables.cache.stamps
-        return Fitted(self.potentials, self.mismatch, self.lowest, self.units, of)
+        return Fitted(self.potentials, self.mismatch, self.lowest, self.units, self.stamps)
 
     def _sweep(self, final: bool) -> Tensor:
         """Mend every variable once; returns the largest mismatch [B] met, if anybody wants it.

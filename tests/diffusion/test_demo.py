@@ -50,5 +50,6 @@ def test_an_old_picture_survives_a_failed_drawing(tmp_path: Path) -> None:
         draw_demo(picture, {FACTORISED: [1.0, 2.0]}, [0.5], {}, {}, [1])
     assert picture.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [picture]
-    draw_demo(picture, {FACTORISED: [1.0], "ratio": [0.5]}, [0.5], {"a": [1.0]}, {"a": [0.5]}, [1])
+    table = {name: [1.0] for name in (FACTORISED, SEQUENTIAL, CIRCUIT, "ratio")}
+    draw_demo(picture, table, [0.5], {"a": [1.0]}, {"a": [0.5]}, [1])
     assert picture.read_bytes().startswith(PNG)
