@@ -9,7 +9,13 @@ Span = tuple[int, int]
 
 
 def joined(spans: Iterable[Span]) -> tuple[Span, ...] | None:
-    """The union of spans, as few as can be; None if two of them overlap.
+    """The union of spans, as few as can be.
+
+    Args:
+        spans: in any order.
+
+    Returns:
+        Spans in rising order, that do not touch; None if two of the given ones overlap.
 
     Examples:
         >>> joined([(3, 5), (0, 1), (1, 2)])
