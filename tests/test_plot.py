@@ -231,6 +231,13 @@ def test_long_names_are_cut() -> None:
     assert "&lt;&amp;" in pf.plot.svg(circuit, ["<&", "age"])
 
 
+def test_names_are_no_formulas() -> None:
+    circuit = pf.naive_bayes([pf.Bernoulli()] * 2, units=1)
+    axes = pf.plot.graph(circuit, ["$x^$", "a_$"])
+    axes.figure.canvas.draw()
+    assert "$x^$" in {text.get_text() for text in axes.texts}
+
+
 def test_models_are_drawn_as_their_circuits() -> None:
     circuit = pf.hmm(3, states=2, inputs=pf.Bernoulli())
     assert pf.plot.svg(pf.compile(circuit)) == pf.plot.svg(circuit)

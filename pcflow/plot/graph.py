@@ -135,7 +135,8 @@ def _draw_curve(axes: Axes, curve: Curve, scale: float) -> None:
     if curve.head:
         axes.add_patch(Polygon(curve.head, facecolor=GREY, linewidth=0.0, gid="head", zorder=3))
     if curve.label:
-        axes.text(*curve.written, curve.label, fontsize=SMALL * scale, color=GREY, va="baseline")
+        told = axes.text(*curve.written, curve.label, fontsize=SMALL * scale, color=GREY)
+        told.set_parse_math(False)
 
 
 def _draw_box(axes: Axes, box: Placed, scale: float) -> None:
@@ -150,9 +151,8 @@ def _draw_box(axes: Axes, box: Placed, scale: float) -> None:
         )
     )  # fmt: skip
     for text, y, size in _texts(box):
-        axes.text(
-            box.x, y, text, fontsize=size * scale, color=INK, ha="center", va="center", zorder=3
-        )
+        told = axes.text(box.x, y, text, fontsize=size * scale, color=INK, zorder=3)
+        told.set(ha="center", va="center", parse_math=False)
 
 
 def _svg_curve(curve: Curve) -> str:
