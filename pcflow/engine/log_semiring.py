@@ -63,6 +63,9 @@ class LogSumProduct:
     def _add(self, xs: list[Value], out: Tensor) -> None:
         """Many of them, as many by many and not one by one, lest their rounding add up."""
         size = max(1, self.machine.cached // max(1, len(xs) * out[:1].numel()))
+        if len(out) <= size:
+            torch.sum(torch.stack([x.units for x in xs]), dim=0, out=out)
+            return
         for start in range(0, len(out), size):
             some = slice(start, start + size)
             torch.sum(torch.stack([x.units[some] for x in xs]), dim=0, out=out[some])
