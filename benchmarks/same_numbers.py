@@ -76,7 +76,10 @@ CHANGED = {
     "choosing a coupling: .*, top 4": "examples of tokens that are not listed count, too (543b297)",
     "denoisers: stored, top 3": "stay listed, where the others were spread out (e07a406)",
     "answers: .*, projection": "scales are doubles; fits in float32 stop elsewhere, no farther off",
-    "learning: .*, Gradient.*|training: modulated gates": "scales are doubles, steps amplify it",
+    "learning: .*, Gradient.*|training: modulated (gates|latents)": (
+        "scales are doubles, products are divided by their mean (9084b46), steps amplify it"
+    ),
+    "ways to compile: bfloat16": "products are divided by their mean (9084b46): 1.0e-6",
     "training: conditional, (product|ratio|projection), Anemone|training: .* listed .*": (
         f"{BY_ROWS}; {WITH_STEP}, and is 1e-9 by default (ccde34d)"
     ),
