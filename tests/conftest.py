@@ -1,7 +1,6 @@
 """The Hypothesis profile, and figures, which pyplot keeps; the seed is set one folder above.
 
-Laws run over 25 examples, or over as many as the environment variable PCFLOW_EXAMPLES says: 50 in
-`.ci/run`. Those that say a number of their own say it `of_fifty` (`laws`).
+Laws run over 50 examples, or over as many as the environment variable PCFLOW_EXAMPLES says. Those that say a number of their own say it `of_fifty` (`laws`).
 """
 
 import os
@@ -13,7 +12,7 @@ import pytest
 from pcflow.testing import register_profile
 
 register_profile(
-    max_examples=int(os.environ.get("PCFLOW_EXAMPLES", "25")),
+    max_examples=int(os.environ.get("PCFLOW_EXAMPLES", "50")),
     derandomize=bool(os.environ.get("CI")),
 )
 
