@@ -23,7 +23,8 @@ class Overrides(griffe.Extension):
         for owner in list(_classes(pkg)):
             for name, method in owner.functions.items():
                 told = method.docstring
-                if told and "\nArgs:\n" not in told.value and (rest := _above(owner, name)):
+                if told and "\nArgs:\n" not in told.value:
+                    rest = "".join(s for s in _above(owner, name) if _title(s) not in told.value)
                     told.value = f"{told.value.rstrip()}\n{rest}"
 
 
@@ -35,11 +36,15 @@ def _classes(module: griffe.Module | griffe.Class) -> Iterator[griffe.Class]:
             yield from _classes(member)
 
 
-def _above(owner: griffe.Class, name: str) -> str:
+def _title(section: str) -> str:
+    return section.split(":", 1)[0] + ":\n"
+
+
+def _above(owner: griffe.Class, name: str) -> list[str]:
     """Sections of the nearest base that tells arguments."""
     for base in owner.mro():
         method = base.members.get(name)
         told = f"{method.docstring.value}\n" if method and method.docstring else ""
         if "\nArgs:\n" in told:
-            return "".join(SECTIONS.findall(told))
-    return ""
+            return list(SECTIONS.findall(told))
+    return []

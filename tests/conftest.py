@@ -1,6 +1,7 @@
 """The Hypothesis profile, and figures, which pyplot keeps; the seed is set one folder above.
 
-Laws run over 50 examples, or over as many as the environment variable PCFLOW_EXAMPLES says. Those that say a number of their own say it `of_fifty` (`laws`).
+Laws run over 50 examples, or over as many as the environment variable PCFLOW_EXAMPLES says. Those
+that say a number of their own say it `of_fifty` (`laws`).
 """
 
 import os
