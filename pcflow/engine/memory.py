@@ -26,6 +26,7 @@ class Sheet:
         arenas: by width; units [R, B, K] and scale [R, B].
         lowest: [P, B], the smallest unit of every product.
         outs: what each step writes.
+        root: the root's unit [B] and scale [B].
         in_log_space: whether scales mean nothing, and need not be copied.
         recordings: of passes over it.
     """
@@ -44,6 +45,8 @@ class Sheet:
             _view(self.arenas[step.units], step.out, lowest)
             for step, lowest in zip(plan.steps, self.lowest.split(plan.products), strict=True)
         ]
+        last = self.outs[-1]
+        self.root = last.units[0, :, 0], last.scale[0]
         self._ins = [self._views(step) for step in plan.steps]
         self._ready = [_all_or_none(views) for views in self._ins]
         self._copies = {

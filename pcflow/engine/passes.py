@@ -130,7 +130,7 @@ def down(
     shares = None if shares is None else tape.recordings.stay("shares", shares)
     edges = None if at_weights is None else _Edges(tape.tables, tape.semiring, at_weights, shares)
     with tape.lock, tape.pool.lend(plan.lean, values.batch, tape.tables.like) as slopes:
-        root, slope = (sheet.outs[-1].units.view(-1) for sheet in (values, slopes))  # [B]
+        root, slope = (sheet.root[0] for sheet in (values, slopes))  # [B]
         slope.copy_(tape.semiring.slope(root, root_flow))
         for run in reversed(plan.lean.runs):
             if isinstance(plan.steps[run.start], InputStep):
@@ -278,12 +278,11 @@ class _Into:
 
 def _conclude(tape: Tape) -> None:
     """Read the root's log-value, and the smallest unit that could have underflowed."""
-    root = tape.sheet.outs[-1]
-    units = root.units[0, :, 0]  # [B]
+    units, scale = tape.sheet.root  # [B]
     if tape.semiring.in_log_space:
         tape.log_value = tape.lowest = units.clone()
         return
-    tape.log_value = (units.log() + root.scale[0]).to(units.dtype)
+    tape.log_value = (units.log() + scale).to(units.dtype)
     lowest = tape.sheet.lowest
     tape.lowest = torch.minimum(units, lowest.amin(dim=0)) if len(lowest) else units.clone()
     for leaf in tape.leaves.values():

@@ -37,6 +37,7 @@ from pcflow.circuit import (
 from pcflow.engine.machine import MACHINE, Machine
 from pcflow.engine.rows import assign_rows
 from pcflow.engine.schedule import Schedule, make_schedule
+from pcflow.engine.sets import Sets
 from pcflow.errors import StructureError
 from pcflow.inputs import Few, InputFamily
 
@@ -100,9 +101,26 @@ class InputStep:
     out: slice
 
     @cached_property
+    def sets(self) -> Sets:
+        """Which parameters its folds read."""
+        shared = all(read.shared for read in self.parameters.values())
+        return Sets(rows=1, folds=1 if shared else self.folds)
+
+    @cached_property
     def own(self) -> Tensor:
         """Of small classes of a rule, which values are theirs (see `Few`), [F, W]."""
         return torch.stack([one.own for one in self.families if isinstance(one, Few)])
+
+    def of_its_variables(self, by_variable: Tensor) -> Tensor:
+        """Of what is said of variables [D, ...], what is said of those of its folds [F, ...]."""
+        if len(by_variable) == self.folds and self._in_order:
+            return by_variable
+        return by_variable.index_select(0, self.variables)
+
+    @cached_property
+    def _in_order(self) -> bool:
+        """Whether its folds are over the first variables, one after another."""
+        return self.over == tuple(range(self.folds))
 
 
 class Reader:

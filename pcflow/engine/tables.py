@@ -197,8 +197,7 @@ class Tables:
 
     def sets(self, step: InputStep) -> Sets:
         """Which parameters the folds of an input step read."""
-        shared = all(read.shared for read in step.parameters.values())
-        return Sets(rows=1, folds=1 if shared else step.folds)
+        return step.sets
 
     def has_zeros(self, step: InputStep) -> bool:
         """Whether a probability of a finite step is zero, or too small to hold."""

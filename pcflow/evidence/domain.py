@@ -14,6 +14,8 @@ from torch import Tensor
 
 from pcflow.errors import EvidenceError
 
+_TRUTH = {answer: torch.tensor(answer) for answer in (False, True)}
+
 
 @dataclass(frozen=True)
 class Domain:
@@ -38,6 +40,11 @@ class Domain:
     def is_finite(self) -> bool:
         """Whether every variable has a finite range."""
         return None not in self.num_categories
+
+    @cached_property
+    def _are_alike(self) -> bool:
+        """Whether all variables have one range."""
+        return len(set(self.num_categories)) <= 1
 
     def fitting(self, given: Tensor) -> Tensor:
         """Values [B, D] as numbers of the circuit.
@@ -64,13 +71,19 @@ class Domain:
             raise EvidenceError("values: integers have no gradient; detach them")
         given = given.detach()
         values = given.to(self.device, torch.long)
-        if len(set(self.num_categories)) > 1 or not given.numel():
+        if not self._are_alike or not given.numel():
             return values, ~self._wrong(given).any()
-        least, most = torch.aminmax(given)  # one pass, which is the usual case
-        fits = (least >= 0) & (most < self.largest)
+        fits = self._are_in_range(given)
         if given.is_floating_point():  # a fraction must not be rounded to an integer
-            fits &= (given.to(self.device) == values).all().to(given.device)
+            fits = fits & (given.to(self.device) == values).all().to(given.device)
         return values, fits
+
+    def _are_in_range(self, given: Tensor) -> Tensor:
+        """Whether all are, where variables are alike: one pass; on a CPU numbers are compared."""
+        least, most = torch.aminmax(given)
+        if given.device.type != "cpu":
+            return (least >= 0) & (most < self.largest)
+        return _TRUTH[least.item() >= 0 and most.item() < self.largest]
 
     def refuse(self, given: Tensor) -> None:
         """Name the first of the values [B, D] that does not fit.

@@ -47,6 +47,7 @@ def check(given: Evidence | Numbers, domain: Domain) -> CheckedEvidence:
     missing = _missing(evidence, values)
     clean = values if missing is None else values.masked_fill(missing, 0)
     values, fits = domain.read(clean)
+    any_missing = None if missing is not None else False
     if missing is None:
         missing = torch.zeros(shape, dtype=torch.bool, device=clean.device)
     there = missing.to(domain.device)
@@ -56,7 +57,7 @@ def check(given: Evidence | Numbers, domain: Domain) -> CheckedEvidence:
         domain.refuse(clean)
     if not bool(sound):
         _refuse_potentials(evidence, checked)
-    return _bounded(evidence, checked).seen(hidden)
+    return _bounded(evidence, checked).seen(hidden, any_missing)
 
 
 def check_categories(given: Numbers, evidence: CheckedEvidence, variables: Sequence[int]) -> Tensor:

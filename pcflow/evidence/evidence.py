@@ -215,13 +215,16 @@ class CheckedEvidence(Evidence):
         """What is missing [B, D], where it can be looked at: on the CPU."""
         return self.missing.cpu()
 
-    def seen(self, hidden: Tensor) -> CheckedEvidence:
+    def seen(self, hidden: Tensor, any_missing: bool | None = None) -> CheckedEvidence:
         """The same, after a look at what is missing.
 
         Args:
             hidden: what is missing [B, D], on the CPU.
+            any_missing: whether anything is, if that is known.
         """
         self.__dict__["hidden"] = hidden
+        if any_missing is not None:
+            self.__dict__["any_missing"] = any_missing
         return self
 
     @cached_property
@@ -257,9 +260,14 @@ class CheckedEvidence(Evidence):
         return torch.where(self.bounded.to(middle.device), middle, self.values)
 
     @cached_property
-    def by_variable(self) -> tuple[Tensor, Tensor]:
-        """Values and missing, [D, B] each."""
-        return self.values.t().contiguous(), self.missing.t().contiguous()
+    def by_variable(self) -> Tensor:
+        """Values [D, B], which nobody edits from outside."""
+        return self.values.t().clone(memory_format=torch.contiguous_format)
+
+    @cached_property
+    def missing_by_variable(self) -> Tensor:
+        """What is missing [D, B]."""
+        return self.missing.t().contiguous()
 
     def observing(self, values: Tensor, where: Tensor) -> CheckedEvidence:
         """The same, with some values observed as well.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import cached_property
 
 from torch import Tensor
 
@@ -22,9 +23,8 @@ class Leaf(ABC):
 
     Attributes:
         sets: which parameters folds and rows read.
+        evidence: of all variables.
         x: values [F, B].
-        missing: [F, B].
-        hidden: the same on the CPU.
         dead: rows [B] whose units may all be too small to hold; None if that was looked at.
         any_soft: whether what is missing may be other than one: by potentials or by intervals.
         rows: which rows of the batch these are, if not all.
@@ -40,15 +40,22 @@ class Leaf(ABC):
         """Look up the values of the step's variables."""
         self.step, self.tables, self.semiring = step, tables, semiring
         self.sets = tables.sets(step)
-        values, missing = evidence.by_variable
-        self.rows = evidence.origin
-        self.x = values.index_select(0, step.variables)  # [F, B]
-        self.missing = missing.index_select(0, step.variables)  # [F, B]
-        self.hidden = self.missing
-        if self.missing.device.type != "cpu":
-            self.hidden = evidence.hidden.t()[list(step.over)]
+        self.evidence, self.rows = evidence, evidence.origin
+        self.x = step.of_its_variables(evidence.by_variable)  # [F, B]
         self.any_missing = evidence.any_missing and bool(self.hidden.any())
         self.any_soft = evidence.potentials is not None or evidence.bounded is not None
+
+    @cached_property
+    def missing(self) -> Tensor:
+        """What is missing [F, B]."""
+        return self.step.of_its_variables(self.evidence.missing_by_variable)
+
+    @cached_property
+    def hidden(self) -> Tensor:
+        """The same on the CPU."""
+        if self.x.device.type == "cpu":
+            return self.missing
+        return self.evidence.hidden.t()[list(self.step.over)]
 
     @abstractmethod
     def up(self, out: Value) -> None:

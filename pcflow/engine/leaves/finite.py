@@ -46,7 +46,6 @@ class FiniteLeaf(Leaf):
         super().__init__(step, tables, evidence, semiring)
         assert isinstance(step.family, FiniteFamily)
         self.x = self.x.long()
-        self.evidence = evidence
         self.any_soft = evidence.potentials is not None and self.any_missing
         reads_few = self._reads_few()
         self.names_few = reads_few and tables.by_rows and self._lists_few() and self._is_sparse()
@@ -193,7 +192,7 @@ class FiniteLeaf(Leaf):
 
     def _zeros(self) -> tuple[Tensor, Tensor] | None:
         """Fold and row of units that are all zero in log space too, not just too small to hold."""
-        looks = self.missing.device.type == "cpu"  # elsewhere one would have to wait for it
+        looks = self.x.device.type == "cpu"  # elsewhere one would have to wait for it
         if looks and not self.any_soft and not self.access.has_zeros():
             return None
         dead = (self.out.units.amax(dim=-1) == 0) & (self.out.scale > -torch.inf)  # [F, B]
