@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pcflow as pf
-from pcflow.circuit import Layer
+from pcflow.circuit import Fixed, InputLayer, Layer, Parameter, SumLayer
 from pcflow.engine import SumStep, make_plan
 from pcflow.engine.rows import _Arena, assign_rows
 
@@ -160,3 +160,19 @@ def test_sizes_of_a_machine_are_positive() -> None:
     for wrong in (0, -1, 1.5, "1"):
         with pytest.raises(pf.SettingError, match="strip must be a whole number"):
             pf.Machine(strip=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mixing", [False, True])
+def test_fixed_weights_are_read_as_they_are(mixing: bool) -> None:
+    """Only sums whose fixed weights are all one add up what they read, as under a rule."""
+    odds = [Parameter(torch.tensor([[0.2], [-0.4]])[i]) for i in (0, 1)]
+    inputs = [InputLayer(0, pf.Bernoulli(), 1, {"logits": one}) for one in odds]
+    root = SumLayer(inputs, Fixed(torch.tensor([[0.3, 0.6]]).log()), mixing=mixing)
+    model = pf.compile(pf.Circuit(root), dtype=torch.float64)
+    likely = torch.sigmoid(torch.tensor([0.2, -0.4], dtype=torch.float64))
+    expected = 0.3 * likely[0] + 0.6 * likely[1]
+    assert torch.allclose(model.log_prob([[1]]).exp(), expected, atol=1e-7)
+    missing = torch.full((1, 1), torch.nan)
+    assert torch.allclose(model.log_prob(missing).exp(), torch.tensor(0.9).double(), atol=1e-7)
+    both = model.marginals(missing)[0, 0].exp()
+    assert torch.allclose(both[1], expected / 0.9, atol=1e-7)

@@ -427,12 +427,19 @@ def _make(strip: list[Layer], banks: _Banks) -> Callable[[tuple[Read, ...], slic
             return lambda reads, out: InputStep(*what, out)
         case SumLayer():
             lowest = all(isinstance(child, InputLayer) for child in first.inputs)  # all are as deep
-            plain = isinstance(first.weight, Fixed)
+            plain = all(map(_adds, strip))
             how = roles[0], first.mixing, plain, lowest, folds, units
             return lambda reads, out: SumStep(reads, *how, out)
         case ProductLayer():
             kronecker = first.kind == "kronecker"
             return lambda reads, out: ProductStep(reads, kronecker, folds, units, out)
+
+
+def _adds(layer: Layer) -> bool:
+    """Whether a sum adds up its inputs as they are, unit by unit."""
+    if not isinstance(layer, SumLayer) or not isinstance(layer.weight, Fixed):
+        return False
+    return layer.mixing and not bool(layer.weight.value.any())
 
 
 def _roles(layers: list[Layer]) -> Iterator[tuple[Parameter, ...]]:
