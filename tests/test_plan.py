@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from device import DEVICE
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -165,14 +166,19 @@ def test_sizes_of_a_machine_are_positive() -> None:
 @pytest.mark.parametrize("mixing", [False, True])
 def test_fixed_weights_are_read_as_they_are(mixing: bool) -> None:
     """Only sums whose fixed weights are all one add up what they read, as under a rule."""
-    odds = [Parameter(torch.tensor([[0.2], [-0.4]])[i]) for i in (0, 1)]
-    inputs = [InputLayer(0, pf.Bernoulli(), 1, {"logits": one}) for one in odds]
-    root = SumLayer(inputs, Fixed(torch.tensor([[0.3, 0.6]]).log()), mixing=mixing)
-    model = pf.compile(pf.Circuit(root), dtype=torch.float64)
-    likely = torch.sigmoid(torch.tensor([0.2, -0.4], dtype=torch.float64))
-    expected = 0.3 * likely[0] + 0.6 * likely[1]
-    assert torch.allclose(model.log_prob([[1]]).exp(), expected, atol=1e-7)
-    missing = torch.full((1, 1), torch.nan)
-    assert torch.allclose(model.log_prob(missing).exp(), torch.tensor(0.9).double(), atol=1e-7)
-    both = model.marginals(missing)[0, 0].exp()
-    assert torch.allclose(both[1], expected / 0.9, atol=1e-7)
+    likely = torch.tensor([[0.2, 0.5], [0.9, 0.4]], dtype=torch.float64)
+    odds = [{"logits": Parameter(torch.logit(units))} for units in likely]
+    inputs = [InputLayer(0, pf.Bernoulli(), 2, named) for named in odds]
+    weights = [[0.3, 0.6], [0.5, 0.1]] if mixing else [[0.1, 0.2, 0.3, 0.2], [0.4, 0.1, 0.1, 0.1]]
+    fixed = SumLayer(inputs, Fixed(torch.tensor(weights).log()), mixing=mixing)
+    model = pf.compile(
+        pf.Circuit(SumLayer([fixed], Parameter.from_probs([[0.5, 0.5]]))), DEVICE, torch.float64
+    )
+    units = [0.3 * 0.2 + 0.6 * 0.9, 0.5 * 0.5 + 0.1 * 0.4]
+    if not mixing:
+        units = [0.02 + 0.1 + 0.27 + 0.08, 0.08 + 0.05 + 0.09 + 0.04]
+    assert model.log_prob([[1]]).exp().item() == pytest.approx(sum(units) / 2)
+    mass = 1.5 / 2
+    assert model.log_prob([[torch.nan]]).exp().item() == pytest.approx(mass)
+    both = model.marginals([[torch.nan]])[0, 0].exp().tolist()
+    assert both[1] == pytest.approx(sum(units) / 2 / mass)
