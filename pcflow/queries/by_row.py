@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from pcflow.checks import check_kind
-from pcflow.engine import InputStep, Plan, SumStep
+from pcflow.engine import InputStep, Plan, SumStep, in_ordinary_modes
 from pcflow.errors import SettingError, TypeMismatch
-from pcflow.evidence import Domain, RowParameters, look
+from pcflow.evidence import Domain, RowParameters, Totals, look, version_of
 
 ByRow = Mapping[str, Tensor] | Mapping[nn.Parameter, Tensor] | Mapping[str | nn.Parameter, Tensor]
 """For some parameters, or their names, what they hold in every row, [B, *shape]."""
@@ -56,8 +56,9 @@ def check_parameters(
         number = _number(key, numbers, found)
         name, parameter = list(named.items())[number]
         found[number] = _fitting(f"parameters[{name!r}]", tensor, parameter, domain, rows)
-    _refuse_no_numbers(list(named), found, plan)
-    return RowParameters(plan.banks, found)
+    totals = {n: _totals(t, plan) for n, t in found.items() if n in plan.logits and t.numel()}
+    _refuse_no_numbers(list(named), found, totals, plan)
+    return RowParameters(plan.banks, found, totals)
 
 
 def _number(key: Any, numbers: Mapping[Any, int], met: Mapping[int, Tensor]) -> int:
@@ -84,15 +85,31 @@ def _fitting(name: str, given: Any, parameter: Tensor, domain: Domain, rows: int
     return fitting.clone() if fitting.is_inference() else fitting  # which could not be saved
 
 
-def _refuse_no_numbers(names: list[str], found: Mapping[int, Tensor], plan: Plan) -> None:
+@in_ordinary_modes
+@torch.no_grad()
+def _totals(logits: Tensor, plan: Plan) -> Totals:
+    """Of logits [B, P, V, K], which are read once: passes take them from here."""
+    log_total, lowest, moderate = plan.machine.log_normalizer(logits.flatten(0, 1))
+    by_row = log_total.unflatten(0, logits.shape[:2])
+    return Totals(by_row, lowest, moderate, version_of(logits))
+
+
+def _refuse_no_numbers(
+    names: list[str], found: Mapping[int, Tensor], totals: Mapping[int, Totals], plan: Plan
+) -> None:
     given = {number: t.detach() for number, t in found.items() if t.numel()}
-    sound = look(*(t.amax() < torch.inf for t in given.values()))  # NaN survives amax
+    sound = look(*(_is_sound(t, totals.get(number)) for number, t in given.items()))
     for (number, t), fine in zip(given.items(), sound, strict=True):
         if not bool(fine):
             bad = t.isnan() if _may_be_infinite(plan, number) else ~(t < torch.inf)
             for row in bad.flatten(1).any(dim=1).nonzero().flatten().tolist()[:1]:
                 name = f"parameters[{names[number]!r}]"
                 raise SettingError(name, f"NaN or +inf in row {row}", "finite, or -inf")
+
+
+def _is_sound(given: Tensor, totals: Totals | None) -> Tensor:
+    """Whether neither NaN nor +inf is among parameters: NaN survives amax, and totals of both."""
+    return given.amax() < torch.inf if totals is None else totals.log_total.isfinite().all()
 
 
 def _may_be_infinite(plan: Plan, bank: int) -> bool:
