@@ -70,11 +70,15 @@ class RowTables(Tables):
         own = {n: self.weight(step, in_log_space) for n, step in mine.items()}
         return own if len(own) == len(self._sums) else self.shared.weights(in_log_space) | own
 
-    def _normalised(self, kind: str, bank: int, softmax: Callable[[Tensor, int], Tensor]) -> Tensor:
+    def _normalised(self, kind: str, bank: int, softmax: Callable[..., Tensor]) -> Tensor:
         if bank not in self.own:
             return super()._normalised(kind, bank, softmax)
         given = self.banks[bank].transpose(0, 1)  # [B, P, K, J]
-        return self.keep(kind, bank, [bank], lambda: softmax(given, -1).transpose(0, 1))
+
+        def make() -> Tensor:
+            return softmax(given, -1, out=self.pages.take(given, given.shape)).transpose(0, 1)
+
+        return self.keep(kind, bank, [bank], make)
 
     def sets(self, step: InputStep) -> Sets:
         """One for every row, if a parameter of the step is by row."""

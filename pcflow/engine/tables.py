@@ -143,7 +143,7 @@ class Tables:
             return self.banks[bank]
         return self._normalised("log", bank, torch.log_softmax)
 
-    def _normalised(self, kind: str, bank: int, softmax: Callable[[Tensor, int], Tensor]) -> Tensor:
+    def _normalised(self, kind: str, bank: int, softmax: Callable[..., Tensor]) -> Tensor:
         def make() -> Tensor:
             return softmax(self.banks[bank], -1)
 
