@@ -237,9 +237,14 @@ class Plan:
         return folds == self.num_variables
 
     @cached_property
+    def summed(self) -> frozenset[int]:
+        """Banks that hold weights of sums."""
+        return frozenset(s.weight.bank for s in self.steps if isinstance(s, SumStep))
+
+    @cached_property
     def logits(self) -> frozenset[int]:
         """Banks that hold nothing but logits over categories (see `FiniteFamily.logits`)."""
-        found, others = set(), {s.weight.bank for s in self.steps if isinstance(s, SumStep)}
+        found, others = set(), set(self.summed)
         for step in (step for step in self.steps if isinstance(step, InputStep)):
             family = step.family.whole if isinstance(step.family, Share) else step.family
             logits = family.logits if isinstance(family, FiniteFamily) else None
