@@ -244,7 +244,7 @@ class Plan:
     @cached_property
     def logits(self) -> frozenset[int]:
         """Banks that hold nothing but logits over categories (see `FiniteFamily.logits`)."""
-        found, others = set(), set(self.summed)
+        found, others = set[int](), set(self.summed)
         for step in (step for step in self.steps if isinstance(step, InputStep)):
             family = step.family.whole if isinstance(step.family, Share) else step.family
             logits = family.logits if isinstance(family, FiniteFamily) else None
