@@ -458,6 +458,30 @@ def test_parameters_that_are_edited_before_backward_are_noticed() -> None:
         log_prob.sum().backward()
 
 
+def test_logits_are_normalised_once_unless_they_are_edited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By who looks for numbers that are none; passes read what was found, of some rows as well."""
+    model, x = compiled(CHAIN), torch.randint(3, (5, 4), device=DEVICE)
+    given = {name: tensor.requires_grad_() for name, tensor in by_row(model, 5).items()}
+    of_which: list[int] = []
+    whole = pf.Machine.log_normalizer
+
+    def normalize(self: pf.Machine, logits: Tensor) -> tuple[Tensor, Tensor, bool]:
+        of_which.append(len(logits))
+        return whole(self, logits)
+
+    monkeypatch.setattr(pf.Machine, "log_normalizer", normalize)
+    known = model.evidence(x, given)
+    model.log_prob(known).sum().backward()
+    some = model.log_prob(known.rows(torch.tensor([3, 1])))
+    assert of_which == [5 * 4]
+    assert torch.equal(some, model.log_prob(known)[[3, 1]])
+    for about in (known, copy.deepcopy(known)):
+        with torch.no_grad():
+            about.parameters.by_bank[0].mul_(-2.0)
+        edited = {f"banks.{n}": t.detach().clone() for n, t in about.parameters.by_bank.items()}
+        torch.testing.assert_close(model.log_prob(about), model.log_prob(x, edited))
+
+
 def test_second_derivatives_are_refused() -> None:
     model, x = compiled(CHAIN), torch.randint(3, (5, 4), device=DEVICE)
     given = {name: tensor.requires_grad_() for name, tensor in by_row(model, 5).items()}
@@ -471,8 +495,9 @@ def wrong_parameters(model: Model) -> list[tuple[object, type[Exception], str]]:
     good = by_row(model, 5)
     name, tensor = next(iter(good.items()))
     nan, inf = tensor.clone(), tensor.clone()
-    nan[3].fill_(torch.nan)
-    inf[2].fill_(torch.inf)
+    nan[3, 0, 0, 0], inf[2, 0, 0, 0] = torch.nan, torch.inf
+    none, idle = tensor.clone(), good["banks.1"].clone()
+    none[4, 1, :, 2] = idle[1, 0, 2] = -torch.inf  # a unit without a value, and one without inputs
     quoted = rf"parameters\['{name}'\]"
     return [
         ([tensor], pf.TypeMismatch, "parameters must be a dict of tensors"),
@@ -490,11 +515,13 @@ def wrong_parameters(model: Model) -> list[tuple[object, type[Exception], str]]:
         ({name: tensor.to(torch.complex64)}, pf.SettingError, quoted),
         ({name: nan}, pf.SettingError, f"{quoted}.*row 3"),
         ({name: inf}, pf.SettingError, f"{quoted}.*row 2"),
+        ({name: none}, pf.SettingError, f"{quoted}.*nothing but -inf for a unit in row 4"),
+        ({"banks.1": idle}, pf.SettingError, "nothing but -inf for a unit in row 1"),
         ({name: tensor, model.get_parameter(name): tensor}, pf.SettingError, name),
     ]
 
 
-@pytest.mark.parametrize("number", range(16))
+@pytest.mark.parametrize("number", range(18))
 def test_what_does_not_fit_is_refused_by_name(number: int) -> None:
     model, x = compiled(CHAIN), torch.zeros(5, 4).long()
     wrong, error, said = wrong_parameters(model)[number]

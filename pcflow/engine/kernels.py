@@ -45,15 +45,17 @@ def outer(a: Tensor, b: Tensor, shared: bool) -> Tensor:
     return torch.bmm(a.transpose(1, 2), b)
 
 
-def outer_by_row(a: Tensor, b: Tensor, shared: bool) -> Tensor:
+def outer_by_row(a: Tensor, b: Tensor, shared: bool, out: Tensor | None = None) -> Tensor:
     """Each a [F, B, K] x b [F, B, J]: [F, B, K, J]; or their sum over F [1, B, K, J], if shared.
 
-    In memory rows come first, as do parameters of rows.
+    In memory rows come first, as do parameters of rows, and in `out` if that is given.
     """
     a, b = a.transpose(0, 1).contiguous(), b.transpose(0, 1).contiguous()
-    if shared:
-        return torch.bmm(a.transpose(1, 2), b).unsqueeze(0)
-    return (a.unsqueeze(-1) * b.unsqueeze(-2)).transpose(0, 1)
+    into = None if out is None else out.transpose(0, 1)  # [B, F or 1, K, J]
+    if shared and a.shape[1] > 1:
+        place = None if into is None else into.squeeze(1)
+        return torch.bmm(a.transpose(1, 2), b, out=place).unsqueeze(0)
+    return torch.mul(a.unsqueeze(-1), b.unsqueeze(-2), out=into).transpose(0, 1)
 
 
 def times_by_row(x: Tensor, weight: Tensor) -> Tensor:

@@ -129,13 +129,24 @@ class LogSumProduct:
         for slot, part in enumerate(parts):
             into.add(slot, part)
 
-    def edges(self, xs: list[Value], weight: Weight, units: Tensor, slope: Tensor) -> Tensor:
+    def edges(
+        self,
+        xs: list[Value],
+        weight: Weight,
+        units: Tensor,
+        slope: Tensor,
+        out: Tensor | None = None,
+    ) -> Tensor:
         """The same shares, summed over rows."""
-        total = torch.zeros_like(weight.tensor)
+        total = torch.zeros_like(weight.tensor) if out is None else out.zero_()
         for rows, shares in self._shares(self.read(xs, weight.mixing), weight, units, slope):
             part = total[:, rows] if weight.by_row else total
             part += weight.total(shares)
         return total
+
+    def weight_flow(self, weights: Tensor, edges: Tensor) -> Tensor:
+        """The same."""
+        return edges
 
     def _shares(
         self, x: Tensor, weight: Weight, units: Tensor, slope: Tensor

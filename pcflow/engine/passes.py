@@ -214,12 +214,18 @@ class _Edges:
         step = self.plan.steps[number]
         assert isinstance(step, SumStep)
         slope = slope if self.shares is None else slope * share_of(self.shares, step)
-        edges = self.semiring.edges(xs, weight, units, slope)
+        edges = self.semiring.edges(xs, weight, units, slope, self._room(weight))
         if step.weight.bank in self.plan.untied:
-            flow = self.semiring.flow(weight.tensor, edges)
+            flow = self.semiring.weight_flow(weight.tensor, edges)
             self.at_weights(step.weight, flow, self.tables)
         else:
             self.tied.add(step.weight, edges)
+
+    def _room(self, weight: Weight) -> Tensor | None:
+        if not weight.by_row:
+            return None
+        by_row = weight.tensor.transpose(0, 1)  # [B, F or 1, K, J]
+        return self.tables.pages.take(by_row, by_row.shape).transpose(0, 1)
 
     def take(self, kept: _Kept) -> None:
         for read, flow in kept.flows:
@@ -230,7 +236,7 @@ class _Edges:
     def conclude(self) -> None:
         """Hand over what was added up for weights that several folds share."""
         for bank, edges in self.tied.found.items():
-            flow = self.semiring.flow(self.tables.linear(bank), edges)
+            flow = self.semiring.weight_flow(self.tables.linear(bank), edges)
             self.at_weights(BankRead(bank, slice(0, len(edges)), False), flow, self.tables)
 
 

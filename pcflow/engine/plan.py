@@ -39,7 +39,7 @@ from pcflow.engine.rows import assign_rows
 from pcflow.engine.schedule import Schedule, make_schedule
 from pcflow.engine.sets import Sets
 from pcflow.errors import StructureError
-from pcflow.inputs import Few, InputFamily
+from pcflow.inputs import Few, FiniteFamily, InputFamily, Share
 
 Rows = slice | Tensor
 Banks = tuple[tuple[Parameter, ...], ...]
@@ -253,6 +253,22 @@ class Plan:
         """Whether no two folds of input units are over the same variable."""
         folds = sum(step.folds for step in self.steps if isinstance(step, InputStep))
         return folds == self.num_variables
+
+    @cached_property
+    def summed(self) -> frozenset[int]:
+        """Banks that hold weights of sums."""
+        return frozenset(s.weight.bank for s in self.steps if isinstance(s, SumStep))
+
+    @cached_property
+    def logits(self) -> frozenset[int]:
+        """Banks that hold nothing but logits over categories (see `FiniteFamily.logits`)."""
+        found, others = set[int](), set(self.summed)
+        for step in (step for step in self.steps if isinstance(step, InputStep)):
+            family = step.family.whole if isinstance(step.family, Share) else step.family
+            logits = family.logits if isinstance(family, FiniteFamily) else None
+            for name, read in step.parameters.items():
+                (found if name == logits else others).add(read.bank)
+        return frozenset(found - others)
 
     @cached_property
     def of_one_unit(self) -> bool:

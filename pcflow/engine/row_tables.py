@@ -19,8 +19,9 @@ from torch import Tensor
 from pcflow.engine.plan import BankRead, InputStep
 from pcflow.engine.semiring import Weight
 from pcflow.engine.sets import Sets
-from pcflow.engine.tables import Tables, select
+from pcflow.engine.tables import Normalizer, Tables, select
 from pcflow.evidence import CheckedEvidence, RowParameters
+from pcflow.inputs import FiniteFamily
 
 T = TypeVar("T")
 
@@ -41,7 +42,7 @@ class RowTables(Tables):
         parameters.check_owner(shared.plan.banks)
         vars(self).update(vars(shared))
         self.shared, self.rows, self.origin = shared, len(evidence.values), evidence.origin
-        self.own = frozenset(parameters.by_bank)
+        self.own, self.given = frozenset(parameters.by_bank), parameters
         given = {n: bank.detach().transpose(0, 1) for n, bank in parameters.by_bank.items()}
         self.banks = [given.get(n, bank) for n, bank in enumerate(shared.banks)]
         self._made: dict[tuple[str, Hashable], object] = {}
@@ -69,11 +70,15 @@ class RowTables(Tables):
         own = {n: self.weight(step, in_log_space) for n, step in mine.items()}
         return own if len(own) == len(self._sums) else self.shared.weights(in_log_space) | own
 
-    def _normalised(self, kind: str, bank: int, softmax: Callable[[Tensor, int], Tensor]) -> Tensor:
+    def _normalised(self, kind: str, bank: int, softmax: Callable[..., Tensor]) -> Tensor:
         if bank not in self.own:
             return super()._normalised(kind, bank, softmax)
         given = self.banks[bank].transpose(0, 1)  # [B, P, K, J]
-        return self.keep(kind, bank, [bank], lambda: softmax(given, -1).transpose(0, 1))
+
+        def make() -> Tensor:
+            return softmax(given, -1, out=self.pages.take(given, given.shape)).transpose(0, 1)
+
+        return self.keep(kind, bank, [bank], make)
 
     def sets(self, step: InputStep) -> Sets:
         """One for every row, if a parameter of the step is by row."""
@@ -84,8 +89,19 @@ class RowTables(Tables):
         """Raw parameters of an input step, all of them set by set [S, ...]."""
         if not self._has_rows(step):
             return super().parameters(step)
-        sets = self.sets(step)
-        return {name: self._by_set(read, sets) for name, read in step.parameters.items()}
+        sets, reads = self.sets(step), step.parameters
+        return {name: self._by_set(self.banks[r.bank], r, sets) for name, r in reads.items()}
+
+    def normalizer(self, step: InputStep) -> Normalizer:
+        """By what was found when logits were looked at, if that was all of them."""
+        assert isinstance(step.family, FiniteFamily) and step.family.logits is not None
+        read = step.parameters[step.family.logits]
+        known = self.given.totals_of(read.bank) if read.bank in self.own else None
+        if known is None:
+            return super().normalizer(step)
+        logits = self.parameters(step)[step.family.logits]
+        log_total = self._by_set(known.log_total.transpose(0, 1), read, self.sets(step))
+        return Normalizer(logits, log_total, known.lowest, known.moderate)
 
     def of_folds(self, step: InputStep, read: BankRead, found: Tensor) -> Tensor:
         """By fold and row [F or 1, B, ...]; if all rows share the parameter, their sum."""
@@ -97,8 +113,8 @@ class RowTables(Tables):
     def _has_rows(self, step: InputStep) -> bool:
         return any(read.bank in self.own for read in step.parameters.values())
 
-    def _by_set(self, read: BankRead, sets: Sets) -> Tensor:
-        chosen = select(self.banks[read.bank], read)
+    def _by_set(self, bank: Tensor, read: BankRead, sets: Sets) -> Tensor:
+        chosen = select(bank, read)
         if read.bank not in self.own:
             chosen = chosen.unsqueeze(1)  # [F or 1, B or 1, ...]
         each = chosen.expand(sets.folds, sets.rows, *chosen.shape[2:]).transpose(0, 1)

@@ -84,7 +84,6 @@ class Tables:
         self.cache = Cache(banks, like, room, in_place=plan.machine.records)
         self._fixed = {n for n, bank in enumerate(plan.banks) if isinstance(bank[0], Fixed)}
         self._sums = {n: s for n, s in enumerate(plan.steps) if isinstance(s, SumStep)}
-        self._summed = frozenset(step.weight.bank for step in self._sums.values())
 
     def read_by_rows(self) -> Tables:
         """The same, with all that is kept, for who changes parameters after every pass."""
@@ -116,7 +115,7 @@ class Tables:
                         mine.copy_(its)
             return old
 
-        return self.keep("weights", in_log_space, self._summed, make, renew)
+        return self.keep("weights", in_log_space, self.plan.summed, make, renew)
 
     def weight(self, step: SumStep, in_log_space: bool) -> Weight:
         """Weights [F, K, J] of a sum step ([F, K, H] if mixing); F is 1 if all folds share them."""
@@ -143,7 +142,7 @@ class Tables:
             return self.banks[bank]
         return self._normalised("log", bank, torch.log_softmax)
 
-    def _normalised(self, kind: str, bank: int, softmax: Callable[[Tensor, int], Tensor]) -> Tensor:
+    def _normalised(self, kind: str, bank: int, softmax: Callable[..., Tensor]) -> Tensor:
         def make() -> Tensor:
             return softmax(self.banks[bank], -1)
 

@@ -10,9 +10,9 @@ from pcflow.evidence.evidence import CheckedEvidence, Evidence
 from pcflow.evidence.intervals import Intervals
 from pcflow.evidence.look import look, send
 from pcflow.evidence.numbers import Numbers, as_tensor
-from pcflow.evidence.parameters import RowParameters
+from pcflow.evidence.parameters import RowParameters, Totals
 from pcflow.evidence.potentials import Potentials
-from pcflow.evidence.weighed import Weighed
+from pcflow.evidence.weighed import Weighed, version_of
 
 __all__ = [
     "CheckedEvidence",
@@ -22,10 +22,12 @@ __all__ = [
     "Numbers",
     "Potentials",
     "RowParameters",
+    "Totals",
     "Weighed",
     "as_tensor",
     "check",
     "check_categories",
     "look",
     "send",
+    "version_of",
 ]

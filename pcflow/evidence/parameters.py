@@ -1,18 +1,36 @@
 """Parameters that every row of a batch has of its own, in place of those of the model.
 
-Legend: B batch, P parameters of a bank.
+Legend: B batch, P parameters of a bank, K units.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from operator import is_
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pcflow.errors import EvidenceError
+from pcflow.evidence.weighed import version_of
+
+
+class Totals(NamedTuple):
+    """What makes log-probabilities of logits by row, found when these were looked at.
+
+    Attributes:
+        log_total: of every unit, over its categories, [B, P, 1, K].
+        lowest: no larger than any of the log-probabilities, one number.
+        moderate: whether exponentials of logits and totals are exact as they are.
+        version: how often the logits had been edited.
+    """
+
+    log_total: Tensor
+    lowest: Tensor
+    moderate: bool
+    version: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,10 +40,12 @@ class RowParameters:
     Args:
         owner: what the model stores, bank by bank; whose parameters these are is known by it.
         by_bank: [B, P, ...] of some banks, by their numbers.
+        totals: of those that are logits.
     """
 
     owner: Sequence[object]
     by_bank: Mapping[int, Tensor]
+    totals: Mapping[int, Totals] = field(default_factory=dict)
 
     @property
     def numbers_per_row(self) -> int:
@@ -34,7 +54,19 @@ class RowParameters:
 
     def rows(self, index: Tensor) -> RowParameters:
         """Those of the rows of `index`."""
-        return replace(self, by_bank={n: given[index] for n, given in self.by_bank.items()})
+        by_bank = {n: given[index] for n, given in self.by_bank.items()}
+        known = {n: self.totals_of(n) for n in self.totals}
+        totals = {
+            n: total._replace(log_total=total.log_total[index], version=version_of(by_bank[n]))
+            for n, total in known.items()
+            if total is not None
+        }
+        return replace(self, by_bank=by_bank, totals=totals)
+
+    def totals_of(self, bank: int) -> Totals | None:
+        """Those of a bank, unless its logits were edited since."""
+        found = self.totals.get(bank)
+        return found if found and found.version == version_of(self.by_bank[bank]) else None
 
     @property
     def each(self) -> list[RowParameters]:
@@ -59,3 +91,7 @@ class RowParameters:
         """
         if not all(map(is_, self.owner, banks)):
             raise EvidenceError("parameters by row are those of another model")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and files hold no totals: how often tensors were edited is counted anew there."""
+        return vars(self) | {"totals": {}}

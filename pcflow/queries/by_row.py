@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from pcflow.checks import check_kind
-from pcflow.engine import InputStep, Plan, SumStep
+from pcflow.engine import InputStep, Plan, SumStep, in_ordinary_modes
 from pcflow.errors import SettingError, TypeMismatch
-from pcflow.evidence import Domain, RowParameters, look
+from pcflow.evidence import Domain, RowParameters, Totals, look, version_of
 
 ByRow = Mapping[str, Tensor] | Mapping[nn.Parameter, Tensor] | Mapping[str | nn.Parameter, Tensor]
 """For some parameters, or their names, what they hold in every row, [B, *shape]."""
@@ -48,7 +48,8 @@ def check_parameters(
     Raises:
         TypeMismatch: if they are no dict of tensors.
         SettingError: naming the parameter, if the model has none such, or it does not fit, or
-            holds NaN, or +inf where no family makes a distribution of it.
+            holds NaN, +inf where no family makes a distribution of it, or nothing but -inf for a
+            unit.
     """
     numbers = {key: n for n, pair in enumerate(named.items()) for key in pair}
     found: dict[int, Tensor] = {}
@@ -56,8 +57,9 @@ def check_parameters(
         number = _number(key, numbers, found)
         name, parameter = list(named.items())[number]
         found[number] = _fitting(f"parameters[{name!r}]", tensor, parameter, domain, rows)
-    _refuse_no_numbers(list(named), found, plan)
-    return RowParameters(plan.banks, found)
+    totals = {n: _totals(t, plan) for n, t in found.items() if n in plan.logits and t.numel()}
+    _refuse_no_distributions(list(named), found, totals, plan)
+    return RowParameters(plan.banks, found, totals)
 
 
 def _number(key: Any, numbers: Mapping[Any, int], met: Mapping[int, Tensor]) -> int:
@@ -84,15 +86,49 @@ def _fitting(name: str, given: Any, parameter: Tensor, domain: Domain, rows: int
     return fitting.clone() if fitting.is_inference() else fitting  # which could not be saved
 
 
-def _refuse_no_numbers(names: list[str], found: Mapping[int, Tensor], plan: Plan) -> None:
+@in_ordinary_modes
+@torch.no_grad()
+def _totals(logits: Tensor, plan: Plan) -> Totals:
+    """Of logits [B, P, V, K], which are read once: passes take them from here."""
+    log_total, lowest, moderate = plan.machine.log_normalizer(logits.flatten(0, 1))
+    by_row = log_total.unflatten(0, logits.shape[:2])
+    return Totals(by_row, lowest, moderate, version_of(logits))
+
+
+def _refuse_no_distributions(
+    names: list[str], found: Mapping[int, Tensor], totals: Mapping[int, Totals], plan: Plan
+) -> None:
     given = {number: t.detach() for number, t in found.items() if t.numel()}
-    sound = look(*(t.amax() < torch.inf for t in given.values()))  # NaN survives amax
+    sound = look(*(_is_sound(n, t, totals.get(n), plan) for n, t in given.items()))
     for (number, t), fine in zip(given.items(), sound, strict=True):
         if not bool(fine):
-            bad = t.isnan() if _may_be_infinite(plan, number) else ~(t < torch.inf)
-            for row in bad.flatten(1).any(dim=1).nonzero().flatten().tolist()[:1]:
-                name = f"parameters[{names[number]!r}]"
-                raise SettingError(name, f"NaN or +inf in row {row}", "finite, or -inf")
+            _refuse(f"parameters[{names[number]!r}]", number, t, plan)
+
+
+def _is_sound(bank: int, given: Tensor, totals: Totals | None, plan: Plan) -> Tensor:
+    """Whether what a bank is given may be read: NaN survives amax, and totals of what may not."""
+    if totals is not None:
+        return totals.log_total.isfinite().all()
+    if bank in plan.summed:
+        return given.amax(dim=-1).isfinite().all()
+    return given.amax() < torch.inf
+
+
+def _refuse(name: str, bank: int, given: Tensor, plan: Plan) -> None:
+    """Say what is wrong, of the first row of which something is."""
+    no_number = given.isnan() if _may_be_infinite(plan, bank) else ~(given < torch.inf)
+    for row in _rows_with(no_number):
+        raise SettingError(name, f"NaN or +inf in row {row}", "finite, or -inf")
+    if bank in plan.summed | plan.logits:
+        impossible = given.amax(dim=-1 if bank in plan.summed else -2) == -torch.inf
+        for row in _rows_with(impossible):
+            what = f"nothing but -inf for a unit in row {row}"
+            raise SettingError(name, what, "above -inf somewhere, for every unit")
+
+
+def _rows_with(flags: Tensor) -> list[int]:
+    rows: list[int] = flags.flatten(1).any(dim=1).nonzero().flatten().tolist()
+    return rows
 
 
 def _may_be_infinite(plan: Plan, bank: int) -> bool:

@@ -140,8 +140,12 @@ class MultiTokenHead(nn.Module):
 
         Raises:
             ShapeMismatch: if hidden states are of another width.
+            SettingError: if a row of them is not finite.
         """
         hidden = check_real("hidden", hidden, "B", self.width).to(self.unembedding.weight)
+        if not bool(hidden.isfinite().all()):
+            row = int((~hidden.isfinite()).any(dim=1).nonzero()[0])
+            raise pf.SettingError("hidden", f"NaN or infinity in row {row}", "finite")
         steering = self.steering(hidden)  # [B, R]
         common = dict(self.model.named_parameters())
         return {
@@ -160,10 +164,11 @@ class MultiTokenHead(nn.Module):
             [B, n]; the sum is that of all tokens together.
 
         Raises:
-            ShapeMismatch: if hidden states are of another width.
+            ShapeMismatch: if hidden states are of another width, or of another number of rows.
+            SettingError: if a row of them is not finite.
             EvidenceError: if the tokens do not fit the circuit.
         """
-        return self.model.conditionals(tokens, parameters=self.circuit_parameters(hidden))
+        return self.model.conditionals(tokens, parameters=self._parameters_for(tokens, hidden))
 
     def next_log_probs(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """Log-probabilities [B, n, V] (nats) of all tokens that might stand at each place.
@@ -172,7 +177,13 @@ class MultiTokenHead(nn.Module):
             hidden: [B, W].
             tokens: what stands there [B, n].
         """
-        return self.model.next_log_probs(tokens, parameters=self.circuit_parameters(hidden))
+        return self.model.next_log_probs(tokens, parameters=self._parameters_for(tokens, hidden))
+
+    def _parameters_for(self, tokens: Tensor, hidden: Tensor) -> dict[str, Tensor]:
+        parameters = self.circuit_parameters(hidden)
+        if isinstance(tokens, Tensor) and tokens.dim() == 2:  # all else the circuit refuses
+            check_real("hidden", hidden, len(tokens), self.width)
+        return parameters
 
     @torch.no_grad()
     def draft(
@@ -193,7 +204,7 @@ class MultiTokenHead(nn.Module):
 
         Raises:
             ShapeMismatch: if hidden states are of another width, or all tokens are known.
-            SettingError: if the temperature is negative, or not finite.
+            SettingError: if the temperature is negative, or not finite, or a hidden state is not.
             EvidenceError: if what is known does not fit the circuit.
 
         Examples:

@@ -474,6 +474,15 @@ def test_heads_and_texts_that_do_not_fit_are_refused() -> None:
     head = a_head("cp")
     with pytest.raises(ShapeMismatch, match=r"hidden must be \[B, 8\]"):
         head(torch.zeros(2, 7), torch.zeros(2, N + 1, dtype=torch.long))
+    hidden, tokens = torch.zeros(2, 8).double(), torch.zeros(2, N + 1, dtype=torch.long)
+    for ask in (head, head.next_log_probs):
+        with pytest.raises(ShapeMismatch, match=r"hidden must be \[1, 8\], got \(2, 8\)"):
+            ask(hidden, tokens[:1])
+    for broken in (torch.nan, torch.inf):
+        hidden[1, 3] = broken
+        for refuses in (head, head.next_log_probs, lambda h, t: head.draft(h, t[:, :1])):
+            with pytest.raises(SettingError, match=r"hidden .* in row 1"):
+                refuses(hidden, tokens)
     with pytest.raises(SettingError, match="kind"):
         MultiTokenHead(nn.Linear(8, V), 3, "chain")  # type: ignore[arg-type]
     with pytest.raises(SettingError, match="length"):
