@@ -46,6 +46,14 @@ class Normalizer(NamedTuple):
         log_table = self.logits - self.log_total
         return log_table if in_log_space else exp_(log_table)
 
+    def some(self, place: tuple[slice, slice, slice]) -> Tensor:
+        """Probabilities [f, v, k] of some folds, units and categories, in this order."""
+        folds, units, categories = place
+        logits, log_total = self.logits[folds, categories, units], self.log_total[folds, :, units]
+        if not self.moderate:
+            return exp_(logits - log_total)
+        return logits.exp().mul_(exp_(-log_total))
+
 
 class Tables:
     """The parameters of a plan as its steps read them.
@@ -170,6 +178,11 @@ class Tables:
         """The probabilities of a finite step, if they are at hand."""
         found = self.cache.kept("table", (step.family, tuple(step.parameters.values())))
         return cast(Tensor | None, found)
+
+    def kept_normalizer(self, step: InputStep) -> Normalizer | None:
+        """What makes its log-probabilities of logits, if it is at hand."""
+        key = step.family, tuple(step.parameters.values())
+        return None if self.cache.kept("normalizer", key) is None else self.normalizer(step)
 
     def _share(self, step: InputStep, family: Share, in_log_space: bool) -> Tensor:
         """The rows of a share, without the whole table where it is made of logits."""
