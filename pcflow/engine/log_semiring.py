@@ -129,9 +129,16 @@ class LogSumProduct:
         for slot, part in enumerate(parts):
             into.add(slot, part)
 
-    def edges(self, xs: list[Value], weight: Weight, units: Tensor, slope: Tensor) -> Tensor:
+    def edges(
+        self,
+        xs: list[Value],
+        weight: Weight,
+        units: Tensor,
+        slope: Tensor,
+        onto: Tensor | None = None,
+    ) -> Tensor:
         """The same shares, summed over rows."""
-        total = torch.zeros_like(weight.tensor)
+        total = torch.zeros_like(weight.tensor) if onto is None else onto
         for rows, shares in self._shares(self.read(xs, weight.mixing), weight, units, slope):
             part = total[:, rows] if weight.by_row else total
             part += weight.total(shares)

@@ -214,11 +214,14 @@ class _Edges:
         step = self.plan.steps[number]
         assert isinstance(step, SumStep)
         slope = slope if self.shares is None else slope * share_of(self.shares, step)
-        edges = self.semiring.edges(xs, weight, units, slope)
         if step.weight.bank in self.plan.untied:
+            edges = self.semiring.edges(xs, weight, units, slope)
             flow = self.semiring.flow(weight.tensor, edges)
             self.at_weights(step.weight, flow, self.tables)
-        else:
+            return
+        onto = self.tied.room(step.weight, weight.tensor.shape[1:], weight.tensor)
+        edges = self.semiring.edges(xs, weight, units, slope, onto)
+        if onto is None:
             self.tied.add(step.weight, edges)
 
     def take(self, kept: _Kept) -> None:

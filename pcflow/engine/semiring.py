@@ -170,10 +170,18 @@ class Semiring(Protocol):
         """Hand a sum's slope to its inputs."""
         ...
 
-    def edges(self, xs: list[Value], weight: Weight, units: Tensor, slope: Tensor) -> Tensor:
+    def edges(
+        self,
+        xs: list[Value],
+        weight: Weight,
+        units: Tensor,
+        slope: Tensor,
+        onto: Tensor | None = None,
+    ) -> Tensor:
         """The derivative by every weight of a sum [F, K, J] (in log space: its flow).
 
-        It is summed over the rows and folds that share the weight.
+        It is summed over the rows and folds that share the weight, and added to `onto`, if that is
+        given: where rows have no weights of their own.
         """
         ...
 
@@ -362,15 +370,25 @@ class Scaled:
             for slot, part in enumerate(parts):
                 into.add(slot, part if factors is None else part * factors[slot])
 
-    def edges(self, xs: list[Value], weight: Weight, units: Tensor, slope: Tensor) -> Tensor:
+    def edges(
+        self,
+        xs: list[Value],
+        weight: Weight,
+        units: Tensor,
+        slope: Tensor,
+        onto: Tensor | None = None,
+    ) -> Tensor:
         """A matrix product; where inputs are mixed, a product and a sum for each."""
         if not weight.mixing:
             x, shared = self.read(xs, mixing=False), len(weight.tensor) == 1
-            return outer_by_row(slope, x, shared) if weight.by_row else outer(slope, x, shared)
+            if weight.by_row:
+                return outer_by_row(slope, x, shared)
+            return outer(slope, x, shared, onto)
         factors = self._align(xs) if len(xs) > 1 else [slope.new_ones(1)]
         parts = [(x.units * slope).mul_(f) for x, f in zip(xs, factors, strict=True)]
         parts = parts if weight.by_row else [part.sum(dim=1) for part in parts]
-        return torch.stack(parts, dim=-1)
+        found = torch.stack(parts, dim=-1)
+        return found if onto is None else onto.add_(found)
 
 
 def marginal_flows(flow: Tensor, xs: list[Value]) -> list[Tensor]:

@@ -255,39 +255,40 @@ class Counts:
         else:
             torch.add(of(weights.mT, block), sums, alpha=momentum, out=sums)
 
-    def table(self, bank: int, block: Block) -> Tensor:
+    def weighed(self, bank: int, block: Block, times: Tensor) -> Tensor:
         """The present probabilities [p, V, k] of a block, of sums or of inputs by the first bank.
 
-        As the pass left them, or else by the parameters of the block alone: others may already
-        have moved.
+        Every unit times a number of [p, 1, k]. As the pass left them, or else by the parameters of
+        the block alone: others may already have moved.
         """
         tables = self.engine.tables
         if bank in self.weights.found:
             linear = tables.kept_weights(bank)
             if linear is not None:
-                return of(linear.mT, block)
-            return torch.softmax(of(tables.banks[bank].detach().mT, block), dim=-2)
+                return of(linear.mT, block) * times
+            return torch.softmax(of(tables.banks[bank].detach().mT, block), dim=-2).mul_(times)
         read = self.layout.read(bank, block)
-        found = None if read is None else self._table_of(*read)
-        if found is not None:
-            return found
+        if read is not None:
+            step, here = read
+            found = self._table_of(step, block.rows != EVERY)
+            if isinstance(found, Normalizer):
+                return found.weighed(here, times)
+            if found is not None:
+                return of(found, here) * times
         family, named = self.layout.kind[bank]
-        return family.table(self.params(named, block))
+        return family.table(self.params(named, block)) * times
 
-    def _table_of(self, step: InputStep, block: Block) -> Tensor | None:
-        """The same of a block of a step; None if the pass has left neither it nor its totals.
+    def _table_of(self, step: InputStep, cut: bool) -> Tensor | Normalizer | None:
+        """Probabilities of a step, or what makes them of logits; None if the pass has left neither.
 
-        These are found before rows of its parameters are written over.
+        If blocks are `cut` through units, this is found before the first of them is written over.
         """
         if step not in self._tables:
             tables = self.engine.tables
-            normalizer = tables.kept_normalizer if block.rows == EVERY else tables.normalizer
+            normalizer = tables.normalizer if cut else tables.kept_normalizer
             kept = tables.kept_table(step)
             self._tables[step] = normalizer(step) if kept is None else kept
-        found = self._tables[step]
-        if isinstance(found, Normalizer):
-            return found.some(block)
-        return None if found is None else of(found, block)
+        return self._tables[step]
 
     def maximize(self, rule: Rule, smoothing: Smoothing, alike: float = 0.0) -> None:
         """Give the model the parameters that fit counts, smoothed.

@@ -163,7 +163,7 @@ class AnemoneRun(BatchRun[Anemone]):
             if bank in fading:
                 counts.upon(bank, sums, learner.momentum, block)
             used = of(units[bank], block).unsqueeze(-2)  # [p, 1, k]
-            return mix(counts.table(bank, block) * used, sums)
+            return mix(counts.weighed(bank, block, used), sums)
 
         def of_all(bank: int) -> bool:
             return bool((units[bank] > floor_of(units[bank].dtype)).all())
@@ -278,23 +278,25 @@ class MiniBatchRun(BatchRun[MiniBatchEM]):
                 first, present = first_of(named), family.moments(counts.params(named))
                 flows, statistics = counts.flows.found, counts.statistics.found
                 total = flows[first]  # [P, K]
-                statistics[first] = self._mix(present, statistics[first], total.unsqueeze(-2))
-                flows[first] = self._mix(torch.ones_like(total), total, total)
+                kept, share = self._shares(total)
+                present = present * kept.unsqueeze(-2)
+                statistics[first] = present.addcmul_(statistics[first], share.unsqueeze(-2))
+                flows[first] = kept.addcmul_(total, share)
 
         def mixed(bank: int, block: Block) -> Tensor:
             flow = counts.counted(bank, block)
             total = flow.sum(dim=-2) if block.rows == EVERY else of(counts.total(bank), block)
-            return self._mix(counts.table(bank, block), flow, total.unsqueeze(-2))
+            kept, share = self._shares(total.unsqueeze(-2))
+            return counts.weighed(bank, block, kept).addcmul_(flow, share)
 
         rule = Rule(mixed, of_all=lambda bank: True)
         self.maximize(counts, rule, smoothing_by(self.learner.pseudocount, self.learner.step))
 
-    def _mix(self, present: Tensor, flow: Tensor, total: Tensor) -> Tensor:
-        """Go a step from what is present, where anything was counted at all."""
+    def _shares(self, total: Tensor) -> tuple[Tensor, Tensor]:
+        """Of what is present, and of counts: a step, where anything was counted at all."""
         used, step = total > 0, self.learner.step
-        share = torch.where(used, step / total, 0.0)
         kept = torch.where(used, 1 - step, torch.ones_like(total))
-        return (present * kept).addcmul_(flow, share)
+        return kept, torch.where(used, step / total, 0.0)
 
 
 def _nothing(layout: Layout) -> Sums:
