@@ -386,8 +386,11 @@ class Scaled:
             return outer(slope, x, shared, onto)
         factors = self._align(xs) if len(xs) > 1 else [slope.new_ones(1)]
         parts = [(x.units * slope).mul_(f) for x, f in zip(xs, factors, strict=True)]
-        parts = parts if weight.by_row else [part.sum(dim=1) for part in parts]
-        found = torch.stack(parts, dim=-1)
+        if weight.by_row:
+            return torch.stack(parts, dim=-1)
+        found = torch.stack([part.sum(dim=1) for part in parts], dim=-1)  # [F, K, H]
+        if len(weight.tensor) < len(found):
+            found = found.sum(dim=0, keepdim=True)
         return found if onto is None else onto.add_(found)
 
 
