@@ -254,6 +254,13 @@ STEPS: dict[str, Callable[[Subject], Step]] = {
 }
 
 
+JUDGED = (
+    f"(quad_tree K=({images.FEW}|{images.MANY})|quad_graph K={images.FEW}): (?!.*mini)"
+    f"|{WIDE:,} x {TOKENS:,}: .*products"
+)
+"""A regular expression of the rows that matter most: image circuits, and the widest chain."""
+
+
 def workloads() -> dict[str, Callable[[], Workload]]:
     """Builders by name."""
     rows = [*product(SUBJECTS | CHAINS, STEPS), *product(CHAINS, ["a step of Anemone, products"])]

@@ -334,3 +334,29 @@ def test_an_impossible_row_is_named_and_nothing_changes() -> None:
         with pytest.raises(pf.NoMassError, match=r"fit.* row 3"):
             pf.fit(model, x, learner, epochs=1, batch_size=2, progress=False)
         assert all(torch.equal(a, b) for a, b in zip(model.banks, before, strict=True))
+
+
+@pytest.mark.parametrize("mixing", [True, False])
+def test_tied_weights_have_the_gradients_of_all_sums_that_share_them(mixing: bool) -> None:
+    tables = [[pf.Parameter(torch.randn(3, 2)) for _ in range(2)] for _ in range(2)]
+    logits, x = torch.randn(2, 2 if mixing else 4), torch.randint(3, (5, 2))
+
+    def gradient(*weights: pf.Parameter) -> Tensor:
+        sums = []
+        for variable, weight in enumerate(weights):
+            over = [
+                pf.InputLayer(variable, pf.Categorical(3), 2, {"logits": table})
+                for table in tables[variable]
+            ]
+            sums.append(pf.SumLayer(over, weight, mixing))
+        top = pf.Parameter(torch.zeros(1, 2))
+        model = pf.compile(pf.Circuit(pf.SumLayer([pf.ProductLayer(sums)], top)))
+        assert max(step.folds for step in model.plan.steps[1:]) == 2  # both in one step
+        model.log_prob(x).sum().backward()
+        (found,) = (p.grad for p in model.parameters() if p.shape[1:] == logits.shape)
+        assert found is not None
+        return found
+
+    tied = pf.Parameter(logits)
+    apart = gradient(pf.Parameter(logits), pf.Parameter(logits.clone()))  # [2, K, J or H]
+    torch.testing.assert_close(gradient(tied, tied), apart.sum(dim=0, keepdim=True))

@@ -22,7 +22,7 @@ from pcflow.learn.counts import Counts, Layout
 from pcflow.testing import circuits
 
 V = 40
-LARGE, SMALL = pf.Machine(numbers=1), pf.Machine(numbers=1 << 40)
+LARGE, SMALL = pf.Machine(numbers=1, cached=64), pf.Machine(numbers=1 << 40)
 LEARNERS: dict[str, Learner] = {
     "em": pf.EM(1e-3),
     "smoothed em": pf.EM(0.1),
@@ -100,6 +100,24 @@ def test_by_rows_or_all_at_once_learns_the_same(name: str, learner: str) -> None
     circuit = CIRCUITS[name]()
     large, small = (learn(model, LEARNERS[learner], batches(0)) for model in both(circuit))
     assert_alike(large, small)
+
+
+@pytest.mark.parametrize("used", [True, False])
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_so_do_hard_zeros_and_units_that_nothing_uses(learner: str, used: bool) -> None:
+    models = both(CIRCUITS["shared"]())
+    for model in models:
+        start, move, table = sorted(model.parameters(), key=Tensor.numel)
+        with torch.no_grad():
+            table[:, :5, 1:] = -torch.inf
+            if not used:
+                start[..., 1] = move[..., 1] = -torch.inf
+            before = table[..., 1].softmax(dim=1).cpu()
+    large, small = (learn(model, LEARNERS[learner], batches(3, steps=3)) for model in models)
+    assert_alike(large, small)
+    after = max(large, key=Tensor.numel)
+    assert bool((after[:, :5, 1:] == -torch.inf).all())
+    assert torch.allclose(after[..., 1].softmax(dim=1), before, rtol=1e-3) is not used
 
 
 @pytest.mark.parametrize("name", CIRCUITS)

@@ -34,7 +34,7 @@ from pcflow.engine.plan import (
 )
 from pcflow.engine.routes import Best, Drawn
 from pcflow.engine.semiring import Scaled, floor_of
-from pcflow.engine.tables import BankSums, Tables, select
+from pcflow.engine.tables import BankSums, Normalizer, Tables, select
 from pcflow.engine.timing import StepTime, StepTimes, time_steps
 from pcflow.engine.told import Shares, share_of, told_below
 from pcflow.engine.versions import Stamp
@@ -57,6 +57,7 @@ __all__ = [
     "MaxInputs",
     "MaxProduct",
     "Memory",
+    "Normalizer",
     "Plan",
     "Pool",
     "ProductStep",

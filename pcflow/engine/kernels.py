@@ -38,11 +38,14 @@ def outer_add(a: Tensor, b: Tensor) -> Tensor:
     return (a.unsqueeze(-1) + b.unsqueeze(-2)).flatten(-2)
 
 
-def outer(a: Tensor, b: Tensor, shared: bool) -> Tensor:
-    """Sum of a [F, B, K] x b [F, B, J] over B: [F, K, J], or [1, K, J] over F too if shared."""
+def outer(a: Tensor, b: Tensor, shared: bool, onto: Tensor | None = None) -> Tensor:
+    """Sum of a [F, B, K] x b [F, B, J] over B: [F, K, J], or [1, K, J] over F too if shared.
+
+    Added to `onto`, if it is given.
+    """
     if shared and len(a) > 1:
-        return (a.flatten(0, 1).t() @ b.flatten(0, 1)).unsqueeze(0)
-    return torch.bmm(a.transpose(1, 2), b)
+        a, b = a.flatten(0, 1).unsqueeze(0), b.flatten(0, 1).unsqueeze(0)
+    return torch.bmm(a.mT, b) if onto is None else onto.baddbmm_(a.mT, b)
 
 
 def outer_by_row(a: Tensor, b: Tensor, shared: bool, out: Tensor | None = None) -> Tensor:

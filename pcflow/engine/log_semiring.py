@@ -135,10 +135,12 @@ class LogSumProduct:
         weight: Weight,
         units: Tensor,
         slope: Tensor,
-        out: Tensor | None = None,
+        onto: Tensor | None = None,
     ) -> Tensor:
         """The same shares, summed over rows."""
-        total = torch.zeros_like(weight.tensor) if out is None else out.zero_()
+        total = torch.zeros_like(weight.tensor) if onto is None else onto
+        if weight.by_row:
+            total.zero_()
         for rows, shares in self._shares(self.read(xs, weight.mixing), weight, units, slope):
             part = total[:, rows] if weight.by_row else total
             part += weight.total(shares)

@@ -214,14 +214,19 @@ class _Edges:
         step = self.plan.steps[number]
         assert isinstance(step, SumStep)
         slope = slope if self.shares is None else slope * share_of(self.shares, step)
-        edges = self.semiring.edges(xs, weight, units, slope, self._room(weight))
         if step.weight.bank in self.plan.untied:
+            edges = self.semiring.edges(xs, weight, units, slope, self._room(weight))
             flow = self.semiring.weight_flow(weight.tensor, edges)
             self.at_weights(step.weight, flow, self.tables)
-        else:
+            return
+        onto = self.tied.room(step.weight, weight.tensor.shape[1:], weight.tensor)
+        room = self._room(weight) if onto is None else onto
+        edges = self.semiring.edges(xs, weight, units, slope, room)
+        if onto is None:
             self.tied.add(step.weight, edges)
 
     def _room(self, weight: Weight) -> Tensor | None:
+        """Memory for the edges of weights by row; the others have none of their own."""
         if not weight.by_row:
             return None
         by_row = weight.tensor.transpose(0, 1)  # [B, F or 1, K, J]

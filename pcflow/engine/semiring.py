@@ -176,12 +176,12 @@ class Semiring(Protocol):
         weight: Weight,
         units: Tensor,
         slope: Tensor,
-        out: Tensor | None = None,
+        onto: Tensor | None = None,
     ) -> Tensor:
         """The derivative by every weight of a sum [F, K, J] (in log space: its flow).
 
-        It is summed over the rows and folds that share the weight. Of weights by row it may be
-        written to `out`, where rows come first in memory.
+        It is summed over the rows and folds that share the weight, and added to `onto`, if that is
+        given. Of weights by row it is written there, where rows come first in memory.
         """
         ...
 
@@ -380,16 +380,22 @@ class Scaled:
         weight: Weight,
         units: Tensor,
         slope: Tensor,
-        out: Tensor | None = None,
+        onto: Tensor | None = None,
     ) -> Tensor:
         """A matrix product; where inputs are mixed, a product and a sum for each."""
         if not weight.mixing:
             x, shared = self.read(xs, mixing=False), len(weight.tensor) == 1
-            return outer_by_row(slope, x, shared, out) if weight.by_row else outer(slope, x, shared)
+            if weight.by_row:
+                return outer_by_row(slope, x, shared, onto)
+            return outer(slope, x, shared, onto)
         factors = self._align(xs) if len(xs) > 1 else [slope.new_ones(1)]
         parts = [(x.units * slope).mul_(f) for x, f in zip(xs, factors, strict=True)]
-        parts = parts if weight.by_row else [part.sum(dim=1) for part in parts]
-        return torch.stack(parts, dim=-1, out=out)
+        if weight.by_row:
+            return torch.stack(parts, dim=-1, out=onto)
+        found = torch.stack([part.sum(dim=1) for part in parts], dim=-1)  # [F, K, H]
+        if len(weight.tensor) < len(found):
+            found = found.sum(dim=0, keepdim=True)
+        return found if onto is None else onto.add_(found)
 
     def weight_flow(self, weights: Tensor, edges: Tensor) -> Tensor:
         """Derivative times weight."""

@@ -46,6 +46,17 @@ class Normalizer(NamedTuple):
         log_table = self.logits - self.log_total
         return log_table if in_log_space else exp_(log_table)
 
+    def weighed(self, place: tuple[slice, slice, slice], times: Tensor) -> Tensor:
+        """Probabilities [f, v, k] of some folds, units and categories, in this order.
+
+        Every unit times a number of [f, 1, k].
+        """
+        folds, units, categories = place
+        logits, log_total = self.logits[folds, categories, units], self.log_total[folds, :, units]
+        if not self.moderate:
+            return exp_(logits - log_total).mul_(times)
+        return logits.exp().mul_(exp_(-log_total).mul_(times))
+
 
 class Tables:
     """The parameters of a plan as its steps read them.
@@ -169,6 +180,11 @@ class Tables:
         """The probabilities of a finite step, if they are at hand."""
         found = self.cache.kept("table", (step.family, tuple(step.parameters.values())))
         return cast(Tensor | None, found)
+
+    def kept_normalizer(self, step: InputStep) -> Normalizer | None:
+        """What makes its log-probabilities of logits, if it is at hand."""
+        key = step.family, tuple(step.parameters.values())
+        return None if self.cache.kept("normalizer", key) is None else self.normalizer(step)
 
     def _share(self, step: InputStep, family: Share, in_log_space: bool) -> Tensor:
         """The rows of a share, without the whole table where it is made of logits."""
@@ -315,6 +331,15 @@ class BankSums:
             bank[read.rows] += folds
         else:
             add_rows(bank, read.rows, folds)
+
+    def room(self, read: BankRead, shape: torch.Size, like: Tensor) -> Tensor | None:
+        """Where numbers [F, ...] are added up, or their sum [1, ...]; None if they lie apart."""
+        if read.bank in self.own or not isinstance(read.rows, slice):
+            return None
+        self._seen.add(read)
+        if read.bank not in self.found:
+            self.found[read.bank] = self._room(read.bank, like, shape)
+        return self.found[read.bank][read.rows]
 
     def add_rows(self, read: BankRead, folds: Tensor, rows: Tensor, batch: int) -> None:
         """The same of some rows [n] of a batch, of parameters by row: [F or 1, n, ...]."""

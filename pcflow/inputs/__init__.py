@@ -13,7 +13,7 @@ from pcflow.inputs.base import (
 )
 from pcflow.inputs.bernoulli import Bernoulli
 from pcflow.inputs.binomial import Binomial
-from pcflow.inputs.categorical import Categorical, log_shares
+from pcflow.inputs.categorical import Categorical, log_shares, smoothed
 from pcflow.inputs.discretized_logistic import DiscretizedLogistic
 from pcflow.inputs.exponential import Exponential
 from pcflow.inputs.gate import Gate
@@ -55,5 +55,6 @@ __all__ = [
     "log_sum",
     "powered",
     "register_family",
+    "smoothed",
     "spread_of",
 ]

@@ -78,15 +78,30 @@ def log_shares(counts: Tensor, logits: Tensor, pseudocount: float) -> Tensor:
             even with the pseudocount nothing was counted.
         pseudocount: added to every count.
     """
-    shares = counts + pseudocount
-    zeros = logits.is_cuda or logits.amin().item() == -torch.inf  # not to wait for a GPU
-    if zeros:
-        shares.masked_fill_(logits == -torch.inf, 0.0)
+    shares = smoothed(counts, logits, pseudocount)
     total = shares.sum(dim=-2, keepdim=True)  # [..., 1, K]
     found = shares.div_(total).log_()
-    if pseudocount > 0 and not zeros:
+    if not logits.is_cuda and total.amin().item() > 0:
         return found
     return torch.where(total > 0, found, logits)
+
+
+def smoothed(
+    counts: Tensor, logits: Tensor, pseudocount: float, out: Tensor | None = None
+) -> Tensor:
+    """Counts [..., V, K] and a pseudocount, but nothing where logits are -inf.
+
+    Args:
+        counts: nonnegative.
+        logits: the present ones.
+        pseudocount: what is added.
+        out: where it is written, over the logits if need be.
+    """
+    zeros = None
+    if logits.is_cuda or logits.amin().item() == -torch.inf:  # not to wait for a GPU
+        zeros = logits == -torch.inf
+    shares = torch.add(counts, pseudocount, out=out)
+    return shares if zeros is None else shares.masked_fill_(zeros, 0.0)
 
 
 def by_columns(logits: Tensor, in_log_space: bool) -> Tensor:

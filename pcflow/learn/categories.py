@@ -11,6 +11,7 @@ n of them, F folds.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,10 +20,21 @@ from pcflow.engine import BankRead, BankSums, FiniteLeaf, Machine, Plan, add_row
 from pcflow.inputs import Params
 from pcflow.learn.team import Team
 
-Block = tuple[slice, slice]
-"""Some parameters [P, ..., K] of a bank, and some units of them."""
+EVERY = slice(None)
 
-ALL: Block = (slice(None), slice(None))
+
+class Block(NamedTuple):
+    """Some parameters [P, V, ..., K] of a bank, some units of them, and some rows of these.
+
+    Those that say nothing of rows are complete: all numbers of every unit that they are about.
+    """
+
+    parameters: slice = EVERY
+    units: slice = EVERY
+    rows: slice = EVERY
+
+
+ALL = Block()
 
 LINE = 16
 """Units that are read together, whether they are wanted or not: a line of the cache."""
@@ -53,7 +65,8 @@ class CategoryCounts:
             size = leaf.access.family.num_categories
             self.rows[read.bank] = len(self.plan.banks[read.bank]) * size
             place, counts = leaf.named_counts(slope)
-            self._name(read.bank, _in_bank(place, read, size), counts)
+            once = read.shared or isinstance(read.rows, slice)
+            self._name(read.bank, _in_bank(place, read, size), counts, once)
             return
         shape = torch.Size([leaf.access.family.num_categories, slope.shape[-1]])
         out = self.dense.place(read, shape, slope)
@@ -61,13 +74,17 @@ class CategoryCounts:
         if out is None:
             self.dense.add(read, found)
 
-    def _name(self, bank: int, place: Tensor, counts: Tensor) -> None:
-        """Add counts [n, K] of rows [n]; once half of all rows would be named, all of them are."""
+    def _name(self, bank: int, place: Tensor, counts: Tensor, once: bool) -> None:
+        """Add counts [n, K] of rows [n], which rise if each is named once.
+
+        As soon as half of all rows would be named, all of them are.
+        """
         before, sums = self.named.get(bank, (place[:0], counts[:0]))
         if before is None:
             add_rows(sums, place, counts)
             return
-        place, counts = named_sums(torch.cat([before, place]), torch.cat([sums, counts]))
+        if not once or len(before):
+            place, counts = named_sums(torch.cat([before, place]), torch.cat([sums, counts]))
         rows = self.rows[bank]
         every = _spread(place, counts, rows) if 2 * len(place) > rows else None
         self.named[bank] = (place, counts) if every is None else (None, every)
@@ -78,17 +95,37 @@ class CategoryCounts:
         if named is None:
             assert dense is not None
             return of(dense, block)
-        place, counts = named
-        parameters, units = len(self.plan.banks[bank]), block[1]
-        if place is None:
-            found = of(counts.unflatten(0, (parameters, -1)), block)
+        if named[0] is None:
+            found = of(named[1].unflatten(0, (len(self.plan.banks[bank]), -1)), block)
         else:
-            some, size = range(parameters)[block[0]], self.rows[bank] // parameters
-            ends = torch.tensor([some.start * size, some.stop * size], device=place.device)
-            first, last = torch.searchsorted(place, ends).tolist()
-            counts, place = counts[first:last, units], place[first:last] - some.start * size
-            found = _spread(place, counts, len(some) * size).unflatten(0, (len(some), -1))
+            place, counts, (parameters, rows) = self._of_block(bank, block)
+            found = _spread(place, counts, parameters * rows).unflatten(0, (parameters, rows))
         return found if dense is None else found + of(dense, block)
+
+    def total(self, bank: int) -> Tensor:
+        """What every unit has counted [P, K]."""
+        if not self.names_few(bank):
+            return self.counted(bank).sum(dim=1)
+        place, counts = self.named[bank]
+        assert place is not None
+        parameters = len(self.plan.banks[bank])
+        found = counts.new_zeros(parameters, counts.shape[1])
+        add_rows(found, place // (self.rows[bank] // parameters), counts)
+        return found
+
+    def _of_block(self, bank: int, block: Block) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """The rows [n] of a block that are named, their counts [n, k], and what [p, V] it has."""
+        place, counts = self.named[bank]
+        assert place is not None
+        every = len(self.plan.banks[bank])
+        size = self.rows[bank] // every
+        some, rows = range(every)[block.parameters], range(size)[block.rows]
+        assert len(rows) == size or len(some) == 1
+        start, stop = some.start * size + rows.start, (some.stop - 1) * size + rows.stop
+        ends = torch.tensor([start, stop], device=place.device)
+        first, last = torch.searchsorted(place, ends).tolist()
+        named = place[first:last] - start, counts[first:last, block.units]
+        return *named, (len(some), len(rows))
 
     def gather(self, team: Team) -> None:
         """Add the counts of all processes."""
@@ -101,13 +138,13 @@ class CategoryCounts:
         """Whether all that a bank has counted are some of its rows."""
         return bank not in self.dense.found and self.named[bank][0] is not None
 
-    def upon(self, bank: int, sums: Tensor, momentum: float) -> None:
-        """Let sums [P, V, K] fade, and add to them what a bank has counted that names few."""
-        place, counts = self.named[bank]
-        assert place is not None
-        rows = sums.flatten(0, 1)
-        some = torch.add(counts, rows[place], alpha=momentum)
-        rows.mul_(momentum).index_copy_(0, place, some)
+    def upon(self, bank: int, sums: Tensor, momentum: float, block: Block = ALL) -> None:
+        """Let sums [p, V, k] of a block fade, and add to them what it has counted."""
+        if not self.names_few(bank):
+            torch.add(self.counted(bank, block), sums, alpha=momentum, out=sums)
+            return
+        place, counts, (_, size) = self._of_block(bank, block)
+        sums.mul_(momentum)[place // size, place % size] += counts
 
 
 def _spread(place: Tensor, counts: Tensor, rows: int) -> Tensor:
@@ -126,8 +163,10 @@ def _in_bank(place: Tensor, read: BankRead, size: int) -> Tensor:
 
 
 def of(tensor: Tensor, block: Block) -> Tensor:
-    """The numbers of a block, [p, ..., k] of [P, ..., K]."""
-    return tensor[block[0], ..., block[1]]
+    """The numbers of a block, [p, v, ..., k] of [P, V, ..., K], or [p, k] of [P, K]."""
+    if tensor.dim() == 2:
+        return tensor[block.parameters, block.units]
+    return tensor[block.parameters, block.rows, ..., block.units]
 
 
 def blocks(
@@ -149,11 +188,19 @@ def blocks(
         if one <= machine.numbers:
             size = machine.numbers // max(1, one)
             for at in range(some.start, some.stop, size):
-                yield slice(at, min(at + size, some.stop)), ALL[1]
+                yield Block(slice(at, min(at + size, some.stop)))
             continue
         size = max(LINE, machine.numbers * units // (one * count))
         for at in range(0, units, size):
-            yield some, slice(at, at + size)
+            yield Block(some, slice(at, at + size))
+
+
+def by_rows(parameter: Tensor, machine: Machine) -> Iterator[Block]:
+    """Some rows of every parameter [P, V, K] after another, as they lie in memory."""
+    size = max(1, machine.cached // max(1, parameter.shape[-1]))
+    for number in range(len(parameter)):
+        for at in range(0, parameter.shape[1], size):
+            yield Block(slice(number, number + 1), rows=slice(at, at + size))
 
 
 def _sizes(parameter: Tensor) -> tuple[int, int]:

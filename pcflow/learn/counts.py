@@ -10,6 +10,7 @@ a bank, R rows of an arena, S statistics.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import pairwise
 
@@ -24,6 +25,7 @@ from pcflow.engine import (
     FiniteLeaf,
     InputStep,
     Leaf,
+    Normalizer,
     Shares,
     SumStep,
     Tables,
@@ -33,9 +35,9 @@ from pcflow.engine import (
 )
 from pcflow.errors import EvidenceError, StructureError, TypeMismatch
 from pcflow.evidence import CheckedEvidence, send
-from pcflow.inputs import DensityFamily, FiniteFamily, InputFamily, Params, log_shares
+from pcflow.inputs import DensityFamily, FiniteFamily, InputFamily, Params, log_shares, smoothed
 from pcflow.learn.batch import Batch, Model, totals
-from pcflow.learn.categories import ALL, Block, CategoryCounts, blocks, of
+from pcflow.learn.categories import ALL, EVERY, Block, CategoryCounts, blocks, by_rows, of
 from pcflow.learn.spread import both, by_row, seen, spread, together, unseen
 from pcflow.learn.team import Team
 from pcflow.queries import never
@@ -43,9 +45,19 @@ from pcflow.queries import never
 Smoothing = Callable[[int], float]
 """What is added to every count of a distribution over so many values."""
 
-Rule = Callable[[int, Block], Tensor]
-"""Says what a block of a bank is to count [p, V, k], V being the inputs of a sum or the values of
-an input, which is not written over."""
+
+@dataclass(frozen=True)
+class Rule:
+    """What is to be counted, in place of what was.
+
+    Attributes:
+        counts: of a block of a bank [p, V, k], which may be written over; V being the inputs of a
+            sum or the values of an input.
+        of_all: whether every unit of a bank is sure to count something.
+    """
+
+    counts: Callable[[int, Block], Tensor]
+    of_all: Callable[[int], bool]
 
 
 class Layout:
@@ -95,14 +107,13 @@ class Layout:
         ranges = [slice(*rows) for rows in sorted(self._by_rows[first])]
         return blocks(params, self.plan.machine, ranges or None)
 
-    def table(self, first: int, block: Block) -> Tensor | None:
-        """Probabilities [p, V, k] of a block, if the last pass has left them."""
+    def read(self, first: int, block: Block) -> tuple[InputStep, Block] | None:
+        """The step that reads a block, and as which block of its own; None if several do."""
+        some = block.parameters
         for (start, stop), step in self._by_rows[first].items():
-            some = block[0]
             if start <= some.start and some.stop <= stop:
-                found = self.engine.tables.kept_table(step)
                 here = slice(some.start - start, some.stop - start)
-                return None if found is None else of(found, (here, block[1]))
+                return step, block._replace(parameters=here)
         return None
 
 
@@ -136,6 +147,8 @@ class Counts:
         self.telling = torch.zeros(1, dtype=torch.float64)
         self.everywhere = self.engine.tables.like.new_zeros(())
         self.of_differences = False
+        self._tables: dict[InputStep, Tensor | Normalizer | None] = {}
+        self._totals: dict[int, Tensor] = {}
 
     @property
     def sums(self) -> tuple[BankSums, ...]:
@@ -228,23 +241,54 @@ class Counts:
         weights = self.weights.found.get(bank)
         return self.categories.counted(bank, block) if weights is None else of(weights.mT, block)
 
-    def table(self, bank: int, block: Block) -> Tensor:
+    def total(self, bank: int) -> Tensor:
+        """What every unit of a finite family has counted [P, K]."""
+        if bank not in self._totals:
+            self._totals[bank] = self.categories.total(bank)
+        return self._totals[bank]
+
+    def upon(self, bank: int, sums: Tensor, momentum: float, block: Block) -> None:
+        """Let sums [p, V, k] of a block of a bank fade, and add to them what it has counted."""
+        weights = self.weights.found.get(bank)
+        if weights is None:
+            self.categories.upon(bank, sums, momentum, block)
+        else:
+            torch.add(of(weights.mT, block), sums, alpha=momentum, out=sums)
+
+    def weighed(self, bank: int, block: Block, times: Tensor) -> Tensor:
         """The present probabilities [p, V, k] of a block, of sums or of inputs by the first bank.
 
-        As the pass left them, or else by the parameters of the block alone: others may already
-        have moved.
+        Every unit times a number of [p, 1, k]. As the pass left them, or else by the parameters of
+        the block alone: others may already have moved.
         """
         tables = self.engine.tables
         if bank in self.weights.found:
             linear = tables.kept_weights(bank)
             if linear is not None:
-                return of(linear.mT, block)
-            return torch.softmax(of(tables.banks[bank].detach().mT, block), dim=-2)
-        kept = self.layout.table(bank, block)
-        if kept is not None:
-            return kept
+                return of(linear.mT, block) * times
+            return torch.softmax(of(tables.banks[bank].detach().mT, block), dim=-2).mul_(times)
+        read = self.layout.read(bank, block)
+        if read is not None:
+            step, here = read
+            found = self._table_of(step, block.rows != EVERY)
+            if isinstance(found, Normalizer):
+                return found.weighed(here, times)
+            if found is not None:
+                return of(found, here) * times
         family, named = self.layout.kind[bank]
-        return family.table(self.params(named, block))
+        return family.table(self.params(named, block)) * times
+
+    def _table_of(self, step: InputStep, cut: bool) -> Tensor | Normalizer | None:
+        """Probabilities of a step, or what makes them of logits; None if the pass has left neither.
+
+        If blocks are `cut` through units, this is found before the first of them is written over.
+        """
+        if step not in self._tables:
+            tables = self.engine.tables
+            normalizer = tables.normalizer if cut else tables.kept_normalizer
+            kept = tables.kept_table(step)
+            self._tables[step] = normalizer(step) if kept is None else kept
+        return self._tables[step]
 
     def maximize(self, rule: Rule, smoothing: Smoothing, alike: float = 0.0) -> None:
         """Give the model the parameters that fit counts, smoothed.
@@ -264,11 +308,36 @@ class Counts:
                 self._put(named, ALL, found)
                 continue
             assert isinstance(family, FiniteFamily)
-            for block in self.layout.blocks(first_of(named), self.params(named)):
-                params, flow = self.params(named, block), rule(first_of(named), block)
-                values = 1 if family.logits is None else flow.shape[-2]  # a table that is free
-                found = family.maximize(params, flow, smoothing(values))
+            first, free = first_of(named), family.logits is not None
+            added = smoothing(family.num_categories if free else 1)
+            if free and self._goes_by_rows(first, rule):
+                self._maximize_rows(first, rule, added)
+                continue
+            for block in self.layout.blocks(first, self.params(named)):
+                params, flow = self.params(named, block), rule.counts(first, block)
+                found = family.maximize(params, flow, added)
                 self._put(named, block, _kept(found, params, flow))
+
+    def _goes_by_rows(self, bank: int, rule: Rule) -> bool:
+        """Whether a unit is too large for a cache, and sure to move."""
+        parameter = self.engine.tables.banks[bank]
+        is_large = parameter[:1].numel() > self.layout.plan.machine.numbers
+        if not (is_large and parameter.requires_grad and parameter.is_contiguous()):
+            return False
+        each = (Block(slice(number, number + 1)) for number in range(len(parameter)))
+        return all(self.layout.read(bank, one) for one in each) and rule.of_all(bank)
+
+    def _maximize_rows(self, bank: int, rule: Rule, added: float) -> None:
+        """Of free tables [P, V, K] as they lie in memory: write shares, and divide them then."""
+        logits = self.engine.tables.banks[bank].detach()
+        total = logits.new_zeros(len(logits), 1, logits.shape[-1])
+        parts = list(by_rows(logits, self.layout.plan.machine))
+        for block in parts:
+            some = of(logits, block)
+            smoothed(rule.counts(bank, block), some, added, out=some)
+            total[block.parameters] += some.sum(dim=-2, keepdim=True)
+        for block in parts:
+            of(logits, block).div_(total[block.parameters]).log_()
 
     def _maximize_sums(self, bank: int, rule: Rule, smoothing: Smoothing) -> None:
         weights = self.engine.tables.banks[bank]
@@ -276,7 +345,7 @@ class Counts:
             return
         logits, added = weights.detach().mT, smoothing(weights.shape[-1])  # [P, J, K]
         for block in blocks({"": logits}, self.layout.plan.machine):
-            some, flow = of(logits, block), rule(bank, block)
+            some, flow = of(logits, block), rule.counts(bank, block)
             found = {"": log_shares(flow, some, added)}
             some.copy_(_kept(found, {"": some}, flow)[""])
 

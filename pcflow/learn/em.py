@@ -21,6 +21,7 @@ from pcflow.learn.checkpoint import must_be_like
 from pcflow.learn.counts import (
     Counts,
     Layout,
+    Rule,
     refuse_half_frozen,
     refuse_more_than_a_circuit,
 )
@@ -136,7 +137,8 @@ class EMRun(CountingRun[EM]):
 
     def update(self, counts: Counts, done: float) -> None:
         """Relative counts; these are all rows, so what is alike stays alike."""
-        counts.maximize(counts.counted, lambda values: self.learner.pseudocount, alike=1.0)
+        rule = Rule(counts.counted, lambda bank: bool((counts.total(bank) > 0).all()))
+        counts.maximize(rule, lambda values: self.learner.pseudocount, alike=1.0)
 
 
 def check_pseudocount(pseudocount: float) -> None:

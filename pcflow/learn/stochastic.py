@@ -12,11 +12,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from pcflow.engine import Plan, Shares
+from pcflow.engine import Plan, Shares, floor_of
 from pcflow.errors import PropertyRequired, SettingError
 from pcflow.inputs import DensityFamily, FiniteFamily
 from pcflow.learn.batch import Batch, Model
-from pcflow.learn.categories import Block, of
+from pcflow.learn.categories import EVERY, Block, of
 from pcflow.learn.checkpoint import must_be_like
 from pcflow.learn.counts import Counts, Layout, Rule, Smoothing, expected_units, first_of
 from pcflow.learn.em import CountingRun, check_pseudocount
@@ -158,14 +158,17 @@ class AnemoneRun(BatchRun[Anemone]):
                 counts.statistics.found[first] = mix(moments, statistics[first])
                 counts.flows.found[first] = mix(units[first], flows[first])
 
-        def rule(bank: int, block: Block) -> Tensor:
+        def mixed(bank: int, block: Block) -> Tensor:
             sums = of(weights[bank].mT if bank in weights else categories[bank], block)
             if bank in fading:
-                torch.add(counts.counted(bank, block), sums, alpha=learner.momentum, out=sums)
-            used = of(units[bank].unsqueeze(-2), block)  # [p, 1, k]
-            return mix(counts.table(bank, block) * used, sums)
+                counts.upon(bank, sums, learner.momentum, block)
+            used = of(units[bank], block).unsqueeze(-2)  # [p, 1, k]
+            return mix(counts.weighed(bank, block, used), sums)
 
-        self.maximize(counts, rule, smoothing_by(learner.pseudocount, step))
+        def of_all(bank: int) -> bool:
+            return bool((units[bank] > floor_of(units[bank].dtype)).all())
+
+        self.maximize(counts, Rule(mixed, of_all), smoothing_by(learner.pseudocount, step))
 
     def maximize(self, counts: Counts, rule: Rule, smoothing: Smoothing) -> None:
         """Move the parameters, and count the sums from where they are then."""
@@ -199,10 +202,6 @@ class AnemoneRun(BatchRun[Anemone]):
         for width, rows in told.items():
             before[width] = torch.add(rows, before[width], alpha=momentum)
         fading = set(weights) | set(categories)
-        for bank in set(categories) & set(counts.categories):
-            if counts.categories.names_few(bank):
-                counts.categories.upon(bank, categories[bank], momentum)
-                fading.remove(bank)
         banks = counts.engine.tables.banks
         for bank in weights:
             if not banks[bank].requires_grad:  # nobody learns it
@@ -279,21 +278,25 @@ class MiniBatchRun(BatchRun[MiniBatchEM]):
                 first, present = first_of(named), family.moments(counts.params(named))
                 flows, statistics = counts.flows.found, counts.statistics.found
                 total = flows[first]  # [P, K]
-                statistics[first] = self._mix(present, statistics[first], total.unsqueeze(-2))
-                flows[first] = self._mix(torch.ones_like(total), total, total)
+                kept, share = self._shares(total)
+                present = present * kept.unsqueeze(-2)
+                statistics[first] = present.addcmul_(statistics[first], share.unsqueeze(-2))
+                flows[first] = kept.addcmul_(total, share)
 
-        def rule(bank: int, block: Block) -> Tensor:
+        def mixed(bank: int, block: Block) -> Tensor:
             flow = counts.counted(bank, block)
-            return self._mix(counts.table(bank, block), flow, flow.sum(dim=-2, keepdim=True))
+            total = flow.sum(dim=-2) if block.rows == EVERY else of(counts.total(bank), block)
+            kept, share = self._shares(total.unsqueeze(-2))
+            return counts.weighed(bank, block, kept).addcmul_(flow, share)
 
+        rule = Rule(mixed, of_all=lambda bank: True)
         self.maximize(counts, rule, smoothing_by(self.learner.pseudocount, self.learner.step))
 
-    def _mix(self, present: Tensor, flow: Tensor, total: Tensor) -> Tensor:
-        """Go a step from what is present, where anything was counted at all."""
+    def _shares(self, total: Tensor) -> tuple[Tensor, Tensor]:
+        """Of what is present, and of counts: a step, where anything was counted at all."""
         used, step = total > 0, self.learner.step
-        share = torch.where(used, step / total, 0.0)
         kept = torch.where(used, 1 - step, torch.ones_like(total))
-        return (present * kept).addcmul_(flow, share)
+        return kept, torch.where(used, step / total, 0.0)
 
 
 def _nothing(layout: Layout) -> Sums:

@@ -58,8 +58,9 @@ class Flows(ABC):
     def named(self, slope: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
         """The same of rows that are named [n], each once, and of which all others count nothing."""
         found = [(self.place.flatten(), observed.flatten(0, 1))]
-        if self.entries.soft is not None:
-            found += self.named_soft(self.entries.of(slope))
+        if self.entries.soft is None:
+            return named_sums(*found[0])
+        found += self.named_soft(self.entries.of(slope))
         place, counts = (torch.cat(parts) for parts in zip(*found, strict=True))
         return named_sums(place, counts)
 
