@@ -57,11 +57,15 @@ def test_marginals_of_chosen_categories_are_those_of_all(
     listed, spread = rows_of(listed, rows), rows_of(spread, rows)
     size = max(int(n or 0) for n in circuit.num_categories)
     shape = (len(rows), circuit.num_variables, data.draw(st.integers(0, size + 1)))
-    chosen = torch.randint(size, shape)  # some twice
+    chosen = torch.randint(size, shape)  # some twice, and the last one on and on
+    again = data.draw(st.integers(0, size))
+    if again and shape[-1]:
+        chosen[0, :, -again:] = chosen[0, :, -1:]
     if listed.categories is not None and data.draw(st.booleans()):
         chosen = listed.categories
     memory = data.draw(st.sampled_from([1, 1 << 30]))
-    model = pf.compile(circuit, DEVICE, dtype, memory=memory)
+    machine = data.draw(st.sampled_from([pf.Machine(), pf.Machine(numbers=1)]))
+    model = pf.compile(circuit, DEVICE, dtype, memory=memory, machine=machine)
     found = model.marginals(listed, chosen)
     assert_close(found.exp(), enumerate_marginals(circuit, spread).gather(-1, chosen).exp())
 

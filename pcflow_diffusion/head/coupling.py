@@ -196,10 +196,27 @@ def divided(potentials: Tensor, log_r: Tensor | None, b: float | Tensor) -> Tens
 
 
 def posterior(model: CompiledCircuit, said: Marginals) -> Tensor:
-    """Log r_i [B, L, V] of all tokens, or of the listed ones [B, L, k]; controls are summed out."""
+    """Log r_i [B, L, V] of all tokens, or of the listed ones [B, L, k]; controls are summed out.
+
+    Where many listed tokens are impossible for the backbone, they are asked for as the first one,
+    behind all others, and no rows of tables are read for them; what they are told means nothing.
+    """
     behind = model.num_variables - said.length
-    listed = said.potentials.read(lambda: None, lambda listed: pad(listed, (0, 0, 0, behind)))
-    return token_marginals(model, unsteered(model, said.visible()), said.length, listed)
+    nothing = unsteered(model, said.visible())
+
+    def every() -> Tensor:
+        return token_marginals(model, nothing, said.length)
+
+    def some(listed: Tensor) -> Tensor:
+        gone = said.log_m == -torch.inf
+        if 4 * int(gone.sum()) < gone.numel():
+            return token_marginals(model, nothing, said.length, pad(listed, (0, 0, 0, behind)))
+        gone, place = gone.byte().sort(dim=-1, stable=True)  # what is possible in front
+        asked = torch.where(gone > 0, listed[..., :1], listed.gather(-1, place))
+        found = token_marginals(model, nothing, said.length, pad(asked, (0, 0, 0, behind)))
+        return torch.empty_like(found).scatter(-1, place, found)
+
+    return said.potentials.read(every, some)
 
 
 def bucket_of(missing: Tensor, buckets: int) -> Tensor:

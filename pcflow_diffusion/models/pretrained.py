@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from pcflow_diffusion.errors import CheckpointError
 from pcflow_diffusion.models.backbones import Backbone, dream, llada, logits_of
+from pcflow_diffusion.models.progress import looked_at
 from pcflow_diffusion.models.text import one_row
 
 KINDS = ("AutoModelForMaskedLM", "AutoModelForCausalLM", "AutoModel")
@@ -126,7 +128,8 @@ def load_pretrained(
     how = {"revision": revision, "trust_remote_code": trust_remote_code}
     config = transformers.AutoConfig.from_pretrained(name, **how)
     kind = _kind(config) if trust_remote_code else KINDS[0]
-    model = getattr(transformers, kind).from_pretrained(name, **how).eval().to(device)
+    with _bars_for_who_looks(transformers.utils.logging):
+        model = getattr(transformers, kind).from_pretrained(name, **how).eval().to(device)
     tokenizer = transformers.AutoTokenizer.from_pretrained(name, **how)
     known = (mask_token_id, getattr(config, "mask_token_id", None), tokenizer.mask_token_id)
     mask = next((token for token in known if token is not None), None)
@@ -136,6 +139,19 @@ def load_pretrained(
     backbone = dream(model) if right_shift else llada(model)
     read = PretrainedTokenizer(tokenizer, _width(model, mask), mask)
     return Pretrained(backbone, read, _most_tokens(config, tokenizer))
+
+
+@contextmanager
+def _bars_for_who_looks(bars: Any) -> Iterator[None]:
+    """Without the bars of `transformers` where ours would not be shown."""
+    hidden = bars.is_progress_bar_enabled() and not looked_at()
+    if hidden:
+        bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if hidden:
+            bars.enable_progress_bar()
 
 
 def _kind(config: Any) -> str:

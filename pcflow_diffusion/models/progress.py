@@ -55,6 +55,11 @@ def shown(progress: bool | None = None) -> bool | None:
     return False if progress is None and _quiet.get() else progress
 
 
+def looked_at() -> bool:
+    """Whether a bar would be shown to somebody."""
+    return sys.stderr.isatty() if shown() is None else False
+
+
 def bar(items: Iterable[Any] | None = None, progress: bool | None = None, **how: Any) -> Any:
     """A bar of `tqdm`.
 

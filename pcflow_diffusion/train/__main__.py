@@ -64,6 +64,7 @@ def run(given: argparse.Namespace) -> int:
 
 def _work(work: TextRun, given: argparse.Namespace) -> int:
     """What no other run may do at the same time."""
+    work.check_blocks()
     work.tell_plan()
     if given.plan:
         return 0

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+import pcflow as pf
 from pcflow_diffusion.errors import TextError
 from pcflow_diffusion.head import CircuitHead
 from pcflow_diffusion.models import Backbone, mask_exactly, sample_times
+from pcflow_diffusion.train.blocks import Blocks
 from pcflow_diffusion.train.stored import StoredLogits, store_logits
 from pcflow_diffusion.train.tokens import TokenStore
 
@@ -71,13 +74,9 @@ def whole_rows(store: TokenStore, length: int, count: int, held_out: bool, seed:
 
     As many as fit lie one after the other in a document, from an offset on that is drawn for it.
     """
-    documents = store.documents(held_out)
-    sizes = np.diff(store.starts)[documents]
+    documents, sizes = store.documents(held_out), rooms(store, length, held_out)
     fit = sizes // length
     total = int(fit.sum())
-    if total < FEWEST:
-        wrong = f"{'held-out ' if held_out else ''}documents hold {length} tokens in a row"
-        raise TextError(f"{total} times {wrong}, not {FEWEST} times: ask for less --context")
     draws = torch.rand(len(sizes), generator=torch.Generator().manual_seed(seed)).numpy()
     first = store.starts[documents] + (draws * (sizes - fit * length + 1)).astype(np.int64)
     chosen = np.arange(min(count, total)) * total // min(count, total)
@@ -87,19 +86,54 @@ def whole_rows(store: TokenStore, length: int, count: int, held_out: bool, seed:
     return torch.from_numpy(tokens.astype(np.int64))
 
 
+def rooms(store: TokenStore, length: int, held_out: bool) -> NDArray[np.int64]:
+    """How many tokens the documents have.
+
+    Raises:
+        TextError: if fewer than 16 windows of that length lie within one.
+    """
+    sizes: NDArray[np.int64] = np.diff(store.starts)[store.documents(held_out)]
+    total = int((sizes // length).sum())
+    if total < FEWEST:
+        wrong = f"{'held-out ' if held_out else ''}documents hold {length} tokens in a row"
+        raise TextError(f"{total} times {wrong}, not {FEWEST} times: ask for less --context")
+    return sizes
+
+
 @torch.no_grad()
 def coupled_nats(head: CircuitHead, blocks: StoredLogits) -> float:
-    """Nats per masked token of what a head says of blocks, jointly."""
-    total, masked, device = 0.0, 0, head.model.device
+    """Nats per masked token of what a head says of blocks, jointly; of tokens that are listed."""
+    total, count, device = 0.0, 0, head.model.device
     for some in blocks.batches(64):
-        x, x0 = some.x.to(device), some.x0.to(device)
-        total -= float(head.log_prob(some.logits.to(device), x, x0).double().sum())
-        masked += int((x == head.mask_token_id).sum())
-    return total / masked
+        some = _on(device, some)
+        listed = told_of(some) & (some.x == head.mask_token_id)
+        total -= float(head.log_prob(some.logits, some.x, some.x0, at=listed).double().sum())
+        count += int(listed.sum())
+    return total / count if count else torch.nan
+
+
+def unlisted(blocks: StoredLogits, mask_token_id: int) -> float:
+    """Which share of the masked tokens is not among those whose logits were kept."""
+    masked, missed = 0, 0
+    for some in blocks.batches(64):
+        here = some.x == mask_token_id
+        masked += int(here.sum())
+        missed += int((here & ~told_of(some)).sum())
+    return missed / masked
+
+
+def told_of(blocks: Blocks) -> Tensor:
+    """Of which tokens there is a logit, bool [N, L]."""
+    logits = blocks.logits
+    every = logits if isinstance(logits, pf.Potentials) else pf.Potentials.of(logits)
+    return every.at(blocks.x0.unsqueeze(-1)).squeeze(-1) > -torch.inf
 
 
 def choose(head: CircuitHead, blocks: StoredLogits, purpose: str) -> None:
     """Give a head the coupling that suits blocks best; see `CircuitHead.choose_coupling`."""
-    some, device = blocks[:], head.model.device
-    x, x0 = some.x.to(device), some.x0.to(device)
-    head.choose_coupling(some.logits.to(device), x, x0, for_=purpose)  # type: ignore[arg-type]
+    some = _on(head.model.device, blocks[:])
+    head.choose_coupling(some.logits, some.x, some.x0, for_=purpose)  # type: ignore[arg-type]
+
+
+def _on(device: torch.device, blocks: Blocks) -> Blocks:
+    return Blocks(blocks.logits.to(device), blocks.x.to(device), blocks.x0.to(device))

@@ -17,18 +17,18 @@ import torch
 import torch.distributed as dist
 
 import pcflow as pf
-from pcflow_diffusion.errors import CheckpointError
-from pcflow_diffusion.head import CircuitHead
+from pcflow_diffusion.errors import CheckpointError, TextError
+from pcflow_diffusion.head import CircuitHead, TopK
 from pcflow_diffusion.models import Pretrained, load_pretrained
 from pcflow_diffusion.models.progress import shown, tell
-from pcflow_diffusion.train.against import choose, coupled_nats, store_text
+from pcflow_diffusion.train.against import choose, coupled_nats, rooms, store_text, unlisted
 from pcflow_diffusion.train.baselines import circuit_nats, token_nats
 from pcflow_diffusion.train.chain import LEARNER, text_chain
 from pcflow_diffusion.train.conditional import fit_conditional
 from pcflow_diffusion.train.encoders import Encoder, encoder_of, is_learned, open_encoder
 from pcflow_diffusion.train.lock import locked
 from pcflow_diffusion.train.plan import Plan, Settings, keep_plan, kept_plan, make_plan
-from pcflow_diffusion.train.report import USE, Files, Nats, News, clock, draw, table
+from pcflow_diffusion.train.report import USE, Files, Nats, News, clock, counted, draw, table
 from pcflow_diffusion.train.stored import StoredLogits
 from pcflow_diffusion.train.texts import Texts
 from pcflow_diffusion.train.tokens import TokenStore
@@ -53,6 +53,7 @@ class TextRun:
         self.team = _team(given.device)
         self.first = self.team.rank == 0
         self.news: News | None = None
+        self.left_out = ""  # which of the held-out tokens, of a backbone of which few are kept
 
     def begin(self) -> None:
         """Make the folder of the head.
@@ -248,8 +249,24 @@ class TextRun:
         tell(f"circuit   {given.states} states, {given.length} tokens, {count:,} parameters")
         tell(f"memory    {memory}, on {self.device}{processes}")
         tell(f"a step    {given.batch_size} windows in {plan.step_seconds:.3g} s")
-        tell(f"to do     {plan.epochs:.3g} epochs in {plan.parts} parts")
+        tell(f"to do     {counted(plan.epochs, 'epoch')} in {counted(plan.parts, 'part')}")
         tell(f"the end   in about {clock(plan.minutes * 60)}, at {end:%H:%M}")
+
+    def check_blocks(self) -> None:
+        """Refuse, before anything is learned, what the backbone could not be asked about.
+
+        Raises:
+            TextError: if blocks with their contexts are longer than it sees, or than documents are.
+        """
+        if self.pretrained is None:
+            return
+        given, most = self.given, self.pretrained.most_tokens
+        length = given.context + given.length
+        if most is not None and length > most:
+            wrong = f"--context {given.context} and --length {given.length} are {length} tokens"
+            raise TextError(f"{wrong}, {given.backbone} sees {most}: ask for less")
+        for held_out in (False, True):
+            rooms(self.store, length, held_out)
 
     def learn(self) -> None:
         """Fit the circuit to the text.
@@ -310,7 +327,8 @@ class TextRun:
         """The circuit as an output layer."""
         _, mask = self.sizes
         given, made_for = self.given, self.encoder.fingerprint
-        return CircuitHead(self.model, mask, given.coupling, given.top_k, tokenizer=made_for)
+        top_k: TopK = given.top_k or "auto"
+        return CircuitHead(self.model, mask, given.coupling, top_k, tokenizer=made_for)
 
     def blocks(self, held_out: bool) -> StoredLogits:
         """What the backbone says of blocks of the text."""
@@ -338,6 +356,10 @@ class TextRun:
         given = self.given
         self.tell(f"\n{given.backbone} is asked about {given.blocks} blocks.")
         train, held_out = self.blocks(held_out=False), self.blocks(held_out=True)
+        share = unlisted(held_out, self.head.mask_token_id)
+        if share > 0:
+            kept = f"among the {held_out.top_k} that were kept of their position"
+            self.left_out = f" ({share:.1%} are left out, as they are not {kept})"
         nats = {f"{given.coupling}, circuit of the text": coupled_nats(self.head, held_out)}
         fit_conditional(
             self.head,
@@ -378,7 +400,7 @@ class TextRun:
         assert self.news is not None
         self.say(f"\n{table(nats)}")
         if coupled:
-            self.say("\nNats per masked token of held-out blocks:")
+            self.say(f"\nNats per masked token of held-out blocks{self.left_out}:")
             self.say("\n".join(f"  {name}: {value:.3f}" for name, value in coupled.items()))
         draw(self.files["png"], self.news, {k: v for k, v in nats.items() if "gram" in k})
         written = ", ".join(str(path) for path in self.files.made())

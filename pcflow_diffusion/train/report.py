@@ -101,6 +101,16 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def counted(count: float, what: str) -> str:
+    """How many, to four digits.
+
+    Examples:
+        >>> counted(1, "epoch"), counted(0.714, "epoch"), counted(12, "part")
+        ('1 epoch', '0.714 epochs', '12 parts')
+    """
+    return f"{count:.4g} {what}{'' if count == 1 else 's'}"
+
+
 def table(nats: Nats) -> str:
     """Nats per token by what says them, in Markdown.
 

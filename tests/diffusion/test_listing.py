@@ -27,6 +27,7 @@ from pcflow_diffusion import (
 )
 from pcflow_diffusion.errors import LogitsError
 from pcflow_diffusion.head import Order, listing, marginals
+from pcflow_diffusion.head.coupling import posterior
 from pcflow_diffusion.head.listing import AT_ONCE, LARGE, most_listed
 
 
@@ -369,3 +370,26 @@ def test_stored_logits_stay_listed_and_small(tmp_path: Path) -> None:
         some = stored[torch.arange(blocks)]
     assert seen.found <= blocks * length * k * 4  # bytes of what is read
     assert isinstance(some.logits, pf.Potentials)
+
+
+@pytest.mark.parametrize("numbers", [1, 1 << 40])
+def test_no_row_is_read_for_what_a_backbone_rules_out(numbers: int) -> None:
+    """The circuit's own marginals of all the others are right, gone over one by one or at once."""
+    machine = pf.Machine(numbers=numbers)
+    model = pf.compile(pf.hmm(L, 3, pf.Categorical(V)), DEVICE, torch.float64, machine=machine)
+    x = torch.full((B, L), MASK, device=DEVICE)
+    x[::2, 1] = 7
+    said = Marginals.of(logits_of(3), x, MASK, top_k="auto", dtype=torch.float64)
+    possible = said.masked.unsqueeze(-1) & (said.log_m > -torch.inf)
+    assert said.listed is not None and 4 * int(possible.sum()) < 3 * possible.numel()
+    read = []
+    with pytest.MonkeyPatch.context() as patch:
+        gather = torch.index_select
+        patch.setattr(
+            torch, "index_select", lambda *a, **k: read.append(len(a[2])) or gather(*a, **k)
+        )
+        found = posterior(model, said)
+    wanted = model.marginals(said.visible()).gather(-1, said.listed)
+    torch.testing.assert_close(found[possible], wanted[possible], rtol=1e-9, atol=1e-9)
+    if numbers == 1:
+        assert sum(read) < 1.1 * possible.sum() + 2 * B * L

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from processes import ends, start, start_together
 from tiny_models import MASK, WORDS, save_bert
 
+import pcflow as pf
 from pcflow_diffusion import CircuitHead, fingerprint
 from pcflow_diffusion.errors import AlreadyRunning
-from pcflow_diffusion.train import TokenStore, from_text
+from pcflow_diffusion.train import StoredLogits, TokenStore, from_text
 from pcflow_diffusion.train import __main__ as command
 from pcflow_diffusion.train.from_text import TextRun
 from pcflow_diffusion.train.lock import locked
@@ -53,6 +54,12 @@ def asked(text: Path, out: Path, *more: str, tokenizer: str = "characters") -> l
     return [*given, *SIZES, *length, "--validation", "0.2", *more]
 
 
+def its_own(arguments: list[str]) -> list[str]:
+    """The tokenizer of the backbone, which is taken where none is named."""
+    place = arguments.index("--tokenizer")
+    return arguments[:place] + arguments[place + 2 :]
+
+
 def run(arguments: list[str], files: int | None = None) -> NoReturn:
     """The command, killed before it finishes its last one of so many files."""
     finish, left = os.replace, files
@@ -78,6 +85,7 @@ def test_one_command_makes_a_head(
         assert line in told.out
     head = CircuitHead.load(out)
     assert (head.length, head.mask_token_id) == (6, head.vocabulary_size)
+    assert head.top_k == "auto"
     nats = dict(re.findall(r"^\| (.*) \| ([0-9.]+) \|$", told.out, re.MULTILINE))
     assert float(nats["circuit, held-out text"]) < float(nats["unigram, held-out text"])
     assert (tmp_path / "new" / "head.png").read_bytes()[:4] == b"\x89PNG"
@@ -104,7 +112,7 @@ def test_a_plan_is_all_that_is_made_if_asked(
     out = tmp_path / "head.safetensors"
     assert command.main(asked(text, out, "--plan", "--minutes", "0.5")) == 0
     told = capsys.readouterr().out
-    assert re.search(r"to do +[0-9.]+ epochs in \d+ parts", told)
+    assert re.search(r"to do +[0-9.]+ epochs? in \d+ parts?", told)
     kept = {path.name for path in tmp_path.iterdir()}
     assert kept == {"head.tokenizer.json", "tokens"}
 
@@ -426,10 +434,8 @@ def test_a_backbone_is_asked_and_a_coupling_chosen(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     save_bert(tmp_path / "bert")
     bert = ("--backbone", str(tmp_path / "bert"), "--choose", "likelihood", "--context", "4")
-    arguments = asked(text, tmp_path / "head.safetensors", *bert, "--blocks", "200")
+    arguments = its_own(asked(text, tmp_path / "head.safetensors", *bert, "--blocks", "200"))
     arguments += ["--coupling", "product", "--conditional-epochs", "3"]
-    place = arguments.index("--tokenizer")  # that of the backbone is taken
-    del arguments[place : place + 2]
     assert command.main(arguments) == 0
     told = capsys.readouterr().out
     found = re.findall(r"^  (.*): ([0-9.]+)$", told, re.MULTILINE)
@@ -442,3 +448,52 @@ def test_a_backbone_is_asked_and_a_coupling_chosen(
     kept = (tmp_path / "head.safetensors").read_bytes()
     assert command.main(arguments) == 0
     assert (tmp_path / "head.safetensors").read_bytes() == kept
+
+
+def test_what_a_backbone_cannot_be_asked_is_refused_before_anything_is_learned(
+    text: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    save_bert(tmp_path / "bert")
+    asks = asked(text, tmp_path / "head.safetensors", "--backbone", str(tmp_path / "bert"))
+    asks = its_own(asks)
+    assert command.main([*asks, "--context", "5000"]) == 1
+    assert "--context 5000 and --length 6 are 5006 tokens" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr(TextRun, "learn", stop_at_once)
+        patch.setattr("pcflow_diffusion.train.against.FEWEST", 10**9)
+        assert command.main([*asks, "--context", "4"]) == 1
+    assert "tokens in a row" in capsys.readouterr().err
+
+
+def test_tokens_that_are_not_kept_are_left_out_of_the_report(
+    text: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    save_bert(tmp_path / "bert")
+    capsys.readouterr()
+    bert = ("--backbone", str(tmp_path / "bert"), "--context", "4", "--blocks", "200")
+    arguments = asked(text, tmp_path / "head.safetensors", *bert, "--top-k", "3")
+    assert command.main(its_own([*arguments, "--conditional-epochs", "1"])) == 0
+    told, bars = capsys.readouterr()
+    assert bars == ""  # where nobody looks
+    share = re.search(r"([0-9.]+)% are left out, as they are not among the 3 that were kept", told)
+    assert share is not None and 0 < float(share[1]) < 100
+    stored = StoredLogits(tmp_path / "head.logits" / "held-out")
+    blocks = stored[:]
+    assert isinstance(blocks.logits, pf.Potentials)
+    masked = blocks.x == MASK
+    kept = (blocks.logits.categories == blocks.x0.unsqueeze(-1)).any(dim=-1)
+    assert f"{(~kept & masked).sum() / masked.sum():.1%} are left out" in told
+    found = re.findall(r"^  (.*): ([0-9.]+)$", told, re.MULTILINE)
+    head = CircuitHead.load(tmp_path / "head.safetensors")
+    assert len(found) == 2 and head.top_k == 3
+    log_q = head.log_prob(blocks.logits, blocks.x, blocks.x0, at=kept & masked)
+    nats = float(-log_q.detach().sum() / (kept & masked).sum())
+    assert float(found[1][1]) == pytest.approx(nats, abs=1e-3)

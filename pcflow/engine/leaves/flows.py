@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from pcflow.engine.kernels import add_rows, named_sums, weighed_sums
 from pcflow.engine.leaves.entries import Entries
@@ -104,15 +105,22 @@ class Flows(ABC):
         return self.entries.at(fold, row, categories)
 
     def _weigh(self, table: Tensor, place: Tensor, slope: Tensor, weigh: Weigh) -> Tensor:
-        """Rows of a table at places [n, C] and slopes [n, K], a few entries at a time: [n, C]."""
-        numbers = self.access.tables.plan.machine.numbers
-        size = max(1, numbers // max(1, place.shape[1] * slope.shape[1]))
+        """Rows of a table at places [n, C] and slopes [n, K], a few entries at a time: [n, C].
+
+        Of large ones, which are gone over one by one, what is named on and on at the end is read
+        once.
+        """
+        numbers, width = self.access.tables.plan.machine.numbers, place.shape[1]
+        size = max(1, numbers // max(1, width * slope.shape[1]))
+        ends = different(place) if size == 1 and width else [width] * len(place)
         blocks = []
         room = table.new_empty(place[:size].numel(), slope.shape[1])  # the same for all blocks
-        for some, units in zip(place.split(size), slope.split(size), strict=True):
-            rows = torch.index_select(table, 0, some.flatten(), out=room[: some.numel()])
-            rows = rows.to(slope.dtype).view(*some.shape, units.shape[-1])
-            blocks.append(weigh(rows, units))
+        entries = zip(place.split(size), slope.split(size), ends[::size], strict=True)
+        for some, units, end in entries:
+            named = some[:, :end]
+            rows = torch.index_select(table, 0, named.flatten(), out=room[: named.numel()])
+            rows = rows.to(slope.dtype).view(*named.shape, units.shape[-1])
+            blocks.append(with_its_last(weigh(rows, units), width))
         return torch.cat(blocks)
 
 
@@ -290,3 +298,26 @@ def _weigh(rows: Tensor, slope: Tensor) -> Tensor:
 
 def _weigh_logs(rows: Tensor, slope: Tensor) -> Tensor:
     return torch.logsumexp(rows + slope.unsqueeze(-2), dim=-1)
+
+
+def different(place: Tensor) -> list[int]:
+    """How many places of each line [n, C] are there before the last one repeats itself.
+
+    Examples:
+        >>> different(torch.tensor([[4, 2, 2, 2], [4, 2, 2, 3], [1, 1, 1, 1]]))
+        [2, 4, 1]
+    """
+    counts = torch.arange(2, place.shape[1] + 1, device=place.device)
+    changes = (place[:, 1:] != place[:, :-1]) * counts  # [n, C - 1]
+    return pad(changes, (1, 0), value=1).amax(dim=-1).tolist()
+
+
+def with_its_last(numbers: Tensor, width: int) -> Tensor:
+    """Numbers [n, C], the last of them again and again: [n, width].
+
+    Examples:
+        >>> with_its_last(torch.tensor([[4, 2]]), 4)
+        tensor([[4, 2, 2, 2]])
+    """
+    again = width - numbers.shape[1]
+    return torch.cat([numbers, numbers[:, -1:].expand(-1, again)], dim=1) if again else numbers
