@@ -7,6 +7,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path, PurePosixPath
 
@@ -63,8 +64,13 @@ def read_sources(package: str) -> Sources:
     return {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in files}
 
 
-def imported(path: str, source: str) -> Iterator[str]:
+@cache
+def imported(path: str, source: str) -> tuple[str, ...]:
     """Dotted names that a file imports, anywhere in it: `from a.b import c` gives a.b.c."""
+    return tuple(_imported(path, source))
+
+
+def _imported(path: str, source: str) -> Iterator[str]:
     folders = PurePosixPath(path).parent.parts
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -87,7 +93,7 @@ def order_complaints(path: str, source: str) -> list[str]:
     room, rooms = rest[0].removesuffix(".py"), ROOMS[package]
     if room not in rooms:
         return [f"{path}: place {room!r} in ROOMS, in tests/test_architecture.py"]
-    names = list(imported(path, source))
+    names = imported(path, source)
     outside = [n for n in names if n.split(".")[0] == "pcflow_diffusion" and package == "pcflow"]
     inside = [n for n in names if n.split(".")[0] == package]
     below = [name for name in inside if rooms.index(room_of(name)) > rooms.index(room)]
@@ -132,15 +138,16 @@ def cycle_complaints(sources: Sources) -> list[str]:
     return []
 
 
-def exported(source: str) -> set[str]:
+@cache
+def exported(source: str) -> frozenset[str]:
     """The names in the `__all__` of a source text."""
     for node in ast.parse(source).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-            return set(ast.literal_eval(node.value))
-    return set()
+            return frozenset(ast.literal_eval(node.value))
+    return frozenset()
 
 
-def face_complaints(path: str, source: str, public: set[str]) -> list[str]:
+def face_complaints(path: str, source: str, public: frozenset[str]) -> list[str]:
     """Uses of pcflow by pcflow_diffusion that reach past the names in pcflow's `__all__`."""
     tree = ast.parse(source)
     used = {name for name in imported(path, source) if name.split(".")[0] == "pcflow"}
@@ -323,8 +330,10 @@ def test_function_rule_bites() -> None:
 def test_what_is_used_rarely_is_imported_late() -> None:
     heavy = ("matplotlib", "networkx", "pandas", "scipy", "sklearn", "hypothesis")
     script = (
-        f"import sys, torch; before = set(sys.modules); import pcflow, pcflow_diffusion\n"
-        f"print(*[name for name in {heavy} if name in set(sys.modules) - before])"
+        f"import sys, torch; before = set(sys.modules); import pcflow as pf, pcflow_diffusion\n"
+        f"print(*[name for name in {heavy} if name in set(sys.modules) - before])\n"
+        f"pf.plot.svg(pf.hmm(3, states=2, inputs=pf.Bernoulli()))\n"
+        f"print(*{{'matplotlib', 'networkx'}}.intersection(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stdout.split(), done.stderr) == (0, [], "")

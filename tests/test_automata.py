@@ -3,6 +3,7 @@
 import math
 import re
 import tracemalloc
+from functools import cache
 from itertools import product
 
 import hypothesis.strategies as st
@@ -26,10 +27,16 @@ def language(rule: pf.Automaton, longest: int = LONGEST) -> set[tuple[int, ...]]
     """All that is accepted, asked length by length."""
     found = set()
     for length in range(longest + 1):
-        every = list(product(range(rule.num_categories), repeat=length))
-        x = torch.tensor(every).reshape(len(every), length).long()
+        every, x = strings_of(rule.num_categories, length)
         found |= {s for s, fits in zip(every, rule.accepts(x).tolist(), strict=True) if fits}
     return found
+
+
+@cache
+def strings_of(num_categories: int, length: int) -> tuple[list[tuple[int, ...]], torch.Tensor]:
+    """All of one length, also as rows."""
+    every = list(product(range(num_categories), repeat=length))
+    return every, torch.tensor(every).reshape(len(every), length).long()
 
 
 def by_table(classes, after, start, accept, text) -> bool:

@@ -38,7 +38,9 @@ def rows(count: int = 20, seed: int = 0) -> Tensor:
 
 
 def run(file: Path, learner: pf.Learner | None = None, **more: Any) -> pf.FitResult:
-    given = {"model": model_of(), "train": rows(), "epochs": 2, "batch_size": 8} | more
+    given = {"train": rows(), "epochs": 2, "batch_size": 8} | more
+    given.setdefault("model", None)
+    given["model"] = given["model"] or model_of()
     learner = pf.Anemone() if learner is None else learner
     return pf.fit(learner=learner, checkpoint=file, progress=False, **given)
 

@@ -5,6 +5,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -151,31 +152,35 @@ class Stop(BaseException):
     """Raised where a person would press control-C."""
 
 
+def learned_anew(
+    learner: str, checkpoint: Path | None = None, seed: int = 0
+) -> tuple[Tensor, pf.FitResult]:
+    torch.manual_seed(3)  # the order of rows
+    model = model_of(seed)
+    result = pf.fit(
+        model,
+        rows(),
+        LEARNERS[learner](),
+        epochs=6,
+        batch_size=16,
+        validation=rows(30, 2),
+        patience=3,
+        checkpoint=checkpoint,
+        progress=False,
+    )
+    return values(model), result
+
+
+learned = cache(learned_anew)  # of a learner, once
+
+
 @every_learner
 @pytest.mark.parametrize("stop", [1, 4])
 def test_a_stopped_fit_goes_on_to_the_same_parameters(
     learner: str, stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    x, held_out = rows(), rows(30, 2)
-
-    def run(checkpoint: Path | None, seed: int = 0) -> tuple[Tensor, pf.FitResult]:
-        torch.manual_seed(3)  # the order of rows
-        model = model_of(seed)
-        result = pf.fit(
-            model,
-            x,
-            LEARNERS[learner](),
-            epochs=6,
-            batch_size=16,
-            validation=held_out,
-            patience=3,
-            checkpoint=checkpoint,
-            progress=False,
-        )
-        return values(model), result
-
-    whole, result = run(None)
-    file = tmp_path / "fit"
+    whole, result = learned(learner)
+    run, file = partial(learned_anew, learner), tmp_path / "fit"
     done = 0
 
     def count(path: Path, *rest: object) -> None:

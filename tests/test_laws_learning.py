@@ -149,7 +149,7 @@ def test_em_never_lowers_the_likelihood(circuit: pf.Circuit, seed: int, gaps: fl
     if len(x) == 0 or x.isnan().all():
         return
     model = compiled(circuit)
-    found = pf.fit(model, x, pf.EM(pseudocount=0.0), epochs=6, batch_size=7, progress=False).train
+    found = pf.fit(model, x, pf.EM(pseudocount=0.0), epochs=4, batch_size=7, progress=False).train
     for before, after in pairwise(found):
         assert after >= before - 1e-9 * max(1.0, abs(before))
 

@@ -2,8 +2,6 @@
 
 import copy
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 
@@ -198,12 +196,3 @@ def test_what_makes_no_optimizer_and_what_makes_no_batch_is_refused() -> None:
         pf.fit(model_of(), Wrong(), progress=False)  # type: ignore[arg-type]
     with pytest.raises(pf.EvidenceError, match=r"train must be numbers .*, got Table"):
         pf.fit(model_of(), Table(), progress=False)  # type: ignore[arg-type]
-
-
-def test_nothing_is_imported_to_draw_before_it_is_drawn_and_svgs_need_nothing() -> None:
-    told = (
-        "import sys, pcflow as pf; pf.plot.svg(pf.hmm(3, states=2, inputs=pf.Bernoulli())); "
-        "print('matplotlib' in sys.modules)"
-    )
-    found = subprocess.run([sys.executable, "-c", told], capture_output=True, check=True)
-    assert found.stdout.split() == [b"False"]

@@ -244,7 +244,7 @@ def test_permutations_are_counted() -> None:
     assert found <= set(permutations(range(5)))
 
 
-@pytest.mark.parametrize("length", [1, 2, 10, 1200])
+@pytest.mark.parametrize("length", [1, 2, 10, 1010])
 def test_long_paths_are_fibonacci(length: int) -> None:
     wanted = fibonacci(length + 2)
     assert pf.model_count(path(length)) == wanted

@@ -22,7 +22,7 @@ NEVER, ALWAYS = (pf.Machine(long=n) for n in (1 << 40, 1))
 def long_chains(draw: st.DrawFn) -> pf.Circuit:
     """Of any length, tied or not, of one emission or two, with weights of any size, or zero."""
     generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
-    length, states = draw(st.integers(1, 70)), draw(st.integers(1, 4))
+    length, states = draw(st.integers(1, 40)), draw(st.integers(1, 4))
     inputs = draw(st.sampled_from([[[pf.Categorical(V)]], [[pf.Categorical(V), pf.Gaussian()]]]))
     circuit = pf.hmm(length, states, inputs, draw(st.booleans()), generator)
     zeros = draw(st.sampled_from(["none", "onwards", "some", "far"]))

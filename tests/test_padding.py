@@ -53,8 +53,7 @@ def curve(x: Tensor, learner: Learner, machine: pf.Machine | None = None) -> lis
 def test_padding_changes_no_curve(learner: Learner, rows: object) -> None:
     assert callable(rows)
     short = curve(rows(0), learner)
-    for padding in (12, 60):
-        assert curve(rows(padding), learner) == pytest.approx(short, rel=1e-9)
+    assert curve(rows(40), learner) == pytest.approx(short, rel=1e-9)
 
 
 def test_padding_changes_nothing_that_is_recorded() -> None:
@@ -140,7 +139,7 @@ def test_em_never_lowers_the_likelihood_of_what_is_there(
     x = x[model.log_prob(x).cpu() > -torch.inf]
     if len(x) == 0 or x.isnan().all():
         return
-    found = pf.fit(model, x, pf.EM(pseudocount=0.0), epochs=6, batch_size=5, progress=False).train
+    found = pf.fit(model, x, pf.EM(pseudocount=0.0), epochs=4, batch_size=5, progress=False).train
     for before, after in pairwise(found):
         assert after >= before - 1e-9 * max(1.0, abs(before))
 

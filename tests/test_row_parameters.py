@@ -195,7 +195,7 @@ def test_rows_obey_a_rule_like_circuits_of_their_own(
 @pytest.mark.parametrize("homogeneous", [True, False], ids=["tied", "untied"])
 def test_every_family_reads_parameters_by_row(family: pf.InputFamily, homogeneous: bool) -> None:
     model = compiled(pf.hmm(3, 2, family, homogeneous=homogeneous))
-    rows, names = 4, list(model.parameter_shapes)
+    rows, names = 3, list(model.parameter_shapes)
     x = model.sample(rows).double()
     x[torch.rand(rows, 3, device=DEVICE) < 0.4] = torch.nan
     about = pf.Evidence(x)

@@ -185,7 +185,7 @@ def test_numbers_out_of_range_are_refused() -> None:
 
 
 @pytest.mark.parametrize("learner", [pf.Anemone, pf.MiniBatchEM])
-@pytest.mark.parametrize("step", [1.0, 0.3, 0.02])
+@pytest.mark.parametrize("step", [1.0, 0.3, 0.05])
 def test_a_pseudocount_weighs_alike_at_every_step(
     learner: type[pf.Anemone | pf.MiniBatchEM], step: float
 ) -> None:
@@ -193,7 +193,7 @@ def test_a_pseudocount_weighs_alike_at_every_step(
     even = {"logits": pf.Parameter(torch.zeros(2, 1))}
     model = compiled(pf.Circuit(pf.InputLayer(0, pf.Categorical(2), 1, even)))
     run = learner(step=step, pseudocount=0.1).start(model)
-    for _ in range(2_000):
+    for _ in range(round(30 / step)):  # what was there at first is then e^-30 of what is there
         run.step([pf.Batch(torch.tensor([[1.0], [1.0], [0.0], [1.0]]))])
     assert model.log_prob(torch.zeros(1, 1)).exp().item() == pytest.approx(0.35 / 1.2, abs=1e-9)
 

@@ -5,8 +5,6 @@ Legend: N rows.
 
 import json
 import math
-import subprocess
-import sys
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,10 @@ import pytest
 
 pytest.importorskip("sklearn")
 
+from processes import ends, start
 from safetensors.torch import load_file, save_file
 from sklearn.model_selection import GridSearchCV
+from without import without_pandas
 
 import pcflow as pf
 from pcflow.estimator import CircuitDensity
@@ -555,15 +555,7 @@ def test_files_of_something_else_are_refused(density: CircuitDensity, tmp_path: 
 
 
 def test_without_pandas_all_but_frames_works() -> None:
-    code = """
-import sys
-sys.modules["pandas"] = None
-from pcflow.estimator import CircuitDensity
-density = CircuitDensity(units=2, epochs=2, random_state=0).fit({"a": ["x", "y"] * 9})
-print(len(density.sample(3)["a"]), list(density.predict_proba({"a": [None]}, "a")))
-"""
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert said.stdout == "3 ['x', 'y']\n"
+    assert ends([start(without_pandas)]) == [0]
 
 
 def test_a_table_needs_rows_and_columns() -> None:

@@ -172,17 +172,21 @@ class _Search:
     def split(self, clauses: Iterable[int]) -> Iterator[Component]:
         """Clauses that share a variable, even by way of others, stay together."""
         naming: dict[int, list[int]] = defaultdict(list)
-        for clause in clauses:
-            for variable in bits(self.variables(clause)):
-                naming[variable].append(clause)
+        named = {clause: self.variables(clause) for clause in clauses}
+        for clause, left in named.items():
+            while left:
+                naming[left & -left].append(clause)
+                left &= left - 1
         while naming:
             scope, members, reached = 0, set[int](), next(iter(naming))
             while reached:
                 variable = reached & -reached
-                found = naming.pop(variable)
-                members.update(found)
                 scope |= variable
-                reached = (reached | self.variables(reduce(or_, found))) & ~scope
+                reached ^= variable
+                for clause in naming.pop(variable):
+                    if clause not in members:
+                        members.add(clause)
+                        reached |= named[clause] & ~scope
             yield Component(scope, frozenset(members))
 
     def pick(self, component: Component) -> int:
