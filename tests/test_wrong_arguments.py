@@ -66,6 +66,11 @@ def axes() -> Axes:
     return Figure().subplots()
 
 
+@pytest.fixture(autouse=True)
+def _new_axes() -> None:
+    axes.cache_clear()
+
+
 def seeded() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
