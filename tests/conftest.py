@@ -10,12 +10,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from pcflow.testing import register_profile
 
-register_profile(
-    max_examples=int(os.environ.get("PCFLOW_EXAMPLES", "50")),
-    derandomize=bool(os.environ.get("CI")),
-)
+@pytest.hookimpl(tryfirst=True)  # --hypothesis-profile has the last word
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", 0):
+        from pcflow.testing import register_profile
+
+        register_profile(
+            max_examples=int(os.environ.get("PCFLOW_EXAMPLES", "50")),
+            derandomize=bool(os.environ.get("CI")),
+        )
 
 
 @pytest.fixture(autouse=True)

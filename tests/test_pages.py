@@ -8,15 +8,16 @@ everywhere have a title that says what they need; they are listed here, and comp
 import math
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from hypothesis import settings
+from processes import ends, start
 
 import pcflow as pf
 
@@ -212,13 +213,18 @@ def test_the_gallery_shows_every_example() -> None:
     assert sorted(shown) == sorted(path.name for path in ROOT.glob("examples/*.py"))
 
 
+def run_pytest(folder: Path) -> None:
+    """End as pytest does in a folder, and leave there what it said."""
+    os.chdir(folder)
+    with Path("said.txt").open("w") as said, redirect_stdout(said):
+        sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "test_mine.py"]))
+
+
 def test_the_kit_of_the_readme_passes_in_an_empty_folder(tmp_path: Path) -> None:
     """As its reader runs it: a file of his own, pytest, and no settings but those it makes."""
     code = next(b.code for b in blocks(ROOT / "README.md") if "pcflow.testing" in b.code)
     assert code.count("max_examples=20") == 1
     few = code.replace("max_examples=20", "max_examples=2")
     (tmp_path / "test_mine.py").write_text(few, encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_mine.py"]
-    told = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    run = subprocess.run(command, cwd=tmp_path, env=told, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout
+    ended = ends([start(run_pytest, tmp_path)])
+    assert ended == [0], (tmp_path / "said.txt").read_text()

@@ -5,6 +5,7 @@ is for its kind, one at a time.
 """
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,12 @@ Call = Callable[[Path], dict[str, Any]]
 """Right arguments by name, made anew."""
 
 
+@cache
 def chain() -> pf.Circuit:
-    return pf.hmm(D, 2, pf.Categorical(V))
+    return pf.hmm(D, 2, pf.Categorical(V), generator=seeded())
 
 
+@cache
 def tree() -> pf.Circuit:
     return pf.chow_liu(rows())
 
@@ -45,6 +48,7 @@ def model() -> pf.CompiledCircuit:
     return pf.compile(chain())
 
 
+@cache
 def rule() -> pf.Automaton:
     return pf.Automaton.lengths(0, None, num_categories=V)
 
@@ -57,8 +61,14 @@ def nothing() -> Tensor:
     return torch.full((1, D), torch.nan)
 
 
+@cache  # to make them takes longer than most of what draws on them
 def axes() -> Axes:
     return Figure().subplots()
+
+
+@pytest.fixture(autouse=True)
+def _new_axes() -> None:
+    axes.cache_clear()
 
 
 def seeded() -> torch.Generator:

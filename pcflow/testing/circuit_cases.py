@@ -33,7 +33,8 @@ class Case:
         circuit: the circuit.
         model: the same in float64.
         about: evidence that is possible; perhaps without rows.
-        within: evidence of intervals, that is possible; None if a family does not say their mass.
+        within: evidence of intervals, that is possible; None if a family does not say their mass,
+            or no law asks.
         seed: for draws.
     """
 
@@ -76,8 +77,11 @@ class Case:
 
 
 @st.composite
-def cases(draw: st.DrawFn, strategy: st.SearchStrategy[Circuit]) -> Case:
-    """Cases of a strategy's circuits; evidence of finite ones is drawn by `evidence`."""
+def cases(draw: st.DrawFn, strategy: st.SearchStrategy[Circuit], bounded: bool) -> Case:
+    """Cases of a strategy's circuits; evidence of finite ones is drawn by `evidence`.
+
+    With intervals only where the law is about them.
+    """
     circuit, seed = draw(strategy), draw(SEEDS)
     model = compile(circuit, dtype=torch.float64)
     if None in circuit.num_categories:
@@ -87,7 +91,7 @@ def cases(draw: st.DrawFn, strategy: st.SearchStrategy[Circuit]) -> Case:
         assert about.values is not None
         missing = about.values.isnan() if about.values.is_floating_point() else about.missing
         about = Evidence(about.values, missing, about.log_potentials)
-    within = draw(intervals(circuit)) if _says_masses(circuit) else None
+    within = draw(intervals(circuit)) if bounded and _says_masses(circuit) else None
     return Case(circuit, model, _possible(model, about), within, seed)
 
 

@@ -151,7 +151,8 @@ def _score(case: Case, values: Tensor) -> Tensor:
     return score + chosen.masked_fill(~case.about.missing, 0.0).sum(dim=-1)
 
 
-def _intervals(case: Case) -> Iterator[Breach]:
+def within_intervals(case: Case) -> Iterator[Breach]:
+    """Of intervals: the plain evaluator, sums of parts, and that answers lie inside."""
     if case.within is None:
         return
     model, about = case.model, case.model.evidence(case.within)
@@ -196,4 +197,4 @@ def _bounded(within: Evidence, variable: int, low: Tensor, high: Tensor) -> Evid
     return Evidence(within.values, lower=lower, upper=upper)
 
 
-QUERIES = (_density, _log_prob, _posteriors, _means, _draws, _mpe, _intervals)
+QUERIES = (_density, _log_prob, _posteriors, _means, _draws, _mpe, within_intervals)

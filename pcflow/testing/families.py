@@ -21,11 +21,12 @@ from pcflow.errors import FileFormatError
 from pcflow.inputs import FAMILIES, DensityFamily, FiniteFamily, InputFamily
 from pcflow.queries import compile
 from pcflow.testing.breach import Breach, compare_entries, demand, generator
-from pcflow.testing.family_densities import DENSITY
-from pcflow.testing.family_intervals import INTERVALS, says_masses
+from pcflow.testing.family_densities import DENSITY, DENSITY_UNITS, Unit, units_of
+from pcflow.testing.family_intervals import INTERVAL_UNITS, INTERVALS, says_masses
 from pcflow.testing.family_updates import LEARNING
 
 Parameters = dict[str, Tensor]
+FamilyLaw = Callable[..., Iterator[Breach]]
 
 SETS = 2
 """Parameter sets that are checked side by side."""
@@ -57,19 +58,45 @@ def check_input_family(family: InputFamily | type[InputFamily], units: int = 3) 
     _demand(SETTINGS[1:], family, units)
     draws = [family.initial(units, generator(seed)) for seed in range(SETS)]
     params = {name: torch.stack([d[name] for d in draws]).double() for name in draws[0]}
-    laws = FINITE if isinstance(family, FiniteFamily) else DENSITY
-    _demand(laws[:1], family, params)
-    _demand(laws[1:], family, params)
-    if isinstance(family, DensityFamily) and says_masses(family):
-        _demand(INTERVALS[:1], family, params)
-        _demand(INTERVALS[1:], family, params)
+    if isinstance(family, DensityFamily):
+        _check_density(family, params)
+    else:
+        _demand(FINITE[:1], family, params)
+        _demand(FINITE[1:], family, params)
     if params:
         _demand(LEARNING, family, params)
     _demand([_saved_and_loaded], family, units)  # last: only what is a distribution can be loaded
 
 
-def _demand(laws: Sequence[Callable[..., Iterator[Breach]]], *asked: Any) -> None:
-    demand([partial(law, *asked) for law in laws], f"family    {asked[0]!r}")
+def _check_density(family: DensityFamily, params: Parameters) -> None:
+    """Normalisation, draws and numbers, and what it says of intervals.
+
+    Raises:
+        LawBroken: if a law does not hold.
+    """
+    _demand(DENSITY[:1], family, params)
+    units = units_of(family, params)
+    _demand(DENSITY[1:], family, params, of_units=DENSITY_UNITS, units=units)
+    if says_masses(family):
+        _demand(INTERVALS[:1], family, params)
+        _demand(INTERVALS[1:], family, params, of_units=INTERVAL_UNITS, units=units)
+
+
+def _demand(
+    laws: Sequence[FamilyLaw],
+    family: InputFamily,
+    asked: Any,
+    of_units: Sequence[FamilyLaw] = (),
+    units: Sequence[Unit] = (),
+) -> None:
+    """Try laws of a family and what they are asked of, and those of its units with them.
+
+    Raises:
+        LawBroken: naming every law that does not hold.
+    """
+    tried = [partial(law, family, asked) for law in laws]
+    tried += [partial(law, family, units) for law in of_units]
+    demand(tried, f"family    {family!r}")
 
 
 # settings and shapes

@@ -5,7 +5,8 @@ Legend: P parameter sets, F columns, B batch, K units, S statistics, N draws, Q 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -68,15 +69,15 @@ class Unit:
         return torch.einsum("q,q...->...", share, values[some])
 
 
-def units_of(family: DensityFamily, params: Parameters) -> Iterator[Unit]:
-    """All units, one by one."""
+def units_of(family: DensityFamily, params: Parameters) -> list[Unit]:
+    """All units."""
     sets, units = _sizes(params)
-    drawn = draws(family, params)
-    for s in range(sets):
-        for k in range(units):
-            one = {n: p[s : s + 1, ..., k : k + 1] for n, p in params.items()}
-            told = ", ".join(f"{n} {p.flatten().tolist()}" for n, p in one.items())
-            yield Unit(family, told, one, drawn[s, :, k])
+    drawn, found = draws(family, params), []
+    for s, k in product(range(sets), range(units)):
+        one = {n: p[s : s + 1, ..., k : k + 1] for n, p in params.items()}
+        told = ", ".join(f"{n} {p.flatten().tolist()}" for n, p in one.items())
+        found.append(Unit(family, told, one, drawn[s, :, k]))
+    return found
 
 
 def _columns(family: DensityFamily, params: Parameters) -> Tensor:
@@ -116,16 +117,16 @@ def _a_tied_parameter_set_serves_all(family: DensityFamily, params: Parameters) 
     yield from compare_entries(law, family.log_prob(one, x), apart, EXACT, "log_prob")
 
 
-def _total(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
-    for unit in units_of(family, params):
+def _total(family: DensityFamily, units: Sequence[Unit]) -> Iterator[Breach]:
+    for unit in units:
         total = unit.mass.sum()
         if not abs(total - 1) <= QUADRATURE:
             yield Breach("the density integrates to one", unit.name, "1", f"{total:.6g}")
 
 
-def _draws(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
+def _draws(family: DensityFamily, units: Sequence[Unit]) -> Iterator[Breach]:
     law = "draws follow the density"
-    for unit in units_of(family, params):
+    for unit in units:
         below = torch.cat([torch.zeros(1), unit.mass.cumsum(0) / unit.mass.sum()])
         share = torch.arange(DRAWS + 1).double() / DRAWS
         # of whole numbers: up to and with the value, and up to it
@@ -143,8 +144,8 @@ def _draws_come_from_the_generator(family: DensityFamily, params: Parameters) ->
     yield from compare_entries(law, second, first, 0.0, "draws")
 
 
-def _mode(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
-    for unit in units_of(family, params):
+def _mode(family: DensityFamily, units: Sequence[Unit]) -> Iterator[Breach]:
+    for unit in units:
         at_mode = family.log_prob(unit.params, family.mode(unit.params)).item()
         best = int(unit.log_prob.argmax())
         if not at_mode >= unit.log_prob[best] - 1e-6:
@@ -154,16 +155,16 @@ def _mode(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
             )
 
 
-def _mean(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
-    for unit in units_of(family, params):
+def _mean(family: DensityFamily, units: Sequence[Unit]) -> Iterator[Breach]:
+    for unit in units:
         found, wanted = family.mean(unit.params).item(), unit.average(unit.points)
         slack = QUADRATURE * unit.average(unit.points.abs())
         if not abs(found - wanted) <= slack:
             yield Breach("`mean` is the mean", unit.name, f"{wanted:.6g}", f"{found:.6g}")
 
 
-def _moments(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
-    for unit in units_of(family, params):
+def _moments(family: DensityFamily, units: Sequence[Unit]) -> Iterator[Breach]:
+    for unit in units:
         some = unit.mass > 0
         points, share = unit.points[some].unsqueeze(0), unit.mass[some] / unit.mass[some].sum()
         wanted = family.tally(unit.params, points, share.view(1, -1, 1))[0, :, 0]
@@ -232,14 +233,13 @@ def slopes_are_finite(
 DENSITY = (
     _shapes,
     _a_tied_parameter_set_serves_all,
-    _total,
-    _draws,
     _draws_come_from_the_generator,
-    _mode,
-    _mean,
-    _moments,
     _tallies_can_be_moved,
     _units_can_be_chosen,
     _precision,
     _derivatives,
 )
+"""Of a family and its parameters; the first holds before the others can be asked."""
+
+DENSITY_UNITS = (_total, _draws, _mode, _mean, _moments)
+"""Of a family and its units, which are drawn from once for all of them."""

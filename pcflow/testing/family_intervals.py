@@ -5,7 +5,7 @@ Legend: P parameter sets, F columns, B intervals, K units, S statistics, N draws
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -17,7 +17,6 @@ from pcflow.testing.family_densities import (
     QUADRATURE,
     Unit,
     slopes_are_finite,
-    units_of,
 )
 from pcflow.testing.frequencies import band
 
@@ -117,9 +116,9 @@ def _everything_has_mass_one(family: DensityFamily, params: Parameters) -> Itera
     yield from compare_entries(law, found, torch.zeros_like(found), EXACT)
 
 
-def _parts_add_up(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
+def _parts_add_up(family: DensityFamily, units: Sequence[Unit]) -> Iterator[Breach]:
     law = "the mass of an interval is that of its parts"
-    for unit in units_of(family, params):
+    for unit in units:
         lower, upper = _ends(unit)
         middle = (lower.clamp_min(unit.drawn[0]) + upper.clamp_max(unit.drawn[-1])) / 2
         beyond = torch.nextafter(middle, torch.full_like(middle, torch.inf))
@@ -130,9 +129,9 @@ def _parts_add_up(family: DensityFamily, params: Parameters) -> Iterator[Breach]
         yield from compare_entries(law, torch.logaddexp(left, right), whole, EXACT, unit.name)
 
 
-def _narrow_ones_are_the_density(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
+def _narrow_ones_are_the_density(family: DensityFamily, units: Sequence[Unit]) -> Iterator[Breach]:
     law = "the mass of a narrow interval is the density times its width"
-    for unit in units_of(family, params):
+    for unit in units:
         if family.whole:
             points = unit.drawn.unique().unsqueeze(0)
             width, ends = torch.ones_like(points), (points, points)
@@ -152,26 +151,26 @@ def _narrow_ones_are_the_density(family: DensityFamily, params: Parameters) -> I
             yield Breach(law, told, f"{wanted[place]:.10g}", f"{found[place]:.10g}")
 
 
-def _masses(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
+def _masses(family: DensityFamily, units: Sequence[Unit]) -> Iterator[Breach]:
     law = "the mass of an interval is the integral of the density"
-    for unit in units_of(family, params):
+    for unit in units:
         some = _Some(unit)
         found = family.log_mass(unit.params, *some.ends)[0, :, 0].exp()
         yield from some.breach(law, found, some.mass, torch.full_like(found, QUADRATURE))
 
 
-def _means(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
+def _means(family: DensityFamily, units: Sequence[Unit]) -> Iterator[Breach]:
     law = "`mean_within` is the mean within the interval"
-    for unit in units_of(family, params) if _says(family, "mean_within") else ():
+    for unit in units if _says(family, "mean_within") else ():
         some = _Some(unit)
         found = family.mean_within(unit.params, *some.ends)[0, :, 0]
         slack = QUADRATURE * some.average(unit.points.abs())
         yield from some.breach(law, found, some.average(unit.points), slack)
 
 
-def _moments(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
+def _moments(family: DensityFamily, units: Sequence[Unit]) -> Iterator[Breach]:
     law = "`moments_within` are the expected statistics within the interval"
-    for unit in units_of(family, params) if _says(family, "moments_within") else ():
+    for unit in units if _says(family, "moments_within") else ():
         some, points = _Some(unit), unit.points.unsqueeze(0)
         found = family.moments_within(unit.params, *some.ends)[0, :, :, 0]  # [B, S]
         wanted = family.tally(unit.params, points, some.share.t().unsqueeze(0))[0].t()
@@ -180,9 +179,9 @@ def _moments(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
             yield from some.breach(law, *column)
 
 
-def _modes(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
+def _modes(family: DensityFamily, units: Sequence[Unit]) -> Iterator[Breach]:
     law = "`mode_within` is in the interval, and no value there is likelier"
-    for unit in units_of(family, params):
+    for unit in units:
         some = _Some(unit)
         modes = family.mode_within(unit.params, *some.ends)[..., 0]  # [1, B]
         reached = family.log_prob(unit.params, modes)[0, :, 0]
@@ -191,9 +190,9 @@ def _modes(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
         yield from some.breach(law, reached.minimum(best), best, torch.full_like(best, 1e-6))
 
 
-def _draws(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
+def _draws(family: DensityFamily, units: Sequence[Unit]) -> Iterator[Breach]:
     law = "draws from an interval lie in it, and follow the density"
-    for unit in units_of(family, params):
+    for unit in units:
         low, high = (end[0, ::5, None].expand(-1, FEW) for end in _Some(unit).ends)  # [B, N]
         flat, size = (low.flatten(), high.flatten()), low.numel()
         each = {n: p[0, ..., 0].expand(size, *p.shape[1:-1]) for n, p in unit.params.items()}
@@ -219,10 +218,10 @@ def _derivatives(family: DensityFamily, params: Parameters) -> Iterator[Breach]:
     yield from slopes_are_finite(law, lambda some: family.log_mass(some, lower, upper), params)
 
 
-INTERVALS = (
-    _shapes,
-    _precision,
-    _everything_has_mass_one,
+INTERVALS = (_shapes, _precision, _everything_has_mass_one, _derivatives)
+"""Of a family and its parameters; the first holds before the others can be asked."""
+
+INTERVAL_UNITS = (
     _parts_add_up,
     _narrow_ones_are_the_density,
     _masses,
@@ -230,5 +229,5 @@ INTERVALS = (
     _moments,
     _modes,
     _draws,
-    _derivatives,
 )
+"""Of a family and its units."""

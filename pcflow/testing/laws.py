@@ -19,7 +19,7 @@ from pcflow.learn import EM, fit
 from pcflow.queries import compile
 from pcflow.testing.breach import Breach, compare, compare_entries, demand
 from pcflow.testing.circuit_cases import Case, cases, picture
-from pcflow.testing.circuit_queries import EXACT, QUERIES
+from pcflow.testing.circuit_queries import EXACT, QUERIES, within_intervals
 from pcflow.testing.ingredients import SEEDS
 from pcflow.testing.learning import frozen, weighed
 
@@ -78,7 +78,7 @@ def _hold(law: Law, circuits: st.SearchStrategy[Circuit], examples: int) -> None
         report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
     )
-    @given(cases(circuits))
+    @given(cases(circuits, bounded=law is within_intervals))
     def holds(case: Case) -> None:
         demand([partial(law, case)], picture(case.circuit))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from pcflow.testing.breach import Breach, LawBroken, compare, show_row
 ASKED_SINGLY = 32
 """So many rows of a batch are asked one by one too."""
 TWICE = 4
-"""So many rows are asked again after other queries."""
+"""So many rows are asked again, each after all queries about another one."""
 MOST_CAUSES = 1_000
 """Of so many rows each is asked by itself, to find which one a query raises an error for."""
 NUMBER = "a log-probability is a number"
@@ -208,14 +209,14 @@ def a_batch_is_its_rows(subject: Subject, name: str, rows: Tensor) -> Iterator[B
 def order_does_not_matter(
     subject: Subject, name: str, rows: Tensor, others: Tensor
 ) -> Iterator[Breach]:
-    """Rows asked before and after every other query, about other evidence."""
-    for row in rows[:: max(1, -(-len(rows) // TWICE))].split(1):
-        before = subject.score(name, row)
-        for other in others[-TWICE:]:
-            for query in subject.queries:
-                _ask(subject, query, other)
-        law = order_law(name)
-        yield from compare(law, row, subject.score(name, row), before, subject.tolerance)
+    """Rows asked at first, and each again right after all queries about some other evidence."""
+    asked = rows[:: max(1, -(-len(rows) // TWICE))].split(1)
+    before = [subject.score(name, row) for row in asked]
+    law = order_law(name)
+    for row, answer, other in zip(asked, before, cycle(others[-TWICE:]), strict=False):
+        for query in subject.queries:
+            _ask(subject, query, other)
+        yield from compare(law, row, subject.score(name, row), answer, subject.tolerance)
 
 
 def _ask(subject: Subject, name: str, row: Tensor) -> None:

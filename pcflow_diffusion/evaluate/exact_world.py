@@ -295,8 +295,9 @@ def learn_hmm(
     family = pf.Categorical(int(truth.num_categories[0] or 0))
     circuit = pf.hmm(truth.num_variables, states, family, generator=generator)
     model = pf.compile(circuit, dtype=torch.float64)
-    rows = truth.sample(20_000, generator=generator)
-    pf.fit(model, rows, pf.EM(pseudocount=0.1), epochs=40, progress=False, generator=generator)
+    rows, times = truth.sample(20_000, generator=generator).unique(dim=0, return_counts=True)
+    em = pf.EM(pseudocount=0.1)
+    pf.fit(model, rows, em, epochs=40, weights=times, progress=False, generator=generator)
     return model
 
 

@@ -36,7 +36,7 @@ def in_small(monkeypatch: pytest.MonkeyPatch, trained: dict[object, Any]) -> Non
         return some(self, min(count, 300), generator)
 
     def train(tokens: Tensor, config: DenoiserConfig, minutes: float, **how: Any) -> Denoiser:
-        small = DenoiserConfig(config.vocabulary_size, width=64, depth=2, heads=2)
+        small = DenoiserConfig(config.vocabulary_size, width=64, depth=1, heads=2)
         about = (tokens.numpy().tobytes(), small, how["seed"])
         if about not in trained:
             trained[about] = train_denoiser(tokens, small, steps=40, **how)

@@ -93,9 +93,9 @@ def test_temperature_zero_is_greedy_and_rows_are_as_each_alone(steps: int, guida
         lm = CircuitLM(Spoken(), head, **how)  # type: ignore[arg-type]
         return others.llada(lm, rows, MASK, gen_length=9, block_length=3, steps=steps)
 
-    together = text(prompts()[:6])
-    assert torch.equal(together, text(prompts()[:6]))
-    assert torch.equal(together, torch.cat([text(row) for row in prompts()[:6].split(1)]))
+    together = text(prompts()[:4])
+    assert torch.equal(together, text(prompts()[:4]))
+    assert torch.equal(together, torch.cat([text(row) for row in prompts()[:4].split(1)]))
 
 
 def test_greedy_tokens_are_ranked_as_they_were_drawn() -> None:

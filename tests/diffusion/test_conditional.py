@@ -67,17 +67,15 @@ def values(model: pf.CompiledCircuit) -> Tensor:
 
 def nats(head: CircuitHead, of: Blocks) -> float:
     """Per block, by enumeration of every completion."""
-    total = 0.0
+    states, total = torch.tensor(list(itertools.product(range(V), repeat=LENGTH))), 0.0
     with torch.no_grad():
-        for logits, x, x0 in zip(of.logits, of.x, of.x0, strict=True):
-            masked = x == MASK
-            states = torch.tensor(list(itertools.product(range(V), repeat=LENGTH)))
-            states = states[((states == x) | masked).all(dim=1)]
-            potentials = head.couple(logits[None], x[None]).log_potentials
-            assert potentials is not None
-            score = potentials[0].gather(1, states.t()).masked_fill(~masked[:, None], 0.0).sum(0)
-            joint = head.model.log_prob(states) + score
-            total -= float((joint - joint.logsumexp(0))[(states == x0).all(dim=1)])
+        log_p, potentials = head.model.log_prob(states), head.couple(of.logits, of.x).log_potentials
+    assert potentials is not None
+    for soft, x, x0 in zip(potentials, of.x, of.x0, strict=True):
+        masked = x == MASK
+        score = soft.gather(1, states.t()).masked_fill(~masked[:, None], 0.0).sum(0)
+        joint = (log_p + score).masked_fill(~((states == x) | masked).all(dim=1), -torch.inf)
+        total -= float((joint - joint.logsumexp(0))[(states == x0).all(dim=1)])
     return total / len(of.x)
 
 

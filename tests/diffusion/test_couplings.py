@@ -81,6 +81,11 @@ class Case:
         soft = pf.Evidence(self.visible.values, self.masked, log_potentials)
         return enumerate_weights(self.circuit, soft).log_weight.log_softmax(-1).to(DEVICE)
 
+    def projected(self) -> Tensor:
+        """The same of the joint that has the backbone's marginals, each row projected once."""
+        head = self.head(Projection(sweeps=3_000, tolerance=1e-10))
+        return self.joint(head.couple(self.logits, self.x).log_potentials)
+
     def found(self, head: CircuitHead) -> Tensor:
         """Log-probabilities [B, S] of all states according to a head."""
         states = enumerate_states(self.circuit).to(DEVICE)
@@ -92,14 +97,14 @@ class Case:
             found.append(head.log_prob(logits, x, states).masked_fill(~fits, -torch.inf))
         return torch.stack(found)
 
-    def listed(self, head: CircuitHead) -> Tensor:
+    def listed(self, head: CircuitHead, found: Tensor) -> Tensor:
         """The same of those alone that are listed, as they are drawn."""
         states = enumerate_states(self.circuit).to(DEVICE)
         ranked = self.logits.argsort(-1, descending=True).argsort(-1)
         k = V if head.top_k is None else int(head.top_k)
         few = torch.stack([ranked[:, i, states[:, i]] < k for i in range(L)], dim=-1)
         surplus = ~(few | ~self.masked.unsqueeze(1)).all(-1)
-        return self.found(head).masked_fill(surplus, -torch.inf).log_softmax(-1)
+        return found.masked_fill(surplus, -torch.inf).log_softmax(-1)
 
     def potentials(self, coupling: Coupling, log_m: Tensor) -> Tensor:
         """What the couplings are defined to be [B, L, V], by enumeration."""
@@ -137,8 +142,9 @@ def test_the_joint_is_the_circuit_times_the_potentials_that_define_the_coupling(
     log_m = log_m if k is None or k > V else top(log_m, k)
     wanted = case.joint(case.potentials(EVERY[name], log_m))
     head = case.head(EVERY[name], k)
-    torch.testing.assert_close(case.listed(head), wanted, rtol=1e-9, atol=1e-9)
-    assert (case.found(head).logsumexp(-1)).abs().max() < 1e-9  # and all have something
+    found = case.found(head)
+    torch.testing.assert_close(case.listed(head, found), wanted, rtol=1e-9, atol=1e-9)
+    assert found.logsumexp(-1).abs().max() < 1e-9  # and all have something
     with torch.no_grad():
         marginals = case.head(EVERY[name], k)(case.logits, case.x)
     assert (marginals[case.masked].exp().sum(-1) - 1).abs().max() < 1e-9
@@ -189,14 +195,13 @@ def test_no_other_joint_with_these_marginals_is_closer_to_the_circuit(
 ) -> None:
     """Pythagoras: KL(p, r) = KL(p, q) + KL(q, r) for every p with the marginals of q."""
     case = Case(circuit, seed)
-    q = case.found(case.head(Projection(sweeps=3_000, tolerance=1e-10)))
-    r = case.joint(None)
+    q, r = case.projected(), case.joint(None)
     other = Case(circuit, seed + 1)  # the projection of another joint onto the same marginals
     regions = pf.structure.random_binary_tree(L, seed=seed)
     another = pf.build_circuit(regions, pf.Categorical(V), 2)
     other.circuit, other.model = another, pf.compile(another, DEVICE, torch.float64)
     other.x, other.masked, other.logits = case.x, case.masked, case.logits
-    p = other.found(other.head(Projection(sweeps=3_000, tolerance=1e-10)))
+    p = other.projected()
 
     def kl(a: Tensor, b: Tensor) -> Tensor:
         held = a > -torch.inf
@@ -348,7 +353,7 @@ def test_draws_stay_within_the_top_k(name: str) -> None:
     assert (tokens[:, masked] != worst[masked]).all()
     assert torch.equal(tokens[:, ~masked], case.x[:, ~masked].expand(500, -1))
     wanted = (
-        case.listed(head)[0].exp()
+        case.listed(head, case.found(head))[0].exp()
         @ torch.nn.functional.one_hot(enumerate_states(case.circuit).to(DEVICE)[:, 0], V).double()
     )
     share = torch.bincount(tokens[:, 0], minlength=V) / 500

@@ -2,10 +2,7 @@
 
 import copy
 import json
-import os
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from juice_files import nodes_of, write
 from laws import of_fifty
+from processes import ends, start
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -33,7 +31,6 @@ from pcflow_diffusion.errors import CheckpointError
 from pcflow_diffusion.head import Stretch
 from pcflow_diffusion.head.files import TOLD
 
-ROOT = Path(__file__).parents[2]
 L, V = 4, 5
 MASK = V
 SEEDS = st.integers(0, 10**6)
@@ -255,39 +252,33 @@ def test_a_file_that_is_replaced_while_it_is_read_is_no_mixture_of_both(
         CircuitHead.load(path)
 
 
-MEASURED = """
-import sys
-from pathlib import Path
-
-import pcflow as pf
-from juice_files import nodes_of, write
-from laws import of_fifty
-from pcflow_diffusion import CircuitHead
-
-def told(name):
+def told(name: str) -> int:
+    """Bytes of memory that Linux says this process has."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line for line in lines if line.startswith(name)).split()[1])
 
-what, path = sys.argv[1], Path(sys.argv[2])
-circuit = pf.hmm(4, 64, pf.Categorical(200_000))
-head = CircuitHead(pf.compile(circuit), 0)
-ways = {
-    "save": lambda: head.save(path),
-    "load": lambda: CircuitHead.load(path),
-    "read_juice": lambda: CircuitHead.read_juice(path, 0),
-    "pf.read_juice": lambda: pf.read_juice(path),
-}
-if what == "load":
-    head.save(path)
-elif what != "save":
-    write(path, nodes_of(circuit))
-if what != "save":
-    del head, circuit
-Path("/proc/self/clear_refs").write_text("5")  # peaks are from now on
-before = told("VmRSS")
-kept = ways[what]()
-print((told("VmHWM") - before) / path.stat().st_size)
-"""
+
+def measure(what: str, path: Path, found: Path) -> None:
+    """Write down how many times a file's size a process grows by writing it, or by reading it."""
+    circuit = pf.hmm(4, 64, pf.Categorical(200_000))
+    head = CircuitHead(pf.compile(circuit), 0)
+    ways: dict[str, Callable[[], object]] = {
+        "save": lambda: head.save(path),
+        "load": lambda: CircuitHead.load(path),
+        "read_juice": lambda: CircuitHead.read_juice(path, 0),
+        "pf.read_juice": lambda: pf.read_juice(path),
+    }
+    if what == "load":
+        head.save(path)
+    elif what != "save":
+        write(path, nodes_of(circuit))
+    if what != "save":
+        del head, circuit
+    Path("/proc/self/clear_refs").write_text("5")  # peaks are from now on
+    before = told("VmRSS")
+    kept = ways[what]()
+    found.write_text(str((told("VmHWM") - before) / path.stat().st_size))
+    del kept
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are asked of Linux")
@@ -296,11 +287,9 @@ print((told("VmHWM") - before) / path.stat().st_size)
 )
 def test_files_are_not_copied_in_memory(what: str, copies: int, tmp_path: Path) -> None:
     """A compiled circuit holds its parameters twice: as they were given, and as they are now."""
-    command = [sys.executable, "-c", MEASURED, what, str(tmp_path / "file")]
-    folders = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
-    environment = os.environ | {"PYTHONPATH": folders, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert float(done.stdout) < copies + 0.2
+    found = tmp_path / "found"
+    assert ends([start(measure, what, tmp_path / "file", found)]) == [0]
+    assert float(found.read_text()) < copies + 0.2
 
 
 def test_what_has_no_file_is_refused_and_an_old_file_stays(saved: Path) -> None:

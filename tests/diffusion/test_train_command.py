@@ -5,10 +5,11 @@ import os
 import random
 import re
 import signal
-import subprocess
 import sys
 import time
 from functools import partialmethod
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NoReturn
 
@@ -29,7 +30,6 @@ from pcflow_diffusion.train.lock import locked
 from pcflow_diffusion.train.plan import Plan
 from pcflow_diffusion.train.report import News
 
-ROOT = Path(__file__).parents[2]
 SLOWNESS = st.one_of(st.floats(0.1, 1.2), st.floats(1.3, 50.0))
 SIZES = ("--states", "4", "--length", "6", "--batch-size", "16", "--part-steps", "8")
 
@@ -248,16 +248,20 @@ def test_of_two_runs_with_one_head_the_second_is_locked_out(
     assert not lock.exists()
 
 
+def hold(lock: Path, said: Connection) -> None:
+    with locked(lock):
+        said.send("held")
+        time.sleep(99)
+
+
 def test_a_lock_goes_with_its_process(tmp_path: Path) -> None:
-    lock = tmp_path / "lock"
-    holds = "import sys, time; from pathlib import Path; from pcflow_diffusion.train.lock import *"
-    code = f"{holds}\nwith locked(Path({str(lock)!r})): print('held', flush=True); time.sleep(99)"
-    how = {"env": os.environ | {"PYTHONPATH": str(ROOT)}, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", code], **how) as other:  # type: ignore[call-overload]
-        assert other.stdout.readline() == b"held\n"
-        with pytest.raises(AlreadyRunning, match="lock is held"), locked(lock):
-            pass
-        other.kill()
+    lock, (heard, said) = tmp_path / "lock", Pipe()
+    other = start(hold, lock, said)
+    assert heard.recv() == "held"
+    with pytest.raises(AlreadyRunning, match="lock is held"), locked(lock):
+        pass
+    other.kill()
+    assert ends([other]) == [-signal.SIGKILL]
     assert lock.exists()
     with locked(lock):
         pass

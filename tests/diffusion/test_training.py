@@ -247,7 +247,7 @@ def test_the_script_writes_a_file_that_loads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(make_english, "DenoiserConfig", lambda v, **_: DenoiserConfig(v, 16, 1, 2))
-    text = Text(load_text().train[:200_000], load_text().held_out[:20_000])
+    text = Text(load_text().train[:60_000], load_text().held_out[:20_000])
     monkeypatch.setattr(make_english, "load_text", lambda: text)
     monkeypatch.setattr(make_english, "JUDGED", 32)
     path = tmp_path / "out.safetensors"
