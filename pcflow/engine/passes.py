@@ -56,8 +56,8 @@ def up(
     sheet.in_log_space = semiring.in_log_space
     tape = Tape(plan, tables, semiring, pool, sheet, tables.weights(semiring.in_log_space))
     keep = plan is not plan.lean
-    scaled, here = not semiring.in_log_space, tables.like.device.type == "cpu"
-    zeros = scaled and (sheet.is_sparse or not here)  # elsewhere one would have to wait for it
+    marks, here = not (semiring.in_log_space or plan.one_scale), tables.like.device.type == "cpu"
+    zeros = marks and (sheet.is_sparse or not here)  # elsewhere one would have to wait for it
     for run in plan.runs:
         if not isinstance(plan.steps[run.start], InputStep):
             key = ("up", semiring.arithmetic, run.start, zeros)
@@ -69,7 +69,7 @@ def up(
             assert isinstance(step, InputStep)
             tape.leaves[number] = make_leaf(step, tables, evidence, semiring, keep)
             tape.leaves[number].up(sheet.outs[number])
-            zeros = zeros or (scaled and tape.leaves[number].has_zeros())
+            zeros = zeros or (marks and tape.leaves[number].has_zeros())
     _conclude(tape)
     return tape
 
@@ -278,14 +278,18 @@ class _Into:
 
 def _conclude(tape: Tape) -> None:
     """Read the root's log-value, and the smallest unit that could have underflowed."""
-    root = tape.sheet.outs[-1]
+    sheet = tape.sheet
+    root = sheet.outs[-1]
     units = root.units[0, :, 0]  # [B]
     if tape.semiring.in_log_space:
         tape.log_value = tape.lowest = units.clone()
         return
-    tape.log_value = (units.log() + root.scale[0]).to(units.dtype)
-    lowest = tape.sheet.lowest
+    scale = sheet.scale if tape.plan.one_scale else root.scale[0]
+    tape.log_value = (units.log() + scale).to(units.dtype)
+    lowest = sheet.lowest
     tape.lowest = torch.minimum(units, lowest.amin(dim=0)) if len(lowest) else units.clone()
+    if tape.plan.one_scale:
+        tape.lowest.masked_fill_(scale == -torch.inf, 1.0)  # exact zeros have lost nothing
     for leaf in tape.leaves.values():
         if leaf.dead is not None:
             tape.lowest = tape.lowest.masked_fill(leaf.dead, 0.0)

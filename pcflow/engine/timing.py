@@ -81,7 +81,7 @@ def time_steps(engine: Engine, evidence: CheckedEvidence, repeats: int) -> StepT
 
 def _run(engine: Engine, evidence: CheckedEvidence) -> list[float]:
     """Seconds of every step of a pass as `up` makes it, but step by step and never recorded."""
-    plan, semiring = engine.plan.lean, Scaled(engine.plan.machine)
+    plan, semiring = engine.plan.lean, Scaled(engine.plan.machine, engine.plan.one_scale)
     engine.tables.cache.refresh()
     tables = tables_of(engine.tables, evidence)
     weights = tables.weights(False)
@@ -94,7 +94,7 @@ def _run(engine: Engine, evidence: CheckedEvidence) -> list[float]:
                 leaf = make_leaf(step, tables, evidence, semiring, keep=False)
                 leaf.up(sheet.outs[number])
             else:
-                climb(range(number, number + 1), sheet, semiring, weights, zeros=True)
+                climb(range(number, number + 1), sheet, semiring, weights, zeros=not plan.one_scale)
             found.append(_now(tables.like.device) - begun)
     return found
 
