@@ -63,9 +63,7 @@ class Sheet:
         for step, lowest, factor, scale in zip(self.plan.steps, *parts, scales, strict=True):
             view = _view(self.arenas[step.units], step.out)
             if isinstance(step, ProductStep):
-                yield _divided(
-                    view, step, *(x.unflatten(0, (-1, step.folds)) for x in (lowest, factor))
-                )
+                yield _divided(view, step, lowest, factor)
             else:
                 yield view._replace(scale=scale) if len(scale) else view
 
@@ -192,7 +190,8 @@ def _view(arena: Value, rows: slice) -> Value:
 
 
 def _divided(view: Value, step: ProductStep, lowest: Tensor, factor: Tensor) -> Value:
-    """With the divisions of a product; lowest and factor are [R, F, B]."""
+    """With the divisions of a product, of which lowest and factor are [R F, B]."""
+    lowest, factor = (rows.unflatten(0, (-1, step.folds)) for rows in (lowest, factor))
     tiny = torch.finfo(factor.dtype).tiny
     counts = [float(count) for count in step.divided]
     divisions = tuple(

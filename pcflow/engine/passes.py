@@ -30,6 +30,9 @@ from pcflow.engine.tape import Tape
 from pcflow.engine.told import Shares, share_of
 from pcflow.evidence import CheckedEvidence
 
+MANY = 5
+"""Inputs that it is worth to write to by index in one call, and not one by one."""
+
 
 @in_ordinary_modes
 def up(
@@ -263,6 +266,15 @@ class _Into:
 
     def place(self, slot: int) -> Tensor | None:
         return self.sheet.place(self.number, slot) if self.step.inputs[slot].fresh else None
+
+    def spread(self, slope: Tensor) -> bool:
+        many, machine = len(self.step.inputs), self.sheet.plan.machine
+        if many < MANY or many * slope.numel() > machine.cached or self.step.places is None:
+            return False
+        every = slope.expand(many, *slope.shape).flatten(0, 1)  # [H F, B, K]
+        units = self.sheet.arenas[self.step.inputs[0].width].units
+        units.index_copy_(0, self.step.places, every)
+        return True
 
     def add(self, slot: int, slope: Tensor) -> None:
         read = self.step.inputs[slot]

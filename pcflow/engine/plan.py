@@ -120,6 +120,12 @@ class Reader:
         """The rows of that arena that are read, [F, H]."""
         return torch.stack([read.index for read in self.inputs], dim=-1)
 
+    @cached_property
+    def places(self) -> Tensor | None:
+        """The same one input after another, [H F], if nobody else ever writes there."""
+        alone = self.alike and all(read.fresh for read in self.inputs)
+        return self.rows.t().flatten() if alone else None
+
 
 @dataclass(frozen=True, eq=False)
 class SumStep(Reader):

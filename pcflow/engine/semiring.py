@@ -7,14 +7,16 @@
 A sum is one batched matrix product, a product is elementwise, logarithms touch scales only. Scales
 are doubles, whatever the units are: one of a thousand variables is a sum of so many numbers, whose
 rounding would all go one way. In a tree no scale is compared with another, so that none is handed
-up: what inputs and products were divided by is kept, and added up once a pass (`once`). A unit far below the largest of its row can underflow, and a later
-product can make just that unit matter. Two checks guard against it. `lowest` records the smallest
-unit of every product: while it stays above a floor, nothing can have been lost, because sums and
-products of nonnegative numbers keep relative accuracy. Rows that fall below are evaluated once more
-with every unit raised to at least the floor. Since sums and products only grow with their inputs,
-the two results bracket the truth; rows for which they differ are evaluated a last time by
-`LogSumProduct`, which is slow and never underflows. `MaxProduct` computes with maxima in place of
-sums, for MPE; `MaxInputs` with maxima at the inputs of chosen variables alone, for bounds.
+up: what inputs and products were divided by is kept, and added up once a pass (`once`).
+
+A unit far below the largest of its row can underflow, and a later product can make just that unit
+matter. Two checks guard against it. `lowest` records the smallest unit of every product: while it
+stays above a floor, nothing can have been lost, because sums and products of nonnegative numbers
+keep relative accuracy. Rows that fall below are evaluated once more with every unit raised to at
+least the floor. Since sums and products only grow with their inputs, the two results bracket the
+truth; rows for which they differ are evaluated a last time by `LogSumProduct`, which is slow and
+never underflows. `MaxProduct` computes with maxima in place of sums, for MPE; `MaxInputs` with
+maxima at the inputs of chosen variables alone, for bounds.
 
 Legend: F folds, B batch, K units of the layer, J units read by a sum, H inputs of a layer, V
 categories, N entries of inputs, D variables.
@@ -40,14 +42,14 @@ class Division(NamedTuple):
     Attributes:
         lowest: its smallest unit before, [F, B].
         factor: [F, B]; and as a `column`, [F, B, 1].
-        count: K, a tensor of no axes.
+        number: K, a tensor of no axes.
         least: what a sum is taken for if it is smaller.
     """
 
     lowest: Tensor
     factor: Tensor
     column: Tensor
-    count: Tensor
+    number: Tensor
     least: float
 
 
@@ -216,6 +218,10 @@ class Into(Protocol):
         """Add the slope of an input that has no such place."""
         ...
 
+    def spread(self, slope: Tensor) -> bool:
+        """Hand all inputs the same slope in one call; False if that is no gain, and not done."""
+        ...
+
 
 def is_zero(value: Value) -> Tensor:
     """Which rows [F, B] are exactly zero, all units of them."""
@@ -290,7 +296,7 @@ class Scaled:
         self.raise_(units)
         torch.amin(units, -1, out=by.lowest)
         torch.sum(units, -1, out=by.factor).clamp_min_(by.least)
-        torch.div(by.count, by.factor, out=by.factor)
+        torch.div(by.number, by.factor, out=by.factor)
         units.mul_(by.column)
 
     def _add_scales(self, xs: list[Value], out: Value) -> None:
