@@ -215,7 +215,7 @@ class Engine:
     def _evaluate(self, plan: Plan, evidence: CheckedEvidence) -> Taped:
         # of one unit each, a scale per unit is a logarithm already
         in_logs = plan.of_one_unit and evidence.potentials is None
-        semiring = LogSumProduct(plan.machine) if in_logs else Scaled(plan.machine, plan.one_scale)
+        semiring = LogSumProduct(plan.machine) if in_logs else Scaled(plan.machine)
         tape = up(plan, self.tables, evidence, semiring, self.pool, waits=False)
         found = self._certified(tape)
         if found is None:  # the weights were outdated
@@ -254,7 +254,7 @@ class Engine:
         dtype = scaled.log_value.dtype
         low = send(lowest.nonzero().squeeze(-1), scaled.log_value.device)
         value = scaled.log_value[low]
-        raised = Scaled(scaled.plan.machine, scaled.plan.one_scale, raised=True)
+        raised = Scaled(scaled.plan.machine, raised=True)
         bound = up(scaled.plan, self.tables, evidence.rows(low), raised, self.pool).log_value
         relative = 1e-6 if dtype == torch.float32 else 1e-12
         tolerance = relative * bound.abs().clamp_min(1.0)

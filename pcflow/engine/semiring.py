@@ -7,7 +7,7 @@
 A sum is one batched matrix product, a product is elementwise, logarithms touch scales only. Scales
 are doubles, whatever the units are: one of a thousand variables is a sum of so many numbers, whose
 rounding would all go one way. In a tree no scale is compared with another, so that none is handed
-up: what inputs and products were divided by is kept, and added up once a pass (`once`).
+up: what inputs and products were divided by is kept, and added up once a pass (`Plan.one_scale`).
 
 A unit far below the largest of its row can underflow, and a later product can make just that unit
 matter. Two checks guard against it. `lowest` records the smallest unit of every product: while it
@@ -57,8 +57,8 @@ class Value(NamedTuple):
     """Rows of an arena: units [F, B, K]; everything else is of `Scaled` only.
 
     Attributes:
-        scale: [F, B], in double; if scales are added up once, that of an input step alone, in the
-            precision of the units.
+        scale: [F, B], in double. Where scales are added up once, input steps alone have one, in the
+            precision of the units; that of others is empty, and not handed up.
         lowest: the smallest unit of a product at every division, [R, F, B].
         divisions: R of them.
     """
@@ -239,12 +239,10 @@ class Scaled:
 
     Args:
         machine: whose sizes products go by.
-        once: scales are not handed up, but added up once a pass (`Plan.one_scale`).
         raised: raise every unit to at least the floor, for an upper bound of the value.
     """
 
     machine: Machine
-    once: bool = False
     raised: bool = False
     in_log_space = False
     maximizes = False
@@ -289,7 +287,7 @@ class Scaled:
             units = multiply(units, x.units, kronecker, into)
             if last or count % DIVIDED == 0:
                 self._divide(units, next(divisions))
-        if not self.once:
+        if out.scale.numel():
             self._add_scales(xs, out)
 
     def _divide(self, units: Tensor, by: Division) -> None:
@@ -313,7 +311,7 @@ class Scaled:
 
     def sum(self, xs: list[Value], weight: Weight, out: Value) -> None:
         """One (batched) matrix product, or one product for each input that is mixed."""
-        if len(xs) == 1 and not self.once:
+        if len(xs) == 1 and out.scale.numel():
             out.scale.copy_(xs[0].scale)
         if weight.mixing:
             self._mix(xs, weight.by_input, out)

@@ -81,7 +81,7 @@ def time_steps(engine: Engine, evidence: CheckedEvidence, repeats: int) -> StepT
 
 def _run(engine: Engine, evidence: CheckedEvidence) -> list[float]:
     """Seconds of every step of a pass as `up` makes it, but step by step and never recorded."""
-    plan, semiring = engine.plan.lean, Scaled(engine.plan.machine, engine.plan.one_scale)
+    plan, semiring = engine.plan.lean, Scaled(engine.plan.machine)
     engine.tables.cache.refresh()
     tables = tables_of(engine.tables, evidence)
     weights = tables.weights(False)

@@ -162,8 +162,7 @@ class GaussSeidel:
         self.steps, self.nodes, self.machine = engine.plan.steps, nodes, engine.plan.machine
         self.tiny = torch.finfo(target.dtype).tiny
         self.any_missing = checked.hidden.any(dim=0).tolist()
-        semiring = Scaled(self.machine, engine.plan.one_scale)
-        self.tape = up(engine.plan, engine.tables, checked, semiring, engine.pool)
+        self.tape = up(engine.plan, engine.tables, checked, Scaled(self.machine), engine.pool)
         self.sheet, self.weights, tables = self.tape.sheet, self.tape.weights, self.tape.tables
         self.stamps = tables.cache.stamps
         inputs = {n.step: self.steps[n.step] for n in nodes}
