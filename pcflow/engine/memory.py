@@ -69,7 +69,9 @@ class Sheet:
 
     @property
     def scale(self) -> Tensor:
-        """That of the root [B], in double, if scales are added up once."""
+        """That of the root [B], in double."""
+        if not self.plan.one_scale:
+            return self.outs[-1].scale[0]
         given = self.scales.sum(dim=0, dtype=torch.float64)
         return given.sub_(self.factors.log().sum(dim=0, dtype=torch.float64))
 

@@ -30,9 +30,6 @@ from pcflow.engine.tape import Tape
 from pcflow.engine.told import Shares, share_of
 from pcflow.evidence import CheckedEvidence
 
-MANY = 5
-"""Inputs that it is worth to write to by index in one call, and not one by one."""
-
 
 @in_ordinary_modes
 def up(
@@ -268,12 +265,11 @@ class _Into:
         return self.sheet.place(self.number, slot) if self.step.inputs[slot].fresh else None
 
     def spread(self, slope: Tensor) -> bool:
-        many, machine = len(self.step.inputs), self.sheet.plan.machine
-        if many < MANY or many * slope.numel() > machine.cached or self.step.places is None:
+        places, many = self.step.places, len(self.step.inputs)
+        if places is None or many * slope.numel() > self.sheet.plan.machine.cached:
             return False
         every = slope.expand(many, *slope.shape).flatten(0, 1)  # [H F, B, K]
-        units = self.sheet.arenas[self.step.inputs[0].width].units
-        units.index_copy_(0, self.step.places, every)
+        self.sheet.arenas[self.step.units].units.index_copy_(0, places, every)
         return True
 
     def add(self, slot: int, slope: Tensor) -> None:
@@ -291,17 +287,15 @@ class _Into:
 def _conclude(tape: Tape) -> None:
     """Read the root's log-value, and the smallest unit that could have underflowed."""
     sheet = tape.sheet
-    root = sheet.outs[-1]
-    units = root.units[0, :, 0]  # [B]
+    units = sheet.outs[-1].units[0, :, 0]  # [B]
     if tape.semiring.in_log_space:
         tape.log_value = tape.lowest = units.clone()
         return
-    scale = sheet.scale if tape.plan.one_scale else root.scale[0]
+    scale = sheet.scale
     tape.log_value = (units.log() + scale).to(units.dtype)
     lowest = sheet.lowest
     tape.lowest = torch.minimum(units, lowest.amin(dim=0)) if len(lowest) else units.clone()
-    if tape.plan.one_scale:
-        tape.lowest.masked_fill_(scale == -torch.inf, 1.0)  # exact zeros have lost nothing
+    tape.lowest.masked_fill_(scale == -torch.inf, 1.0)  # exact zeros have lost nothing
     for leaf in tape.leaves.values():
         if leaf.dead is not None:
             tape.lowest = tape.lowest.masked_fill(leaf.dead, 0.0)

@@ -42,6 +42,8 @@ from pcflow.inputs import Few, InputFamily
 
 Rows = slice | Tensor
 Banks = tuple[tuple[Parameter, ...], ...]
+MANY = 5
+"""Inputs that it is worth to write to by index in one call, and not one by one."""
 NONE = torch.empty(0, dtype=torch.long)
 
 
@@ -122,8 +124,8 @@ class Reader:
 
     @cached_property
     def places(self) -> Tensor | None:
-        """The same one input after another, [H F], if nobody else ever writes there."""
-        alone = self.alike and all(read.fresh for read in self.inputs)
+        """The same one input after another, [H F], if they are many and nobody else writes there."""
+        alone = len(self.inputs) >= MANY and self.alike and all(read.fresh for read in self.inputs)
         return self.rows.t().flatten() if alone else None
 
 
