@@ -286,14 +286,12 @@ class _Into:
 
 def _conclude(tape: Tape) -> None:
     """Read the root's log-value, and the smallest unit that could have underflowed."""
-    sheet = tape.sheet
-    units = sheet.outs[-1].units[0, :, 0]  # [B]
+    units = tape.sheet.outs[-1].units[0, :, 0]  # [B]
     if tape.semiring.in_log_space:
         tape.log_value = tape.lowest = units.clone()
         return
-    scale = sheet.scale
+    scale, lowest = tape.sheet.scale, tape.sheet.lowest
     tape.log_value = (units.log() + scale).to(units.dtype)
-    lowest = sheet.lowest
     tape.lowest = torch.minimum(units, lowest.amin(dim=0)) if len(lowest) else units.clone()
     tape.lowest.masked_fill_(scale == -torch.inf, 1.0)  # exact zeros have lost nothing
     for leaf in tape.leaves.values():

@@ -124,7 +124,7 @@ class Reader:
 
     @cached_property
     def places(self) -> Tensor | None:
-        """The same one input after another, [H F], if they are many and nobody else writes there."""
+        """The same one input after another, [H F], if many, and nobody else writes there."""
         alone = len(self.inputs) >= MANY and self.alike and all(read.fresh for read in self.inputs)
         return self.rows.t().flatten() if alone else None
 
