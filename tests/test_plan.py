@@ -44,10 +44,11 @@ def test_costs_by_hand() -> None:
     plan = make_plan(circuit)
     # two 3 x 3 sums, three products of two, one sum of three; a multiply-add counts two
     assert plan.flops == 2 * 2 * 9 + 3 * 2 + 2 * 3
-    # inputs 2 x 3, sums 2 x 3, products 3, root 1; a scale with every vector, a smallest product
-    assert plan.numbers_per_row == 6 + 6 + 3 + 1 + 6 + 1
-    # lean: no more than inputs and sums at a time, and the root; scales, smallest product
-    assert plan.lean.numbers_per_row == 6 + 6 + 1 + 5 + 1
+    # inputs 2 x 3, sums 2 x 3, products 3, root 1; the scale of every input, and with a product its
+    # smallest unit and a factor
+    assert plan.numbers_per_row == 6 + 6 + 3 + 1 + 2 + 2
+    # lean: no more than inputs and sums at a time, and the root; the others as they were
+    assert plan.lean.numbers_per_row == 6 + 6 + 1 + 2 + 2
 
 
 def test_the_plan_prints_itself() -> None:

@@ -113,6 +113,8 @@ class LogSumProduct:
 
     def down_product(self, xs: list[Value], flow: Tensor, kronecker: bool, into: Into) -> None:
         """Pass it to all."""
+        if not kronecker and into.spread(flow):
+            return
         for slot, part in enumerate(marginal_flows(flow, xs) if kronecker else [flow] * len(xs)):
             into.add(slot, part)
 

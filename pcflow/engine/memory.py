@@ -13,9 +13,9 @@ from threading import RLock
 import torch
 from torch import Tensor
 
-from pcflow.engine.plan import InputStep, Plan, Read, Step
+from pcflow.engine.plan import InputStep, Plan, ProductStep, Read, Step
 from pcflow.engine.recording import Recordings
-from pcflow.engine.semiring import Value
+from pcflow.engine.semiring import Division, Value
 from pcflow.engine.sparse import Sparse, sparse_steps
 
 
@@ -24,9 +24,11 @@ class Sheet:
 
     Attributes:
         arenas: by width; units [R, B, K] and scale [R, B].
-        lowest: [P, B], the smallest unit of every product.
+        lowest: [P, B], the smallest unit of every product, at each of its divisions.
+        factors: what it was multiplied by there, [P, B].
+        scales: of the input steps, [F, B]; if they are added up once.
         outs: what each step writes.
-        root: the root's unit [B] and scale [B].
+        root: the root's unit [B].
         in_log_space: whether scales mean nothing, and need not be copied.
         recordings: of passes over it.
     """
@@ -38,21 +40,42 @@ class Sheet:
         self.plan, self.batch = plan, batch
         records = plan.machine.records and batch > 0
         self.recordings = Recordings(like.device, records, most=16 * len(plan.runs))
-        self.arenas = {w: _allocate(rows, batch, w, like) for w, rows in plan.arenas.items()}
+        self.arenas = {w: self._allocate(rows, w, like) for w, rows in plan.arenas.items()}
         self._size = plan.numbers_per_row * batch * like.element_size()
         self.lowest = like.new_ones(sum(plan.products), batch)
-        self.outs = [
-            _view(self.arenas[step.units], step.out, lowest)
-            for step, lowest in zip(plan.steps, self.lowest.split(plan.products), strict=True)
-        ]
-        last = self.outs[-1]
-        self.root = last.units[0, :, 0], last.scale[0]
+        self.factors = torch.ones_like(self.lowest)
+        self.scales = like.new_zeros(sum(plan.scaled), batch)
+        self.outs = list(self._outs())
+        self.root = self.outs[-1].units[0, :, 0]
         self._ins = [self._views(step) for step in plan.steps]
         self._ready = [_all_or_none(views) for views in self._ins]
         self._copies = {
-            (slot, width): _allocate(rows, batch, width, like)
+            (slot, width): self._allocate(rows, width, like)
             for (slot, width), rows in plan.gathered.items()
         }
+
+    def _allocate(self, rows: int, width: int, like: Tensor) -> Value:
+        units, scaled = like.new_empty(rows, self.batch, width), 0 if self.plan.one_scale else rows
+        scale = units.new_zeros(scaled, self.batch, dtype=torch.float64)
+        return Value(units, scale, like.new_empty(0))
+
+    def _outs(self) -> Iterator[Value]:
+        parts = self.lowest.split(self.plan.products), self.factors.split(self.plan.products)
+        scales = self.scales.split(self.plan.scaled)
+        for step, lowest, factor, scale in zip(self.plan.steps, *parts, scales, strict=True):
+            view = _view(self.arenas[step.units], step.out)
+            if isinstance(step, ProductStep):
+                yield _divided(view, step, lowest, factor)
+            else:
+                yield view._replace(scale=scale) if len(scale) else view
+
+    @property
+    def scale(self) -> Tensor:
+        """That of the root [B], in double."""
+        if not self.plan.one_scale:
+            return self.outs[-1].scale[0]
+        given = self.scales.sum(dim=0, dtype=torch.float64)
+        return given.sub_(self.factors.log().sum(dim=0, dtype=torch.float64))
 
     @cached_property
     def sparse(self) -> dict[int, Sparse]:
@@ -94,7 +117,7 @@ class Sheet:
         arena, copy = self.arenas[read.width], self._copies[slot, read.width]
         folds = len(read.rows)
         units = torch.index_select(arena.units, 0, read.rows, out=copy.units[:folds])
-        if self.in_log_space:
+        if self.in_log_space or self.plan.one_scale:
             return Value(units, copy.scale[:folds], copy.lowest)
         scale = torch.index_select(arena.scale, 0, read.rows, out=copy.scale[:folds])
         return Value(units, scale, copy.lowest)
@@ -166,11 +189,17 @@ def _all_or_none(views: list[Value | None]) -> list[Value] | None:
     return found if len(found) == len(views) else None
 
 
-def _allocate(rows: int, batch: int, width: int, like: Tensor) -> Value:
-    units = like.new_empty(rows, batch, width)
-    scale = units.new_zeros(rows, batch, dtype=torch.float64)
-    return Value(units, scale, like.new_empty(0))
+def _view(arena: Value, rows: slice) -> Value:
+    return Value(arena.units[rows], arena.scale[rows], arena.lowest)
 
 
-def _view(arena: Value, rows: slice, lowest: Tensor | None = None) -> Value:
-    return Value(arena.units[rows], arena.scale[rows], arena.lowest if lowest is None else lowest)
+def _divided(view: Value, step: ProductStep, lowest: Tensor, factor: Tensor) -> Value:
+    """With the divisions of a product, of which lowest and factor are [R F, B]."""
+    lowest, factor = (rows.unflatten(0, (-1, step.folds)) for rows in (lowest, factor))
+    tiny = torch.finfo(factor.dtype).tiny
+    counts = [float(count) for count in step.divided]
+    divisions = tuple(
+        Division(low, by, by.unsqueeze(-1), by.new_full((), count), count * tiny)
+        for low, by, count in zip(lowest, factor, counts, strict=True)
+    )
+    return view._replace(lowest=lowest, divisions=divisions)

@@ -56,8 +56,8 @@ def up(
     sheet.in_log_space = semiring.in_log_space
     tape = Tape(plan, tables, semiring, pool, sheet, tables.weights(semiring.in_log_space))
     keep = plan is not plan.lean
-    scaled, here = not semiring.in_log_space, tables.like.device.type == "cpu"
-    zeros = scaled and (sheet.is_sparse or not here)  # elsewhere one would have to wait for it
+    marks, here = not (semiring.in_log_space or plan.one_scale), tables.like.device.type == "cpu"
+    zeros = marks and (sheet.is_sparse or not here)  # elsewhere one would have to wait for it
     for run in plan.runs:
         if not isinstance(plan.steps[run.start], InputStep):
             key = ("up", semiring.arithmetic, run.start, zeros)
@@ -69,7 +69,7 @@ def up(
             assert isinstance(step, InputStep)
             tape.leaves[number] = make_leaf(step, tables, evidence, semiring, keep)
             tape.leaves[number].up(sheet.outs[number])
-            zeros = zeros or (scaled and tape.leaves[number].has_zeros())
+            zeros = zeros or (marks and tape.leaves[number].has_zeros())
     _conclude(tape)
     return tape
 
@@ -130,7 +130,7 @@ def down(
     shares = None if shares is None else tape.recordings.stay("shares", shares)
     edges = None if at_weights is None else _Edges(tape.tables, tape.semiring, at_weights, shares)
     with tape.lock, tape.pool.lend(plan.lean, values.batch, tape.tables.like) as slopes:
-        root, slope = (sheet.root[0] for sheet in (values, slopes))  # [B]
+        root, slope = (sheet.root for sheet in (values, slopes))  # [B]
         slope.copy_(tape.semiring.slope(root, root_flow))
         for run in reversed(plan.lean.runs):
             if isinstance(plan.steps[run.start], InputStep):
@@ -275,6 +275,14 @@ class _Into:
     def place(self, slot: int) -> Tensor | None:
         return self.sheet.place(self.number, slot) if self.step.inputs[slot].fresh else None
 
+    def spread(self, slope: Tensor) -> bool:
+        places, many = self.step.places, len(self.step.inputs)
+        if places is None or many * slope.numel() > self.sheet.plan.machine.cached:
+            return False
+        every = slope.expand(many, *slope.shape).flatten(0, 1)  # [H F, B, K]
+        self.sheet.arenas[self.step.units].units.index_copy_(0, places, every)
+        return True
+
     def add(self, slot: int, slope: Tensor) -> None:
         read = self.step.inputs[slot]
         units = self.sheet.arenas[read.width].units
@@ -289,13 +297,14 @@ class _Into:
 
 def _conclude(tape: Tape) -> None:
     """Read the root's log-value, and the smallest unit that could have underflowed."""
-    units, scale = tape.sheet.root  # [B]
+    units = tape.sheet.root  # [B]
     if tape.semiring.in_log_space:
         tape.log_value = tape.lowest = units.clone()
         return
+    scale, lowest = tape.sheet.scale, tape.sheet.lowest
     tape.log_value = (units.log() + scale).to(units.dtype)
-    lowest = tape.sheet.lowest
     tape.lowest = torch.minimum(units, lowest.amin(dim=0)) if len(lowest) else units.clone()
+    tape.lowest.masked_fill_(scale == -torch.inf, 1.0)  # exact zeros have lost nothing
     for leaf in tape.leaves.values():
         if leaf.dead is not None:
             tape.lowest = tape.lowest.masked_fill(leaf.dead, 0.0)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
-from math import prod
+from math import ceil, prod
 
 import torch
 from torch import Tensor
@@ -43,6 +43,8 @@ from pcflow.inputs import Few, FiniteFamily, InputFamily, Share
 
 Rows = slice | Tensor
 Banks = tuple[tuple[Parameter, ...], ...]
+MANY = 5
+"""Inputs that it is worth to write to by index in one call, and not one by one."""
 NONE = torch.empty(0, dtype=torch.long)
 
 
@@ -138,6 +140,12 @@ class Reader:
         """The rows of that arena that are read, [F, H]."""
         return torch.stack([read.index for read in self.inputs], dim=-1)
 
+    @cached_property
+    def places(self) -> Tensor | None:
+        """The same one input after another, [H F], if many, and nobody else writes there."""
+        alone = len(self.inputs) >= MANY and self.alike and all(read.fresh for read in self.inputs)
+        return self.rows.t().flatten() if alone else None
+
 
 @dataclass(frozen=True, eq=False)
 class SumStep(Reader):
@@ -156,6 +164,10 @@ class SumStep(Reader):
     out: slice
 
 
+DIVIDED = 4
+"""Inputs from one division of a product to the next: long ones must not underflow on the way."""
+
+
 @dataclass(frozen=True, eq=False)
 class ProductStep(Reader):
     """Hadamard or Kronecker products of `inputs`."""
@@ -165,6 +177,14 @@ class ProductStep(Reader):
     folds: int
     units: int
     out: slice
+
+    @property
+    def divided(self) -> list[int]:
+        """How many units it has every time that it is divided: after some inputs, and the last."""
+        if not self.kronecker:
+            return [self.units] * ceil(len(self.inputs) / DIVIDED)
+        ends = [*range(DIVIDED, len(self.inputs), DIVIDED), len(self.inputs)]
+        return [prod(read.width for read in self.inputs[:end]) for end in ends]
 
 
 Step = InputStep | SumStep | ProductStep
@@ -209,10 +229,11 @@ class Plan:
 
     @cached_property
     def numbers_per_row(self) -> int:
-        """Numbers that an upward pass needs room for, per row: units, scales, smallest units."""
-        copies = sum((width + 1) * folds for (_, width), folds in self.gathered.items())
-        arenas = sum(rows * (width + 1) for width, rows in self.arenas.items())
-        return arenas + copies + sum(self.products)
+        """Numbers that an upward pass needs room for, per row: units, scales, what is divided."""
+        scale = 0 if self.one_scale else 1
+        copies = sum((width + scale) * folds for (_, width), folds in self.gathered.items())
+        arenas = sum(rows * (width + scale) for width, rows in self.arenas.items())
+        return arenas + copies + sum(self.scaled) + 2 * sum(self.products)
 
     @cached_property
     def runs(self) -> list[range]:
@@ -223,8 +244,14 @@ class Plan:
 
     @cached_property
     def products(self) -> list[int]:
-        """Folds of every step that multiplies, zero for the others."""
-        return [step.folds if isinstance(step, ProductStep) else 0 for step in self.steps]
+        """Folds of every step that multiplies, as often as it divides; zero for the others."""
+        return [s.folds * len(s.divided) if isinstance(s, ProductStep) else 0 for s in self.steps]
+
+    @cached_property
+    def scaled(self) -> list[int]:
+        """Folds of every input step, if scales are added up once; zero for the others."""
+        once = self.one_scale
+        return [s.folds if once and isinstance(s, InputStep) else 0 for s in self.steps]
 
     @cached_property
     def has_rules(self) -> bool:
@@ -247,6 +274,11 @@ class Plan:
         inner = [step for step in self.steps if not isinstance(step, InputStep)]
         one = all(len(step.inputs) == 1 for step in inner if isinstance(step, SumStep))
         return one and all(read.fresh for step in inner for read in step.inputs)
+
+    @cached_property
+    def one_scale(self) -> bool:
+        """Whether no scale is compared with another: all of a row may be added up once."""
+        return self.is_tree and not self.has_rules
 
     @cached_property
     def one_input_each(self) -> bool:

@@ -4,16 +4,19 @@
 
     true value = units * exp(scale),  0 <= units <= 1
 
-Scales are doubles, whatever the units are: one of a thousand variables is a sum of so many numbers,
-whose rounding would all go one way. A sum is one batched matrix product, a product is elementwise,
-logarithms touch scales only. A unit far below the largest of its row can underflow, and a later
-product can make just that unit matter. Two checks guard against it. `lowest` records the smallest
-unit of every product: while it stays above a floor, nothing can have been lost, because sums and
-products of nonnegative numbers keep relative accuracy. Rows that fall below are evaluated once more
-with every unit raised to at least the floor. Since sums and products only grow with their inputs,
-the two results bracket the truth; rows for which they differ are evaluated a last time by
-`LogSumProduct`, which is slow and never underflows. `MaxProduct` computes with maxima in place of
-sums, for MPE; `MaxInputs` with maxima at the inputs of chosen variables alone, for bounds.
+A sum is one batched matrix product, a product is elementwise, logarithms touch scales only. Scales
+are doubles, whatever the units are: one of a thousand variables is a sum of so many numbers, whose
+rounding would all go one way. In a tree no scale is compared with another, so that none is handed
+up: what inputs and products were divided by is kept, and added up once a pass (`Plan.one_scale`).
+
+A unit far below the largest of its row can underflow, and a later product can make just that unit
+matter. Two checks guard against it. `lowest` records the smallest unit of every product: while it
+stays above a floor, nothing can have been lost, because sums and products of nonnegative numbers
+keep relative accuracy. Rows that fall below are evaluated once more with every unit raised to at
+least the floor. Since sums and products only grow with their inputs, the two results bracket the
+truth; rows for which they differ are evaluated a last time by `LogSumProduct`, which is slow and
+never underflows. `MaxProduct` computes with maxima in place of sums, for MPE; `MaxInputs` with
+maxima at the inputs of chosen variables alone, for bounds.
 
 Legend: F folds, B batch, K units of the layer, J units read by a sum, H inputs of a layer, V
 categories, N entries of inputs, D variables.
@@ -30,14 +33,40 @@ from torch import Tensor
 
 from pcflow.engine.kernels import exp_, multiply, outer, outer_by_row, take
 from pcflow.engine.machine import Machine
+from pcflow.engine.plan import DIVIDED
+
+
+class Division(NamedTuple):
+    """One of the times that a product [F, B, K] is multiplied by a factor: K over its sum.
+
+    Attributes:
+        lowest: its smallest unit before, [F, B].
+        factor: [F, B]; and as a `column`, [F, B, 1].
+        number: K, a tensor of no axes.
+        least: what a sum is taken for if it is smaller.
+    """
+
+    lowest: Tensor
+    factor: Tensor
+    column: Tensor
+    number: Tensor
+    least: float
 
 
 class Value(NamedTuple):
-    """Rows of an arena: units [F, B, K]; scale (in double) and lowest [F, B], of `Scaled` only."""
+    """Rows of an arena: units [F, B, K]; everything else is of `Scaled` only.
+
+    Attributes:
+        scale: [F, B], in double. Where scales are added up once, input steps alone have one, in the
+            precision of the units; that of others is empty, and not handed up.
+        lowest: the smallest unit of a product at every division, [R, F, B].
+        divisions: R of them.
+    """
 
     units: Tensor
     scale: Tensor
     lowest: Tensor
+    divisions: tuple[Division, ...] = ()
 
 
 class Weight(NamedTuple):
@@ -201,6 +230,10 @@ class Into(Protocol):
         """Add the slope of an input that has no such place."""
         ...
 
+    def spread(self, slope: Tensor) -> bool:
+        """Hand all inputs the same slope in one call; False if that is no gain, and not done."""
+        ...
+
 
 def is_zero(value: Value) -> Tensor:
     """Which rows [F, B] are exactly zero, all units of them."""
@@ -259,28 +292,29 @@ class Scaled:
 
     def product(self, xs: list[Value], out: Value, kronecker: bool) -> None:
         """Multiply, and divide every row by the mean of its units."""
-        torch.add(xs[0].scale, xs[1].scale, out=out.scale)
-        units, lowest = xs[0].units, None
+        units, divisions = xs[0].units, iter(out.divisions)
         for count, x in enumerate(xs[1:], start=2):
-            if count > 2:
-                out.scale.add_(x.scale)
             last = count == len(xs)
             into = out.units if last or not kronecker else None
             units = multiply(units, x.units, kronecker, into)
-            if last or count % 4 == 0:  # long products must not underflow on the way
-                lowest = self._rescale(units, out, lowest)
+            if last or count % DIVIDED == 0:
+                self._divide(units, next(divisions))
+        if out.scale.numel():
+            self._add_scales(xs, out)
 
-    def _rescale(self, units: Tensor, out: Value, lowest: Tensor | None) -> Tensor:
+    def _divide(self, units: Tensor, by: Division) -> None:
         self.raise_(units)
-        if lowest is None:
-            torch.amin(units, -1, out=out.lowest)
-        else:
-            torch.minimum(out.lowest, units.amin(dim=-1), out=out.lowest)
-        mean = units.sum(dim=-1).mul_(1 / units.shape[-1])  # [F, B], in half the time of torch's
-        mean.clamp_min_(torch.finfo(units.dtype).tiny)
-        units.div_(mean.unsqueeze(-1))
-        out.scale.add_(mean.log_())
-        return out.lowest
+        torch.amin(units, -1, out=by.lowest)
+        torch.sum(units, -1, out=by.factor).clamp_min_(by.least)
+        torch.div(by.number, by.factor, out=by.factor)
+        units.mul_(by.column)
+
+    def _add_scales(self, xs: list[Value], out: Value) -> None:
+        torch.add(xs[0].scale, xs[1].scale, out=out.scale)
+        for x in xs[2:]:
+            out.scale.add_(x.scale)
+        for by in out.divisions:
+            out.scale.sub_(by.factor.log())
 
     def raise_(self, units: Tensor) -> None:
         """Raise units to the floor. Exact zeros stay zeros: their rows have a scale of -inf."""
@@ -289,7 +323,7 @@ class Scaled:
 
     def sum(self, xs: list[Value], weight: Weight, out: Value) -> None:
         """One (batched) matrix product, or one product for each input that is mixed."""
-        if len(xs) == 1:
+        if len(xs) == 1 and out.scale.numel():
             out.scale.copy_(xs[0].scale)
         if weight.mixing:
             self._mix(xs, weight.by_input, out)

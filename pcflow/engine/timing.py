@@ -94,7 +94,7 @@ def _run(engine: Engine, evidence: CheckedEvidence) -> list[float]:
                 leaf = make_leaf(step, tables, evidence, semiring, keep=False)
                 leaf.up(sheet.outs[number])
             else:
-                climb(range(number, number + 1), sheet, semiring, weights, zeros=True)
+                climb(range(number, number + 1), sheet, semiring, weights, zeros=not plan.one_scale)
             found.append(_now(tables.like.device) - begun)
     return found
 
