@@ -299,7 +299,7 @@ class GraphDescent(Descent):
         """Observed values, and draws for the others."""
         leaf = self.leaves[number]
         unit, fold, sample = self.reached(leaf.step)
-        if not len(unit):
+        if not unit.numel():
             return
         row = self.row_of(sample)
         entry = fold * self.batch + row
@@ -313,7 +313,7 @@ class GraphDescent(Descent):
     def product(self, step: ProductStep) -> None:
         """The same samples go to every input."""
         unit, fold, sample = self.reached(step)
-        if not len(unit):
+        if not unit.numel():
             return
         if step.alike and not step.kronecker:
             rows = step.rows.index_select(0, fold)  # [N, H]
@@ -325,14 +325,14 @@ class GraphDescent(Descent):
 
     def go(self, width: int, row: Tensor, sample: Tensor, unit: Tensor) -> None:
         """Samples go to units [N] of rows of an arena, of as many numbers in any shape."""
-        place = (row * self.samples + sample).flatten()
+        place = (row if self.samples == 1 else row * self.samples + sample).flatten()
         self.chosen[width].view(-1).scatter_(0, place, unit)
         self.come[width].view(-1).index_fill_(0, place, True)
 
     def sum(self, number: int, step: SumStep) -> None:
         """Choose among all units of all inputs; of a mixing sum, among those of its own number."""
         unit, fold, sample = self.reached(step)
-        if not len(unit):
+        if not unit.numel():
             return
         index = self.pick(number, step, unit, fold, self.row_of(sample))
         first, *others = step.inputs
@@ -361,6 +361,8 @@ class GraphDescent(Descent):
     def reached(self, step: InputStep | SumStep | ProductStep) -> tuple[Tensor, Tensor, Tensor]:
         """Unit, fold and sample [N] of every entry."""
         place = places_of(self.come[step.units][step.out])
+        if not place.numel():
+            return place, place, place
         unit = self.chosen[step.units][step.out].flatten().index_select(0, place)
         return unit, *_divided(place, self.samples)
 
@@ -373,8 +375,11 @@ class GraphDescent(Descent):
         weight, read = self.weights[number], self.reader(number, step)
         most, parts = self.plan.machine.choices // weight.tensor.shape[-1], []
         for u, f, r in _blocks(most, unit, fold, row):
-            edges = weight.chosen(f, r, u)  # [N, J], mixing [N, H]
-            parts.append(self.choose(edges, read(u, f, r), self.route))
+            found = read(u, f, r)  # [N, J], mixing [N, H]
+            if step.plain:  # by weights of one
+                parts.append(self.route.index(found, self.semiring.in_log_space))
+            else:
+                parts.append(self.choose(weight.chosen(f, r, u), found, self.route))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def reader(self, number: int, step: SumStep) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
@@ -387,7 +392,9 @@ class GraphDescent(Descent):
             return lambda unit, fold, row: take(arena.units, (_rows(first.rows, fold), row))
 
         def read(unit: Tensor, fold: Tensor, row: Tensor) -> Tensor:
-            place = step.rows.index_select(0, fold) * self.batch + row.unsqueeze(-1)  # [N, H]
+            place = step.rows.index_select(0, fold)  # [N, H]
+            if self.batch > 1:
+                place = place.mul_(self.batch).add_(row.unsqueeze(-1))
             scale = arena.scale.view(-1).index_select(0, place.flatten()).view_as(place)
             if step.mixing:
                 single = (place * first.width).add_(unit.unsqueeze(-1))

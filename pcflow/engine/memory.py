@@ -81,7 +81,9 @@ class Sheet:
     def sparse(self) -> dict[int, Sparse]:
         """Steps of which little may be to do, by number."""
         any_rows = self.is_sparse and self.batch > 0
-        return sparse_steps(self.plan.steps, self.batch) if any_rows else {}
+        if not any_rows:
+            return {}
+        return sparse_steps(self.plan.steps, self.arenas, self.outs, self.batch)
 
     @property
     def is_sparse(self) -> bool:

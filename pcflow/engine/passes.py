@@ -97,8 +97,7 @@ def _climb_sparsely(
     """Through a step of which little may be to do; False if most of it is."""
     if not isinstance(semiring, Scaled):
         return False
-    step, weight = sheet.sparse[number], weights.get(number)
-    return step.write(semiring, sheet.arenas, weight, sheet.outs[number])
+    return sheet.sparse[number].write(semiring, weights.get(number))
 
 
 AtLeaf = Callable[[Leaf, Tensor], None]
