@@ -33,6 +33,7 @@ FORMULA = re.compile(
 CELL = re.compile(r"<td[^>]*>[^<]*</td>")
 PICTURE = re.compile(r'(?<!>)<img [^>]*src="([^"]+\.png)"[^>]*>')
 PROSE = re.compile(r"<(p|li)>.*?</\1>", re.DOTALL)
+FUNCTION = re.compile(r"(<mi>(?:log|exp|min|max)</mi>)(?=<m(?:i|n|sub|sup|frac)\b)")
 DOLLARS = re.compile(r"\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$]+?)\$", re.DOTALL)
 SCRIPT = re.compile(r"<script\b[^>]*>.*?</script>", re.DOTALL)
 ELSEWHERE = re.compile(r"cdnjs|mathjax|src=\"\"", re.IGNORECASE)
@@ -107,8 +108,7 @@ def _mathml(found: re.Match[str]) -> str:
 
 def _formula(tex: str, *, block: bool) -> str:
     """MathML; a formula on lines of its own is in a span that scrolls."""
-    text = html.unescape(tex)
-    if block:
-        drawn = latex2mathml.converter.convert(text, display="block")
-        return f'<span class="formula">{drawn}</span>'
-    return str(latex2mathml.converter.convert(text))
+    display = "block" if block else "inline"
+    drawn = latex2mathml.converter.convert(html.unescape(tex), display=display)
+    drawn = FUNCTION.sub(r'\1<mspace width="0.17em"/>', drawn)
+    return f'<span class="formula">{drawn}</span>' if block else drawn
