@@ -257,7 +257,8 @@ class Conditioned:
         Examples:
             >>> import pcflow as pf
             >>> model = pf.compile(pf.hmm(2, states=2, inputs=pf.Categorical(3)))
-            >>> given = Conditioned(model, {"banks.0": torch.randn(4, *model.banks[0].shape)}, rows=4)
+            >>> weights = torch.randn(4, *model.banks[0].shape)
+            >>> given = Conditioned(model, {"banks.0": weights}, rows=4)
             >>> given.log_prob(torch.zeros(4, 2)).shape
             torch.Size([4])
         """
@@ -279,7 +280,8 @@ class Conditioned:
         Examples:
             >>> import pcflow as pf
             >>> model = pf.compile(pf.hmm(2, states=2, inputs=pf.Categorical(3)))
-            >>> given = Conditioned(model, {"banks.0": torch.randn(4, *model.banks[0].shape)}, rows=4)
+            >>> weights = torch.randn(4, *model.banks[0].shape)
+            >>> given = Conditioned(model, {"banks.0": weights}, rows=4)
             >>> given.sample(5).shape
             torch.Size([5, 4, 2])
         """
@@ -294,7 +296,8 @@ class Conditioned:
         Examples:
             >>> import pcflow as pf
             >>> model = pf.compile(pf.hmm(2, states=2, inputs=pf.Categorical(3)))
-            >>> given = Conditioned(model, {"banks.0": torch.randn(4, *model.banks[0].shape)}, rows=4)
+            >>> weights = torch.randn(4, *model.banks[0].shape)
+            >>> given = Conditioned(model, {"banks.0": weights}, rows=4)
             >>> given.marginals().shape
             torch.Size([4, 2, 3])
         """
@@ -309,7 +312,8 @@ class Conditioned:
         Examples:
             >>> import pcflow as pf
             >>> model = pf.compile(pf.hmm(2, states=2, inputs=pf.Categorical(3)))
-            >>> given = Conditioned(model, {"banks.0": torch.randn(4, *model.banks[0].shape)}, rows=4)
+            >>> weights = torch.randn(4, *model.banks[0].shape)
+            >>> given = Conditioned(model, {"banks.0": weights}, rows=4)
             >>> given.mean().shape
             torch.Size([4, 2])
         """
@@ -324,7 +328,8 @@ class Conditioned:
         Examples:
             >>> import pcflow as pf
             >>> model = pf.compile(pf.hmm(2, states=2, inputs=pf.Categorical(3)))
-            >>> given = Conditioned(model, {"banks.0": torch.randn(4, *model.banks[0].shape)}, rows=4)
+            >>> weights = torch.randn(4, *model.banks[0].shape)
+            >>> given = Conditioned(model, {"banks.0": weights}, rows=4)
             >>> given.mpe().values.shape
             torch.Size([4, 2])
         """
