@@ -1,5 +1,8 @@
 """What the site takes from elsewhere: pages beside this folder, examples, lists of names, formulas.
 
+Pages of the root name others by their files; here these links have the titles of pages. Pictures
+lead to themselves, where they have all of their size.
+
 Formulas are written as $a^b$, and become MathML as the site is built, so that no page loads a
 script for them.
 """
@@ -7,6 +10,7 @@ script for them.
 import html
 import re
 from pathlib import Path
+from typing import Any
 
 import latex2mathml.converter
 from mkdocs.config.defaults import MkDocsConfig
@@ -22,11 +26,14 @@ PAGES = {
 COPIED = ["LICENSE", "CITATION.cff", *(f"examples/{p.name}" for p in ROOT.glob("examples/*.py"))]
 
 LINK = re.compile(r"(?<=\]\()([^)#\s]+)")
+NAMED = re.compile(r"\[docs/(\w+\.md)\](?=\()")
 FORMULA = re.compile(
     r'<(span|div) class="arithmatex">\\(?P<open>[(\[])(?P<tex>.*?)\\[)\]]</\1>', re.DOTALL
 )
 CELL = re.compile(r"<td[^>]*>[^<]*</td>")
+PICTURE = re.compile(r'(?<!>)<img [^>]*src="([^"]+\.png)"[^>]*>')
 PROSE = re.compile(r"<(p|li)>.*?</\1>", re.DOTALL)
+FUNCTION = re.compile(r"(<mi>(?:log|exp|min|max)</mi>)(?=<m(?:i|n|sub|sup|frac)\b)")
 DOLLARS = re.compile(r"\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$]+?)\$", re.DOTALL)
 SCRIPT = re.compile(r"<script\b[^>]*>.*?</script>", re.DOTALL)
 ELSEWHERE = re.compile(r"cdnjs|mathjax|src=\"\"", re.IGNORECASE)
@@ -40,12 +47,22 @@ ENTRY = re.compile(
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """Add the pages of the root, and files that they link to."""
+    titles = _titles(config.nav)
     for name, uri in PAGES.items():
         text = (ROOT / name).read_text(encoding="utf-8")
+        text = NAMED.sub(lambda link: f"[{titles.get(link[1], link[1])}]", text)
         files.append(File.generated(config, uri, content=LINK.sub(_from_here, text)))
     for name in COPIED:
         files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
     return files
+
+
+def _titles(nav: list[Any]) -> dict[str, str]:
+    """What the navigation calls every page."""
+    titles: dict[str, str] = {}
+    for title, below in (item for entry in nav for item in entry.items()):
+        titles |= _titles(below) if isinstance(below, list) else {below: title}
+    return titles
 
 
 def _from_here(link: re.Match[str]) -> str:
@@ -72,6 +89,7 @@ def on_page_content(content: str, *, page: Page, config: MkDocsConfig, files: Fi
     if page.file.src_uri.startswith("tutorials/"):
         content = PROSE.sub(lambda found: DOLLARS.sub(_of_dollars, found[0]), content)
         content = SCRIPT.sub(lambda found: "" if ELSEWHERE.search(found[0]) else found[0], content)
+    content = PICTURE.sub(r'<a href="\1">\g<0></a>', content)
     return CELL.sub(_unbroken, FORMULA.sub(_mathml, content))
 
 
@@ -81,11 +99,16 @@ def _unbroken(cell: re.Match[str]) -> str:
 
 def _of_dollars(found: re.Match[str]) -> str:
     """A formula of a tutorial, whose cells come as they are."""
-    display = "block" if found["block"] else "inline"
-    tex = html.unescape(found["block"] or found["inline"])
-    return str(latex2mathml.converter.convert(tex, display=display))
+    return _formula(found["block"] or found["inline"], block=bool(found["block"]))
 
 
 def _mathml(found: re.Match[str]) -> str:
-    display = "block" if found["open"] == "[" else "inline"
-    return latex2mathml.converter.convert(html.unescape(found["tex"]), display=display)
+    return _formula(found["tex"], block=found["open"] == "[")
+
+
+def _formula(tex: str, *, block: bool) -> str:
+    """MathML; a formula on lines of its own is in a span that scrolls."""
+    display = "block" if block else "inline"
+    drawn = latex2mathml.converter.convert(html.unescape(tex), display=display)
+    drawn = FUNCTION.sub(r'\1<mspace width="0.17em"/>', drawn)
+    return f'<span class="formula">{drawn}</span>' if block else drawn

@@ -9,8 +9,9 @@
 #
 # ## The fault
 #
-# The text is "I live in <city>". This backbone is perfect: at each of two
-# places it knows the right distribution of the word.
+# The text is `I live in [MASK] [MASK]`, and a city of two words is to fill it.
+# This backbone is perfect: at each of the two places it knows the right
+# distribution of the word.
 
 # %%
 import torch
@@ -114,7 +115,7 @@ V, MASK = tokenizer.vocabulary_size, tokenizer.mask_token_id
 chain = pf.compile(pf.hmm(32, states=64, inputs=pf.Categorical(V)))
 learner = pf.EM(pseudocount=0.1)
 pf.fit(chain, train[:1000], learner, epochs=8, progress=False)
-pf.fit(chain, train[:6000], learner, epochs=6, progress=False)
+_ = pf.fit(chain, train[:6000], learner, epochs=6, progress=False)
 
 # %% [markdown]
 # ## What it is worth
@@ -146,7 +147,7 @@ for coupling in ("product", "ratio", "projection"):
     head = CircuitHead(chain, MASK, coupling)
     nats[coupling] = -head.log_prob(logits, seen, truth).sum() / hidden.sum()
 for coupling, found in nats.items():
-    print(f"{coupling:12s}{found:6.3f} nats   perplexity {found.exp():5.1f}")
+    print(f"{coupling:12s}{found:6.3f} nats  perplexity {found.exp():5.1f}")
 
 # %% [markdown]
 # Two things are worth a look. The circuit alone, which sees nothing but 32

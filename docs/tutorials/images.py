@@ -56,10 +56,10 @@ print(circuit)
 print(f"held out: {best:.1f} nats an image, label included")
 _ = result.plot()
 # %% [markdown]
-# A *nat* is a unit of information: an image of $-\log p(x) = 93$ nats takes
-# $93 / \log 2 = 134$ bits to write down with the best code that the model
-# knows, about 2 bits a pixel. (`examples/compress_digits.py` does write such
-# files.)
+# A *nat* is a unit of information, $1 / \log(2) \approx 1.44$ bits. An image of
+# $-\log p(x) = 93$ nats takes 134 bits to write down with the best code that
+# the model knows, about 2 bits a pixel.
+# ([compress_digits.py](../examples/compress_digits.py) does write such files.)
 #
 # ## Draw
 #
@@ -79,7 +79,7 @@ _ = pf.plot.images(drawn[:, :LABEL], (8, 8), limits=(0, 16))
 # from the exact conditional distribution,
 #
 # $$p(\text{lower} \mid \text{upper}) = \frac{p(\text{lower}, \text{upper})}
-# {\sum_{\text{lower}'} p(\text{lower}', \text{upper})},$$
+# {\sum_{v} p(\text{lower} = v, \text{upper})},$$
 #
 # whose denominator is a sum over $17^{32} \cdot 10$ terms that the circuit
 # takes in one pass. The mean is exact too; it is grey where draws differ.
@@ -161,6 +161,7 @@ _ = pf.plot.images(draws[:, :LABEL], (8, 8), limits=(0, 16))
 #   mini-batches, other structures for images (`quad_graph`, `poon_domingos`).
 # * [What is guaranteed](../guarantees.md): smooth, decomposable, and why sums
 #   are exact.
-# * `examples/inpaint_digits.py` and `examples/compress_digits.py`: inpainting,
-#   and lossless compression.
+# * [inpaint_digits.py](../examples/inpaint_digits.py) and
+#   [compress_digits.py](../examples/compress_digits.py): inpainting, and
+#   lossless compression.
 # * The next tutorial: [Sequences](sequences.py).

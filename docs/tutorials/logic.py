@@ -15,6 +15,7 @@
 # writes them (from 1 up, negative for "not").
 
 # %%
+import math
 from itertools import combinations
 
 import torch
@@ -54,7 +55,7 @@ print(circuit.properties)
 grid = pf.from_one_hot(circuit, cells)
 model = pf.compile(grid)
 print(grid)
-print(f"exp(entropy) = {2.718281828 ** pf.entropy(grid):.3f}")
+print(f"exp(entropy) = {math.exp(pf.entropy(grid)):.3f}")
 
 
 def show(*grids: torch.Tensor, names: tuple[str, ...] = ()) -> None:
@@ -157,11 +158,9 @@ print(f"grids right: {whole[0]:.1%} and {whole[1]:.1%}")
 coins = pf.hmm(3, states=2, inputs=pf.Bernoulli())
 rule = pf.compile_cnf(pf.CNF([[1, -2], [2, 3]]), ordered=True)
 obeys = pf.multiply(coins, rule.circuit)
-z = pf.inner_product(coins, rule.circuit) * 2.718281828**rule.log_count
-print(
-    f"{2.718281828**rule.log_count:.0f} of 8 states obey;",
-    f"the chain does in {z:.1%}",
-)
+states = math.exp(rule.log_count)
+z = pf.inner_product(coins, rule.circuit) * states
+print(f"{states:.0f} of 8 states obey; the chain does in {z:.1%}")
 every = torch.cartesian_prod(*[torch.arange(2.0)] * 3)
 for state, p in zip(
     every.int().tolist(),
@@ -177,4 +176,5 @@ for state, p in zip(
 #   and what a refusal says.
 # * [Files](../files.md): formulas compiled by others (SDD, d-DNNF), and
 #   networks.
-# * `examples/count_models.py` colours a map, with preferences.
+# * [count_models.py](../examples/count_models.py) colours a map, with
+#   preferences.

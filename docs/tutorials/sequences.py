@@ -66,7 +66,7 @@ for states in (1, 8):
     models[states] = model
     with torch.no_grad():
         nats = -model.log_prob(held_out).mean()
-    print(f"{states} states: {nats:.2f} nats a name held out")
+    print(f"states: {states}, held out: {nats:.2f} nats a name")
 model = models[8]
 
 
@@ -86,7 +86,8 @@ print("drawn:", ", ".join(spelled(row) for row in model.sample(8)))
 # Nobody has said what a vowel is. The emission of every state, $p(x \mid z)$,
 # is read off the circuit by asking it: `expose_latents` makes states
 # variables, and a marginal given the state is a posterior like any other.
-# States sort letters into vowels, consonants and the end by themselves.
+# Look along the rows: most states like either vowels or consonants, and the
+# end belongs to few of them.
 
 # %%
 joint = pf.compile(pf.expose_latents(model.circuit), dtype=torch.float64)
@@ -108,7 +109,7 @@ _ = figure.colorbar(picture)
 
 # %%
 path = pf.viterbi(model, held_out[:1], lengths=[len(words[180])]).states[0]
-print(words[180], path[: len(words[180])].tolist())
+print(f"states of {words[180]}: {path[: len(words[180])].tolist()}")
 
 reading = model.filter(rows=1)
 for letter in codes("hash"):

@@ -6,7 +6,7 @@
 # probability? The kit that pcflow is tested with takes any object, knows
 # nothing of pcflow's classes, and raises `LawBroken` with the smallest witness
 # it found. Here it meets three objects: a right one, the same with four
-# planted mistakes, and one of scikit-learn.
+# planted mistakes, and a normal distribution of scipy.
 #
 # ## An object
 #
@@ -80,7 +80,8 @@ print(report)
 #
 # ## Four planted mistakes
 #
-# Slips of one line each. The second is what a published library answers.
+# Slips of one line each. The second, `Independent`, is what a published
+# library answers.
 
 
 # %%
@@ -191,19 +192,27 @@ for name, marginal in (("right", gaussian), ("slip", slip)):
 # [Hypothesis](https://hypothesis.readthedocs.io) invent them:
 #
 # ```python
+# from hypothesis import given, strategies as st
+# from hypothesis.extra.numpy import arrays
+# from pcflow.testing import register_profile
+#
 # register_profile(report_multiple_bugs=False)
 #
 #
 # @given(arrays(float, 2, elements=st.floats(0.1, 1)))
 # def test_mixture(weights):
-#     check(make_mixture(weights / weights.sum()))
+#     mixture = Mixture()
+#     mixture.weights = weights / weights.sum()
+#     check(mixture)
 # ```
 #
-# `register_profile` is of the kit: no deadline, seeds for torch and numpy.
+# `register_profile` tells Hypothesis to set no deadline and to seed torch and
+# numpy.
 #
 # ## What to read next
 #
 # * [Test your own circuit](../testing.md): structures, input families,
 #   learners, queries, and what the kit has found elsewhere.
-# * `examples/check_another_library.py`: against three libraries.
+# * [check_another_library.py](../examples/check_another_library.py): against
+#   three libraries.
 # * The next tutorial: [Logic and counting](logic.py).

@@ -116,7 +116,8 @@ with torch.no_grad():
     high_given_b = (model.log_prob(both) - model.log_prob(is_b)).exp()[0]
     left = high_given_b * model.log_prob(is_b).exp()[0]
     right = b_given_high * model.log_prob(high).exp()[0]
-print(f"P(high | B) = {high_given_b:.4f}   P(B | high) = {b_given_high:.4f}")
+print(f"P(high | B) = {high_given_b:.4f}")
+print(f"P(B | high) = {b_given_high:.4f}")
 print(f"P(high | B) P(B) - P(B | high) P(high) = {abs(left - right):.1e}")
 
 # %% [markdown]
@@ -135,9 +136,7 @@ for name in ("bmi", "bp", "s1", "s2", "s3", "s4", "log_fat", "sugar", "target"):
     spread = train[name].std()
     error = (((filled[name] - truth[name]) / spread) ** 2).mean() ** 0.5
     plain = (((train[name].mean() - truth[name]) / spread) ** 2).mean() ** 0.5
-    print(
-        f"{name:8s} imputed {error:.2f}   by the mean of the column {plain:.2f}"
-    )
+    print(f"{name:8s} imputed {error:.2f}   mean of column {plain:.2f}")
 
 # %% [markdown]
 # ## Find what is odd

@@ -130,6 +130,15 @@ class Circuit(Immutable):
 
         Args:
             values: by the parameter that they replace, in its shape; others stay as they are.
+
+        Examples:
+            >>> import torch
+            >>> from pcflow.inputs import Bernoulli
+            >>> coin = Circuit(InputLayer.random(0, Bernoulli()))
+            >>> (weight,) = coin.parameters
+            >>> fair = coin.replace({weight: torch.zeros_like(weight.value)})
+            >>> fair.parameters[0].value.item(), fair.num_variables
+            (0.0, 1)
         """
         renewed = {p: Parameter(values[p]) if p in values else p for p in self.parameters}
 

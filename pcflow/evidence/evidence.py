@@ -126,6 +126,15 @@ class Evidence:
 
         Args:
             potentials: of these rows and variables.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> nothing = pf.Evidence(torch.full((1, 1), torch.nan))
+            >>> half = pf.Potentials.of(torch.full((1, 1, 2), 0.5).log())
+            >>> halved = nothing.with_potentials(half)
+            >>> coin = pf.compile(pf.naive_bayes([pf.Bernoulli()], units=1))
+            >>> bool((coin.log_prob(halved).exp() - 0.5).abs() < 1e-6)
+            True
         """
         about = potentials.log, potentials.categories
         return Evidence(self.values, self.missing, *about, lower=self.lower, upper=self.upper)

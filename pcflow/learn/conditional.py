@@ -107,6 +107,13 @@ class ConditionalCircuit(nn.Module):
 
         Raises:
             EvidenceError: if they are not such numbers; `FeatureError` if one is NaN or infinite.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> circuit = pf.compile(pf.naive_bayes([pf.Gaussian()] * 2, units=3))
+            >>> given = pf.ConditionalCircuit(circuit, features=5)(torch.randn(4, 5))
+            >>> given.mean().shape
+            torch.Size([4, 2])
         """
         told = as_tensor("features", features).to(self.model.device, self.model.dtype)
         wanted = self.sizes["features"]
@@ -130,6 +137,13 @@ class ConditionalCircuit(nn.Module):
 
         Raises:
             EvidenceError: if they do not fit.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> circuit = pf.compile(pf.naive_bayes([pf.Gaussian()] * 2, units=3))
+            >>> conditional = pf.ConditionalCircuit(circuit, features=5)
+            >>> conditional.log_prob([[0.5, torch.nan]], torch.randn(1, 5)).shape
+            torch.Size([1])
         """
         return self(features).log_prob(evidence)  # type: ignore[no-any-return]
 
@@ -239,6 +253,14 @@ class Conditioned:
 
         Args:
             evidence: rows [B, D], NaN for what is missing, or an `Evidence`.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(2, states=2, inputs=pf.Categorical(3)))
+            >>> weights = torch.randn(4, *model.banks[0].shape)
+            >>> given = Conditioned(model, {"banks.0": weights}, rows=4)
+            >>> given.log_prob(torch.zeros(4, 2)).shape
+            torch.Size([4])
         """
         return self.model.log_prob(self.evidence(evidence))
 
@@ -254,6 +276,14 @@ class Conditioned:
             n: how many of every row.
             evidence: rows [B, D]; nothing is known if not given.
             generator: randomness; torch's global one if not given.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(2, states=2, inputs=pf.Categorical(3)))
+            >>> weights = torch.randn(4, *model.banks[0].shape)
+            >>> given = Conditioned(model, {"banks.0": weights}, rows=4)
+            >>> given.sample(5).shape
+            torch.Size([5, 4, 2])
         """
         return self.model.sample(n, self.evidence(evidence), generator)
 
@@ -262,6 +292,14 @@ class Conditioned:
 
         Args:
             evidence: rows [B, D]; nothing is known if not given.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(2, states=2, inputs=pf.Categorical(3)))
+            >>> weights = torch.randn(4, *model.banks[0].shape)
+            >>> given = Conditioned(model, {"banks.0": weights}, rows=4)
+            >>> given.marginals().shape
+            torch.Size([4, 2, 3])
         """
         return self.model.marginals(self.evidence(evidence))
 
@@ -270,6 +308,14 @@ class Conditioned:
 
         Args:
             evidence: rows [B, D]; nothing is known if not given.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(2, states=2, inputs=pf.Categorical(3)))
+            >>> weights = torch.randn(4, *model.banks[0].shape)
+            >>> given = Conditioned(model, {"banks.0": weights}, rows=4)
+            >>> given.mean().shape
+            torch.Size([4, 2])
         """
         return self.model.mean(self.evidence(evidence))
 
@@ -278,6 +324,14 @@ class Conditioned:
 
         Args:
             evidence: rows [B, D]; nothing is known if not given.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(2, states=2, inputs=pf.Categorical(3)))
+            >>> weights = torch.randn(4, *model.banks[0].shape)
+            >>> given = Conditioned(model, {"banks.0": weights}, rows=4)
+            >>> given.mpe().values.shape
+            torch.Size([4, 2])
         """
         return self.model.mpe(self.evidence(evidence))
 

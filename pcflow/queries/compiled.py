@@ -161,6 +161,12 @@ class CompiledCircuit(nn.Module, Asked):
         Args:
             evidence: see `log_prob`.
             parameters: see `log_prob`.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(2, states=2, inputs=pf.Categorical(3)))
+            >>> bool(model([[0, 2]]) == model.log_prob([[0, 2]]))
+            True
         """
         return self.log_prob(evidence, parameters)
 

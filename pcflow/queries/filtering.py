@@ -84,6 +84,15 @@ class Filter(ABC):
         Raises:
             EvidenceError: if it does not fit, or all is observed; chains whose positions are alike
                 go on for ever.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> chain = pf.hmm(2, states=2, inputs=pf.Categorical(3))
+            >>> model = pf.compile(chain, dtype=torch.float64)
+            >>> reading = model.filter(1)
+            >>> total = reading.observe([0]) + reading.observe([2])
+            >>> torch.isclose(total, model.log_prob([[0, 2]]))
+            tensor([True])
         """
         following = self._next()
         known = self._check(following, as_tensor("x", x))
@@ -108,6 +117,12 @@ class Filter(ABC):
             PropertyRequired: if that has no finite range.
             NoMassError: if what was observed of some row is impossible.
             EvidenceError: if nothing comes next; see `observe`.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> reading = pf.compile(pf.hmm(2, states=2, inputs=pf.Categorical(3))).filter(1)
+            >>> torch.isclose(reading.next_log_probs()[:, 2], reading.observe([2]))
+            tensor([True])
         """
         following = self._next()
         count = len(following)
@@ -131,6 +146,12 @@ class Filter(ABC):
             PropertyRequired: if the circuit is no chain along which variables rise.
             NoMassError: if what was observed of some row is impossible.
             EvidenceError: if nothing comes next; see `observe`.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> reading = pf.compile(pf.hmm(2, states=4, inputs=pf.Categorical(3))).filter(1)
+            >>> reading.next_log_states().shape
+            torch.Size([1, 4])
         """
         following = self._next()
         refuse_impossible(self.log_prob, "next_log_states")

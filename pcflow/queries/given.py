@@ -87,6 +87,13 @@ class Given(Asked):
 
         Raises:
             EvidenceError: if the evidence does not fit the model.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(2, states=2, inputs=pf.Categorical(2)))
+            >>> given = model.given(pf.Automaton.options([[0, 1]]))
+            >>> given.log_mass([[1, 1]]).item()
+            -inf
         """
         return differentiable_log_prob(self.engine, self.evidence(evidence, parameters))
 
@@ -101,6 +108,13 @@ class Given(Asked):
 
         Raises:
             EvidenceError: if the evidence does not fit the model.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(2, states=2, inputs=pf.Categorical(2)))
+            >>> given = model.given(pf.Automaton.options([[0, 1]]))
+            >>> bool(given.log_prob([[0, 1]]).abs() < 1e-6)  # nothing else obeys
+            True
         """
         known = self.evidence(evidence, parameters)
         return self.log_mass(known) - self._log_total(known)
@@ -116,6 +130,13 @@ class Given(Asked):
         Args:
             evidence: rows [B, D], NaN for what is missing, or an `Evidence`.
             parameters: by name, with rows of their own [B, ...].
+
+        Examples:
+            >>> import pcflow as pf
+            >>> model = pf.compile(pf.hmm(2, states=2, inputs=pf.Categorical(2)))
+            >>> given = model.given(pf.Automaton.options([[0, 1]]))
+            >>> given.mpe([[torch.nan, torch.nan]]).values
+            tensor([[0, 1]])
         """
         known = self.evidence(evidence, parameters)
         found = mpe(self.engine, known, self._is_deterministic(known.parameters))

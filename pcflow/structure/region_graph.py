@@ -159,6 +159,13 @@ class RegionGraph:
 
         Args:
             region: one of the graph.
+
+        Examples:
+            >>> a, b = Region([0]), Region([1])
+            >>> both = Region([0, 1])
+            >>> split = Partition(both, (a, b))
+            >>> RegionGraph(both, [split]).splits(both) == (split,)
+            True
         """
         return self._splits.get(region, ())
 

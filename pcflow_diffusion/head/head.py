@@ -208,6 +208,13 @@ class CircuitHead(Parts):
             ShapeMismatch, TypeMismatch: if these are no logits and tokens of the circuit.
             TokenOutOfRange: if a visible token does not fit.
             LogitsError: if a masked position has no distribution.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> head = CircuitHead(pf.compile(pf.hmm(2, 2, pf.Categorical(4))), mask_token_id=4)
+            >>> evidence = head.couple(torch.randn(1, 2, 4), torch.tensor([[4, 1]]))
+            >>> head.model.sample(3, evidence)[:, 0, 1]
+            tensor([1, 1, 1])
         """
         return self._coupled(self._said(logits, x))
 
@@ -356,6 +363,14 @@ class CircuitHead(Parts):
 
         Raises:
             ShapeMismatch, TypeMismatch, TokenOutOfRange, LogitsError: see `couple`.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> head = CircuitHead(pf.compile(pf.hmm(2, 2, pf.Categorical(4))), mask_token_id=4)
+            >>> x, x0 = torch.tensor([[4, 1]]), torch.tensor([[2, 1]])
+            >>> batch = head.conditional(torch.randn(1, 2, 4), x, x0)
+            >>> batch.log_prob(head.model).shape
+            torch.Size([1])
         """
         said = self._said(logits, x)
         tokens = self._filled(said, x0)
@@ -394,6 +409,13 @@ class CircuitHead(Parts):
             ShapeMismatch, TypeMismatch, TokenOutOfRange, LogitsError: see `couple`.
             SettingError: if the order is unknown or the temperature negative.
             NoMassError: if the visible tokens are impossible under the circuit.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> head = CircuitHead(pf.compile(pf.hmm(2, 2, pf.Categorical(4))), mask_token_id=4)
+            >>> logits = torch.tensor([0.0, -torch.inf, -torch.inf, -torch.inf]).expand(1, 2, 4)
+            >>> head.sample(logits, torch.tensor([[4, 1]])).tokens
+            tensor([[0, 1]])
         """
         said = self._read(logits, x)
         return self.draw(said, temperature=temperature, order=order, generator=generator)
@@ -422,6 +444,13 @@ class CircuitHead(Parts):
         Raises:
             ShapeMismatch, TypeMismatch, TokenOutOfRange: if `said` is not about the circuit.
             SettingError: see `sample`.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> head = CircuitHead(pf.compile(pf.hmm(2, 2, pf.Categorical(4))), mask_token_id=4)
+            >>> said = Marginals.of(torch.randn(1, 2, 4), torch.tensor([[4, 1]]), mask_token_id=4)
+            >>> head.draw(said, temperature=0.5).confidence.shape
+            torch.Size([1, 2])
         """
         check_order(order, temperature)
         check_ranking(ranking)
@@ -472,6 +501,13 @@ class CircuitHead(Parts):
             ShapeMismatch, TypeMismatch, TokenOutOfRange, LogitsError: see `couple`.
             CouplingError: if nothing is masked, or nothing possible.
             SettingError: if `buckets` is below 1.
+
+        Examples:
+            >>> import pcflow as pf
+            >>> head = CircuitHead(pf.compile(pf.hmm(3, 2, pf.Categorical(4))), mask_token_id=4)
+            >>> logits, x, x0 = torch.zeros(8, 3, 4), torch.full((8, 3), 4), torch.eye(8, 3).long()
+            >>> head.fit_coupling(logits, x, x0) is head.coupling
+            True
         """
         held_out = self._held_out(logits, x, x0)
         self.coupling = fitted = fit_log_linear(self.model, *held_out, buckets)

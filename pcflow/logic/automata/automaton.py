@@ -90,6 +90,11 @@ class Automaton(Made):
 
         Raises:
             SettingError: if there are more already.
+
+        Examples:
+            >>> even = Automaton([0, 1], [[0, 1], [1, 0]], start=0, accept=[True, False])
+            >>> even.widened(3).accepts([[1, 1, 0], [1, 1, 2]])
+            tensor([ True, False])
         """
         check_whole("num_categories", num_categories, least=len(self.classes))
         return self._of(self._table.widened(num_categories))
