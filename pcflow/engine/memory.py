@@ -13,7 +13,8 @@ from threading import RLock
 import torch
 from torch import Tensor
 
-from pcflow.engine.plan import InputStep, Plan, ProductStep, Read, Step
+from pcflow.engine.kernels import add_rows
+from pcflow.engine.plan import InputStep, Plan, ProductStep, Read, Step, SumStep
 from pcflow.engine.recording import Recordings
 from pcflow.engine.semiring import Division, Value
 from pcflow.engine.sparse import Sparse, sparse_steps
@@ -131,6 +132,48 @@ class Sheet:
             _view(self.arenas[read.width], read.rows) if isinstance(read.rows, slice) else None
             for read in step.inputs
         ]
+
+
+class Incoming:
+    """Slopes of the inputs of one step, on their way into a sheet; see `Into`.
+
+    Args:
+        sheet: theirs.
+        number: of the step.
+        step: with its inputs.
+    """
+
+    def __init__(self, sheet: Sheet, number: int, step: SumStep | ProductStep) -> None:
+        """Nothing has come; what others only add to starts at zero."""
+        self.sheet, self.number, self.step = sheet, number, step
+        for read in step.inputs:
+            if len(read.first):
+                sheet.arenas[read.width].units.index_fill_(0, read.first, 0.0)
+
+    def place(self, slot: int) -> Tensor | None:
+        """See `Into`."""
+        return self.sheet.place(self.number, slot) if self.step.inputs[slot].fresh else None
+
+    def spread(self, slope: Tensor) -> bool:
+        """See `Into`."""
+        places, many = self.step.places, len(self.step.inputs)
+        if places is None or many * slope.numel() > self.sheet.plan.machine.cached:
+            return False
+        every = slope.expand(many, *slope.shape).flatten(0, 1)  # [H F, B, K]
+        self.sheet.arenas[self.step.units].units.index_copy_(0, places, every)
+        return True
+
+    def add(self, slot: int, slope: Tensor) -> None:
+        """See `Into`."""
+        read = self.step.inputs[slot]
+        units = self.sheet.arenas[read.width].units
+        if isinstance(read.rows, slice):
+            rows = units[read.rows]
+            rows.copy_(slope) if read.fresh else rows.add_(slope)
+        elif read.fresh:
+            units.index_copy_(0, read.rows, slope)
+        else:
+            add_rows(units, read.rows, slope)
 
 
 class Pool:

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 
 from pcflow.engine.descent import GraphDescent, TreeDescent
-from pcflow.engine.kernels import add_rows
 from pcflow.engine.leaves import GateLeaf, Leaf, make_leaf
-from pcflow.engine.memory import Pool, Sheet
+from pcflow.engine.memory import Incoming, Pool, Sheet
 from pcflow.engine.modes import in_ordinary_modes
 from pcflow.engine.plan import BankRead, InputStep, Plan, ProductStep, SumStep
 from pcflow.engine.routes import Route
@@ -170,7 +169,7 @@ def _descend(
         assert not isinstance(step, InputStep)
         units, slope = values.outs[number].units, slopes.outs[number].units
         inputs = values.inputs(number, values.plan.steps[number])
-        into = _Into(slopes, number, step)
+        into = Incoming(slopes, number, step)
         if isinstance(step, ProductStep):
             semiring.down_product(inputs, semiring.flow(units, slope), step.kronecker, into)
             continue
@@ -260,38 +259,6 @@ def follow(tape: Tape, route: Route, copies: int) -> Tensor:
         else:
             descent.go_through(run)
     return descent.values.t().contiguous()
-
-
-class _Into:
-    """Slopes of the inputs of one step, on their way into a sheet."""
-
-    def __init__(self, sheet: Sheet, number: int, step: SumStep | ProductStep) -> None:
-        self.sheet, self.number, self.step = sheet, number, step
-        for read in step.inputs:
-            if len(read.first):
-                sheet.arenas[read.width].units.index_fill_(0, read.first, 0.0)
-
-    def place(self, slot: int) -> Tensor | None:
-        return self.sheet.place(self.number, slot) if self.step.inputs[slot].fresh else None
-
-    def spread(self, slope: Tensor) -> bool:
-        places, many = self.step.places, len(self.step.inputs)
-        if places is None or many * slope.numel() > self.sheet.plan.machine.cached:
-            return False
-        every = slope.expand(many, *slope.shape).flatten(0, 1)  # [H F, B, K]
-        self.sheet.arenas[self.step.units].units.index_copy_(0, places, every)
-        return True
-
-    def add(self, slot: int, slope: Tensor) -> None:
-        read = self.step.inputs[slot]
-        units = self.sheet.arenas[read.width].units
-        if isinstance(read.rows, slice):
-            rows = units[read.rows]
-            rows.copy_(slope) if read.fresh else rows.add_(slope)
-        elif read.fresh:
-            units.index_copy_(0, read.rows, slope)
-        else:
-            add_rows(units, read.rows, slope)
 
 
 def _conclude(tape: Tape) -> None:
