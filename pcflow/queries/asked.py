@@ -45,7 +45,7 @@ class Asked(ABC):
             parameters                      48 bytes
             weights                         24 bytes
             table                           24 bytes
-            sheets                         220 bytes
+            sheets                         208 bytes
             gradients                        0 bytes
             computed from parameters: 48 of at most 1,073,741,824 bytes
         """
