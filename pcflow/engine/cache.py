@@ -6,7 +6,7 @@ Any number of threads may ask at once. Two that ask for the same may both comput
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import partial
 from threading import Lock
 from typing import NamedTuple, TypeVar, cast
@@ -72,10 +72,13 @@ class Cache:
         Raises:
             SettingError: if a parameter was replaced by one of another dtype or device.
         """
-        banks = tuple(self.banks)
-        if self._changed(banks, waits):
+        banks, before = tuple(self.banks), self.stamps
+        changed = self._changed(banks, waits)
+        if changed:
             with self._lock:
-                self._forget(banks, waits)
+                if self.stamps is not before:  # another thread saw to it
+                    changed = self._changed(banks, waits)
+                self._forget(banks, changed)
         return self.stamps
 
     def doubt(self) -> Tensor | None:
@@ -114,7 +117,7 @@ class Cache:
             if old is not None and renew is not None:
                 make = partial(renew, cast(T, old.value))
             value = unrecorded(make)
-            found = Kept(frozenset(banks), value, dict(_sizes(value)))
+            found = Kept(frozenset(banks), value, _sizes(value))
             if sum(found.sizes.values()) <= self.room:
                 with self._lock:
                     kept[kind, key] = found
@@ -144,13 +147,12 @@ class Cache:
         current = map(Stamp.is_of if looks else Stamp.is_untouched, self.stamps, banks)
         return frozenset(number for number, is_current in enumerate(current) if not is_current)
 
-    def _forget(self, banks: tuple[Tensor, ...], waits: bool) -> None:
-        changed = self._changed(banks, waits)  # or did another thread see to it?
+    def _forget(self, banks: tuple[Tensor, ...], changed: frozenset[int]) -> None:
         if changed:
             for number in changed:
                 self._check(number, banks[number])
             new = enumerate(banks)
-            stamps = [Stamp(bank) if n in changed else self.stamps[n] for n, bank in new]
+            stamps = [self._new(n, bank) if n in changed else self.stamps[n] for n, bank in new]
             old = self._kept.items()
             if self.in_place:
                 gone = {key: k for key, k in old if not changed.isdisjoint(k.banks)}
@@ -158,6 +160,9 @@ class Cache:
             # a new one: what other threads are still making of the old numbers goes to the old one
             self._kept = {key: kept for key, kept in old if changed.isdisjoint(kept.banks)}
             self.stamps = tuple(stamps)
+
+    def _new(self, number: int, bank: Tensor) -> Stamp:
+        return Stamp(bank, self.stamps[number] if self.stamps else None)
 
     def _check(self, number: int, bank: Tensor) -> None:
         if (bank.dtype, bank.device) != (self.like.dtype, self.like.device):
@@ -175,16 +180,19 @@ def _together(kept: Iterable[Kept]) -> dict[int, int]:
     return {place: size for one in kept for place, size in one.sizes.items()}
 
 
-def _sizes(value: object) -> Iterator[tuple[int, int]]:
-    """Address and bytes of the memory behind a value."""
-    match value:
-        case Tensor():
-            memory = value.untyped_storage()
-            yield memory.data_ptr(), memory.nbytes()
-        case tuple():
-            for part in value:
-                yield from _sizes(part)
-        case dict():
-            yield from _sizes(tuple(value.values()))
-        case _:
-            yield from _sizes(getattr(value, "__dict__", ()) or ())
+def _sizes(value: object) -> dict[int, int]:
+    """Bytes of the memory behind a value, by address."""
+    found: dict[int, int] = {}
+    parts = [value]
+    while parts:
+        match parts.pop():
+            case Tensor() as tensor:
+                memory = tensor.untyped_storage()
+                found[memory.data_ptr()] = memory.nbytes()
+            case tuple() as some:
+                parts.extend(some)
+            case dict() as some:
+                parts.extend(some.values())
+            case other:
+                parts.extend(getattr(other, "__dict__", {}).values())
+    return found

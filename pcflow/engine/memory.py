@@ -146,9 +146,8 @@ class Incoming:
     def __init__(self, sheet: Sheet, number: int, step: SumStep | ProductStep) -> None:
         """Nothing has come; what others only add to starts at zero."""
         self.sheet, self.number, self.step = sheet, number, step
-        for read in step.inputs:
-            if len(read.first):
-                sheet.arenas[read.width].units.index_fill_(0, read.first, 0.0)
+        for read in step.first:
+            sheet.arenas[read.width].units.index_fill_(0, read.first, 0.0)
 
     def place(self, slot: int) -> Tensor | None:
         """See `Into`."""

@@ -131,6 +131,11 @@ class Reader:
     inputs: tuple[Read, ...]
 
     @cached_property
+    def first(self) -> tuple[Read, ...]:
+        """The inputs of which some rows are read here first, on the way down."""
+        return tuple(read for read in self.inputs if len(read.first))
+
+    @cached_property
     def alike(self) -> bool:
         """Whether all inputs have one width, and so are of one arena."""
         return len({read.width for read in self.inputs}) == 1

@@ -43,15 +43,20 @@ class Stamp:
 
     Args:
         parameter: what may change later.
+        before: what it was like earlier, if that is known.
     """
 
-    def __init__(self, parameter: Tensor) -> None:
+    def __init__(self, parameter: Tensor, before: Stamp | None = None) -> None:
         """Look at it."""
         self._parameter, self._version = parameter, _version(parameter)
         self._place = parameter.data_ptr()
-        # while this alias lives, no other tensor can get the same place
-        self._memory = parameter.detach()
-        self._sample = _sample(self._memory)
+        if before is not None and before.is_laid_out_as(parameter):
+            self._memory: Tensor = before._memory
+            self._sample: Array = before._sample
+        else:
+            # while this alias lives, no other tensor can get the same place
+            self._memory = parameter.detach()
+            self._sample = _sample(self._memory)
         self._numbers: Numbers | None = None
         if _may_change_unseen(parameter):
             numbers = _read(self._sample)
@@ -79,6 +84,16 @@ class Stamp:
             parameter is self._parameter
             and _version(parameter) == self._version
             and parameter.data_ptr() == self._place
+        )
+
+    def is_laid_out_as(self, parameter: Tensor) -> bool:
+        """Whether the memory is that of the parameter, number by number."""
+        mine = self._memory
+        return (
+            parameter.data_ptr() == self._place
+            and parameter.shape == mine.shape
+            and parameter.stride() == mine.stride()
+            and parameter.dtype == mine.dtype
         )
 
     def watch(self) -> None:
