@@ -77,8 +77,8 @@ class Machine:
             if name != "records":
                 check_whole(name, size)
 
-    @classmethod
-    def of(cls, device: torch.device | str) -> Machine:
+    @staticmethod
+    def of(device: torch.device | str) -> Machine:
         """What suits a device: a GPU has no cache to stay in, and launches are dear.
 
         Args:
@@ -89,7 +89,7 @@ class Machine:
             >>> pf.Machine.of("cpu") == pf.Machine(), pf.Machine.of("cuda").records
             (True, True)
         """
-        return cls() if torch.device(device).type == "cpu" else _GPU
+        return MACHINE if torch.device(device).type == "cpu" else _GPU
 
     def matmul(self, x: Tensor, weight: Tensor, out: Tensor) -> None:
         """Write x @ weight to `out`; flat if all folds share a weight.
