@@ -80,6 +80,9 @@ CHANGED = {
         "scales are doubles, products are divided by their mean (9084b46), steps amplify it"
     ),
     "ways to compile: bfloat16": "products are divided by their mean (9084b46): 1.0e-6",
+    "derivatives: (hmm|by hand)": (
+        "products are multiplied by one over their mean (63ca472); no farther from float64"
+    ),
     "training: conditional, (product|ratio|projection), Anemone|training: .* listed .*": (
         f"{BY_ROWS}; {WITH_STEP}, and is 1e-9 by default (ccde34d)"
     ),
