@@ -266,19 +266,22 @@ class NoMassError(EvidenceError):
     """
 
     def __init__(
-        self, rows: Sequence[int], query: str, never: tuple[int, float] | None = None
+        self,
+        rows: Sequence[int],
+        query: str,
+        never: tuple[int, float] | None = None,
+        ruled: bool = False,
     ) -> None:
-        """Keep the rows, and why."""
+        """Keep the rows, and why; `ruled` if a rule is what may forbid it."""
         self.rows, self.never = tuple(rows), never
         shown = ", ".join(map(str, self.rows[:8])) + (", ..." if len(self.rows) > 8 else "")
         told = f"{query}: the evidence has probability zero in row {shown}"
         if never is not None:
             variable, value = never
             shown = f"{value:g}" if isinstance(value, float) else str(value)
-            told += (
-                f"; variable {variable} never has the value {shown}: learn with a "
-                f"pseudocount, or take the value for missing"
-            )
+            told += f"; variable {variable} never has the value {shown}"
+            told += " under the rule: " if ruled else ": learn with a pseudocount, or "
+            told += "take the value for missing"
         super().__init__(told)
 
 

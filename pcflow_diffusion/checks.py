@@ -144,7 +144,8 @@ def check_kind(name: str, given: object, kind: type) -> None:
         TypeMismatch: naming both.
     """
     if not isinstance(given, kind):
-        raise TypeMismatch(f"{name} must be a {kind.__name__}, got {_kind(given)}")
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        raise TypeMismatch(f"{name} must be {article} {kind.__name__}, got {_kind(given)}")
 
 
 def check_id(name: str, token: object) -> int:

@@ -460,6 +460,7 @@ def test_rows_that_break_the_rule_are_named() -> None:
         with pytest.raises(pf.NoMassError) as refused:
             query(x)
         assert refused.value.rows == (1,)
+        assert "never has the value 1 under the rule" in str(refused.value)
     assert found.sample(2, x[:1])[:, 0].tolist() == [[0, 1, 1]] * 2
 
 

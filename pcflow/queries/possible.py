@@ -6,14 +6,16 @@ Legend: B batch, D variables.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from pcflow.checks import as_wholes
-from pcflow.engine import Engine, Evaluation, Taped
+from pcflow.engine import Engine, Evaluation, InputStep, Taped
 from pcflow.errors import EvidenceError, NoMassError, NotANumber, PropertyRequired
 from pcflow.evidence import CheckedEvidence, Evidence
+from pcflow.inputs import Few, Share
 
 MOST_ASKED = 1024
 """Variables of a row that are asked one by one what is wrong with it."""
@@ -56,7 +58,13 @@ def refuse_all_impossible(engine: Engine, part: CheckedEvidence, query: str) -> 
         NoMassError, NotANumber: see `refuse_impossible`.
     """
     whole = part if part.whole is None else part.whole
-    refuse_impossible(engine.log_value(whole), query, None, lambda row: never(engine, whole, row))
+    why, ruled = partial(never, engine, whole), _is_ruled(engine)
+    refuse_impossible(engine.log_value(whole), query, None, why, ruled)
+
+
+def _is_ruled(engine: Engine) -> bool:
+    inputs = (step for step in engine.plan.steps if isinstance(step, InputStep))
+    return engine.plan.has_rules or any(isinstance(step.family, Few | Share) for step in inputs)
 
 
 def refuse_impossible(
@@ -64,6 +72,7 @@ def refuse_impossible(
     query: str,
     rows: Tensor | None = None,
     why: Callable[[int], tuple[int, float] | None] = lambda row: None,
+    ruled: bool = False,
 ) -> None:
     """Raise if some row has no mass.
 
@@ -72,6 +81,7 @@ def refuse_impossible(
         query: whose name the error bears.
         rows: [B], the numbers by which the rows are known; 0, 1, ... by default.
         why: of a row of these B without mass, what is wrong with it (see `never`).
+        ruled: whether a rule may be what forbids it.
 
     Raises:
         NoMassError: naming the rows.
@@ -87,7 +97,7 @@ def refuse_impossible(
     known = (places if rows is None else rows[places]).tolist()
     if unknown.any():
         raise NotANumber(known, query)
-    raise NoMassError(known, query, why(int(places[0])))
+    raise NoMassError(known, query, why(int(places[0])), ruled)
 
 
 def never(engine: Engine, evidence: CheckedEvidence, row: int) -> tuple[int, float] | None:

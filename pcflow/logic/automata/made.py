@@ -236,9 +236,11 @@ class Made(Language):
         """The sequences of tokens that are JSON of a schema; see `regex`.
 
         Raises:
+            TypeMismatch: if the schema is neither a text nor a dict.
             PatternError: if the schema is not understood, or the vocabulary cannot say it.
             ImportError: if outlines-core is not there (`pip install 'pcflow[constraints]'`).
         """
+        check_kind("schema", schema, str | Mapping, "a JSON schema: its text, or a dict")
         return cls.regex(read.pattern_of(schema), vocabulary, end)
 
 
