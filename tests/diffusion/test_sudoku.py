@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -36,8 +37,13 @@ from pcflow_diffusion.evaluate.sudoku_by_steps import (
 )
 
 GRIDS = grids()
-RULES = pf.compile(rule_circuit(), dtype=torch.float64)
 BLANK = torch.full((1, 16), EMPTY)
+
+
+@cache
+def ruled() -> pf.CompiledCircuit:
+    """The circuit of the rules, made when it is asked for: that takes two seconds."""
+    return pf.compile(rule_circuit(), dtype=torch.float64)
 
 
 def cells(digits: str) -> Tensor:
@@ -95,7 +101,7 @@ def test_solved_is_to_be_a_grid_that_keeps_the_clues(data: st.DataObject) -> Non
     puzzle = torch.tensor([grid]).masked_fill(hidden, EMPTY)
     wanted = agree(puzzle)[0] & (filled == GRIDS).all(dim=-1)
     assert bool(is_solved(puzzle, filled)) == bool(wanted.any())
-    on_circuit = RULES.log_prob(filled).exp() if bool((filled < 4).all()) else torch.zeros(1)
+    on_circuit = ruled().log_prob(filled).exp() if bool((filled < 4).all()) else torch.zeros(1)
     assert bool(on_circuit > 0) == bool((filled == GRIDS).all(dim=-1).any())
 
 
@@ -107,12 +113,12 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
 
 def test_the_circuit_of_the_rules_is_uniform_over_grids_and_counts_solutions() -> None:
     assert pf.model_count(rules()) == 288
-    assert pf.is_deterministic(RULES.circuit)
-    assert RULES.num_categories == (4,) * 16
-    assert RULES.log_prob(GRIDS).tolist() == pytest.approx([-math.log(288)] * 288)
+    assert pf.is_deterministic(ruled().circuit)
+    assert ruled().num_categories == (4,) * 16
+    assert ruled().log_prob(GRIDS).tolist() == pytest.approx([-math.log(288)] * 288)
     puzzles = make_puzzles(GRIDS, 200, torch.Generator().manual_seed(0)).cells
     masked = puzzles == EMPTY
-    found = RULES.log_prob(pf.Evidence(puzzles.masked_fill(masked, 0), masked)).exp() * 288
+    found = ruled().log_prob(pf.Evidence(puzzles.masked_fill(masked, 0), masked)).exp() * 288
     torch.testing.assert_close(found.detach(), agree(puzzles).sum(1).double())
 
 
@@ -195,7 +201,7 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
 
 
 def test_one_factorised_step_solves_as_many_as_the_sum_over_solutions_says() -> None:
-    backbone = exact_backbone(RULES)
+    backbone = exact_backbone(ruled())
     generator = torch.Generator().manual_seed(2)
     puzzles = make_puzzles(GRIDS, 40, generator).cells
     log_m = backbone(puzzles).masked_fill(
@@ -234,8 +240,8 @@ def test_the_rules_solve_everything_in_one_step_whatever_the_denoiser_says() -> 
 
 
 def test_decoders_differ_in_backbone_and_coupling() -> None:
-    denoiser = exact_backbone(RULES)
-    factorised, alone, product, projection = decoders(denoiser, {"rules": RULES}).values()
+    denoiser = exact_backbone(ruled())
+    factorised, alone, product, projection = decoders(denoiser, {"rules": ruled()}).values()
     assert factorised.head is None
     assert torch.equal(alone.backbone(BLANK), torch.zeros(1, 16, 4))
     assert factorised.backbone is product.backbone is projection.backbone is denoiser
@@ -243,7 +249,7 @@ def test_decoders_differ_in_backbone_and_coupling() -> None:
     potentials = []
     for head in heads:
         assert isinstance(head, CircuitHead)
-        assert head.model is RULES
+        assert head.model is ruled()
         potentials.append(str(head.coupling))
     assert potentials[0] == potentials[1] == "LogLinear(a=1.0, b=0.0)"
     assert potentials[2].startswith("Projection(")
