@@ -629,4 +629,4 @@ def compile(
     check_kind("machine", machine, Machine | None, "a Machine")
     plan = make_plan(circuit, fold, machine or MACHINE)
     model = CompiledCircuit(circuit, plan, dtype, memory, soft_dtype, machine)
-    return model.to(device)
+    return model if model.device == torch.device(device) else model.to(device)
