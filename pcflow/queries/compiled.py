@@ -629,4 +629,5 @@ def compile(
     check_kind("machine", machine, Machine | None, "a Machine")
     plan = make_plan(circuit, fold, machine or MACHINE)
     model = CompiledCircuit(circuit, plan, dtype, memory, soft_dtype, machine)
-    return model if model.device == torch.device(device) else model.to(device)
+    stays = device is None or model.device == torch.device(device)
+    return model if stays else model.to(device)
