@@ -26,7 +26,11 @@ from pcflow_diffusion.errors import ShapeMismatch, TextError
 from pcflow_diffusion.models.english import english
 
 REPLACEMENT = "\ufffd"
-CONTEXT, BLOCK = 96, 32
+CONTEXT = 96
+"""How many tokens the experiments show before a block."""
+
+BLOCK = 32
+"""How many tokens a block of the experiments has."""
 
 
 @dataclass(frozen=True)
