@@ -33,7 +33,8 @@ FORMULA = re.compile(
 CELL = re.compile(r"<td[^>]*>[^<]*</td>")
 PICTURE = re.compile(r'(?<!>)<img [^>]*src="([^"]+\.png)"[^>]*>')
 PROSE = re.compile(r"<(p|li)>.*?</\1>", re.DOTALL)
-FUNCTION = re.compile(r"(<mi>(?:log|exp|min|max)</mi>)(?=<m(?:i|n|sub|sup|frac)\b)")
+FUNCTION = re.compile(r"(<mi>(?:log|exp|min|max)</mi>)(?=<m(?:i|n|sub|sup|frac|row)\b)")
+FACTOR = re.compile(r"(&#x00029;</mo>|</mi>|</mn>|</msub>|</msup>|</mfrac>)(?=<mi>(?:log|exp)</mi>)")
 DOLLARS = re.compile(r"\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$]+?)\$", re.DOTALL)
 SCRIPT = re.compile(r"<script\b[^>]*>.*?</script>", re.DOTALL)
 ELSEWHERE = re.compile(r"cdnjs|mathjax|src=\"\"", re.IGNORECASE)
@@ -111,4 +112,5 @@ def _formula(tex: str, *, block: bool) -> str:
     display = "block" if block else "inline"
     drawn = latex2mathml.converter.convert(html.unescape(tex), display=display)
     drawn = FUNCTION.sub(r'\1<mspace width="0.17em"/>', drawn)
+    drawn = FACTOR.sub(r'\1<mspace width="0.17em"/>', drawn)
     return f'<span class="formula">{drawn}</span>' if block else drawn
