@@ -105,7 +105,7 @@ class CompiledCircuit(nn.Module, Asked):
 
     @property
     def num_variables(self) -> int:
-        """D."""
+        """How many variables there are, D."""
         return self._structure.num_variables
 
     @property

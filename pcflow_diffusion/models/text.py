@@ -172,7 +172,8 @@ def one_row(tokens: Tensor | Sequence[int], size: int) -> list[int]:
     """The tokens of one row, each below `size`.
 
     Raises:
-        ShapeMismatch: if they have more than one axis; TypeMismatch: if they are no integers.
+        ShapeMismatch: if they have more than one axis.
+        TypeMismatch: if they are no integers.
         TokenOutOfRange: if one is outside.
     """
     row = tokens if isinstance(tokens, Tensor) else torch.tensor(tokens, dtype=torch.long)
