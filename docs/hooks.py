@@ -35,6 +35,7 @@ PICTURE = re.compile(r'(?<!>)<img [^>]*src="([^"]+\.png)"[^>]*>')
 PROSE = re.compile(r"<(p|li)>.*?</\1>", re.DOTALL)
 FUNCTION = re.compile(r"(<mi>(?:log|exp|min|max)</mi>)(?=<m(?:i|n|sub|sup|frac|row)\b)")
 FACTOR = re.compile(r"(&#x00029;</mo>|</m(?:i|n|sub|sup|frac)>)(?=<mi>(?:log|exp)</mi>)")
+OPTION = re.compile(r"<code>(?=--[\w-]+</code>)")
 DOLLARS = re.compile(r"\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$]+?)\$", re.DOTALL)
 SCRIPT = re.compile(r"<script\b[^>]*>.*?</script>", re.DOTALL)
 ELSEWHERE = re.compile(r"cdnjs|mathjax|src=\"\"", re.IGNORECASE)
@@ -86,10 +87,11 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
 
 def on_page_content(content: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn formulas into MathML, and keep numbers of tables together with what they are of."""
+    """Turn formulas into MathML; keep options whole, and numbers of tables with what they are of."""
     if page.file.src_uri.startswith("tutorials/"):
         content = PROSE.sub(lambda found: DOLLARS.sub(_of_dollars, found[0]), content)
         content = SCRIPT.sub(lambda found: "" if ELSEWHERE.search(found[0]) else found[0], content)
+    content = OPTION.sub('<code class="option">', content)
     content = PICTURE.sub(r'<a href="\1">\g<0></a>', content)
     return CELL.sub(_unbroken, FORMULA.sub(_mathml, content))
 
