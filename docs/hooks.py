@@ -87,7 +87,7 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
 
 def on_page_content(content: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn formulas into MathML; keep options whole, and numbers of tables with what they are of."""
+    """Turn formulas into MathML; keep options, and numbers with what they are of, together."""
     if page.file.src_uri.startswith("tutorials/"):
         content = PROSE.sub(lambda found: DOLLARS.sub(_of_dollars, found[0]), content)
         content = SCRIPT.sub(lambda found: "" if ELSEWHERE.search(found[0]) else found[0], content)
