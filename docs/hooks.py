@@ -8,12 +8,14 @@ script for them.
 """
 
 import html
+import posixpath
 import re
 from pathlib import Path
 from typing import Any
 
 import latex2mathml.converter
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -33,8 +35,11 @@ FORMULA = re.compile(
 CELL = re.compile(r"<td[^>]*>[^<]*</td>")
 PICTURE = re.compile(r'(?<!>)<img [^>]*src="([^"]+\.png)"[^>]*>')
 PROSE = re.compile(r"<(p|li)>.*?</\1>", re.DOTALL)
-FUNCTION = re.compile(r"(<mi>(?:log|exp|min|max)</mi>)(?=<m(?:i|n|sub|sup|frac)\b)")
+FUNCTION = re.compile(r"(<mi>(?:log|exp|min|max)</mi>)(?=<m(?:i|n|sub|sup|frac|row)\b)")
+FACTOR = re.compile(r"(&#x00029;</mo>|</m(?:i|n|sub|sup|frac)>)(?=<mi>(?:log|exp)</mi>)")
+OPTION = re.compile(r"<code>(?=--[\w-]+</code>)")
 DOLLARS = re.compile(r"\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$]+?)\$", re.DOTALL)
+HREF = re.compile(r'(?<=<a href=")(?!\w+:)([^"#]+)')
 SCRIPT = re.compile(r"<script\b[^>]*>.*?</script>", re.DOTALL)
 ELSEWHERE = re.compile(r"cdnjs|mathjax|src=\"\"", re.IGNORECASE)
 """Scripts of tutorials that would load others for formulas and diagrams."""
@@ -70,6 +75,15 @@ def _from_here(link: re.Match[str]) -> str:
     return PAGES.get(link[1], link[1].removeprefix("docs/"))
 
 
+def _from_tutorial(link: str, tutorial: File, files: Files) -> str:
+    """Where a link of a tutorial leads on the site; its cells come as they are."""
+    path = posixpath.normpath(posixpath.join(posixpath.dirname(tutorial.src_uri), link))
+    target = files.get_file_from_path(path)
+    if target is None:
+        raise PluginError(f"{tutorial.src_uri} links to {link}, and there is no {path}")
+    return target.url_relative_to(tutorial)
+
+
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Say below the title of a page of the reference which names are on it."""
     names = [
@@ -85,10 +99,12 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
 
 def on_page_content(content: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn formulas into MathML, and keep numbers of tables together with what they are of."""
+    """Turn formulas into MathML; keep options, and numbers with what they are of, together."""
     if page.file.src_uri.startswith("tutorials/"):
         content = PROSE.sub(lambda found: DOLLARS.sub(_of_dollars, found[0]), content)
+        content = HREF.sub(lambda link: _from_tutorial(link[1], page.file, files), content)
         content = SCRIPT.sub(lambda found: "" if ELSEWHERE.search(found[0]) else found[0], content)
+    content = OPTION.sub('<code class="option">', content)
     content = PICTURE.sub(r'<a href="\1">\g<0></a>', content)
     return CELL.sub(_unbroken, FORMULA.sub(_mathml, content))
 
@@ -111,4 +127,5 @@ def _formula(tex: str, *, block: bool) -> str:
     display = "block" if block else "inline"
     drawn = latex2mathml.converter.convert(html.unescape(tex), display=display)
     drawn = FUNCTION.sub(r'\1<mspace width="0.17em"/>', drawn)
+    drawn = FACTOR.sub(r'\1<mspace width="0.17em"/>', drawn)
     return f'<span class="formula">{drawn}</span>' if block else drawn

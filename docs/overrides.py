@@ -1,7 +1,12 @@
-"""Methods that stand for another one say what they do differently; the site adds the rest.
+"""What docstrings say to readers of the code, and the site says otherwise.
 
-Whatever an override takes, returns and refuses is told where it was declared first, so its
-sections of arguments, answers and errors are shown below its own words.
+Methods that stand for another one say what they do differently. Whatever an override takes,
+returns and refuses is told where it was declared first, so its sections of arguments, answers and
+errors are shown below its own words.
+
+A constructor says how it goes about it; on the site the class speaks for it, and only its sections
+are shown. A package says what it is; the site does so on its front page, not above every group of
+names.
 """
 
 from __future__ import annotations
@@ -20,12 +25,21 @@ class Overrides(griffe.Extension):
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
         """Go over all methods, once all bases are known."""
+        pkg.docstring = None
         for owner in list(_classes(pkg)):
+            _silence(owner.functions.get("__init__"))
             for name, method in owner.functions.items():
                 told = method.docstring
                 if told and "\nArgs:\n" not in told.value:
                     rest = "".join(s for s in _above(owner, name) if _title(s) not in told.value)
                     told.value = f"{told.value.rstrip()}\n{rest}"
+
+
+def _silence(constructor: griffe.Function | None) -> None:
+    """Leave the sections of a constructor alone."""
+    if constructor and constructor.docstring:
+        told = "".join(SECTIONS.findall(f"{constructor.docstring.value}\n")).lstrip()
+        constructor.docstring = griffe.Docstring(told, parent=constructor) if told else None
 
 
 def _classes(module: griffe.Module | griffe.Class) -> Iterator[griffe.Class]:

@@ -245,7 +245,8 @@ def as_count(word: str) -> int:
     """How many there are, at least one.
 
     Raises:
-        ValueError: if it is no whole number; ArgumentTypeError: if it is below 1.
+        ValueError: if it is no whole number.
+        ArgumentTypeError: if it is below 1.
 
     Examples:
         >>> as_count("0")
@@ -263,7 +264,8 @@ def as_whole(word: str) -> int:
     """How many there are, or the number of a token.
 
     Raises:
-        ValueError: if it is no whole number; ArgumentTypeError: if it is negative.
+        ValueError: if it is no whole number.
+        ArgumentTypeError: if it is negative.
     """
     number = int(word)
     if number < 0:
@@ -275,7 +277,8 @@ def as_seed(word: str) -> int:
     """The seed of a generator.
 
     Raises:
-        ValueError: if it is no whole number; ArgumentTypeError: if it is too large.
+        ValueError: if it is no whole number.
+        ArgumentTypeError: if it is too large.
     """
     number = int(word)
     if abs(number) >= 1 << 63:
@@ -287,7 +290,8 @@ def as_not_negative(word: str) -> float:
     """A time, or a temperature.
 
     Raises:
-        ValueError: if it is no number; ArgumentTypeError: if it is below 0, or not finite.
+        ValueError: if it is no number.
+        ArgumentTypeError: if it is below 0, or not finite.
     """
     number = float(word)
     if not 0 <= number < inf:
@@ -299,7 +303,8 @@ def as_positive(word: str) -> float:
     """A time that something takes.
 
     Raises:
-        ValueError: if it is no number; ArgumentTypeError: if it is not above 0, or not finite.
+        ValueError: if it is no number.
+        ArgumentTypeError: if it is not above 0, or not finite.
     """
     number = float(word)
     if not 0 < number < inf:

@@ -52,7 +52,7 @@ class Circuit(Immutable):
     Attributes:
         root: the output layer.
         layers: every layer, inputs before the layers that read them.
-        num_variables: D.
+        num_variables: how many variables there are, D.
         num_categories: for each variable its number of categories, None if it has no finite range.
         scopes: the scope of every layer.
 

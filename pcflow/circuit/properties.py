@@ -352,17 +352,17 @@ class Properties:
 
     @property
     def structured_decomposable(self) -> StructuredDecomposable | None:
-        """See `prove_structured_decomposable`."""
+        """The certificate of `prove_structured_decomposable`, None if it refuses."""
         return self._certificate(StructuredDecomposable)
 
     @property
     def deterministic(self) -> Deterministic | None:
-        """See `prove_deterministic`."""
+        """The certificate of `prove_deterministic`, None if it refuses."""
         return self._certificate(Deterministic)
 
     @property
     def omni_compatible(self) -> OmniCompatible | None:
-        """See `prove_omni_compatible`."""
+        """The certificate of `prove_omni_compatible`, None if it refuses."""
         return self._certificate(OmniCompatible)
 
     def require(self, kind: type[Certificate]) -> Certificate:

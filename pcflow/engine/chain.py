@@ -29,7 +29,7 @@ class LongChain:
 
     Attributes:
         sums: the step that arrives at every position.
-        states: K.
+        states: how many states the chain has, K.
         place: the position of every variable, [D].
         most: rows that are few, and whose products fit into memory.
     """

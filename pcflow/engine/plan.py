@@ -204,7 +204,7 @@ class Plan:
         banks: the parameters behind every bank, in row order.
         untied: the banks of which every parameter is read by one fold only.
         arenas: number of rows per width.
-        num_variables: D.
+        num_variables: how many variables there are, D.
         machine: the sizes that it was cut by, and that passes go by.
         twin: the lean plan, if this is not one.
     """

@@ -113,7 +113,7 @@ class Potentials(ABC):
         """Those of all categories, [..., V].
 
         Args:
-            size: V.
+            size: how many categories there are, V.
         """
 
     @abstractmethod

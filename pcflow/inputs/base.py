@@ -71,7 +71,7 @@ class InputFamily(ABC):
         """Name and shape of every parameter of a layer; the last axis counts units.
 
         Args:
-            units: K.
+            units: how many units a layer has, K.
 
         Raises:
             StructureError: if the family cannot have that many units.
@@ -82,7 +82,7 @@ class InputFamily(ABC):
         """Random parameters to start learning from, in the shapes of `parameter_shapes`.
 
         Args:
-            units: K.
+            units: how many units a layer has, K.
             generator: randomness; torch's global one if not given.
         """
 

@@ -37,7 +37,7 @@ class Model(Likelihood, Protocol):
 
     @property
     def num_variables(self) -> int:
-        """D."""
+        """How many variables there are, D."""
         ...
 
     @property

@@ -91,7 +91,7 @@ class ConditionalCircuit(nn.Module):
 
     @property
     def num_variables(self) -> int:
-        """D."""
+        """How many variables there are, D."""
         return self.model.num_variables
 
     @property
@@ -217,7 +217,7 @@ class Conditioned:
     Args:
         model: the circuit.
         parameters: by name, [B, *shape].
-        rows: B.
+        rows: how many rows there are, B.
 
     Examples:
         >>> import pcflow as pf

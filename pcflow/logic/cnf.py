@@ -33,7 +33,7 @@ class CNF:
 
     Attributes:
         clauses: sorted tuples of literals.
-        num_variables: D.
+        num_variables: how many variables there are, D.
 
     Examples:
         >>> CNF([(3, -1), (2, 2), (1, -1)])

@@ -58,7 +58,7 @@ class NormalForm:
     """Makes nodes of a formula over D variables, parts first; equal parts may be shared.
 
     Args:
-        num_variables: D.
+        num_variables: how many variables there are, D.
 
     Examples:
         >>> form = NormalForm(3)

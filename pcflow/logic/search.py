@@ -56,7 +56,7 @@ class Trace(NamedTuple):
     """A CNF's models: a DAG of choices between branches that exclude each other.
 
     Attributes:
-        num_variables: D.
+        num_variables: how many variables there are, D.
         branches: of every component, parts before the components that have them.
         root: the whole CNF; None if it has no model.
     """

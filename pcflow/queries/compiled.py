@@ -105,7 +105,7 @@ class CompiledCircuit(nn.Module, Asked):
 
     @property
     def num_variables(self) -> int:
-        """D."""
+        """How many variables there are, D."""
         return self._structure.num_variables
 
     @property
@@ -137,7 +137,7 @@ class CompiledCircuit(nn.Module, Asked):
 
     @property
     def named(self) -> dict[str, Tensor]:
-        """See `Asked`."""
+        """The parameters that rows may have of their own, by name."""
         return {f"banks.{number}": bank for number, bank in enumerate(self.engine.tables.banks)}
 
     @property

@@ -150,7 +150,7 @@ class Given(Asked):
 
     @property
     def named(self) -> dict[str, Tensor]:
-        """See `Asked`."""
+        """The parameters that rows may have of their own, by name."""
         return self._model.named
 
     def __reduce__(self) -> tuple[Any, ...]:

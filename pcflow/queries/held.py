@@ -20,7 +20,7 @@ class Held:
     """Numbers in float64 of a circuit that nobody edits.
 
     Args:
-        rows: B.
+        rows: how many rows there are, B.
         device: where they are wanted.
         own: what rows have of their own [B, *shape] in place of a parameter of the circuit.
     """

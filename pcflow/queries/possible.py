@@ -25,7 +25,8 @@ def evaluate(engine: Engine, part: CheckedEvidence, query: str) -> Evaluation:
     """An upward pass of rows that have mass.
 
     Raises:
-        NoMassError, NotANumber: see `refuse_impossible`.
+        NoMassError: see `refuse_impossible`.
+        NotANumber: likewise.
     """
     evaluation = engine.evaluate(part)
     _refuse_without_mass(engine, evaluation, part, query)
@@ -36,7 +37,8 @@ def trace(engine: Engine, part: CheckedEvidence, query: str) -> Taped:
     """The same for draws, which follow what it wrote down.
 
     Raises:
-        NoMassError, NotANumber: see `refuse_impossible`.
+        NoMassError: see `refuse_impossible`.
+        NotANumber: likewise.
     """
     taped = engine.trace(part)
     _refuse_without_mass(engine, taped, part, query)
@@ -55,7 +57,8 @@ def refuse_all_impossible(engine: Engine, part: CheckedEvidence, query: str) -> 
     """Raise if some row of the batch that a part is of has no mass: who skips one skips all.
 
     Raises:
-        NoMassError, NotANumber: see `refuse_impossible`.
+        NoMassError: see `refuse_impossible`.
+        NotANumber: likewise.
     """
     whole = part if part.whole is None else part.whole
     why, ruled = partial(never, engine, whole), _is_ruled(engine)

@@ -113,9 +113,11 @@ def generate(
         BackboneError: if the backbone does not return [B, n, V], or nothing that `cache` keeps.
         LogitsError: if the logits are no distribution at a masked position.
         EmptyLanguage: if no text of this length obeys the constraint.
-        NotCompatible, PropertyRequired: if the circuit cannot be asked under one.
+        NotCompatible: if the circuit cannot be asked under one.
+        PropertyRequired: likewise.
         NoMassError: if circuit and backbone hold all that may follow impossible.
-        ShapeMismatch, TypeMismatch: if the prompt is not tokens [B, P], or no number is an id.
+        ShapeMismatch: if the prompt is not tokens [B, P], or no number is an id.
+        TypeMismatch: likewise.
 
     Examples:
         >>> backbone = lambda tokens: torch.zeros(*tokens.shape, 4)
@@ -155,14 +157,15 @@ def lengths_of(tokens: Tensor, prompt_length: int, end_token_id: int) -> Tensor:
 
     Args:
         tokens: what `generate` returned, [B, P + gen_length].
-        prompt_length: P.
+        prompt_length: how many tokens a prompt has, P.
         end_token_id: as in `Decoding`.
 
     Returns:
         The lengths [B].
 
     Raises:
-        TypeMismatch, ShapeMismatch: if these are no tokens [B, N], or the end is no id.
+        TypeMismatch: if these are no tokens [B, N], or the end is no id.
+        ShapeMismatch: likewise.
         SettingError: if the prompt's length is no whole number.
 
     Examples:

@@ -67,10 +67,12 @@ def infill(
         BackboneError: if the backbone does not return [B, n, V].
         LogitsError: if the logits are no distribution at a masked position.
         EmptyLanguage: if no text with these tokens obeys the constraint.
-        NotCompatible, PropertyRequired: if the circuit cannot be asked under one.
+        NotCompatible: if the circuit cannot be asked under one.
+        PropertyRequired: likewise.
         NoMassError: if the circuit holds what is known impossible, and so it is without what is to
             the left of the masks.
-        ShapeMismatch, TypeMismatch: if the text is not tokens [B, n], or no number is an id.
+        ShapeMismatch: if the text is not tokens [B, n], or no number is an id.
+        TypeMismatch: likewise.
 
     Examples:
         >>> backbone = lambda tokens: torch.eye(4)[:3].repeat(len(tokens), 1, 1)

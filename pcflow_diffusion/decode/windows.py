@@ -34,7 +34,8 @@ def minimum_cover(positions: Iterable[int], width: int, start: int, stop: int) -
 
     Raises:
         WindowError: if a position lies outside.
-        SettingError: if `width` is below 1; TypeMismatch: if a number is not whole.
+        SettingError: if `width` is below 1.
+        TypeMismatch: if a number is not whole.
 
     Examples:
         >>> minimum_cover([3, 5, 9], width=4, start=2, stop=11)
@@ -111,7 +112,7 @@ def next_window(needed: Tensor, visible: Tensor, width: int, context: int) -> Te
     Args:
         needed: what is to be drawn, bool [B, N].
         visible: which tokens are known or drawn, bool [B, N].
-        width: W.
+        width: how many positions a window has, W.
         context: how many tokens a window shows at most of what is before; with zero it decides as
             many positions as it holds.
 

@@ -63,8 +63,11 @@ def likelihood_bound(
 
     Raises:
         SettingError: if a number is below 1, or a block longer than the circuit.
-        ShapeMismatch, TypeMismatch: if context and answer are not rows of tokens.
-        BackboneError, LogitsError, TokenOutOfRange: if the backbone says nothing of the answer.
+        ShapeMismatch: if context and answer are not rows of tokens.
+        TypeMismatch: likewise.
+        BackboneError: if the backbone says nothing of the answer.
+        LogitsError: likewise.
+        TokenOutOfRange: likewise.
 
     Examples:
         >>> flat = lambda tokens: torch.zeros(*tokens.shape, 5)

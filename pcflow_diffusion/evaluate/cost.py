@@ -105,8 +105,8 @@ class AnyOrderCost:
     """Median seconds of drawing a block token by token, and of what it cannot do without.
 
     Attributes:
-        states: K.
-        vocabulary: V.
+        states: how many states the chain has, K.
+        vocabulary: how many tokens there are, V.
         top_k: listed tokens per position, None for all.
         any_order: seconds to draw the block.
         latent: seconds to draw it all at once.

@@ -180,7 +180,7 @@ def judge_rows(judge: Reader, rows: Tensor, prompt_length: int, block_length: in
     Args:
         judge: reads.
         rows: prompts and what follows, [N, P + T].
-        prompt_length: P.
+        prompt_length: how many tokens a prompt has, P.
         block_length: L, of which T is a multiple.
 
     Raises:

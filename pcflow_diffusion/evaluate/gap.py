@@ -68,7 +68,7 @@ def make_examples(
     Args:
         backbone: maps tokens to logits.
         rows: context and block, [N, C + L].
-        block: L.
+        block: how many tokens a block has, L.
         ratio: share to mask, one number or one per row.
         mask_token_id: the mask.
         generator: source of the masks.
@@ -77,7 +77,8 @@ def make_examples(
         Tokens, tokens with masks, and logits, of the last positions.
 
     Raises:
-        ShapeMismatch: if `rows` is not a matrix; RatioOutOfRange: if a ratio is not in [0, 1].
+        ShapeMismatch: if `rows` is not a matrix.
+        RatioOutOfRange: if a ratio is not in [0, 1].
 
     Examples:
         >>> backbone = lambda tokens: torch.zeros(*tokens.shape, 5)

@@ -56,7 +56,8 @@ class PcflowLM(TemplateLM):
         mask_token_id: likewise.
 
     Raises:
-        ShapeMismatch, TokenizerMismatch: if the head is about other tokens.
+        ShapeMismatch: if the head is about other tokens.
+        TokenizerMismatch: likewise.
     """
 
     def __init__(

@@ -23,9 +23,9 @@ class LearningCost:
     """Median seconds of one step of Anemone, half of the tokens being masked.
 
     Attributes:
-        length: L.
-        states: K.
-        vocabulary: V.
+        length: how many positions there are, L.
+        states: how many states the chain has, K.
+        vocabulary: how many tokens there are, V.
         blocks: B, of a step.
         top_k: k.
         plain: seconds of a step on text.

@@ -34,7 +34,7 @@ class Task:
         rule: for the T tokens that follow.
         is_valid: which texts [N, T] obey, bool [N]; told from what they say, not by the automaton.
         judge: tells how probable texts are.
-        gen_length: T.
+        gen_length: how many tokens to write, T.
         block_length: L, of which T is a multiple.
         mask_token_id: the backbone's mask.
         show: what the backbone sees of later blocks, as in `generate`.

@@ -72,7 +72,7 @@ class Material:
         train: all rows of the training text, [N, CONTEXT + L], which may overlap.
         judged: held-out rows that figures are about.
         calibration: other held-out rows, to fit the numbers of the log-linear coupling.
-        block: L.
+        block: how many tokens a block has, L.
     """
 
     tokenizer: Tokenizer

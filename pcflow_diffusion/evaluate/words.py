@@ -27,7 +27,7 @@ class Hole:
 
     Attributes:
         row: context and block, [C + L].
-        block: L.
+        block: how many tokens a block has, L.
         span: where in the block the word is.
         words: [n, W].
     """

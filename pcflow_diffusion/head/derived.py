@@ -59,7 +59,9 @@ class Derived:
         """The distribution given that all tokens obey a rule, or a stretch of one.
 
         Raises:
-            NotCompatible, PropertyRequired, EmptyLanguage: see `CompiledCircuit.given`.
+            NotCompatible: see `CompiledCircuit.given`.
+            PropertyRequired: likewise.
+            EmptyLanguage: likewise.
         """
         stretch = under if isinstance(under, Stretch) else Stretch(under)
         found = model.given(stretch.rule, stretch.start, stretch.log_final)

@@ -86,7 +86,7 @@ class CircuitHead(Parts):
             rule, and others are impossible. Couplings and training do not see it.
 
     Attributes:
-        length: L.
+        length: how many positions there are, L.
         derived: circuits that were made of this one, and are kept.
 
     Raises:
@@ -166,7 +166,10 @@ class CircuitHead(Parts):
             its probability. Not differentiable.
 
         Raises:
-            ShapeMismatch, TypeMismatch, TokenOutOfRange, LogitsError: see `couple`.
+            ShapeMismatch: see `couple`.
+            TypeMismatch: likewise.
+            TokenOutOfRange: likewise.
+            LogitsError: likewise.
             NoMassError: if the visible tokens are impossible under the circuit.
         """
         check_kind("logits", logits, Tensor)
@@ -187,7 +190,10 @@ class CircuitHead(Parts):
             x: tokens with masks, [B, L].
 
         Raises:
-            ShapeMismatch, TypeMismatch, TokenOutOfRange, LogitsError: see `couple`.
+            ShapeMismatch: see `couple`.
+            TypeMismatch: likewise.
+            TokenOutOfRange: likewise.
+            LogitsError: likewise.
 
         Examples:
             >>> import pcflow as pf
@@ -205,7 +211,8 @@ class CircuitHead(Parts):
             x: tokens with masks, [B, L].
 
         Raises:
-            ShapeMismatch, TypeMismatch: if these are no logits and tokens of the circuit.
+            ShapeMismatch: if these are no logits and tokens of the circuit.
+            TypeMismatch: likewise.
             TokenOutOfRange: if a visible token does not fit.
             LogitsError: if a masked position has no distribution.
 
@@ -236,7 +243,10 @@ class CircuitHead(Parts):
         and what is listed shares the rest: of all V ** L texts the probabilities add up to one.
 
         Raises:
-            ShapeMismatch, TypeMismatch, TokenOutOfRange, LogitsError: see `couple`.
+            ShapeMismatch: see `couple`.
+            TypeMismatch: likewise.
+            TokenOutOfRange: likewise.
+            LogitsError: likewise.
 
         Examples:
             >>> import pcflow as pf
@@ -325,7 +335,10 @@ class CircuitHead(Parts):
             question [B, n]. Not differentiable.
 
         Raises:
-            ShapeMismatch, TypeMismatch, TokenOutOfRange, LogitsError: see `couple`.
+            ShapeMismatch: see `couple`.
+            TypeMismatch: likewise.
+            TokenOutOfRange: likewise.
+            LogitsError: likewise.
             AnswerError: if an answer does not fit its slot, or no combination is allowed.
             SettingError: if slots and questions are not as many, or combinations too many.
             NoMassError: if no combination is possible in a row.
@@ -362,7 +375,10 @@ class CircuitHead(Parts):
             weight: how much every row counts, [B].
 
         Raises:
-            ShapeMismatch, TypeMismatch, TokenOutOfRange, LogitsError: see `couple`.
+            ShapeMismatch: see `couple`.
+            TypeMismatch: likewise.
+            TokenOutOfRange: likewise.
+            LogitsError: likewise.
 
         Examples:
             >>> import pcflow as pf
@@ -406,7 +422,10 @@ class CircuitHead(Parts):
             conditional that it was drawn from; 1 where visible. `Draw` unpacks as these two.
 
         Raises:
-            ShapeMismatch, TypeMismatch, TokenOutOfRange, LogitsError: see `couple`.
+            ShapeMismatch: see `couple`.
+            TypeMismatch: likewise.
+            TokenOutOfRange: likewise.
+            LogitsError: likewise.
             SettingError: if the order is unknown or the temperature negative.
             NoMassError: if the visible tokens are impossible under the circuit.
 
@@ -442,7 +461,9 @@ class CircuitHead(Parts):
             generator: source of randomness; torch's global one by default.
 
         Raises:
-            ShapeMismatch, TypeMismatch, TokenOutOfRange: if `said` is not about the circuit.
+            ShapeMismatch: if `said` is not about the circuit.
+            TypeMismatch: likewise.
+            TokenOutOfRange: likewise.
             SettingError: see `sample`.
 
         Examples:
@@ -498,7 +519,10 @@ class CircuitHead(Parts):
             The coupling, which the head uses from now on.
 
         Raises:
-            ShapeMismatch, TypeMismatch, TokenOutOfRange, LogitsError: see `couple`.
+            ShapeMismatch: see `couple`.
+            TypeMismatch: likewise.
+            TokenOutOfRange: likewise.
+            LogitsError: likewise.
             CouplingError: if nothing is masked, or nothing possible.
             SettingError: if `buckets` is below 1.
 
@@ -548,7 +572,10 @@ class CircuitHead(Parts):
             The coupling, which the head uses from now on.
 
         Raises:
-            ShapeMismatch, TypeMismatch, TokenOutOfRange, LogitsError: see `couple`.
+            ShapeMismatch: see `couple`.
+            TypeMismatch: likewise.
+            TokenOutOfRange: likewise.
+            LogitsError: likewise.
             CouplingError: see `fit_coupling`.
             SettingError: if it is for something else.
 

@@ -46,7 +46,7 @@ class Marginals:
         masked: which are not, bool [B, L].
         log_m: normalised log-probabilities, [B, L, V]; or [B, L, k] of the `listed` tokens.
         listed: the tokens that `log_m` is about, [B, L, k]; no other is possible. None for all.
-        vocabulary_size: V.
+        vocabulary_size: how many tokens there are, V.
         mask_token_id: the mask, which has no mass if it is one of the V.
         log_listed: log of the mass that what is listed has of all, [B, L]; zero where all are.
 
@@ -91,7 +91,8 @@ class Marginals:
             vocabulary_size: V, where tokens are listed; otherwise it is seen.
 
         Raises:
-            TypeMismatch, ShapeMismatch: if these are no logits of these tokens.
+            TypeMismatch: if these are no logits of these tokens.
+            ShapeMismatch: likewise.
             TokenOutOfRange: if one that is listed is outside the vocabulary.
             LogitsError: if a masked position has no distribution.
         """
@@ -143,7 +144,7 @@ class Marginals:
 
     @property
     def length(self) -> int:
-        """L."""
+        """How many positions there are, L."""
         return self.tokens.shape[1]
 
     @cached_property

@@ -28,7 +28,7 @@ class Modulation(nn.Module):
     training starts at the circuit as it is.
 
     Args:
-        vocabulary_size: V.
+        vocabulary_size: how many tokens there are, V.
         values: of a control, S: the states of `expose_latents`, the gates of `add_gates`.
         width: of the vectors, W.
         depth: number of convolutions, each over five positions.

@@ -99,7 +99,8 @@ class Parts(Kept):
 
         Raises:
             CouplingError: if the head is modulated.
-            NotCompatible, PropertyRequired: see `pcflow.CompiledCircuit.given`.
+            NotCompatible: see `pcflow.CompiledCircuit.given`.
+            PropertyRequired: likewise.
         """
         _ = self.under(Automaton.lengths(0, None, self.vocabulary_size)).law
 
@@ -108,7 +109,9 @@ class Parts(Kept):
         """What is asked of the coupled evidence: the circuit, or the circuit given the rule.
 
         Raises:
-            NotCompatible, PropertyRequired, EmptyLanguage: see `pcflow.CompiledCircuit.given`.
+            NotCompatible: see `pcflow.CompiledCircuit.given`.
+            PropertyRequired: likewise.
+            EmptyLanguage: likewise.
         """
         if self.constraint is None:
             return self.model

@@ -96,7 +96,7 @@ def draw(
             controls. They are summed out, except in "mpe", which takes the best state of tokens and
             controls.
         coupled: visible tokens and potentials, as couplings make them.
-        length: L.
+        length: how many positions there are, L.
         temperature: not negative; zero takes the most probable tokens.
         order: "joint" draws the latent path at temperature 1 and every token given the path to the
             power 1 / temperature (CoDD, Sec. 5.1); at temperature 1 these are exact draws.

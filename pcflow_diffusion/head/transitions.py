@@ -29,7 +29,7 @@ class TransitionModulation(nn.Module):
     circuit as it is.
 
     Args:
-        vocabulary_size: V.
+        vocabulary_size: how many tokens there are, V.
         states: of the chain, K.
         rank: r.
         width: of the vectors, W.

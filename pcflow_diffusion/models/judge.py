@@ -77,7 +77,8 @@ class Judge(Transformer):
             [N, last]; the mean is what is usually told.
 
         Raises:
-            ShapeMismatch: if `rows` is not [N, L]; SettingError: if `last` is not in 1 to L.
+            ShapeMismatch: if `rows` is not [N, L].
+            SettingError: if `last` is not in 1 to L.
             TokenOutOfRange: if a token is not real.
 
         Examples:

@@ -258,7 +258,8 @@ def elbo_weights(times: Tensor, schedule: str | Schedule = "linear") -> Tensor:
         [B].
 
     Raises:
-        RatioOutOfRange: if a time is outside (0, 1]; TypeMismatch: if it is none.
+        RatioOutOfRange: if a time is outside (0, 1].
+        TypeMismatch: if it is none.
         DiffusionError: if no schedule has that name.
 
     Examples:

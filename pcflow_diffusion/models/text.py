@@ -26,7 +26,11 @@ from pcflow_diffusion.errors import ShapeMismatch, TextError
 from pcflow_diffusion.models.english import english
 
 REPLACEMENT = "\ufffd"
-CONTEXT, BLOCK = 96, 32
+CONTEXT = 96
+"""How many tokens the experiments show before a block."""
+
+BLOCK = 32
+"""How many tokens a block of the experiments has."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +172,8 @@ def one_row(tokens: Tensor | Sequence[int], size: int) -> list[int]:
     """The tokens of one row, each below `size`.
 
     Raises:
-        ShapeMismatch: if they have more than one axis; TypeMismatch: if they are no integers.
+        ShapeMismatch: if they have more than one axis.
+        TypeMismatch: if they are no integers.
         TokenOutOfRange: if one is outside.
     """
     row = tokens if isinstance(tokens, Tensor) else torch.tensor(tokens, dtype=torch.long)

@@ -29,7 +29,8 @@ class TransformerConfig:
         dropout: share of each block's update that is dropped in training.
 
     Raises:
-        SettingError: if a number is out of range; ShapeMismatch: if width and heads do not fit.
+        SettingError: if a number is out of range.
+        ShapeMismatch: if width and heads do not fit.
 
     Examples:
         >>> TransformerConfig(vocabulary_size=26).depth
@@ -93,7 +94,8 @@ class Transformer(nn.Module):
             [B, L, V].
 
         Raises:
-            ShapeMismatch: if `tokens` is not [B, L]; TypeMismatch: if it is not of integers.
+            ShapeMismatch: if `tokens` is not [B, L].
+            TypeMismatch: if it is not of integers.
             TokenOutOfRange: if a token has no embedding.
         """
         return torch.as_tensor(self.head(self.read(tokens)))

@@ -93,7 +93,7 @@ class JudgeVerifier:
         self.judge = judge
 
     def __call__(self, tokens: Tensor, kept: int = 0) -> Reading:
-        """See `Verifier`."""
+        """Read tokens [B, L] from the first that is not `kept`; see `Verifier`."""
         start = self.judge.config.vocabulary_size
         hidden = self.judge.read(pad(tokens, (1, 0), value=start))[:, 1 + kept :]  # [B, L - c, W]
         return Reading(hidden, _log_probs(self.judge.head(hidden)))
@@ -138,7 +138,7 @@ class CausalVerifier:
         self.length = 0
 
     def __call__(self, tokens: Tensor, kept: int = 0) -> Reading:
-        """See `Verifier`."""
+        """Read tokens [B, L] from the first that is not `kept`; see `Verifier`."""
         if self.past_name is None:
             raise BackboneError(f"{type(self.model).__name__} takes no cache")
         known = 0 if self.past is None else kept

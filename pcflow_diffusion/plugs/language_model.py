@@ -75,7 +75,8 @@ class CircuitLM(nn.Module):
             prompt, whose length must be said then.
 
     Raises:
-        SettingError, TypeMismatch: if a setting is out of range.
+        SettingError: if a setting is out of range.
+        TypeMismatch: likewise.
         GenerationError: if the model has another mask than the head, itself or in its `config`; or
             if there is a rule, and it is not said where the prompt ends.
 
@@ -153,7 +154,10 @@ class CircuitLM(nn.Module):
             BackboneError: if the model returns no logits [B, N, V].
             GenerationError: if the sampler guides, which mixes two draws; or if something is asked
                 of a call with a cache that it cannot do.
-            ShapeMismatch, TypeMismatch, TokenOutOfRange, LogitsError: see `CircuitHead.couple`.
+            ShapeMismatch: see `CircuitHead.couple`.
+            TypeMismatch: likewise.
+            TokenOutOfRange: likewise.
+            LogitsError: likewise.
             NoMassError: if the model allows of nothing that the circuit does.
         """
         check_rows("input_ids", input_ids)

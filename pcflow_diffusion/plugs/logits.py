@@ -146,7 +146,10 @@ class CircuitLogits:
                 `left` must be all there is.
 
         Raises:
-            ShapeMismatch, TypeMismatch, TokenOutOfRange, LogitsError: see `CircuitHead.couple`.
+            ShapeMismatch: see `CircuitHead.couple`.
+            TypeMismatch: likewise.
+            TokenOutOfRange: likewise.
+            LogitsError: likewise.
             NoMassError: if the backbone allows of nothing that circuit and rule do.
             EmptyLanguage: if no text obeys.
         """

@@ -26,7 +26,8 @@ def rule_of(
     Raises:
         GenerationError: if both have one.
         TypeMismatch: if what is given is none.
-        NotCompatible, PropertyRequired: see `pcflow.CompiledCircuit.given`.
+        NotCompatible: see `pcflow.CompiledCircuit.given`.
+        PropertyRequired: likewise.
     """
     if given is not None and head.constraint is not None:
         raise GenerationError("head and plug have a constraint each: a & b is both")

@@ -45,7 +45,8 @@ class Blocks:
         x0: the tokens, [N, L].
 
     Raises:
-        ShapeMismatch, TypeMismatch: if these are no logits and tokens that fit together.
+        ShapeMismatch: if these are no logits and tokens that fit together.
+        TypeMismatch: likewise.
 
     Examples:
         >>> x = torch.full((3, 4), 5)

@@ -24,7 +24,7 @@ def text_chain(
 
     Args:
         store: whose documents are counted, as far as they are not held out.
-        states: K.
+        states: how many states the chain has, K.
         length: L, tokens of a window.
         generator: source of the differences; torch's global one by default.
 

@@ -64,8 +64,9 @@ def fit_conditional(
         raises what else can go wrong.
 
     Raises:
-        NothingMasked: if nothing is; ShapeMismatch: if shapes do not fit; TokenOutOfRange: if a
-            token does not.
+        NothingMasked: if nothing is masked.
+        ShapeMismatch: if shapes do not fit.
+        TokenOutOfRange: if a token does not.
 
     Examples:
         >>> import pcflow as pf

@@ -59,7 +59,8 @@ def fit_jointly(
         The objective per step: weighted nats per masked token (see `coupled_nats_over_time`).
 
     Raises:
-        ShapeMismatch: if shapes do not fit; TokenOutOfRange: if a token does not.
+        ShapeMismatch: if shapes do not fit.
+        TokenOutOfRange: if a token does not.
         CouplingError: if the coupling has no gradient for the backbone.
         SettingError: if a number of steps is below 1, a batch has no row for some process, or a
             learning rate is negative.

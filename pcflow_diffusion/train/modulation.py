@@ -59,8 +59,9 @@ def fit_modulation(
     Raises:
         CouplingError: if the head has no modulation.
         SettingError: if a learning rate is out of range.
-        NothingMasked: if nothing is; ShapeMismatch: if shapes do not fit; TokenOutOfRange: if a
-            token does not fit.
+        NothingMasked: if nothing is masked.
+        ShapeMismatch: if shapes do not fit.
+        TokenOutOfRange: if a token does not fit.
 
     Examples:
         >>> import pcflow as pf

@@ -37,9 +37,9 @@ class _About:
 
     Attributes:
         digest: of the blocks, their contexts and masks.
-        rows: N.
+        rows: how many rows there are, N.
         shard_size: blocks in every shard but the last.
-        vocabulary_size: V.
+        vocabulary_size: how many tokens there are, V.
         top_k: k, or None where all logits are kept.
     """
 
@@ -134,7 +134,7 @@ class StoredLogits:
 
     Attributes:
         x: tokens with masks, [N, L].
-        vocabulary_size: V.
+        vocabulary_size: how many tokens there are, V.
         top_k: how many logits per position are kept; None if all.
 
     Raises:

@@ -99,7 +99,7 @@ class TokenStore:
             folder: must not be there.
             documents: the texts; those without tokens are left out.
             encode: the tokenizer.
-            vocabulary_size: V.
+            vocabulary_size: how many tokens there are, V.
             validation: the share of the documents to hold out.
             told: kept with the folder: what it is about, for its reader.
             progress: whether to show a bar; by default if standard error is a terminal.

@@ -35,7 +35,7 @@ class Windows:
 
     Args:
         store: the tokens.
-        length: L.
+        length: how many positions there are, L.
         held_out: which documents.
         batch_size: rows at a time, to which parts are measured.
         steps: how many batches a part has, at least about.

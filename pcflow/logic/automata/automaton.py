@@ -30,8 +30,8 @@ class Automaton(Made):
         accept: in which states a string may end, [S].
 
     Attributes:
-        classes: [V].
-        next: [S, C].
+        classes: the class of every category, [V].
+        next: the state after every state and class, [S, C].
         start: 0.
         accept: bool [S].
 

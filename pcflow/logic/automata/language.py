@@ -52,7 +52,7 @@ class Language:
 
     @property
     def num_categories(self) -> int:
-        """V."""
+        """How many categories there are, V."""
         return len(self.classes)
 
     def run(self, x: Numbers, start: Numbers | None = None) -> Tensor:
@@ -120,7 +120,7 @@ class Language:
         """Through which states the accepted strings of a length pass, bool [L + 1, S].
 
         Args:
-            length: L.
+            length: how many positions there are, L.
             anywhere: ask for stretches of that length of accepted strings of any length.
 
         Raises:

@@ -88,7 +88,7 @@ def of_ways(num_categories: int, ways: Sequence[Way], start: int, accept: Iterab
     """From what leads on from every state, without a number for every state and category.
 
     Args:
-        num_categories: V.
+        num_categories: how many categories there are, V.
         ways: of every state, different categories and the states after them, made when asked.
         start: the first state.
         accept: in which states a string may end.
