@@ -13,6 +13,7 @@ from functools import wraps
 from typing import ParamSpec, TypeVar, cast
 
 import torch
+from torch._compile import _disable_dynamo
 
 from pcflow.errors import Unsupported
 
@@ -25,11 +26,12 @@ DEVICES = "cpu", "cuda"
 
 def in_ordinary_modes(function: Callable[P, T]) -> Callable[P, T]:
     """The function, run outside of inference mode and without autocast."""
+    aside = cast(Callable[P, T], _disable_dynamo(function))  # imports Dynamo when it is called
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         if torch.compiler.is_compiling():  # the plan is compiled already
-            return cast(T, torch.compiler.disable(function)(*args, **kwargs))
+            return aside(*args, **kwargs)
         if torch._C._are_functorch_transforms_active():
             raise Unsupported(
                 "queries cannot be transformed by torch.func (vmap, grad, jacrev, ...): ask for "
