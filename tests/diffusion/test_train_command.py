@@ -27,7 +27,7 @@ from pcflow_diffusion.train import StoredLogits, TokenStore, from_text
 from pcflow_diffusion.train import __main__ as command
 from pcflow_diffusion.train.from_text import TextRun
 from pcflow_diffusion.train.lock import locked
-from pcflow_diffusion.train.plan import Plan
+from pcflow_diffusion.train.plan import SLOWER, Plan
 from pcflow_diffusion.train.report import News
 
 SLOWNESS = st.one_of(st.floats(0.1, 1.2), st.floats(1.3, 50.0))
@@ -122,7 +122,8 @@ def test_minutes_are_kept_to(text: Path, tmp_path: Path) -> None:
     out = tmp_path / "head.safetensors"
     assert command.main(asked(text, out, "--minutes", "0.05")) == 0
     plan = json.loads((tmp_path / "head.plan.json").read_text())["plan"]
-    assert plan["parts"] * plan["part_seconds"] < 3 + plan["part_seconds"]
+    most = 3 * SLOWER + plan["part_seconds"]  # parts that take a little longer are let be
+    assert plan["parts"] * plan["part_seconds"] < most
     assert time.monotonic() - begun < 60  # on a machine that does much else
 
 
